@@ -1,0 +1,267 @@
+//! Identities. Each is a type of its own, so that a worker's id cannot stand where a task's belongs.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// An identifier that does not have the form it must have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not valid: {rule}")]
+pub struct InvalidId {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl InvalidId {
+    fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
+        // A hostile name can be long; an error message should not be.
+        Self { what, value: value.chars().take(120).collect(), rule }
+    }
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new id that sorts after every id made before it in this process (UUIDv7).
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// Takes an id that was made elsewhere, for example one read from the store.
+            #[must_use]
+            pub const fn from_uuid(id: Uuid) -> Self {
+                Self(id)
+            }
+
+            /// The id as a UUID.
+            #[must_use]
+            pub const fn as_uuid(&self) -> &Uuid {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Uuid::try_parse(text).map(Self).map_err(|_| InvalidId::new($what, text, "it must be a UUID"))
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A task. UUIDv7, so ids sort by creation time.
+    TaskId,
+    "task id"
+);
+uuid_id!(
+    /// One boot of one worker process. A worker that restarts is a new worker: keeping the id would hide the tasks that the
+    /// old process left behind.
+    WorkerId,
+    "worker id"
+);
+
+/// The number that fences an attempt. It grows by one at every claim of a task and never resets, so a worker that lost its lease
+/// can always be told from the one that holds it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunLease(pub i64);
+
+impl fmt::Display for RunLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! name_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks the name.
+            ///
+            /// # Errors
+            /// When the name breaks the rule that the type states.
+            pub fn new(name: &str) -> Result<Self, InvalidId> {
+                let valid: fn(&str) -> bool = $valid;
+                if valid(name) { Ok(Self(name.into())) } else { Err(InvalidId::new($what, name, $rule)) }
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().to_owned()
+            }
+        }
+    };
+}
+
+fn has_shape(name: &str, max: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) -> bool {
+    let bytes = name.as_bytes();
+    !bytes.is_empty() && bytes.len() <= max && first(bytes[0]) && bytes[1..].iter().all(|b| rest(*b))
+}
+
+name_id!(
+    /// The name that clients enqueue by, which is the name of the plugin that handles it: a letter, then at most 99 letters,
+    /// digits, `_`, `-` or `.`.
+    TaskType,
+    "task type",
+    "it must be a letter followed by at most 99 letters, digits, '_', '-' or '.'",
+    |name| has_shape(name, 100, |b| b.is_ascii_alphabetic(), |b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+);
+name_id!(
+    /// A customer of the fleet: a lower-case letter or digit, then at most 62 lower-case letters, digits, `_` or `-`.
+    TenantId,
+    "tenant",
+    "it must be at most 63 lower-case letters, digits, '_' or '-', and begin with a letter or digit",
+    |name| has_shape(
+        name,
+        63,
+        |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
+        |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b)
+    )
+);
+
+impl Default for TenantId {
+    /// `default`, the tenant of every request until tenants are told apart.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+/// SHA-256 of a component's bytes: what a plugin version *is*.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Takes the 32 bytes of a SHA-256 sum.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)
+            .map(|()| Self(bytes))
+            .map_err(|_| InvalidId::new("digest", text, "it must be 64 hexadecimal digits"))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_types_keep_to_their_alphabet() {
+        for good in ["fibonacci", "FibonacciTask", "acme.pdf-render_v2", "x"] {
+            assert!(TaskType::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "1st", "-x", "a b", "a/b", "é", &"x".repeat(101)] {
+            assert!(TaskType::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_made_later_sort_later() {
+        let ids: Vec<_> = (0..1000).map(|_| TaskId::generate()).collect();
+        assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn a_digest_survives_its_text_form() {
+        let digest = Digest::from_bytes([0xab; 32]);
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert!("ab".parse::<Digest>().is_err());
+    }
+}

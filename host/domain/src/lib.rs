@@ -1,0 +1,41 @@
+//! What a task is.
+//!
+//! This room holds the words that every other room speaks, and the rules that no room may break: ids, the states of a task
+//! and the moves between them, when a failed attempt is tried again, and what a plugin may use. It does no I/O, knows no clock
+//! but the time it is handed, and never waits.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`ids`] | newtypes for everything that has an identity |
+//! | [`json`] | JSON text that is known to parse |
+//! | [`state`] | the states of a task and the legal moves |
+//! | [`task`] | a task, as requested, as claimed and as read back |
+//! | [`outcome`] | how an attempt ended, and what it used |
+//! | [`attempt`] | the record that stays of an attempt, and of what happened outside one |
+//! | [`retry`] | backoff, and what follows an outcome |
+//! | [`limits`] | what one attempt may use |
+//! | [`grants`] | what a plugin may reach |
+//! | [`plugin`] | what is known of a loaded plugin |
+
+pub mod attempt;
+pub mod grants;
+pub mod ids;
+pub mod json;
+pub mod limits;
+pub mod outcome;
+pub mod plugin;
+pub mod retry;
+pub mod state;
+pub mod task;
+
+pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
+pub use grants::{Grants, HostPattern, HttpGrant};
+pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, WorkerId};
+pub use jiff::Timestamp;
+pub use json::Json;
+pub use limits::Limits;
+pub use outcome::{Failure, FailureKind, Outcome, Usage};
+pub use plugin::PluginInfo;
+pub use retry::{Next, RetryPolicy};
+pub use state::TaskState;
+pub use task::{ClaimedTask, NewTask, Priority, Progress, Task, TaskError};

@@ -1,0 +1,138 @@
+//! When a failed attempt is tried again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{Failure, FailureKind, Outcome};
+
+/// How often and how long after each other a task's attempts are made. Each task carries its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Attempts after the first one.
+    pub max_retries: u32,
+    /// Upper bound of the delay before the first retry; it doubles with each further one.
+    pub base: Duration,
+    /// No delay is longer than this.
+    pub cap: Duration,
+}
+
+impl RetryPolicy {
+    /// The largest `max_retries` that a client may ask for.
+    pub const MAX_RETRIES: u32 = 100;
+    /// The longest `base` and `cap`, and the longest delay that a handler may ask for.
+    pub const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// Attempts in all.
+    #[must_use]
+    pub const fn max_attempts(&self) -> u32 {
+        self.max_retries.saturating_add(1)
+    }
+
+    /// The delay after attempt number `attempt` (from 1) failed: exponential with full jitter, `random · min(cap, base · 2^(attempt-1))`,
+    /// with `random` in `[0, 1)`. Full jitter spreads a burst of failures best
+    /// (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    #[must_use]
+    pub fn backoff(&self, attempt: u32, random: f64) -> Duration {
+        let doubled = 2_f64.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX).min(64));
+        let ceiling = (self.base.as_secs_f64() * doubled).min(self.cap.as_secs_f64());
+        Duration::from_secs_f64(ceiling * random.clamp(0.0, 1.0))
+    }
+}
+
+impl Default for RetryPolicy {
+    /// Three retries, from 1 s up to 5 min.
+    fn default() -> Self {
+        Self { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(300) }
+    }
+}
+
+/// Where a task goes when an attempt ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// To `completed`.
+    Complete,
+    /// To `scheduled`, until this time.
+    RetryAt(Timestamp),
+    /// To `failed`.
+    DeadLetter,
+    /// Back to `pending` without counting the attempt: the worker, not the handler, ended it.
+    HandBack,
+    /// Nowhere: the task was cancelled already. Only the attempt's record is kept.
+    Cancelled,
+}
+
+/// Decides what follows an attempt: the one place where the rule stands.
+///
+/// `attempt` counts from 1, `random` is in `[0, 1)`.
+#[must_use]
+pub fn after(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: Timestamp, random: f64) -> Next {
+    match outcome {
+        Outcome::Completed(_) => Next::Complete,
+        Outcome::Failed(Failure { kind: FailureKind::Cancelled, .. }) => Next::Cancelled,
+        Outcome::Failed(failure) if failure.kind.is_retryable() && attempt < policy.max_attempts() => {
+            let delay = match failure.retry_after {
+                Some(wish) => wish.min(RetryPolicy::MAX_DELAY),
+                None => policy.backoff(attempt, random),
+            };
+            // Times are stored in microseconds; a delay is far below what a timestamp holds.
+            let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+            Next::RetryAt(now.checked_add(jiff::SignedDuration::from_micros(micros)).unwrap_or(Timestamp::MAX))
+        }
+        Outcome::Failed(_) => Next::DeadLetter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Json;
+
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(5) };
+
+    fn failed(kind: FailureKind) -> Outcome {
+        Outcome::Failed(Failure::new(kind, "x"))
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_the_cap() {
+        let ceilings: Vec<_> = (1..=5).map(|attempt| POLICY.backoff(attempt, 1.0).as_secs()).collect();
+        assert_eq!(ceilings, [1, 2, 4, 5, 5]);
+        assert_eq!(POLICY.backoff(u32::MAX, 0.5), Duration::from_millis(2500));
+        assert_eq!(POLICY.backoff(3, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_last_attempt_is_a_dead_letter() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert!(matches!(after(&failed(FailureKind::Retryable), 3, &POLICY, now, 0.5), Next::RetryAt(_)));
+        assert_eq!(after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5), Next::DeadLetter);
+    }
+
+    #[test]
+    fn what_cannot_succeed_is_not_tried_again() {
+        let now = Timestamp::UNIX_EPOCH;
+        for kind in FailureKind::ALL {
+            let next = after(&failed(*kind), 1, &POLICY, now, 0.5);
+            match kind {
+                FailureKind::Cancelled => assert_eq!(next, Next::Cancelled),
+                kind if kind.is_retryable() => assert!(matches!(next, Next::RetryAt(_)), "{kind}"),
+                kind => assert_eq!(next, Next::DeadLetter, "{kind}"),
+            }
+        }
+        let done = Outcome::Completed(Json::from(serde_json::json!(1)));
+        assert_eq!(after(&done, 4, &POLICY, now, 0.5), Next::Complete);
+    }
+
+    #[test]
+    fn a_handler_may_say_when() {
+        let failure = Failure {
+            retry_after: Some(Duration::from_secs(90)),
+            ..Failure::new(FailureKind::Retryable, "slow down")
+        };
+        let next = after(&Outcome::Failed(failure), 1, &POLICY, Timestamp::UNIX_EPOCH, 0.5);
+        assert_eq!(next, Next::RetryAt("1970-01-01T00:01:30Z".parse().unwrap()));
+    }
+}

@@ -1,0 +1,31 @@
+//! The truth.
+//!
+//! A task exists when its row is committed here, and nothing else makes it exist. This room holds the one trait [`Store`] that
+//! the rest of the system knows, the databases behind it, and the [`batch`] coalescer that turns many concurrent callers into
+//! few large statements.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`store`](mod@store) | the trait, and the rule that each operation keeps |
+//! | [`query`] | filters, pages and cursors of the read side |
+//! | [`batch`] | one fsync for hundreds of tasks: callers queue up, one writer flushes |
+//! | [`sqlite`] | the embedded database |
+//! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
+//!
+//! In: tasks, claims, completions. Out: what was committed, and for each completion whether its lease still held. It never learns
+//! what a plugin is, runs nothing, and sends no hints: who commits, notifies.
+
+pub mod batch;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod query;
+pub mod sqlite;
+pub mod store;
+
+pub use batch::{Batcher, BatcherConfig};
+pub use query::{Cursor, Page, TaskFilter};
+pub use sqlite::SqliteStore;
+pub use store::{
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask, LogEntry, ProgressReport,
+    RetryOutcome, Story, Store, StoreError, StoreResult, Verdict, WorkerRecord,
+};
