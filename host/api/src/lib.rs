@@ -1,1 +1,56 @@
-//! Under construction.
+//! The door.
+//!
+//! Everything that reaches TaskForge over HTTP comes in here, is checked here, and is refused here if it is wrong: a task that gets
+//! past this room has a known type, an input that matches that type's schema, and is committed before the client hears of it.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`config`] | the limits of the door |
+//! | `server` | accept loop, connection limits, graceful end; `socket` cuts off slow readers |
+//! | `request` | around every request: id, span, metrics, security headers, problems written out |
+//! | [`problem`] | RFC 9457 problem details, the only form of an error |
+//! | `extract` | tenant, ids, query parameters and bodies, each with an error that names what is wrong |
+//! | `json` | reading JSON text strictly, without rewriting it |
+//! | `submission`, `fields` | from a client's JSON to a `NewTask` |
+//! | [`catalog`] | the plugins that the fleet knows |
+//! | `schema` | their input schemas, compiled, and checks that always end |
+//! | `enqueue` | concurrent requests become one commit, then hints |
+//! | `finishes` | who waits for which task to end |
+//! | `view`, `story` | tasks and their logs as clients see them |
+//! | `routes` | the routes; `openapi` and `docs` describe and show them |
+//! | [`metrics`](mod@metrics) | what Prometheus reads |
+//!
+//! In: HTTP/1.1 requests. Out: rows through [`taskforge_store::Store`], hints and signals through [`taskforge_broker::Broker`], and answers.
+//! It never runs a plugin, and never knows which database or broker it talks to.
+
+pub mod catalog;
+pub mod config;
+mod docs;
+mod enqueue;
+mod extract;
+mod fields;
+mod finishes;
+mod json;
+pub mod metrics;
+mod openapi;
+pub mod problem;
+mod request;
+mod routes;
+mod schema;
+mod server;
+mod services;
+mod socket;
+mod state;
+mod story;
+mod submission;
+mod view;
+
+pub use catalog::{Catalog, CatalogError};
+pub use config::ApiConfig;
+pub use extract::Tenant;
+pub use metrics::{Metrics, MetricsError};
+pub use openapi::openapi;
+pub use problem::{FieldError, Problem, ProblemKind};
+pub use routes::router;
+pub use server::{ServeError, Server, bind};
+pub use services::{AlwaysReady, Readiness, Services};

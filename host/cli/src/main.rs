@@ -1,2 +1,64 @@
-//! x
-fn main(){}
+//! The binary `taskforge`: parses, wires the rooms together, starts roles.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`args`] | every flag and variable, and its help |
+//! | [`dev`] | all roles in one process, on embedded stores |
+//! | [`stack`] | the wiring: store, broker, sandbox, workers, sweeper, door |
+//! | [`plugin_folder`] | `.wasm` files and their settings, from a folder |
+//! | [`task`] | the client commands, over HTTP |
+//! | [`plugin`] | running and inspecting a component without a server |
+//! | [`demo`] | a load with progress bars and a summary |
+//! | [`client`] | the HTTP client and its errors |
+//! | [`output`] | tables for people, JSON for programs |
+
+mod args;
+mod client;
+mod demo;
+mod dev;
+mod logging;
+mod mailers;
+mod output;
+mod plugin;
+mod plugin_folder;
+mod stack;
+mod task;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(&cli.logging, matches!(cli.command, Command::Dev(_)));
+    // Two cryptography providers can be compiled in; this is the one that the whole process uses.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a cryptography provider was installed already");
+    }
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // The chain of causes, each once: what was tried, and what stood in the way.
+            tracing::debug!(?error, "failed");
+            output::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Dev(args) => dev::run(args).await,
+            Command::Task(args) => task::run(args, cli.json).await,
+            Command::Plugin(args) => plugin::run(args, cli.json).await,
+            Command::Demo(args) => demo::run(args, cli.json).await,
+        }
+    });
+    // A compilation or a name look-up on the blocking pool is no reason to stay.
+    runtime.shutdown_background();
+    result
+}

@@ -111,6 +111,8 @@ pub struct ClaimedTask {
     pub tenant: TenantId,
     /// Which plugin handles it.
     pub task_type: TaskType,
+    /// Its urgency, for handing it back.
+    pub priority: Priority,
     /// Its input.
     pub input: Json,
     /// The number of this attempt, from 1.

@@ -1,19 +1,46 @@
 //! The sandbox: wasmtime, and nothing but wasmtime.
 //!
-//! One door: [`Runtime::invoke`] runs one attempt of one plugin in an instance that is made for it and dropped after it, and always comes
-//! back with an [`Outcome`] and the [`Usage`] that led to it. Nothing that a guest does reaches the caller as an error, a panic or a
-//! blocked thread.
+//! One door: [`Runtime::invoke`] runs one attempt of one plugin in an instance that is made for it and dropped after
+//! it, and always comes back with an [`Outcome`](taskforge_domain::Outcome) and the
+//! [`Usage`](taskforge_domain::Usage) that led to it. Nothing that a guest does reaches the caller as an error, a
+//! panic or a blocked thread.
 //!
 //! | file | the concept |
 //! |---|---|
+//! | [`runtime`] | the door, and what a runtime is made from |
 //! | [`engine`] | the engine's configuration, and the reason for each knob |
 //! | [`plugin`] | from bytes to a loaded plugin: check, compile or fetch from the cache, ask `describe` |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
-//! | [`invoke`](mod@invoke) | one attempt: instantiate, call, classify how it ended |
+//! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
+//! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail |
+//! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
 //! | [`mailer`] | where mail goes: the outbox folder or an SMTP server |
 //! | [`inspect`](mod@inspect) | what a component imports and exports, without running it |
+//! | [`contract`] | the bindings of `wit/`, private |
 //!
 //! It knows no queue and no database.
+
+mod cache;
+mod contract;
+mod egress;
+mod host;
+mod limiter;
+mod log;
+mod verdict;
+
+pub mod engine;
+pub mod inspect;
+pub mod invoke;
+pub mod mailer;
+pub mod plugin;
+pub mod runtime;
+
+pub use inspect::{Inspection, inspect};
+pub use invoke::{Invocation, Invoked};
+pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
+pub use plugin::{LoadError, Plugin, PluginSettings};
+pub use runtime::{Ceilings, Runtime, RuntimeConfig, RuntimeError};
+pub use tokio_util::sync::CancellationToken;

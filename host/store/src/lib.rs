@@ -26,6 +26,6 @@ pub use batch::{Batcher, BatcherConfig};
 pub use query::{Cursor, Page, TaskFilter};
 pub use sqlite::SqliteStore;
 pub use store::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask, LogEntry, ProgressReport,
-    RetryOutcome, Story, Store, StoreError, StoreResult, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask, LogEntry,
+    ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Verdict, WorkerRecord,
 };

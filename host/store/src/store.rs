@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Event, NewTask, Next, Priority, Progress, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType,
-    TenantId, Timestamp, WorkerId,
+    Attempt, ClaimedTask, Event, NewTask, Next, Priority, Progress, RetryPolicy, RunLease, Task, TaskId,
+    TaskState, TaskType, TenantId, Timestamp, WorkerId,
 };
 
 use crate::query::{Page, TaskFilter};
@@ -15,7 +15,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Why a store operation failed. None of these says anything about the data: what is merely not there, or not allowed in the
 /// task's state, is an ordinary return value.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or is too busy; the same call may succeed later.
     #[error("the database is unavailable: {0}")]
@@ -205,16 +205,24 @@ pub struct Counts {
 /// [`TaskState`] or changes nothing and says so. All methods may fail with [`StoreError::Unavailable`], and a caller that gets it
 /// does not know whether the change was made; every operation can be repeated safely, because ids are made by the caller and leases
 /// never repeat.
+///
+/// Concurrent calls of the hot methods ([`Store::enqueue`], [`Store::claim`], [`Store::complete`], [`Store::report_progress`]) share
+/// transactions: callers need not gather work to be fast, and a call that does bring many rows keeps them together.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Inserts tasks, all or none. A task whose id is already there is left as it is, which makes a repeat harmless.
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()>;
 
     /// Gives the worker a lease on tasks that are `pending`, and returns those that it got. Others (taken, cancelled, unknown) are
-    /// left out.
+    /// left out, and a worker that was found lapsed gets none. Tasks come in the order of [`ClaimBy::Ids`], or most urgent first.
     async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>>;
 
-    /// Ends attempts. The answers are in the order of `completions`.
+    /// Ends attempts. The answers are in the order of `completions`. A repeat writes nothing and gets the first answer, except after
+    /// a [`Next::HandBack`]: it leaves an event and no attempt, so its repeat is [`Commit::Stale`].
+    ///
+    /// [`Next::Cancelled`] under a lease that still holds is a false alarm; the task goes back to `pending`, uncounted, rather than
+    /// being lost. An outcome that contradicts what follows (a failure that completes) is [`StoreError::Refused`] before anything
+    /// is written.
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>>;
 
     /// Records progress of running attempts.
@@ -223,7 +231,7 @@ pub trait Store: Send + Sync + 'static {
     /// Cancels a task that has not ended.
     async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome>;
 
-    /// Makes a failed or cancelled task pending again with fresh attempts. Its lease number and its history stay.
+    /// Makes a failed or cancelled task pending again with fresh attempts. Its lease number, its last error and its history stay.
     async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome>;
 
     /// Deletes the oldest `limit` tasks that match and have ended, with their attempts and events. Tasks that have not ended are

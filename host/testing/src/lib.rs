@@ -1,1 +1,21 @@
-//! Under construction.
+//! Test support: guests, loopback web servers, waiting on a condition.
+//!
+//! Only tests depend on this room. Everything listens on 127.0.0.1 and a port that the system picks, and ends with
+//! the value that started it.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`guests`] | finding compiled plugins, and the hand-written components |
+//! | [`web`] | web servers on loopback: well-behaved ones, silent ones, slow ones |
+//! | [`smtp`] | a mail server that keeps what it is sent |
+//! | [`wait`] | waiting until something is true, with a deadline |
+
+// Test support fails a test by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod guests;
+pub mod smtp;
+pub mod wait;
+pub mod web;
+
+pub use wait::wait_until;

@@ -1,1 +1,34 @@
-//! Under construction.
+//! The loop: claim, invoke, commit.
+//!
+//! A worker takes hints from the broker, claims the tasks in the store, runs each in the sandbox, decides with the domain's rule what
+//! follows, and commits that under the lease it claimed with. Everything that can go wrong on the way ends in one of two places: the
+//! commit of a failure, or a lapsed lease that the sweeper puts right.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`worker`](mod@worker) | one boot of a worker: starts the loops below, drains them at the end |
+//! | [`config`] | its knobs |
+//! | [`handlers`] | which plugin serves which task type |
+//! | [`claim`] | slots, hints and claims |
+//! | [`attempt`] | one task from claim to commit |
+//! | [`running`] | what runs now, and how to stop it |
+//! | [`heartbeat`] | the lease on everything that the worker holds |
+//! | [`progress`] | reports of running handlers, written in batches |
+//! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints |
+//!
+//! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
+
+pub mod attempt;
+pub mod claim;
+pub mod config;
+pub mod handlers;
+pub mod heartbeat;
+pub mod progress;
+pub mod running;
+pub mod sweeper;
+pub mod worker;
+
+pub use config::{SweeperConfig, WorkerConfig};
+pub use handlers::Handlers;
+pub use sweeper::Sweeper;
+pub use worker::{Services, Worker};

@@ -1,1 +1,259 @@
-//! Under construction.
+//! Task type `email`: `{"to", "subject", "text"|"html", …}` → a receipt, through the host's mailer.
+//!
+//! What is wrong with the message, and a refusal for good by the mail server, are permanent failures; a server that cannot be reached or asks
+//! to try later is a retryable one. At-least-once execution means that a message can be sent twice when a worker dies between the
+//! mailer's receipt and the commit of the result.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use taskforge_sdk::{Failure, mail};
+
+taskforge_sdk::handler!(email, capabilities = &["mail"]);
+
+/// One line: no control characters, so no line break and no second header. The host refuses them too.
+const ONE_LINE: &str = r"^[^\x00-\x1f\x7f]*$";
+
+/// The message.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [{"required": ["text"]}, {"required": ["html"]}]))]
+pub struct Input {
+    /// Recipients: an address, or a list of them, each as `user@example.com` or `Name <user@example.com>`.
+    #[schemars(schema_with = "required_addresses")]
+    pub to: Addresses,
+    /// Recipients of a copy.
+    #[serde(default)]
+    #[schemars(schema_with = "more_addresses")]
+    pub cc: Addresses,
+    /// Recipients whom the message does not name.
+    #[serde(default)]
+    #[schemars(schema_with = "more_addresses")]
+    pub bcc: Addresses,
+    /// Sender; without it, the host's configured one.
+    #[serde(default)]
+    #[schemars(schema_with = "optional_address")]
+    pub from: Option<String>,
+    /// Where answers are to go.
+    #[serde(default)]
+    #[schemars(schema_with = "optional_address")]
+    pub reply_to: Option<String>,
+    /// One line.
+    #[schemars(length(max = 998), regex(pattern = ONE_LINE))]
+    pub subject: String,
+    /// Plain text body. At least one of `text` and `html`; with both, mail programs choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "body")]
+    pub text: Option<String>,
+    /// HTML body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "body")]
+    pub html: Option<String>,
+}
+
+/// One address or several.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Addresses {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl From<Addresses> for Vec<String> {
+    fn from(addresses: Addresses) -> Self {
+        match addresses {
+            Addresses::One(address) => vec![address],
+            Addresses::Many(addresses) => addresses,
+        }
+    }
+}
+
+/// Proof that the mailer took the message, which is not yet that it arrived.
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Output {
+    /// The `Message-ID` header.
+    pub message_id: String,
+    /// The addresses that the mailer accepted the message for.
+    pub accepted: Vec<String>,
+}
+
+/// The handler.
+///
+/// # Errors
+/// See the crate's documentation.
+pub fn email(input: Input) -> Result<Output, Failure> {
+    let receipt = mail::send(&message(input)?)?;
+    Ok(Output {
+        message_id: receipt.message_id,
+        accepted: receipt.accepted,
+    })
+}
+
+/// The schema says all this already; a handler may be run without it.
+fn message(input: Input) -> Result<mail::Message, Failure> {
+    let message = mail::Message {
+        from: input.from,
+        to: input.to.into(),
+        cc: input.cc.into(),
+        bcc: input.bcc.into(),
+        reply_to: input.reply_to,
+        subject: input.subject,
+        text: input.text,
+        html: input.html,
+    };
+    if message.to.is_empty() {
+        return Err(Failure::permanent("to: there is no recipient"));
+    }
+    if message.text.is_none() && message.html.is_none() {
+        return Err(Failure::permanent("text or html: there is no body"));
+    }
+    let lists = [("to", &message.to), ("cc", &message.cc), ("bcc", &message.bcc)];
+    let listed = lists
+        .iter()
+        .flat_map(|(name, list)| list.iter().map(move |text| (*name, text)));
+    let single = [("from", &message.from), ("reply_to", &message.reply_to)];
+    let single = single
+        .iter()
+        .filter_map(|(name, text)| Some((*name, text.as_ref()?)));
+    for (field, text) in listed.chain(single).chain([("subject", &message.subject)]) {
+        if text.chars().any(char::is_control) {
+            return Err(Failure::permanent(format!(
+                "{field}: line breaks and other control characters are refused"
+            )));
+        }
+    }
+    Ok(message)
+}
+
+/// JSON Schemas that `derive` cannot make.
+mod schema {
+    use schemars::{Schema, SchemaGenerator, json_schema};
+
+    use super::ONE_LINE;
+
+    fn address() -> Schema {
+        json_schema!({ "type": "string", "minLength": 3, "maxLength": 998, "pattern": ONE_LINE })
+    }
+
+    fn addresses(least: u32) -> Schema {
+        json_schema!({
+            "anyOf": [
+                address(),
+                { "type": "array", "items": address(), "minItems": least, "maxItems": 100 },
+            ]
+        })
+    }
+
+    pub(super) fn required_addresses(_: &mut SchemaGenerator) -> Schema {
+        addresses(1)
+    }
+
+    pub(super) fn more_addresses(_: &mut SchemaGenerator) -> Schema {
+        addresses(0)
+    }
+
+    pub(super) fn optional_address(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [address(), { "type": "null" }] })
+    }
+
+    /// A string, and not null: the input must have one of the two bodies, and a null is none.
+    pub(super) fn body(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+use schema::{body, more_addresses, optional_address, required_addresses};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<mail::Message, String> {
+        let input: Input = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        message(input).map_err(|failure| {
+            assert!(!failure.is_retryable(), "{failure}");
+            failure.message().to_owned()
+        })
+    }
+
+    #[test]
+    fn a_recipient_is_an_address_or_a_list() {
+        let one = read(r#"{"to":"a@example.com","subject":"s","text":"t"}"#).unwrap();
+        assert_eq!(one.to, ["a@example.com"]);
+        let many = read(
+            r#"{"to":["a@example.com","B <b@example.com>"],"cc":"c@example.com","subject":"","html":"<p>"}"#,
+        );
+        let many = many.unwrap();
+        assert_eq!((many.to.len(), many.cc.len(), many.bcc.len()), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_message_without_a_recipient_or_a_body_is_refused_by_name() {
+        assert!(
+            read(r#"{"to":[],"subject":"s","text":"t"}"#)
+                .unwrap_err()
+                .starts_with("to: ")
+        );
+        assert!(
+            read(r#"{"to":"a@example.com","subject":"s"}"#)
+                .unwrap_err()
+                .contains("no body")
+        );
+        assert!(
+            read(r#"{"subject":"s","text":"t"}"#)
+                .unwrap_err()
+                .contains("`to`")
+        );
+        assert!(
+            read(r#"{"to":"a@example.com","subject":"s","text":"t","priority":1}"#)
+                .unwrap_err()
+                .contains("priority")
+        );
+    }
+
+    #[test]
+    fn a_line_break_in_a_header_is_refused_by_name() {
+        for (field, json) in [
+            (
+                "to",
+                r#"{"to":"a@example.com\r\nBcc: x@example.com","subject":"s","text":"t"}"#,
+            ),
+            (
+                "bcc",
+                r#"{"to":"a@example.com","bcc":["b@example.com\n"],"subject":"s","text":"t"}"#,
+            ),
+            (
+                "subject",
+                r#"{"to":"a@example.com","subject":"s\r\nX: y","text":"t"}"#,
+            ),
+            (
+                "reply_to",
+                r#"{"to":"a@example.com","reply_to":"r@example.com\r","subject":"s","text":"t"}"#,
+            ),
+        ] {
+            assert!(
+                read(json).unwrap_err().starts_with(&format!("{field}: ")),
+                "{json}"
+            );
+        }
+        // In a body they are what they are.
+        assert!(read(r#"{"to":"a@example.com","subject":"s","text":"two\r\nlines"}"#).is_ok());
+    }
+
+    #[test]
+    fn the_schema_refuses_line_breaks_and_asks_for_a_body() {
+        let schema = schemars::schema_for!(Input);
+        let schema = schema.as_value();
+        assert_eq!(schema["properties"]["subject"]["pattern"], ONE_LINE);
+        assert_eq!(schema["properties"]["to"]["anyOf"][0]["pattern"], ONE_LINE);
+        assert_eq!(schema["anyOf"][0]["required"][0], "text");
+        assert_eq!(schema["required"], serde_json::json!(["to", "subject"]));
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}

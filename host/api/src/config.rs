@@ -1,0 +1,49 @@
+//! The limits of the door.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Where to listen, and what one client may take.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Address and port. Port 0 lets the system choose. Default `127.0.0.1:8000`.
+    pub listen: SocketAddr,
+    /// Bytes of a request body. Default 8 MiB: a batch of 10,000 tasks of 800 bytes each.
+    pub body_limit: usize,
+    /// Bytes of a request's start line and headers together. Default 16 KiB.
+    pub header_limit: usize,
+    /// Number of a request's headers. Default 100.
+    pub max_headers: usize,
+    /// From the moment a connection is open or its last answer sent, until the next request's headers have arrived. So it also ends idle
+    /// connections. Default 15 s.
+    pub header_timeout: Duration,
+    /// For a request's whole body, so that a byte a second does not hold a connection for hours. Default 30 s.
+    pub body_timeout: Duration,
+    /// For a whole answer to be taken by the client. Default 30 s.
+    pub write_timeout: Duration,
+    /// For a handler to answer, without the time that a client asked to wait. A store that hangs must not hang its clients. Default 60 s.
+    pub handler_timeout: Duration,
+    /// Connections open at once; more wait in the system's backlog. Default 1024.
+    pub max_connections: usize,
+    /// After a shutdown was asked for: how long running requests may take to end. Default 10 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            body_limit: 8 << 20,
+            header_limit: 16 << 10,
+            max_headers: 100,
+            header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            handler_timeout: Duration::from_secs(60),
+            max_connections: 1024,
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The pages: Swagger UI from files in the binary, and the way to it.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Path,
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use http::{HeaderName, HeaderValue, header};
+use utoipa_swagger_ui::Config;
+
+use crate::{Problem, ProblemKind, state::App};
+
+/// Scripts and fetches from here only. Swagger UI sets style attributes and draws its icons from `data:` URIs.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// `/`, `/docs` and what is below it.
+pub(crate) fn pages() -> Router<App> {
+    // The validator badge would send the address of this server's document to a public site.
+    let config = Config::from("/openapi.json")
+        .validator_url("none")
+        .try_it_out_enabled(true)
+        .display_request_duration(true);
+    let config = Arc::new(config);
+    let index = Arc::clone(&config);
+    Router::new()
+        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
+        .route("/docs/", get(|| async move { page("", index) }))
+        .route(
+            "/docs/{*file}",
+            get(|Path(file): Path<String>| async move { page(&file, config) }),
+        )
+}
+
+fn page(file: &str, config: Arc<Config<'static>>) -> Response {
+    let page = match utoipa_swagger_ui::serve(file, config) {
+        Ok(Some(page)) => page,
+        Ok(None) => {
+            return Problem::new(ProblemKind::NoRoute, "There is no such page under /docs/.").into_response();
+        }
+        Err(error) => {
+            tracing::error!(%error, "a page of the documentation could not be made");
+            return Problem::internal().into_response();
+        }
+    };
+    let content_type = HeaderValue::from_str(&page.content_type);
+    let mut headers: Vec<(HeaderName, HeaderValue)> = vec![
+        (
+            header::CONTENT_TYPE,
+            content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
+        ),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        // The files change with the binary only, but their names do not.
+        (header::CACHE_CONTROL, HeaderValue::from_static("max-age=300")),
+    ];
+    if page.gzpipped {
+        headers.push((header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+    }
+    let mut response = page.bytes.into_owned().into_response();
+    response
+        .headers_mut()
+        .extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
+    response
+}

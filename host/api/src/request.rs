@@ -1,0 +1,152 @@
+//! Around every request: its id, its span, its metrics, its time limit, and the writing out of problems.
+
+use std::{any::Any, time::Duration};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http_body::Body;
+use tokio::time::Instant;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{Problem, ProblemKind, routes::MAX_WAIT, state::App};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The outermost layer.
+pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let method = known(request.method());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
+    let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
+    let limit = app.config.handler_timeout + clients_share(&app, &request);
+    let mut response = answer(next.run(request), limit).instrument(span.clone()).await;
+    finish(&mut response, &id);
+    let (status, elapsed) = (response.status(), started.elapsed());
+    span.in_scope(|| {
+        tracing::debug!(
+            http.status = status.as_u16(),
+            elapsed_ms = elapsed.as_millis() as u64,
+            "answered"
+        );
+    });
+    let labels = [
+        ("route", route.clone()),
+        ("method", method.to_owned()),
+        ("status", status.as_u16().to_string()),
+    ];
+    metrics::counter!("taskforge_http_requests_total", &labels).increment(1);
+    metrics::histogram!("taskforge_http_request_duration_seconds", "route" => route, "method" => method)
+        .record(elapsed);
+    response
+}
+
+/// The time that a request may take on its client's account: to send its body, or because it asked to wait.
+fn clients_share(app: &App, request: &Request) -> Duration {
+    let waits = request.uri().query().is_some_and(|query| query.contains("wait="));
+    let sends = !request.body().is_end_stream();
+    let share = |is: bool, time: Duration| if is { time } else { Duration::ZERO };
+    share(waits, MAX_WAIT) + share(sends, app.config.body_timeout)
+}
+
+async fn answer(handler: impl Future<Output = Response>, limit: Duration) -> Response {
+    match tokio::time::timeout(limit, handler).await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(
+                limit_s = limit.as_secs(),
+                "a request took too long and was given up"
+            );
+            Problem::new(
+                ProblemKind::Unavailable,
+                "The server took too long. Try again in a moment.",
+            )
+            .into_response()
+        }
+    }
+}
+
+/// Writes out a problem, replaces plain-text errors of the framework by problems, and sets the headers that every answer has.
+fn finish(response: &mut Response, id: &str) {
+    let status = response.status();
+    let problem = response.extensions_mut().remove::<Problem>();
+    if let Some(problem) = problem {
+        problem.write_into(response, id);
+    } else if (status.is_client_error() || status.is_server_error()) && !is_json(response.headers()) {
+        Problem::from_status(status).write_into(response, id);
+    }
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    // Pages bring their own policy; nothing else is to be rendered, wherever a browser finds it.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().ends_with(b"json"))
+}
+
+/// The caller's id for the request, if it is one that may stand in a log, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let usable = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(usable);
+    given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// A method as a metric label: clients can invent methods without end.
+fn known(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// A panic in a handler ends that request and nothing else.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the layer's")]
+pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    metrics::counter!("taskforge_http_panics_total").increment(1);
+    tracing::error!(panic = text.unwrap_or("unknown"), "a handler panicked");
+    Problem::internal().into_response()
+}

@@ -1,0 +1,274 @@
+//! A plugin's input schema, compiled, and checks against it that always end soon.
+//!
+//! Schemas come from strangers. Nothing is fetched for one, patterns are matched in linear time, and a check has a budget: thirty
+//! lines of nested `anyOf` and `$ref` can ask for more steps than there are atoms. Without references a schema is a tree, and a check
+//! as long as the tree and the input; so before every reference stands a keyword of ours that counts how often it is followed, and
+//! ends the check when that was too often.
+
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use jsonschema::{Keyword, PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
+use serde_json::{Value, json};
+
+use crate::{
+    FieldError,
+    json::{join, shorten},
+};
+
+/// More errors than this help nobody.
+pub(crate) const MAX_ERRORS: usize = 20;
+/// Collecting every error of a large input would cost many times its size in memory; above this many bytes only the first is told.
+const COLLECT_BELOW: usize = 64 << 10;
+/// References that every check may follow, some milliseconds' worth, and those that it may follow for each byte of input. A list of
+/// small objects, each by reference, needs about one for every ten bytes.
+const STEPS: u64 = 100_000;
+const STEPS_A_BYTE: u64 = 8;
+/// The counting keyword.
+const COUNT: &str = "x-taskforge-count";
+
+/// A compiled schema.
+#[derive(Debug)]
+pub(crate) struct Schema(Validator);
+
+impl Schema {
+    /// Compiles a schema.
+    ///
+    /// `format` is an annotation, as JSON Schema says by default. References must stay within the schema, and patterns have no look-around
+    /// and no back-references.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+        let mut schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        count_references(&mut schema)?;
+        jsonschema::options()
+            .offline()
+            .with_pattern_options(PatternOptions::regex())
+            .with_keyword(COUNT, |_, _, _| Ok(Box::new(Count)))
+            .build(&schema)
+            .map(Self)
+            .map_err(|error| {
+                let place = error.instance_path().as_str();
+                shorten(&format!("{error} (at {place:?})"), 500).into_owned()
+            })
+    }
+
+    /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that begin with `pointer`.
+    pub(crate) fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<FieldError>) {
+        let steps = STEPS + STEPS_A_BYTE * size as u64;
+        if within(steps, || self.0.is_valid(input)) == Some(true) {
+            return;
+        }
+        let room = MAX_ERRORS.saturating_sub(errors.len()).max(1);
+        let found = within(steps, || {
+            if size < COLLECT_BELOW {
+                return self
+                    .0
+                    .iter_errors(input)
+                    .flat_map(|error| describe(&error, pointer))
+                    .take(room)
+                    .collect();
+            }
+            let first = self.0.validate(input).err();
+            first
+                .map(|error| describe(&error, pointer).into_iter().take(1).collect())
+                .unwrap_or_default()
+        });
+        let found: Vec<FieldError> = found.unwrap_or_default();
+        if found.is_empty() {
+            errors.push(FieldError::at(
+                pointer,
+                "takes too many steps to check against the plugin's input schema",
+            ));
+        }
+        errors.extend(found);
+    }
+}
+
+thread_local! {
+    /// What the check that runs on this thread may still do.
+    static LEFT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Carried by the unwinding that ends a check.
+struct Spent;
+
+/// Runs a check under a budget; `None` if it was not enough.
+fn within<T>(steps: u64, check: impl FnOnce() -> T) -> Option<T> {
+    LEFT.set(steps);
+    // The validator is only read from, so nothing is left half changed.
+    match catch_unwind(AssertUnwindSafe(check)) {
+        Ok(result) => Some(result),
+        Err(spent) if spent.is::<Spent>() => None,
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// The keyword that counts. The validator has no way to be told to stop, so the check is unwound, without a panic message.
+struct Count;
+
+impl<'i> Keyword<'i> for Count {
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        self.is_valid(instance);
+        Ok(())
+    }
+
+    fn is_valid(&self, _: &'i Value) -> bool {
+        match LEFT.get().checked_sub(1) {
+            Some(left) => LEFT.set(left),
+            None => resume_unwind(Box::new(Spent)),
+        }
+        true
+    }
+}
+
+/// Keywords whose value is a schema, or a list of schemas.
+const SCHEMAS: [&str; 17] = [
+    "additionalItems",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "oneOf",
+    "prefixItems",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "extends",
+];
+/// Keywords whose value has schemas as its members.
+const MAPS: [&str; 6] = [
+    "$defs",
+    "definitions",
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+];
+const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+
+/// Puts the counting keyword before every reference: `{"$ref": x}` becomes `{"allOf": [{count}, {"$ref": x}]}`, which means the same.
+fn count_references(schema: &mut Value) -> Result<(), String> {
+    // Up to draft 7 a reference hides what stands beside it, except the definitions that references lead to.
+    let dialect = schema.get("$schema").and_then(Value::as_str).unwrap_or_default();
+    let hides = ["draft-03", "draft-04", "draft-06", "draft-07"]
+        .iter()
+        .any(|draft| dialect.contains(draft));
+    for pointer in subschemas(schema)? {
+        let Some(Value::Object(members)) = schema.pointer_mut(&pointer) else {
+            continue;
+        };
+        let references = REFERENCES
+            .iter()
+            .filter_map(|keyword| Some((*keyword, members.remove(*keyword)?)));
+        let counted: Vec<Value> = references
+            .flat_map(|(keyword, to)| [json!({COUNT: true}), json!({keyword: to})])
+            .collect();
+        if counted.is_empty() {
+            continue;
+        }
+        if hides {
+            members.retain(|keyword, _| keyword.starts_with('$') || keyword == "definitions");
+        }
+        match members.entry("allOf").or_insert_with(|| Value::Array(Vec::new())) {
+            // At the end, so that pointers into the list stay right.
+            Value::Array(list) => list.extend(counted),
+            _ => return Err(format!("allOf must be an array (at {pointer:?})")),
+        }
+    }
+    Ok(())
+}
+
+/// The pointers of every place in a document that is used as a schema.
+fn subschemas(document: &Value) -> Result<BTreeSet<String>, String> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec![String::new()];
+    while let Some(pointer) = waiting.pop() {
+        let Some(Value::Object(members)) = document.pointer(&pointer) else {
+            continue;
+        };
+        if !pointer.is_empty()
+            && (members.contains_key("$id") || members.get("id").is_some_and(Value::is_string))
+        {
+            return Err(format!("only the whole schema may have an id, not {pointer:?}"));
+        }
+        if !found.insert(pointer.clone()) {
+            continue;
+        }
+        let at = |keyword: &str| format!("{pointer}/{keyword}");
+        for keyword in SCHEMAS {
+            match members.get(keyword) {
+                Some(Value::Array(list)) => {
+                    waiting.extend((0..list.len()).map(|n| format!("{}/{n}", at(keyword))));
+                }
+                Some(_) => waiting.push(at(keyword)),
+                None => {}
+            }
+        }
+        for keyword in MAPS {
+            let names = members
+                .get(keyword)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|map| map.keys());
+            waiting.extend(names.map(|name| format!("{}/{}", at(keyword), escape(name))));
+        }
+        for keyword in REFERENCES {
+            if let Some(reference) = members.get(keyword).and_then(Value::as_str) {
+                waiting.extend(target(reference)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The pointer that a reference leads to. An anchor has none, and needs none: it names a place that is found anyway.
+fn target(reference: &str) -> Result<Option<String>, String> {
+    match reference.strip_prefix('#') {
+        Some(fragment) if !fragment.contains('%') => {
+            Ok((fragment.is_empty() || fragment.starts_with('/')).then(|| fragment.to_owned()))
+        }
+        _ => {
+            let reference = shorten(reference, 100);
+            Err(format!(
+                "the reference {reference:?} must lead to a place in this schema, such as \"#/$defs/name\""
+            ))
+        }
+    }
+}
+
+fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+/// Names the field that is wrong. For a missing or surplus property that is the property itself, not the object around it.
+fn describe(error: &ValidationError<'_>, pointer: &str) -> Vec<FieldError> {
+    let place = shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
+    match error.kind() {
+        ValidationErrorKind::Required {
+            property: Value::String(name),
+        } => {
+            vec![FieldError::at(join(&place, name), "is required")]
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let surplus =
+                |name: &String| FieldError::at(join(&place, name), "is not a property of this input");
+            unexpected.iter().take(MAX_ERRORS).map(surplus).collect()
+        }
+        _ => vec![FieldError::at(place, shorten(&error.to_string(), 300))],
+    }
+}
+
+#[cfg(test)]
+mod tests;

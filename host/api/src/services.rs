@@ -1,0 +1,48 @@
+//! What the door needs from the rest of the house.
+
+use std::sync::Arc;
+
+use taskforge_broker::Broker;
+use taskforge_store::Store;
+
+use crate::{Catalog, Metrics};
+
+/// The parts that the routes work with.
+#[derive(Clone)]
+pub struct Services {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The hint.
+    pub broker: Arc<dyn Broker>,
+    /// The plugins that tasks may name.
+    pub catalog: Arc<Catalog>,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// What else must be true before `/readyz` says so.
+    pub ready: Arc<dyn Readiness>,
+}
+
+/// A condition of readiness beyond the store and the broker, which the door checks itself: plugins loaded, for example.
+pub trait Readiness: Send + Sync + 'static {
+    /// Whether it holds. Must not block.
+    ///
+    /// # Errors
+    /// What is missing, in a sentence that any client may read.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// No further condition.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AlwaysReady;
+
+impl Readiness for AlwaysReady {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<F: Fn() -> Result<(), String> + Send + Sync + 'static> Readiness for F {
+    fn check(&self) -> Result<(), String> {
+        self()
+    }
+}

@@ -1,0 +1,303 @@
+//! Tasks and plugins as clients see them.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::Value;
+use taskforge_domain::{
+    FailureKind, Json, NewTask, PluginInfo, Task, TaskId, TaskState, TaskType, Timestamp,
+};
+use utoipa::ToSchema;
+
+use crate::Problem;
+
+/// A task.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Task, example = json!({
+    "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "fibonacci", "status": "completed", "priority": 4,
+    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "attempt": 1, "retry_count": 0,
+    "max_retries": 3, "progress": null, "created_at": "2026-11-01T10:00:00Z", "run_at": "2026-11-01T10:00:00Z",
+    "started_at": "2026-11-01T10:00:00.004Z", "finished_at": "2026-11-01T10:00:00.005Z"}))]
+pub(crate) struct TaskView<'a> {
+    /// UUIDv7.
+    #[schema(value_type = uuid::Uuid)]
+    id: TaskId,
+    /// The plugin that handles it.
+    #[schema(value_type = String)]
+    task_type: &'a TaskType,
+    /// Where it is in its life.
+    status: TaskState,
+    /// 1 (lowest) to 5 (highest).
+    #[schema(minimum = 1, maximum = 5)]
+    priority: u8,
+    /// As the client wrote it.
+    #[schema(value_type = Value)]
+    input: &'a Json,
+    /// The handler's output, once completed.
+    #[schema(value_type = Value, nullable)]
+    result: Option<&'a Json>,
+    /// Why the last attempt failed.
+    #[schema(required)]
+    error: Option<&'a str>,
+    /// The class of that failure.
+    #[schema(required)]
+    error_kind: Option<FailureKind>,
+    /// Attempts begun since it was created or last retried by hand.
+    attempt: u32,
+    /// Attempts after the first.
+    retry_count: u32,
+    /// Retries allowed.
+    max_retries: u32,
+    /// The running attempt's latest report.
+    #[schema(required)]
+    progress: Option<ProgressView<'a>>,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it may run, or might have.
+    #[schema(value_type = String, format = DateTime)]
+    run_at: Timestamp,
+    /// When its latest attempt began.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    started_at: Option<Timestamp>,
+    /// When it completed, failed for good or was cancelled.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    finished_at: Option<Timestamp>,
+}
+
+/// How far a running attempt is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Progress)]
+pub(crate) struct ProgressView<'a> {
+    /// 0.0 to 1.0.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    fraction: f64,
+    /// What the handler is doing.
+    #[schema(required)]
+    note: Option<&'a str>,
+}
+
+impl<'a> From<&'a Task> for TaskView<'a> {
+    fn from(task: &'a Task) -> Self {
+        Self {
+            id: task.id,
+            task_type: &task.task_type,
+            status: task.state,
+            priority: task.priority.get(),
+            input: &task.input,
+            result: task.result.as_ref(),
+            error: task.error.as_ref().map(|error| error.message.as_str()),
+            error_kind: task.error.as_ref().map(|error| error.kind),
+            attempt: task.attempt,
+            retry_count: task.retry_count(),
+            max_retries: task.retry.max_retries,
+            progress: task.progress.as_ref().map(|progress| ProgressView {
+                fraction: progress.fraction,
+                note: progress.note.as_deref(),
+            }),
+            created_at: task.created_at,
+            run_at: task.run_at,
+            started_at: task.started_at,
+            finished_at: task.finished_at,
+        }
+    }
+}
+
+impl<'a> From<&'a NewTask> for TaskView<'a> {
+    fn from(task: &'a NewTask) -> Self {
+        Self {
+            id: task.id,
+            task_type: &task.task_type,
+            status: task.first_state(),
+            priority: task.priority.get(),
+            input: &task.input,
+            result: None,
+            error: None,
+            error_kind: None,
+            attempt: 0,
+            retry_count: 0,
+            max_retries: task.retry.max_retries,
+            progress: None,
+            created_at: task.created_at,
+            run_at: task.run_at.map_or(task.created_at, |at| at.max(task.created_at)),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+}
+
+/// A page of tasks, newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TaskList<'a> {
+    /// The tasks. Fewer than `limit` does not mean that these are the last: large tasks make shorter pages.
+    #[schema(value_type = Vec<TaskView<'_>>)]
+    pub(crate) tasks: Vec<TaskView<'a>>,
+    /// Hand it back as `cursor` for the next page. Null on the last page.
+    #[schema(required)]
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// The ids of a batch, in the order of its tasks.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BatchAccepted {
+    /// One for each task.
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    pub(crate) ids: Vec<TaskId>,
+}
+
+/// What a prune did.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Pruned {
+    /// Tasks that were deleted.
+    pub(crate) deleted: u64,
+}
+
+/// The plugins that tasks may name.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PluginList<'a> {
+    /// By name.
+    #[schema(value_type = Vec<PluginBody>)]
+    pub(crate) plugins: Vec<&'a PluginInfo>,
+}
+
+/// A plugin: what it says about itself, what it is, and what the operator allows it.
+#[derive(ToSchema)]
+#[schema(as = Plugin)]
+#[expect(
+    dead_code,
+    reason = "describes `PluginInfo`, which is what is served, for OpenAPI"
+)]
+pub(crate) struct PluginBody {
+    /// The task type that it handles.
+    #[schema(example = "fibonacci")]
+    name: String,
+    /// Semantic version.
+    #[schema(example = "1.0.0")]
+    version: String,
+    /// SHA-256 of the component, in hexadecimal.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    digest: String,
+    /// One line for people.
+    summary: String,
+    /// JSON Schema of the input; `POST /tasks` checks against it.
+    #[schema(value_type = Value)]
+    input_schema: Value,
+    /// JSON Schema of the output.
+    #[schema(value_type = Value)]
+    output_schema: Value,
+    /// Capabilities that it says it wants.
+    capabilities: Vec<String>,
+    /// Interfaces that it imports, as `package:name/interface@version`.
+    imports: Vec<String>,
+    /// Interfaces that it exports.
+    exports: Vec<String>,
+    /// Bytes of the component.
+    size: u64,
+    /// What one attempt may use.
+    limits: LimitsBody,
+    /// What it may reach.
+    grants: GrantsBody,
+}
+
+/// The ceilings of one attempt. Sizes in bytes.
+#[derive(ToSchema)]
+#[schema(as = Limits)]
+#[expect(dead_code, reason = "describes `taskforge_domain::Limits` for OpenAPI")]
+pub(crate) struct LimitsBody {
+    /// Roughly one unit an instruction.
+    fuel: u64,
+    /// All memories and tables together.
+    memory: u64,
+    /// Wall time, as text such as `30s`.
+    #[schema(example = "30s")]
+    deadline: String,
+    /// The output JSON.
+    output: u64,
+    /// Log text kept.
+    log: u64,
+    /// Calls to the host.
+    host_calls: u64,
+    /// Elements of all tables together.
+    table_elements: u64,
+    /// Core instances.
+    instances: u32,
+    /// Linear memories.
+    memories: u32,
+    /// Tables.
+    tables: u32,
+    /// Outgoing HTTP requests.
+    http_requests: u32,
+    /// All HTTP response bodies together.
+    http_bytes: u64,
+}
+
+/// What a plugin may reach outside its sandbox.
+#[derive(ToSchema)]
+#[schema(as = Grants)]
+#[expect(dead_code, reason = "describes `taskforge_domain::Grants` for OpenAPI")]
+pub(crate) struct GrantsBody {
+    /// Outgoing HTTP.
+    http: HttpGrantBody,
+    /// Sending e-mail.
+    mail: bool,
+}
+
+/// Where a plugin may send HTTP requests.
+#[derive(ToSchema)]
+#[schema(as = HttpGrant)]
+#[expect(dead_code, reason = "describes `taskforge_domain::HttpGrant` for OpenAPI")]
+pub(crate) struct HttpGrantBody {
+    /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443.
+    hosts: Vec<String>,
+    /// Networks that are allowed although they are private.
+    private_networks: Vec<String>,
+}
+
+/// Whether the server can do its work.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Readiness, example = json!({"status": "ready", "checks": {"store": "ok", "broker": "ok", "server": "ok"}}))]
+pub(crate) struct ReadyView {
+    /// `ready` or `unavailable`.
+    pub(crate) status: &'static str,
+    /// What each part says: `ok`, or what is wrong with it.
+    pub(crate) checks: ReadyChecks,
+}
+
+/// The parts that must work.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReadyChecks {
+    /// The database answers and has the right schema.
+    pub(crate) store: Cow<'static, str>,
+    /// The broker answers.
+    pub(crate) broker: Cow<'static, str>,
+    /// The server has what it needs, and is not shutting down.
+    pub(crate) server: Cow<'static, str>,
+}
+
+/// That the process answers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Health {
+    /// `ok`.
+    #[schema(example = "ok")]
+    pub(crate) status: &'static str,
+    /// The version of TaskForge.
+    pub(crate) version: &'static str,
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => (
+            status,
+            [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+            body,
+        )
+            .into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            Problem::internal().into_response()
+        }
+    }
+}

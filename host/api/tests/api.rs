@@ -1,0 +1,31 @@
+//! The door, over a real socket, with a real database and broker behind it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on is to stop"
+)]
+
+#[path = "api/harness.rs"]
+mod harness;
+
+#[path = "api/batch.rs"]
+mod batch;
+#[path = "api/document.rs"]
+mod document;
+#[path = "api/errors.rs"]
+mod errors;
+#[path = "api/faults.rs"]
+mod faults;
+#[path = "api/hostile.rs"]
+mod hostile;
+#[path = "api/limits.rs"]
+mod limits;
+#[path = "api/logs.rs"]
+mod logs;
+#[path = "api/operations.rs"]
+mod operations;
+#[path = "api/tasks.rs"]
+mod tasks;
+#[path = "api/wait.rs"]
+mod wait;

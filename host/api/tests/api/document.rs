@@ -1,0 +1,295 @@
+use std::collections::{BTreeSet, HashSet};
+
+use serde_json::{Value, json};
+use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId};
+
+use crate::harness::{Answer, Api};
+
+/// Every documented operation.
+fn operations(document: &Value) -> Vec<(String, String, Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let operation = |path: &String, (method, operation): (&String, &Value)| {
+        (method.to_uppercase(), path.clone(), operation.clone())
+    };
+    paths
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .iter()
+                .map(move |pair| operation(path, pair))
+        })
+        .collect()
+}
+
+/// Asserts that an answer is one that the document announces for this operation, with a body that fits its schema and has no member
+/// that the schema does not know.
+#[track_caller]
+fn fits(document: &Value, method: &str, path: &str, answer: &Answer) {
+    let responses = &document["paths"][path][method.to_lowercase()]["responses"];
+    let response = &responses[answer.status.to_string()];
+    assert!(
+        response.is_object(),
+        "{method} {path} does not announce {}: {}",
+        answer.status,
+        answer.text()
+    );
+    let content_type = answer.header("content-type").split(';').next().unwrap();
+    let schema = &response["content"][content_type]["schema"];
+    assert!(
+        schema.is_object(),
+        "{method} {path} {} does not announce {content_type}",
+        answer.status
+    );
+    if content_type.ends_with("json") {
+        let root = json!({"$ref": "#/schema", "schema": schema, "components": document["components"]});
+        let validator = jsonschema::draft202012::new(&root).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(&answer.json())
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
+        assert!(
+            errors.is_empty(),
+            "{method} {path} {}: {errors:?}\n{}",
+            answer.status,
+            answer.text()
+        );
+        known_members(document, schema, &answer.json(), path);
+    }
+}
+
+/// Asserts that every member of an object is a property in its schema.
+#[track_caller]
+fn known_members(document: &Value, schema: &Value, value: &Value, place: &str) {
+    let schema = match schema["$ref"].as_str() {
+        Some(reference) => document
+            .pointer(&reference[1..])
+            .unwrap_or_else(|| panic!("{reference} leads nowhere")),
+        None => schema,
+    };
+    match value {
+        Value::Object(members) if schema["properties"].is_object() => {
+            for (name, value) in members {
+                let property = &schema["properties"][name];
+                assert!(
+                    property.is_object() || *property == json!(true),
+                    "{place}/{name} is not documented"
+                );
+                known_members(document, property, value, &format!("{place}/{name}"));
+            }
+        }
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| known_members(document, &schema["items"], item, place)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_documented_operation_answers_as_documented() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.json();
+    let (done, open, failed) = (
+        api.fibonacci().await,
+        api.fibonacci().await,
+        api.fibonacci().await,
+    );
+    api.complete(done).await;
+    let (worker, task) = api.claim(failed).await;
+    api.end(
+        worker,
+        &task,
+        Outcome::Failed(Failure::new(FailureKind::Trap, "unreachable")),
+        Next::DeadLetter,
+    )
+    .await;
+    let echo = json!({"task_type": "echo"});
+    let batch = json!({"tasks": [&echo]});
+    let path = |path: &str, id: TaskId| path.replace("{id}", &id.to_string());
+    let requests: Vec<(&str, &str, String, Option<&Value>, u16)> = vec![
+        ("POST", "/tasks", "/tasks".into(), Some(&echo), 201),
+        ("POST", "/tasks", "/tasks".into(), Some(&batch), 422),
+        ("POST", "/tasks/batch", "/tasks/batch".into(), Some(&batch), 201),
+        ("POST", "/tasks/batch", "/tasks/batch".into(), Some(&echo), 422),
+        ("GET", "/tasks", "/tasks?limit=2".into(), None, 200),
+        ("GET", "/tasks", "/tasks?limit=x".into(), None, 400),
+        ("GET", "/tasks/{id}", path("/tasks/{id}", done), None, 200),
+        ("GET", "/tasks/{id}", path("/tasks/{id}", failed), None, 200),
+        (
+            "GET",
+            "/tasks/{id}",
+            path("/tasks/{id}", TaskId::generate()),
+            None,
+            404,
+        ),
+        ("GET", "/tasks/{id}", "/tasks/1".into(), None, 400),
+        (
+            "GET",
+            "/tasks/{id}/logs",
+            path("/tasks/{id}/logs", done),
+            None,
+            200,
+        ),
+        (
+            "GET",
+            "/tasks/{id}/logs",
+            path("/tasks/{id}/logs", failed),
+            None,
+            200,
+        ),
+        (
+            "GET",
+            "/tasks/{id}/logs",
+            path("/tasks/{id}/logs", open),
+            None,
+            200,
+        ),
+        (
+            "POST",
+            "/tasks/{id}/retry",
+            path("/tasks/{id}/retry", failed),
+            None,
+            200,
+        ),
+        (
+            "POST",
+            "/tasks/{id}/retry",
+            path("/tasks/{id}/retry", done),
+            None,
+            409,
+        ),
+        (
+            "POST",
+            "/tasks/{id}/cancel",
+            path("/tasks/{id}/cancel", open),
+            None,
+            200,
+        ),
+        (
+            "POST",
+            "/tasks/{id}/cancel",
+            path("/tasks/{id}/cancel", done),
+            None,
+            409,
+        ),
+        ("DELETE", "/tasks", "/tasks?first=1".into(), None, 200),
+        ("DELETE", "/tasks", "/tasks".into(), None, 400),
+        ("GET", "/plugins", "/plugins".into(), None, 200),
+        ("GET", "/plugins/{name}", "/plugins/fibonacci".into(), None, 200),
+        ("GET", "/plugins/{name}", "/plugins/nobody".into(), None, 404),
+        ("GET", "/healthz", "/healthz".into(), None, 200),
+        ("GET", "/readyz", "/readyz".into(), None, 200),
+        ("GET", "/metrics", "/metrics".into(), None, 200),
+    ];
+    let mut tried = HashSet::new();
+    for (method, template, path, body, status) in requests {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let answer = api
+            .send(
+                method,
+                &path,
+                &[("content-type", "application/json")],
+                body.as_bytes(),
+            )
+            .await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+        fits(&document, method, template, &answer);
+        tried.insert((method.to_owned(), template.to_owned()));
+    }
+    for (method, path, _) in operations(&document) {
+        assert!(
+            tried.contains(&(method.clone(), path.clone())),
+            "{method} {path} is documented, and nobody tried it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_operation_says_what_it_takes_and_what_may_go_wrong() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let mut ids = BTreeSet::new();
+    for (method, path, operation) in operations(&document) {
+        let place = format!("{method} {path}");
+        assert!(
+            ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
+            "{place}"
+        );
+        assert!(
+            !operation["summary"].as_str().unwrap_or_default().is_empty(),
+            "{place} has a summary"
+        );
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(
+            responses.keys().any(|status| status.starts_with('2')) && responses.contains_key("500"),
+            "{place}"
+        );
+        for (status, response) in responses {
+            let content = response["content"]
+                .as_object()
+                .unwrap_or_else(|| panic!("{place} {status} has a body"));
+            let problem = status.starts_with(['4', '5']) && path != "/readyz";
+            assert_eq!(
+                content.contains_key("application/problem+json"),
+                problem || status == "500",
+                "{place} {status}"
+            );
+        }
+        if operation["requestBody"].is_object() {
+            for status in ["400", "408", "413", "415", "422"] {
+                assert!(responses.contains_key(status), "{place} {status}");
+            }
+        }
+        for name in path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        {
+            let parameters = operation["parameters"].as_array().unwrap();
+            assert!(
+                parameters
+                    .iter()
+                    .any(|p| p["name"] == name && p["in"] == "path" && p["required"] == true),
+                "{place}"
+            );
+        }
+    }
+    // Every reference in it leads somewhere.
+    let text = document.to_string();
+    for reference in text
+        .split("\"$ref\":\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+    {
+        assert!(
+            document.pointer(&reference[1..]).is_some(),
+            "{reference} leads nowhere"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_examples_of_requests_are_accepted() {
+    let api = Api::start().await;
+    let mut plugins = crate::harness::plugins();
+    plugins.push(crate::harness::plugin("scraper", json!(true)));
+    api.catalog.set(plugins).unwrap();
+    let document = api.get("/openapi.json").await.json();
+    let mut tried = 0;
+    for (_, path, operation) in operations(&document) {
+        let content = &operation["requestBody"]["content"]["application/json"];
+        let several = content["examples"]
+            .as_object()
+            .into_iter()
+            .flat_map(|examples| examples.values().map(|e| &e["value"]));
+        for example in several.chain(content.get("example")) {
+            let answer = api.post(&path, example).await;
+            assert_eq!(answer.status, 201, "{example}: {}", answer.text());
+            tried += 1;
+        }
+    }
+    assert!(tried >= 3, "{tried} examples");
+    let schema = &document["components"]["schemas"]["NewTask"];
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(api.post("/tasks", &schema["example"]).await.status, 201);
+}

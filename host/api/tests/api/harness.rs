@@ -1,0 +1,335 @@
+//! A server on a port of its own, a client that speaks HTTP by hand, and a worker's part played through the store.
+
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind};
+use taskforge_broker::{Broker, LocalBroker, Signal};
+use taskforge_domain::{
+    Attempt, ClaimedTask, Digest, Grants, Json, Limits, LogLevel, LogLine, Next, Outcome, PluginInfo, TaskId,
+    TaskType, Timestamp, Usage, WorkerId,
+};
+use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, SqliteStore, Store};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine, short enough to fail.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Api {
+    pub address: SocketAddr,
+    pub store: Arc<SqliteStore>,
+    pub broker: Arc<LocalBroker>,
+    pub catalog: Arc<Catalog>,
+    pub shutdown: CancellationToken,
+    pub serving: JoinHandle<Result<(), ServeError>>,
+    _dir: TempDir,
+}
+
+/// What a test wants different.
+pub struct Setup {
+    pub config: ApiConfig,
+    pub ready: Arc<dyn Readiness>,
+    /// Wraps the store that the server sees.
+    pub wrap: Box<dyn FnOnce(Arc<SqliteStore>) -> Arc<dyn Store> + Send>,
+    /// Stands in for the broker that the server sees.
+    pub broker: Option<Arc<dyn Broker>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            config: ApiConfig {
+                listen,
+                ..ApiConfig::default()
+            },
+            ready: Arc::new(AlwaysReady),
+            wrap: Box::new(|store| store),
+            broker: None,
+        }
+    }
+}
+
+impl Setup {
+    pub fn config(change: impl FnOnce(&mut ApiConfig)) -> Self {
+        let mut setup = Self::default();
+        change(&mut setup.config);
+        setup
+    }
+
+    pub async fn start(self) -> Api {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("tasks.db")).await.unwrap();
+        let broker = Arc::new(LocalBroker::new());
+        let catalog = Arc::new(Catalog::new());
+        catalog.set(plugins()).unwrap();
+        let services = Services {
+            store: (self.wrap)(Arc::clone(&store)),
+            broker: self
+                .broker
+                .unwrap_or_else(|| Arc::clone(&broker) as Arc<dyn Broker>),
+            catalog: Arc::clone(&catalog),
+            metrics: Metrics::install().unwrap(),
+            ready: self.ready,
+        };
+        let server = bind(self.config).await.unwrap();
+        let address = server.local_addr();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(services, shutdown.clone()));
+        Api {
+            address,
+            store,
+            broker,
+            catalog,
+            shutdown,
+            serving,
+            _dir: dir,
+        }
+    }
+}
+
+pub fn plugins() -> Vec<PluginInfo> {
+    let fibonacci = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["n"],
+        "additionalProperties": false, "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 1_000_000}},
+    });
+    vec![plugin("fibonacci", fibonacci), plugin("echo", json!(true))]
+}
+
+pub fn plugin(name: &str, input_schema: Value) -> PluginInfo {
+    PluginInfo {
+        name: TaskType::new(name).unwrap(),
+        version: "1.2.3".into(),
+        digest: Digest::from_bytes([7; 32]),
+        summary: format!("The {name} plugin"),
+        input_schema: Json::from(input_schema),
+        output_schema: Json::from(json!({"type": "object"})),
+        capabilities: vec!["progress".into()],
+        imports: vec!["taskforge:plugin/progress@0.1.0".into()],
+        exports: vec!["taskforge:plugin/handler@0.1.0".into()],
+        size: 92_000,
+        limits: Limits::default(),
+        grants: Grants::default(),
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Asserts that this is a whole and correct problem document of this type, and returns it.
+    #[track_caller]
+    pub fn problem(&self, status: u16, kind: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        assert_eq!(
+            problem["type"],
+            format!("urn:taskforge:problem:{kind}"),
+            "{problem}"
+        );
+        assert_eq!(problem["status"], status);
+        assert!(!problem["title"].as_str().unwrap().is_empty());
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+        assert_eq!(problem["instance"], self.header("x-request-id"));
+        problem
+    }
+
+    /// The pointers of a validation problem.
+    #[track_caller]
+    pub fn pointers(&self) -> Vec<String> {
+        let problem = self.problem(422, "validation");
+        let errors = problem["errors"].as_array().unwrap();
+        errors
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    pub fn parse(raw: &[u8]) -> Option<Self> {
+        let end = raw.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&raw[..end]).ok()?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()));
+        Some(Self {
+            status,
+            headers: headers.collect(),
+            body: raw[end + 4..].to_vec(),
+        })
+    }
+}
+
+impl Api {
+    pub async fn start() -> Self {
+        Setup::default().start().await
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes as they are, half-closes nothing, and reads until the server closes.
+    pub async fn raw(&self, request: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = self.connect().await;
+        let (mut read, mut write) = stream.split();
+        let mut answer = Vec::new();
+        let exchange = async {
+            // A server may answer and close before it has read everything.
+            let (_, read) = tokio::join!(write.write_all(request), read.read_to_end(&mut answer));
+            read
+        };
+        tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .expect("the server neither answered nor closed")?;
+        Ok(answer)
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        if !body.is_empty() || method == "POST" {
+            request.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let mut request = request.into_bytes();
+        request.extend_from_slice(b"\r\n");
+        request.extend_from_slice(body);
+        let raw = self.raw(&request).await.unwrap();
+        Answer::parse(&raw).unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&raw)))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"").await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], b"").await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_text(path, &body.to_string()).await
+    }
+
+    pub async fn post_text(&self, path: &str, body: &str) -> Answer {
+        self.send(
+            "POST",
+            path,
+            &[("content-type", "application/json")],
+            body.as_bytes(),
+        )
+        .await
+    }
+
+    /// Enqueues a task and returns its id.
+    pub async fn create(&self, body: Value) -> TaskId {
+        let answer = self.post("/tasks", &body).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        id(&answer.json())
+    }
+
+    pub async fn fibonacci(&self) -> TaskId {
+        self.create(json!({"task_type": "fibonacci", "input": {"n": 10}}))
+            .await
+    }
+
+    /// Claims a task as a worker does.
+    pub async fn claim(&self, id: TaskId) -> (WorkerId, ClaimedTask) {
+        let worker = WorkerId::generate();
+        let by = ClaimBy::Ids(&[id]);
+        let claimed = self
+            .store
+            .claim(ClaimRequest {
+                worker,
+                by,
+                now: now(),
+            })
+            .await
+            .unwrap();
+        (
+            worker,
+            claimed.into_iter().next().expect("the task can be claimed"),
+        )
+    }
+
+    /// Ends an attempt as a worker does, signal included.
+    pub async fn end(&self, worker: WorkerId, task: &ClaimedTask, outcome: Outcome, next: Next) {
+        let attempt = Attempt {
+            task: task.id,
+            run_lease: task.run_lease,
+            number: task.attempt,
+            worker,
+            plugin_version: "1.2.3".into(),
+            plugin_digest: Digest::from_bytes([7; 32]),
+            started_at: task.started_at,
+            finished_at: now(),
+            outcome,
+            usage: Usage {
+                fuel: 12_345,
+                peak_memory: 1 << 20,
+                wall_micros: 1500,
+                host_calls: 2,
+                ..Usage::default()
+            },
+            logs: vec![LogLine {
+                at: task.started_at,
+                level: LogLevel::Warn,
+                message: "hello from the guest".into(),
+            }],
+        };
+        let commits = self
+            .store
+            .complete(&[Completion { attempt, next }])
+            .await
+            .unwrap();
+        assert_eq!(commits, [Commit::Committed]);
+        if next == Next::Complete || next == Next::DeadLetter {
+            self.broker.publish(&[Signal::Finished(task.id)]).await.unwrap();
+        }
+    }
+
+    pub async fn complete(&self, id: TaskId) {
+        let (worker, task) = self.claim(id).await;
+        self.end(
+            worker,
+            &task,
+            Outcome::Completed(Json::from(json!({"result": 55}))),
+            Next::Complete,
+        )
+        .await;
+    }
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
+}
+
+#[track_caller]
+pub fn id(task: &Value) -> TaskId {
+    task["id"].as_str().unwrap().parse().unwrap()
+}

@@ -1,0 +1,263 @@
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use taskforge_api::ServeError;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{Answer, Api, PATIENCE, Setup};
+
+const SHORT: Duration = Duration::from_millis(300);
+const DRIP: Duration = Duration::from_millis(20);
+
+/// Writes a byte now and then until the server has had enough, and returns what it said.
+async fn drip(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = stream.split();
+    let mut answer = Vec::new();
+    let dripping = async {
+        for byte in bytes.iter().cycle() {
+            if write.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(DRIP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let reading = async { read.read_to_end(&mut answer).await.ok() };
+    tokio::time::timeout(PATIENCE, async {
+        tokio::select! { _ = reading => {}, () = dripping => {} }
+    })
+    .await
+    .expect("the server does not put up with it");
+    answer
+}
+
+#[tokio::test]
+async fn headers_that_drip_in_are_cut_off() {
+    let api = Setup::config(|config| config.header_timeout = SHORT)
+        .start()
+        .await;
+    let mut stream = api.connect().await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\nx-slow: ")
+        .await
+        .unwrap();
+    let begin = Instant::now();
+    drip(stream, b"a").await;
+    assert!(begin.elapsed() >= SHORT, "it had its time");
+    assert_eq!(api.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let api = Setup::config(|config| config.header_timeout = SHORT)
+        .start()
+        .await;
+    let mut stream = api.connect().await;
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .unwrap();
+    assert!(answer.is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_drips_in_is_cut_off() {
+    let api = Setup::config(|config| config.body_timeout = SHORT).start().await;
+    let mut stream = api.connect().await;
+    let head = "POST /tasks HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = drip(stream, b" ").await;
+    Answer::parse(&answer)
+        .expect("an answer")
+        .problem(408, "slow-body");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_stores_nothing() {
+    let api = Api::start().await;
+    let mut stream = api.connect().await;
+    let head =
+        "POST /tasks HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(br#"{"task_type":"echo"}"#).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .ok();
+    // A client that has gone for good is not answered at all.
+    if let Some(answer) = Answer::parse(&answer) {
+        answer.problem(400, "malformed-body");
+    }
+    assert_eq!(api.get("/tasks").await.json()["tasks"], json!([]));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_however_it_comes() {
+    let api = Setup::config(|config| config.body_limit = 100_000).start().await;
+    let body = json!({"task_type": "echo", "input": "x".repeat(150_000)}).to_string();
+    let problem = api
+        .post_text("/tasks", &body)
+        .await
+        .problem(413, "body-too-large");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("100000"),
+        "{problem}"
+    );
+    // Without a length.
+    let mut request = b"POST /tasks HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for piece in body.as_bytes().chunks(10_000) {
+        request.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        request.extend_from_slice(piece);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    Answer::parse(&api.raw(&request).await.unwrap())
+        .unwrap()
+        .problem(413, "body-too-large");
+    // A client that asks first is told before it sends.
+    let asks = "POST /tasks HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 150000\r\n\r\n";
+    Answer::parse(&api.raw(asks.as_bytes()).await.unwrap())
+        .unwrap()
+        .problem(413, "body-too-large");
+    let fits = json!({"task_type": "echo", "input": "x".repeat(99_000)}).to_string();
+    assert_eq!(api.post_text("/tasks", &fits).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_not_read_without_end() {
+    let api = Setup::config(|config| config.body_limit = 100_000).start().await;
+    let mut stream = api.connect().await;
+    let head = "POST /tasks HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let flood = async { while stream.write_all(chunk.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, flood)
+        .await
+        .expect("the server closes the connection");
+}
+
+#[tokio::test]
+async fn headers_are_limited_in_size_and_number() {
+    let api = Api::start().await;
+    for request in [
+        format!(
+            "GET /healthz HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n",
+            "x".repeat(20_000)
+        ),
+        format!(
+            "GET /healthz HTTP/1.1\r\nhost: a\r\n{}\r\n",
+            "x: y\r\n".repeat(101)
+        ),
+        format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(20_000)),
+    ] {
+        let raw = api.raw(request.as_bytes()).await.unwrap();
+        assert_eq!(
+            Answer::parse(&raw).unwrap().status,
+            431,
+            "{}",
+            String::from_utf8_lossy(&raw)
+        );
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_their_turn() {
+    let api = Setup::config(|config| config.max_connections = 2).start().await;
+    let (first, second) = (api.connect().await, api.connect().await);
+    let third = api.get("/healthz");
+    tokio::pin!(third);
+    let early = tokio::time::timeout(SHORT, third.as_mut()).await;
+    assert!(early.is_err(), "there is no place for a third");
+    drop(first);
+    let answer = tokio::time::timeout(PATIENCE, third).await.expect("now there is");
+    assert_eq!(answer.status, 200);
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_connection() {
+    let setup = Setup::config(|config| {
+        config.write_timeout = SHORT;
+        config.max_connections = 1;
+        config.body_limit = 40 << 20;
+    });
+    let api = setup.start().await;
+    // More than the buffers of both sockets take.
+    let id = api
+        .create(json!({"task_type": "echo", "input": "x".repeat(32 << 20)}))
+        .await;
+    let mut stream = api.connect().await;
+    stream
+        .write_all(format!("GET /tasks/{id} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    // There is one place only, so this is answered when the other client has lost it.
+    assert_eq!(api.get("/healthz").await.status, 200);
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .ok();
+    assert!(answer.len() < 32 << 20, "it did not get everything");
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests() {
+    let api = Api::start().await;
+    let two = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET /plugins/echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let raw = api.raw(two.as_bytes()).await.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&raw).matches("HTTP/1.1 200 OK").count(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_the_door_and_idle_connections() {
+    let api = Api::start().await;
+    let mut idle = api.connect().await;
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    api.shutdown.cancel();
+    tokio::time::timeout(PATIENCE, api.serving)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(
+        TcpStream::connect(api.address).await.is_err(),
+        "nobody listens any more"
+    );
+}
+
+#[tokio::test]
+async fn who_is_still_busy_after_the_grace_period_is_cut_off() {
+    let api = Setup::config(|config| config.shutdown_grace = SHORT)
+        .start()
+        .await;
+    let mut busy = api.connect().await;
+    let head = "POST /tasks HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
+    busy.write_all(head.as_bytes()).await.unwrap();
+    // Its handler runs: it asks for the body, which never comes.
+    let mut go_on = [0; 25];
+    busy.read_exact(&mut go_on).await.unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100"));
+    api.shutdown.cancel();
+    let ended = tokio::time::timeout(PATIENCE, api.serving)
+        .await
+        .expect("it ends")
+        .unwrap();
+    assert!(matches!(ended, Err(ServeError::CutOff(1))), "{ended:?}");
+}

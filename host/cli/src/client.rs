@@ -1,0 +1,103 @@
+//! The HTTP client and its errors.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use reqwest::{Method, StatusCode, Url};
+use serde_json::Value;
+use taskforge_domain::Json;
+
+/// Talks to a TaskForge server.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    server: Url,
+}
+
+/// How long the server may take to answer, beyond the time that a long poll asks for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Client {
+    pub(crate) fn new(server: Url) -> anyhow::Result<Self> {
+        if server.cannot_be_a_base() {
+            bail!("{server} is not an http:// address");
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("taskforge/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(5))
+            .tls_backend_preconfigured(tls_config())
+            .build()?;
+        Ok(Self { http, server })
+    }
+
+    /// Sends a request and reads the answer as JSON. `path` is below the server's address; its segments must not need escaping.
+    ///
+    /// A problem document becomes an error that says what the server said.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Json>,
+        patience: Duration,
+    ) -> anyhow::Result<Value> {
+        let mut url = self.server.clone();
+        url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
+        let mut request = self.http.request(method, url).query(query).timeout(PATIENCE + patience);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| {
+            format!("no answer from {}; is `taskforge dev` running there? (--server, TASKFORGE_SERVER)", self.server)
+        })?;
+        let status = response.status();
+        let text = response.text().await.context("the answer broke off")?;
+        if status.is_success() {
+            return serde_json::from_str(&text)
+                .with_context(|| format!("{} did not answer as a TaskForge server", self.server));
+        }
+        bail!(problem(status, &text))
+    }
+
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        self.request(Method::GET, path, query, None, Duration::ZERO).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Value> {
+        self.request(Method::POST, path, &[], body, Duration::ZERO).await
+    }
+}
+
+/// The certificates of the web's authorities, as compiled in: the same on every machine.
+fn tls_config() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+/// What a problem document says, in one line a fault.
+fn problem(status: StatusCode, text: &str) -> String {
+    let Ok(problem) = serde_json::from_str::<Value>(text) else { return format!("the server answered {status}") };
+    let said = |key: &str| problem.get(key).and_then(Value::as_str);
+    let mut message = match (said("title"), said("detail")) {
+        (Some(title), Some(detail)) => format!("{title}: {detail}"),
+        (Some(one), None) | (None, Some(one)) => one.to_owned(),
+        (None, None) => format!("the server answered {status}"),
+    };
+    for fault in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let part = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
+        message.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_each_fault() {
+        let text = r#"{"title":"Invalid","detail":"1 field","errors":[{"pointer":"/input/n","detail":"too small"}]}"#;
+        assert_eq!(problem(StatusCode::UNPROCESSABLE_ENTITY, text), "Invalid: 1 field\n  /input/n: too small");
+        assert_eq!(problem(StatusCode::BAD_GATEWAY, "<html>"), "the server answered 502 Bad Gateway");
+    }
+}

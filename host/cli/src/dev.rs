@@ -1,0 +1,89 @@
+//! All roles in one process, on embedded stores.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use taskforge_worker::WorkerConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    args::DevArgs,
+    mailers, output, plugin_folder,
+    stack::{self, Stack, StackConfig},
+};
+
+/// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next start recovers.
+pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    std::fs::create_dir_all(&args.data_dir)
+        .with_context(|| format!("cannot make the data folder {}", args.data_dir.display()))?;
+    let folder = plugin_folder::locate(&args.plugins)?;
+    let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
+    let runtime = stack::sandbox(&args.data_dir, mailer, args.concurrency)?;
+    let (plugins, rejected) = plugin_folder::load(&runtime, &folder, &args.plugins.allow_private).await?;
+    for rejected in &rejected {
+        tracing::error!("{} was not loaded: {:#}", rejected.file.display(), rejected.reason);
+    }
+    if plugins.is_empty() {
+        bail!("{} holds no plugin that can be loaded; build the built-in ones with `make plugins`", folder.display());
+    }
+    let names: Vec<_> =
+        plugins.iter().map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version)).collect();
+    let stack = Stack::start(StackConfig {
+        data_dir: &args.data_dir,
+        listen: args.listen,
+        workers: 1,
+        worker: WorkerConfig {
+            concurrency: args.concurrency as usize,
+            drain_grace: args.drain_grace,
+            ..WorkerConfig::default()
+        },
+        plugins,
+        runtime,
+    })
+    .await?;
+    greet(&args, &stack, &names, &folder);
+    signals.next().await;
+    tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
+    tokio::select! {
+        () = stack.stop() => Ok(ExitCode::SUCCESS),
+        () = signals.next() => Ok(ExitCode::from(130)),
+    }
+}
+
+fn greet(args: &DevArgs, stack: &Stack, names: &[String], folder: &std::path::Path) {
+    let url = format!("http://{}", stack.address);
+    output::line(&format!("TaskForge {}, everything in one process", env!("CARGO_PKG_VERSION")));
+    output::pairs(&[
+        ("  API", url.clone()),
+        ("  docs", format!("{url}/docs/")),
+        ("  metrics", format!("{url}/metrics")),
+        ("  data", args.data_dir.display().to_string()),
+        ("  plugins", format!("{} (from {})", names.join(", "), folder.display())),
+    ]);
+    if stack.recovered > 0 {
+        output::line(&format!("  {} tasks that ran when the last process ended go on", stack.recovered));
+    }
+    output::line(&format!(
+        "A first task:\n  curl -s {url}/tasks -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
+    ));
+}
+
+/// The two ways to ask a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

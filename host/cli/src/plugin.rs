@@ -1,0 +1,222 @@
+//! Running and inspecting a component without a server.
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use taskforge_api::Catalog;
+use taskforge_domain::{Json, Limits, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp};
+use taskforge_runtime::{Invocation, Invoked, Plugin, PluginSettings, Runtime, RuntimeConfig, inspect};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{PluginCommand, PluginInspectArgs, PluginRunArgs, SandboxArgs},
+    mailers, output, plugin_folder, task,
+};
+
+pub(crate) async fn run(command: PluginCommand, json: bool) -> anyhow::Result<ExitCode> {
+    match command {
+        PluginCommand::Run(args) => run_once(args, json).await,
+        PluginCommand::Inspect(args) => describe(args, json).await,
+    }
+}
+
+async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let input = task::read_input(&args.input)?;
+    // Kept, so that the person can open the message that the log names.
+    let outbox = match args.outbox {
+        Some(folder) => folder,
+        None => std::env::temp_dir().join("taskforge-outbox"),
+    };
+    let mailer = mailers::build(&args.mail, outbox)?;
+    let runtime = Runtime::new(RuntimeConfig { max_instances: 1, ..RuntimeConfig::new(mailer) })?;
+    let settings = settings(&args.file, &args.sandbox)?;
+    let began = Timestamp::now();
+    let plugin = load(&runtime, &args.file, settings).await?;
+    let loading = Timestamp::now().duration_since(began).unsigned_abs();
+    check_input(plugin.info(), &input)?;
+    let invoked = runtime
+        .invoke(
+            &plugin,
+            Invocation {
+                tenant: TenantId::default(),
+                task: TaskId::generate(),
+                attempt: 1,
+                max_attempts: 1,
+                input,
+                cancel: stop_on_interrupt(),
+                progress: Some(Arc::new(show_progress)),
+            },
+        )
+        .await;
+    if json { print_json(plugin.info(), &invoked, loading)? } else { print_text(plugin.info(), &invoked, loading) }
+    Ok(if matches!(invoked.outcome, Outcome::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn load(runtime: &Runtime, file: &Path, settings: PluginSettings) -> anyhow::Result<Arc<Plugin>> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    runtime.load(bytes, settings).await.with_context(|| format!("cannot load {}", file.display()))
+}
+
+/// The settings file, with what the flags say over it.
+fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettings> {
+    let mut settings = match &args.settings {
+        Some(file) => plugin_folder::read_settings(file)?,
+        None => plugin_folder::settings_beside(component)?,
+    };
+    let Limits { fuel, memory, deadline, .. } = &mut settings.limits;
+    *fuel = args.fuel.unwrap_or(*fuel);
+    *memory = args.memory.map_or(*memory, |size| size.as_u64());
+    *deadline = args.deadline.unwrap_or(*deadline);
+    settings.grants.http.hosts.extend(args.allow_http.iter().cloned());
+    settings.grants.http.private_networks.extend(&args.allow_private);
+    settings.grants.mail |= args.allow_mail;
+    Ok(settings)
+}
+
+/// The same check that the server makes when a task is enqueued.
+fn check_input(info: &PluginInfo, input: &Json) -> anyhow::Result<()> {
+    let catalog = Catalog::new();
+    catalog.set(vec![info.clone()])?;
+    let faults = catalog.faults(&info.name, input).unwrap_or_default();
+    anyhow::ensure!(
+        faults.is_empty(),
+        "the input does not match the plugin's schema:{}",
+        faults.iter().map(|fault| format!("\n  {}: {}", fault.pointer.as_deref().unwrap_or_default(), fault.detail)).collect::<String>()
+    );
+    Ok(())
+}
+
+fn stop_on_interrupt() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let on_interrupt = cancel.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            on_interrupt.cancel();
+        }
+    });
+    cancel
+}
+
+/// On standard error, for a person who waits.
+fn show_progress(progress: Progress) {
+    if output::is_watched() {
+        let note = progress.note.unwrap_or_default();
+        output::aside(&format!("{:3.0}% {note}", progress.fraction * 100.0));
+    }
+}
+
+fn print_text(info: &PluginInfo, invoked: &Invoked, loading: Duration) {
+    for LogLine { level, message, .. } in &invoked.logs {
+        output::line(&format!("{:<8} {message}", format!("{level:?}").to_lowercase()));
+    }
+    match &invoked.outcome {
+        Outcome::Completed(result) => output::line(result.as_str()),
+        Outcome::Failed(failure) => output::line(&format!("failed ({}): {}", failure.kind, failure.message)),
+    }
+    let share = |used: u64, limit: u64| {
+        // A share for people to read.
+        #[allow(clippy::cast_precision_loss)]
+        let percent = 100.0 * used as f64 / limit.max(1) as f64;
+        format!("{percent:.2}%")
+    };
+    let (usage, limits) = (&invoked.usage, &info.limits);
+    let deadline = u64::try_from(limits.deadline.as_micros()).unwrap_or(u64::MAX);
+    let row = |name: &str, used: u64, limit: u64, form: fn(u64) -> String| {
+        vec![name.to_owned(), form(used), form(limit), share(used, limit)]
+    };
+    output::line("");
+    output::table(
+        &["", "USED", "LIMIT", "SHARE"],
+        &[
+            row("fuel", usage.fuel, limits.fuel, output::grouped),
+            row("memory", usage.peak_memory, limits.memory, output::bytes),
+            row("time", usage.wall_micros, deadline, output::micros),
+            row("host calls", usage.host_calls, limits.host_calls, output::grouped),
+            row("http requests", u64::from(usage.http_requests), u64::from(limits.http_requests), output::grouped),
+            row("http bytes", usage.http_bytes, limits.http_bytes, output::bytes),
+        ],
+    );
+    let loading = output::micros(u64::try_from(loading.as_micros()).unwrap_or(u64::MAX));
+    output::line(&format!("{} {} compiled in {loading}", info.name, info.version));
+}
+
+fn print_json(info: &PluginInfo, invoked: &Invoked, loading: Duration) -> anyhow::Result<()> {
+    let (status, result, error, kind) = match &invoked.outcome {
+        Outcome::Completed(result) => ("completed", Some(result), None, None),
+        Outcome::Failed(failure) => ("failed", None, Some(&failure.message), Some(failure.kind)),
+    };
+    #[derive(serde::Serialize)]
+    struct Report<'a> {
+        plugin: &'a taskforge_domain::TaskType,
+        version: &'a str,
+        status: &'a str,
+        result: Option<&'a Json>,
+        error: Option<&'a String>,
+        error_kind: Option<taskforge_domain::FailureKind>,
+        logs: &'a [LogLine],
+        usage: taskforge_domain::Usage,
+        limits: &'a Limits,
+        load_micros: u128,
+    }
+    output::json(&Report {
+        plugin: &info.name,
+        version: &info.version,
+        status,
+        result,
+        error,
+        error_kind: kind,
+        logs: &invoked.logs,
+        usage: invoked.usage,
+        limits: &info.limits,
+        load_micros: loading.as_micros(),
+    })
+}
+
+async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let found = inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let mailer = mailers::build(
+        &crate::args::MailArgs { mailer: "log".to_owned(), mail_from: "taskforge@localhost".to_owned() },
+        std::env::temp_dir().join("taskforge-outbox"),
+    )?;
+    let runtime = Runtime::new(RuntimeConfig { max_instances: 1, ..RuntimeConfig::new(mailer) })?;
+    // A component that is no plugin can still be looked at.
+    let plugin = runtime.load(bytes, PluginSettings::default()).await;
+    if json {
+        let plugin = match &plugin {
+            Ok(plugin) => serde_json::to_value(plugin.info())?,
+            Err(error) => json!({ "error": error.to_string() }),
+        };
+        output::json(&json!({
+            "imports": found.imports, "exports": found.exports, "size": found.size, "digest": found.digest, "plugin": plugin,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::pairs(&[
+        ("size", output::bytes(found.size)),
+        ("digest", found.digest.to_string()),
+        ("imports", found.imports.join("\n         ")),
+        ("exports", found.exports.join("\n         ")),
+    ]);
+    match plugin {
+        Ok(plugin) => {
+            let info = plugin.info();
+            output::pairs(&[
+                ("name", info.name.to_string()),
+                ("version", info.version.clone()),
+                ("summary", info.summary.clone()),
+                ("wants", info.capabilities.join(", ")),
+                ("input", indented(&info.input_schema)),
+                ("output", indented(&info.output_schema)),
+            ]);
+        }
+        Err(error) => output::line(&format!("not a plugin: {error}")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn indented(schema: &Json) -> String {
+    let value: Value = schema.to_value();
+    format!("{value:#}").replace('\n', "\n         ")
+}

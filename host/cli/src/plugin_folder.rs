@@ -1,0 +1,86 @@
+//! `.wasm` files and their settings, from a folder.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
+use taskforge_api::Catalog;
+use taskforge_runtime::{Plugin, PluginSettings, Runtime};
+
+use crate::args::PluginFolderArgs;
+
+/// A component file that was not loaded, and why.
+pub(crate) struct Rejected {
+    pub(crate) file: PathBuf,
+    pub(crate) reason: anyhow::Error,
+}
+
+/// The folder that the arguments name, or the first of the usual places that exists.
+pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = &args.plugins {
+        if !folder.is_dir() {
+            bail!("the plugins folder {} does not exist", folder.display());
+        }
+        return Ok(folder.clone());
+    }
+    let executable = std::env::current_exe().ok();
+    let beside = executable.iter().flat_map(|exe| exe.ancestors().skip(1).take(2)).map(|dir| dir.join("plugins"));
+    beside
+        .chain([PathBuf::from("plugins")])
+        .find(|folder| components(folder).is_ok_and(|files| !files.is_empty()))
+        .context("no plugins folder was found: name one with --plugins, or build the built-in ones with `make plugins`")
+}
+
+/// Loads every component in a folder. One that cannot be loaded does not stop the others.
+pub(crate) async fn load(
+    runtime: &Runtime,
+    folder: &Path,
+    allow_private: &[IpNet],
+) -> anyhow::Result<(Vec<Arc<Plugin>>, Vec<Rejected>)> {
+    let mut loaded: Vec<Arc<Plugin>> = Vec::new();
+    let mut rejected = Vec::new();
+    for file in components(folder)? {
+        let result = async {
+            let mut settings = settings_beside(&file)?;
+            if !settings.grants.http.hosts.is_empty() {
+                settings.grants.http.private_networks.extend(allow_private);
+            }
+            let bytes = std::fs::read(&file)?;
+            let plugin = runtime.load(bytes, settings).await?;
+            // A schema that the door cannot check inputs against must not keep it from opening for the others.
+            Catalog::new().set(vec![plugin.info().clone()])?;
+            if loaded.iter().any(|other| other.info().name == plugin.info().name) {
+                bail!("another file already handles {}", plugin.info().name);
+            }
+            Ok(plugin)
+        };
+        match result.await {
+            Ok(plugin) => loaded.push(plugin),
+            Err(reason) => rejected.push(Rejected { file, reason }),
+        }
+    }
+    Ok((loaded, rejected))
+}
+
+/// The settings in the `.toml` file beside a component, or the defaults if there is none.
+pub(crate) fn settings_beside(component: &Path) -> anyhow::Result<PluginSettings> {
+    let file = component.with_extension("toml");
+    if file.exists() { read_settings(&file) } else { Ok(PluginSettings::default()) }
+}
+
+/// Reads a settings file.
+pub(crate) fn read_settings(file: &Path) -> anyhow::Result<PluginSettings> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    toml::from_str(&text).with_context(|| format!("cannot use the settings in {}", file.display()))
+}
+
+fn components(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "wasm"));
+    files.sort();
+    Ok(files)
+}

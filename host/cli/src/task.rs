@@ -1,0 +1,261 @@
+//! The client commands, over HTTP.
+
+use std::{
+    io::Read as _,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::Value;
+use taskforge_domain::{Json, TaskType, Timestamp};
+
+use crate::{
+    args::{FilterArgs, ListArgs, PruneArgs, SubmitArgs, TaskCommand, TaskIdArgs, WaitArgs},
+    client::Client,
+    output,
+};
+
+/// The longest that the server holds a long poll open.
+const POLL: Duration = Duration::from_secs(30);
+/// The most tasks that the server puts on a page.
+const PAGE: usize = 1_000;
+
+pub(crate) async fn run(command: TaskCommand, json: bool) -> anyhow::Result<ExitCode> {
+    match command {
+        TaskCommand::Submit(args) => submit(args, json).await,
+        TaskCommand::Get(TaskIdArgs { id, server }) => {
+            let task = Client::new(server.server)?.get(&format!("tasks/{id}"), &[]).await?;
+            show(&task, json)
+        }
+        TaskCommand::List(args) => list(args, json).await,
+        TaskCommand::Wait(args) => wait(args, json).await,
+        TaskCommand::Logs(args) => logs(args, json).await,
+        TaskCommand::Cancel(args) => steer(args, "cancel", json).await,
+        TaskCommand::Retry(args) => steer(args, "retry", json).await,
+        TaskCommand::Prune(args) => prune(args, json).await,
+    }
+}
+
+/// The body of `POST /tasks`. The input stays the text that was given, so that no number in it changes.
+#[derive(Serialize)]
+struct NewTask {
+    task_type: TaskType,
+    input: Json,
+    priority: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_retries: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<Timestamp>,
+}
+
+async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let body = NewTask {
+        task_type: args.task_type,
+        input: read_input(&args.input)?,
+        priority: args.priority,
+        max_retries: args.max_retries,
+        delay: args.delay.map(|delay| humantime::format_duration(delay).to_string()),
+        run_at: args.run_at,
+    };
+    let client = Client::new(args.server.server)?;
+    let task = client.post("tasks", Some(&Json::from_value(&body)?)).await?;
+    if args.wait {
+        let task = poll(&client, task_id(&task)?, None).await?;
+        return show_ended(&task, json);
+    }
+    if json {
+        output::json(&task)?;
+    } else {
+        output::line(task_id(&task)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn wait(args: WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::new(args.server.server)?;
+    let task = poll(&client, &args.id.to_string(), args.timeout).await?;
+    show_ended(&task, json)
+}
+
+/// Asks again and again, each time for as long as the server holds the answer back, until the task has ended or the time is over.
+async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::Result<Value> {
+    let began = Instant::now();
+    loop {
+        let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+        let hold = left.map_or(POLL, |left| left.min(POLL));
+        let query = [("wait", format!("{}ms", hold.as_millis()))];
+        let task = client.request(Method::GET, &format!("tasks/{id}"), &query, None, hold).await?;
+        let ended = matches!(text(&task, "status"), "completed" | "failed" | "cancelled");
+        if ended || left.is_some_and(|left| left <= hold) {
+            return Ok(task);
+        }
+    }
+}
+
+async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::new(args.server.server)?;
+    let mut tasks: Vec<Value> = Vec::new();
+    let mut cursor: Option<String> = None;
+    while tasks.len() < args.last {
+        let mut query = filter_query(&args.filter);
+        query.push(("limit", (args.last - tasks.len()).min(PAGE).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let mut page = client.get("tasks", &query).await?;
+        if let Some(Value::Array(found)) = page.get_mut("tasks") {
+            tasks.append(found);
+        }
+        match page.get("next_cursor").and_then(Value::as_str) {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    if json {
+        output::json(&tasks)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<_> = tasks
+        .iter()
+        .map(|task| {
+            let outcome = if text(task, "status") == "completed" { brief(&task["result"]) } else { brief(&task["error"]) };
+            let cells = [text(task, "id"), text(task, "task_type"), text(task, "status"), text(task, "created_at")];
+            cells.into_iter().map(str::to_owned).chain([outcome]).collect()
+        })
+        .collect();
+    output::table(&["ID", "TYPE", "STATUS", "CREATED", "OUTCOME"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let log = Client::new(args.server.server)?.get(&format!("tasks/{}/logs", args.id), &[]).await?;
+    if json {
+        output::json(&log)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for entry in log.as_array().into_iter().flatten() {
+        let attempt = entry["attempt"].as_u64().map(|attempt| format!(" #{attempt}")).unwrap_or_default();
+        let level = text(entry, "level");
+        output::line(&format!("{} {level:<5}{attempt} {}", text(entry, "created_at"), text(entry, "message")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let task = Client::new(args.server.server)?.post(&format!("tasks/{}/{action}", args.id), None).await?;
+    show(&task, json)
+}
+
+async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let mut query = filter_query(&args.filter);
+    query.push(("first", args.first.to_string()));
+    let client = Client::new(args.server.server)?;
+    let pruned = client.request(Method::DELETE, "tasks", &query, None, Duration::ZERO).await?;
+    if json {
+        output::json(&pruned)?;
+    } else {
+        output::line(&format!("{} tasks deleted", pruned["deleted"]));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn filter_query(filter: &FilterArgs) -> Vec<(&'static str, String)> {
+    let states = filter.status.iter().map(|state| ("status", state.to_string()));
+    let types = filter.task_type.iter().map(|task_type| ("task_type", task_type.to_string()));
+    let kinds = filter.error_kind.iter().map(|kind| ("error_kind", kind.to_string()));
+    states.chain(types).chain(kinds).collect()
+}
+
+/// JSON from the argument itself, from a file (`@FILE`) or from standard input (`-`).
+pub(crate) fn read_input(argument: &str) -> anyhow::Result<Json> {
+    let text = match argument.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
+        None if argument == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            text
+        }
+        None => argument.to_owned(),
+    };
+    Json::parse(text).context("the input is not JSON")
+}
+
+fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        output::json(task)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let attempts = format!("{} of {}", task["attempt"], task["max_retries"].as_u64().unwrap_or_default() + 1);
+    let mut pairs = vec![
+        ("id", text(task, "id").to_owned()),
+        ("type", text(task, "task_type").to_owned()),
+        ("status", text(task, "status").to_owned()),
+        ("priority", task["priority"].to_string()),
+        ("attempt", attempts),
+        ("input", task["input"].to_string()),
+    ];
+    for name in ["created_at", "run_at", "started_at", "finished_at", "error_kind", "error"] {
+        if let Some(value) = task[name].as_str() {
+            pairs.push((name, value.to_owned()));
+        }
+    }
+    if let Some(fraction) = task["progress"]["fraction"].as_f64() {
+        let note = task["progress"]["note"].as_str().unwrap_or_default();
+        pairs.push(("progress", format!("{:.0}% {note}", fraction * 100.0)));
+    }
+    if text(task, "status") == "completed" {
+        pairs.push(("result", task["result"].to_string()));
+    }
+    output::pairs(&pairs);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a task that was waited for. Success is completion, for use in scripts.
+fn show_ended(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
+    show(task, json)?;
+    Ok(if text(task, "status") == "completed" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn task_id(task: &Value) -> anyhow::Result<&str> {
+    task["id"].as_str().context("the server's answer holds no id")
+}
+
+fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object[name].as_str().unwrap_or_default()
+}
+
+/// A value on one line of a table.
+fn brief(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(61).collect();
+    if line.chars().count() > 60 {
+        line = line.chars().take(59).chain(['…']).collect();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_result_is_cut_to_a_table_cell() {
+        let cell = brief(&serde_json::json!("x\n".repeat(100)));
+        assert_eq!(cell.chars().count(), 60);
+        assert!(cell.ends_with('…') && !cell.contains('\n'));
+        assert_eq!(brief(&Value::Null), "");
+    }
+
+    #[test]
+    fn input_that_is_not_json_is_named() {
+        let error = format!("{:#}", read_input("{n: 1}").unwrap_err());
+        assert!(error.starts_with("the input is not JSON"), "{error}");
+    }
+}

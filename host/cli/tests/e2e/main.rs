@@ -1,0 +1,10 @@
+//! The binary as its users meet it: real processes, real components, a real browser.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod browser;
+mod commands;
+mod crash;
+mod drain;
+mod first_task;
+mod server;

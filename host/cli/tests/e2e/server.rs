@@ -1,0 +1,126 @@
+//! A `taskforge dev` process of the test's own.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// The binary under test.
+pub(crate) fn taskforge() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taskforge"));
+    // The developer's own settings must not decide a test.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKFORGE_")) {
+        command.env_remove(name);
+    }
+    command.env("TASKFORGE_PLUGINS", taskforge_testing::guests::folder());
+    command
+}
+
+/// A running server and its data folder. Killed when dropped.
+pub(crate) struct Server {
+    process: Child,
+    pub(crate) url: String,
+    data_dir: PathBuf,
+    http: reqwest::Client,
+}
+
+impl Server {
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, |_| {})
+    }
+
+    /// Starts a server on a free port, and returns once it has said where it listens.
+    pub(crate) fn start_with(data_dir: &Path, adjust: impl FnOnce(&mut Command)) -> Self {
+        let mut command = taskforge();
+        command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        adjust(&mut command);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let url = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.trim().strip_prefix("API")?.trim().to_owned()))
+            .expect("the server said where it listens");
+        // Nobody reads the rest; the thread ends with the process.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        // The binary installs one for itself; this is for the test's own client.
+        let _already_there = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::new();
+        Self { process, url, data_dir: data_dir.to_owned(), http }
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([format!("-{name}"), self.process.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// SIGKILL: no handler runs, nothing is flushed.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
+        for _ in 0..600 {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the server did not exit within 30 s");
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        assert!(response.status().is_success(), "GET {path}: {}", response.status());
+        response.json().await.unwrap()
+    }
+
+    /// Posts JSON; `None` if the connection broke, which is what a killed server looks like.
+    pub(crate) async fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.json().await.ok()?))
+    }
+
+    /// Enqueues a task and returns its id.
+    pub(crate) async fn submit(&self, task_type: &str, input: Value) -> String {
+        let body = json!({ "task_type": task_type, "input": input });
+        let (status, task) = self.try_post("/tasks", &body).await.unwrap();
+        assert_eq!(status, 201, "{task}");
+        task["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The task, once it has ended.
+    pub(crate) async fn ended(&self, id: &str) -> Value {
+        for _ in 0..12 {
+            let task = self.get(&format!("/tasks/{id}?wait=10s")).await;
+            if ["completed", "failed", "cancelled"].contains(&task["status"].as_str().unwrap()) {
+                return task;
+            }
+        }
+        panic!("task {id} did not end within 2 min");
+    }
+
+    /// Runs a task to its end.
+    pub(crate) async fn run(&self, task_type: &str, input: Value) -> Value {
+        let id = self.submit(task_type, input).await;
+        self.ended(&id).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have exited already, which is as good.
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}

@@ -1,0 +1,151 @@
+//! Bodies on their way out and in.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{header::CONTENT_LENGTH, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use taskforge_domain::FailureKind;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::error;
+use crate::host::SharedLog;
+
+/// How long a request without a length may take to show that it has no body at all. Guests' libraries finish an empty
+/// body at once, but only after the request was handed over.
+const FIRST_FRAME: Duration = Duration::from_millis(100);
+
+/// Prepares a guest's body for the client.
+///
+/// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding: chunked` is refused
+/// by some servers.
+pub(super) async fn outgoing(parts: &Parts, mut body: WasiBody) -> Result<reqwest::Body, Error> {
+    let length = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    if body.is_end_stream() {
+        return Ok(reqwest::Body::default());
+    }
+    let mut first = None;
+    if length.is_none() {
+        match timeout(FIRST_FRAME, body.frame()).await {
+            Ok(None) => return Ok(reqwest::Body::default()),
+            Ok(Some(frame)) => first = Some(frame?),
+            Err(_) => {}
+        }
+    }
+    Ok(reqwest::Body::wrap(Outgoing {
+        first,
+        length,
+        body: Mutex::new(body),
+    }))
+}
+
+/// A guest's body. The client wants it to be `Sync`; nobody but the client's one task ever looks at it.
+struct Outgoing {
+    first: Option<Frame<Bytes>>,
+    length: Option<u64>,
+    body: Mutex<WasiBody>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an end.
+pub(super) fn incoming(
+    body: reqwest::Body,
+    received: Arc<AtomicU64>,
+    limit: u64,
+    quiet: Option<Duration>,
+    log: SharedLog,
+) -> WasiBody {
+    let timer = quiet.map(|quiet| (Box::pin(sleep(quiet)), quiet));
+    Incoming {
+        body,
+        received,
+        limit,
+        timer,
+        log,
+    }
+    .boxed_unsync()
+}
+
+struct Incoming {
+    body: reqwest::Body,
+    received: Arc<AtomicU64>,
+    limit: u64,
+    timer: Option<(Pin<Box<Sleep>>, Duration)>,
+    log: SharedLog,
+}
+
+impl Incoming {
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Error> {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let before = self.received.fetch_add(length, Ordering::Relaxed);
+        if before.saturating_add(length) > self.limit {
+            // What the guest does not get to see is not counted.
+            self.received.fetch_sub(length, Ordering::Relaxed);
+            let limit = self.limit;
+            let text = format!("an HTTP response was cut off: the limit is {limit} bytes an attempt");
+            self.log.lock().refuse(FailureKind::HostCallLimit, text);
+            return Err(Error::HttpResponseBodySize(Some(limit)));
+        }
+        Ok(frame)
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some((timer, quiet)) = &mut this.timer {
+                    timer.as_mut().reset(Instant::now() + *quiet);
+                }
+                Poll::Ready(Some(this.count(frame)))
+            }
+            Poll::Ready(Some(Err(failed))) => Poll::Ready(Some(Err(error::of_body(&failed)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => match &mut this.timer {
+                Some((timer, _)) => timer
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Some(Err(Error::ConnectionReadTimeout))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

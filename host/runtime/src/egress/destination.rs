@@ -1,0 +1,233 @@
+//! Where a request goes: the authority that is really dialled, and the addresses behind it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::Uri;
+use taskforge_domain::HttpGrant;
+use url::{Host, Url};
+
+/// Why a request does not leave.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The address of the request cannot be used.
+    Uri(String),
+    /// The operator has not granted this host and port.
+    NotGranted(String),
+    /// The host is granted and leads to an address that is not.
+    PrivateAddress(String),
+    /// The name does not resolve.
+    Lookup(String),
+}
+
+/// A host and port that the plugin may ask.
+#[derive(Debug)]
+pub(super) struct Destination {
+    /// The client is handed this very value, so what was checked is what is dialled.
+    pub(super) url: Url,
+    pub(super) port: u16,
+    host: Host<String>,
+}
+
+impl Destination {
+    /// Reads the address the way the client will, and checks the grant.
+    ///
+    /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and `%31%32%37.0.0.1` all become
+    /// `127.0.0.1`, names are lower case and in ASCII. Whatever spelling the guest chose, the grant sees that.
+    pub(super) fn granted(uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
+        let invalid = |why: &str| Refusal::Uri(format!("an HTTP request was refused: {why}"));
+        let url = Url::parse(&uri.to_string())
+            .map_err(|error| invalid(&format!("its address is not valid: {error}")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid(
+                "its address carries a user name or password; send an Authorization header instead",
+            ));
+        }
+        let (Some(host), Some(port)) = (
+            url.host().map(|host| host.to_owned()),
+            url.port_or_known_default(),
+        ) else {
+            return Err(invalid("its address names no host"));
+        };
+        if port == 0 {
+            return Err(invalid("nothing listens on port 0"));
+        }
+        let name = plain(&host);
+        if !grant.allows(&name, port) {
+            let pattern = pattern(&host, port);
+            return Err(Refusal::NotGranted(format!(
+                "a request to {pattern} was refused: grant it with `http.hosts = [\"{pattern}\"]` under [grants]"
+            )));
+        }
+        Ok(Self { url, port, host })
+    }
+
+    /// The address, if the host is one and not a name.
+    pub(super) fn literal_address(&self) -> Option<SocketAddr> {
+        let address = match self.host {
+            Host::Ipv4(v4) => IpAddr::V4(v4),
+            Host::Ipv6(v6) => IpAddr::V6(v6),
+            Host::Domain(_) => return None,
+        };
+        Some(SocketAddr::new(address, self.port))
+    }
+
+    /// Asks the system's resolver, once.
+    pub(super) async fn look_up(&self) -> Result<Vec<SocketAddr>, Refusal> {
+        let name = plain(&self.host);
+        match tokio::net::lookup_host((name.as_str(), self.port)).await {
+            Ok(found) => Ok(found.collect()),
+            Err(error) => Err(Refusal::Lookup(format!("{name}: {error}"))),
+        }
+    }
+
+    /// Drops the addresses that may not be connected to. What is left is sorted, so that the same set is the same
+    /// pool.
+    pub(super) fn allowed(
+        &self,
+        found: &[SocketAddr],
+        grant: &HttpGrant,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
+        if found.is_empty() {
+            return Err(Refusal::Lookup(format!("{}: no address", plain(&self.host))));
+        }
+        let mut allowed: Vec<_> = found
+            .iter()
+            .copied()
+            .filter(|found| grant.allows_address(found.ip()))
+            .collect();
+        if allowed.is_empty() {
+            return Err(Refusal::PrivateAddress(self.explain_private(found)));
+        }
+        allowed.sort_unstable();
+        allowed.dedup();
+        Ok(allowed)
+    }
+
+    fn explain_private(&self, found: &[SocketAddr]) -> String {
+        let host = pattern(&self.host, self.port);
+        let addresses: Vec<_> = found.iter().map(|found| found.ip().to_string()).collect();
+        let addresses = addresses.join(", ");
+        format!(
+            "a request to {host} was refused: {addresses} is not a public address; if it is meant, grant its \
+             network with `http.private_networks` under [grants]"
+        )
+    }
+}
+
+/// The host as grants know it: no brackets.
+fn plain(host: &Host<String>) -> String {
+    match host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(v4) => v4.to_string(),
+        Host::Ipv6(v6) => v6.to_string(),
+    }
+}
+
+/// The host and port as an operator writes a grant for them.
+fn pattern(host: &Host<String>, port: u16) -> String {
+    match port {
+        80 | 443 => host.to_string(),
+        port => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(hosts: &[&str]) -> HttpGrant {
+        HttpGrant {
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            ..HttpGrant::default()
+        }
+    }
+
+    fn granted(uri: &str, hosts: &[&str]) -> Result<Destination, Refusal> {
+        Destination::granted(&uri.parse().unwrap(), &grant(hosts))
+    }
+
+    #[test]
+    fn every_spelling_of_an_address_is_that_address() {
+        for spelling in [
+            "127.0.0.1",
+            "2130706433",
+            "127.1",
+            "0x7f.1",
+            "0177.0.0.1",
+            "0x7f000001",
+        ] {
+            let destination = granted(&format!("http://{spelling}/"), &["*"]).unwrap();
+            let address = destination.literal_address().unwrap();
+            assert_eq!(address.to_string(), "127.0.0.1:80", "{spelling}");
+            assert!(matches!(
+                destination.allowed(&[address], &grant(&["*"])),
+                Err(Refusal::PrivateAddress(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_not_public_either() {
+        for spelling in [
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a9fe:a9fe]",
+            "[64:ff9b::7f00:1]",
+        ] {
+            let destination = granted(&format!("http://{spelling}/"), &["*"]).unwrap();
+            let address = destination.literal_address().unwrap();
+            assert!(
+                destination.allowed(&[address], &grant(&["*"])).is_err(),
+                "{spelling}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_grant_sees_the_host_that_is_dialled() {
+        assert!(granted("http://EXAMPLE.com/", &["example.com"]).is_ok());
+        assert!(granted("http://example.com./", &["example.com"]).is_ok());
+        assert!(matches!(
+            granted("http://example.com:8080/", &["example.com"]),
+            Err(Refusal::NotGranted(_))
+        ));
+        assert!(matches!(
+            granted("http://example.com@evil.test/", &["example.com"]),
+            Err(Refusal::Uri(_))
+        ));
+        assert!(matches!(
+            granted("http://evil.test/@example.com", &["example.com"]),
+            Err(Refusal::NotGranted(_))
+        ));
+        assert!(matches!(
+            granted("http://evil.test?@example.com", &["example.com"]),
+            Err(Refusal::NotGranted(_))
+        ));
+        assert!(matches!(
+            granted("http://example.com:0/", &["*:*"]),
+            Err(Refusal::Uri(_))
+        ));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_grant() {
+        let Err(Refusal::NotGranted(text)) = granted("http://api.test:8080/x", &[]) else {
+            panic!()
+        };
+        assert!(text.contains(r#"http.hosts = ["api.test:8080"]"#), "{text}");
+        let Err(Refusal::NotGranted(text)) = granted("http://[2001:db8::1]:81/x", &[]) else {
+            panic!()
+        };
+        assert!(text.contains(r#"["[2001:db8::1]:81"]"#), "{text}");
+    }
+
+    #[test]
+    fn a_name_keeps_only_its_allowed_addresses() {
+        let destination = granted("http://mixed.test/", &["*"]).unwrap();
+        let found = ["10.0.0.1:80", "8.8.8.8:80", "127.0.0.1:80"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        let allowed = destination.allowed(&found, &grant(&["*"])).unwrap();
+        assert_eq!(allowed, ["8.8.8.8:80".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,159 @@
+//! The engine's configuration, and the reason for each knob.
+//!
+//! One engine serves every plugin: it owns the pool that instances are made from and the compiler's settings, and
+//! both are part of the fingerprint that the code cache files its artefacts under.
+
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+};
+
+use crate::RuntimeConfig;
+
+/// Fuel between two points at which a busy guest lets others run and its deadline is looked at. A tight loop burns 6 units a
+/// nanosecond on a 2-core machine and so yields every 80 µs, a loop over memory several times more seldom; a yield takes about 1 µs.
+pub const YIELD_INTERVAL: u64 = 500_000;
+
+/// The call stack of a guest. Rust, C++ and the interpreters of Python and JavaScript live within half a megabyte,
+/// which is also the engine's default.
+const GUEST_STACK: usize = 512 << 10;
+
+/// The fibre that a guest runs on: its own stack, and at least a megabyte for the host functions it calls.
+const FIBRE_STACK: usize = 2 << 20;
+
+/// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; the benchmark turns one knob at a time
+/// to say what each is worth.
+#[derive(Debug, Clone)]
+pub struct PoolTuning {
+    /// Instances come from a pool of reserved slots. Off: each one maps and unmaps its own memory.
+    pub pooling: bool,
+    /// A memory starts as a copy-on-write image of the component's data segments. Off: the segments are copied in at
+    /// each start.
+    pub copy_on_write: bool,
+    /// Bytes of a memory that are set back with `memset` when an instance ends. The rest is given back to the kernel
+    /// and costs a page fault when it is touched again.
+    pub memory_keep_resident: usize,
+    /// The same for tables.
+    pub table_keep_resident: usize,
+    /// Slots that stay attached to the component that used them last, so that its image need not be mapped again.
+    pub warm_slots: u32,
+    /// Ask the kernel which pages were touched (`PAGEMAP_SCAN`, Linux 6.7), and set back only those.
+    pub pagemap_scan: bool,
+}
+
+impl Default for PoolTuning {
+    fn default() -> Self {
+        Self {
+            pooling: true,
+            copy_on_write: true,
+            // Small handlers touch a few dozen pages; up to this size setting them back by hand is cheaper than page
+            // faults.
+            memory_keep_resident: 256 << 10,
+            table_keep_resident: 16 << 10,
+            warm_slots: 100,
+            pagemap_scan: true,
+        }
+    }
+}
+
+/// Builds the engine.
+///
+/// # Errors
+/// When the machine cannot reserve the address space of the pool, or does not support what the configuration asks for.
+pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<Engine> {
+    Engine::new(&configure(config, tuning))
+}
+
+fn configure(config: &RuntimeConfig, tuning: &PoolTuning) -> Config {
+    let mut engine = Config::new();
+
+    // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a tight loop and add
+    // nothing, because the timer and the cancellation act at the same yields.
+    engine.consume_fuel(true);
+    engine.epoch_interruption(false);
+
+    // Compilation happens once per plugin version and is cached, so spend it on speed.
+    engine.strategy(Strategy::Cranelift);
+    engine.cranelift_opt_level(OptLevel::Speed);
+
+    engine.max_wasm_stack(GUEST_STACK);
+    engine.async_stack_size(FIBRE_STACK);
+
+    // Attack surface. What no toolchain for plain components emits is refused at load: shared memory between threads
+    // would escape both the memory sum and the fresh instance, 64-bit memories cost a bounds check at each access,
+    // relaxed SIMD gives different results on different workers.
+    engine.wasm_memory64(false);
+    engine.wasm_relaxed_simd(false);
+    engine.shared_memory(false);
+    // WASI 0.2 only: without it each call is spared the bookkeeping of concurrent component tasks.
+    engine.concurrency_support(false);
+
+    // A trap's log line names functions when the component carries names; eight frames tell an author where.
+    engine.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(8));
+
+    engine.memory_init_cow(tuning.copy_on_write);
+    if tuning.pooling {
+        engine.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, tuning)));
+    }
+    engine
+}
+
+/// Sizes the pool so that it cannot run out: whoever holds a permit of the runtime's semaphore finds a slot of every
+/// kind, however many of them its component takes. Slots are address space until they are used, not memory.
+fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    let ceilings = &config.ceilings;
+    let each = |per_component: u32| config.max_instances.saturating_mul(per_component);
+
+    pool.total_component_instances(config.max_instances);
+    pool.total_stacks(config.max_instances);
+    pool.total_core_instances(each(ceilings.instances));
+    pool.total_memories(each(ceilings.memories));
+    pool.total_tables(each(ceilings.tables));
+
+    pool.max_core_instances_per_component(ceilings.instances);
+    pool.max_memories_per_component(ceilings.memories);
+    pool.max_tables_per_component(ceilings.tables);
+    pool.max_memories_per_module(ceilings.memories);
+    pool.max_tables_per_module(ceilings.tables);
+    pool.max_memory_size(usize::try_from(config.max_memory).unwrap_or(usize::MAX));
+    pool.table_elements(usize::try_from(ceilings.table_elements).unwrap_or(usize::MAX));
+
+    pool.linear_memory_keep_resident(tuning.memory_keep_resident);
+    pool.table_keep_resident(tuning.table_keep_resident);
+    pool.max_unused_warm_slots(tuning.warm_slots);
+    pool.pagemap_scan(if tuning.pagemap_scan {
+        Enabled::Auto
+    } else {
+        Enabled::No
+    });
+    pool
+}
+
+/// What compiled code depends on: the engine's version and settings and the CPU's features. Code of another
+/// fingerprint must not be loaded.
+#[must_use]
+pub fn fingerprint(engine: &Engine) -> String {
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hex::encode(&hasher.0.finalize()[..16])
+}
+
+/// The standard library's hasher may change between releases of the compiler; a file name should not.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest = self.0.clone().finalize();
+        digest
+            .iter()
+            .take(8)
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    }
+}

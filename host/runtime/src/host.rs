@@ -1,0 +1,152 @@
+//! The state behind a store: what one attempt's instance may do, has done, and is connected to.
+
+mod calls;
+mod capabilities;
+mod network;
+mod stdio;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use taskforge_domain::{PluginInfo, Progress, TaskId, TenantId};
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+pub(crate) use calls::{Calls, HostCallLimit, Switch};
+
+use crate::{
+    contract::{logging, mail, progress},
+    egress::{Egress, Outbound},
+    limiter::MemoryLimiter,
+    log::Log,
+    mailer::Mailer,
+};
+
+/// Handles that a guest may hold at once: streams, pollables, header maps, requests. Each is host memory.
+const MAX_HANDLES: usize = 1000;
+
+/// The size of one header map, in bytes of host memory.
+const MAX_FIELDS: usize = 64 << 10;
+
+/// The random bytes that one call returns at most.
+const MAX_RANDOM: u64 = 64 << 10;
+
+/// The log is shared with host work that outlives a single call: streams, requests on their way.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedLog(Arc<Mutex<Log>>);
+
+impl SharedLog {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self(Arc::new(Mutex::new(Log::new(limit))))
+    }
+
+    /// Never held across an await, and nothing under it panics; if something did, the lines are still good.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a handler's progress reports go.
+pub(crate) type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Who is running, for whom, with what.
+pub(crate) struct Attempt {
+    pub(crate) plugin: Arc<PluginInfo>,
+    pub(crate) tenant: TenantId,
+    pub(crate) task: TaskId,
+    pub(crate) progress: Option<OnProgress>,
+    pub(crate) mailer: Arc<dyn Mailer>,
+    pub(crate) egress: Arc<Egress>,
+}
+
+/// Everything that host functions reach through the store.
+pub(crate) struct HostState {
+    pub(crate) limiter: MemoryLimiter,
+    pub(crate) calls: Calls,
+    pub(crate) log: SharedLog,
+    pub(crate) outbound: Outbound,
+    attempt: Attempt,
+    mails: u32,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    // Made at the first call that needs it: a handler that computes never asks for clocks, randomness or streams.
+    wasi: Option<Box<WasiCtx>>,
+}
+
+impl HostState {
+    pub(crate) fn new(attempt: Attempt) -> Self {
+        let limits = &attempt.plugin.limits;
+        let log = SharedLog::new(limits.log);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_FIELDS);
+        Self {
+            limiter: MemoryLimiter::new(limits),
+            calls: Calls::new(limits),
+            outbound: Outbound::new(&attempt, log.clone()),
+            log,
+            attempt,
+            mails: 0,
+            table,
+            http,
+            wasi: None,
+        }
+    }
+
+    /// The door of our own host functions; like the WASI views below, it counts who comes in.
+    fn counted(&mut self) -> &mut Self {
+        self.calls.count();
+        self
+    }
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.calls.count();
+        let log = &self.log;
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(wasi_context(log)));
+        WasiCtxView {
+            ctx,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.calls.count();
+        WasiHttpCtxView {
+            hooks: &mut self.outbound,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are the real ones.
+fn wasi_context(log: &SharedLog) -> WasiCtx {
+    WasiCtx::builder()
+        .stdout(stdio::Output::stdout(log.clone()))
+        .stderr(stdio::Output::stderr(log.clone()))
+        .max_random_size(MAX_RANDOM)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
+}
+
+/// Links every interface that a toolchain may import, so that its components instantiate. What was not granted fails
+/// when it is called.
+///
+/// # Errors
+/// When two definitions collide, which is a bug.
+pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    network::refuse_sockets(linker)?;
+    network::explain_body_errors(linker)?;
+    logging::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    progress::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    mail::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)
+}

@@ -1,0 +1,138 @@
+//! Counting the guest's calls to the host, and what happens at the border.
+//!
+//! Calls are counted where each host function fetches its state, which happens once a call; the engine's own hook
+//! also fires for its internal calls (growing a memory, yielding), so it does not count, it enforces.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use taskforge_domain::Limits;
+use tokio::task::yield_now;
+use wasmtime::{CallHook, CallHookHandler, StoreContextMut};
+
+use super::HostState;
+
+/// What one call may carry from the guest to the host, in bytes. A stream takes a megabyte at a time.
+const CARGO: usize = 4 << 20;
+
+/// What a result needs beside its text: tags, lengths, the failure's retry wish.
+const RESULT_OVERHEAD: usize = 64;
+
+/// Crossings of the border after which a guest lets others run. Fuel stands still while the host works, so a guest
+/// that does nothing but call the host would yield too seldom.
+const CROSSINGS: u32 = 200;
+
+/// The guest made more calls than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit of {0} host calls")]
+pub(crate) struct HostCallLimit(u64);
+
+/// Calls of one attempt.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    count: u64,
+    limit: u64,
+    crossings: u32,
+    output: usize,
+    returned: bool,
+}
+
+impl Calls {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let output = usize::try_from(limits.output)
+            .unwrap_or(usize::MAX)
+            .saturating_add(RESULT_OVERHEAD);
+        Self {
+            count: 0,
+            limit: limits.host_calls,
+            crossings: 0,
+            output,
+            returned: false,
+        }
+    }
+
+    pub(super) const fn count(&mut self) {
+        self.count += 1;
+    }
+
+    /// Calls so far.
+    pub(crate) const fn made(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether the guest was last seen returning from a function, so that a failure now is one of reading its result.
+    pub(crate) const fn returned(&self) -> bool {
+        self.returned
+    }
+}
+
+/// Acts at every crossing between guest and host.
+pub(crate) struct Switch;
+
+impl Switch {
+    /// Returns whether the guest is to let others run.
+    fn cross(store: &mut StoreContextMut<'_, HostState>, event: CallHook) -> wasmtime::Result<bool> {
+        let calls = &mut store.data_mut().calls;
+        calls.returned = false;
+        match event {
+            CallHook::CallingHost => {
+                calls.crossings += 1;
+                let due = calls.crossings >= CROSSINGS;
+                if due {
+                    calls.crossings = 0;
+                }
+                store.set_hostcall_fuel(CARGO);
+                return Ok(due);
+            }
+            CallHook::ReturningFromHost => {
+                if calls.count > calls.limit {
+                    return Err(HostCallLimit(calls.limit).into());
+                }
+            }
+            CallHook::CallingWasm => {}
+            // What the engine reads next is the result, and it checks the size before it copies.
+            CallHook::ReturningFromWasm => {
+                calls.returned = true;
+                let output = calls.output;
+                store.set_hostcall_fuel(output);
+            }
+        }
+        Ok(false)
+    }
+}
+
+// By hand and not with `async_trait`, which would allocate a future at each of the twenty crossings of even a small attempt.
+impl CallHookHandler<HostState> for Switch {
+    fn handle_call_event<'a, 'b, 'c>(
+        &'a self,
+        mut store: StoreContextMut<'b, HostState>,
+        event: CallHook,
+    ) -> Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send + 'c>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        match Self::cross(&mut store, event) {
+            Ok(false) => Box::pin(GoOn),
+            Ok(true) => Box::pin(async {
+                yield_now().await;
+                Ok(())
+            }),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// Ready at once, and without a size: a box of it is no allocation.
+struct GoOn;
+
+impl Future for GoOn {
+    type Output = wasmtime::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(()))
+    }
+}

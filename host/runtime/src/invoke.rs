@@ -1,0 +1,173 @@
+//! One attempt: instantiate, call, and the time it may take.
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use taskforge_domain::{Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage};
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+
+use crate::{
+    contract::handler,
+    engine::YIELD_INTERVAL,
+    host::{Attempt, HostState, Switch},
+    plugin::Plugin,
+    runtime::Shared,
+    verdict::{self, Ending},
+};
+
+/// One attempt at a task.
+pub struct Invocation {
+    /// Whose task it is. Tenants never share a connection.
+    pub tenant: TenantId,
+    /// The task.
+    pub task: TaskId,
+    /// From 1.
+    pub attempt: u32,
+    /// The last attempt that will be made.
+    pub max_attempts: u32,
+    /// Matches the plugin's input schema; the runtime does not check it.
+    pub input: Json,
+    /// Ends the attempt early.
+    pub cancel: CancellationToken,
+    /// Called with each of the handler's reports, on the thread that runs it; must not block.
+    pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone)]
+pub struct Invoked {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it used.
+    pub usage: Usage,
+    /// What the handler and the host had to say, oldest first.
+    pub logs: Vec<LogLine>,
+}
+
+/// See [`crate::Runtime::invoke`].
+pub(crate) async fn invoke(shared: &Shared, plugin: &Plugin, invocation: Invocation) -> Invoked {
+    let Invocation {
+        tenant,
+        task,
+        attempt,
+        max_attempts,
+        input,
+        cancel,
+        progress,
+    } = invocation;
+    let slot = tokio::select! {
+        biased;
+        slot = shared.slots.acquire() => slot.ok(),
+        () = cancel.cancelled() => None,
+    };
+    if slot.is_none() || cancel.is_cancelled() {
+        return Invoked {
+            outcome: Outcome::Failed(verdict::cancelled()),
+            usage: Usage::default(),
+            logs: Vec::new(),
+        };
+    }
+
+    let started = Instant::now();
+    let info = plugin.shared_info();
+    let host = Attempt {
+        plugin: Arc::clone(info),
+        tenant,
+        task,
+        progress,
+        mailer: Arc::clone(&shared.config.mailer),
+        egress: Arc::clone(&shared.egress),
+    };
+    let id = task.to_string();
+    let task = handler::Task {
+        id: &id,
+        attempt,
+        max_attempts,
+        deadline: deadline_millis(info.limits.deadline),
+        input: input.as_str(),
+    };
+
+    let mut store = store(shared, info, HostState::new(host));
+    let ending = {
+        let run = async {
+            let instance = plugin.bindings().instantiate_async(&mut store).await?;
+            instance
+                .taskforge_plugin_handler()
+                .call_handle(&mut store, task)
+                .await
+        };
+        // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
+        bounded(
+            AssertUnwindSafe(run).catch_unwind(),
+            info.limits.deadline,
+            &cancel,
+        )
+        .await
+    };
+    let outcome = verdict::of_handle(ending, &store, info);
+    finish(store, info, outcome, started)
+}
+
+/// Usage and logs, taken before the instance is dropped.
+fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
+    let fuel = info.limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+    let state = store.data_mut();
+    let logs = state.log.lock().finish();
+    let usage = Usage {
+        fuel,
+        peak_memory: state.limiter.peak(),
+        wall_micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        host_calls: state.calls.made(),
+        http_requests: state.outbound.requests(),
+        http_bytes: state.outbound.received(),
+    };
+    Invoked { outcome, usage, logs }
+}
+
+/// A store with its limits set. Also serves `describe`.
+pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Store<HostState> {
+    let mut store = Store::new(&shared.engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.call_hook_async(Switch);
+    // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel
+    // traps at once.
+    if store.set_fuel(info.limits.fuel).is_err()
+        || store.fuel_async_yield_interval(Some(YIELD_INTERVAL)).is_err()
+    {
+        tracing::error!("the engine was built without fuel");
+    }
+    store
+}
+
+/// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds the guest.
+///
+/// A handler that ends before it first waits or yields, as most do, never touches the timer.
+pub(crate) async fn bounded<T>(
+    future: impl Future<Output = std::thread::Result<wasmtime::Result<T>>>,
+    deadline: Duration,
+    cancel: &CancellationToken,
+) -> Ending<T> {
+    let mut future = pin!(future);
+    let limit = tokio::time::Instant::now() + deadline;
+    if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
+        return Ending::of(result);
+    }
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ending::Cancelled,
+        () = tokio::time::sleep_until(limit) => Ending::Deadline,
+        result = future => Ending::of(result),
+    }
+}
+
+fn deadline_millis(deadline: Duration) -> u64 {
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    now.saturating_add(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,184 @@
+//! Memory as a sum, and the other ceilings that the engine asks about.
+//!
+//! The engine asks before each memory and each table grows, one at a time. A limiter that looks at each alone allows
+//! a component with thirty memories thirty times the limit, so this one adds up.
+
+use taskforge_domain::Limits;
+use wasmtime::ResourceLimiter;
+
+/// Bytes that a table element takes in the host.
+const ELEMENT: u64 = size_of::<usize>() as u64;
+
+/// Keeps the sums of one instance.
+#[derive(Debug)]
+pub(crate) struct MemoryLimiter {
+    memory_limit: u64,
+    element_limit: u64,
+    instances: u32,
+    memories: u32,
+    tables: u32,
+    bytes: u64,
+    elements: u64,
+    peak: u64,
+    denied: Option<String>,
+}
+
+impl MemoryLimiter {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            memory_limit: limits.memory,
+            element_limit: limits.table_elements,
+            instances: limits.instances,
+            memories: limits.memories,
+            tables: limits.tables,
+            bytes: 0,
+            elements: 0,
+            peak: 0,
+            denied: None,
+        }
+    }
+
+    /// The most that all memories and tables held together, in bytes.
+    pub(crate) const fn peak(&self) -> u64 {
+        self.peak
+    }
+
+    /// The latest request that was refused, in a sentence. `None` while everything was granted.
+    pub(crate) fn denied(&self) -> Option<&str> {
+        self.denied.as_deref()
+    }
+
+    fn grow(&mut self, bytes: u64, elements: u64) -> bool {
+        let (total, count) = (
+            self.bytes.saturating_add(bytes),
+            self.elements.saturating_add(elements),
+        );
+        if total > self.memory_limit {
+            self.denied = Some(format!(
+                "{total} bytes of memory were asked for and the limit is {}",
+                self.memory_limit
+            ));
+            return false;
+        }
+        if count > self.element_limit {
+            self.denied = Some(format!(
+                "{count} table elements were asked for and the limit is {}",
+                self.element_limit
+            ));
+            return false;
+        }
+        (self.bytes, self.elements) = (total, count);
+        self.peak = self.peak.max(total);
+        true
+    }
+
+    /// A granted growth that the engine could not carry out stays counted: the engine also reports failures that it
+    /// never asked about, and a guest could have its sum taken back with those. Growth beyond a maximum, the usual
+    /// cause, is refused before.
+    fn failed(&mut self, error: &wasmtime::Error) {
+        self.denied.get_or_insert_with(|| error.to_string());
+    }
+}
+
+/// Whether the growth is more than the memory or table itself, or the pool's slot, can hold.
+fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_some_and(|maximum| desired > maximum)
+}
+
+// A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once: an interpreter
+// may collect its garbage and go on. A guest that traps after a refusal was killed by it (see `verdict`).
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if exceeds(desired, maximum) {
+            self.denied = Some(format!(
+                "a memory of {desired} bytes was asked for, more than its own maximum"
+            ));
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current) as u64, 0))
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if exceeds(desired, maximum) {
+            self.denied = Some(format!(
+                "a table of {desired} elements was asked for, more than its own maximum"
+            ));
+            return Ok(false);
+        }
+        let elements = desired.saturating_sub(current) as u64;
+        Ok(self.grow(elements.saturating_mul(ELEMENT), elements))
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        self.instances as usize
+    }
+
+    fn tables(&self) -> usize {
+        self.tables as usize
+    }
+
+    fn memories(&self) -> usize {
+        self.memories as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limiter(memory: u64, table_elements: u64) -> MemoryLimiter {
+        MemoryLimiter::new(&Limits {
+            memory,
+            table_elements,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn memories_and_tables_share_one_sum() {
+        let mut limiter = limiter(1000, 100);
+        assert!(limiter.memory_growing(0, 500, None).unwrap());
+        assert!(limiter.memory_growing(0, 400, None).unwrap());
+        assert!(limiter.table_growing(0, 10, None).unwrap());
+        assert!(!limiter.memory_growing(500, 600, None).unwrap());
+        assert!(limiter.denied().unwrap().contains("1080 bytes"));
+        assert_eq!(limiter.peak(), 980);
+    }
+
+    #[test]
+    fn a_reported_failure_takes_nothing_off_the_sum() {
+        let mut limiter = limiter(1000, 100);
+        assert!(limiter.memory_growing(0, 900, None).unwrap());
+        limiter
+            .memory_grow_failed(wasmtime::Error::msg("beyond the type's limits"))
+            .unwrap();
+        assert!(!limiter.memory_growing(900, 1001, None).unwrap());
+    }
+
+    #[test]
+    fn growth_beyond_a_memorys_own_maximum_is_not_counted() {
+        let mut limiter = limiter(1000, 100);
+        assert!(!limiter.memory_growing(0, 900, Some(800)).unwrap());
+        assert!(limiter.memory_growing(0, 1000, None).unwrap());
+    }
+}

@@ -1,0 +1,98 @@
+//! Where mail goes: the outbox folder or an SMTP server.
+//!
+//! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in development is what an
+//! SMTP server would get.
+
+mod compose;
+mod outbox;
+mod smtp;
+
+use async_trait::async_trait;
+
+pub use outbox::OutboxMailer;
+pub use smtp::SmtpMailer;
+
+/// Recipients that one message may have, `to`, `cc` and `bcc` together.
+pub const MAX_RECIPIENTS: usize = 100;
+
+/// A message as a handler hands it over, unchecked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MailMessage {
+    /// Says which task sends this, and its how manieth message it is. Together with the content it decides the
+    /// `Message-ID`: a task that runs again sends the same message under the same id, and receivers can tell.
+    pub key: String,
+    /// Sender; `None` for the mailer's own.
+    pub from: Option<String>,
+    /// Recipients.
+    pub to: Vec<String>,
+    /// Recipients of a copy.
+    pub cc: Vec<String>,
+    /// Recipients whom the message does not name.
+    pub bcc: Vec<String>,
+    /// Where answers go.
+    pub reply_to: Option<String>,
+    /// Subject line.
+    pub subject: String,
+    /// Plain text body.
+    pub text: Option<String>,
+    /// HTML body.
+    pub html: Option<String>,
+}
+
+/// Proof that the mailer took a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailReceipt {
+    /// The `Message-ID`, with its angle brackets.
+    pub message_id: String,
+    /// The addresses that the mailer accepted the message for.
+    pub accepted: Vec<String>,
+    /// Lines for the task's log.
+    pub log: Vec<String>,
+}
+
+/// What class of error it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailErrorKind {
+    /// The message itself is wrong.
+    Invalid,
+    /// The server refused it for good.
+    Rejected,
+    /// The mailer cannot take it now.
+    Unavailable,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct MailError {
+    /// The class, which decides whether trying again makes sense.
+    pub kind: MailErrorKind,
+    /// One sentence.
+    pub message: String,
+}
+
+impl MailError {
+    fn invalid(message: impl Into<String>) -> Self {
+        Self {
+            kind: MailErrorKind::Invalid,
+            message: message.into(),
+        }
+    }
+
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self {
+            kind: MailErrorKind::Unavailable,
+            message: message.into(),
+        }
+    }
+}
+
+/// Takes messages.
+#[async_trait]
+pub trait Mailer: Send + Sync + 'static {
+    /// Takes one message. Once this returns `Ok`, the message survives a crash of this process.
+    ///
+    /// # Errors
+    /// When the message is not valid, is refused, or cannot be taken now.
+    async fn send(&self, message: MailMessage) -> Result<MailReceipt, MailError>;
+}

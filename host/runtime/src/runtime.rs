@@ -1,0 +1,194 @@
+//! The door, and what a runtime is made from.
+
+use std::{path::PathBuf, sync::Arc};
+
+use taskforge_domain::Limits;
+use tokio::sync::Semaphore;
+use wasmtime::{Engine, component::Linker};
+
+use crate::{
+    cache::CodeCache,
+    egress::Egress,
+    engine::{self, PoolTuning},
+    host::{self, HostState},
+    invoke::{self, Invocation, Invoked},
+    mailer::Mailer,
+    plugin::{self, LoadError, Plugin, PluginSettings},
+};
+
+/// What a runtime is made from.
+#[derive(Clone)]
+pub struct RuntimeConfig {
+    /// Where compiled code is kept between starts; made private to this user. `None`: every start compiles.
+    pub cache_dir: Option<PathBuf>,
+    /// Instances that may live at once. One more waits until one ends. Decides the size of the pool, which is address
+    /// space until it is used: 4 GiB for each memory that each instance may have.
+    pub max_instances: u32,
+    /// The most that [`Limits::memory`] of any plugin may be, in bytes.
+    pub max_memory: u64,
+    /// The largest component that is loaded, in bytes.
+    pub max_component: u64,
+    /// The most that the counts in a plugin's limits may be.
+    pub ceilings: Ceilings,
+    /// Where mail goes.
+    pub mailer: Arc<dyn Mailer>,
+}
+
+/// The most that the counts in a plugin's [`Limits`] may be. The pool holds this many for each instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceilings {
+    /// For [`Limits::instances`].
+    pub instances: u32,
+    /// For [`Limits::memories`].
+    pub memories: u32,
+    /// For [`Limits::tables`].
+    pub tables: u32,
+    /// For [`Limits::table_elements`].
+    pub table_elements: u64,
+}
+
+impl Default for Ceilings {
+    /// What [`Limits::default`] allows.
+    fn default() -> Self {
+        let Limits {
+            instances,
+            memories,
+            tables,
+            table_elements,
+            ..
+        } = Limits::default();
+        Self {
+            instances,
+            memories,
+            tables,
+            table_elements,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// 64 instances, 1 GiB of memory at most for each, components of up to 128 MiB, and no cache.
+    #[must_use]
+    pub fn new(mailer: Arc<dyn Mailer>) -> Self {
+        Self {
+            cache_dir: None,
+            max_instances: 64,
+            max_memory: 1 << 30,
+            max_component: 128 << 20,
+            ceilings: Ceilings::default(),
+            mailer,
+        }
+    }
+}
+
+/// Why a runtime could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// The engine refuses its configuration, or the machine cannot give what it asks for.
+    #[error(
+        "the WebAssembly engine cannot start: {0}; with less address space than usual, try fewer instances"
+    )]
+    Engine(String),
+    /// The folder for compiled code cannot be used.
+    #[error("the code cache {folder} cannot be used: {source}")]
+    Cache {
+        /// Which folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Loads plugins and runs attempts. A cheap handle; clones share everything.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: RuntimeConfig,
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<HostState>,
+    pub(crate) cache: Option<CodeCache>,
+    pub(crate) egress: Arc<Egress>,
+    // As many permits as the pool has room for, so that the pool is never asked in vain.
+    pub(crate) slots: Semaphore,
+}
+
+impl Runtime {
+    /// Builds the engine and the pool, and opens the cache.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense, the machine cannot reserve the pool's address space, or the cache
+    /// folder cannot be used.
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::with_tuning(config, &PoolTuning::default())
+    }
+
+    /// [`Runtime::new`] with the pool's knobs set by hand, for measuring what each is worth.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn with_tuning(config: RuntimeConfig, tuning: &PoolTuning) -> Result<Self, RuntimeError> {
+        if config.max_instances == 0 {
+            return Err(RuntimeError::Config(
+                "max_instances is 0, so no task could ever run".to_owned(),
+            ));
+        }
+        let failed = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
+        let engine = engine::build(&config, tuning).map_err(failed)?;
+        let mut linker = Linker::new(&engine);
+        host::link(&mut linker).map_err(failed)?;
+        let cache = match &config.cache_dir {
+            Some(folder) => {
+                let opened = CodeCache::open(folder.clone(), engine::fingerprint(&engine));
+                Some(opened.map_err(|source| RuntimeError::Cache {
+                    folder: folder.clone(),
+                    source,
+                })?)
+            }
+            None => None,
+        };
+        let egress =
+            Egress::new().map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
+        let slots = Semaphore::new(config.max_instances as usize);
+        let shared = Shared {
+            config,
+            engine,
+            linker,
+            cache,
+            egress: Arc::new(egress),
+            slots,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code from the cache, and
+    /// asks it to describe itself. Takes from milliseconds (cached) to half a minute (an interpreter, compiled), on
+    /// the blocking pool.
+    ///
+    /// # Errors
+    /// When the bytes are not a component that exports the handler interface, import what this host does not have,
+    /// ask for more than the runtime allows, or describe themselves wrongly. Each says what to do about it.
+    pub async fn load(&self, bytes: Vec<u8>, settings: PluginSettings) -> Result<Arc<Plugin>, LoadError> {
+        plugin::load(&self.shared, bytes, settings).await
+    }
+
+    /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its
+    /// limits have ended it or it was cancelled.
+    pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
+        invoke::invoke(&self.shared, plugin, invocation).await
+    }
+
+    /// The engine, for measuring what an invocation costs beside the bare engine.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+}

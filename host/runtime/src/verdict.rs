@@ -1,0 +1,234 @@
+//! How an attempt ended: the kind of failure, and a sentence about it.
+
+use std::time::Duration;
+
+use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo};
+use wasmtime::{Error, Store, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::{
+    contract::handler,
+    host::{HostCallLimit, HostState},
+    log::cut,
+};
+
+/// The longest failure message that is kept, in bytes.
+const MESSAGE: usize = 2000;
+
+/// How a guest's call came back.
+pub(crate) enum Ending<T> {
+    /// The function returned.
+    Returned(T),
+    /// The engine or a host function stopped it.
+    Stopped(Error),
+    /// A host function panicked.
+    Panicked,
+    /// Its time was up.
+    Deadline,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+impl<T> Ending<T> {
+    pub(crate) fn of(result: std::thread::Result<wasmtime::Result<T>>) -> Self {
+        match result {
+            Ok(Ok(value)) => Self::Returned(value),
+            Ok(Err(error)) => Self::Stopped(error),
+            Err(_) => Self::Panicked,
+        }
+    }
+}
+
+type Handled = Ending<Result<String, handler::Failure>>;
+
+/// Judges a call of `handle`.
+pub(crate) fn of_handle(ending: Handled, store: &Store<HostState>, info: &PluginInfo) -> Outcome {
+    let failure = match ending {
+        Ending::Returned(Ok(output)) => match output_of(output, info) {
+            Ok(output) => return Outcome::Completed(output),
+            Err(failure) => failure,
+        },
+        Ending::Returned(Err(reported)) => reported_failure(&reported),
+        Ending::Stopped(error) => stopped(&error, store, info),
+        Ending::Panicked => internal("a host function panicked"),
+        Ending::Deadline => deadline(info.limits.deadline),
+        Ending::Cancelled => cancelled(),
+    };
+    Outcome::Failed(blame_refusal(failure, store))
+}
+
+/// Why a call that should have returned a value did not.
+pub(crate) fn of_other<T>(
+    ending: Ending<T>,
+    store: &Store<HostState>,
+    info: &PluginInfo,
+) -> Result<T, Failure> {
+    Err(match ending {
+        Ending::Returned(value) => return Ok(value),
+        Ending::Stopped(error) => stopped(&error, store, info),
+        Ending::Panicked => internal("a host function panicked"),
+        Ending::Deadline => deadline(info.limits.deadline),
+        Ending::Cancelled => cancelled(),
+    })
+}
+
+pub(crate) fn cancelled() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the task was cancelled")
+}
+
+fn deadline(limit: Duration) -> Failure {
+    Failure::new(
+        FailureKind::Deadline,
+        format!("the handler did not end within {limit:?}"),
+    )
+}
+
+/// The operator reads the cause in the host's log; the client only learns that it was not the handler.
+fn internal(cause: &str) -> Failure {
+    tracing::error!(cause, "an attempt failed through the host's fault");
+    Failure::new(FailureKind::Internal, "the host failed to run the handler")
+}
+
+fn output_of(output: String, info: &PluginInfo) -> Result<Json, Failure> {
+    let (size, limit) = (output.len() as u64, info.limits.output);
+    if size > limit {
+        return Err(Failure::new(
+            FailureKind::OutputTooLarge,
+            format!("the output has {size} bytes and the limit is {limit}"),
+        ));
+    }
+    Json::parse(output).map_err(|error| {
+        Failure::new(
+            FailureKind::InvalidOutput,
+            format!("the output is not JSON: {error}"),
+        )
+    })
+}
+
+fn reported_failure(reported: &handler::Failure) -> Failure {
+    let (kind, retry_after) = match reported.retry {
+        handler::Retry::Never => (FailureKind::Permanent, None),
+        handler::Retry::Backoff => (FailureKind::Retryable, None),
+        handler::Retry::After(millis) => (FailureKind::Retryable, Some(Duration::from_millis(millis))),
+    };
+    Failure {
+        kind,
+        message: cut(&reported.message, MESSAGE).to_owned(),
+        retry_after,
+    }
+}
+
+fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failure {
+    let state = store.data();
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return Failure::new(
+            FailureKind::Exited,
+            format!("the handler exited with status {}", exit.0),
+        );
+    }
+    if let Some(limit) = error.downcast_ref::<HostCallLimit>() {
+        return Failure::new(
+            FailureKind::HostCallLimit,
+            format!("the handler ran into {limit}"),
+        );
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return trapped(*trap, error, state, info);
+    }
+    if let Some(denied) = state.limiter.denied() {
+        return Failure::new(FailureKind::OutOfMemory, denied);
+    }
+    let text = error.root_cause().to_string();
+    // The engine has no types for these; the tests hold their texts.
+    if text.contains("resource limit exceeded") {
+        return Failure::new(FailureKind::OutOfMemory, text);
+    }
+    let oversized = text.contains("hostcalls has been exhausted");
+    // The guest's allocator is called before the function is, with the arguments' size, and its result is read too.
+    if state.calls.returned() && !text.contains("realloc return") {
+        return if oversized {
+            let text = format!(
+                "the output is larger than the limit of {} bytes",
+                info.limits.output
+            );
+            Failure::new(FailureKind::OutputTooLarge, text)
+        } else {
+            Failure::new(
+                FailureKind::InvalidOutput,
+                format!("the output cannot be read: {text}"),
+            )
+        };
+    }
+    if oversized {
+        return Failure::new(
+            FailureKind::HostCallLimit,
+            "a host call carried more than a host call may",
+        );
+    }
+    // What is left of errors where guest and host meet: a handle that does not exist, text that is not UTF-8.
+    if state.calls.returned() || error.is::<WasmBacktrace>() {
+        return Failure::new(
+            FailureKind::Trap,
+            format!("the handler broke its contract with the host: {text}"),
+        );
+    }
+    internal(&format!("{error:#}"))
+}
+
+fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> Failure {
+    let limits = &info.limits;
+    match trap {
+        Trap::OutOfFuel => Failure::new(
+            FailureKind::OutOfFuel,
+            format!("the handler used up its fuel of {}", limits.fuel),
+        ),
+        Trap::StackOverflow => {
+            Failure::new(FailureKind::StackOverflow, "the handler's call stack overflowed")
+        }
+        // A refused growth reaches the guest as a failed allocation, on which most programs abort. So a trap after a
+        // refusal is taken for its consequence.
+        _ if state.limiter.denied().is_some() => {
+            let denied = state.limiter.denied().unwrap_or_default();
+            Failure::new(
+                FailureKind::OutOfMemory,
+                format!("the handler ran out of memory: {denied}"),
+            )
+        }
+        _ => {
+            let mut log = state.log.lock();
+            log.flush();
+            if let Some(place) = error.downcast_ref::<WasmBacktrace>().and_then(place) {
+                log.note(LogLevel::Error, &place);
+            }
+            let message = match log.panic_message() {
+                Some(said) => format!("the handler panicked: {}", cut(&said, MESSAGE)),
+                None => format!("the handler trapped: {trap}"),
+            };
+            Failure::new(FailureKind::Trap, message)
+        }
+    }
+}
+
+/// The functions that a trap came through, for components that carry names.
+fn place(backtrace: &WasmBacktrace) -> Option<String> {
+    let names: Vec<_> = backtrace
+        .frames()
+        .iter()
+        .filter_map(|frame| frame.func_name())
+        .collect();
+    (!names.is_empty()).then(|| format!("trapped in {}", names.join(", called from ")))
+}
+
+/// A handler that was refused something and then gave up did so because of it, and trying again would only be refused
+/// again. One that copes and returns an output completes.
+fn blame_refusal(failure: Failure, store: &Store<HostState>) -> Failure {
+    use FailureKind::{Exited, Permanent, Retryable, Trap};
+    let log = store.data().log.lock();
+    match log.refusal() {
+        Some(refusal) if matches!(failure.kind, Permanent | Retryable | Trap | Exited) => {
+            let message = format!("{} ({})", failure.message, refusal.message);
+            Failure::new(refusal.kind, cut(&message, MESSAGE))
+        }
+        _ => failure,
+    }
+}

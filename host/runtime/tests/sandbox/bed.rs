@@ -1,0 +1,172 @@
+//! A runtime with a plugin under attack and a well-behaved neighbour.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use taskforge_domain::{Failure, FailureKind, Json, Outcome, Progress, TaskId, TenantId};
+use taskforge_runtime::{
+    CancellationToken, Invocation, Invoked, OutboxMailer, Plugin, PluginSettings, Runtime, RuntimeConfig,
+};
+use taskforge_testing::guests;
+use tempfile::TempDir;
+
+/// How long a neighbour may take while an attack runs. It takes well under a millisecond alone; the bound is for busy
+/// machines.
+const NEIGHBOUR: Duration = Duration::from_secs(5);
+
+pub struct Bed {
+    pub runtime: Runtime,
+    pub outbox: TempDir,
+    neighbour: Arc<Plugin>,
+}
+
+/// Settings from JSON, as a settings file would give them.
+pub fn settings(settings: Value) -> PluginSettings {
+    serde_json::from_value(settings).unwrap()
+}
+
+/// A folder that outlives the tests, so that guests are compiled once.
+pub fn cache_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("code")
+}
+
+pub fn config(outbox: &TempDir) -> RuntimeConfig {
+    let mailer = OutboxMailer::new(outbox.path().to_path_buf(), "TaskForge <noreply@example.com>").unwrap();
+    let config = RuntimeConfig::new(Arc::new(mailer));
+    RuntimeConfig {
+        max_instances: 8,
+        cache_dir: Some(cache_dir()),
+        ..config
+    }
+}
+
+impl Bed {
+    pub async fn new() -> Self {
+        let outbox = tempfile::tempdir().unwrap();
+        Self::with(config(&outbox), outbox).await
+    }
+
+    pub async fn with(config: RuntimeConfig, outbox: TempDir) -> Self {
+        let runtime = Runtime::new(config).unwrap();
+        let neighbour = runtime
+            .load(guests::bytes("fibonacci"), PluginSettings::default())
+            .await
+            .unwrap();
+        Self {
+            runtime,
+            outbox,
+            neighbour,
+        }
+    }
+
+    pub async fn hostile(&self, with: Value) -> Arc<Plugin> {
+        self.runtime
+            .load(guests::bytes("hostile"), settings(with))
+            .await
+            .unwrap()
+    }
+
+    pub async fn wat(&self, name: &str, with: Value) -> Arc<Plugin> {
+        let bytes = wat::parse_str(guests::wat(name)).unwrap();
+        self.runtime.load(bytes, settings(with)).await.unwrap()
+    }
+
+    /// Runs an attack, and neighbours beside it until it ends.
+    pub async fn run(&self, plugin: &Plugin, input: Value) -> Invoked {
+        let ended = Mutex::new(false);
+        let attack = async {
+            let invoked = self.runtime.invoke(plugin, invocation(input)).await;
+            *ended.lock().unwrap() = true;
+            invoked
+        };
+        let neighbours = async {
+            loop {
+                self.neighbour_completes().await;
+                if *ended.lock().unwrap() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (invoked, ()) = tokio::join!(attack, neighbours);
+        invoked
+    }
+
+    /// Runs an attack that must fail.
+    pub async fn fails(&self, plugin: &Plugin, input: Value) -> (Failure, Invoked) {
+        let invoked = self.run(plugin, input).await;
+        match &invoked.outcome {
+            Outcome::Failed(failure) => (failure.clone(), invoked),
+            Outcome::Completed(output) => panic!("completed with {output:?}; log {:#?}", invoked.logs),
+        }
+    }
+
+    /// Runs an attack that must fail in this way.
+    pub async fn fails_as(&self, kind: FailureKind, plugin: &Plugin, input: Value) -> Invoked {
+        let (failure, invoked) = self.fails(plugin, input).await;
+        assert_eq!(failure.kind, kind, "{failure}; log {:#?}", invoked.logs);
+        assert!(!failure.message.is_empty());
+        invoked
+    }
+
+    /// Runs something that must complete.
+    pub async fn completes(&self, plugin: &Plugin, input: Value) -> (Value, Invoked) {
+        let invoked = self.run(plugin, input).await;
+        (output(&invoked), invoked)
+    }
+
+    pub async fn neighbour_completes(&self) {
+        let started = Instant::now();
+        let invoked = self
+            .runtime
+            .invoke(&self.neighbour, invocation(json!({"n": 20})))
+            .await;
+        assert_eq!(output(&invoked), json!({"result": 6765}));
+        assert!(
+            started.elapsed() < NEIGHBOUR,
+            "the neighbour took {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+pub fn output(invoked: &Invoked) -> Value {
+    match &invoked.outcome {
+        Outcome::Completed(output) => output.to_value(),
+        Outcome::Failed(failure) => panic!("{failure}; log {:#?}", invoked.logs),
+    }
+}
+
+pub fn invocation(input: Value) -> Invocation {
+    Invocation {
+        tenant: TenantId::default(),
+        task: TaskId::generate(),
+        attempt: 1,
+        max_attempts: 4,
+        input: Json::from(input),
+        cancel: CancellationToken::new(),
+        progress: None,
+    }
+}
+
+type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Collects progress reports.
+pub fn recorder() -> (Arc<Mutex<Vec<Progress>>>, OnProgress) {
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&reports);
+    (reports, Arc::new(move |report| sink.lock().unwrap().push(report)))
+}
+
+/// The log as one text.
+pub fn log(invoked: &Invoked) -> String {
+    invoked
+        .logs
+        .iter()
+        .map(|line| format!("{:?} {}\n", line.level, line.message))
+        .collect()
+}

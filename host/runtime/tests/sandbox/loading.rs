@@ -1,0 +1,257 @@
+//! From bytes to a plugin: errors that an author can act on, and the code cache.
+
+use std::{fs, time::Instant};
+
+use serde_json::json;
+use taskforge_domain::FailureKind;
+use taskforge_runtime::{LoadError, PluginSettings, Runtime, RuntimeConfig, inspect};
+use taskforge_testing::guests;
+
+use crate::bed::{Bed, config, invocation, output, settings};
+
+async fn refused(bed: &Bed, bytes: Vec<u8>) -> LoadError {
+    bed.runtime
+        .load(bytes, PluginSettings::default())
+        .await
+        .unwrap_err()
+}
+
+async fn refused_wat(bed: &Bed, name: &str) -> LoadError {
+    refused(bed, wat::parse_str(guests::wat(name)).unwrap()).await
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_told_apart() {
+    let bed = Bed::new().await;
+    assert!(matches!(
+        refused(&bed, b"#!/bin/sh".to_vec()).await,
+        LoadError::NotWasm
+    ));
+    assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm));
+    let module = wat::parse_str("(module)").unwrap();
+    let error = refused(&bed, module).await;
+    assert!(error.to_string().contains("wasm32-wasip2"), "{error}");
+    let component =
+        wat::parse_str(r#"(component (import "a:b/c" (instance $i)) (export "a:b/d" (instance $i)))"#)
+            .unwrap();
+    let error = refused(&bed, component).await;
+    assert!(
+        error
+            .to_string()
+            .contains("exports a:b/d, not taskforge:plugin/handler@0.1.0"),
+        "{error}"
+    );
+    let error = refused_wat(&bed, "no_handler").await;
+    assert!(error.to_string().contains("exports nothing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_component_harms_nobody() {
+    let bed = Bed::new().await;
+    let whole = wat::parse_str(guests::wat("well_behaved")).unwrap();
+    for length in 0..whole.len() {
+        let cut = bed
+            .runtime
+            .load(whole[..length].to_vec(), PluginSettings::default())
+            .await;
+        // Only names for debugging may be missing.
+        assert!(
+            cut.is_err() || length > whole.len() / 2,
+            "the first {length} bytes were loaded"
+        );
+    }
+    for index in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[index] ^= 0x55;
+        // Some bytes are names and data that mean nothing; what matters is that nobody panics.
+        drop(bed.runtime.load(changed, PluginSettings::default()).await);
+    }
+    bed.neighbour_completes().await;
+}
+
+#[tokio::test]
+async fn a_missing_import_is_named() {
+    let bed = Bed::new().await;
+    let error = refused_wat(&bed, "unknown_import").await;
+    assert!(matches!(error, LoadError::Incompatible(_)), "{error:?}");
+    assert!(error.to_string().contains("acme:rocket/launch@1.0.0"), "{error}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_cannot_describe_itself_is_refused() {
+    let bed = Bed::new().await;
+    let kind = |error: LoadError| match error {
+        LoadError::Describe(failure) => failure.kind,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        kind(refused_wat(&bed, "trapping_describe").await),
+        FailureKind::Trap
+    );
+    assert_eq!(
+        kind(refused_wat(&bed, "endless_describe").await),
+        FailureKind::OutOfFuel
+    );
+    assert_eq!(
+        kind(refused_wat(&bed, "endless_start").await),
+        FailureKind::OutOfFuel
+    );
+    for (name, word) in [("bad_name", "task type"), ("bad_schema", "not JSON")] {
+        let error = refused_wat(&bed, name).await;
+        assert!(matches!(error, LoadError::Description(_)), "{error:?}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_component_of_too_many_parts_is_refused() {
+    let bed = Bed::new().await;
+    for (name, word) in [
+        ("too_many_memories", "memor"),
+        ("too_many_tables", "table"),
+        ("too_many_instances", "instance"),
+        ("huge_minimum_memory", "memor"),
+    ] {
+        let error = refused_wat(&bed, name).await;
+        assert!(error.to_string().contains(word), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_plugins_own_limits_on_parts_hold_too() {
+    let bed = Bed::new().await;
+    let load = async |name: &str, limits| {
+        let bytes = wat::parse_str(guests::wat(name)).unwrap();
+        bed.runtime
+            .load(bytes, settings(json!({ "limits": limits })))
+            .await
+    };
+    for limits in [
+        json!({"memories": 3}),
+        json!({"instances": 3}),
+        json!({"memory": "64 KiB", "memories": 0}),
+    ] {
+        match load("many_memories", limits.clone()).await {
+            Err(LoadError::Describe(failure)) => {
+                assert_eq!(failure.kind, FailureKind::OutOfMemory, "{failure}");
+            }
+            other => panic!("{limits}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_beyond_the_runtimes_are_refused_by_name() {
+    let bed = Bed::new().await;
+    let bytes = guests::bytes("fibonacci");
+    let error = bed
+        .runtime
+        .load(bytes, settings(json!({"limits": {"memories": 1000}})))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "limits.memories is 1000; this host allows at most 16"
+    );
+}
+
+#[tokio::test]
+async fn a_loaded_plugin_is_what_it_says() {
+    let bed = Bed::new().await;
+    let plugin = bed
+        .hostile(json!({"limits": {"fuel": 123}, "grants": {"mail": true}}))
+        .await;
+    let info = plugin.info();
+    assert_eq!(info.name.as_str(), "hostile");
+    assert!(info.input_schema.to_value().is_object());
+    assert_eq!(info.exports, ["taskforge:plugin/handler@0.1.0"]);
+    assert!(
+        info.imports.iter().any(|name| name.starts_with("wasi:")),
+        "{:?}",
+        info.imports
+    );
+    assert_eq!((info.limits.fuel, info.grants.mail), (123, true));
+
+    let bytes = guests::bytes("hostile");
+    let inspection = inspect(&bytes).unwrap();
+    assert_eq!(
+        (inspection.digest, inspection.size),
+        (info.digest, bytes.len() as u64)
+    );
+    assert_eq!((&inspection.imports, inspection.is_plugin), (&info.imports, true));
+}
+
+#[tokio::test]
+async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
+    let outbox = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cached = RuntimeConfig {
+        cache_dir: Some(folder.path().join("code")),
+        ..config(&outbox)
+    };
+    let load = async || {
+        let runtime = Runtime::new(cached.clone()).unwrap();
+        let started = Instant::now();
+        let plugin = runtime
+            .load(guests::bytes("hostile"), PluginSettings::default())
+            .await
+            .unwrap();
+        let took = started.elapsed();
+        let invoked = runtime
+            .invoke(&plugin, invocation(json!({"attack": "ok", "value": 1})))
+            .await;
+        assert_eq!(output(&invoked), json!({"ok": true, "value": 1}));
+        took
+    };
+    let first = load().await;
+    let files: Vec<_> = fs::read_dir(folder.path().join("code"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let [file] = files.as_slice() else {
+        panic!("{files:?}")
+    };
+    let code = fs::read(file).unwrap();
+    let modified = || fs::metadata(file).unwrap().modified().unwrap();
+    let written = modified();
+
+    let second = load().await;
+    assert!(
+        second * 2 < first,
+        "compiled in {first:?}, taken from the cache in {second:?}"
+    );
+    assert_eq!(modified(), written);
+
+    for damage in [&code[..code.len() / 2], b"", b"not ours at all"] {
+        fs::write(file, damage).unwrap();
+        load().await;
+        assert_eq!(
+            fs::read(file).unwrap().len(),
+            code.len(),
+            "the damaged file was replaced"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_cache_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let outbox = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let cached = RuntimeConfig {
+        cache_dir: Some(folder.path().to_path_buf()),
+        ..config(&outbox)
+    };
+    let runtime = Runtime::new(cached).unwrap();
+    runtime
+        .load(guests::bytes("fibonacci"), PluginSettings::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+}

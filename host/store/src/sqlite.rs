@@ -1,0 +1,269 @@
+//! The embedded database.
+//!
+//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
+//! enqueues, completions, progress reports and claims wait while a commit is under way become the next transaction, with one statement for
+//! each kind, so a commit's fsync is shared by all of them. Rare operations take the same connection for a transaction of their own.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | `open` | the file, its lock, its settings, its schema |
+//! | `flush` | many writes, one transaction |
+//! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
+//! | `operate` | what a person does: cancel, retry, prune |
+//! | `sweep` | what time does: due tasks, heartbeats, lapses |
+//! | `list`, `read` | the read side |
+//! | `row`, `param` | rows into domain types, and domain types into parameters |
+//!
+//! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never depends on how many rows it
+//! carries, so each is prepared once.
+
+mod claim;
+mod complete;
+mod enqueue;
+mod error;
+mod event;
+mod flush;
+mod list;
+mod open;
+mod operate;
+mod param;
+mod progress;
+mod read;
+mod row;
+mod sweep;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection, SqlitePool};
+use taskforge_domain::{ClaimedTask, NewTask, RunLease, Task, TaskId, TenantId, Timestamp, WorkerId};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+
+use self::{
+    claim::ClaimOp,
+    complete::CompleteRow,
+    enqueue::EnqueueRow,
+    flush::{Write, Written, flush},
+    open::FileLock,
+    progress::ProgressRow,
+};
+use crate::{
+    Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask,
+    Page, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, TaskFilter, Verdict,
+    WorkerRecord,
+};
+
+/// The embedded store: one database file, used by one process.
+///
+/// Dropping it flushes what was queued; [`SqliteStore::close`] does so too and returns when the file is free again.
+pub struct SqliteStore {
+    writes: Batcher<Write, Written>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The one connection that writes; `None` once closed. Waiters get it in the order in which they asked.
+    writer: Mutex<Option<SqliteConnection>>,
+    readers: SqlitePool,
+    /// Declared last: the file is given up after its connections.
+    lock: Mutex<Option<FileLock>>,
+}
+
+impl Shared {
+    async fn writer(&self) -> StoreResult<MappedMutexGuard<'_, SqliteConnection>> {
+        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| StoreError::Closed)
+    }
+}
+
+/// Takes the writer and begins a transaction, which rolls back when it is dropped before its commit.
+macro_rules! begin {
+    ($store:ident, $writer:ident) => {{
+        $writer = $store.shared.writer().await?;
+        // Immediate: the database's lock is taken here, not halfway through.
+        $writer.begin_with("begin immediate").await?
+    }};
+}
+
+impl SqliteStore {
+    /// Opens the database file `path`, and makes it, its folder and its schema if they are not there. Must be called within a tokio
+    /// runtime, which then runs the writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when another process (or another store in this one) uses the file, or it cannot be opened;
+    /// [`StoreError::Schema`] when it is not a TaskForge database or one of a newer version.
+    pub async fn open(path: &Path) -> StoreResult<Arc<Self>> {
+        Self::open_with(
+            path,
+            BatcherConfig {
+                name: "sqlite",
+                ..BatcherConfig::default()
+            },
+        )
+        .await
+    }
+
+    /// Like [`SqliteStore::open`], with another rule for how writes are gathered.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub async fn open_with(path: &Path, batching: BatcherConfig) -> StoreResult<Arc<Self>> {
+        let lock = FileLock::take(path)?;
+        let writer = open::writer(path).await?;
+        let readers = open::readers(path).await?;
+        let shared = Arc::new(Shared {
+            writer: Mutex::new(Some(writer)),
+            readers,
+            lock: Mutex::new(Some(lock)),
+        });
+        let owner = Arc::clone(&shared);
+        let writes = Batcher::new(batching, move |writes| {
+            let shared = Arc::clone(&owner);
+            async move { flush(&mut *shared.writer().await?, writes).await }
+        });
+        Ok(Arc::new(Self { writes, shared }))
+    }
+
+    /// Flushes what is queued, closes the database and gives the file up. Every later call fails with [`StoreError::Closed`].
+    ///
+    /// # Errors
+    /// When the database cannot be closed; it is given up nevertheless.
+    pub async fn close(&self) -> StoreResult<()> {
+        self.writes.close().await;
+        self.shared.readers.close().await;
+        let closed = match self.shared.writer.lock().await.take() {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        };
+        *self.shared.lock.lock().await = None;
+        Ok(closed?)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
+        let rows = tasks
+            .iter()
+            .map(|task| Write::Enqueue(EnqueueRow::new(task)))
+            .collect();
+        self.writes.submit(rows).await.map(drop)
+    }
+
+    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+        let claim = vec![Write::Claim(ClaimOp::new(&request))];
+        Ok(self
+            .writes
+            .submit(claim)
+            .await?
+            .into_iter()
+            .flat_map(Written::claimed)
+            .collect())
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
+        let rows = completions
+            .iter()
+            .map(|completion| CompleteRow::new(completion).map(Write::Complete));
+        let rows = rows.collect::<StoreResult<_>>()?;
+        Ok(self
+            .writes
+            .submit(rows)
+            .await?
+            .into_iter()
+            .filter_map(Written::ended)
+            .collect())
+    }
+
+    async fn report_progress(&self, reports: &[ProgressReport]) -> StoreResult<()> {
+        let rows = reports
+            .iter()
+            .map(|report| Write::Progress(ProgressRow::new(report)))
+            .collect();
+        self.writes.submit(rows).await.map(drop)
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        operate::cancel(transaction, tenant, id, now).await
+    }
+
+    async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        operate::retry(transaction, tenant, id, now).await
+    }
+
+    async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        operate::prune(transaction, tenant, filter, limit).await
+    }
+
+    async fn task(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Task>> {
+        read::task(&self.shared.readers, tenant, id).await
+    }
+
+    async fn tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> StoreResult<Vec<Task>> {
+        read::page(&self.shared.readers, tenant, filter, page).await
+    }
+
+    async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
+        read::story(&self.shared.readers, tenant, id).await
+    }
+
+    async fn counts(&self) -> StoreResult<Counts> {
+        read::counts(&self.shared.readers).await
+    }
+
+    async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
+        sweep::register_worker(&mut *self.shared.writer().await?, worker, now).await
+    }
+
+    async fn heartbeat(&self, worker: WorkerId, now: Timestamp, timeout: Duration) -> StoreResult<bool> {
+        sweep::heartbeat(&mut *self.shared.writer().await?, worker, now, timeout).await
+    }
+
+    async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
+        sweep::remove_worker(&mut *self.shared.writer().await?, worker).await
+    }
+
+    async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>> {
+        sweep::lost_leases(&self.shared.readers, held).await
+    }
+
+    async fn promote_due(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<DueTask>> {
+        sweep::promote_due(&mut *self.shared.writer().await?, now, limit).await
+    }
+
+    async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
+        sweep::next_due(&self.shared.readers).await
+    }
+
+    async fn lapsed(&self, now: Timestamp, timeout: Duration, limit: u32) -> StoreResult<Vec<LapsedTask>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        sweep::lapsed(transaction, now, timeout, limit).await
+    }
+
+    async fn resolve_lapsed(&self, verdicts: &[Verdict], now: Timestamp) -> StoreResult<Vec<TaskId>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        sweep::resolve_lapsed(transaction, verdicts, now).await
+    }
+
+    async fn pending(&self, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<DueTask>> {
+        sweep::pending(&self.shared.readers, after, limit).await
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        // A store that can only read is of no use.
+        if self.writes.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        open::check(&self.shared.readers).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! A worker gets a lease.
+//!
+//! Two statements: one finds the pending tasks and gives everything about them in one row, one takes them. `returning` would do with
+//! one, but every row of an answer crosses from the database's thread by itself, and that was the larger half of a claim.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use sqlx::SqliteConnection;
+use taskforge_domain::{
+    ClaimedTask, Json, Priority, RetryPolicy, RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId,
+};
+use uuid::Uuid;
+
+use super::param::{RowText, arrays, rounded, task_id, time, word_array, worker_id};
+use crate::{ClaimBy, ClaimRequest, StoreError, StoreResult};
+
+/// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the largest value that SQLite makes.
+macro_rules! select_found {
+    () => {
+        "select json_group_array(json_array(hex(tasks.id), tenant, task_type, priority, attempt, run_lease, max_retries,
+                                            retry_base_ms, retry_cap_ms, iif(octet_length(input) <= 65536, input, null)))"
+    };
+}
+
+/// Those that a hint named and that are `pending`. A worker that was found lapsed gets nothing, because what it got would be taken
+/// away again at once.
+const FIND_IDS: &str = concat!(
+    select_found!(),
+    " from jsonb_each(?1) as wanted
+      cross join tasks on tasks.id = unhex(wanted.value ->> 0)
+      cross join task_inputs on task_id = tasks.id
+      where state = 'pending'
+        and not exists (select 1 from workers
+                        where workers.id = unhex(wanted.value ->> 1) and workers.lapsed_at is not null)"
+);
+
+/// The most urgent first, the oldest first among those; to a lapsed worker nothing.
+const FIND_ORDER: &str = concat!(
+    select_found!(),
+    " from (select id from tasks
+            where state = 'pending' and task_type in (select value from json_each(?1))
+            order by priority desc, id limit ?2) as next
+      cross join tasks on tasks.id = next.id
+      cross join task_inputs on task_id = tasks.id
+      where not exists (select 1 from workers where workers.id = ?3 and workers.lapsed_at is not null)"
+);
+
+/// `pending` becomes `running`, under a lease number that this task never had before.
+const TAKE: &str = "
+    update tasks
+    set state = 'running', worker = taken.worker, started_at = taken.now, run_lease = run_lease + 1, attempt = attempt + 1
+    from (select unhex(value ->> 0) as id, unhex(value ->> 1) as worker, value ->> 2 as now from jsonb_each(?1)) as taken
+    where tasks.id = taken.id and tasks.state = 'pending'";
+
+const INPUT: &str = "select input from task_inputs where task_id = ?1";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[FIND_IDS, FIND_ORDER, TAKE, INPUT];
+
+/// The most tasks in one answer.
+const CHUNK: usize = 1024;
+
+/// A claim on its way in.
+pub(super) struct ClaimOp {
+    worker: WorkerId,
+    now: Timestamp,
+    which: Which,
+}
+
+enum Which {
+    Ids(Vec<TaskId>),
+    Order { types: String, limit: u32 },
+}
+
+impl ClaimOp {
+    pub(super) fn new(request: &ClaimRequest<'_>) -> Self {
+        let which = match request.by {
+            ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
+            ClaimBy::Order { types, limit } => Which::Order {
+                types: word_array(types.iter().map(|name| name.as_str())),
+                limit,
+            },
+        };
+        Self {
+            worker: request.worker,
+            now: request.now,
+            which,
+        }
+    }
+}
+
+/// A pending task, in the order of the columns above.
+#[derive(Deserialize)]
+struct Found(
+    Uuid,
+    TenantId,
+    TaskType,
+    Priority,
+    u32,
+    i64,
+    u32,
+    u64,
+    u64,
+    Option<String>,
+);
+
+impl Found {
+    fn read(array: &str) -> StoreResult<Vec<Self>> {
+        serde_json::from_str(array).map_err(|error| StoreError::Corrupt(format!("a pending task: {error}")))
+    }
+
+    fn id(&self) -> TaskId {
+        TaskId::from_uuid(self.0)
+    }
+}
+
+/// Carries out claims in the caller's transaction, all those by id at once. Each gets its tasks in the order of its ids, or the most
+/// urgent first.
+pub(super) async fn run(
+    connection: &mut SqliteConnection,
+    ops: &[ClaimOp],
+) -> StoreResult<Vec<Vec<ClaimedTask>>> {
+    let mut answers: Vec<Vec<ClaimedTask>> = ops.iter().map(|_| Vec::new()).collect();
+    by_ids(connection, ops, &mut answers).await?;
+    for (op, answer) in ops.iter().zip(&mut answers) {
+        if let Which::Order { types, limit } = &op.which {
+            *answer = by_order(connection, op, types, *limit).await?;
+        }
+    }
+    Ok(answers)
+}
+
+async fn by_ids(
+    connection: &mut SqliteConnection,
+    ops: &[ClaimOp],
+    answers: &mut [Vec<ClaimedTask>],
+) -> StoreResult<()> {
+    // Where a task goes: to which op, and its place there. Of two claims for one task the first gets it.
+    let mut places: HashMap<TaskId, (usize, usize)> = HashMap::new();
+    let mut wanted = Vec::new();
+    for (n, op) in ops.iter().enumerate() {
+        let Which::Ids(ids) = &op.which else { continue };
+        for (place, id) in ids.iter().enumerate() {
+            if let Entry::Vacant(entry) = places.entry(*id) {
+                entry.insert((n, place));
+                wanted.push(RowText::new().id(id.as_uuid()).id(op.worker.as_uuid()).finish());
+            }
+        }
+    }
+    for rows in wanted.chunks(CHUNK) {
+        for array in arrays(rows.iter().map(String::as_str)) {
+            let found: String = sqlx::query_scalar(FIND_IDS)
+                .bind(array)
+                .fetch_one(&mut *connection)
+                .await?;
+            let found = Found::read(&found)?.into_iter().filter_map(|found| {
+                let (n, _) = places.get(&found.id())?;
+                Some((found, &ops[*n]))
+            });
+            for task in take(connection, found.collect()).await? {
+                if let Some((n, _)) = places.get(&task.id) {
+                    answers[*n].push(task);
+                }
+            }
+        }
+    }
+    for answer in answers {
+        answer.sort_by_key(|task| places.get(&task.id).copied());
+    }
+    Ok(())
+}
+
+async fn by_order(
+    connection: &mut SqliteConnection,
+    op: &ClaimOp,
+    types: &str,
+    limit: u32,
+) -> StoreResult<Vec<ClaimedTask>> {
+    let mut claimed = Vec::new();
+    let mut left = limit as usize;
+    while left > 0 {
+        let some = left.min(CHUNK);
+        let found: String = sqlx::query_scalar(FIND_ORDER)
+            .bind(types.to_owned())
+            .bind(some as i64)
+            .bind(worker_id(op.worker))
+            .fetch_one(&mut *connection)
+            .await?;
+        let found: Vec<_> = Found::read(&found)?
+            .into_iter()
+            .map(|found| (found, op))
+            .collect();
+        left = if found.len() < some { 0 } else { left - some };
+        claimed.extend(take(connection, found).await?);
+    }
+    claimed.sort_by_key(|task| (Reverse(task.priority), task.id));
+    Ok(claimed)
+}
+
+/// Takes what was found, each task for the worker of its op.
+async fn take(
+    connection: &mut SqliteConnection,
+    found: Vec<(Found, &ClaimOp)>,
+) -> StoreResult<Vec<ClaimedTask>> {
+    let rows: Vec<_> = found
+        .iter()
+        .map(|(found, op)| {
+            RowText::new()
+                .id(&found.0)
+                .id(op.worker.as_uuid())
+                .int(time(op.now))
+                .finish()
+        })
+        .collect();
+    let mut taken = 0;
+    for array in arrays(rows.iter().map(String::as_str)) {
+        taken += sqlx::query(TAKE)
+            .bind(array)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    if taken != rows.len() as u64 {
+        return Err(StoreError::Refused(format!(
+            "of {} pending tasks {taken} became running",
+            rows.len()
+        )));
+    }
+    let mut claimed = Vec::with_capacity(found.len());
+    for (found, op) in found {
+        let id = found.id();
+        let Found(_, tenant, task_type, priority, attempt, run_lease, max_retries, base_ms, cap_ms, input) =
+            found;
+        let input = match input {
+            Some(input) => input,
+            None => {
+                sqlx::query_scalar(INPUT)
+                    .bind(task_id(id))
+                    .fetch_one(&mut *connection)
+                    .await?
+            }
+        };
+        claimed.push(ClaimedTask {
+            id,
+            tenant,
+            task_type,
+            priority,
+            input: Json::parse(input)
+                .map_err(|error| StoreError::Corrupt(format!("the input of {id}: {error}")))?,
+            attempt: attempt + 1,
+            run_lease: RunLease(run_lease + 1),
+            retry: RetryPolicy {
+                max_retries,
+                base: Duration::from_millis(base_ms),
+                cap: Duration::from_millis(cap_ms),
+            },
+            started_at: rounded(op.now),
+        });
+    }
+    Ok(claimed)
+}

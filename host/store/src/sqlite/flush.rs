@@ -1,0 +1,87 @@
+//! Many writes, one transaction.
+
+use sqlx::{Connection, SqliteConnection};
+use taskforge_domain::ClaimedTask;
+
+use super::{
+    claim::{self, ClaimOp},
+    complete::{self, CompleteRow},
+    enqueue::{self, EnqueueRow},
+    progress::{self, ProgressRow},
+};
+use crate::{Commit, StoreResult};
+
+/// A write that shares its commit with others.
+pub(super) enum Write {
+    Enqueue(EnqueueRow),
+    Complete(CompleteRow),
+    Progress(ProgressRow),
+    Claim(ClaimOp),
+}
+
+/// What became of it.
+pub(super) enum Written {
+    /// For an enqueue and for progress.
+    Done,
+    Ended(Commit),
+    Claimed(Vec<ClaimedTask>),
+}
+
+impl Written {
+    pub(super) fn ended(self) -> Option<Commit> {
+        match self {
+            Self::Ended(commit) => Some(commit),
+            _ => None,
+        }
+    }
+
+    pub(super) fn claimed(self) -> Vec<ClaimedTask> {
+        match self {
+            Self::Claimed(tasks) => tasks,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Carries out all writes or none. Claims go last, so that they see what was enqueued beside them.
+pub(super) async fn flush(
+    connection: &mut SqliteConnection,
+    writes: Vec<Write>,
+) -> StoreResult<Vec<Written>> {
+    let mut written: Vec<_> = writes.iter().map(|_| Written::Done).collect();
+    let (mut tasks, mut reports) = (Vec::new(), Vec::new());
+    let (mut ends, mut end_places) = (Vec::new(), Vec::new());
+    let (mut claims, mut claim_places) = (Vec::new(), Vec::new());
+    for (place, write) in writes.into_iter().enumerate() {
+        match write {
+            Write::Enqueue(row) => tasks.push(row),
+            Write::Progress(row) => reports.push(row),
+            Write::Claim(op) => {
+                claims.push(op);
+                claim_places.push(place);
+            }
+            Write::Complete(row) => {
+                ends.push(row);
+                end_places.push(place);
+            }
+        }
+    }
+    // Immediate: the writer's lock is taken here, not halfway through.
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    enqueue::run(&mut transaction, &tasks).await?;
+    progress::run(&mut transaction, &reports).await?;
+    for (place, commit) in end_places
+        .into_iter()
+        .zip(complete::run(&mut transaction, &ends).await?)
+    {
+        written[place] = Written::Ended(commit);
+    }
+    for (place, tasks) in claim_places
+        .into_iter()
+        .zip(claim::run(&mut transaction, &claims).await?)
+    {
+        written[place] = Written::Claimed(tasks);
+    }
+    transaction.commit().await?;
+    Ok(written)
+}

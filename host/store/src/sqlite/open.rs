@@ -1,0 +1,197 @@
+//! The file, its lock, its settings, its schema.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Seek, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions, SqliteConnection, SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{StoreError, StoreResult};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
+
+/// What the first migration writes into the file's header.
+const APPLICATION_ID: i64 = 1_413_894_727;
+
+/// Readers never block the writer or each other, and each is a thread; a list or two at a time is what an embedded server sees.
+const READERS: u32 = 4;
+
+/// The right to use a database file, held until it is dropped. The database's own locks are not enough: they would let two processes
+/// take turns, and each would sweep the other's work.
+pub(super) struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    pub(super) fn take(database: &Path) -> StoreResult<Self> {
+        let folder = folder_of(database);
+        std::fs::create_dir_all(folder).map_err(|error| {
+            StoreError::Unavailable(format!(
+                "cannot create the data folder {}: {error}",
+                folder.display()
+            ))
+        })?;
+        let path = with_suffix(database, ".lock");
+        let cannot = |error: std::io::Error| {
+            StoreError::Unavailable(format!("cannot lock {}: {error}", path.display()))
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let owner = match file.read_to_string(&mut owner) {
+                    Ok(_) if !owner.trim().is_empty() => format!(" (process {})", owner.trim()),
+                    _ => String::new(),
+                };
+                return Err(StoreError::Unavailable(format!(
+                    "the data folder {} is in use by another taskforge{owner}; stop it, or use another folder",
+                    folder.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        // For the message above; the lock itself is the kernel's and ends with the process.
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(cannot)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn folder_of(database: &Path) -> &Path {
+    match database.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: a commit is on the disk before it is answered. NORMAL would lose the last commits with the power.
+        .synchronous(SqliteSynchronous::Full)
+        // Nobody else writes; the wait is for a checkpoint or a backup tool.
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(false)
+        .pragma("temp_store", "memory")
+        .statement_cache_capacity(64)
+        // Rows cross from the connection's thread through a channel; a batch of claims should not stop halfway.
+        .row_buffer_size(1024)
+        .disable_statement_logging()
+}
+
+/// Opens the connection that writes, creates the file if there is none, and brings the schema up to date.
+pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
+    let mut connection = options(path)
+        .create_if_missing(true)
+        .page_size(PAGE_SIZE)
+        // Negative: kibibytes.
+        .pragma("cache_size", "-65536")
+        .pragma("wal_autocheckpoint", WAL_PAGES.to_string())
+        .thread_name(|_| "taskforge-store-write".to_owned())
+        .connect()
+        .await
+        .map_err(|error| explain(path, error.into()))?;
+    migrate(path, &mut connection).await?;
+    Ok(connection)
+}
+
+const PAGE_SIZE: u32 = 4096;
+/// A checkpoint copies each changed page once, however often it was written since the last: rarer checkpoints copy less.
+const WAL_PAGES: u32 = 4000;
+
+/// Opens the connections that read.
+pub(super) async fn readers(path: &Path) -> StoreResult<SqlitePool> {
+    let options = options(path)
+        .pragma("query_only", "on")
+        .pragma("cache_size", "-8192")
+        .thread_name(|n| format!("taskforge-store-read-{n}"));
+    SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(Duration::from_secs(10))
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(|error| explain(path, error.into()))
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> StoreResult<()> {
+    let application: i64 = sqlx::query_scalar("pragma application_id")
+        .fetch_one(&mut *connection)
+        .await?;
+    // The table of migrations is made before the first migration, which sets the application id: a crash may fall between them.
+    let foreign: i64 =
+        sqlx::query_scalar("select count(*) from sqlite_schema where tbl_name <> '_sqlx_migrations'")
+            .fetch_one(&mut *connection)
+            .await?;
+    if application != APPLICATION_ID && foreign > 0 {
+        return Err(StoreError::Schema(format!(
+            "{} is a database of another program",
+            path.display()
+        )));
+    }
+    MIGRATIONS.run(connection).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => explain(path, error.into()),
+        MigrateError::VersionMissing(version) => StoreError::Schema(format!(
+            "{} was last used by a newer taskforge (its schema has version {version}, this one knows versions up to {})",
+            path.display(),
+            latest_version()
+        )),
+        error => StoreError::Schema(format!("{}: {error}", path.display())),
+    })
+}
+
+fn latest_version() -> i64 {
+    MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
+
+/// Whether the database answers and its schema is the one of this binary.
+pub(super) async fn check(readers: &SqlitePool) -> StoreResult<()> {
+    let version: Option<i64> = sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+        .fetch_one(readers)
+        .await?;
+    match version.unwrap_or(0) {
+        version if version == latest_version() => Ok(()),
+        version => Err(StoreError::Schema(format!(
+            "it has version {version}, not {}",
+            latest_version()
+        ))),
+    }
+}
+
+/// Names the file in errors that are about it.
+fn explain(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(why) => StoreError::Unavailable(format!("{}: {why}", path.display())),
+        StoreError::Corrupt(why) => {
+            StoreError::Schema(format!("{} is not a taskforge database: {why}", path.display()))
+        }
+        error => error,
+    }
+}

@@ -1,0 +1,52 @@
+//! A running attempt says how far it is.
+
+use std::collections::HashMap;
+
+use sqlx::SqliteConnection;
+use taskforge_domain::TaskId;
+
+use super::param::{RowText, arrays};
+use crate::{ProgressReport, StoreResult};
+
+/// Only the lease that runs may report.
+const REPORT: &str = "
+    update tasks set progress = report.fraction, progress_note = report.note
+    from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as fraction, value ->> 3 as note
+          from jsonb_each(?1)) as report
+    where tasks.id = report.id and tasks.run_lease = report.run_lease and tasks.state = 'running'";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[REPORT];
+
+/// A report on its way in.
+pub(super) struct ProgressRow {
+    id: TaskId,
+    row: String,
+}
+
+impl ProgressRow {
+    pub(super) fn new(report: &ProgressReport) -> Self {
+        // The column holds 0 to 1; NaN counts as nothing done.
+        let fraction = if report.progress.fraction.is_nan() {
+            0.0
+        } else {
+            report.progress.fraction.clamp(0.0, 1.0)
+        };
+        let row = RowText::new()
+            .id(report.id.as_uuid())
+            .int(report.run_lease.0)
+            .real(fraction)
+            .optional_text(report.progress.note.as_deref())
+            .finish();
+        Self { id: report.id, row }
+    }
+}
+
+/// Records reports in the caller's transaction; of several for one task, the last.
+pub(super) async fn run(connection: &mut SqliteConnection, rows: &[ProgressRow]) -> StoreResult<()> {
+    let latest: HashMap<_, _> = rows.iter().map(|row| (row.id, row.row.as_str())).collect();
+    for array in arrays(latest.into_values()) {
+        sqlx::query(REPORT).bind(array).execute(&mut *connection).await?;
+    }
+    Ok(())
+}

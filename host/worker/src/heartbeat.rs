@@ -1,0 +1,95 @@
+//! The lease on everything that a worker holds.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use taskforge_broker::{Broker, Signal};
+use taskforge_domain::{Timestamp, WorkerId};
+use taskforge_store::Store;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::WorkerConfig,
+    running::{Running, StopReason},
+};
+
+/// Beats between two looks at the store for leases that were lost without a signal reaching this worker.
+const BEATS_PER_LEASE_CHECK: u32 = 5;
+
+/// Renews the worker's lease until `stop`. Returns early when the lease has lapsed: the store says so, or it could not be asked for
+/// so long that others must assume it. The caller then drops what it holds; whatever it still committed would be stale.
+///
+/// Returns `true` after a lapse.
+pub async fn beat_until(
+    store: Arc<dyn Store>,
+    running: Arc<Running>,
+    worker: WorkerId,
+    config: WorkerConfig,
+    stop: CancellationToken,
+) -> bool {
+    let mut interval = tokio::time::interval(config.heartbeat_interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut renewed = Instant::now();
+    let mut beats = 0_u32;
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        // Taken before the request: the store's clock for this beat starts no earlier.
+        let asked = Instant::now();
+        match store.heartbeat(worker, Timestamp::now(), config.heartbeat_timeout).await {
+            Ok(true) => renewed = asked,
+            Ok(false) => return true,
+            Err(error) => {
+                let silent = renewed.elapsed();
+                tracing::warn!(%error, worker.id = %worker, ?silent, "the heartbeat was not written");
+                if silent >= config.heartbeat_timeout {
+                    return true;
+                }
+            }
+        }
+        beats = beats.wrapping_add(1);
+        if beats.is_multiple_of(BEATS_PER_LEASE_CHECK) {
+            stop_lost(&*store, &running).await;
+        }
+    }
+    false
+}
+
+async fn stop_lost(store: &dyn Store, running: &Running) {
+    let held = running.held();
+    if held.is_empty() {
+        return;
+    }
+    match store.lost_leases(&held).await {
+        Ok(lost) => lost.into_iter().for_each(|id| running.stop(id, StopReason::Cancelled)),
+        Err(error) => tracing::debug!(%error, "held leases were not checked"),
+    }
+}
+
+/// Stops attempts whose task somebody cancelled, as the signals come in.
+pub async fn obey_cancels(broker: Arc<dyn Broker>, running: Arc<Running>, stop: CancellationToken) {
+    let mut signals = broker.subscribe();
+    while let Some(signal) = stop.run_until_cancelled(signals.recv()).await {
+        match signal {
+            Ok(Signal::Cancel(id)) => running.stop(id, StopReason::Cancelled),
+            // What a slow reader missed, the lease check finds within seconds.
+            Ok(Signal::Finished(_)) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return stop.cancelled().await,
+        }
+    }
+}
+
+/// Delays between tries of a store that is away: doubling from 50 ms to 2 s.
+pub(crate) struct StoreBackoff(Duration);
+
+impl StoreBackoff {
+    pub(crate) const fn new() -> Self {
+        Self(Duration::from_millis(50))
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Duration::from_secs(2));
+    }
+}

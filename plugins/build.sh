@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds the handlers that ship with TaskForge and puts each, with its settings file, into the plugins folder:
+#   $CARGO_TARGET_DIR/plugins/NAME.wasm, NAME.toml        what `taskforge dev` loads
+#   $CARGO_TARGET_DIR/plugins-test/hostile.wasm, .toml    the attacks, for tests only
+# A file is replaced only when its content changed, and in one step, so that a server that watches the folder never reads half a file.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+target_dir=${CARGO_TARGET_DIR:-target}
+triple=wasm32-wasip2
+
+fail() {
+    echo "plugins/build.sh: $*" >&2
+    exit 1
+}
+
+command -v cargo >/dev/null || fail "cargo is missing: install Rust from https://rustup.rs"
+if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$triple" ]; then
+    command -v rustup >/dev/null ||
+        fail "Rust's standard library for $triple is missing, and so is rustup, which would add it"
+    echo "plugins/build.sh: adding the target $triple" >&2
+    rustup target add "$triple" || fail "the target $triple is missing: run 'rustup target add $triple' with a network connection"
+fi
+
+# install FROM TO: copies what changed.
+install() {
+    [ -f "$1" ] || fail "$1 was not built"
+    cmp -s "$1" "$2" && return
+    cp "$1" "$2.new"
+    mv "$2.new" "$2"
+    echo "  $2 ($(($(wc -c <"$2") / 1024)) KiB)"
+}
+
+cargo build --locked --profile plugin --target "$triple" -p fibonacci -p scraper-plugin -p email -p hostile
+
+mkdir -p "$target_dir/plugins" "$target_dir/plugins-test"
+built=$target_dir/$triple/plugin
+for pair in fibonacci:fibonacci scraper_plugin:scraper email:email; do
+    name=${pair#*:}
+    install "$built/${pair%:*}.wasm" "$target_dir/plugins/$name.wasm"
+    install "plugins/$name/$name.toml" "$target_dir/plugins/$name.toml"
+done
+install "$built/hostile.wasm" "$target_dir/plugins-test/hostile.wasm"
+install plugins/hostile/hostile.toml "$target_dir/plugins-test/hostile.toml"

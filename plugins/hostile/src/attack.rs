@@ -1,0 +1,219 @@
+//! Which attack, with which numbers.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The input of the handler.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "attack", rename_all = "snake_case")]
+pub enum Attack {
+    /// None: returns at once.
+    Ok {
+        /// Comes back in the output.
+        #[serde(default)]
+        value: Option<serde_json::Value>,
+    },
+    /// Never returns.
+    EndlessLoop,
+    /// Calls itself until the stack is gone.
+    EndlessRecursion,
+    /// Allocates and touches memory without end.
+    GrowMemory,
+    /// Allocates this much, touches it and returns.
+    Allocate {
+        /// How much.
+        bytes: usize,
+    },
+    /// Computes for a while: some 10 instructions a round.
+    Busy {
+        /// How long.
+        rounds: u64,
+    },
+    /// Returns a JSON string of this length.
+    HugeOutput {
+        /// How long.
+        #[serde(default = "huge")]
+        bytes: usize,
+    },
+    /// Returns this text instead of JSON.
+    InvalidJson {
+        /// What to return.
+        #[serde(default = "not_json")]
+        text: String,
+    },
+    /// Writes many lines.
+    LogFlood {
+        /// Lines to each stream.
+        #[serde(default = "thousand")]
+        lines: u64,
+        /// Length of a line.
+        #[serde(default = "kilobyte")]
+        bytes: usize,
+        /// Which stream.
+        #[serde(default)]
+        to: Stream,
+    },
+    /// Asks the host for the time again and again.
+    HostCallFlood {
+        /// How often; without it, for ever.
+        #[serde(default)]
+        calls: Option<u64>,
+    },
+    /// Waits.
+    Sleep {
+        /// How long; an hour by default.
+        #[serde(default = "hour")]
+        ms: u64,
+    },
+    /// Panics.
+    Panic {
+        /// With these words.
+        #[serde(default = "on_purpose")]
+        message: String,
+    },
+    /// Ends the process, as far as a component can.
+    Exit {
+        /// With this code.
+        code: i32,
+    },
+    /// Increments a static and returns its value, which is 1 in a fresh instance.
+    MutateGlobal,
+    /// Fails as a handler may.
+    Fail {
+        /// For good.
+        #[serde(default)]
+        permanent: bool,
+        /// Retryable, after this time.
+        #[serde(default)]
+        retry_after_ms: Option<u64>,
+        /// So many times, and completes after that. Without it, always.
+        #[serde(default)]
+        times: Option<u32>,
+        /// With these words.
+        #[serde(default = "on_purpose")]
+        message: String,
+    },
+    /// Sends a request exactly as it is spelled, and reads the answer to its end.
+    HttpGet(HttpGet),
+    /// Tells a counter that this attempt ran: a request with the headers `x-task-id` and `x-attempt`.
+    CountRuns {
+        /// The counter.
+        url: String,
+    },
+    /// Sends an e-mail.
+    Mail {
+        /// The sender.
+        #[serde(default)]
+        from: Option<String>,
+        /// The recipients.
+        to: Vec<String>,
+        /// The subject.
+        subject: String,
+        /// The body.
+        text: String,
+    },
+    /// Returns what the handler was told about its task.
+    TaskInfo,
+    /// Writes a line at every level and to every stream, and reports progress.
+    Chatty,
+    /// Returns the environment variables, arguments and standard input that it sees.
+    Environment,
+    /// Opens a file.
+    ReadFile {
+        /// Which.
+        path: String,
+    },
+    /// Opens a raw TCP connection.
+    Connect {
+        /// To `address:port`.
+        address: String,
+    },
+}
+
+/// A request that is not made well-formed on its way.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct HttpGet {
+    /// Split at `://`, the next `/` and nowhere else: no spelling of a host is normalised.
+    pub url: String,
+    /// Replaces the authority of the URL.
+    #[serde(default)]
+    pub authority: Option<String>,
+    /// Replaces path and query, so that an absolute form can be sent.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// More headers.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// Follows `Location`, up to ten times.
+    #[serde(default)]
+    pub follow: bool,
+    /// Sends the request so many times.
+    #[serde(default = "once")]
+    pub times: u32,
+}
+
+/// Where to write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// `wasi:logging`.
+    Logging,
+    /// All three.
+    #[default]
+    All,
+}
+
+const fn huge() -> usize {
+    100_000_000
+}
+
+fn not_json() -> String {
+    "{this is not json".to_owned()
+}
+
+const fn thousand() -> u64 {
+    1_000
+}
+
+const fn kilobyte() -> usize {
+    1_000
+}
+
+const fn hour() -> u64 {
+    3_600_000
+}
+
+fn on_purpose() -> String {
+    "on purpose".to_owned()
+}
+
+const fn once() -> u32 {
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attack_is_named_in_snake_case_and_has_defaults() {
+        let attack = |text| serde_json::from_str::<Attack>(text);
+        assert!(matches!(
+            attack(r#"{"attack":"huge_output"}"#),
+            Ok(Attack::HugeOutput { bytes: 100_000_000 })
+        ));
+        assert!(matches!(
+            attack(r#"{"attack":"http_get","url":"http://x/","follow":true}"#),
+            Ok(Attack::HttpGet(HttpGet {
+                follow: true,
+                times: 1,
+                ..
+            }))
+        ));
+        assert!(attack(r#"{"attack":"be_nice"}"#).is_err());
+    }
+}
