@@ -23,11 +23,23 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct LoggingArgs {
     /// What to log, as in RUST_LOG: a level, or module=level pairs [default: info for dev, warn otherwise]
-    #[arg(long, global = true, env = "TASKFORGE_LOG", value_name = "FILTER", help_heading = "Logging")]
+    #[arg(
+        long,
+        global = true,
+        env = "TASKFORGE_LOG",
+        value_name = "FILTER",
+        help_heading = "Logging"
+    )]
     pub(crate) log: Option<String>,
 
     /// How log lines look; they go to standard error
-    #[arg(long, global = true, env = "TASKFORGE_LOG_FORMAT", default_value = "text", help_heading = "Logging")]
+    #[arg(
+        long,
+        global = true,
+        env = "TASKFORGE_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Logging"
+    )]
     pub(crate) log_format: LogFormat,
 }
 
@@ -58,7 +70,12 @@ pub(crate) struct DevArgs {
     pub(crate) listen: SocketAddr,
 
     /// Folder for the database, the compiled code and the outbox; made if missing
-    #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "TASKFORGE_DATA_DIR",
+        default_value = ".taskforge",
+        value_name = "DIR"
+    )]
     pub(crate) data_dir: PathBuf,
 
     #[command(flatten)]
@@ -84,7 +101,12 @@ pub(crate) struct PluginFolderArgs {
     pub(crate) plugins: Option<PathBuf>,
 
     /// Let every plugin that may use HTTP reach addresses in this network, which would be refused as private (repeatable)
-    #[arg(long, env = "TASKFORGE_ALLOW_PRIVATE", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TASKFORGE_ALLOW_PRIVATE",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     pub(crate) allow_private: Vec<ipnet::IpNet>,
 }
 
@@ -95,14 +117,24 @@ pub(crate) struct MailArgs {
     pub(crate) mailer: String,
 
     /// Sender of messages that name none
-    #[arg(long, env = "TASKFORGE_MAIL_FROM", default_value = "TaskForge <taskforge@localhost>", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TASKFORGE_MAIL_FROM",
+        default_value = "TaskForge <taskforge@localhost>",
+        value_name = "ADDRESS"
+    )]
     pub(crate) mail_from: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The server's address
-    #[arg(long, env = "TASKFORGE_SERVER", default_value = "http://127.0.0.1:8000", value_name = "URL")]
+    #[arg(
+        long,
+        env = "TASKFORGE_SERVER",
+        default_value = "http://127.0.0.1:8000",
+        value_name = "URL"
+    )]
     pub(crate) server: reqwest::Url,
 }
 
@@ -209,7 +241,7 @@ pub(crate) struct PruneArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
     /// Run a component once and show its output, logs and what it used of its limits; exits with 1 if it failed
-    Run(PluginRunArgs),
+    Run(Box<PluginRunArgs>),
     /// Show what a component imports, exports and says about itself
     Inspect(PluginInspectArgs),
 }

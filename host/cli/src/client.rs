@@ -42,12 +42,19 @@ impl Client {
     ) -> anyhow::Result<Value> {
         let mut url = self.server.clone();
         url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
-        let mut request = self.http.request(method, url).query(query).timeout(PATIENCE + patience);
+        let mut request = self
+            .http
+            .request(method, url)
+            .query(query)
+            .timeout(PATIENCE + patience);
         if let Some(body) = body {
             request = request.json(body);
         }
         let response = request.send().await.with_context(|| {
-            format!("no answer from {}; is `taskforge dev` running there? (--server, TASKFORGE_SERVER)", self.server)
+            format!(
+                "no answer from {}; is `taskforge dev` running there? (--server, TASKFORGE_SERVER)",
+                self.server
+            )
         })?;
         let status = response.status();
         let text = response.text().await.context("the answer broke off")?;
@@ -71,19 +78,28 @@ impl Client {
 fn tls_config() -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 /// What a problem document says, in one line a fault.
 fn problem(status: StatusCode, text: &str) -> String {
-    let Ok(problem) = serde_json::from_str::<Value>(text) else { return format!("the server answered {status}") };
+    let Ok(problem) = serde_json::from_str::<Value>(text) else {
+        return format!("the server answered {status}");
+    };
     let said = |key: &str| problem.get(key).and_then(Value::as_str);
     let mut message = match (said("title"), said("detail")) {
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
         (Some(one), None) | (None, Some(one)) => one.to_owned(),
         (None, None) => format!("the server answered {status}"),
     };
-    for fault in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+    for fault in problem
+        .get("errors")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let part = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
         message.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
     }
@@ -97,7 +113,13 @@ mod tests {
     #[test]
     fn a_problem_names_each_fault() {
         let text = r#"{"title":"Invalid","detail":"1 field","errors":[{"pointer":"/input/n","detail":"too small"}]}"#;
-        assert_eq!(problem(StatusCode::UNPROCESSABLE_ENTITY, text), "Invalid: 1 field\n  /input/n: too small");
-        assert_eq!(problem(StatusCode::BAD_GATEWAY, "<html>"), "the server answered 502 Bad Gateway");
+        assert_eq!(
+            problem(StatusCode::UNPROCESSABLE_ENTITY, text),
+            "Invalid: 1 field\n  /input/n: too small"
+        );
+        assert_eq!(
+            problem(StatusCode::BAD_GATEWAY, "<html>"),
+            "the server answered 502 Bad Gateway"
+        );
     }
 }

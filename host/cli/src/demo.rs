@@ -42,33 +42,61 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     let measured = measure(&args, &recipe, &stack, &client).await;
     stack.stop().await;
     let summary = measured?;
-    if json { output::json(&summary)? } else { summary.print() }
-    let all_completed = summary.outcomes.keys().all(|outcome| outcome == TaskState::Completed.as_str());
-    Ok(if all_completed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if json {
+        output::json(&summary)?;
+    } else {
+        summary.print();
+    }
+    let all_completed = summary
+        .outcomes
+        .keys()
+        .all(|outcome| outcome == TaskState::Completed.as_str());
+    Ok(if all_completed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
     let folder = plugin_folder::locate(&args.plugins)?;
-    let mailer = Arc::new(OutboxMailer::new(data_dir.join("outbox"), "TaskForge demo <demo@localhost>")?);
+    let mailer = Arc::new(OutboxMailer::new(
+        data_dir.join("outbox"),
+        "TaskForge demo <demo@localhost>",
+    )?);
     let runtime = stack::sandbox(data_dir, mailer, args.workers * args.concurrency)?;
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
     let (plugins, rejected) = plugin_folder::load(&runtime, &folder, &private).await?;
     if let Some(rejected) = rejected.first() {
-        bail!("{} was not loaded: {:#}", rejected.file.display(), rejected.reason);
+        bail!(
+            "{} was not loaded: {:#}",
+            rejected.file.display(),
+            rejected.reason
+        );
     }
-    let known: Vec<_> = plugins.iter().map(|plugin: &Arc<Plugin>| plugin.info().name.to_string()).collect();
+    let known: Vec<_> = plugins
+        .iter()
+        .map(|plugin: &Arc<Plugin>| plugin.info().name.to_string())
+        .collect();
     for task_type in &args.types {
         if !known.iter().any(|name| name == task_type.as_str()) {
-            bail!("no plugin handles {task_type}; {} has {}", folder.display(), known.join(", "));
+            bail!(
+                "no plugin handles {task_type}; {} has {}",
+                folder.display(),
+                known.join(", ")
+            );
         }
     }
     Stack::start(StackConfig {
         data_dir,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         workers: args.workers,
-        worker: WorkerConfig { concurrency: args.concurrency as usize, ..WorkerConfig::default() },
+        worker: WorkerConfig {
+            concurrency: args.concurrency as usize,
+            ..WorkerConfig::default()
+        },
         plugins,
         runtime,
     })
@@ -94,19 +122,33 @@ impl Recipe {
     const BUILT_IN: [&'static str; 3] = ["fibonacci", "scraper", "email"];
 
     async fn new(args: &DemoArgs, client: &Client, door: SocketAddr) -> anyhow::Result<Self> {
-        let input = args.input.clone().map(Json::parse).transpose().context("--input is not JSON")?;
+        let input = args
+            .input
+            .clone()
+            .map(Json::parse)
+            .transpose()
+            .context("--input is not JSON")?;
         let mut types = args.types.clone();
         if types.is_empty() {
             let loaded = client.get("plugins", &[]).await?;
             let is_loaded = |name: &str| {
-                loaded["plugins"].as_array().is_some_and(|plugins| plugins.iter().any(|p| p["name"] == name))
+                loaded["plugins"]
+                    .as_array()
+                    .is_some_and(|plugins| plugins.iter().any(|p| p["name"] == name))
             };
-            types = Self::BUILT_IN.into_iter().filter(|n| is_loaded(n)).map(TaskType::new).collect::<Result<_, _>>()?;
+            types = Self::BUILT_IN
+                .into_iter()
+                .filter(|n| is_loaded(n))
+                .map(TaskType::new)
+                .collect::<Result<_, _>>()?;
         }
         if input.is_some() && types.len() != 1 {
             bail!("--input needs exactly one --type, because each type has its own input");
         }
-        if let Some(foreign) = types.iter().find(|t| input.is_none() && !Self::BUILT_IN.contains(&t.as_str())) {
+        if let Some(foreign) = types
+            .iter()
+            .find(|t| input.is_none() && !Self::BUILT_IN.contains(&t.as_str()))
+        {
             bail!("{foreign} is not a built-in type: say with --input what its tasks get");
         }
         if types.is_empty() {
@@ -118,7 +160,11 @@ impl Recipe {
     fn task(&self) -> Request<'_> {
         let task_type = &self.types[fastrand::usize(..self.types.len())];
         let input = self.input.clone().unwrap_or_else(|| self.random_input(task_type));
-        Request { task_type, input, priority: fastrand::u8(1..=5) }
+        Request {
+            task_type,
+            input,
+            priority: fastrand::u8(1..=5),
+        }
     }
 
     fn random_input(&self, task_type: &TaskType) -> Json {
@@ -134,7 +180,12 @@ impl Recipe {
     }
 }
 
-async fn measure(args: &DemoArgs, recipe: &Recipe, stack: &Stack, client: &Client) -> anyhow::Result<Summary> {
+async fn measure(
+    args: &DemoArgs,
+    recipe: &Recipe,
+    stack: &Stack,
+    client: &Client,
+) -> anyhow::Result<Summary> {
     let total = args.tasks as usize;
     let already = ended(stack).await?;
     let bars = Bars::new(total as u64);
@@ -167,7 +218,12 @@ async fn measure(args: &DemoArgs, recipe: &Recipe, stack: &Stack, client: &Clien
 
 async fn ended(stack: &Stack) -> anyhow::Result<u64> {
     let counts = stack.store.counts().await?;
-    Ok(counts.by_type.iter().filter(|(_, state, _)| state.is_terminal()).map(|(_, _, count)| count).sum())
+    Ok(counts
+        .by_type
+        .iter()
+        .filter(|(_, state, _)| state.is_terminal())
+        .map(|(_, _, count)| count)
+        .sum())
 }
 
 /// The newest `total` tasks, as they stand in the store.
@@ -176,9 +232,20 @@ async fn read_back(stack: &Stack, total: usize) -> anyhow::Result<Vec<Task>> {
     while tasks.len() < total {
         let after = tasks.last().map(|task| Cursor(task.id));
         let limit = u32::try_from((total - tasks.len()).min(1_000))?;
-        let page = stack.store.tasks(&TenantId::default(), &TaskFilter::default(), Page { after, limit }).await?;
+        let page = stack
+            .store
+            .tasks(
+                &TenantId::default(),
+                &TaskFilter::default(),
+                Page { after, limit },
+            )
+            .await?;
         if page.is_empty() {
-            bail!("{} tasks were enqueued and only {} are in the store", total, tasks.len());
+            bail!(
+                "{} tasks were enqueued and only {} are in the store",
+                total,
+                tasks.len()
+            );
         }
         tasks.extend(page);
     }
@@ -195,10 +262,20 @@ impl Bars {
     fn new(total: u64) -> Self {
         let all = MultiProgress::new();
         // The template is a constant; a mistake in it costs the looks, not the run.
-        let style = ProgressStyle::with_template("{prefix:9} {bar:40} {pos:>8}/{len} {per_sec:>12} {elapsed:>5}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = |name| all.add(ProgressBar::new(total).with_style(style.clone()).with_prefix(name));
-        Self { enqueued: bar("enqueued"), drained: bar("ended") }
+        let style =
+            ProgressStyle::with_template("{prefix:9} {bar:40} {pos:>8}/{len} {per_sec:>12} {elapsed:>5}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = |name| {
+            all.add(
+                ProgressBar::new(total)
+                    .with_style(style.clone())
+                    .with_prefix(name),
+            )
+        };
+        Self {
+            enqueued: bar("enqueued"),
+            drained: bar("ended"),
+        }
     }
 
     fn finish(&self) {
@@ -248,7 +325,8 @@ impl Summary {
         for task in tasks {
             *outcomes.entry(task.state.to_string()).or_default() += 1;
             if let (Some(started), Some(finished)) = (task.started_at, task.finished_at) {
-                let since = |then| u64::try_from(finished.duration_since(then).as_micros()).unwrap_or_default();
+                let since =
+                    |then| u64::try_from(finished.duration_since(then).as_micros()).unwrap_or_default();
                 let (total, running) = times.entry(task.task_type.to_string()).or_default();
                 total.push(since(task.created_at));
                 running.push(since(started));
@@ -259,7 +337,14 @@ impl Summary {
         let count = tasks.len() as f64;
         let by_type = times.into_iter().map(|(task_type, (total, running))| {
             let tasks = total.len();
-            (task_type, Latencies { tasks, total: Percentiles::of(total), running: Percentiles::of(running) })
+            (
+                task_type,
+                Latencies {
+                    tasks,
+                    total: Percentiles::of(total),
+                    running: Percentiles::of(running),
+                },
+            )
         });
         Ok(Self {
             tasks: tasks.len(),
@@ -275,17 +360,39 @@ impl Summary {
     }
 
     fn print(&self) {
-        let outcomes: Vec<_> = self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        let outcomes: Vec<_> = self
+            .outcomes
+            .iter()
+            .map(|(outcome, count)| format!("{count} {outcome}"))
+            .collect();
         output::pairs(&[
             ("tasks", outcomes.join(", ")),
-            ("workers", format!("{} with {} slots each", self.workers, self.concurrency)),
-            ("enqueued", format!("in {:.2} s, {:.0} tasks/s", self.enqueue_seconds, self.enqueued_per_second)),
-            ("all ended", format!("in {:.2} s, {:.0} tasks/s", self.drain_seconds, self.drained_per_second)),
+            (
+                "workers",
+                format!("{} with {} slots each", self.workers, self.concurrency),
+            ),
+            (
+                "enqueued",
+                format!(
+                    "in {:.2} s, {:.0} tasks/s",
+                    self.enqueue_seconds, self.enqueued_per_second
+                ),
+            ),
+            (
+                "all ended",
+                format!(
+                    "in {:.2} s, {:.0} tasks/s",
+                    self.drain_seconds, self.drained_per_second
+                ),
+            ),
         ]);
         output::line("");
         let mut rows = Vec::new();
         for (task_type, latencies) in &self.by_type {
-            for (what, p) in [("accepted to ended", &latencies.total), ("claimed to ended", &latencies.running)] {
+            for (what, p) in [
+                ("accepted to ended", &latencies.total),
+                ("claimed to ended", &latencies.running),
+            ] {
                 let mut row = vec![task_type.clone(), latencies.tasks.to_string(), what.to_owned()];
                 row.extend([p.p50, p.p95, p.p99, p.max].map(output::micros));
                 rows.push(row);
@@ -303,7 +410,12 @@ impl Percentiles {
             let rank = (times.len() * percent).div_ceil(100);
             times.get(rank.saturating_sub(1)).copied().unwrap_or_default()
         };
-        Self { p50: rank(50), p95: rank(95), p99: rank(99), max: rank(100) }
+        Self {
+            p50: rank(50),
+            p95: rank(95),
+            p99: rank(99),
+            max: rank(100),
+        }
     }
 }
 

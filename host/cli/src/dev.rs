@@ -20,15 +20,28 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let folder = plugin_folder::locate(&args.plugins)?;
     let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
     let runtime = stack::sandbox(&args.data_dir, mailer, args.concurrency)?;
+    tracing::info!(
+        "loading the plugins in {}; what was not compiled before takes some seconds",
+        folder.display()
+    );
     let (plugins, rejected) = plugin_folder::load(&runtime, &folder, &args.plugins.allow_private).await?;
     for rejected in &rejected {
-        tracing::error!("{} was not loaded: {:#}", rejected.file.display(), rejected.reason);
+        tracing::error!(
+            "{} was not loaded: {:#}",
+            rejected.file.display(),
+            rejected.reason
+        );
     }
     if plugins.is_empty() {
-        bail!("{} holds no plugin that can be loaded; build the built-in ones with `make plugins`", folder.display());
+        bail!(
+            "{} holds no plugin that can be loaded; build the built-in ones with `make plugins`",
+            folder.display()
+        );
     }
-    let names: Vec<_> =
-        plugins.iter().map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version)).collect();
+    let names: Vec<_> = plugins
+        .iter()
+        .map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version))
+        .collect();
     let stack = Stack::start(StackConfig {
         data_dir: &args.data_dir,
         listen: args.listen,
@@ -53,16 +66,25 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 
 fn greet(args: &DevArgs, stack: &Stack, names: &[String], folder: &std::path::Path) {
     let url = format!("http://{}", stack.address);
-    output::line(&format!("TaskForge {}, everything in one process", env!("CARGO_PKG_VERSION")));
+    output::line(&format!(
+        "TaskForge {}, everything in one process",
+        env!("CARGO_PKG_VERSION")
+    ));
     output::pairs(&[
         ("  API", url.clone()),
         ("  docs", format!("{url}/docs/")),
         ("  metrics", format!("{url}/metrics")),
         ("  data", args.data_dir.display().to_string()),
-        ("  plugins", format!("{} (from {})", names.join(", "), folder.display())),
+        (
+            "  plugins",
+            format!("{} (from {})", names.join(", "), folder.display()),
+        ),
     ]);
     if stack.recovered > 0 {
-        output::line(&format!("  {} tasks that ran when the last process ended go on", stack.recovered));
+        output::line(&format!(
+            "  {} tasks that ran when the last process ended go on",
+            stack.recovered
+        ));
     }
     output::line(&format!(
         "A first task:\n  curl -s {url}/tasks -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
@@ -77,7 +99,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -34,7 +34,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init(&cli.logging, matches!(cli.command, Command::Dev(_)));
     // Two cryptography providers can be compiled in; this is the one that the whole process uses.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         tracing::debug!("a cryptography provider was installed already");
     }
     match run(cli) {

@@ -45,8 +45,11 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
         }
     }
     let print = |cells: Vec<&str>| {
-        let padded: Vec<_> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<_> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         line(padded.join("  ").trim_end());
     };
     print(head.to_vec());
@@ -57,7 +60,11 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
 
 /// Names and values, one pair a line, the values aligned.
 pub(crate) fn pairs(pairs: &[(&str, String)]) {
-    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    let width = pairs
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
     for (name, value) in pairs {
         line(format!("{name:<width$}  {value}").trim_end());
     }
@@ -108,6 +115,9 @@ mod tests {
 
     #[test]
     fn times_choose_their_unit() {
-        assert_eq!((micros(12), micros(1_500), micros(2_000_000)), ("12 µs".into(), "1.50 ms".into(), "2.00 s".into()));
+        assert_eq!(
+            (micros(12), micros(1_500), micros(2_000_000)),
+            ("12 µs".into(), "1.50 ms".into(), "2.00 s".into())
+        );
     }
 }

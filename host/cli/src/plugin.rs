@@ -16,7 +16,7 @@ use crate::{
 
 pub(crate) async fn run(command: PluginCommand, json: bool) -> anyhow::Result<ExitCode> {
     match command {
-        PluginCommand::Run(args) => run_once(args, json).await,
+        PluginCommand::Run(args) => run_once(*args, json).await,
         PluginCommand::Inspect(args) => describe(args, json).await,
     }
 }
@@ -29,7 +29,10 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
         None => std::env::temp_dir().join("taskforge-outbox"),
     };
     let mailer = mailers::build(&args.mail, outbox)?;
-    let runtime = Runtime::new(RuntimeConfig { max_instances: 1, ..RuntimeConfig::new(mailer) })?;
+    let runtime = Runtime::new(RuntimeConfig {
+        max_instances: 1,
+        ..RuntimeConfig::new(mailer)
+    })?;
     let settings = settings(&args.file, &args.sandbox)?;
     let began = Timestamp::now();
     let plugin = load(&runtime, &args.file, settings).await?;
@@ -49,13 +52,24 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
             },
         )
         .await;
-    if json { print_json(plugin.info(), &invoked, loading)? } else { print_text(plugin.info(), &invoked, loading) }
-    Ok(if matches!(invoked.outcome, Outcome::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if json {
+        print_json(plugin.info(), &invoked, loading)?;
+    } else {
+        print_text(plugin.info(), &invoked, loading);
+    }
+    Ok(if matches!(invoked.outcome, Outcome::Completed(_)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn load(runtime: &Runtime, file: &Path, settings: PluginSettings) -> anyhow::Result<Arc<Plugin>> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    runtime.load(bytes, settings).await.with_context(|| format!("cannot load {}", file.display()))
+    runtime
+        .load(bytes, settings)
+        .await
+        .with_context(|| format!("cannot load {}", file.display()))
 }
 
 /// The settings file, with what the flags say over it.
@@ -64,7 +78,12 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettin
         Some(file) => plugin_folder::read_settings(file)?,
         None => plugin_folder::settings_beside(component)?,
     };
-    let Limits { fuel, memory, deadline, .. } = &mut settings.limits;
+    let Limits {
+        fuel,
+        memory,
+        deadline,
+        ..
+    } = &mut settings.limits;
     *fuel = args.fuel.unwrap_or(*fuel);
     *memory = args.memory.map_or(*memory, |size| size.as_u64());
     *deadline = args.deadline.unwrap_or(*deadline);
@@ -82,7 +101,14 @@ fn check_input(info: &PluginInfo, input: &Json) -> anyhow::Result<()> {
     anyhow::ensure!(
         faults.is_empty(),
         "the input does not match the plugin's schema:{}",
-        faults.iter().map(|fault| format!("\n  {}: {}", fault.pointer.as_deref().unwrap_or_default(), fault.detail)).collect::<String>()
+        faults
+            .iter()
+            .map(|fault| format!(
+                "\n  {}: {}",
+                fault.pointer.as_deref().unwrap_or_default(),
+                fault.detail
+            ))
+            .collect::<String>()
     );
     Ok(())
 }
@@ -133,7 +159,12 @@ fn print_text(info: &PluginInfo, invoked: &Invoked, loading: Duration) {
             row("memory", usage.peak_memory, limits.memory, output::bytes),
             row("time", usage.wall_micros, deadline, output::micros),
             row("host calls", usage.host_calls, limits.host_calls, output::grouped),
-            row("http requests", u64::from(usage.http_requests), u64::from(limits.http_requests), output::grouped),
+            row(
+                "http requests",
+                u64::from(usage.http_requests),
+                u64::from(limits.http_requests),
+                output::grouped,
+            ),
             row("http bytes", usage.http_bytes, limits.http_bytes, output::bytes),
         ],
     );
@@ -177,10 +208,16 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
     let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let found = inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
     let mailer = mailers::build(
-        &crate::args::MailArgs { mailer: "log".to_owned(), mail_from: "taskforge@localhost".to_owned() },
+        &crate::args::MailArgs {
+            mailer: "log".to_owned(),
+            mail_from: "taskforge@localhost".to_owned(),
+        },
         std::env::temp_dir().join("taskforge-outbox"),
     )?;
-    let runtime = Runtime::new(RuntimeConfig { max_instances: 1, ..RuntimeConfig::new(mailer) })?;
+    let runtime = Runtime::new(RuntimeConfig {
+        max_instances: 1,
+        ..RuntimeConfig::new(mailer)
+    })?;
     // A component that is no plugin can still be looked at.
     let plugin = runtime.load(bytes, PluginSettings::default()).await;
     if json {

@@ -27,7 +27,10 @@ pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
         return Ok(folder.clone());
     }
     let executable = std::env::current_exe().ok();
-    let beside = executable.iter().flat_map(|exe| exe.ancestors().skip(1).take(2)).map(|dir| dir.join("plugins"));
+    let beside = executable
+        .iter()
+        .flat_map(|exe| exe.ancestors().skip(1).take(2))
+        .map(|dir| dir.join("plugins"));
     beside
         .chain([PathBuf::from("plugins")])
         .find(|folder| components(folder).is_ok_and(|files| !files.is_empty()))
@@ -68,7 +71,11 @@ pub(crate) async fn load(
 /// The settings in the `.toml` file beside a component, or the defaults if there is none.
 pub(crate) fn settings_beside(component: &Path) -> anyhow::Result<PluginSettings> {
     let file = component.with_extension("toml");
-    if file.exists() { read_settings(&file) } else { Ok(PluginSettings::default()) }
+    if file.exists() {
+        read_settings(&file)
+    } else {
+        Ok(PluginSettings::default())
+    }
 }
 
 /// Reads a settings file.

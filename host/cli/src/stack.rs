@@ -49,11 +49,20 @@ impl Stack {
         let broker = Arc::new(LocalBroker::new());
         let metrics = Metrics::install()?;
         let catalog = Arc::new(Catalog::new());
-        catalog.set(config.plugins.iter().map(|plugin| plugin.info().clone()).collect())?;
+        catalog.set(
+            config
+                .plugins
+                .iter()
+                .map(|plugin| plugin.info().clone())
+                .collect(),
+        )?;
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone());
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
-        let api = ApiConfig { listen: config.listen, ..ApiConfig::default() };
+        let api = ApiConfig {
+            listen: config.listen,
+            ..ApiConfig::default()
+        };
         let door = taskforge_api::bind(api)
             .await
             .with_context(|| format!("cannot listen on {} (--listen, TASKFORGE_LISTEN)", config.listen))?;

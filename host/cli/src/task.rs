@@ -27,7 +27,9 @@ pub(crate) async fn run(command: TaskCommand, json: bool) -> anyhow::Result<Exit
     match command {
         TaskCommand::Submit(args) => submit(args, json).await,
         TaskCommand::Get(TaskIdArgs { id, server }) => {
-            let task = Client::new(server.server)?.get(&format!("tasks/{id}"), &[]).await?;
+            let task = Client::new(server.server)?
+                .get(&format!("tasks/{id}"), &[])
+                .await?;
             show(&task, json)
         }
         TaskCommand::List(args) => list(args, json).await,
@@ -59,7 +61,9 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
         input: read_input(&args.input)?,
         priority: args.priority,
         max_retries: args.max_retries,
-        delay: args.delay.map(|delay| humantime::format_duration(delay).to_string()),
+        delay: args
+            .delay
+            .map(|delay| humantime::format_duration(delay).to_string()),
         run_at: args.run_at,
     };
     let client = Client::new(args.server.server)?;
@@ -89,7 +93,9 @@ async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::R
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
         let hold = left.map_or(POLL, |left| left.min(POLL));
         let query = [("wait", format!("{}ms", hold.as_millis()))];
-        let task = client.request(Method::GET, &format!("tasks/{id}"), &query, None, hold).await?;
+        let task = client
+            .request(Method::GET, &format!("tasks/{id}"), &query, None, hold)
+            .await?;
         let ended = matches!(text(&task, "status"), "completed" | "failed" | "cancelled");
         if ended || left.is_some_and(|left| left <= hold) {
             return Ok(task);
@@ -121,8 +127,17 @@ async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
     let rows: Vec<_> = tasks
         .iter()
         .map(|task| {
-            let outcome = if text(task, "status") == "completed" { brief(&task["result"]) } else { brief(&task["error"]) };
-            let cells = [text(task, "id"), text(task, "task_type"), text(task, "status"), text(task, "created_at")];
+            let outcome = if text(task, "status") == "completed" {
+                brief(&task["result"])
+            } else {
+                brief(&task["error"])
+            };
+            let cells = [
+                text(task, "id"),
+                text(task, "task_type"),
+                text(task, "status"),
+                text(task, "created_at"),
+            ];
             cells.into_iter().map(str::to_owned).chain([outcome]).collect()
         })
         .collect();
@@ -131,21 +146,32 @@ async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let log = Client::new(args.server.server)?.get(&format!("tasks/{}/logs", args.id), &[]).await?;
+    let log = Client::new(args.server.server)?
+        .get(&format!("tasks/{}/logs", args.id), &[])
+        .await?;
     if json {
         output::json(&log)?;
         return Ok(ExitCode::SUCCESS);
     }
     for entry in log.as_array().into_iter().flatten() {
-        let attempt = entry["attempt"].as_u64().map(|attempt| format!(" #{attempt}")).unwrap_or_default();
+        let attempt = entry["attempt"]
+            .as_u64()
+            .map(|attempt| format!(" #{attempt}"))
+            .unwrap_or_default();
         let level = text(entry, "level");
-        output::line(&format!("{} {level:<5}{attempt} {}", text(entry, "created_at"), text(entry, "message")));
+        output::line(&format!(
+            "{} {level:<5}{attempt} {}",
+            text(entry, "created_at"),
+            text(entry, "message")
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let task = Client::new(args.server.server)?.post(&format!("tasks/{}/{action}", args.id), None).await?;
+    let task = Client::new(args.server.server)?
+        .post(&format!("tasks/{}/{action}", args.id), None)
+        .await?;
     show(&task, json)
 }
 
@@ -153,7 +179,9 @@ async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mut query = filter_query(&args.filter);
     query.push(("first", args.first.to_string()));
     let client = Client::new(args.server.server)?;
-    let pruned = client.request(Method::DELETE, "tasks", &query, None, Duration::ZERO).await?;
+    let pruned = client
+        .request(Method::DELETE, "tasks", &query, None, Duration::ZERO)
+        .await?;
     if json {
         output::json(&pruned)?;
     } else {
@@ -164,8 +192,14 @@ async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 fn filter_query(filter: &FilterArgs) -> Vec<(&'static str, String)> {
     let states = filter.status.iter().map(|state| ("status", state.to_string()));
-    let types = filter.task_type.iter().map(|task_type| ("task_type", task_type.to_string()));
-    let kinds = filter.error_kind.iter().map(|kind| ("error_kind", kind.to_string()));
+    let types = filter
+        .task_type
+        .iter()
+        .map(|task_type| ("task_type", task_type.to_string()));
+    let kinds = filter
+        .error_kind
+        .iter()
+        .map(|kind| ("error_kind", kind.to_string()));
     states.chain(types).chain(kinds).collect()
 }
 
@@ -175,7 +209,9 @@ pub(crate) fn read_input(argument: &str) -> anyhow::Result<Json> {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
         None if argument == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
             text
         }
         None => argument.to_owned(),
@@ -188,7 +224,11 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
         output::json(task)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let attempts = format!("{} of {}", task["attempt"], task["max_retries"].as_u64().unwrap_or_default() + 1);
+    let attempts = format!(
+        "{} of {}",
+        task["attempt"],
+        task["max_retries"].as_u64().unwrap_or_default() + 1
+    );
     let mut pairs = vec![
         ("id", text(task, "id").to_owned()),
         ("type", text(task, "task_type").to_owned()),
@@ -197,7 +237,14 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
         ("attempt", attempts),
         ("input", task["input"].to_string()),
     ];
-    for name in ["created_at", "run_at", "started_at", "finished_at", "error_kind", "error"] {
+    for name in [
+        "created_at",
+        "run_at",
+        "started_at",
+        "finished_at",
+        "error_kind",
+        "error",
+    ] {
         if let Some(value) = task[name].as_str() {
             pairs.push((name, value.to_owned()));
         }
@@ -216,7 +263,11 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
 /// Shows a task that was waited for. Success is completion, for use in scripts.
 fn show_ended(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
     show(task, json)?;
-    Ok(if text(task, "status") == "completed" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if text(task, "status") == "completed" {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn task_id(task: &Value) -> anyhow::Result<&str> {
@@ -234,7 +285,11 @@ fn brief(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(61).collect();
+    let mut line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(61)
+        .collect();
     if line.chars().count() > 60 {
         line = line.chars().take(59).chain(['…']).collect();
     }

@@ -37,7 +37,11 @@ impl HttpGrant {
     #[must_use]
     pub fn allows_address(&self, address: IpAddr) -> bool {
         let address = canonical(address);
-        is_public(address) || self.private_networks.iter().any(|network| network.contains(&address))
+        is_public(address)
+            || self
+                .private_networks
+                .iter()
+                .any(|network| network.contains(&address))
     }
 }
 
@@ -72,9 +76,9 @@ impl HostPattern {
         let name = match &self.name {
             NamePattern::Any => true,
             NamePattern::Exactly(name) => name == host,
-            NamePattern::Below(domain) => {
-                host.strip_suffix(domain.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
+            NamePattern::Below(domain) => host
+                .strip_suffix(domain.as_str())
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         };
         name && match self.port {
             PortPattern::Web => matches!(port, 80 | 443),
@@ -86,7 +90,9 @@ impl HostPattern {
 
 /// A host pattern that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a host pattern: use example.com, *.example.com or *, and :8080 or :* for other ports than 80 and 443")]
+#[error(
+    "{0:?} is not a host pattern: use example.com, *.example.com or *, and :8080 or :* for other ports than 80 and 443"
+)]
 pub struct InvalidHostPattern(String);
 
 impl FromStr for HostPattern {
@@ -105,7 +111,10 @@ impl FromStr for HostPattern {
             name.parse::<IpAddr>().is_ok()
                 || !name.is_empty()
                     && name.split('.').all(|label| {
-                        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+                        !label.is_empty()
+                            && label
+                                .bytes()
+                                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
                     })
         };
         let name = match name.strip_prefix("*.") {
@@ -237,10 +246,19 @@ mod tests {
 
     #[test]
     fn patterns_read_back_from_their_text() {
-        for text in ["*", "*:*", "example.com", "*.example.com:8443", "[::1]:80", "10.0.0.1:*"] {
+        for text in [
+            "*",
+            "*:*",
+            "example.com",
+            "*.example.com:8443",
+            "[::1]:80",
+            "10.0.0.1:*",
+        ] {
             assert_eq!(pattern(text).to_string(), text);
         }
-        for bad in ["", "*.", "a..b", "http://a", "a:0", "a:70000", "a/b", "*a.com", "[::1", "[::1]x"] {
+        for bad in [
+            "", "*.", "a..b", "http://a", "a:0", "a:70000", "a/b", "*a.com", "[::1", "[::1]x",
+        ] {
             assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
         }
     }
@@ -249,22 +267,53 @@ mod tests {
     fn nothing_private_is_public_in_any_spelling() {
         let grant = HttpGrant::default();
         for address in [
-            "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
-            "169.254.169.254", "100.64.0.1", "192.0.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1",
-            "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-            "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "2001::1", "3fff::1",
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "192.0.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "3fff::1",
         ] {
             assert!(!grant.allows_address(address.parse().unwrap()), "{address}");
         }
-        for address in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"] {
+        for address in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+        ] {
             assert!(grant.allows_address(address.parse().unwrap()), "{address}");
         }
     }
 
     #[test]
     fn an_exception_covers_its_network_and_no_other() {
-        let grant =
-            HttpGrant { private_networks: vec!["127.0.0.0/8".parse().unwrap()], ..HttpGrant::default() };
+        let grant = HttpGrant {
+            private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            ..HttpGrant::default()
+        };
         assert!(grant.allows_address("127.0.0.1".parse().unwrap()));
         assert!(grant.allows_address("::ffff:127.0.0.1".parse().unwrap()));
         assert!(!grant.allows_address("10.0.0.1".parse().unwrap()));

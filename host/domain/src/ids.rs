@@ -17,7 +17,11 @@ pub struct InvalidId {
 impl InvalidId {
     fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
         // A hostile name can be long; an error message should not be.
-        Self { what, value: value.chars().take(120).collect(), rule }
+        Self {
+            what,
+            value: value.chars().take(120).collect(),
+            rule,
+        }
     }
 }
 

@@ -59,6 +59,8 @@ impl Eq for Json {}
 impl From<serde_json::Value> for Json {
     fn from(value: serde_json::Value) -> Self {
         // A `Value` always serialises: its keys are strings and its numbers finite.
-        RawValue::from_string(value.to_string()).map(Self).unwrap_or_else(|_| Self(RawValue::NULL.to_owned()))
+        RawValue::from_string(value.to_string())
+            .map(Self)
+            .unwrap_or_else(|_| Self(RawValue::NULL.to_owned()))
     }
 }

@@ -80,7 +80,10 @@ mod size {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         Ok(match Size::deserialize(deserializer)? {
             Size::Bytes(bytes) => bytes,
-            Size::Text(text) => text.parse::<bytesize::ByteSize>().map_err(serde::de::Error::custom)?.as_u64(),
+            Size::Text(text) => text
+                .parse::<bytesize::ByteSize>()
+                .map_err(serde::de::Error::custom)?
+                .as_u64(),
         })
     }
 }
@@ -107,7 +110,10 @@ mod tests {
         let limits: Limits =
             serde_json::from_value(serde_json::json!({"memory": "8 MiB", "log": 100, "deadline": "1m 30s"}))
                 .unwrap();
-        assert_eq!((limits.memory, limits.log, limits.deadline), (8 << 20, 100, Duration::from_secs(90)));
+        assert_eq!(
+            (limits.memory, limits.log, limits.deadline),
+            (8 << 20, 100, Duration::from_secs(90))
+        );
         assert_eq!(limits.output, Limits::default().output);
         let text = serde_json::to_string(&limits).unwrap();
         assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);

@@ -30,7 +30,11 @@ pub struct Failure {
 impl Failure {
     /// A failure without a wish for the delay.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 }
 
@@ -142,7 +146,10 @@ mod tests {
     fn every_kind_reads_back_from_its_name_and_serialises_to_it() {
         for kind in FailureKind::ALL {
             assert_eq!(kind.as_str().parse(), Ok(*kind));
-            assert_eq!(serde_json::to_string(kind).unwrap(), format!("{:?}", kind.as_str()));
+            assert_eq!(
+                serde_json::to_string(kind).unwrap(),
+                format!("{:?}", kind.as_str())
+            );
         }
     }
 }

@@ -35,7 +35,11 @@ impl RetryPolicy {
     /// (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     #[must_use]
     pub fn backoff(&self, attempt: u32, random: f64) -> Duration {
-        let doubled = 2_f64.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX).min(64));
+        let doubled = 2_f64.powi(
+            i32::try_from(attempt.saturating_sub(1))
+                .unwrap_or(i32::MAX)
+                .min(64),
+        );
         let ceiling = (self.base.as_secs_f64() * doubled).min(self.cap.as_secs_f64());
         Duration::from_secs_f64(ceiling * random.clamp(0.0, 1.0))
     }
@@ -44,7 +48,11 @@ impl RetryPolicy {
 impl Default for RetryPolicy {
     /// Three retries, from 1 s up to 5 min.
     fn default() -> Self {
-        Self { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(300) }
+        Self {
+            max_retries: 3,
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(300),
+        }
     }
 }
 
@@ -70,7 +78,10 @@ pub enum Next {
 pub fn after(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: Timestamp, random: f64) -> Next {
     match outcome {
         Outcome::Completed(_) => Next::Complete,
-        Outcome::Failed(Failure { kind: FailureKind::Cancelled, .. }) => Next::Cancelled,
+        Outcome::Failed(Failure {
+            kind: FailureKind::Cancelled,
+            ..
+        }) => Next::Cancelled,
         Outcome::Failed(failure) if failure.kind.is_retryable() && attempt < policy.max_attempts() => {
             let delay = match failure.retry_after {
                 Some(wish) => wish.min(RetryPolicy::MAX_DELAY),
@@ -78,7 +89,10 @@ pub fn after(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: Timesta
             };
             // Times are stored in microseconds; a delay is far below what a timestamp holds.
             let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-            Next::RetryAt(now.checked_add(jiff::SignedDuration::from_micros(micros)).unwrap_or(Timestamp::MAX))
+            Next::RetryAt(
+                now.checked_add(jiff::SignedDuration::from_micros(micros))
+                    .unwrap_or(Timestamp::MAX),
+            )
         }
         Outcome::Failed(_) => Next::DeadLetter,
     }
@@ -89,8 +103,11 @@ mod tests {
     use super::*;
     use crate::Json;
 
-    const POLICY: RetryPolicy =
-        RetryPolicy { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(5) };
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_retries: 3,
+        base: Duration::from_secs(1),
+        cap: Duration::from_secs(5),
+    };
 
     fn failed(kind: FailureKind) -> Outcome {
         Outcome::Failed(Failure::new(kind, "x"))
@@ -98,7 +115,9 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_the_cap() {
-        let ceilings: Vec<_> = (1..=5).map(|attempt| POLICY.backoff(attempt, 1.0).as_secs()).collect();
+        let ceilings: Vec<_> = (1..=5)
+            .map(|attempt| POLICY.backoff(attempt, 1.0).as_secs())
+            .collect();
         assert_eq!(ceilings, [1, 2, 4, 5, 5]);
         assert_eq!(POLICY.backoff(u32::MAX, 0.5), Duration::from_millis(2500));
         assert_eq!(POLICY.backoff(3, 0.0), Duration::ZERO);
@@ -107,8 +126,14 @@ mod tests {
     #[test]
     fn the_last_attempt_is_a_dead_letter() {
         let now = Timestamp::UNIX_EPOCH;
-        assert!(matches!(after(&failed(FailureKind::Retryable), 3, &POLICY, now, 0.5), Next::RetryAt(_)));
-        assert_eq!(after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5), Next::DeadLetter);
+        assert!(matches!(
+            after(&failed(FailureKind::Retryable), 3, &POLICY, now, 0.5),
+            Next::RetryAt(_)
+        ));
+        assert_eq!(
+            after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5),
+            Next::DeadLetter
+        );
     }
 
     #[test]

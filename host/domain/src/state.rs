@@ -35,8 +35,14 @@ pub enum TaskState {
 
 impl TaskState {
     /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 6] =
-        [Self::Scheduled, Self::Pending, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] = [
+        Self::Scheduled,
+        Self::Pending,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The name that the API, the store and the metrics use.
     #[must_use]
@@ -109,7 +115,11 @@ mod tests {
     #[test]
     fn only_a_claim_makes_a_task_running() {
         for from in TaskState::ALL {
-            assert_eq!(from.can_become(TaskState::Running), from == TaskState::Pending, "{from} -> running");
+            assert_eq!(
+                from.can_become(TaskState::Running),
+                from == TaskState::Pending,
+                "{from} -> running"
+            );
         }
     }
 }

@@ -21,7 +21,11 @@ impl Priority {
     /// # Errors
     /// When it is not 1 to 5.
     pub const fn new(level: u8) -> Result<Self, InvalidPriority> {
-        if level >= 1 && level <= 5 { Ok(Self(level)) } else { Err(InvalidPriority(level)) }
+        if level >= 1 && level <= 5 {
+            Ok(Self(level))
+        } else {
+            Err(InvalidPriority(level))
+        }
     }
 
     /// The number, 1 to 5.

@@ -79,9 +79,13 @@ fn conclude(
         Some(StopReason::Lapsed) => return None,
         Some(StopReason::Draining) => Next::HandBack,
         Some(StopReason::Cancelled) => Next::Cancelled,
-        None => {
-            retry::after(&invoked.outcome, task.attempt, &task.retry, Timestamp::now(), fastrand::f64())
-        }
+        None => retry::after(
+            &invoked.outcome,
+            task.attempt,
+            &task.retry,
+            Timestamp::now(),
+            fastrand::f64(),
+        ),
     };
     Some(Completion {
         attempt: Attempt {
@@ -170,7 +174,8 @@ fn observe(task: &ClaimedTask, invoked: &Invoked) {
         Outcome::Failed(failure) => failure.kind.as_str(),
     };
     let task_type = task.task_type.to_string();
-    metrics::counter!("taskforge_attempts_total", "task_type" => task_type.clone(), "outcome" => outcome).increment(1);
+    metrics::counter!("taskforge_attempts_total", "task_type" => task_type.clone(), "outcome" => outcome)
+        .increment(1);
     // Precision is not what a histogram is for.
     #[allow(clippy::cast_precision_loss)]
     let seconds = invoked.usage.wall_micros as f64 / 1e6;

@@ -31,10 +31,14 @@ pub(crate) async fn claim_until(
     let slots = Arc::new(Semaphore::new(config.concurrency));
     let mut backoff = StoreBackoff::new();
     loop {
-        let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { return };
+        let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else {
+            return;
+        };
         let mut free = take_free(&slots, slot);
         let types = bench.handlers.types();
-        let Some(wanted) = stop.run_until_cancelled(next_hints(&*bench.broker, &types, free.len(), config.hint_wait)).await
+        let Some(wanted) = stop
+            .run_until_cancelled(next_hints(&*bench.broker, &types, free.len(), config.hint_wait))
+            .await
         else {
             return;
         };
@@ -86,9 +90,18 @@ async fn claim(
             ids = hints.iter().map(|hint| hint.id).collect();
             ClaimBy::Ids(&ids)
         }
-        Wanted::Anything => ClaimBy::Order { types, limit: u32::try_from(max).unwrap_or(u32::MAX) },
+        Wanted::Anything => ClaimBy::Order {
+            types,
+            limit: u32::try_from(max).unwrap_or(u32::MAX),
+        },
     };
-    store.claim(ClaimRequest { worker, by, now: Timestamp::now() }).await
+    store
+        .claim(ClaimRequest {
+            worker,
+            by,
+            now: Timestamp::now(),
+        })
+        .await
 }
 
 /// A hint was taken but not used: others may have more luck with it. If this fails too, the sweeper's audit finds the task.

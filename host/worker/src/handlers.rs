@@ -32,8 +32,10 @@ impl Handlers {
 
     /// Serves these plugins from the next claim on.
     pub fn replace(&self, plugins: impl IntoIterator<Item = Arc<Plugin>>) {
-        let plugins: HashMap<_, _> =
-            plugins.into_iter().map(|plugin| (plugin.info().name.clone(), plugin)).collect();
+        let plugins: HashMap<_, _> = plugins
+            .into_iter()
+            .map(|plugin| (plugin.info().name.clone(), plugin))
+            .collect();
         let types = plugins.keys().cloned().collect();
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Loaded { plugins, types });
     }

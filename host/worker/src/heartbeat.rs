@@ -37,7 +37,10 @@ pub async fn beat_until(
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
         // Taken before the request: the store's clock for this beat starts no earlier.
         let asked = Instant::now();
-        match store.heartbeat(worker, Timestamp::now(), config.heartbeat_timeout).await {
+        match store
+            .heartbeat(worker, Timestamp::now(), config.heartbeat_timeout)
+            .await
+        {
             Ok(true) => renewed = asked,
             Ok(false) => return true,
             Err(error) => {
@@ -62,7 +65,9 @@ async fn stop_lost(store: &dyn Store, running: &Running) {
         return;
     }
     match store.lost_leases(&held).await {
-        Ok(lost) => lost.into_iter().for_each(|id| running.stop(id, StopReason::Cancelled)),
+        Ok(lost) => lost
+            .into_iter()
+            .for_each(|id| running.stop(id, StopReason::Cancelled)),
         Err(error) => tracing::debug!(%error, "held leases were not checked"),
     }
 }

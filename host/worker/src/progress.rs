@@ -20,11 +20,19 @@ pub struct ProgressBoard {
 impl ProgressBoard {
     /// Puts up a report, over an older one of the same task.
     pub fn report(&self, id: TaskId, run_lease: RunLease, progress: Progress) {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (run_lease, progress));
+        self.unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, (run_lease, progress));
     }
 
     /// Writes reports until `stop`.
-    pub async fn write_until(self: Arc<Self>, store: Arc<dyn Store>, every: Duration, stop: CancellationToken) {
+    pub async fn write_until(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        every: Duration,
+        stop: CancellationToken,
+    ) {
         let mut interval = tokio::time::interval(every);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
@@ -41,6 +49,13 @@ impl ProgressBoard {
 
     fn take(&self) -> Vec<ProgressReport> {
         let unwritten = std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
-        unwritten.into_iter().map(|(id, (run_lease, progress))| ProgressReport { id, run_lease, progress }).collect()
+        unwritten
+            .into_iter()
+            .map(|(id, (run_lease, progress))| ProgressReport {
+                id,
+                run_lease,
+                progress,
+            })
+            .collect()
     }
 }

@@ -61,7 +61,12 @@ impl Running {
     pub fn enter(self: &Arc<Self>, id: TaskId, run_lease: RunLease) -> RunningGuard {
         let switch = StopSwitch::default();
         self.lock().insert(id, (run_lease, switch.clone()));
-        RunningGuard { running: self.clone(), id, run_lease, switch }
+        RunningGuard {
+            running: self.clone(),
+            id,
+            run_lease,
+            switch,
+        }
     }
 
     /// Stops one task's attempt, if it runs here.
@@ -81,7 +86,10 @@ impl Running {
     /// What is held, for asking the store whether it still is.
     #[must_use]
     pub fn held(&self) -> Vec<(TaskId, RunLease)> {
-        self.lock().iter().map(|(id, (run_lease, _))| (*id, *run_lease)).collect()
+        self.lock()
+            .iter()
+            .map(|(id, (run_lease, _))| (*id, *run_lease))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (RunLease, StopSwitch)>> {
@@ -110,7 +118,10 @@ impl Drop for RunningGuard {
     fn drop(&mut self) {
         let mut attempts = self.running.lock();
         // After a lapse the same worker process may hold the same task under a newer lease: that entry is not ours to take.
-        if attempts.get(&self.id).is_some_and(|(run_lease, _)| *run_lease == self.run_lease) {
+        if attempts
+            .get(&self.id)
+            .is_some_and(|(run_lease, _)| *run_lease == self.run_lease)
+        {
             attempts.remove(&self.id);
         }
     }

@@ -39,7 +39,13 @@ impl Sweeper {
     /// A sweeper that is not running yet.
     #[must_use]
     pub fn new(config: SweeperConfig, store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Self {
-        Self { config, store, broker, scan: None, last_audit: Instant::now() }
+        Self {
+            config,
+            store,
+            broker,
+            scan: None,
+            last_audit: Instant::now(),
+        }
     }
 
     /// Sweeps until `stop`.
@@ -61,7 +67,10 @@ impl Sweeper {
     pub async fn recover_all(&self) -> Result<usize, StoreError> {
         let mut recovered = 0;
         loop {
-            let lapsed = self.store.lapsed(Timestamp::now(), std::time::Duration::ZERO, self.config.page).await?;
+            let lapsed = self
+                .store
+                .lapsed(Timestamp::now(), std::time::Duration::ZERO, self.config.page)
+                .await?;
             if lapsed.is_empty() {
                 return Ok(recovered);
             }
@@ -88,8 +97,10 @@ impl Sweeper {
 
     async fn sweep_lapsed(&self) -> Result<(), SweepError> {
         for _ in 0..self.config.pages_per_tick {
-            let lapsed =
-                self.store.lapsed(Timestamp::now(), self.config.heartbeat_timeout, self.config.page).await?;
+            let lapsed = self
+                .store
+                .lapsed(Timestamp::now(), self.config.heartbeat_timeout, self.config.page)
+                .await?;
             if lapsed.is_empty() {
                 break;
             }
@@ -107,21 +118,34 @@ impl Sweeper {
         let moved = self.store.resolve_lapsed(&verdicts, now).await?;
         tracing::warn!(tasks = moved.len(), "tasks of lapsed workers were returned");
         metrics::counter!("taskforge_lapsed_attempts_total").increment(moved.len() as u64);
-        let dead: HashSet<_> =
-            verdicts.iter().filter(|verdict| verdict.next == Next::DeadLetter).map(|verdict| verdict.id).collect();
+        let dead: HashSet<_> = verdicts
+            .iter()
+            .filter(|verdict| verdict.next == Next::DeadLetter)
+            .map(|verdict| verdict.id)
+            .collect();
         Ok(moved.into_iter().filter(|id| dead.contains(id)).collect())
     }
 
     async fn fill_broker(&mut self) -> Result<(), SweepError> {
         if !self.broker.is_complete().await? && !self.scan.as_ref().is_some_and(|scan| scan.rebuilds) {
-            self.scan = Some(Scan { after: None, rebuilds: true });
+            self.scan = Some(Scan {
+                after: None,
+                rebuilds: true,
+            });
         } else if self.scan.is_none() && self.last_audit.elapsed() >= self.config.audit_interval {
             self.last_audit = Instant::now();
-            self.scan = Some(Scan { after: None, rebuilds: false });
+            self.scan = Some(Scan {
+                after: None,
+                rebuilds: false,
+            });
         }
         let Some(scan) = &mut self.scan else { return Ok(()) };
         // A rebuild hurries, because workers wait for it; an audit does not.
-        let pages = if scan.rebuilds { self.config.pages_per_tick } else { 1 };
+        let pages = if scan.rebuilds {
+            self.config.pages_per_tick
+        } else {
+            1
+        };
         for _ in 0..pages {
             let pending = self.store.pending(scan.after, self.config.page).await?;
             self.broker.push(&hints(&pending)).await?;
@@ -152,8 +176,22 @@ fn hints(tasks: &[DueTask]) -> Vec<Hint> {
 
 /// A lapse counts as a failed attempt, so a task that kills its worker ends as a dead letter.
 fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {
-    let detail = format!("worker {} stopped answering during attempt {}", task.worker, task.attempt);
+    let detail = format!(
+        "worker {} stopped answering during attempt {}",
+        task.worker, task.attempt
+    );
     let failure = Failure::new(FailureKind::LeaseLapsed, detail.clone());
-    let next = retry::after(&Outcome::Failed(failure), task.attempt, &task.retry, now, fastrand::f64());
-    Verdict { id: task.id, run_lease: task.run_lease, next, detail }
+    let next = retry::after(
+        &Outcome::Failed(failure),
+        task.attempt,
+        &task.retry,
+        now,
+        fastrand::f64(),
+    );
+    Verdict {
+        id: task.id,
+        run_lease: task.run_lease,
+        next,
+        detail,
+    }
 }

@@ -89,7 +89,13 @@ impl Worker {
             attempts.clone(),
             no_more_claims.clone(),
         ));
-        let heart = beat_until(store.clone(), running.clone(), worker, self.config.clone(), ended.clone());
+        let heart = beat_until(
+            store.clone(),
+            running.clone(),
+            worker,
+            self.config.clone(),
+            ended.clone(),
+        );
         let drain = self.drain(claims, &attempts, &running, stop);
         let end = tokio::select! {
             lapsed = heart => if lapsed { Ended::Lapsed } else { Ended::Drained },
@@ -114,13 +120,26 @@ impl Worker {
 
     async fn register(&self, worker: WorkerId) -> StoreResult<()> {
         let now = Timestamp::now();
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        let record = WorkerRecord { id: worker, host, pid: std::process::id(), started_at: now };
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let record = WorkerRecord {
+            id: worker,
+            host,
+            pid: std::process::id(),
+            started_at: now,
+        };
         self.services.store.register_worker(&record, now).await
     }
 
     fn bench(&self, worker: WorkerId, running: &Arc<Running>, progress: &Arc<ProgressBoard>) -> Arc<Bench> {
-        let Services { store, broker, runtime, handlers } = self.services.clone();
+        let Services {
+            store,
+            broker,
+            runtime,
+            handlers,
+        } = self.services.clone();
         Arc::new(Bench {
             worker,
             runtime,
@@ -145,8 +164,14 @@ impl Worker {
             tracing::error!(%error, "the claim loop panicked");
         }
         attempts.close();
-        if tokio::time::timeout(self.config.drain_grace, attempts.wait()).await.is_err() {
-            tracing::info!(attempts = attempts.len(), "the grace period is over; handing the rest back");
+        if tokio::time::timeout(self.config.drain_grace, attempts.wait())
+            .await
+            .is_err()
+        {
+            tracing::info!(
+                attempts = attempts.len(),
+                "the grace period is over; handing the rest back"
+            );
             running.stop_all(StopReason::Draining);
             attempts.wait().await;
         }

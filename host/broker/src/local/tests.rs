@@ -37,6 +37,14 @@ fn pop(broker: &Arc<LocalBroker>, types: &[&str], max: usize, wait: Duration) ->
     })
 }
 
+/// What a worker got. A lost wake-up would make it wait for ever.
+async fn soon(worker: JoinHandle<Vec<Hint>>) -> Vec<Hint> {
+    tokio::time::timeout(Duration::from_secs(20), worker)
+        .await
+        .expect("the worker still waits")
+        .unwrap()
+}
+
 async fn until_waiting(broker: &LocalBroker, waiters: usize) {
     while broker.state().waiters.len() != waiters {
         tokio::task::yield_now().await;
@@ -47,9 +55,9 @@ async fn until_waiting(broker: &LocalBroker, waiters: usize) {
 async fn an_empty_broker_answers_when_the_wait_is_over() {
     let broker = Arc::new(LocalBroker::new());
     let begin = tokio::time::Instant::now();
-    assert_eq!(pop(&broker, &["t"], 1, Duration::from_secs(5)).await.unwrap(), []);
+    assert_eq!(soon(pop(&broker, &["t"], 1, Duration::from_secs(5))).await, []);
     assert_eq!(begin.elapsed().as_secs(), 5);
-    assert_eq!(pop(&broker, &["t"], 1, Duration::ZERO).await.unwrap(), []);
+    assert_eq!(soon(pop(&broker, &["t"], 1, Duration::ZERO)).await, []);
     assert!(broker.state().waiters.is_empty());
 }
 
@@ -60,7 +68,7 @@ async fn a_waiting_worker_gets_what_is_pushed() {
     until_waiting(&broker, 1).await;
     let hints = [hint("t"), hint("t")];
     broker.push(&hints).await.unwrap();
-    assert_eq!(worker.await.unwrap(), hints);
+    assert_eq!(soon(worker).await, hints);
     assert_eq!(broker.depth().await.unwrap(), 0);
 }
 
@@ -71,7 +79,7 @@ async fn a_push_wakes_the_worker_that_serves_its_type() {
     until_waiting(&broker, 2).await;
     let hint = hint("y");
     broker.push(std::slice::from_ref(&hint)).await.unwrap();
-    assert_eq!(y.await.unwrap(), [hint]);
+    assert_eq!(soon(y).await, [hint]);
     assert!(!x.is_finished());
     x.abort();
 }
@@ -87,7 +95,7 @@ async fn hints_beyond_one_workers_wish_wake_the_next() {
         .unwrap();
     let mut taken = HashSet::new();
     for worker in workers {
-        taken.extend(worker.await.unwrap().into_iter().map(|hint| hint.id));
+        taken.extend(soon(worker).await.into_iter().map(|hint| hint.id));
     }
     assert_eq!(taken.len(), 5);
 }
@@ -104,7 +112,7 @@ async fn a_worker_that_gives_up_when_woken_passes_the_wake_up_on() {
     broker.push(std::slice::from_ref(&hint)).await.unwrap();
     assert!(broker.state().waiters[0].woken && !broker.state().waiters[1].woken);
     first.abort();
-    assert_eq!(second.await.unwrap(), [hint]);
+    assert_eq!(soon(second).await, [hint]);
     assert!(first.await.unwrap_err().is_cancelled());
 }
 

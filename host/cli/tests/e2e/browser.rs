@@ -4,10 +4,20 @@ use std::process::Command;
 
 use crate::server::Server;
 
-const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const BROWSERS: [&str; 4] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+];
 
 fn browser() -> Option<&'static str> {
-    BROWSERS.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success()))
+    BROWSERS.into_iter().find(|name| {
+        Command::new(name)
+            .arg("--version")
+            .output()
+            .is_ok_and(|out| out.status.success())
+    })
 }
 
 #[tokio::test]
@@ -26,10 +36,23 @@ async fn swagger_ui_shows_every_route_without_the_internet() {
         let profile = format!("--user-data-dir={}", profile.path().display());
         move || {
             Command::new(browser)
-                .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-                .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+                .args([
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-quic",
+                    "--no-first-run",
+                ])
+                .args([
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                ])
                 // Any other host is unreachable, so an asset from elsewhere would leave the page empty.
-                .args(["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--virtual-time-budget=20000"])
+                .args([
+                    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+                    "--virtual-time-budget=20000",
+                ])
                 .args([&profile, "--dump-dom", &url])
                 .output()
                 .unwrap()
@@ -40,6 +63,9 @@ async fn swagger_ui_shows_every_route_without_the_internet() {
     let page = String::from_utf8_lossy(&page.stdout);
     let document = server.get("/openapi.json").await;
     for path in document["paths"].as_object().unwrap().keys() {
-        assert!(page.contains(&format!("data-path=\"{path}\"")), "{path} is not on the page");
+        assert!(
+            page.contains(&format!("data-path=\"{path}\"")),
+            "{path} is not on the page"
+        );
     }
 }

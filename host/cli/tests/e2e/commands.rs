@@ -20,7 +20,12 @@ fn stderr(output: &Output) -> String {
 
 /// Runs a client command against a server and reads its JSON.
 fn client(server: &Server, args: &[&str]) -> Value {
-    let done = taskforge().args(args).arg("--json").env("TASKFORGE_SERVER", &server.url).output().unwrap();
+    let done = taskforge()
+        .args(args)
+        .arg("--json")
+        .env("TASKFORGE_SERVER", &server.url)
+        .output()
+        .unwrap();
     assert!(done.status.success(), "{args:?}: {}", stderr(&done));
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -33,8 +38,14 @@ fn guest(name: &str) -> String {
 async fn a_task_is_submitted_watched_and_pruned_from_the_shell() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
-    let done = client(&server, &["task", "submit", "fibonacci", "--input", r#"{"n": 10}"#, "--wait"]);
-    assert_eq!((&done["status"], &done["result"]), (&json!("completed"), &json!({ "result": 55 })));
+    let done = client(
+        &server,
+        &["task", "submit", "fibonacci", "--input", r#"{"n": 10}"#, "--wait"],
+    );
+    assert_eq!(
+        (&done["status"], &done["result"]),
+        (&json!("completed"), &json!({ "result": 55 }))
+    );
     let id = done["id"].as_str().unwrap();
     assert_eq!(client(&server, &["task", "get", id])["id"], done["id"]);
     assert_eq!(client(&server, &["task", "wait", id])["status"], "completed");
@@ -42,26 +53,70 @@ async fn a_task_is_submitted_watched_and_pruned_from_the_shell() {
     assert!(log.as_array().unwrap().len() >= 3, "{log}");
 
     for n in 0..12 {
-        client(&server, &["task", "submit", "fibonacci", "--input", &json!({ "n": n }).to_string(), "--wait"]);
+        client(
+            &server,
+            &[
+                "task",
+                "submit",
+                "fibonacci",
+                "--input",
+                &json!({ "n": n }).to_string(),
+                "--wait",
+            ],
+        );
     }
     let last = client(&server, &["task", "list", "--last", "10"]);
-    let newest: Vec<_> = last.as_array().unwrap().iter().map(|task| task["input"]["n"].as_i64().unwrap()).collect();
+    let newest: Vec<_> = last
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| task["input"]["n"].as_i64().unwrap())
+        .collect();
     assert_eq!(newest, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]);
-    assert_eq!(client(&server, &["task", "prune", "--first", "5"]), json!({ "deleted": 5 }));
-    assert_eq!(client(&server, &["task", "list", "--last", "100"]).as_array().unwrap().len(), 8);
+    assert_eq!(
+        client(&server, &["task", "prune", "--first", "5"]),
+        json!({ "deleted": 5 })
+    );
+    assert_eq!(
+        client(&server, &["task", "list", "--last", "100"])
+            .as_array()
+            .unwrap()
+            .len(),
+        8
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_task_is_cancelled_and_run_again_from_the_shell() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
-    let later = client(&server, &["task", "submit", "fibonacci", "-i", r#"{"n": 5}"#, "--delay", "1h"]);
+    let later = client(
+        &server,
+        &[
+            "task",
+            "submit",
+            "fibonacci",
+            "-i",
+            r#"{"n": 5}"#,
+            "--delay",
+            "1h",
+        ],
+    );
     assert_eq!(later["status"], "scheduled");
     let id = later["id"].as_str().unwrap();
     assert_eq!(client(&server, &["task", "cancel", id])["status"], "cancelled");
     client(&server, &["task", "retry", id]);
-    assert_eq!(client(&server, &["task", "wait", id])["result"], json!({ "result": 5 }));
-    assert_eq!(client(&server, &["task", "list", "--status", "completed", "--type", "fibonacci"])[0]["id"], id);
+    assert_eq!(
+        client(&server, &["task", "wait", id])["result"],
+        json!({ "result": 5 })
+    );
+    assert_eq!(
+        client(
+            &server,
+            &["task", "list", "--status", "completed", "--type", "fibonacci"]
+        )[0]["id"],
+        id
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,17 +124,33 @@ async fn what_the_server_refuses_is_told_in_words() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     for (args, told) in [
-        (&["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#][..], "/input/n"),
-        (&["task", "submit", "fibonacci", "-i", r#"{"n": 1.5}"#], "/input/n"),
-        (&["task", "submit", "fibonacci", "-i", r#"{"n": 1000001}"#], "/input/n"),
+        (
+            &["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#][..],
+            "/input/n",
+        ),
+        (
+            &["task", "submit", "fibonacci", "-i", r#"{"n": 1.5}"#],
+            "/input/n",
+        ),
+        (
+            &["task", "submit", "fibonacci", "-i", r#"{"n": 1000001}"#],
+            "/input/n",
+        ),
         (&["task", "submit", "fibonacci"], "n"),
         (&["task", "submit", "nothing"], "nothing"),
         (&["task", "submit", "fibonacci", "-i", "{n"], "not JSON"),
-        (&["task", "get", "01890000-0000-7000-8000-000000000000"], "01890000"),
+        (
+            &["task", "get", "01890000-0000-7000-8000-000000000000"],
+            "01890000",
+        ),
         (&["task", "get", "x"], "invalid"),
         (&["task", "list", "--status", "dead"], "scheduled, pending"),
     ] {
-        let done = taskforge().args(args).env("TASKFORGE_SERVER", &server.url).output().unwrap();
+        let done = taskforge()
+            .args(args)
+            .env("TASKFORGE_SERVER", &server.url)
+            .output()
+            .unwrap();
         assert!(!done.status.success(), "{args:?}");
         assert!(stderr(&done).contains(told), "{args:?}: {}", stderr(&done));
     }
@@ -88,7 +159,11 @@ async fn what_the_server_refuses_is_told_in_words() {
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let done = output(&["task", "list", "--server", "http://127.0.0.1:1"]);
-    assert!(!done.status.success() && stderr(&done).contains("http://127.0.0.1:1"), "{}", stderr(&done));
+    assert!(
+        !done.status.success() && stderr(&done).contains("http://127.0.0.1:1"),
+        "{}",
+        stderr(&done)
+    );
 }
 
 #[test]
@@ -100,7 +175,14 @@ fn a_component_runs_without_a_server() {
         assert!(said.contains(part), "{part}: {said}");
     }
 
-    let done = output(&["plugin", "run", &guest("fibonacci"), "--input", r#"{"n": 10}"#, "--json"]);
+    let done = output(&[
+        "plugin",
+        "run",
+        &guest("fibonacci"),
+        "--input",
+        r#"{"n": 10}"#,
+        "--json",
+    ]);
     let report: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(report["result"], json!({ "result": 55 }));
     assert!(report["usage"]["fuel"].as_u64().unwrap() > 0);
@@ -108,17 +190,33 @@ fn a_component_runs_without_a_server() {
 
 #[test]
 fn a_component_that_hits_a_limit_fails_with_that_limit() {
-    let args = ["plugin", "run", &guest("fibonacci"), "-i", r#"{"n": 1000000}"#, "--fuel", "1000000", "--json"];
+    let args = [
+        "plugin",
+        "run",
+        &guest("fibonacci"),
+        "-i",
+        r#"{"n": 1000000}"#,
+        "--fuel",
+        "1000000",
+        "--json",
+    ];
     let done = output(&args);
     assert_eq!(done.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!((&report["status"], &report["error_kind"]), (&json!("failed"), &json!("out_of_fuel")));
+    assert_eq!(
+        (&report["status"], &report["error_kind"]),
+        (&json!("failed"), &json!("out_of_fuel"))
+    );
 }
 
 #[test]
 fn input_is_checked_before_a_component_runs() {
     let done = output(&["plugin", "run", &guest("fibonacci"), "-i", r#"{"n": "ten"}"#]);
-    assert!(!done.status.success() && stderr(&done).contains("/input/n"), "{}", stderr(&done));
+    assert!(
+        !done.status.success() && stderr(&done).contains("/input/n"),
+        "{}",
+        stderr(&done)
+    );
 }
 
 #[test]
@@ -127,9 +225,18 @@ fn a_component_is_inspected_without_running_a_task() {
     assert!(done.status.success(), "{}", stderr(&done));
     let report: Value = serde_json::from_slice(&done.stdout).unwrap();
     let names = |key: &str| report[key].to_string();
-    assert!(names("imports").contains("wasi:http/outgoing-handler"), "{report}");
-    assert!(names("exports").contains("taskforge:plugin/handler@0.1.0"), "{report}");
-    assert!(report["plugin"]["input_schema"]["properties"]["url"].is_object(), "{report}");
+    assert!(
+        names("imports").contains("wasi:http/outgoing-handler"),
+        "{report}"
+    );
+    assert!(
+        names("exports").contains("taskforge:plugin/handler@0.1.0"),
+        "{report}"
+    );
+    assert!(
+        report["plugin"]["input_schema"]["properties"]["url"].is_object(),
+        "{report}"
+    );
 }
 
 #[test]
@@ -145,10 +252,17 @@ fn files_that_are_no_plugins_are_told_apart() {
         (write("core.wasm", b"\0asm\x01\0\0\0"), "wasm32-wasip2"),
         (write("text.wasm", b"#!/bin/sh\n"), "text.wasm"),
         (write("cut.wasm", &component[..component.len() / 2]), "cut.wasm"),
-        (folder.path().join("absent.wasm").to_str().unwrap().to_owned(), "absent.wasm"),
+        (
+            folder.path().join("absent.wasm").to_str().unwrap().to_owned(),
+            "absent.wasm",
+        ),
     ] {
         let done = output(&["plugin", "run", &file]);
-        assert!(!done.status.success() && stderr(&done).contains(told), "{file}: {}", stderr(&done));
+        assert!(
+            !done.status.success() && stderr(&done).contains(told),
+            "{file}: {}",
+            stderr(&done)
+        );
     }
 }
 
@@ -159,7 +273,11 @@ fn a_broken_settings_file_names_the_mistake() {
     std::fs::copy(guest("fibonacci"), &component).unwrap();
     std::fs::write(folder.path().join("fibonacci.toml"), "[limits]\nfeul = 1\n").unwrap();
     let done = output(&["plugin", "run", component.to_str().unwrap(), "-i", r#"{"n": 1}"#]);
-    assert!(!done.status.success() && stderr(&done).contains("feul"), "{}", stderr(&done));
+    assert!(
+        !done.status.success() && stderr(&done).contains("feul"),
+        "{}",
+        stderr(&done)
+    );
 }
 
 #[test]
@@ -168,7 +286,15 @@ fn a_broken_plugin_does_not_keep_the_others_from_serving() {
     std::fs::copy(guest("fibonacci"), folder.path().join("fibonacci.wasm")).unwrap();
     std::fs::write(folder.path().join("broken.wasm"), b"\0asm").unwrap();
     let demo = |folder: &Path, kind: &str| {
-        output(&["demo", "--tasks", "5", "--plugins", folder.to_str().unwrap(), "--type", kind])
+        output(&[
+            "demo",
+            "--tasks",
+            "5",
+            "--plugins",
+            folder.to_str().unwrap(),
+            "--type",
+            kind,
+        ])
     };
     // The demo measures, so it wants a sound folder; a server goes on without the broken one.
     assert!(stderr(&demo(folder.path(), "fibonacci")).contains("broken.wasm"));
@@ -176,7 +302,10 @@ fn a_broken_plugin_does_not_keep_the_others_from_serving() {
     let server = Server::start_with(data.path(), |command| {
         command.arg("--plugins").arg(folder.path());
     });
-    let listed = client(&server, &["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--wait"]);
+    let listed = client(
+        &server,
+        &["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--wait"],
+    );
     assert_eq!(listed["status"], "completed");
 }
 
@@ -187,6 +316,9 @@ fn the_demo_runs_every_built_in_type_to_completion() {
     let summary: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(summary["outcomes"], json!({ "completed": 120 }));
     for kind in ["fibonacci", "scraper", "email"] {
-        assert!(summary["by_type"][kind]["total"]["p50"].as_u64().unwrap() > 0, "{summary}");
+        assert!(
+            summary["by_type"][kind]["total"]["p50"].as_u64().unwrap() > 0,
+            "{summary}"
+        );
     }
 }

@@ -19,12 +19,17 @@ async fn a_killed_process_loses_no_acknowledged_task() {
                 let tasks: Vec<_> = (0..50)
                     .map(|i| {
                         let n = if i % 10 == 0 { 200_000 } else { number * 7 % 1_000 };
-                        json!({ "task_type": "fibonacci", "input": { "n": n }, "retry_cap": "100ms" })
+                        json!({ "task_type": "fibonacci", "input": { "n": n }, "max_retries": 10, "retry_cap": "100ms" })
                     })
                     .collect();
                 match server.try_post("/tasks/batch", &json!({ "tasks": tasks })).await {
-                    Some((201, answer)) => acknowledged
-                        .extend(answer["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned())),
+                    Some((201, answer)) => acknowledged.extend(
+                        answer["ids"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .map(|id| id.as_str().unwrap().to_owned()),
+                    ),
                     Some((status, answer)) => panic!("{status}: {answer}"),
                     None => break,
                 }
@@ -35,7 +40,11 @@ async fn a_killed_process_loses_no_acknowledged_task() {
         assert!(cut.is_err(), "the server died before it was killed");
         server.kill();
     }
-    assert!(acknowledged.len() > 200, "only {} tasks were acknowledged", acknowledged.len());
+    assert!(
+        acknowledged.len() > 200,
+        "only {} tasks were acknowledged",
+        acknowledged.len()
+    );
 
     let server = Server::start(data.path());
     for id in &acknowledged {

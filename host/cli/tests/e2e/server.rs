@@ -36,7 +36,9 @@ impl Server {
     /// Starts a server on a free port, and returns once it has said where it listens.
     pub(crate) fn start_with(data_dir: &Path, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = taskforge();
-        command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        command
+            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir);
         adjust(&mut command);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -50,7 +52,12 @@ impl Server {
         // The binary installs one for itself; this is for the test's own client.
         let _already_there = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
-        Self { process, url, data_dir: data_dir.to_owned(), http }
+        Self {
+            process,
+            url,
+            data_dir: data_dir.to_owned(),
+            http,
+        }
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -58,7 +65,10 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([format!("-{name}"), self.process.id().to_string()]).status().unwrap();
+        let done = Command::new("kill")
+            .args([format!("-{name}"), self.process.id().to_string()])
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 
@@ -80,13 +90,23 @@ impl Server {
 
     pub(crate) async fn get(&self, path: &str) -> Value {
         let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
-        assert!(response.status().is_success(), "GET {path}: {}", response.status());
+        assert!(
+            response.status().is_success(),
+            "GET {path}: {}",
+            response.status()
+        );
         response.json().await.unwrap()
     }
 
     /// Posts JSON; `None` if the connection broke, which is what a killed server looks like.
     pub(crate) async fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
-        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await.ok()?;
+        let response = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .send()
+            .await
+            .ok()?;
         let status = response.status().as_u16();
         Some((status, response.json().await.ok()?))
     }
