@@ -39,9 +39,9 @@ lint: setup ## Check the format and the lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice for it.
 .PHONY: bench
-bench: plugins ## Measure the sandbox, the store and the whole embedded system, in release mode
-	cargo bench --locked -p taskforge-runtime
-	cargo bench --locked -p taskforge-store
-	cargo build --locked --release --bin taskforge
-	"$(TARGET)/release/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
+bench: plugins ## Measure the sandbox, the store and the whole embedded system
+	cargo bench --workspace --profile dev --locked --bench invoke --bench sqlite
+	cargo build --workspace --locked --bin taskforge
+	"$(TARGET)/debug/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"

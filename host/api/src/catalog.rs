@@ -95,7 +95,9 @@ impl Catalog {
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {
         let entry = self.snapshot().get(name).cloned()?;
         let mut faults = Vec::new();
-        entry.input.check(&input.to_value(), input.as_str().len(), "/input", &mut faults);
+        entry
+            .input
+            .check(&input.to_value(), input.as_str().len(), "/input", &mut faults);
         Some(faults)
     }
 

@@ -81,6 +81,10 @@ pub(crate) struct DevArgs {
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
 
+    /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data folder]
+    #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
     /// Attempts that run at the same time
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: u32,

@@ -64,7 +64,7 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
         data_dir.join("outbox"),
         "TaskForge demo <demo@localhost>",
     )?);
-    let runtime = stack::sandbox(data_dir, mailer, args.workers * args.concurrency)?;
+    let runtime = stack::sandbox(data_dir.join("cache"), mailer, args.workers * args.concurrency)?;
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());

@@ -19,7 +19,11 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot make the data folder {}", args.data_dir.display()))?;
     let folder = plugin_folder::locate(&args.plugins)?;
     let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
-    let runtime = stack::sandbox(&args.data_dir, mailer, args.concurrency)?;
+    let cache = args
+        .cache_dir
+        .clone()
+        .unwrap_or_else(|| args.data_dir.join("cache"));
+    let runtime = stack::sandbox(cache, mailer, args.concurrency)?;
     tracing::info!(
         "loading the plugins in {}; what was not compiled before takes some seconds",
         folder.display()

@@ -1,6 +1,10 @@
 //! The wiring: store, broker, sandbox, workers, sweeper, door — all in this process.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
@@ -32,10 +36,10 @@ pub(crate) struct Stack {
     stop_sweeper: CancellationToken,
 }
 
-/// The sandbox for an embedded system, with its compiled code under the data folder.
-pub(crate) fn sandbox(data_dir: &Path, mailer: Arc<dyn Mailer>, attempts: u32) -> anyhow::Result<Runtime> {
+/// The sandbox for an embedded system, with its compiled code in `cache_dir`.
+pub(crate) fn sandbox(cache_dir: PathBuf, mailer: Arc<dyn Mailer>, attempts: u32) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
-        cache_dir: Some(data_dir.join("cache")),
+        cache_dir: Some(cache_dir),
         max_instances: attempts,
         ..RuntimeConfig::new(mailer)
     };

@@ -290,9 +290,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_time_limit_of_zero_is_a_timeout_and_no_panic() {
-        let server = Server::silent().await;
         let zero = Some(Duration::ZERO);
-        let error = ask(
+        let server = Server::with_page("x").await;
+        // Loopback may be connected to in no time at all.
+        let answer = ask(
             &server,
             RequestOptions {
                 connect_timeout: zero,
@@ -301,9 +302,11 @@ mod tests {
         )
         .await;
         assert!(
-            matches!(error, Err(Error::ConnectionTimeout | Error::DnsTimeout)),
-            "{error:?}"
+            matches!(answer, Ok(_) | Err(Error::ConnectionTimeout | Error::DnsTimeout)),
+            "{answer:?}"
         );
+
+        let server = Server::silent().await;
         let error = ask(
             &server,
             RequestOptions {

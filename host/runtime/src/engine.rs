@@ -23,8 +23,19 @@ const GUEST_STACK: usize = 512 << 10;
 /// The fibre that a guest runs on: its own stack, and at least a megabyte for the host functions it calls.
 const FIBRE_STACK: usize = 2 << 20;
 
-/// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; the benchmark turns one knob at a time
-/// to say what each is worth.
+/// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; `benches/invoke.rs` turns one knob at a time. Measured
+/// with fibonacci n=20 on a 2-core machine, Linux 6.7 or later, unoptimised host code (`--profile dev`):
+///
+/// | setting | one invocation |
+/// |---|---|
+/// | as chosen | 16 µs |
+/// | no pool | 61 µs |
+/// | no copy-on-write image | 20 µs |
+/// | no resident memory | 43 µs |
+/// | 4 MiB of resident memory instead of 256 KiB | 19 µs |
+/// | no resident tables | 28 µs |
+/// | no warm slots | 26 µs |
+/// | no `PAGEMAP_SCAN` | 57 µs |
 #[derive(Debug, Clone)]
 pub struct PoolTuning {
     /// Instances come from a pool of reserved slots. Off: each one maps and unmaps its own memory.

@@ -181,7 +181,7 @@ impl Bed {
 
 fn sandbox(data: &Path) -> Runtime {
     let mailer = Arc::new(OutboxMailer::new(data.join("outbox"), "test@localhost").unwrap());
-    let cache = guests::path("hostile").with_file_name("test-cache");
+    let cache = guests::folder().with_file_name("test-cache");
     Runtime::new(RuntimeConfig {
         cache_dir: Some(cache),
         max_instances: 32,

@@ -16,7 +16,10 @@ pub(crate) fn taskforge() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKFORGE_")) {
         command.env_remove(name);
     }
-    command.env("TASKFORGE_PLUGINS", taskforge_testing::guests::folder());
+    let plugins = taskforge_testing::guests::folder();
+    // Each component is compiled once for all tests; the sandbox's own tests are about the cache.
+    command.env("TASKFORGE_CACHE_DIR", plugins.with_file_name("test-cache"));
+    command.env("TASKFORGE_PLUGINS", plugins);
     command
 }
 

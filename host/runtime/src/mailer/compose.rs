@@ -234,6 +234,7 @@ mod tests {
             "ann@example.com",
             "<ann@example.com>",
             "Ann Lee <ann@example.com>",
+            "demo@localhost",
             "\"Lee, Ann\" <ann@example.com>",
         ] {
             assert!(

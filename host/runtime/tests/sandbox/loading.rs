@@ -70,6 +70,19 @@ async fn a_damaged_component_harms_nobody() {
 }
 
 #[tokio::test]
+async fn every_plugin_that_ships_loads() {
+    let bed = Bed::new().await;
+    for name in ["fibonacci", "scraper", "email"] {
+        let plugin = bed
+            .runtime
+            .load(guests::bytes(name), PluginSettings::default())
+            .await
+            .unwrap();
+        assert_eq!(plugin.info().name.as_str(), name);
+    }
+}
+
+#[tokio::test]
 async fn a_missing_import_is_named() {
     let bed = Bed::new().await;
     let error = refused_wat(&bed, "unknown_import").await;
