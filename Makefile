@@ -28,7 +28,7 @@ plugins: setup ## Build the built-in handlers (and the hostile one, for tests) a
 .PHONY: run
 run: plugins ## Build everything and run it on embedded stores, at http://127.0.0.1:8000
 	cargo build --workspace --locked --bin taskforge
-	exec "$(TARGET)/debug/taskforge" dev --plugins "$(TARGET)/plugins" $(ARGS)
+	exec "$(TARGET)/debug/taskforge" dev $(ARGS)
 
 .PHONY: test
 test: plugins ## Build everything and run all tests

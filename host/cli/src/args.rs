@@ -261,7 +261,7 @@ pub(crate) struct PluginRunArgs {
     pub(crate) sandbox: SandboxArgs,
     #[command(flatten)]
     pub(crate) mail: MailArgs,
-    /// Folder that the `log` mailer writes messages to [default: a temporary one]
+    /// Folder that the `log` mailer writes messages to [default: a new one among the temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) outbox: Option<PathBuf>,
 }

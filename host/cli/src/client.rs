@@ -21,12 +21,18 @@ impl Client {
         if server.cannot_be_a_base() {
             bail!("{server} is not an http:// address");
         }
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent(concat!("taskforge/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
-            .tls_backend_preconfigured(tls_config())
-            .build()?;
-        Ok(Self { http, server })
+            .tls_backend_preconfigured(tls_config());
+        if matches!(server.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+            // A proxy in the environment leads elsewhere: its loopback is not this machine's.
+            http = http.no_proxy();
+        }
+        Ok(Self {
+            http: http.build()?,
+            server,
+        })
     }
 
     /// Sends a request and reads the answer as JSON. `path` is below the server's address; its segments must not need escaping.

@@ -15,10 +15,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use taskforge_broker::{Broker as _, Signal};
 use taskforge_domain::{Json, Task, TaskState, TaskType, TenantId};
 use taskforge_runtime::{OutboxMailer, Plugin};
 use taskforge_store::{Cursor, Page, Store, TaskFilter};
 use taskforge_worker::WorkerConfig;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
     args::DemoArgs,
@@ -29,8 +31,8 @@ use crate::{
 
 /// Tasks in one `POST /tasks/batch`.
 const BATCH: usize = 1_000;
-/// Time between two looks at the counts.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long no signal may come before the store is asked.
+const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
     let temporary = tempfile::tempdir()?;
@@ -188,16 +190,26 @@ async fn measure(
 ) -> anyhow::Result<Summary> {
     let total = args.tasks as usize;
     let already = ended(stack).await?;
+    let mut signals = stack.broker.subscribe();
     let bars = Bars::new(total as u64);
     let began = Instant::now();
+    // Counting in the store walks every task, so it is done when the signals say that all have ended, or say nothing.
     let watch = async {
+        let mut heard = 0;
         loop {
-            let done = ended(stack).await? - already;
-            bars.drained.set_position(done);
-            if done >= total as u64 {
-                return anyhow::Ok(began.elapsed());
+            match tokio::time::timeout(SILENCE, signals.recv()).await {
+                Ok(Ok(Signal::Finished(_))) => heard += 1,
+                Ok(Ok(Signal::Cancel(_))) => {}
+                Ok(Err(RecvError::Lagged(missed))) => heard += missed,
+                Ok(Err(RecvError::Closed)) | Err(_) => heard = ended(stack).await? - already,
             }
-            tokio::time::sleep(LOOK).await;
+            bars.drained.set_position(heard);
+            if heard >= total as u64 {
+                heard = ended(stack).await? - already;
+                if heard >= total as u64 {
+                    return anyhow::Ok(began.elapsed());
+                }
+            }
         }
     };
     let enqueue = async {

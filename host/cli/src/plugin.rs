@@ -23,17 +23,19 @@ pub(crate) async fn run(command: PluginCommand, json: bool) -> anyhow::Result<Ex
 
 async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let input = task::read_input(&args.input)?;
-    // Kept, so that the person can open the message that the log names.
+    let settings = settings(&args.file, &args.sandbox)?;
+    let temporary = outbox()?;
     let outbox = match args.outbox {
         Some(folder) => folder,
-        None => std::env::temp_dir().join("taskforge-outbox"),
+        // Kept, so that the person can open the message that the log names.
+        None if settings.grants.mail => temporary.keep(),
+        None => temporary.path().to_owned(),
     };
     let mailer = mailers::build(&args.mail, outbox)?;
     let runtime = Runtime::new(RuntimeConfig {
         max_instances: 1,
         ..RuntimeConfig::new(mailer)
     })?;
-    let settings = settings(&args.file, &args.sandbox)?;
     let began = Timestamp::now();
     let plugin = load(&runtime, &args.file, settings).await?;
     let loading = Timestamp::now().duration_since(began).unsigned_abs();
@@ -62,6 +64,11 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A folder of this run's own.
+fn outbox() -> anyhow::Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("taskforge-outbox-").tempdir()?)
 }
 
 async fn load(runtime: &Runtime, file: &Path, settings: PluginSettings) -> anyhow::Result<Arc<Plugin>> {
@@ -207,19 +214,22 @@ fn print_json(info: &PluginInfo, invoked: &Invoked, loading: Duration) -> anyhow
 async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let found = inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let temporary = outbox()?;
     let mailer = mailers::build(
         &crate::args::MailArgs {
             mailer: "log".to_owned(),
             mail_from: "taskforge@localhost".to_owned(),
         },
-        std::env::temp_dir().join("taskforge-outbox"),
+        temporary.path().to_owned(),
     )?;
     let runtime = Runtime::new(RuntimeConfig {
         max_instances: 1,
         ..RuntimeConfig::new(mailer)
     })?;
     // A component that is no plugin can still be looked at.
-    let plugin = runtime.load(bytes, PluginSettings::default()).await;
+    let plugin = runtime
+        .load(bytes, plugin_folder::settings_beside(&args.file)?)
+        .await;
     if json {
         let plugin = match &plugin {
             Ok(plugin) => serde_json::to_value(plugin.info())?,

@@ -27,10 +27,12 @@ pub(crate) struct StackConfig<'a> {
 /// A running system.
 pub(crate) struct Stack {
     pub(crate) store: Arc<SqliteStore>,
+    pub(crate) broker: Arc<LocalBroker>,
     pub(crate) address: SocketAddr,
     /// Tasks that a process before this one had left running.
     pub(crate) recovered: usize,
     tasks: TaskTracker,
+    sweeper: TaskTracker,
     stop_door: CancellationToken,
     stop_workers: CancellationToken,
     stop_sweeper: CancellationToken,
@@ -40,7 +42,8 @@ pub(crate) struct Stack {
 pub(crate) fn sandbox(cache_dir: PathBuf, mailer: Arc<dyn Mailer>, attempts: u32) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(cache_dir),
-        max_instances: attempts,
+        // More slots than this do not fit into the address space; attempts beyond it wait for an instance.
+        max_instances: attempts.min(1_000),
         ..RuntimeConfig::new(mailer)
     };
     Runtime::new(config).context("the sandbox cannot be set up")
@@ -73,9 +76,11 @@ impl Stack {
         let address = door.local_addr();
         let stack = Self {
             store: store.clone(),
+            broker: broker.clone(),
             address,
             recovered,
             tasks: TaskTracker::new(),
+            sweeper: TaskTracker::new(),
             stop_door: CancellationToken::new(),
             stop_workers: CancellationToken::new(),
             stop_sweeper: CancellationToken::new(),
@@ -90,7 +95,7 @@ impl Stack {
             let worker = Worker::new(config.worker.clone(), services.clone());
             stack.tasks.spawn(worker.run(stack.stop_workers.clone()));
         }
-        stack.tasks.spawn(sweeper.run(stack.stop_sweeper.clone()));
+        stack.sweeper.spawn(sweeper.run(stack.stop_sweeper.clone()));
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
@@ -112,9 +117,11 @@ impl Stack {
     pub(crate) async fn stop(self) {
         self.stop_door.cancel();
         self.stop_workers.cancel();
-        self.stop_sweeper.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.stop_sweeper.cancel();
+        self.sweeper.close();
+        self.sweeper.wait().await;
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start puts that right");
         }

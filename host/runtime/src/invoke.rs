@@ -155,7 +155,11 @@ pub(crate) async fn bounded<T>(
     cancel: &CancellationToken,
 ) -> Ending<T> {
     let mut future = pin!(future);
-    let limit = tokio::time::Instant::now() + deadline;
+    let now = tokio::time::Instant::now();
+    // An absurd deadline in a settings file is no deadline for thirty years, not a panic.
+    let limit = now
+        .checked_add(deadline)
+        .unwrap_or(now + Duration::from_secs(30 * 365 * 24 * 3600));
     if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
         return Ending::of(result);
     }

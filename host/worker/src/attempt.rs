@@ -132,7 +132,7 @@ async fn commit(bench: &Bench, task: &ClaimedTask, completion: Completion, guard
         match bench.store.complete(std::slice::from_ref(&completion)).await {
             Ok(verdicts) => break verdicts.first().copied().unwrap_or(Commit::Stale),
             Err(StoreError::Closed) => return,
-            Err(_) if guard.switch().reason() == Some(StopReason::Lapsed) => return,
+            Err(_) if guard.switch().has_lapsed() => return,
             Err(error) => {
                 // Ours until the lease lapses, so keep trying: giving up would run the task again for nothing.
                 tracing::warn!(%error, task.id = %task.id, "the outcome was not committed; trying again");
@@ -145,14 +145,15 @@ async fn commit(bench: &Bench, task: &ClaimedTask, completion: Completion, guard
         tracing::warn!(task.id = %task.id, attempt = task.attempt, "the lease was lost; the outcome was dropped");
         return;
     }
-    tell(bench, task, next).await;
+    tell(bench, task, next, verdict).await;
 }
 
 /// Passes on the news of a committed move. A broker that is away costs latency only.
-async fn tell(bench: &Bench, task: &ClaimedTask, next: Next) {
+async fn tell(bench: &Bench, task: &ClaimedTask, next: Next, verdict: Commit) {
     let told = match next {
         Next::Complete | Next::DeadLetter => bench.broker.publish(&[Signal::Finished(task.id)]).await,
-        Next::HandBack => {
+        // The second: the attempt was stopped for a cancel that never was, and the task waits again.
+        Next::HandBack | Next::Cancelled if next == Next::HandBack || verdict == Commit::Committed => {
             let hint = Hint {
                 id: task.id,
                 tenant: task.tenant.clone(),
@@ -161,7 +162,7 @@ async fn tell(bench: &Bench, task: &ClaimedTask, next: Next) {
             };
             bench.broker.push(&[hint]).await
         }
-        Next::RetryAt(_) | Next::Cancelled => Ok(()),
+        Next::RetryAt(_) | Next::Cancelled | Next::HandBack => Ok(()),
     };
     if let Err(error) = told {
         tracing::debug!(%error, task.id = %task.id, "the broker was not told");

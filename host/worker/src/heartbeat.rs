@@ -6,7 +6,7 @@ use std::{
 };
 
 use taskforge_broker::{Broker, Signal};
-use taskforge_domain::{Timestamp, WorkerId};
+use taskforge_domain::{RunLease, TaskId, Timestamp, WorkerId};
 use taskforge_store::Store;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -53,31 +53,54 @@ pub async fn beat_until(
         }
         beats = beats.wrapping_add(1);
         if beats.is_multiple_of(BEATS_PER_LEASE_CHECK) {
-            stop_lost(&*store, &running).await;
+            stop_lost(&*store, &running, &running.held()).await;
         }
     }
     false
 }
 
-async fn stop_lost(store: &dyn Store, running: &Running) {
-    let held = running.held();
+/// Stops those of the held attempts whose lease is gone: the task was cancelled, or it lapsed.
+async fn stop_lost(store: &dyn Store, running: &Running, held: &[(TaskId, RunLease)]) {
     if held.is_empty() {
         return;
     }
-    match store.lost_leases(&held).await {
-        Ok(lost) => lost
-            .into_iter()
-            .for_each(|id| running.stop(id, StopReason::Cancelled)),
-        Err(error) => tracing::debug!(%error, "held leases were not checked"),
+    let lost = match store.lost_leases(held).await {
+        Ok(lost) => lost,
+        Err(error) => return tracing::debug!(%error, "held leases were not checked"),
+    };
+    for pair in held.iter().filter(|(id, _)| lost.contains(id)) {
+        // The answer names tasks. One that is held twice may have lost one lease and not the other.
+        let twice = held.iter().filter(|(id, _)| *id == pair.0).count() > 1;
+        let is_lost = !twice
+            || store
+                .lost_leases(&[*pair])
+                .await
+                .is_ok_and(|lost| !lost.is_empty());
+        if is_lost {
+            running.stop(*pair, StopReason::Cancelled);
+        }
     }
 }
 
-/// Stops attempts whose task somebody cancelled, as the signals come in.
-pub async fn obey_cancels(broker: Arc<dyn Broker>, running: Arc<Running>, stop: CancellationToken) {
+/// Stops attempts whose task somebody cancelled, as the signals come in. The store is asked which lease is meant: a signal may be late,
+/// and the task in its next attempt.
+pub async fn obey_cancels(
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    running: Arc<Running>,
+    stop: CancellationToken,
+) {
     let mut signals = broker.subscribe();
     while let Some(signal) = stop.run_until_cancelled(signals.recv()).await {
         match signal {
-            Ok(Signal::Cancel(id)) => running.stop(id, StopReason::Cancelled),
+            Ok(Signal::Cancel(cancelled)) => {
+                let held: Vec<_> = running
+                    .held()
+                    .into_iter()
+                    .filter(|(id, _)| *id == cancelled)
+                    .collect();
+                stop_lost(&*store, &running, &held).await;
+            }
             // What a slow reader missed, the lease check finds within seconds.
             Ok(Signal::Finished(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return stop.cancelled().await,

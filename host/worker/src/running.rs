@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use taskforge_domain::{RunLease, TaskId};
@@ -24,12 +27,16 @@ pub enum StopReason {
 pub struct StopSwitch {
     token: CancellationToken,
     reason: Arc<OnceLock<StopReason>>,
+    lapsed: Arc<AtomicBool>,
 }
 
 impl StopSwitch {
     /// Asks the attempt to stop.
     pub fn stop(&self, reason: StopReason) {
-        // A second reason comes too late to matter.
+        if reason == StopReason::Lapsed {
+            self.lapsed.store(true, Ordering::Relaxed);
+        }
+        // A second reason comes too late to change how the attempt ends.
         let first = self.reason.set(reason).is_ok();
         if first {
             self.token.cancel();
@@ -42,6 +49,12 @@ impl StopSwitch {
         self.reason.get().copied()
     }
 
+    /// Whether the lease is gone, also when it went after another reason: nothing is left to commit.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        self.lapsed.load(Ordering::Relaxed)
+    }
+
     /// The token that the sandbox watches.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
@@ -52,7 +65,8 @@ impl StopSwitch {
 /// The attempts that a worker holds a lease for, from claim to commit.
 #[derive(Debug, Default)]
 pub struct Running {
-    attempts: Mutex<HashMap<TaskId, (RunLease, StopSwitch)>>,
+    /// By task and lease: after a lapse or a quick retry the same process may hold a task twice, and only one of the two is to stop.
+    attempts: Mutex<HashMap<(TaskId, RunLease), StopSwitch>>,
 }
 
 impl Running {
@@ -60,7 +74,7 @@ impl Running {
     #[must_use]
     pub fn enter(self: &Arc<Self>, id: TaskId, run_lease: RunLease) -> RunningGuard {
         let switch = StopSwitch::default();
-        self.lock().insert(id, (run_lease, switch.clone()));
+        self.lock().insert((id, run_lease), switch.clone());
         RunningGuard {
             running: self.clone(),
             id,
@@ -69,16 +83,16 @@ impl Running {
         }
     }
 
-    /// Stops one task's attempt, if it runs here.
-    pub fn stop(&self, id: TaskId, reason: StopReason) {
-        if let Some((_, switch)) = self.lock().get(&id) {
+    /// Stops one attempt, if it runs here.
+    pub fn stop(&self, held: (TaskId, RunLease), reason: StopReason) {
+        if let Some(switch) = self.lock().get(&held) {
             switch.stop(reason);
         }
     }
 
     /// Stops everything.
     pub fn stop_all(&self, reason: StopReason) {
-        for (_, switch) in self.lock().values() {
+        for switch in self.lock().values() {
             switch.stop(reason);
         }
     }
@@ -86,13 +100,10 @@ impl Running {
     /// What is held, for asking the store whether it still is.
     #[must_use]
     pub fn held(&self) -> Vec<(TaskId, RunLease)> {
-        self.lock()
-            .iter()
-            .map(|(id, (run_lease, _))| (*id, *run_lease))
-            .collect()
+        self.lock().keys().copied().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (RunLease, StopSwitch)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(TaskId, RunLease), StopSwitch>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,14 +127,7 @@ impl RunningGuard {
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
-        let mut attempts = self.running.lock();
-        // After a lapse the same worker process may hold the same task under a newer lease: that entry is not ours to take.
-        if attempts
-            .get(&self.id)
-            .is_some_and(|(run_lease, _)| *run_lease == self.run_lease)
-        {
-            attempts.remove(&self.id);
-        }
+        self.running.lock().remove(&(self.id, self.run_lease));
     }
 }
 
@@ -137,16 +141,24 @@ mod tests {
         let guard = running.enter(TaskId::generate(), RunLease(1));
         running.stop_all(StopReason::Cancelled);
         running.stop_all(StopReason::Draining);
+        assert!(!guard.switch().has_lapsed());
+        running.stop_all(StopReason::Lapsed);
+        assert!(guard.switch().has_lapsed());
         assert_eq!(guard.switch().reason(), Some(StopReason::Cancelled));
         assert!(guard.switch().token().is_cancelled());
     }
 
     #[test]
-    fn an_old_guard_leaves_a_newer_lease_alone() {
+    fn two_leases_on_one_task_are_two_attempts() {
         let running = Arc::new(Running::default());
         let id = TaskId::generate();
         let old = running.enter(id, RunLease(1));
         let new = running.enter(id, RunLease(2));
+        running.stop((id, RunLease(1)), StopReason::Cancelled);
+        assert_eq!(
+            (old.switch().reason(), new.switch().reason()),
+            (Some(StopReason::Cancelled), None)
+        );
         drop(old);
         assert_eq!(running.held(), [(id, RunLease(2))]);
         drop(new);

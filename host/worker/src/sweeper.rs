@@ -1,7 +1,12 @@
 //! Puts right what crashes left behind, and starts what was left for later.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use jiff::SignedDuration;
 use taskforge_broker::{Broker, BrokerError, Hint, Signal};
 use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId, Timestamp, retry};
 use taskforge_store::{DueTask, LapsedTask, Store, StoreError, Verdict};
@@ -24,6 +29,13 @@ pub struct Sweeper {
 struct Scan {
     after: Option<TaskId>,
     rebuilds: bool,
+}
+
+/// What became of lapsed tasks.
+struct Returned {
+    moved: usize,
+    /// Those that had no attempt left.
+    dead: Vec<TaskId>,
 }
 
 /// Why a tick was cut short. The next one tries again.
@@ -67,14 +79,18 @@ impl Sweeper {
     pub async fn recover_all(&self) -> Result<usize, StoreError> {
         let mut recovered = 0;
         loop {
+            // Seen from next year every heartbeat is old, also one that was written before the clock was set back.
+            let next_year = Timestamp::now()
+                .saturating_add(SignedDuration::from_hours(366 * 24))
+                .unwrap_or(Timestamp::MAX);
             let lapsed = self
                 .store
-                .lapsed(Timestamp::now(), std::time::Duration::ZERO, self.config.page)
+                .lapsed(next_year, Duration::ZERO, self.config.page)
                 .await?;
             if lapsed.is_empty() {
                 return Ok(recovered);
             }
-            recovered += self.return_lapsed(&lapsed).await?.len();
+            recovered += self.return_lapsed(&lapsed).await?.moved;
         }
     }
 
@@ -104,15 +120,14 @@ impl Sweeper {
             if lapsed.is_empty() {
                 break;
             }
-            let moved = self.return_lapsed(&lapsed).await?;
-            let finished: Vec<_> = moved.into_iter().map(Signal::Finished).collect();
+            let returned = self.return_lapsed(&lapsed).await?;
+            let finished: Vec<_> = returned.dead.into_iter().map(Signal::Finished).collect();
             self.broker.publish(&finished).await?;
         }
         Ok(())
     }
 
-    /// Returns the ids of those that became dead letters.
-    async fn return_lapsed(&self, lapsed: &[LapsedTask]) -> Result<Vec<TaskId>, StoreError> {
+    async fn return_lapsed(&self, lapsed: &[LapsedTask]) -> Result<Returned, StoreError> {
         let now = Timestamp::now();
         let verdicts: Vec<_> = lapsed.iter().map(|task| verdict(task, now)).collect();
         let moved = self.store.resolve_lapsed(&verdicts, now).await?;
@@ -123,7 +138,10 @@ impl Sweeper {
             .filter(|verdict| verdict.next == Next::DeadLetter)
             .map(|verdict| verdict.id)
             .collect();
-        Ok(moved.into_iter().filter(|id| dead.contains(id)).collect())
+        Ok(Returned {
+            moved: moved.len(),
+            dead: moved.into_iter().filter(|id| dead.contains(id)).collect(),
+        })
     }
 
     async fn fill_broker(&mut self) -> Result<(), SweepError> {

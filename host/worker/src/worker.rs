@@ -81,14 +81,21 @@ impl Worker {
         let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let Services { store, broker, .. } = &self.services;
         loops.spawn(progress.write_until(store.clone(), self.config.progress_interval, ended.clone()));
-        loops.spawn(obey_cancels(broker.clone(), running.clone(), ended.clone()));
-        let claims = loops.spawn(claim_until(
+        loops.spawn(obey_cancels(
+            broker.clone(),
+            store.clone(),
+            running.clone(),
+            ended.clone(),
+        ));
+        let claiming = TaskTracker::new();
+        claiming.spawn(claim_until(
             bench,
             store.clone(),
             self.config.clone(),
             attempts.clone(),
             no_more_claims.clone(),
         ));
+        claiming.close();
         let heart = beat_until(
             store.clone(),
             running.clone(),
@@ -96,7 +103,7 @@ impl Worker {
             self.config.clone(),
             ended.clone(),
         );
-        let drain = self.drain(claims, &attempts, &running, stop);
+        let drain = self.drain(&claiming, &attempts, &running, stop);
         let end = tokio::select! {
             lapsed = heart => if lapsed { Ended::Lapsed } else { Ended::Drained },
             () = drain => Ended::Drained,
@@ -104,6 +111,9 @@ impl Worker {
         no_more_claims.cancel();
         if matches!(end, Ended::Lapsed) {
             tracing::warn!(worker.id = %worker, "the worker's lease lapsed; dropping what it holds");
+            running.stop_all(StopReason::Lapsed);
+            // A claim under way is finished first, and what it started is stopped like the rest.
+            claiming.wait().await;
             running.stop_all(StopReason::Lapsed);
             attempts.close();
             attempts.wait().await;
@@ -154,15 +164,13 @@ impl Worker {
     /// Returns once `stop` was given and every attempt has ended.
     async fn drain(
         &self,
-        claims: tokio::task::JoinHandle<()>,
+        claiming: &TaskTracker,
         attempts: &TaskTracker,
         running: &Running,
         stop: &CancellationToken,
     ) {
         stop.cancelled().await;
-        if let Err(error) = claims.await {
-            tracing::error!(%error, "the claim loop panicked");
-        }
+        claiming.wait().await;
         attempts.close();
         if tokio::time::timeout(self.config.drain_grace, attempts.wait())
             .await

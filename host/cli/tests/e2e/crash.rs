@@ -1,8 +1,13 @@
 //! Kill -9 at any moment loses no acknowledged task.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use serde_json::json;
+use taskforge_testing::wait::wait_until;
 
 use crate::server::Server;
 
@@ -13,6 +18,7 @@ async fn a_killed_process_loses_no_acknowledged_task() {
     // Killed in mid-enqueue and in mid-run, at a different moment each time.
     for round in 0..4_u64 {
         let server = Server::start(data.path());
+        let batches = AtomicUsize::new(0);
         let load = async {
             for number in 0.. {
                 // Some quick, some slow enough to be running when the process dies.
@@ -23,25 +29,34 @@ async fn a_killed_process_loses_no_acknowledged_task() {
                     })
                     .collect();
                 match server.try_post("/tasks/batch", &json!({ "tasks": tasks })).await {
-                    Some((201, answer)) => acknowledged.extend(
-                        answer["ids"]
+                    Some((201, answer)) => {
+                        let ids = answer["ids"]
                             .as_array()
                             .unwrap()
                             .iter()
-                            .map(|id| id.as_str().unwrap().to_owned()),
-                    ),
-                    Some((status, answer)) => panic!("{status}: {answer}"),
-                    None => break,
+                            .map(|id| id.as_str().unwrap().to_owned());
+                        acknowledged.extend(ids);
+                        batches.fetch_add(1, Ordering::SeqCst);
+                    }
+                    other => panic!("the server died before it was killed: {other:?}"),
                 }
             }
         };
-        // The load ends by itself when the server is gone; here it is cut off at the moment of the kill.
-        let cut = tokio::time::timeout(Duration::from_millis(150 + 130 * round), load).await;
-        assert!(cut.is_err(), "the server died before it was killed");
+        let moment = async {
+            wait_until("some batches are acknowledged", async || {
+                batches.load(Ordering::SeqCst) >= 3
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(37 * round)).await;
+        };
+        tokio::select! {
+            () = load => {}
+            () = moment => {}
+        }
         server.kill();
     }
     assert!(
-        acknowledged.len() > 200,
+        acknowledged.len() >= 4 * 3 * 50,
         "only {} tasks were acknowledged",
         acknowledged.len()
     );
@@ -51,6 +66,33 @@ async fn a_killed_process_loses_no_acknowledged_task() {
         let task = server.ended(id).await;
         assert_eq!(task["status"], "completed", "{task}");
     }
+}
+
+#[tokio::test]
+async fn a_task_that_was_on_its_last_attempt_when_the_process_died_is_a_dead_letter() {
+    let data = tempfile::tempdir().unwrap();
+    let hostile = taskforge_testing::guests::path("hostile");
+    let start = || {
+        Server::start_with(data.path(), |command| {
+            command.arg("--plugins").arg(hostile.parent().unwrap());
+        })
+    };
+    let server = start();
+    let body = json!({ "task_type": "hostile", "input": { "attack": "sleep" }, "max_retries": 0 });
+    let (_, task) = server.try_post("/tasks", &body).await.unwrap();
+    let id = task["id"].as_str().unwrap();
+    wait_until("it runs", async || {
+        server.get(&format!("/tasks/{id}")).await["status"] == "running"
+    })
+    .await;
+    server.kill();
+
+    let task = start().ended(id).await;
+    assert_eq!(
+        (&task["status"], &task["error_kind"]),
+        (&json!("failed"), &json!("lease_lapsed")),
+        "{task}"
+    );
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl Server {
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         // The binary installs one for itself; this is for the test's own client.
         let _already_there = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::new();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             process,
             url,

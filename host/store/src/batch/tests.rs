@@ -195,10 +195,10 @@ async fn dropping_the_handle_flushes_what_is_queued() {
     assert_eq!(gate.next().await, [2]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_linger_lets_late_callers_join() {
     let config = BatcherConfig {
-        linger: Duration::from_millis(2),
+        linger: Duration::from_millis(300),
         ..BatcherConfig::default()
     };
     let (batcher, mut gate) = Gate::batcher(config);
