@@ -86,7 +86,7 @@ pub(crate) struct DevArgs {
     pub(crate) cache_dir: Option<PathBuf>,
 
     /// Attempts that run at the same time
-    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: u32,
 
     /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to the queue
@@ -306,7 +306,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
     /// Attempts that each worker runs at the same time
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: u32,
     /// Task types to choose from [default: all built-in types that are found]
     #[arg(long = "type", value_name = "TYPE")]

@@ -6,7 +6,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail) and because the number of slots is
-    /// also the largest batch that a claim or a commit can have, which decides the throughput of quick tasks.
+    /// also the largest batch that a claim or a commit can have, which decides the throughput of quick tasks: on two cores and SQLite
+    /// 128 slots drained 9,500 fibonacci tasks a second, 256 about 12,000, 512 little more. Each may hold as much memory as its plugin's limit.
     pub concurrency: usize,
     /// How often the worker's lease is renewed. One row a second, however many tasks it holds.
     pub heartbeat_interval: Duration,
@@ -23,7 +24,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
-            concurrency: 128,
+            concurrency: 256,
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(10),
             drain_grace: Duration::from_secs(30),
