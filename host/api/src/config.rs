@@ -5,11 +5,16 @@ use std::{
     time::Duration,
 };
 
+use crate::ApiKey;
+
 /// Where to listen, and what one client may take.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
     /// Address and port. Port 0 lets the system choose. Default `127.0.0.1:8000`.
     pub listen: SocketAddr,
+    /// What clients must present. Without one everybody who reaches the address may do everything, so [`crate::bind`] then takes loopback
+    /// addresses only. Default none.
+    pub key: Option<ApiKey>,
     /// Bytes of a request body. Default 8 MiB: a batch of 10,000 tasks of 800 bytes each.
     pub body_limit: usize,
     /// Bytes of a request's start line and headers together. Default 16 KiB.
@@ -35,6 +40,7 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            key: None,
             body_limit: 8 << 20,
             header_limit: 16 << 10,
             max_headers: 100,

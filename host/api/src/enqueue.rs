@@ -1,96 +1,171 @@
-//! Concurrent requests become one commit, then hints.
+//! The way of new tasks into the store, and of hints and signals into the broker.
 
 use std::{sync::Arc, time::Duration};
 
 use taskforge_broker::{Broker, Hint, Signal};
-use taskforge_domain::{NewTask, TaskState};
-use taskforge_store::{Batcher, BatcherConfig, Store, StoreResult};
+use taskforge_domain::{Lane, NewTask, Task, TaskState};
+use taskforge_store::{LanedTask, Store, StoreError, StoreResult};
 use tokio::sync::mpsc;
 
-/// Commits that may wait for their hints to be pushed. Beyond that hints are dropped, which costs latency only: the sweeper finds
+/// Hints of committed tasks that may wait to be pushed. Beyond that they are dropped, which costs latency only: the sweeper finds
 /// pending tasks that nobody was told about.
-const WAITING_COMMITS: usize = 256;
+const WAITING_HINTS: usize = 65_536;
+/// Hints in one push. A broker takes them in one round trip, in which it does nothing else.
+const PUSH: usize = 4096;
 /// A broker that takes longer is treated as unavailable.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way of new tasks into the store.
+/// The way of new tasks into the store. Requests are not gathered here: the store coalesces concurrent calls by itself, and a second queue
+/// before it would only make them wait for each other's commits.
 pub(crate) struct Enqueuer {
-    batcher: Batcher<NewTask, ()>,
+    store: Arc<dyn Store>,
+    committed: mpsc::Sender<Hint>,
 }
 
 impl Enqueuer {
-    /// Starts the writer, and behind it the one that pushes hints. Hints go in the order of the commits and on a task of their own, so
-    /// neither a slow broker nor a client that hangs up can hold back a commit or lose its hints.
+    /// Starts the one that pushes hints. It takes whatever waits in one push, so the hints of requests that commit while a push is under
+    /// way travel together, and a lone request's leave at once.
     pub(crate) fn start(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Self {
-        let (committed, waiting) = mpsc::channel(WAITING_COMMITS);
+        let (committed, waiting) = mpsc::channel(WAITING_HINTS);
         tokio::spawn(push_hints(broker, waiting));
-        // A full batch of the API (10,000) must fit into the queue together with single tasks.
-        let config = BatcherConfig {
-            name: "enqueue",
-            max_items: 2048,
-            queue: 32_768,
-            ..BatcherConfig::default()
-        };
-        let batcher = Batcher::new(config, move |tasks: Vec<NewTask>| {
-            let (store, committed) = (Arc::clone(&store), committed.clone());
-            async move {
-                store.enqueue(&tasks).await?;
-                metrics::counter!("taskforge_tasks_enqueued_total").increment(tasks.len() as u64);
-                let hints: Vec<Hint> = tasks
-                    .iter()
-                    .filter(|task| task.first_state() == TaskState::Pending)
-                    .map(hint)
-                    .collect();
-                if !hints.is_empty() && committed.try_send(hints).is_err() {
-                    failed("push", "the broker is too slow; hints were dropped");
-                }
-                Ok(vec![(); tasks.len()])
-            }
-        });
-        Self { batcher }
+        Self { store, committed }
     }
 
     /// Returns when the tasks are committed, all or none.
+    ///
+    /// A task of its own does it, so that neither a client that hangs up nor a request that is given up separates a commit from
+    /// its hints.
     pub(crate) async fn submit(&self, tasks: Vec<NewTask>) -> StoreResult<()> {
-        self.batcher.submit(tasks).await.map(drop)
+        let (store, committed) = (Arc::clone(&self.store), self.committed.clone());
+        let commit = tokio::spawn(async move {
+            store.enqueue(&tasks).await?;
+            metrics::counter!("taskforge_tasks_enqueued_total").increment(tasks.len() as u64);
+            let hints = tasks
+                .into_iter()
+                .filter(|task| task.first_state() == TaskState::Pending);
+            leave(&committed, hints.map(hint).collect());
+            Ok(())
+        });
+        commit.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a commit ended badly");
+            Err(StoreError::Closed)
+        })
     }
 }
 
-fn hint(task: &NewTask) -> Hint {
+/// Leaves hints for the one that pushes them, all or none.
+fn leave(committed: &mpsc::Sender<Hint>, hints: Vec<Hint>) {
+    match committed.try_reserve_many(hints.len()) {
+        Ok(places) => places.zip(hints).for_each(|(place, hint)| place.send(hint)),
+        Err(_) => failed("push", "the broker is too slow; hints were dropped"),
+    }
+}
+
+fn hint(task: NewTask) -> Hint {
     Hint {
         id: task.id,
-        tenant: task.tenant.clone(),
-        task_type: task.task_type.clone(),
-        priority: task.priority,
+        lane: Lane {
+            tenant: task.tenant,
+            task_type: task.task_type,
+            priority: task.priority,
+        },
     }
 }
 
-/// Ends when the batcher has ended, after the last hints.
-async fn push_hints(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<Vec<Hint>>) {
-    while let Some(hints) = waiting.recv().await {
+/// The hint of a task that waits again.
+pub(crate) fn hint_of(task: &Task) -> Hint {
+    Hint {
+        id: task.id,
+        lane: Lane {
+            tenant: task.tenant.clone(),
+            task_type: task.task_type.clone(),
+            priority: task.priority,
+        },
+    }
+}
+
+/// The hints of tasks that wait again.
+pub(crate) fn hints_of(tasks: &[LanedTask]) -> Vec<Hint> {
+    let hint = |task: &LanedTask| Hint {
+        id: task.id,
+        lane: task.lane.clone(),
+    };
+    tasks.iter().map(hint).collect()
+}
+
+/// Ends when the [`Enqueuer`] and its commits have ended, after the last hints.
+async fn push_hints(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<Hint>) {
+    let mut hints = Vec::new();
+    while waiting.recv_many(&mut hints, PUSH).await > 0 {
         push(&*broker, &hints).await;
+        hints.clear();
     }
 }
 
 /// Pushes hints; a failure is logged and counted, and costs latency only.
 pub(crate) async fn push(broker: &dyn Broker, hints: &[Hint]) {
-    match tokio::time::timeout(BROKER_TIMEOUT, broker.push(hints)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => failed("push", &error.to_string()),
-        Err(_) => failed("push", "the broker did not answer in time"),
+    if !hints.is_empty() {
+        told("push", broker.push(hints)).await;
+    }
+}
+
+/// Gives back room under caps; after a failure the sweeper's count puts it right.
+pub(crate) async fn release(broker: &dyn Broker, hints: &[Hint]) {
+    if !hints.is_empty() {
+        told("release", broker.release(hints)).await;
     }
 }
 
 /// Sends signals; a failure is logged and counted, and whoever waits for one looks for itself a second later.
 pub(crate) async fn publish(broker: &dyn Broker, signals: &[Signal]) {
-    match tokio::time::timeout(BROKER_TIMEOUT, broker.publish(signals)).await {
+    told("publish", broker.publish(signals)).await;
+}
+
+/// Tells the broker something that it may miss.
+pub(crate) async fn told(
+    operation: &'static str,
+    telling: impl Future<Output = taskforge_broker::BrokerResult<()>>,
+) {
+    match tokio::time::timeout(BROKER_TIMEOUT, telling).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => failed("publish", &error.to_string()),
-        Err(_) => failed("publish", "the broker did not answer in time"),
+        Ok(Err(error)) => failed(operation, &error.to_string()),
+        Err(_) => failed(operation, "the broker did not answer in time"),
     }
 }
 
 fn failed(operation: &'static str, error: &str) {
     metrics::counter!("taskforge_broker_errors_total", "operation" => operation).increment(1);
     tracing::warn!(operation, error, "the broker was not told");
+}
+
+#[cfg(test)]
+mod tests {
+    use taskforge_domain::{Json, TaskType, TenantId, Timestamp};
+
+    use super::*;
+
+    fn hints(count: usize) -> Vec<Hint> {
+        let task = || {
+            let (kind, input) = (TaskType::new("x").unwrap(), Json::from(serde_json::json!(1)));
+            hint(NewTask::new(
+                TenantId::default(),
+                kind,
+                input,
+                Timestamp::UNIX_EPOCH,
+            ))
+        };
+        std::iter::repeat_with(task).take(count).collect()
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_pushed_together_in_order_and_a_commit_that_does_not_fit_leaves_none() {
+        let (committed, mut waiting) = mpsc::channel(10);
+        let (first, second) = (hints(3), hints(5));
+        leave(&committed, first.clone());
+        leave(&committed, second.clone());
+        leave(&committed, hints(3));
+        let mut pushed = Vec::new();
+        assert_eq!(waiting.recv_many(&mut pushed, PUSH).await, 8);
+        assert_eq!(pushed, [first, second].concat());
+    }
 }

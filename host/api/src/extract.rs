@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header, request::Parts};
 use http_body_util::BodyExt;
-use taskforge_domain::{TaskId, TaskType, TenantId, Timestamp};
+use taskforge_domain::{TaskId, TaskState, TaskType, TenantId, Timestamp};
 use taskforge_store::{Cursor, TaskFilter};
 
 use crate::{Problem, ProblemKind, json::shorten, state::App};
@@ -33,6 +33,26 @@ impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         path(parts, state, "id").await.map(Self)
+    }
+}
+
+/// The `{type}` of the path.
+pub(crate) struct QueuePath(pub(crate) TaskType);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueuePath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        path(parts, state, "type").await.map(Self)
+    }
+}
+
+/// The `{tenant}` of the path.
+pub(crate) struct TenantPath(pub(crate) TenantId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TenantPath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        path(parts, state, "tenant").await.map(Self)
     }
 }
 
@@ -112,6 +132,11 @@ impl Params {
             .map_err(|detail| Problem::parameter(name, shorten(&detail, 300)))
     }
 
+    /// Whether nothing is given besides this parameter.
+    pub(crate) fn is_empty_but_for(&self, name: &str) -> bool {
+        self.0.iter().all(|(key, _)| key == name)
+    }
+
     /// Takes the parameters that choose tasks.
     pub(crate) fn filter(&mut self) -> Result<TaskFilter, Problem> {
         Ok(TaskFilter {
@@ -120,6 +145,21 @@ impl Params {
             error_kinds: self.many("error_kind")?,
             created_from: self.one("created_from", time)?,
             created_before: self.one("created_before", time)?,
+            ..TaskFilter::default()
+        })
+    }
+
+    /// Takes the parameters that choose dead letters.
+    pub(crate) fn dead_letters(&mut self) -> Result<TaskFilter, Problem> {
+        Ok(TaskFilter {
+            ids: self.many("id")?,
+            states: vec![TaskState::Failed],
+            types: self.many("task_type")?,
+            error_kinds: self.many("error_kind")?,
+            fingerprints: self.many("group")?,
+            finished_from: self.one("failed_from", time)?,
+            finished_before: self.one("failed_before", time)?,
+            ..TaskFilter::default()
         })
     }
 

@@ -1,12 +1,36 @@
-//! The known fields of one object in a body, each read on its own.
+//! The known fields of one object in a body, each read on its own, so that one answer names everything that is wrong.
 
+use std::time::Duration;
+
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    FieldError,
-    json::{Members, join, shorten},
+    FieldError, Problem,
+    json::{self, Members, join, shorten},
     schema::MAX_ERRORS,
 };
+
+/// Reads a body that is one JSON object with these fields.
+pub(crate) fn body<T>(
+    body: &[u8],
+    known: &[&'static str],
+    read: impl FnOnce(&Fields<'_>, &mut Vec<FieldError>) -> Option<T>,
+) -> Result<T, Problem> {
+    let raw: &RawValue = serde_json::from_str(json::text(body)?).map_err(|e| json::malformed(&e))?;
+    let mut errors = Vec::new();
+    let fields = Fields::read(raw, "", known, &mut errors);
+    let read = fields.and_then(|fields| read(&fields, &mut errors));
+    finish(read, errors)
+}
+
+/// What was read, if nothing was wrong.
+pub(crate) fn finish<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, Problem> {
+    match read {
+        Some(read) if errors.is_empty() => Ok(read),
+        _ => Err(Problem::validation(errors)),
+    }
+}
 
 /// The known fields of one object.
 pub(crate) struct Fields<'t> {
@@ -83,6 +107,89 @@ impl<'t> Fields<'t> {
                 errors.push(FieldError::at(self.pointer(name), shorten(&detail, 500)));
                 None
             }
+        }
+    }
+    /// Reads one field of a type that JSON has, if it is there and not null.
+    pub(crate) fn simple<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        errors: &mut Vec<FieldError>,
+        rule: &'static str,
+    ) -> Option<T> {
+        self.parse(name, errors, |raw| {
+            serde_json::from_str(raw).map_err(|_| rule.to_owned())
+        })
+    }
+
+    /// Reads one field that must be there.
+    pub(crate) fn required<T>(
+        &self,
+        name: &str,
+        errors: &mut Vec<FieldError>,
+        read: impl FnOnce(&'t str) -> Result<T, String>,
+    ) -> Option<T> {
+        if self.get(name).is_none_or(|raw| raw.get() == "null") {
+            errors.push(FieldError::at(self.pointer(name), "is required"));
+            return None;
+        }
+        self.parse(name, errors, read)
+    }
+}
+
+/// Reads a string that is an id, a name or the like.
+pub(crate) fn parsed<T: std::str::FromStr<Err: ToString>>(raw: &str) -> Result<T, String> {
+    let text: String = serde_json::from_str(raw).map_err(|_| "must be a string".to_owned())?;
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Reads an array of them; one alone may stand for itself.
+pub(crate) fn several<T: std::str::FromStr<Err: ToString>>(raw: &str, max: usize) -> Result<Vec<T>, String> {
+    if raw.starts_with('"') {
+        return Ok(vec![parsed(raw)?]);
+    }
+    let items: Vec<&RawValue> =
+        serde_json::from_str(raw).map_err(|_| "must be an array of strings".to_owned())?;
+    if items.is_empty() || items.len() > max {
+        return Err(format!("must hold 1 to {max} items, not {}", items.len()));
+    }
+    items.iter().map(|item| parsed(item.get())).collect()
+}
+
+/// Reads a duration, text for people or a number of seconds, rounded down to the microseconds that the store keeps.
+pub(crate) fn duration(raw: &str, max: Duration, max_text: &str) -> Result<Duration, String> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Seconds(f64),
+        Text(String),
+    }
+    let given = match serde_json::from_str::<Given>(raw) {
+        Ok(Given::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
+        Ok(Given::Text(text)) => humantime::parse_duration(&text).ok(),
+        Err(_) => None,
+    };
+    let given =
+        given.ok_or("must be a duration such as \"500ms\", \"30s\" or \"2h\", or a number of seconds")?;
+    if given > max {
+        return Err(format!("must be at most {max_text}"));
+    }
+    Ok(Duration::from_micros(
+        u64::try_from(given.as_micros()).unwrap_or(u64::MAX),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_text_or_seconds() {
+        let read = |raw: &str| duration(raw, Duration::from_secs(60), "1 minute");
+        assert_eq!(read("\"1500ms\""), Ok(Duration::from_millis(1500)));
+        assert_eq!(read("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(read("60"), Ok(Duration::from_secs(60)));
+        for bad in ["-1", "61", "1e300", "\"soon\"", "true", "[]", "\"\""] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 }

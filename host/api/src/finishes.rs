@@ -70,9 +70,9 @@ async fn listen(mut signals: Signals, waiting: Arc<Waiting>) {
                     waiters.notify.notify_waiters();
                 }
             }
-            Ok(Signal::Cancel(_)) => {}
+            Ok(Signal::Cancel(_) | Signal::Policy) => {}
             // Some were missed, and nobody knows which: all look.
-            Err(RecvError::Lagged(_)) => waiting
+            Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => waiting
                 .lock()
                 .values()
                 .for_each(|waiters| waiters.notify.notify_waiters()),

@@ -8,33 +8,44 @@
 //! | [`config`] | the limits of the door |
 //! | `server` | accept loop, connection limits, graceful end; `socket` cuts off slow readers |
 //! | `request` | around every request: id, span, metrics, security headers, problems written out |
+//! | `key` | the one key that opens the door |
 //! | [`problem`] | RFC 9457 problem details, the only form of an error |
 //! | `extract` | tenant, ids, query parameters and bodies, each with an error that names what is wrong |
 //! | `json` | reading JSON text strictly, without rewriting it |
 //! | `submission`, `fields` | from a client's JSON to a `NewTask` |
-//! | [`catalog`] | the plugins that the fleet knows |
-//! | `schema` | their input schemas, compiled, and checks that always end |
-//! | `enqueue` | concurrent requests become one commit, then hints |
+//! | [`catalog`] | the task types that the fleet knows |
+//! | `schema` | their schemas, compiled, and checks that always end |
+//! | `enqueue` | a commit, then its hints, whether or not the client still waits |
+//! | `requeue` | dead letters that run again |
+//! | `handout`, `report`, `completion`, `lease_token` | workers outside the fleet: what they get, what they say, what comes of it, how they prove that it is theirs |
 //! | `finishes` | who waits for which task to end |
 //! | `view`, `story` | tasks and their logs as clients see them |
 //! | `routes` | the routes; `openapi` and `docs` describe and show them |
-//! | [`metrics`](mod@metrics) | what Prometheus reads |
+//! | `vitals`, [`metrics`](mod@metrics) | what a process says about itself |
+//! | [`admin`] | the same for processes without a door |
 //!
 //! In: HTTP/1.1 requests. Out: rows through [`taskforge_store::Store`], hints and signals through [`taskforge_broker::Broker`], and answers.
 //! It never runs a plugin, and never knows which database or broker it talks to.
 
+pub mod admin;
 pub mod catalog;
+mod completion;
 pub mod config;
 mod docs;
 mod enqueue;
 mod extract;
 mod fields;
 mod finishes;
+mod handout;
 mod json;
+mod key;
+mod lease_token;
 pub mod metrics;
 mod openapi;
 pub mod problem;
+mod report;
 mod request;
+mod requeue;
 mod routes;
 mod schema;
 mod server;
@@ -44,13 +55,16 @@ mod state;
 mod story;
 mod submission;
 mod view;
+mod vitals;
 
-pub use catalog::{Catalog, CatalogError};
+pub use admin::AdminServices;
+pub use catalog::{Catalog, CatalogError, ExternalType};
 pub use config::ApiConfig;
 pub use extract::Tenant;
+pub use key::{ApiKey, InvalidApiKey};
 pub use metrics::{Metrics, MetricsError};
 pub use openapi::openapi;
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use routes::router;
-pub use server::{ServeError, Server, bind};
+pub use server::{BindError, ServeError, Server, bind};
 pub use services::{AlwaysReady, Readiness, Services};

@@ -3,19 +3,18 @@
 //! The rooms count through the `metrics` facade. This one installs the recorder behind it and adds what is read rather than counted:
 //! tasks by type and state, and the length of the queue.
 
-use std::{
-    fmt::Write,
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Write, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::time::Instant;
+use taskforge_broker::{Broker, Mode};
+use taskforge_store::Store;
+use tokio::{sync::Mutex, time::Instant};
 
-use crate::Services;
+use crate::vitals::Vitals;
 
-/// How long a count of all tasks is good for: counting reads the whole table, and scrapers may be many.
-const COUNTS_MAX_AGE: Duration = Duration::from_secs(5);
+/// How long a count of tasks is good for: with a long backlog counting reads much of an index, and scrapers may be many. 15 s is
+/// a common interval of scrapes.
+const COUNTS_MAX_AGE: Duration = Duration::from_secs(15);
 /// A scrape must not hang with the store.
 const COUNTS_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -62,20 +61,37 @@ impl Metrics {
     }
 }
 
-/// What one server reads from its store and broker, kept for a moment.
+/// What one server reads from its store, kept for a moment.
 #[derive(Default)]
 pub(crate) struct Readings(Mutex<Option<(Instant, String)>>);
 
 impl Readings {
-    /// The readings in the Prometheus text format, at most [`COUNTS_MAX_AGE`] old.
-    pub(crate) async fn render(&self, services: &Services) -> String {
-        if let Some((at, text)) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What others hold, in the Prometheus text format: counts at most [`COUNTS_MAX_AGE`] old, the rest as it is now.
+    pub(crate) async fn render(&self, vitals: &Vitals) -> String {
+        let mut text = self.counts(&*vitals.store).await;
+        queue(&mut text, &*vitals.broker).await;
+        if let Some(catalog) = &vitals.catalog {
+            let known = catalog.snapshot().len() as u64;
+            gauge(
+                &mut text,
+                "taskforge_plugins",
+                "Plugins and external types that tasks may name",
+                known,
+            );
+        }
+        text
+    }
+
+    /// Held while it counts, so that scrapers who come together cost one count.
+    async fn counts(&self, store: &dyn Store) -> String {
+        let mut kept = self.0.lock().await;
+        if let Some((at, text)) = &*kept
             && at.elapsed() < COUNTS_MAX_AGE
         {
             return text.clone();
         }
-        let text = read(services).await;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text.clone()));
+        let text = count(store).await;
+        *kept = Some((Instant::now(), text.clone()));
         text
     }
 }
@@ -100,6 +116,10 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
     );
     metrics::describe_counter!("taskforge_http_panics_total", "Requests that ended in a panic");
     metrics::describe_counter!(
+        "taskforge_http_unauthorized_total",
+        "Requests without the API key, or with a wrong one"
+    );
+    metrics::describe_counter!(
         "taskforge_tasks_enqueued_total",
         "Tasks committed by this process"
     );
@@ -107,13 +127,17 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
         "taskforge_broker_errors_total",
         "Hints or signals that the broker did not take"
     );
+    metrics::describe_counter!(
+        "taskforge_external_leases_total",
+        "Leases given to external workers, by what became of them: given, returned (nobody was there to take it), the state that a task was left in, lost"
+    );
     Ok(Metrics { recorder })
 }
 
-/// Reads what others hold. What cannot be read is left out, and `taskforge_store_up` or `taskforge_broker_up` says so.
-async fn read(services: &Services) -> String {
+/// What cannot be read is left out, and `taskforge_store_up` says so.
+async fn count(store: &dyn Store) -> String {
     let mut text = String::new();
-    let counts = tokio::time::timeout(COUNTS_TIMEOUT, services.store.counts())
+    let counts = tokio::time::timeout(COUNTS_TIMEOUT, store.counts())
         .await
         .ok()
         .and_then(Result::ok);
@@ -125,7 +149,8 @@ async fn read(services: &Services) -> String {
     );
     if let Some(counts) = counts {
         text.push_str(
-            "# HELP taskforge_tasks Tasks in the store, by type and state\n# TYPE taskforge_tasks gauge\n",
+            "# HELP taskforge_tasks Tasks that wait, run or have failed for good, by type and state; completed and cancelled ones are not \
+             counted\n# TYPE taskforge_tasks gauge\n",
         );
         for (task_type, state, count) in counts.by_type {
             // A task type has no character that would need escaping. Writing to a string cannot fail.
@@ -136,31 +161,35 @@ async fn read(services: &Services) -> String {
             .ok();
         }
     }
-    let depth = tokio::time::timeout(COUNTS_TIMEOUT, services.broker.depth())
+    text
+}
+
+/// What cannot be read is left out, and `taskforge_broker_up` says so.
+async fn queue(text: &mut String, broker: &dyn Broker) {
+    let depth = tokio::time::timeout(COUNTS_TIMEOUT, broker.depth())
         .await
         .ok()
         .and_then(Result::ok);
     gauge(
-        &mut text,
+        text,
         "taskforge_broker_up",
         "Whether the broker answers",
         u64::from(depth.is_some()),
     );
     if let Some(depth) = depth {
         gauge(
-            &mut text,
+            text,
             "taskforge_queue_depth",
             "Hints in the broker's queue",
             depth,
         );
     }
-    gauge(
-        &mut text,
-        "taskforge_plugins",
-        "Plugins that tasks may name",
-        services.catalog.list().len() as u64,
-    );
-    text
+    text.push_str("# HELP taskforge_broker_mode Where hints come from: 1 for the mode that is on\n# TYPE taskforge_broker_mode gauge\n");
+    let on = broker.mode();
+    for mode in [Mode::Local, Mode::Redis, Mode::Store, Mode::StoreWhileRedisIsAway] {
+        let (name, is_on) = (mode.as_str(), u8::from(mode == on));
+        writeln!(text, "taskforge_broker_mode{{mode=\"{name}\"}} {is_on}").ok();
+    }
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: u64) {

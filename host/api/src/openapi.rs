@@ -3,13 +3,14 @@
 use utoipa::{
     OpenApi,
     openapi::{
-        ContentBuilder, HeaderBuilder, HttpMethod, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
+        ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
         path::{Operation, PathItem},
         schema::Type,
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
-use crate::{FieldError, ProblemKind, problem::ProblemBody, routes};
+use crate::{FieldError, ProblemKind, key, problem::ProblemBody, routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,10 +23,15 @@ use crate::{FieldError, ProblemKind, problem::ProblemBody, routes};
     ),
     tags(
         (name = "tasks", description = "Work to be done, and what became of it"),
+        (name = "dead letters", description = "Tasks that have failed for good"),
+        (name = "queues", description = "How the fleet is shared out: pauses, caps, weights"),
+        (name = "external workers", description = "Handlers that are no WebAssembly, over HTTP"),
         (name = "plugins", description = "The handlers that tasks may name"),
         (name = "operations", description = "For those who run the server"),
     ),
     components(schemas(ProblemBody<'_>, FieldError)),
+    // Either will do.
+    security(("bearer" = []), ("header" = [])),
 )]
 struct Document;
 
@@ -37,14 +43,29 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The document before the routes are added.
 pub(crate) fn base() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+    let mut document = Document::openapi();
+    let mut bearer = Http::new(HttpAuthScheme::Bearer);
+    bearer.description =
+        Some("The API key. A server without one, which listens on loopback only, does not ask.".to_owned());
+    let header = ApiKeyValue::with_description(
+        key::HEADER,
+        "The API key, for clients that cannot set Authorization.",
+    );
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    components.add_security_scheme("header", SecurityScheme::ApiKey(ApiKey::Header(header)));
+    document
 }
 
 /// Adds what every operation may answer.
 pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
-        for (method, operation) in operations(item) {
-            for kind in common(path, &method, operation) {
+        for operation in operations(item) {
+            if key::is_open(path) {
+                // One empty requirement: nothing is asked for.
+                operation.security = Some(Vec::new());
+            }
+            for kind in common(path, operation) {
                 let response = RefOr::T(problem(kind));
                 operation
                     .responses
@@ -57,18 +78,13 @@ pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
     document
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Operation)> {
-    let known = [
-        (HttpMethod::Get, &mut item.get),
-        (HttpMethod::Post, &mut item.post),
-        (HttpMethod::Delete, &mut item.delete),
-    ];
-    known
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
         .into_iter()
-        .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+        .filter_map(|operation| operation.as_mut())
 }
 
-fn common(path: &str, _: &HttpMethod, operation: &Operation) -> Vec<ProblemKind> {
+fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
     let mut kinds = vec![ProblemKind::Internal];
     if operation
         .parameters
@@ -89,7 +105,10 @@ fn common(path: &str, _: &HttpMethod, operation: &Operation) -> Vec<ProblemKind>
     if path.contains("{id}") {
         kinds.push(ProblemKind::NotFound);
     }
-    if path.starts_with("/tasks") {
+    if !key::is_open(path) {
+        kinds.push(ProblemKind::Unauthorized);
+    }
+    if !["/healthz", "/readyz", "/metrics"].contains(&path) && !path.starts_with("/plugins") {
         kinds.push(ProblemKind::Unavailable);
     }
     kinds

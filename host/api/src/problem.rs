@@ -17,6 +17,8 @@ pub enum ProblemKind {
     MalformedBody,
     /// A path or query parameter is wrong.
     InvalidParameter,
+    /// The API key is missing or wrong.
+    Unauthorized,
     /// There is no such task or plugin.
     NotFound,
     /// There is no such route.
@@ -27,6 +29,8 @@ pub enum ProblemKind {
     SlowBody,
     /// The task's state does not allow it.
     StateConflict,
+    /// The lease token is wrong, or the lease that it stands for is over.
+    LeaseLost,
     /// The body is larger than allowed.
     BodyTooLarge,
     /// The body is not declared as plain JSON.
@@ -43,14 +47,16 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::MalformedBody,
         Self::InvalidParameter,
+        Self::Unauthorized,
         Self::NotFound,
         Self::NoRoute,
         Self::MethodNotAllowed,
         Self::SlowBody,
         Self::StateConflict,
+        Self::LeaseLost,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::Validation,
@@ -65,11 +71,13 @@ impl ProblemKind {
         match self {
             Self::MalformedBody => "urn:taskforge:problem:malformed-body",
             Self::InvalidParameter => "urn:taskforge:problem:invalid-parameter",
+            Self::Unauthorized => "urn:taskforge:problem:unauthorized",
             Self::NotFound => "urn:taskforge:problem:not-found",
             Self::NoRoute => "urn:taskforge:problem:no-route",
             Self::MethodNotAllowed => "urn:taskforge:problem:method-not-allowed",
             Self::SlowBody => "urn:taskforge:problem:slow-body",
             Self::StateConflict => "urn:taskforge:problem:state-conflict",
+            Self::LeaseLost => "urn:taskforge:problem:lease-lost",
             Self::BodyTooLarge => "urn:taskforge:problem:body-too-large",
             Self::UnsupportedMediaType => "urn:taskforge:problem:unsupported-media-type",
             Self::Validation => "urn:taskforge:problem:validation",
@@ -85,11 +93,13 @@ impl ProblemKind {
         match self {
             Self::MalformedBody => "The request body cannot be read",
             Self::InvalidParameter => "A parameter is not valid",
+            Self::Unauthorized => "The API key is missing or wrong",
             Self::NotFound => "Not found",
             Self::NoRoute => "No such route",
             Self::MethodNotAllowed => "The route does not have this method",
             Self::SlowBody => "The request body took too long",
             Self::StateConflict => "The task's state does not allow this",
+            Self::LeaseLost => "The lease is over",
             Self::BodyTooLarge => "The request body is too large",
             Self::UnsupportedMediaType => "The request body must be JSON",
             Self::Validation => "The request is not valid",
@@ -104,10 +114,11 @@ impl ProblemKind {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::MalformedBody | Self::InvalidParameter | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::StateConflict => StatusCode::CONFLICT,
+            Self::StateConflict | Self::LeaseLost => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Validation => StatusCode::UNPROCESSABLE_ENTITY,
@@ -278,6 +289,9 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.kind == ProblemKind::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         *response.body_mut() = body.into();
     }
 }
@@ -301,7 +315,8 @@ impl From<StoreError> for Problem {
                     "The database does not answer. Try again in a moment.",
                 )
             }
-            StoreError::Schema(_) | StoreError::Corrupt(_) | StoreError::Refused(_) => {
+            // The door never sweeps, so nobody can depose it.
+            StoreError::Schema(_) | StoreError::Corrupt(_) | StoreError::Refused(_) | StoreError::Deposed => {
                 tracing::error!(%error, "the store failed");
                 Self::internal()
             }
@@ -339,6 +354,7 @@ mod tests {
             StoreError::Schema("secret".into()),
             StoreError::Corrupt("secret".into()),
             StoreError::Refused("secret".into()),
+            StoreError::Deposed,
         ] {
             assert!(!Problem::from(error).detail().contains("secret"));
         }

@@ -1,6 +1,6 @@
 //! Around every request: its id, its span, its metrics, its time limit, and the writing out of problems.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -13,12 +13,15 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::{Problem, ProblemKind, routes::MAX_WAIT, state::App};
+use crate::{
+    ApiConfig, Problem, ProblemKind,
+    routes::{MAX_WAIT, external},
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The outermost layer.
-pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = known(request.method());
@@ -28,7 +31,7 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         .map_or("unmatched", MatchedPath::as_str)
         .to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
-    let limit = app.config.handler_timeout + clients_share(&app, &request);
+    let limit = config.handler_timeout + clients_share(&config, &route, &request);
     let mut response = answer(next.run(request), limit).instrument(span.clone()).await;
     finish(&mut response, &id);
     let (status, elapsed) = (response.status(), started.elapsed());
@@ -51,11 +54,12 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
 }
 
 /// The time that a request may take on its client's account: to send its body, or because it asked to wait.
-fn clients_share(app: &App, request: &Request) -> Duration {
-    let waits = request.uri().query().is_some_and(|query| query.contains("wait="));
+fn clients_share(config: &ApiConfig, route: &str, request: &Request) -> Duration {
+    // External workers say in the body how long they wait.
+    let waits = route == external::NEXT || request.uri().query().is_some_and(|query| query.contains("wait="));
     let sends = !request.body().is_end_stream();
     let share = |is: bool, time: Duration| if is { time } else { Duration::ZERO };
-    share(waits, MAX_WAIT) + share(sends, app.config.body_timeout)
+    share(waits, MAX_WAIT) + share(sends, config.body_timeout)
 }
 
 async fn answer(handler: impl Future<Output = Response>, limit: Duration) -> Response {

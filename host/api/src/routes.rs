@@ -1,18 +1,22 @@
 //! The routes, put together.
 
+mod dlq;
+pub(crate) mod external;
 mod operations;
 mod plugins;
+mod queues;
 mod task;
 mod tasks;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, middleware, routing::get};
+use taskforge_domain::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{ApiConfig, Problem, ProblemKind, Services, docs, openapi, request, state::App};
+use crate::{ApiConfig, Problem, ProblemKind, Services, docs, key, openapi, request, state::App};
 
 /// The longest that a client may ask to wait for a task.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -32,6 +36,18 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .routes(routes!(task::logs))
         .routes(routes!(task::cancel))
         .routes(routes!(task::retry))
+        .routes(routes!(dlq::list, dlq::discard))
+        .routes(routes!(dlq::groups))
+        .routes(routes!(dlq::requeue))
+        .routes(routes!(external::next))
+        .routes(routes!(external::heartbeat))
+        .routes(routes!(external::complete))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::set))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
+        .routes(routes!(queues::list_tenants))
+        .routes(routes!(queues::set_tenant))
         .routes(routes!(plugins::list))
         .routes(routes!(plugins::read))
         .routes(routes!(operations::healthz))
@@ -60,12 +76,22 @@ pub(crate) fn app(app: App) -> Router {
         .merge(docs::pages())
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), key::ask))
         .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), request::admit))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app.config),
+            request::admit,
+        ))
         .with_state(app)
 }
 
-async fn no_route(request: Request) -> Problem {
+/// The time, in the microseconds that the store keeps: what is answered now must equal what is read later.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+pub(crate) async fn no_route(request: Request) -> Problem {
     let path = crate::json::shorten(request.uri().path(), 200).into_owned();
     Problem::new(
         ProblemKind::NoRoute,
@@ -73,7 +99,7 @@ async fn no_route(request: Request) -> Problem {
     )
 }
 
-async fn method_not_allowed(request: Request) -> Problem {
+pub(crate) async fn method_not_allowed(request: Request) -> Problem {
     let method = crate::json::shorten(request.method().as_str(), 20).into_owned();
     Problem::new(
         ProblemKind::MethodNotAllowed,

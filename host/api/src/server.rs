@@ -19,9 +19,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Histograms gather their samples in memory until they are sorted into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// Why [`bind`] did not open the door.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address can be reached from other machines, and without a key everybody there could do everything.
+    #[error("{0} can be reached from other machines; listening there needs an API key")]
+    NeedsKey(SocketAddr),
+    /// The address is taken, not ours, or not allowed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// Why [`Server::serve`] did not end in peace.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The listener does not work.
+    #[error("the listener does not work: {0}")]
+    Listener(#[from] io::Error),
     /// The grace period was over and these many connections were still busy; they were cut off.
     #[error("{0} connections were still busy at the end of the grace period and were cut off")]
     CutOff(usize),
@@ -38,18 +52,27 @@ pub struct Server {
 /// Begins to listen.
 ///
 /// # Errors
-/// When the address cannot be listened on: taken, not ours, or not allowed.
-pub async fn bind(config: ApiConfig) -> io::Result<Server> {
+/// [`BindError::NeedsKey`] when the address is not a loopback one and there is no key; otherwise when it cannot be listened on.
+pub async fn bind(config: ApiConfig) -> Result<Server, BindError> {
+    // An IPv4 address may come in its IPv6 spelling.
+    if config.key.is_none() && !config.listen.ip().to_canonical().is_loopback() {
+        return Err(BindError::NeedsKey(config.listen));
+    }
     let listener = TcpListener::bind(config.listen).await?;
-    let address = listener.local_addr()?;
-    Ok(Server {
-        listener,
-        address,
-        config,
-    })
+    Ok(Server::on(listener, config)?)
 }
 
 impl Server {
+    /// A server on a listener that is open already.
+    pub(crate) fn on(listener: TcpListener, config: ApiConfig) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(Self {
+            listener,
+            address,
+            config,
+        })
+    }
+
     /// Where it listens, with the port that the system chose.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
@@ -62,13 +85,20 @@ impl Server {
     /// # Errors
     /// [`ServeError::CutOff`] when some did not.
     pub async fn serve(self, services: Services, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let metrics = services.metrics.clone();
+        let router = routes::app(App::new(services, &self.config, shutdown.clone()));
+        self.answer(router, metrics, shutdown).await
+    }
+
+    /// Answers requests with any routes, as [`Server::serve`] does with the door's.
+    pub(crate) async fn answer(
+        self,
+        router: Router,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
         let Self { listener, config, .. } = self;
-        let upkeep = tokio::spawn(
-            shutdown
-                .clone()
-                .run_until_cancelled_owned(upkeep(services.metrics.clone())),
-        );
-        let router = routes::app(App::new(services, &config, shutdown.clone()));
+        let upkeep = tokio::spawn(shutdown.clone().run_until_cancelled_owned(upkeep(metrics)));
         let connections = Connections {
             router,
             http: http(&config),

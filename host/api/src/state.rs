@@ -4,7 +4,10 @@ use std::{ops::Deref, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{ApiConfig, Services, enqueue::Enqueuer, finishes::Finishes, metrics::Readings};
+use crate::{
+    ApiConfig, Services, enqueue::Enqueuer, finishes::Finishes, lease_token::LeaseTokens, metrics::Readings,
+    vitals::Vitals,
+};
 
 /// A cheap handle; the router clones it for every request.
 #[derive(Clone)]
@@ -12,25 +15,36 @@ pub(crate) struct App(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) services: Services,
-    pub(crate) config: ApiConfig,
+    pub(crate) config: Arc<ApiConfig>,
     pub(crate) enqueuer: Enqueuer,
     pub(crate) finishes: Finishes,
-    pub(crate) readings: Readings,
+    pub(crate) lease_tokens: LeaseTokens,
+    pub(crate) vitals: Vitals,
+    /// Taken around each change of the queue policy that reads before it writes.
+    pub(crate) policy: tokio::sync::Mutex<()>,
     /// Cancelled when the server stops taking requests: those who wait are answered at once.
     pub(crate) draining: CancellationToken,
 }
 
 impl App {
     pub(crate) fn new(services: Services, config: &ApiConfig, draining: CancellationToken) -> Self {
-        let enqueuer = Enqueuer::start(Arc::clone(&services.store), Arc::clone(&services.broker));
-        let finishes = Finishes::listen(&*services.broker);
-        let (config, readings) = (config.clone(), Readings::default());
+        let vitals = Vitals {
+            store: Arc::clone(&services.store),
+            broker: Arc::clone(&services.broker),
+            catalog: Some(Arc::clone(&services.catalog)),
+            metrics: services.metrics.clone(),
+            ready: Arc::clone(&services.ready),
+            draining: draining.clone(),
+            readings: Readings::default(),
+        };
         Self(Arc::new(Inner {
+            enqueuer: Enqueuer::start(Arc::clone(&services.store), Arc::clone(&services.broker)),
+            finishes: Finishes::listen(&*services.broker),
+            lease_tokens: LeaseTokens::new(config.key.as_ref()),
+            config: Arc::new(config.clone()),
+            vitals,
+            policy: tokio::sync::Mutex::default(),
             services,
-            config,
-            enqueuer,
-            finishes,
-            readings,
             draining,
         }))
     }

@@ -62,7 +62,7 @@ pub(crate) enum LineKind {
     Requeued,
     /// A worker stopped answering.
     Lapsed,
-    /// A draining worker gave the task back.
+    /// A worker gave the task back before its attempt ended.
     HandedBack,
 }
 
@@ -201,7 +201,7 @@ impl Lines {
             EventKind::HandedBack => (
                 LogLevel::Info,
                 LineKind::HandedBack,
-                "handed back by a worker that is shutting down",
+                "handed back by its worker before the attempt ended",
             ),
         };
         let message = if event.detail.is_empty() {

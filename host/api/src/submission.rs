@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use taskforge_domain::{Json, NewTask, Priority, RetryPolicy, TaskId, TaskType, TenantId, Timestamp};
 use utoipa::ToSchema;
@@ -12,7 +11,7 @@ use utoipa::ToSchema;
 use crate::{
     FieldError, Problem,
     catalog::{Entry, Plugins},
-    fields::Fields,
+    fields::{self, Fields, duration, finish},
     json,
     schema::MAX_ERRORS,
 };
@@ -119,12 +118,7 @@ impl Submitter {
 
     /// Reads the body of `POST /tasks/batch`.
     pub(crate) fn batch(&self, body: &[u8]) -> Result<Vec<NewTask>, Problem> {
-        let text = json::text(body)?;
-        let raw: &RawValue = serde_json::from_str(text).map_err(|e| json::malformed(&e))?;
-        let mut errors = Vec::new();
-        let fields = Fields::read(raw, "", &["tasks"], &mut errors);
-        let tasks = fields.and_then(|fields| self.tasks(&fields, &mut errors));
-        finish(tasks, errors)
+        fields::body(body, &["tasks"], |fields, errors| self.tasks(fields, errors))
     }
 
     fn tasks(&self, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<Vec<NewTask>> {
@@ -186,20 +180,9 @@ impl Submitter {
             let name = TaskType::new(&name).map_err(|e| e.to_string())?;
             match self.plugins.get_key_value(&name) {
                 Some((name, entry)) => Ok((name, &**entry)),
-                None => Err(self.unknown(&name)),
+                None => Err(unknown_type(&self.plugins, &name)),
             }
         })
-    }
-
-    fn unknown(&self, name: &TaskType) -> String {
-        let mut known: Vec<&str> = self.plugins.keys().take(20).map(TaskType::as_str).collect();
-        if self.plugins.len() > known.len() {
-            known.push("…");
-        }
-        match known.as_slice() {
-            [] => format!("no plugin is named {name:?}; none is loaded"),
-            known => format!("no plugin is named {name:?}; known are {}", known.join(", ")),
-        }
     }
 
     fn run_at(&self, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<Timestamp> {
@@ -227,10 +210,15 @@ impl Submitter {
     }
 }
 
-fn finish<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, Problem> {
-    match read {
-        Some(read) if errors.is_empty() => Ok(read),
-        _ => Err(Problem::validation(errors)),
+/// Says that a type is not known, and which are.
+pub(crate) fn unknown_type(plugins: &Plugins, name: &TaskType) -> String {
+    let mut known: Vec<&str> = plugins.keys().take(20).map(TaskType::as_str).collect();
+    if plugins.len() > known.len() {
+        known.push("…");
+    }
+    match known.as_slice() {
+        [] => format!("no plugin is named {name:?}; none is loaded"),
+        known => format!("no plugin is named {name:?}; known are {}", known.join(", ")),
     }
 }
 
@@ -290,29 +278,6 @@ fn retry_policy(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> RetryPolic
     policy
 }
 
-/// Reads a duration, rounded down to the microseconds that the store keeps.
-fn duration(raw: &str, max: Duration, max_text: &str) -> Result<Duration, String> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Given {
-        Seconds(f64),
-        Text(String),
-    }
-    let given = match serde_json::from_str::<Given>(raw) {
-        Ok(Given::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
-        Ok(Given::Text(text)) => humantime::parse_duration(&text).ok(),
-        Err(_) => None,
-    };
-    let given =
-        given.ok_or("must be a duration such as \"500ms\", \"30s\" or \"2h\", or a number of seconds")?;
-    if given > max {
-        return Err(format!("must be at most {max_text}"));
-    }
-    Ok(Duration::from_micros(
-        u64::try_from(given.as_micros()).unwrap_or(u64::MAX),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use utoipa::PartialSchema;
@@ -333,16 +298,5 @@ mod tests {
         read.sort_unstable();
         assert_eq!(documented, read);
         assert_eq!(schema["required"], serde_json::json!(["task_type"]));
-    }
-
-    #[test]
-    fn durations_are_text_or_seconds() {
-        let read = |raw: &str| duration(raw, Duration::from_secs(60), "1 minute");
-        assert_eq!(read("\"1500ms\""), Ok(Duration::from_millis(1500)));
-        assert_eq!(read("0.25"), Ok(Duration::from_millis(250)));
-        assert_eq!(read("60"), Ok(Duration::from_secs(60)));
-        for bad in ["-1", "61", "1e300", "\"soon\"", "true", "[]", "\"\""] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
     }
 }

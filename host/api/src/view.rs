@@ -7,17 +7,17 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use taskforge_domain::{
-    FailureKind, Json, NewTask, PluginInfo, Task, TaskId, TaskState, TaskType, Timestamp,
+    FailureKind, Fingerprint, Json, NewTask, Task, TaskId, TaskState, TaskType, Timestamp,
 };
 use utoipa::ToSchema;
 
-use crate::Problem;
+use crate::{Problem, catalog::Handler};
 
 /// A task.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Task, example = json!({
     "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "fibonacci", "status": "completed", "priority": 4,
-    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "attempt": 1, "retry_count": 0,
+    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "error_group": null, "attempt": 1, "retry_count": 0,
     "max_retries": 3, "progress": null, "created_at": "2026-11-01T10:00:00Z", "run_at": "2026-11-01T10:00:00Z",
     "started_at": "2026-11-01T10:00:00.004Z", "finished_at": "2026-11-01T10:00:00.005Z"}))]
 pub(crate) struct TaskView<'a> {
@@ -44,6 +44,9 @@ pub(crate) struct TaskView<'a> {
     /// The class of that failure.
     #[schema(required)]
     error_kind: Option<FailureKind>,
+    /// What failures of the same sort have in common: `GET /dlq?group=…` finds the dead letters among them.
+    #[schema(value_type = Option<String>, required, pattern = "^[0-9a-f]{16}$")]
+    error_group: Option<Fingerprint>,
     /// Attempts begun since it was created or last retried by hand.
     attempt: u32,
     /// Attempts after the first.
@@ -90,6 +93,10 @@ impl<'a> From<&'a Task> for TaskView<'a> {
             result: task.result.as_ref(),
             error: task.error.as_ref().map(|error| error.message.as_str()),
             error_kind: task.error.as_ref().map(|error| error.kind),
+            error_group: task
+                .error
+                .as_ref()
+                .map(|error| Fingerprint::of(error.kind, &error.message)),
             attempt: task.attempt,
             retry_count: task.retry_count(),
             max_retries: task.retry.max_retries,
@@ -116,6 +123,7 @@ impl<'a> From<&'a NewTask> for TaskView<'a> {
             result: None,
             error: None,
             error_kind: None,
+            error_group: None,
             attempt: 0,
             retry_count: 0,
             max_retries: task.retry.max_retries,
@@ -158,8 +166,44 @@ pub(crate) struct Pruned {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PluginList<'a> {
     /// By name.
-    #[schema(value_type = Vec<PluginBody>)]
-    pub(crate) plugins: Vec<&'a PluginInfo>,
+    #[schema(value_type = Vec<HandlerBody>)]
+    pub(crate) plugins: Vec<&'a Handler>,
+}
+
+/// Who handles a task type.
+#[derive(ToSchema)]
+#[schema(as = Handler)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    dead_code,
+    reason = "describes `Handler`, which is what is served, for OpenAPI"
+)]
+pub(crate) enum HandlerBody {
+    /// A plugin, in the fleet's own workers. External workers may take its tasks as well.
+    Component(Box<PluginBody>),
+    /// Workers outside the fleet, over HTTP.
+    External(ExternalBody),
+}
+
+/// A task type that only external workers handle.
+#[derive(ToSchema)]
+#[schema(as = ExternalType)]
+#[expect(
+    dead_code,
+    reason = "describes `ExternalType`, which is what is served, for OpenAPI"
+)]
+pub(crate) struct ExternalBody {
+    /// The task type.
+    #[schema(example = "ocr")]
+    name: String,
+    /// One line for people.
+    summary: String,
+    /// JSON Schema of the input; `POST /tasks` checks against it.
+    #[schema(value_type = Value)]
+    input_schema: Value,
+    /// JSON Schema of the output; `POST /complete_task` checks against it. Null: any output is taken.
+    #[schema(value_type = Value, nullable)]
+    output_schema: Option<Value>,
 }
 
 /// A plugin: what it says about itself, what it is, and what the operator allows it.
@@ -257,20 +301,23 @@ pub(crate) struct HttpGrantBody {
 
 /// Whether the server can do its work.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Readiness, example = json!({"status": "ready", "checks": {"store": "ok", "broker": "ok", "server": "ok"}}))]
+#[schema(as = Readiness, example = json!({"status": "ready", "mode": "redis", "checks": {"store": "ok", "broker": "ok", "server": "ok"}}))]
 pub(crate) struct ReadyView {
     /// `ready` or `unavailable`.
     pub(crate) status: &'static str,
+    /// Where workers learn of tasks: `local` (a queue in this process), `redis`, `store` (the database, because nothing else is
+    /// configured) or `store_while_redis_is_away`.
+    pub(crate) mode: &'static str,
     /// What each part says: `ok`, or what is wrong with it.
     pub(crate) checks: ReadyChecks,
 }
 
-/// The parts that must work.
+/// The parts. The store and the server must work; the broker may be away.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ReadyChecks {
     /// The database answers and has the right schema.
     pub(crate) store: Cow<'static, str>,
-    /// The broker answers.
+    /// The broker answers. While it does not, tasks are claimed from the store, later and more slowly.
     pub(crate) broker: Cow<'static, str>,
     /// The server has what it needs, and is not shutting down.
     pub(crate) server: Cow<'static, str>,

@@ -9,22 +9,34 @@
 #[path = "api/harness.rs"]
 mod harness;
 
+#[path = "api/admin.rs"]
+mod admin;
 #[path = "api/batch.rs"]
 mod batch;
+#[path = "api/dlq.rs"]
+mod dlq;
 #[path = "api/document.rs"]
 mod document;
 #[path = "api/errors.rs"]
 mod errors;
+#[path = "api/external.rs"]
+mod external;
 #[path = "api/faults.rs"]
 mod faults;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "api/key.rs"]
+mod key;
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/logs.rs"]
 mod logs;
 #[path = "api/operations.rs"]
 mod operations;
+#[path = "api/python.rs"]
+mod python;
+#[path = "api/queues.rs"]
+mod queues;
 #[path = "api/tasks.rs"]
 mod tasks;
 #[path = "api/wait.rs"]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskforge_domain::{Priority, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
 use tokio::sync::broadcast;
 
 /// The result of a broker operation.
@@ -19,12 +19,8 @@ pub struct BrokerError(pub String);
 pub struct Hint {
     /// The task.
     pub id: TaskId,
-    /// Whose it is; queues are fair between tenants.
-    pub tenant: TenantId,
-    /// Its type; a worker asks for the types that it serves.
-    pub task_type: TaskType,
-    /// Its urgency.
-    pub priority: Priority,
+    /// Where it waits.
+    pub lane: Lane,
 }
 
 /// What a worker asks for.
@@ -38,6 +34,41 @@ pub struct Want<'a> {
     pub wait: Duration,
 }
 
+/// What a worker gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Popped {
+    /// Tasks to claim.
+    pub hints: Vec<Taken>,
+    /// The store may hold more of what was asked for than the broker knows of: claim from it in its own order. An answer that says only
+    /// this comes after `want.wait` or [`LOOK_PAUSE`], whichever is shorter. So a worker whose last look found as much as it
+    /// could use asks again with a `wait` of zero, and does not sleep on a backlog.
+    pub look_in_store: bool,
+}
+
+/// How long a broker lets a worker wait for hints when all that it can tell is to look in the store. It bounds how often an idle fleet asks
+/// the store in vain, and how late a task starts of which the broker does not know.
+pub const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+impl Popped {
+    /// How long to wait after this first look, which found no hints.
+    pub(crate) fn wait(&self, wanted: Duration) -> Duration {
+        if self.look_in_store {
+            wanted.min(LOOK_PAUSE)
+        } else {
+            wanted
+        }
+    }
+}
+
+/// A hint that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The hint.
+    pub hint: Hint,
+    /// It takes up room under a cap, until it is [released](Broker::release).
+    pub counted: bool,
+}
+
 /// News for every process of the fleet. A signal may get lost, so each has a slower way of being noticed too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
@@ -45,33 +76,121 @@ pub enum Signal {
     Cancel(TaskId),
     /// This task reached a terminal state; whoever waits for it may look.
     Finished(TaskId),
+    /// The queue policy in the store has changed.
+    Policy,
+    /// The connection that brings signals was lost and is back: any may have been missed, so whoever waits for one looks for itself.
+    Missed,
 }
 
-/// A subscription to signals. A slow reader that missed some gets `Lagged` and must look for itself.
+/// A subscription to signals. A slow reader that missed some gets `Lagged`, which says the same as [`Signal::Missed`].
 pub type Signals = broadcast::Receiver<Signal>;
 
+/// A lane of which the broker does not know every pending task, and in which there is room for more hints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortLane {
+    /// The lane.
+    pub lane: Lane,
+    /// Pending tasks up to and including this one are known or were; `None`: begin at the first.
+    pub after: Option<TaskId>,
+    /// Hints that fit.
+    pub room: usize,
+}
+
+/// Where hints come from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A queue inside this process.
+    Local,
+    /// Redis.
+    Redis,
+    /// The store itself, because no broker is configured.
+    Store,
+    /// The store itself, because the broker is away.
+    StoreWhileRedisIsAway,
+}
+
+impl Mode {
+    /// The name in `/readyz` and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Store => "store",
+            Self::StoreWhileRedisIsAway => "store_while_redis_is_away",
+        }
+    }
+}
+
 /// The queue of hints, as the rest of the system sees it.
+///
+/// # Lanes
+/// Hints queue in [`Lane`]s, and a lane holds a bounded number of them, so that a backlog of millions costs the store some rows and the
+/// broker nothing. A lane that was full has *overflowed*: it takes no new hints, because those would overtake the tasks that it never heard
+/// of. The sweeper fills such lanes from the store, in order ([`Broker::short_lanes`], [`Broker::refill`]), until it finds no more.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Adds hints, after the tasks were committed. A hint that is already queued is not queued twice.
+    /// Adds hints, after the tasks were committed. A hint that is already queued is not queued twice. A full lane keeps its first
+    /// hints, and one that has overflowed takes only what belongs before all that it has not heard of; it remembers where to go on.
     async fn push(&self, hints: &[Hint]) -> BrokerResult<()>;
 
     /// Takes hints, most urgent first; waits up to `want.wait` while there is none, and returns none after that.
-    /// Cancel safe: a dropped call takes nothing.
-    async fn pop(&self, want: Want<'_>) -> BrokerResult<Vec<Hint>>;
+    /// Cancel safe: a dropped call takes nothing, or what it took is found again by the sweeper's audit.
+    async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped>;
+
+    /// Gives back the room under caps of hints that were `counted`: their attempts are over, or were never begun.
+    async fn release(&self, hints: &[Hint]) -> BrokerResult<()>;
 
     /// Hints in the queue.
     async fn depth(&self) -> BrokerResult<u64>;
 
-    /// Whether the queues are known to hold every pending task. `false` after a start or a loss, until [`Broker::mark_complete`].
+    /// Whether every pending task is known, or its lane knows that it is short. `false` after a start or a loss, until
+    /// [`Broker::mark_complete`].
     async fn is_complete(&self) -> BrokerResult<bool>;
 
-    /// Says that every pending task has been pushed since the loss.
+    /// Says that every lane of the store was refilled from its beginning since the loss.
     async fn mark_complete(&self) -> BrokerResult<()>;
+
+    /// Lanes to refill now, the emptiest first: those that have overflowed and are less than half full.
+    async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>>;
+
+    /// Adds the tasks that follow `after` in a lane's pending tasks, in their order. `is_all`: the store had no more than these. The lane
+    /// may have overflowed before or not.
+    async fn refill(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        tasks: &[TaskId],
+        is_all: bool,
+    ) -> BrokerResult<()>;
+
+    /// Takes over the policy: pauses, caps, weights.
+    async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()>;
+
+    /// Says what runs of the types and tenants that have caps, so that what was lost or left behind is put right. Hints that were popped less than
+    /// a few seconds ago and are not in the list are left counted: their claims may be under way.
+    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()>;
 
     /// Sends signals to every subscriber in the fleet.
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()>;
 
     /// Subscribes to signals from now on.
     fn subscribe(&self) -> Signals;
+
+    /// Where hints come from now.
+    fn mode(&self) -> Mode;
 }
+
+/// A way to tell every process of the fleet something through the store: `listen` and `notify` of a database. What is posted
+/// reaches whoever listens at that moment, at most once.
+#[async_trait]
+pub trait Bulletin: Send + Sync + 'static {
+    /// Posts notices, each of at most [`MAX_NOTICE`] bytes of text.
+    async fn post(&self, notices: &[String]) -> BrokerResult<()>;
+
+    /// Hears notices from now on. `Lagged` after some were missed, also when the connection was lost in between.
+    fn listen(&self) -> broadcast::Receiver<String>;
+}
+
+/// The most bytes of a notice: what PostgreSQL carries in one.
+pub const MAX_NOTICE: usize = 7_900;

@@ -3,17 +3,20 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use taskforge_domain::TaskType;
+use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
 use tokio::sync::{Notify, broadcast};
 
-use crate::{Broker, BrokerResult, Hint, Signal, Signals, Want, queue::Queue};
+use crate::{
+    Broker, BrokerResult, Hint, Mode, Popped, ShortLane, Signal, Signals, Want,
+    queue::{LANE_CAPACITY, PATIENCE, Queue, millis},
+};
 
 /// Signals that a slow subscriber may be behind before it is told that it missed some.
-const SIGNALS: usize = 16_384;
+pub(crate) const SIGNALS: usize = 16_384;
 
 /// A queue of hints behind a lock, and a list of who waits for them.
 ///
@@ -33,7 +36,6 @@ struct State {
     queue: Queue,
     waiters: VecDeque<Waiter>,
     next_waiter: u64,
-    complete: bool,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,14 @@ struct Waiter {
 }
 
 impl State {
+    fn look(&mut self, types: &[TaskType], max: usize) -> Popped {
+        let hints = self.queue.pop(types, max, now());
+        Popped {
+            hints,
+            look_in_store: self.queue.look_in_store(types),
+        }
+    }
+
     /// Wakes at most `most` waiters that can be served.
     fn wake(&mut self, most: usize) {
         let queue = &self.queue;
@@ -61,17 +71,19 @@ impl State {
 }
 
 impl LocalBroker {
-    /// How long a hint waits before it is overdue: long against a burst, short against a person's patience.
-    pub const PATIENCE: Duration = Duration::from_secs(30);
-
     /// An empty broker, which is not complete.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(PATIENCE, LANE_CAPACITY)
+    }
+
+    /// An empty broker in which a hint is overdue once its task is older than `patience`, and a lane holds `capacity` hints.
+    #[must_use]
+    pub fn with(patience: Duration, capacity: usize) -> Self {
         let state = State {
-            queue: Queue::new(Self::PATIENCE),
+            queue: Queue::new(patience, capacity),
             waiters: VecDeque::new(),
             next_waiter: 0,
-            complete: false,
         };
         Self {
             state: Mutex::new(state),
@@ -91,6 +103,11 @@ impl Default for LocalBroker {
     }
 }
 
+/// The time as task ids tell it. A clock that is set back makes hints younger, which costs some of them patience and nothing else.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
 /// A place among the waiters; given up when it is dropped.
 struct Place<'a> {
     broker: &'a LocalBroker,
@@ -99,18 +116,18 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// Looks for hints after a wake-up, and passes the wake-up on.
-    fn look(&self, types: &[TaskType], max: usize) -> Vec<Hint> {
+    fn look(&self, types: &[TaskType], max: usize) -> Popped {
         let mut state = self.broker.state();
-        let hints = state.queue.pop(types, max, Instant::now());
+        let popped = state.look(types, max);
         if let Some(waiter) = state.waiters.iter_mut().find(|waiter| waiter.key == self.key) {
             waiter.woken = false;
         }
-        if !hints.is_empty() {
+        if !popped.hints.is_empty() {
             // It leaves with these, so the next wake-up is not for it.
             state.waiters.retain(|waiter| waiter.key != self.key);
         }
         state.wake(1);
-        hints
+        popped
     }
 }
 
@@ -128,23 +145,22 @@ impl Drop for Place<'_> {
 #[async_trait]
 impl Broker for LocalBroker {
     async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
-        let now = Instant::now();
         let mut state = self.state();
         let mut fresh = 0;
         for hint in hints {
-            fresh += usize::from(state.queue.push(hint, now));
+            fresh += usize::from(state.queue.push(hint));
         }
         state.wake(fresh);
         Ok(())
     }
 
-    async fn pop(&self, want: Want<'_>) -> BrokerResult<Vec<Hint>> {
+    async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let wake = Arc::new(Notify::new());
-        let place = {
+        let (place, wait) = {
             let mut state = self.state();
-            let hints = state.queue.pop(want.types, want.max, Instant::now());
-            if !hints.is_empty() || want.wait.is_zero() || want.max == 0 {
-                return Ok(hints);
+            let popped = state.look(want.types, want.max);
+            if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
+                return Ok(popped);
             }
             state.next_waiter += 1;
             let key = state.next_waiter;
@@ -155,9 +171,10 @@ impl Broker for LocalBroker {
                 woken: false,
             };
             state.waiters.push_back(waiter);
-            Place { broker: self, key }
+            let place = Place { broker: self, key };
+            (place, popped.wait(want.wait))
         };
-        let sleep = tokio::time::sleep(want.wait);
+        let sleep = tokio::time::sleep(wait);
         tokio::pin!(sleep);
         // Cancellation point: hints are only taken between waits, and are returned at once.
         loop {
@@ -165,11 +182,18 @@ impl Broker for LocalBroker {
                 () = wake.notified() => false,
                 () = &mut sleep => true,
             };
-            let hints = place.look(want.types, want.max);
-            if over || !hints.is_empty() {
-                return Ok(hints);
+            let popped = place.look(want.types, want.max);
+            if over || !popped.hints.is_empty() {
+                return Ok(popped);
             }
         }
+    }
+
+    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
+        let mut state = self.state();
+        state.queue.release(hints);
+        state.wake(hints.len());
+        Ok(())
     }
 
     async fn depth(&self) -> BrokerResult<u64> {
@@ -177,11 +201,42 @@ impl Broker for LocalBroker {
     }
 
     async fn is_complete(&self) -> BrokerResult<bool> {
-        Ok(self.state().complete)
+        Ok(self.state().queue.is_complete())
     }
 
     async fn mark_complete(&self) -> BrokerResult<()> {
-        self.state().complete = true;
+        self.state().queue.mark_complete();
+        Ok(())
+    }
+
+    async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>> {
+        Ok(self.state().queue.short_lanes())
+    }
+
+    async fn refill(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        tasks: &[TaskId],
+        is_all: bool,
+    ) -> BrokerResult<()> {
+        let mut state = self.state();
+        let fresh = state.queue.refill(lane, after, tasks, is_all);
+        state.wake(fresh);
+        Ok(())
+    }
+
+    async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
+        let mut state = self.state();
+        state.queue.set_policy(policy);
+        state.wake(usize::MAX);
+        Ok(())
+    }
+
+    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()> {
+        let mut state = self.state();
+        state.queue.set_running(running, now());
+        state.wake(usize::MAX);
         Ok(())
     }
 
@@ -195,6 +250,10 @@ impl Broker for LocalBroker {
 
     fn subscribe(&self) -> Signals {
         self.signals.subscribe()
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::Local
     }
 }
 

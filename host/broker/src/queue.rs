@@ -2,33 +2,55 @@
 //!
 //! The rules, in the order in which they decide:
 //!
-//! 1. **Priority.** A hint of a higher priority goes before one of a lower.
-//! 2. **Ageing.** A hint that has waited longer than its patience is *overdue*. Of the pops that ask for the same types, every
-//!    [`AGED_SHARE`]th takes from the priority that holds the longest waiting overdue hint among those types, instead of the
+//! 1. **Pauses and caps.** Hints of a paused type stay. So do those of a type or a tenant of which as many are taken as may run at once.
+//! 2. **Priority.** A hint of a higher priority goes before one of a lower.
+//! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask for the same types, every
+//!    [`AGED_SHARE`]th takes from the priority that holds the oldest overdue hint among those types, instead of the
 //!    highest. So under an endless stream of priority 5, a hint of priority 1 with `n` older overdue ones before it goes after its patience
-//!    and at most `AGED_SHARE · (n + 1)` pops more (with `t` tenants in its priority: `AGED_SHARE · (n + 1) · t`), and a mountain
-//!    of old unimportant hints takes no more than that share from the urgent ones.
-//! 3. **Tenants** within a priority take turns, one hint each, so that a tenant with a million hints delays its own. A turn is a number
-//!    that grows by one with each hint taken; the lowest goes first. A tenant that comes (back) starts behind the
-//!    current turn: it neither saves turns up while it is away nor gains any by coming and going.
-//! 4. **First in, first out** within a tenant and priority, across types.
+//!    and at most `AGED_SHARE · (n + 1)` pops more (with `t` tenants of equal weight in its priority: `AGED_SHARE · (n + 1) · t`), and a
+//!    mountain of old unimportant hints takes no more than that share from the urgent ones.
+//! 4. **Tenants** within a priority take turns by weight, so that a tenant with a million hints delays its own. A turn is a number that
+//!    grows by [`TURN`]` / weight` with each hint taken; the lowest goes first. A tenant that comes (back) starts behind the current turn: it
+//!    neither saves turns up while it is away, or held back by its cap, nor gains any by coming and going.
+//! 5. **First in, first out** within a tenant and priority, across types: by task id, which is the order of creation. So a retry, and what the
+//!    sweeper finds again, keep their place.
 //!
-//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`.
+//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The same rules stand in `redis/*.lua`, and one suite of
+//! tests holds both to them.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    time::{Duration, Instant},
+mod level;
+mod running;
+mod short;
+
+use std::{collections::HashMap, time::Duration};
+
+use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+
+use self::{
+    level::{Gate, Level},
+    running::Running,
+    short::Short,
 };
-
-use taskforge_domain::{Priority, TaskId, TaskType, TenantId};
-
-use crate::Hint;
+use crate::{Hint, ShortLane, Taken};
 
 /// One pop in this many goes to overdue hints, while there are any.
 pub const AGED_SHARE: u32 = 4;
 
+/// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share exactly; what rounding takes from the others is
+/// under 0.15 %.
+pub const TURN: u64 = 720_720;
+
+/// How long a task waits before its hint is overdue: long against a burst, short against a person's patience.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the broker.
+pub const LANE_CAPACITY: usize = 16_384;
+
+/// How long what was popped counts as running although the store does not say so: its claim may be under way.
+pub(crate) const CLAIM_GRACE: Duration = Duration::from_secs(5);
+
 /// How many sets of types have their own count of pops. A fleet has a few; the bound is for one that reloads plugins for months.
-const MAX_COUNTERS: usize = 256;
+pub(crate) const MAX_COUNTERS: usize = 256;
 
 const LEVELS: usize = Priority::MAX.get() as usize;
 
@@ -37,89 +59,78 @@ const LEVELS: usize = Priority::MAX.get() as usize;
 pub struct Queue {
     /// Lowest priority first.
     levels: [Level; LEVELS],
-    queued: HashSet<TaskId>,
-    /// Numbers hints in the order in which they came.
-    sequence: u64,
-    patience: Duration,
+    len: usize,
+    patience: u64,
+    capacity: usize,
+    /// Lanes that have overflowed. Of every other lane all pending tasks are known, if the queue is complete.
+    short: HashMap<Lane, Short>,
+    complete: bool,
+    policy: QueuePolicy,
+    running: Running,
+    /// Where tenants that are at their cap have hints. These are out of the turns until there is room, so that nobody steps over them
+    /// at every pop.
+    parked: HashMap<TenantId, Vec<(usize, TaskType)>>,
     /// Pops since the last one that was the overdue's, by the types that were asked for: workers that serve other types must
     /// not use up each other's share.
     pops: HashMap<Vec<TaskType>, u32>,
 }
 
-#[derive(Debug, Default)]
-struct Level {
-    /// The turn of the tenant that was served last.
-    turn: u64,
-    tenants: HashMap<TenantId, Share>,
-    lanes: HashMap<TaskType, Lane>,
-}
-
-/// A tenant's place in a level. It exists while the tenant has hints there.
-#[derive(Debug)]
-struct Share {
-    turn: u64,
-    hints: usize,
-}
-
-/// The hints of one type in a level.
-#[derive(Debug, Default)]
-struct Lane {
-    tenants: HashMap<TenantId, Line>,
-    /// By turn, then by how long the first hint waits. A turn may be out of date, because it grows in the other lanes too; it
-    /// is put right when it comes first, which suffices because turns only grow.
-    turns: BTreeSet<(u64, u64, TenantId)>,
-    /// By how long the first hint waits.
-    heads: BTreeSet<(u64, TenantId)>,
-}
-
-/// The hints of one type and tenant in a level; never empty between calls.
-#[derive(Debug, Default)]
-struct Line {
-    /// The turn that this line's entry in [`Lane::turns`] carries.
-    turn: u64,
-    hints: VecDeque<Waiting>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    id: TaskId,
-    sequence: u64,
-    since: Instant,
-}
-
 impl Queue {
-    /// An empty queue. A hint is overdue once it has waited for `patience`.
+    /// An empty queue, which is not complete. A hint is overdue once its task is older than `patience`; a lane holds `capacity` hints.
     #[must_use]
-    pub fn new(patience: Duration) -> Self {
+    pub fn new(patience: Duration, capacity: usize) -> Self {
         Self {
             levels: Default::default(),
-            queued: HashSet::new(),
-            sequence: 0,
-            patience,
+            len: 0,
+            patience: millis(patience),
+            capacity: capacity.max(1),
+            short: HashMap::new(),
+            complete: false,
+            policy: QueuePolicy::default(),
+            running: Running::default(),
+            parked: HashMap::new(),
             pops: HashMap::new(),
         }
     }
 
-    /// Adds a hint. `false`: its task is queued already, and stays where it is.
-    pub fn push(&mut self, hint: &Hint, now: Instant) -> bool {
-        if !self.queued.insert(hint.id) {
+    /// Adds a hint. `false`: it is queued already and stays where it is, or its lane has no room for it and remembers that.
+    pub fn push(&mut self, hint: &Hint) -> bool {
+        if let Some(short) = self.short.get_mut(&hint.lane)
+            && !short.admits(hint.id)
+        {
             return false;
         }
-        self.sequence += 1;
-        let waiting = Waiting {
-            id: hint.id,
-            sequence: self.sequence,
-            since: now,
-        };
-        self.levels[level_of(hint.priority)].push(&hint.tenant, &hint.task_type, waiting);
-        true
+        self.insert(&hint.lane, hint.id)
     }
 
-    /// Takes at most `max` hints of these types.
-    pub fn pop(&mut self, types: &[TaskType], max: usize, now: Instant) -> Vec<Hint> {
-        let mut hints = Vec::new();
-        if max == 0 || !self.has(types) {
-            return hints;
+    /// Adds a hint; of a full lane, the last one has to go.
+    fn insert(&mut self, lane: &Lane, id: TaskId) -> bool {
+        let cost = self.cost(&lane.tenant);
+        let level = &mut self.levels[level_of(lane.priority)];
+        if !level.push(&lane.tenant, &lane.task_type, id, cost) {
+            return false;
+        }
+        self.len += 1;
+        if level.len(&lane.tenant, &lane.task_type) <= self.capacity {
+            return true;
+        }
+        let Some(last) = level.remove_last(&lane.tenant, &lane.task_type) else {
+            return true;
+        };
+        self.len -= 1;
+        self.short
+            .entry(lane.clone())
+            .and_modify(|short| short.lower(last))
+            .or_insert_with(|| Short::new(last));
+        last != id
+    }
+
+    /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds since 1970.
+    pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        let mut open = self.open(types);
+        if max == 0 || !self.has(&open) {
+            return taken;
         }
         let mut key = types.to_vec();
         key.sort_unstable();
@@ -127,60 +138,215 @@ impl Queue {
             self.pops.clear();
         }
         let mut pops = self.pops.get(&key).copied().unwrap_or(0);
-        while hints.len() < max {
-            pops += 1;
-            let Some(hint) = self.pop_one(types, now, pops >= AGED_SHARE) else {
+        while taken.len() < max {
+            let for_the_overdue = pops + 1 >= AGED_SHARE;
+            let Some(hint) = self.pop_one(&open, now, for_the_overdue) else {
                 break;
             };
-            if pops >= AGED_SHARE {
-                pops = 0;
+            pops = if for_the_overdue { 0 } else { pops + 1 };
+            let counted = self.running.add(&self.policy, &hint, now);
+            if counted && !self.running.type_has_room(&self.policy, &hint.lane.task_type) {
+                open.retain(|name| *name != hint.lane.task_type);
             }
-            hints.push(hint);
+            taken.push(Taken { hint, counted });
         }
         self.pops.insert(key, pops);
-        hints
+        self.len -= taken.len();
+        taken
     }
 
-    fn pop_one(&mut self, types: &[TaskType], now: Instant, for_the_overdue: bool) -> Option<Hint> {
+    fn pop_one(&mut self, types: &[TaskType], now: u64, for_the_overdue: bool) -> Option<Hint> {
         let overdue = if for_the_overdue {
             self.overdue_level(types, now)
         } else {
             None
         };
-        let level = overdue.or_else(|| (0..LEVELS).rev().find(|level| self.levels[*level].has(types)))?;
-        let (id, tenant, task_type) = self.levels[level].pop(types)?;
-        self.queued.remove(&id);
+        overdue
+            .into_iter()
+            .chain((0..LEVELS).rev())
+            .find_map(|level| self.pop_from(level, types))
+    }
+
+    fn pop_from(&mut self, level: usize, types: &[TaskType]) -> Option<Hint> {
+        let tenant = self.look(level, |level, gate| level.next(types, gate))?;
+        let cost = self.cost(&tenant);
+        let (id, task_type) = self.levels[level].pop(&tenant, types, cost)?;
         Some(Hint {
             id,
-            tenant,
-            task_type,
-            priority: priority_of(level),
+            lane: Lane {
+                tenant,
+                task_type,
+                priority: priority_of(level),
+            },
         })
     }
 
-    /// The level that holds the longest waiting hint of these types, if that one is overdue.
-    fn overdue_level(&self, types: &[TaskType], now: Instant) -> Option<usize> {
-        let oldest = (0..LEVELS).filter_map(|level| Some((self.levels[level].oldest(types)?, level)));
-        let (oldest, level) = oldest.min_by_key(|(oldest, _)| oldest.sequence)?;
-        (now.saturating_duration_since(oldest.since) >= self.patience).then_some(level)
+    /// Looks at a level. Tenants at their cap that stand first are parked on the way.
+    fn look<T>(&mut self, level: usize, look: impl FnOnce(&mut Level, &mut Gate<'_>) -> T) -> T {
+        let mut gate = Gate {
+            is_open: &|tenant| self.running.tenant_has_room(&self.policy, tenant),
+            parked: Vec::new(),
+        };
+        let found = look(&mut self.levels[level], &mut gate);
+        for (tenant, task_type) in gate.parked {
+            self.parked.entry(tenant).or_default().push((level, task_type));
+        }
+        found
     }
 
-    /// Whether there is a hint of one of these types.
+    /// Gives tenants that have room again their turns back.
+    fn unpark(&mut self, tenants: &[TenantId]) {
+        for tenant in tenants {
+            if self.running.tenant_has_room(&self.policy, tenant) {
+                for (level, task_type) in self.parked.remove(tenant).unwrap_or_default() {
+                    self.levels[level].unpark(tenant, &task_type);
+                }
+            }
+        }
+    }
+
+    fn unpark_all(&mut self) {
+        let tenants: Vec<_> = self.parked.keys().cloned().collect();
+        self.unpark(&tenants);
+    }
+
+    /// The level that holds the oldest hint of these types, if that one is overdue.
+    fn overdue_level(&mut self, types: &[TaskType], now: u64) -> Option<usize> {
+        let is_overdue = |since: u64| now.saturating_sub(since) >= self.patience;
+        if !self.levels.iter().any(|level| level.any_head(types, is_overdue)) {
+            return None;
+        }
+        let (oldest, level) = (0..LEVELS)
+            .filter_map(|level| Some((self.look(level, |level, gate| level.oldest(types, gate))?, level)))
+            .min()?;
+        (now.saturating_sub(oldest) >= self.patience).then_some(level)
+    }
+
+    /// Of these types, those that are neither paused nor at their cap.
+    fn open(&self, types: &[TaskType]) -> Vec<TaskType> {
+        types.iter().filter(|name| self.is_open(name)).cloned().collect()
+    }
+
+    fn is_open(&self, task_type: &TaskType) -> bool {
+        !self.policy.is_paused(task_type) && self.running.type_has_room(&self.policy, task_type)
+    }
+
+    fn cost(&self, tenant: &TenantId) -> u64 {
+        TURN / u64::from(self.policy.weight(tenant).get())
+    }
+
+    /// Whether there may be a hint of one of these types to take. After a pop that took less than it was asked for: whether there is.
     #[must_use]
     pub fn has(&self, types: &[TaskType]) -> bool {
-        self.levels.iter().any(|level| level.has(types))
+        types
+            .iter()
+            .any(|name| self.levels.iter().any(|level| level.has(name)) && self.is_open(name))
+    }
+
+    /// Whether the store may hold tasks of these types that could run, while their lanes are empty here.
+    #[must_use]
+    pub fn look_in_store(&self, types: &[TaskType]) -> bool {
+        !self.complete
+            || self.short.keys().any(|lane| {
+                types.contains(&lane.task_type)
+                    && self.levels[level_of(lane.priority)].len(&lane.tenant, &lane.task_type) == 0
+                    && self.is_open(&lane.task_type)
+                    && self.running.tenant_has_room(&self.policy, &lane.tenant)
+            })
+    }
+
+    /// Gives back the room of hints that were counted.
+    pub fn release(&mut self, hints: &[Hint]) {
+        for hint in hints {
+            self.running.remove(hint);
+            self.unpark(std::slice::from_ref(&hint.lane.tenant));
+        }
+    }
+
+    /// Takes over the policy.
+    pub fn set_policy(&mut self, policy: &QueuePolicy) {
+        self.policy = policy.clone();
+        self.running.forget_uncapped(policy);
+        self.unpark_all();
+    }
+
+    /// Puts right what counts as running; see [`Broker::set_running`](crate::Broker::set_running).
+    pub fn set_running(&mut self, running: &[Hint], now: u64) {
+        self.running.set(&self.policy, running, now);
+        self.unpark_all();
+    }
+
+    /// See [`Broker::short_lanes`](crate::Broker::short_lanes).
+    pub fn short_lanes(&mut self) -> Vec<ShortLane> {
+        let mut lanes: Vec<_> = self
+            .short
+            .iter_mut()
+            .filter_map(|(lane, short)| {
+                let len = self.levels[level_of(lane.priority)].len(&lane.tenant, &lane.task_type);
+                (len < self.capacity.div_ceil(2)).then(|| ShortLane {
+                    lane: lane.clone(),
+                    after: short.ask(),
+                    room: self.capacity - len,
+                })
+            })
+            .collect();
+        lanes.sort_by_key(|lane| std::cmp::Reverse(lane.room));
+        lanes
+    }
+
+    /// See [`Broker::refill`](crate::Broker::refill). Answers how many hints are new.
+    pub fn refill(&mut self, lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> usize {
+        let short = match self.short.remove(lane) {
+            // A rebuild begins: hints may be missing from what was known before the loss.
+            Some(short) if after.is_none() && !self.complete => {
+                short.forget().refilled(after, tasks.last().copied(), is_all)
+            }
+            Some(short) => short.refilled(after, tasks.last().copied(), is_all),
+            // It knows all, so that there are more than these says nothing new.
+            None if self.complete || is_all => None,
+            None => tasks.last().copied().or(after).map(Short::after),
+        };
+        if let Some(short) = short {
+            let level = &mut self.levels[level_of(lane.priority)];
+            // What was pushed since the loss would overtake what was not heard of yet.
+            while level
+                .last(&lane.tenant, &lane.task_type)
+                .is_some_and(|id| !short.knows(id))
+            {
+                level.remove_last(&lane.tenant, &lane.task_type);
+                self.len -= 1;
+            }
+            self.short.insert(lane.clone(), short);
+        }
+        let mut fresh = 0;
+        for id in tasks {
+            let known = self.short.get(lane).is_none_or(|short| short.knows(*id));
+            fresh += usize::from(known && self.insert(lane, *id));
+        }
+        fresh
+    }
+
+    /// Whether every pending task is known, or its lane knows that it is short.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Says that it is.
+    pub const fn mark_complete(&mut self) {
+        self.complete = true;
     }
 
     /// How many hints are queued.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.queued.len()
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
     /// Whether none is queued.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.queued.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -195,117 +361,13 @@ fn priority_of(level: usize) -> Priority {
         .unwrap_or_default()
 }
 
-impl Level {
-    fn push(&mut self, tenant: &TenantId, task_type: &TaskType, waiting: Waiting) {
-        let behind = self.turn + 1;
-        let share = self.tenants.entry(tenant.clone()).or_insert(Share {
-            turn: behind,
-            hints: 0,
-        });
-        share.hints += 1;
-        let lane = self.lanes.entry(task_type.clone()).or_default();
-        let line = lane.tenants.entry(tenant.clone()).or_default();
-        if line.hints.is_empty() {
-            line.turn = share.turn;
-            lane.turns.insert((share.turn, waiting.sequence, tenant.clone()));
-            lane.heads.insert((waiting.sequence, tenant.clone()));
-        }
-        line.hints.push_back(waiting);
-    }
-
-    fn has(&self, types: &[TaskType]) -> bool {
-        types.iter().any(|name| self.lanes.contains_key(name))
-    }
-
-    fn oldest(&self, types: &[TaskType]) -> Option<&Waiting> {
-        types
-            .iter()
-            .filter_map(|name| self.lanes.get(name)?.oldest())
-            .min_by_key(|waiting| waiting.sequence)
-    }
-
-    /// Takes the next hint of these types: that of the tenant whose turn it is, and of that tenant the oldest.
-    fn pop(&mut self, types: &[TaskType]) -> Option<(TaskId, TenantId, TaskType)> {
-        let mut tenant: Option<(u64, u64, TenantId)> = None;
-        for name in types {
-            let Some(lane) = self.lanes.get_mut(name) else {
-                continue;
-            };
-            let Some(first) = lane.next(&self.tenants) else {
-                continue;
-            };
-            if tenant.as_ref().is_none_or(|best| first < best) {
-                tenant = Some(first.clone());
-            }
-        }
-        let (turn, _, tenant) = tenant?;
-        let (_, name) = types
-            .iter()
-            .filter_map(|name| Some((self.lanes.get(name)?.head_of(&tenant)?, name)))
-            .min_by_key(|(sequence, _)| *sequence)?;
-
-        let lane = self.lanes.get_mut(name)?;
-        let id = lane.take(&tenant, turn + 1)?;
-        if lane.tenants.is_empty() {
-            self.lanes.remove(name);
-        }
-        self.turn = turn;
-        let share = self.tenants.get_mut(&tenant)?;
-        share.turn = turn + 1;
-        share.hints -= 1;
-        if share.hints == 0 {
-            self.tenants.remove(&tenant);
-        }
-        Some((id, tenant, name.clone()))
-    }
+/// When a task was created, in milliseconds since 1970: the first 48 bits of a UUIDv7.
+fn born(id: TaskId) -> u64 {
+    u64::try_from(id.as_uuid().as_u128() >> 80).unwrap_or(u64::MAX)
 }
 
-impl Lane {
-    fn oldest(&self) -> Option<&Waiting> {
-        let (_, tenant) = self.heads.first()?;
-        self.tenants.get(tenant)?.hints.front()
-    }
-
-    fn head_of(&self, tenant: &TenantId) -> Option<u64> {
-        self.tenants
-            .get(tenant)?
-            .hints
-            .front()
-            .map(|waiting| waiting.sequence)
-    }
-
-    /// The tenant whose turn it is here, after out-of-date turns were put right.
-    fn next(&mut self, shares: &HashMap<TenantId, Share>) -> Option<&(u64, u64, TenantId)> {
-        loop {
-            let (turn, _, tenant) = self.turns.first()?;
-            let now = shares.get(tenant)?.turn;
-            if *turn == now {
-                return self.turns.first();
-            }
-            let (_, sequence, tenant) = self.turns.pop_first()?;
-            self.tenants.get_mut(&tenant)?.turn = now;
-            self.turns.insert((now, sequence, tenant));
-        }
-    }
-
-    /// Takes a tenant's first hint, and moves the tenant to its new turn or out.
-    fn take(&mut self, tenant: &TenantId, turn: u64) -> Option<TaskId> {
-        let line = self.tenants.get_mut(tenant)?;
-        let taken = line.hints.pop_front()?;
-        self.turns.remove(&(line.turn, taken.sequence, tenant.clone()));
-        self.heads.remove(&(taken.sequence, tenant.clone()));
-        match line.hints.front() {
-            Some(next) => {
-                line.turn = turn;
-                self.turns.insert((turn, next.sequence, tenant.clone()));
-                self.heads.insert((next.sequence, tenant.clone()));
-            }
-            None => {
-                self.tenants.remove(tenant);
-            }
-        }
-        Some(taken.id)
-    }
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

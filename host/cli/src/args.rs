@@ -1,9 +1,23 @@
 //! Every flag and variable, and its help.
 
+//!
+//! | file | whose arguments |
+//! |---|---|
+//! | `fleet` | the roles `migrate`, `serve`, `worker`, `health`, and the database's upkeep |
+//! | `client` | commands that talk to a server |
+//! | `plugin` | running and inspecting a component without a server |
+//! | `load` | `demo` and `bench` |
+
+mod client;
+mod fleet;
+mod load;
+mod plugin;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use taskforge_domain::{FailureKind, HostPattern, TaskState, TaskType};
+
+pub(crate) use self::{client::*, fleet::*, load::*, plugin::*};
 
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
 #[derive(Debug, Parser)]
@@ -53,14 +67,33 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Run everything in this process: API, workers, embedded store and queue
     Dev(DevArgs),
+    /// Serve the API of a fleet
+    Serve(Box<ServeArgs>),
+    /// Run tasks of a fleet
+    Worker(Box<WorkerArgs>),
+    /// Bring the fleet's database to this version's schema
+    Migrate(DatabaseArgs),
+    /// Ask a process whether it can do its work; exits with 1 unless it can
+    Health(HealthArgs),
+    /// Look after the fleet's database
+    #[command(subcommand)]
+    Db(DbCommand),
     /// Submit, watch and steer tasks on a server
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Look through, requeue and delete dead letters: tasks that failed for good
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Pause, resume and cap task types, and share the fleet out between tenants
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Run or inspect a component, without any server
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Run a load of random tasks through a throw-away system and measure it
     Demo(DemoArgs),
+    /// Measure a throw-away fleet on real PostgreSQL and Redis beside the ceiling of bare SQL
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -128,195 +161,4 @@ pub(crate) struct MailArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) mail_from: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ServerArgs {
-    /// The server's address
-    #[arg(
-        long,
-        env = "TASKFORGE_SERVER",
-        default_value = "http://127.0.0.1:8000",
-        value_name = "URL"
-    )]
-    pub(crate) server: reqwest::Url,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TaskCommand {
-    /// Enqueue a task
-    Submit(SubmitArgs),
-    /// Show a task
-    Get(TaskIdArgs),
-    /// List tasks, newest first
-    List(ListArgs),
-    /// Wait until a task has ended and show it; exits with 1 unless it completed
-    Wait(WaitArgs),
-    /// Show what happened to a task
-    Logs(TaskIdArgs),
-    /// Call off a task that has not ended
-    Cancel(TaskIdArgs),
-    /// Run a failed or cancelled task again
-    Retry(TaskIdArgs),
-    /// Delete the oldest tasks that have ended
-    Prune(PruneArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SubmitArgs {
-    /// Name of the plugin that is to handle the task
-    pub(crate) task_type: TaskType,
-    /// Input as JSON; `-` reads standard input, `@FILE` a file
-    #[arg(long, short, default_value = "{}", value_name = "JSON")]
-    pub(crate) input: String,
-    /// 1 (lowest) to 5 (highest)
-    #[arg(long, short, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub(crate) priority: u8,
-    /// Attempts after the first
-    #[arg(long)]
-    pub(crate) max_retries: Option<u32>,
-    /// Run it this much later, such as 90s or 2h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "run_at")]
-    pub(crate) delay: Option<Duration>,
-    /// Run it at this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    pub(crate) run_at: Option<jiff::Timestamp>,
-    /// Wait until it has ended; exits with 1 unless it completed
-    #[arg(long, short)]
-    pub(crate) wait: bool,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TaskIdArgs {
-    /// The task's id
-    pub(crate) id: uuid::Uuid,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct WaitArgs {
-    /// The task's id
-    pub(crate) id: uuid::Uuid,
-    /// Give up after this long
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) timeout: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FilterArgs {
-    /// Only tasks in this state (repeatable)
-    #[arg(long, value_name = "STATE")]
-    pub(crate) status: Vec<TaskState>,
-    /// Only tasks of this type (repeatable)
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(crate) task_type: Vec<TaskType>,
-    /// Only tasks whose last failure was of this kind (repeatable)
-    #[arg(long, value_name = "KIND")]
-    pub(crate) error_kind: Vec<FailureKind>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    /// How many
-    #[arg(long, short = 'n', default_value_t = 20, value_name = "N")]
-    pub(crate) last: usize,
-    #[command(flatten)]
-    pub(crate) filter: FilterArgs,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PruneArgs {
-    /// How many; tasks that have not ended are left alone
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) first: u32,
-    #[command(flatten)]
-    pub(crate) filter: FilterArgs,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PluginCommand {
-    /// Run a component once and show its output, logs and what it used of its limits; exits with 1 if it failed
-    Run(Box<PluginRunArgs>),
-    /// Show what a component imports, exports and says about itself
-    Inspect(PluginInspectArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PluginRunArgs {
-    /// The component
-    pub(crate) file: PathBuf,
-    /// Input as JSON; `-` reads standard input, `@FILE` a file
-    #[arg(long, short, default_value = "{}", value_name = "JSON")]
-    pub(crate) input: String,
-    #[command(flatten)]
-    pub(crate) sandbox: SandboxArgs,
-    #[command(flatten)]
-    pub(crate) mail: MailArgs,
-    /// Folder that the `log` mailer writes messages to [default: a new one among the temporary files]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) outbox: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SandboxArgs {
-    /// Limits and grants [default: the file beside the component, with the ending .toml]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) settings: Option<PathBuf>,
-    /// Fuel limit, about one unit an instruction
-    #[arg(long, value_name = "N")]
-    pub(crate) fuel: Option<u64>,
-    /// Memory limit, such as 64MiB
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<bytesize::ByteSize>,
-    /// Time limit, such as 10s
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) deadline: Option<Duration>,
-    /// Let it send HTTP requests to this host: example.com, *.example.com, *, each with :PORT or :* (repeatable)
-    #[arg(long, value_name = "HOST")]
-    pub(crate) allow_http: Vec<HostPattern>,
-    /// Let it reach addresses in this network, which would be refused as private (repeatable)
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) allow_private: Vec<ipnet::IpNet>,
-    /// Let it send mail
-    #[arg(long)]
-    pub(crate) allow_mail: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PluginInspectArgs {
-    /// The component
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
-    /// Tasks to run
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) tasks: u32,
-    /// Workers that share them
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) workers: u32,
-    /// Attempts that each worker runs at the same time
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) concurrency: u32,
-    /// Task types to choose from [default: all built-in types that are found]
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(crate) types: Vec<TaskType>,
-    /// Input for every task, instead of a random one; needs exactly one --type
-    #[arg(long, short, value_name = "JSON")]
-    pub(crate) input: Option<String>,
-    #[command(flatten)]
-    pub(crate) plugins: PluginFolderArgs,
-    /// Folder for the database, which is kept [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
 }

@@ -7,17 +7,25 @@ use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use taskforge_domain::Json;
 
+use crate::args::ServerArgs;
+
 /// Talks to a TaskForge server.
 pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
+    key: Option<String>,
 }
 
 /// How long the server may take to answer, beyond the time that a long poll asks for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Client {
-    pub(crate) fn new(server: Url) -> anyhow::Result<Self> {
+    /// A client of the server that the arguments name.
+    pub(crate) fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
+        Self::new(args.server.clone(), args.api_key.clone())
+    }
+
+    pub(crate) fn new(server: Url, key: Option<String>) -> anyhow::Result<Self> {
         if server.cannot_be_a_base() {
             bail!("{server} is not an http:// address");
         }
@@ -32,6 +40,7 @@ impl Client {
         Ok(Self {
             http: http.build()?,
             server,
+            key,
         })
     }
 
@@ -56,9 +65,12 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
         let response = request.send().await.with_context(|| {
             format!(
-                "no answer from {}; is `taskforge dev` running there? (--server, TASKFORGE_SERVER)",
+                "no answer from {}; is `taskforge dev` or `taskforge serve` running there? (--server, TASKFORGE_SERVER)",
                 self.server
             )
         })?;
@@ -81,7 +93,7 @@ impl Client {
 }
 
 /// The certificates of the web's authorities, as compiled in: the same on every machine.
-fn tls_config() -> rustls::ClientConfig {
+pub(crate) fn tls_config() -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     rustls::ClientConfig::builder()

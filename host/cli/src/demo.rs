@@ -8,7 +8,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,7 +42,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     let data_dir = args.data_dir.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
     let stack = start(&args, data_dir).await?;
-    let client = Client::new(format!("http://{}", stack.address).parse()?)?;
+    let client = Client::new(format!("http://{}", stack.address).parse()?, None)?;
     let recipe = Recipe::new(&args, &client, stack.address).await?;
     let measured = measure(&args, &recipe, &stack, &client).await;
     stack.stop().await;
@@ -189,24 +192,32 @@ async fn measure(
     client: &Client,
 ) -> anyhow::Result<Summary> {
     let total = args.tasks as usize;
-    let already = ended(stack).await?;
     let mut signals = stack.broker.subscribe();
     let bars = Bars::new(total as u64);
     let began = Instant::now();
-    // Counting in the store walks every task, so it is done when the signals say that all have ended, or say nothing.
+    let accepted = AtomicU64::new(0);
+    // The store is asked when the signals say that all have ended, or say nothing.
     let watch = async {
         let mut heard = 0;
         loop {
-            match tokio::time::timeout(SILENCE, signals.recv()).await {
-                Ok(Ok(Signal::Finished(_))) => heard += 1,
-                Ok(Ok(Signal::Cancel(_))) => {}
-                Ok(Err(RecvError::Lagged(missed))) => heard += missed,
-                Ok(Err(RecvError::Closed)) | Err(_) => heard = ended(stack).await? - already,
-            }
+            let is_silent = match tokio::time::timeout(SILENCE, signals.recv()).await {
+                Ok(Ok(Signal::Finished(_))) => {
+                    heard += 1;
+                    false
+                }
+                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Missed)) => false,
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    heard += missed;
+                    false
+                }
+                Ok(Err(RecvError::Closed)) | Err(_) => true,
+            };
             bars.drained.set_position(heard);
-            if heard >= total as u64 {
-                heard = ended(stack).await? - already;
-                if heard >= total as u64 {
+            if is_silent || heard >= total as u64 {
+                let enqueued = accepted.load(Ordering::Relaxed);
+                let left = unfinished(stack).await?;
+                heard = enqueued.saturating_sub(left);
+                if enqueued == total as u64 && left == 0 {
                     return anyhow::Ok(began.elapsed());
                 }
             }
@@ -219,6 +230,7 @@ async fn measure(
             let body = Json::from_value(&BTreeMap::from([("tasks", &tasks)]))?;
             client.post("tasks/batch", Some(&body)).await?;
             left -= tasks.len();
+            accepted.fetch_add(tasks.len() as u64, Ordering::Relaxed);
             bars.enqueued.inc(tasks.len() as u64);
         }
         anyhow::Ok(began.elapsed())
@@ -228,12 +240,12 @@ async fn measure(
     Summary::of(&read_back(stack, total).await?, args, enqueued, drained)
 }
 
-async fn ended(stack: &Stack) -> anyhow::Result<u64> {
+async fn unfinished(stack: &Stack) -> anyhow::Result<u64> {
     let counts = stack.store.counts().await?;
     Ok(counts
         .by_type
         .iter()
-        .filter(|(_, state, _)| state.is_terminal())
+        .filter(|(_, state, _)| !state.is_terminal())
         .map(|(_, _, count)| count)
         .sum())
 }

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use taskforge_worker::WorkerConfig;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     args::DevArgs,
     mailers, output, plugin_folder,
+    signals::{INTERRUPTED, Signals},
     stack::{self, Stack, StackConfig},
 };
 
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
     tokio::select! {
         () = stack.stop() => Ok(ExitCode::SUCCESS),
-        () = signals.next() => Ok(ExitCode::from(130)),
+        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
     }
 }
 
@@ -93,26 +93,4 @@ fn greet(args: &DevArgs, stack: &Stack, names: &[String], folder: &std::path::Pa
     output::line(&format!(
         "A first task:\n  curl -s {url}/tasks -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
     ));
-}
-
-/// The two ways to ask a process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -4,25 +4,42 @@
 //! |---|---|
 //! | [`args`] | every flag and variable, and its help |
 //! | [`dev`] | all roles in one process, on embedded stores |
-//! | [`stack`] | the wiring: store, broker, sandbox, workers, sweeper, door |
+//! | [`stack`] | the wiring of one process: store, broker, sandbox, workers, sweeper, door |
+//! | [`serve`], [`worker`] | the roles of a fleet |
+//! | [`fleet`] | what they share: the database, and the broker before it |
+//! | [`migrate`] | the fleet's database: its schema, and what is forgotten |
+//! | [`health`] | whether a process can do its work |
+//! | [`external`] | task types that have no component |
+//! | [`signals`] | SIGTERM and Ctrl-C |
 //! | [`plugin_folder`] | `.wasm` files and their settings, from a folder |
-//! | [`task`] | the client commands, over HTTP |
+//! | [`task`], [`dlq`], [`queue`] | the client commands, over HTTP |
 //! | [`plugin`] | running and inspecting a component without a server |
 //! | [`demo`] | a load with progress bars and a summary |
+//! | [`bench`] | a fleet, measured beside the ceiling of bare SQL |
 //! | [`client`] | the HTTP client and its errors |
 //! | [`output`] | tables for people, JSON for programs |
 
 mod args;
+mod bench;
 mod client;
 mod demo;
 mod dev;
+mod dlq;
+mod external;
+mod fleet;
+mod health;
 mod logging;
 mod mailers;
+mod migrate;
 mod output;
 mod plugin;
 mod plugin_folder;
+mod queue;
+mod serve;
+mod signals;
 mod stack;
 mod task;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -32,7 +49,13 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(&cli.logging, matches!(cli.command, Command::Dev(_)));
+    logging::init(
+        &cli.logging,
+        matches!(
+            cli.command,
+            Command::Dev(_) | Command::Serve(_) | Command::Worker(_)
+        ),
+    );
     // Two cryptography providers can be compiled in; this is the one that the whole process uses.
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -56,9 +79,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => dev::run(args).await,
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Worker(args) => worker::run(*args).await,
+            Command::Migrate(args) => migrate::run(args, cli.json).await,
+            Command::Health(args) => health::run(args).await,
+            Command::Db(args) => migrate::db(args, cli.json).await,
             Command::Task(args) => task::run(args, cli.json).await,
+            Command::Dlq(args) => dlq::run(args, cli.json).await,
+            Command::Queue(args) => queue::run(args, cli.json).await,
             Command::Plugin(args) => plugin::run(args, cli.json).await,
             Command::Demo(args) => demo::run(args, cli.json).await,
+            Command::Bench(args) => bench::run(*args, cli.json).await,
         }
     });
     // A compilation or a name look-up on the blocking pool is no reason to stay.

@@ -52,9 +52,10 @@ pub(crate) fn sandbox(cache_dir: PathBuf, mailer: Arc<dyn Mailer>, attempts: u32
 impl Stack {
     /// Opens the store, returns what an earlier process left running to the queue, and starts everything.
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<Self> {
+        // First: what is made before the recorder is never recorded.
+        let metrics = Metrics::install()?;
         let store = SqliteStore::open(&config.data_dir.join("taskforge.db")).await?;
         let broker = Arc::new(LocalBroker::new());
-        let metrics = Metrics::install()?;
         let catalog = Arc::new(Catalog::new());
         catalog.set(
             config

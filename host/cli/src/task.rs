@@ -27,9 +27,7 @@ pub(crate) async fn run(command: TaskCommand, json: bool) -> anyhow::Result<Exit
     match command {
         TaskCommand::Submit(args) => submit(args, json).await,
         TaskCommand::Get(TaskIdArgs { id, server }) => {
-            let task = Client::new(server.server)?
-                .get(&format!("tasks/{id}"), &[])
-                .await?;
+            let task = Client::connect(&server)?.get(&format!("tasks/{id}"), &[]).await?;
             show(&task, json)
         }
         TaskCommand::List(args) => list(args, json).await,
@@ -66,7 +64,7 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
             .map(|delay| humantime::format_duration(delay).to_string()),
         run_at: args.run_at,
     };
-    let client = Client::new(args.server.server)?;
+    let client = Client::connect(&args.server)?;
     let task = client.post("tasks", Some(&Json::from_value(&body)?)).await?;
     if args.wait {
         let task = poll(&client, task_id(&task)?, None).await?;
@@ -81,7 +79,7 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn wait(args: WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let client = Client::new(args.server.server)?;
+    let client = Client::connect(&args.server)?;
     let task = poll(&client, &args.id.to_string(), args.timeout).await?;
     show_ended(&task, json)
 }
@@ -104,7 +102,7 @@ async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::R
 }
 
 async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let client = Client::new(args.server.server)?;
+    let client = Client::connect(&args.server)?;
     let mut tasks: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     while tasks.len() < args.last {
@@ -146,7 +144,7 @@ async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let log = Client::new(args.server.server)?
+    let log = Client::connect(&args.server)?
         .get(&format!("tasks/{}/logs", args.id), &[])
         .await?;
     if json {
@@ -169,7 +167,7 @@ async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let task = Client::new(args.server.server)?
+    let task = Client::connect(&args.server)?
         .post(&format!("tasks/{}/{action}", args.id), None)
         .await?;
     show(&task, json)
@@ -178,7 +176,7 @@ async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<Exi
 async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mut query = filter_query(&args.filter);
     query.push(("first", args.first.to_string()));
-    let client = Client::new(args.server.server)?;
+    let client = Client::connect(&args.server)?;
     let pruned = client
         .request(Method::DELETE, "tasks", &query, None, Duration::ZERO)
         .await?;

@@ -13,22 +13,27 @@
 //! | [`outcome`] | how an attempt ended, and what it used |
 //! | [`attempt`] | the record that stays of an attempt, and of what happened outside one |
 //! | [`retry`] | backoff, and what follows an outcome |
+//! | [`fingerprint`] | which failures are the same failure |
+//! | [`policy`] | pauses, caps and shares, as operators set them |
 //! | [`limits`] | what one attempt may use |
 //! | [`grants`] | what a plugin may reach |
 //! | [`plugin`] | what is known of a loaded plugin |
 
 pub mod attempt;
+pub mod fingerprint;
 pub mod grants;
 pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod outcome;
 pub mod plugin;
+pub mod policy;
 pub mod retry;
 pub mod state;
 pub mod task;
 
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
+pub use fingerprint::Fingerprint;
 pub use grants::{Grants, HostPattern, HttpGrant};
 pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, WorkerId};
 pub use jiff::Timestamp;
@@ -36,6 +41,7 @@ pub use json::Json;
 pub use limits::Limits;
 pub use outcome::{Failure, FailureKind, Outcome, Usage};
 pub use plugin::PluginInfo;
+pub use policy::{QueuePolicy, TenantPolicy, TypePolicy, Weight};
 pub use retry::{Next, RetryPolicy};
 pub use state::TaskState;
-pub use task::{ClaimedTask, NewTask, Priority, Progress, Task, TaskError};
+pub use task::{ClaimedTask, Lane, NewTask, Priority, Progress, Task, TaskError};

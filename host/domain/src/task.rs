@@ -106,6 +106,17 @@ impl NewTask {
     }
 }
 
+/// Where a waiting task queues: first in, first out inside a lane; between lanes, priorities and tenants decide.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// Whose tasks.
+    pub tenant: TenantId,
+    /// Of which type.
+    pub task_type: TaskType,
+    /// How urgent.
+    pub priority: Priority,
+}
+
 /// A task that a worker holds a lease on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedTask {

@@ -85,7 +85,7 @@ impl CodeCache {
 
     fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
         // A name of its own for each writer: two processes may compile the same component at once.
-        let draft = path.with_extension(format!("{}.part", std::process::id()));
+        let draft = path.with_extension(format!("{:016x}.part", fastrand::u64(..)));
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)

@@ -3,7 +3,8 @@
 //! `cargo bench -p taskforge-store` runs tasks through their whole life (enqueue, claim, complete with an attempt's record), each step an
 //! fsynced commit, and prints tasks a second for each step and for the whole. `TASKFORGE_BENCH_TASKS` says how many (default 50,000),
 //! `TASKFORGE_BENCH_DIR` where the database goes (default: the system's temporary folder; a disk in memory makes fsync free),
-//! `TASKFORGE_BENCH_LINGER_MICROS` how long an incomplete batch waits for company (default 0).
+//! `TASKFORGE_BENCH_LINGER_MICROS` how long an incomplete batch waits for company (default 0). Then it lets `TASKFORGE_BENCH_BACKLOG` tasks
+//! wait (default 100,000) and prints what the sweeper and a claim without hints cost beside them.
 //!
 //! It measures one run and no distribution: the numbers to compare are an order of magnitude above its noise.
 #![allow(
@@ -18,11 +19,12 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, TaskId, TaskType, TenantId, Timestamp, Usage,
-    WorkerId,
+    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskState, TaskType,
+    TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
-    BatcherConfig, ClaimBy, ClaimRequest, Commit, Completion, Page, SqliteStore, Store, TaskFilter,
+    BatcherConfig, ClaimBy, ClaimRequest, Commit, Completion, Page, SqliteStore, Store, StoreResult,
+    TaskFilter,
 };
 
 fn new_tasks(count: usize) -> Vec<NewTask> {
@@ -136,6 +138,68 @@ async fn many_callers(store: &Arc<SqliteStore>, tasks: &[NewTask], callers: usiz
     );
 }
 
+/// What a sweep and a claim by order cost while many tasks wait, in four types and two tenants.
+async fn backlog(store: &SqliteStore, count: usize) {
+    let types = ["a", "b", "c", "d"].map(|name| TaskType::new(name).unwrap());
+    let tenants = ["one", "two"].map(|name| TenantId::new(name).unwrap());
+    let mut tasks = new_tasks(count);
+    for (n, task) in tasks.iter_mut().enumerate() {
+        task.task_type = types[n % 4].clone();
+        task.tenant = tenants[n / 4 % 2].clone();
+        if n % 100 == 99 {
+            task.run_at = Some(task.created_at + Duration::from_secs(3600));
+        }
+    }
+    for tasks in tasks.chunks(5_000) {
+        store.enqueue(tasks).await.unwrap();
+    }
+    let (worker, now) = (WorkerId::generate(), Timestamp::now());
+    let term = store.lead(worker, now, Duration::from_secs(60)).await.unwrap();
+    let term = term.unwrap();
+    println!("with {count} tasks waiting:");
+    let lanes = timed("the lanes", store.lanes(1_000)).await;
+    timed("16,384 ids of a lane", store.pending(&lanes[0], None, 16_384)).await;
+    timed("lapsed workers", store.lapsed(term, now, 1_000)).await;
+    timed("due tasks: none", store.promote_due(term, now, 1_000)).await;
+    let later = now + Duration::from_secs(7200);
+    timed("due tasks: 1,000", store.promote_due(term, later, 1_000)).await;
+    let old = Duration::from_secs(24 * 3600);
+    timed("upkeep: none", store.upkeep(Some(term), now, old)).await;
+    timed("upkeep: 1,000", store.upkeep(Some(term), later, Duration::ZERO)).await;
+    timed("counts", store.counts()).await;
+    for limit in [1, 64, 1024] {
+        let policy = QueuePolicy::default();
+        let by = ClaimBy::Order {
+            types: &types,
+            limit,
+            policy: &policy,
+        };
+        let what = format!("a claim of {limit} by order");
+        let claimed = timed(&what, store.claim(ClaimRequest { worker, by, now })).await;
+        assert_eq!(claimed.len(), limit as usize);
+    }
+    let waiting = TaskFilter {
+        states: vec![TaskState::Pending],
+        ..TaskFilter::default()
+    };
+    let page = Page {
+        after: None,
+        limit: 100,
+    };
+    timed(
+        "a page of 100 that wait",
+        store.tasks(&tenants[0], &waiting, page),
+    )
+    .await;
+}
+
+async fn timed<T>(what: &str, work: impl Future<Output = StoreResult<T>>) -> T {
+    let begin = Instant::now();
+    let done = work.await.unwrap();
+    println!("{what:>26}: {:?}", begin.elapsed());
+    done
+}
+
 async fn reads(store: &SqliteStore, tasks: usize) {
     let begin = Instant::now();
     store.counts().await.unwrap();
@@ -154,20 +218,18 @@ async fn reads(store: &SqliteStore, tasks: usize) {
 
 #[tokio::main]
 async fn main() {
-    let count = std::env::var("TASKFORGE_BENCH_TASKS")
-        .ok()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(50_000);
+    let number = |name, default| {
+        let number = std::env::var(name).ok();
+        number.and_then(|number| number.parse().ok()).unwrap_or(default)
+    };
+    let count = number("TASKFORGE_BENCH_TASKS", 50_000);
     let folder = match std::env::var_os("TASKFORGE_BENCH_DIR") {
         Some(folder) => tempfile::tempdir_in(folder).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
-    let linger = std::env::var("TASKFORGE_BENCH_LINGER_MICROS")
-        .ok()
-        .and_then(|micros| micros.parse().ok())
-        .unwrap_or(0);
+    let linger = number("TASKFORGE_BENCH_LINGER_MICROS", 0);
     let batching = BatcherConfig {
-        linger: Duration::from_micros(linger),
+        linger: Duration::from_micros(linger as u64),
         ..BatcherConfig::default()
     };
     let store = SqliteStore::open_with(&folder.path().join("taskforge.db"), batching)
@@ -184,5 +246,6 @@ async fn main() {
         all += some;
     }
     reads(&store, all).await;
+    backlog(&store, number("TASKFORGE_BENCH_BACKLOG", 100_000)).await;
     store.close().await.unwrap();
 }

@@ -31,6 +31,11 @@ pub struct BatcherConfig {
     pub max_items: usize,
     /// How long an incomplete batch waits for more items. Zero, the default, flushes as soon as the writer is free.
     pub linger: Duration,
+    /// How long a batch waits for more items when the one before had at least [`BatcherConfig::busy_from`]. For a writer whose flushes
+    /// have a large fixed cost: under load it pays for itself, and a lone caller never waits.
+    pub busy_linger: Duration,
+    /// See [`BatcherConfig::busy_linger`].
+    pub busy_from: usize,
     /// Items that may be queued, those being flushed included; further callers wait for a place.
     pub queue: usize,
 }
@@ -41,6 +46,8 @@ impl Default for BatcherConfig {
             name: "batch",
             max_items: 512,
             linger: Duration::ZERO,
+            busy_linger: Duration::ZERO,
+            busy_from: 32,
             queue: 16_384,
         }
     }
@@ -88,6 +95,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                 messages,
                 next: None,
                 closing: false,
+                last: 0,
             }
             .run(flush),
         );
@@ -156,6 +164,8 @@ struct Writer<T, R> {
     /// A group that did not fit into the last batch and begins the next.
     next: Option<Group<T, R>>,
     closing: bool,
+    /// Items in the last batch.
+    last: usize,
 }
 
 impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
@@ -193,11 +203,16 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
         tokio::task::yield_now().await;
         let mut count = first.items.len();
         let mut batch = vec![first];
-        let until = Instant::now() + self.config.linger;
+        let linger = if self.last >= self.config.busy_from {
+            self.config.linger.max(self.config.busy_linger)
+        } else {
+            self.config.linger
+        };
+        let until = Instant::now() + linger;
         while count < self.config.max_items {
             let group = match self.try_receive() {
                 Some(group) => group,
-                None if self.config.linger.is_zero() || self.closing => break,
+                None if linger.is_zero() || self.closing => break,
                 None => match tokio::time::timeout_at(until, self.receive()).await {
                     Ok(Some(group)) => group,
                     Ok(None) | Err(_) => break,
@@ -210,6 +225,7 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
             count += group.items.len();
             batch.push(group);
         }
+        self.last = count;
         Some(batch)
     }
 

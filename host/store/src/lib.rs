@@ -10,6 +10,7 @@
 //! | [`query`] | filters, pages and cursors of the read side |
 //! | [`batch`] | one fsync for hundreds of tasks: callers queue up, one writer flushes |
 //! | [`sqlite`] | the embedded database |
+//! | [`postgres`](mod@postgres) | the database of a fleet |
 //! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
 //!
 //! In: tasks, claims, completions. Out: what was committed, and for each completion whether its lease still held. It never learns
@@ -18,14 +19,17 @@
 pub mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod postgres;
 pub mod query;
 pub mod sqlite;
 pub mod store;
 
 pub use batch::{Batcher, BatcherConfig};
+pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};
 pub use sqlite::SqliteStore;
 pub use store::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask, LogEntry,
-    ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    LogEntry, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Term, Upkeep, Verdict,
+    WorkerRecord,
 };

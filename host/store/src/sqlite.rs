@@ -9,8 +9,11 @@
 //! | `open` | the file, its lock, its settings, its schema |
 //! | `flush` | many writes, one transaction |
 //! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
-//! | `operate` | what a person does: cancel, retry, prune |
-//! | `sweep` | what time does: due tasks, heartbeats, lapses |
+//! | `order`, `lanes` | which tasks go first, and where they wait |
+//! | `operate`, `dead` | what a person does: to one task, to many dead letters |
+//! | `forget` | what has ended goes: prune, upkeep |
+//! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
+//! | `policy` | how the fleet is shared out |
 //! | `list`, `read` | the read side |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //!
@@ -19,14 +22,20 @@
 
 mod claim;
 mod complete;
+mod dead;
 mod enqueue;
 mod error;
 mod event;
 mod flush;
+mod forget;
+mod lanes;
+mod lead;
 mod list;
 mod open;
 mod operate;
+mod order;
 mod param;
+mod policy;
 mod progress;
 mod read;
 mod row;
@@ -36,7 +45,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
-use taskforge_domain::{ClaimedTask, NewTask, RunLease, Task, TaskId, TenantId, Timestamp, WorkerId};
+use taskforge_domain::{
+    ClaimedTask, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
+    Timestamp, TypePolicy, WorkerId,
+};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use self::{
@@ -44,13 +56,14 @@ use self::{
     complete::CompleteRow,
     enqueue::EnqueueRow,
     flush::{Write, Written, flush},
+    forget::Walk,
     open::FileLock,
     progress::ProgressRow,
 };
 use crate::{
-    Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask,
-    Page, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, TaskFilter, Verdict,
-    WorkerRecord,
+    Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
+    LanedTask, LapsedTask, Page, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story,
+    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -65,6 +78,8 @@ struct Shared {
     /// The one connection that writes; `None` once closed. Waiters get it in the order in which they asked.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
+    /// How far upkeep has come; held for the length of one, so that two do not do the same work.
+    walk: Mutex<Walk>,
     /// Declared last: the file is given up after its connections.
     lock: Mutex<Option<FileLock>>,
 }
@@ -113,6 +128,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             writer: Mutex::new(Some(writer)),
             readers,
+            walk: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
         let owner = Arc::clone(&shared);
@@ -197,7 +213,29 @@ impl Store for SqliteStore {
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
         let mut writer;
         let transaction = begin!(self, writer);
-        operate::prune(transaction, tenant, filter, limit).await
+        forget::prune(transaction, tenant, filter, limit).await
+    }
+
+    async fn requeue(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+        input: Option<&Json>,
+        now: Timestamp,
+    ) -> StoreResult<Vec<LanedTask>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        dead::requeue(transaction, tenant, filter, limit, input, now).await
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadLetterGroup>> {
+        dead::groups(&self.shared.readers, tenant, filter, limit).await
     }
 
     async fn task(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Task>> {
@@ -216,12 +254,24 @@ impl Store for SqliteStore {
         read::counts(&self.shared.readers).await
     }
 
+    async fn policy(&self) -> StoreResult<QueuePolicy> {
+        policy::read(&self.shared.readers).await
+    }
+
+    async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()> {
+        policy::set_type(&mut *self.shared.writer().await?, task_type, policy).await
+    }
+
+    async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()> {
+        policy::set_tenant(&mut *self.shared.writer().await?, tenant, policy).await
+    }
+
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
         sweep::register_worker(&mut *self.shared.writer().await?, worker, now).await
     }
 
-    async fn heartbeat(&self, worker: WorkerId, now: Timestamp, timeout: Duration) -> StoreResult<bool> {
-        sweep::heartbeat(&mut *self.shared.writer().await?, worker, now, timeout).await
+    async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
+        sweep::heartbeat(&mut *self.shared.writer().await?, worker, now).await
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
@@ -232,28 +282,70 @@ impl Store for SqliteStore {
         sweep::lost_leases(&self.shared.readers, held).await
     }
 
-    async fn promote_due(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<DueTask>> {
-        sweep::promote_due(&mut *self.shared.writer().await?, now, limit).await
+    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
+        lanes::held(&self.shared.readers, worker).await
+    }
+
+    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>> {
+        lanes::running(&self.shared.readers, types, tenants).await
+    }
+
+    async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {
+        lead::lead(&mut *self.shared.writer().await?, who, now, ttl).await
+    }
+
+    async fn resign(&self, term: Term) -> StoreResult<()> {
+        lead::resign(&mut *self.shared.writer().await?, term).await
+    }
+
+    async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        sweep::promote_due(transaction, term, now, limit).await
     }
 
     async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
         sweep::next_due(&self.shared.readers).await
     }
 
-    async fn lapsed(&self, now: Timestamp, timeout: Duration, limit: u32) -> StoreResult<Vec<LapsedTask>> {
+    async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
         let mut writer;
         let transaction = begin!(self, writer);
-        sweep::lapsed(transaction, now, timeout, limit).await
+        sweep::lapsed(transaction, term, now, limit).await
     }
 
-    async fn resolve_lapsed(&self, verdicts: &[Verdict], now: Timestamp) -> StoreResult<Vec<TaskId>> {
+    async fn resolve_lapsed(
+        &self,
+        term: Option<Term>,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> StoreResult<Vec<TaskId>> {
         let mut writer;
         let transaction = begin!(self, writer);
-        sweep::resolve_lapsed(transaction, verdicts, now).await
+        sweep::resolve_lapsed(transaction, term, verdicts, now).await
     }
 
-    async fn pending(&self, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<DueTask>> {
-        sweep::pending(&self.shared.readers, after, limit).await
+    async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
+        lanes::lanes(&self.shared.readers, limit).await
+    }
+
+    async fn pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<TaskId>> {
+        lanes::pending(&self.shared.readers, lane, after, limit).await
+    }
+
+    async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
+        let mut walk = self.shared.walk.lock().await;
+        let stretch = walk.look(&self.shared.readers, now, retention).await?;
+        let mut writer;
+        let transaction = begin!(self, writer);
+        let (upkeep, next) = stretch.forget(transaction, term, now, retention).await?;
+        *walk = next;
+        Ok(upkeep)
+    }
+
+    async fn time(&self) -> StoreResult<Timestamp> {
+        // The database runs in this process, and has its clock.
+        Ok(param::rounded(Timestamp::now()))
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Event, NewTask, Next, Priority, Progress, RetryPolicy, RunLease, Task, TaskId,
-    TaskState, TaskType, TenantId, Timestamp, WorkerId,
+    Attempt, ClaimedTask, Event, FailureKind, Fingerprint, Json, Lane, NewTask, Next, Progress, QueuePolicy,
+    RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy,
+    WorkerId,
 };
 
 use crate::query::{Page, TaskFilter};
@@ -29,6 +30,9 @@ pub enum StoreError {
     /// The database refused a statement: a bug here or there.
     #[error("the database refused a statement: {0}")]
     Refused(String),
+    /// Somebody else sweeps now: the term that the caller names is over, and nothing was written.
+    #[error("another process leads the sweep")]
+    Deposed,
     /// The store is shutting down, or its writer is gone.
     #[error("the store is closed")]
     Closed,
@@ -39,12 +43,15 @@ pub enum StoreError {
 pub enum ClaimBy<'a> {
     /// These, as the broker's hints say.
     Ids(&'a [TaskId]),
-    /// Whatever waits, most urgent first and oldest first within a priority. The way to work without a broker.
+    /// Whatever waits, most urgent first; tenants take turns within a priority, and a tenant's oldest task goes first. The way to work
+    /// without a broker.
     Order {
         /// Only these types.
         types: &'a [TaskType],
         /// At most this many.
         limit: u32,
+        /// Paused types are left out, caps are kept (counting what runs in the store), and turns are weighted.
+        policy: &'a QueuePolicy,
     },
 }
 
@@ -103,24 +110,22 @@ pub enum RetryOutcome {
     NotFound,
 }
 
-/// A waiting task, as much of it as a hint needs.
+/// A task and where it queues, or queued: as much of it as a hint needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueTask {
+pub struct LanedTask {
     /// The task.
     pub id: TaskId,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// Its type.
-    pub task_type: TaskType,
-    /// Its urgency.
-    pub priority: Priority,
+    /// Its tenant, type and urgency.
+    pub lane: Lane,
 }
 
-/// A running task whose worker stopped answering.
+/// A running task whose worker stopped answering, or does not know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LapsedTask {
     /// The task.
     pub id: TaskId,
+    /// Where it queues when it waits again.
+    pub lane: Lane,
     /// The lease that lapsed.
     pub run_lease: RunLease,
     /// The attempt that it was in.
@@ -166,6 +171,46 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// When it started.
     pub started_at: Timestamp,
+    /// How old its last heartbeat may be. Stored with whole milliseconds.
+    pub lease: Duration,
+}
+
+/// One leadership of the sweep. Terms grow by one with each change of leader and never repeat, so whoever holds an old one can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub i64);
+
+/// Dead letters of one type with the same kind of error.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetterGroup {
+    /// What they have in common, besides the type.
+    pub fingerprint: Fingerprint,
+    /// Their type.
+    pub task_type: TaskType,
+    /// The kind of their last failure.
+    pub kind: FailureKind,
+    /// The message of one of them.
+    pub example: String,
+    /// The newest of them.
+    pub newest: TaskId,
+    /// How many there are.
+    pub count: u64,
+    /// When the first of them failed.
+    pub first_failed_at: Timestamp,
+    /// When the last of them failed.
+    pub last_failed_at: Timestamp,
+}
+
+/// What upkeep did to make room and to forget what is old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Upkeep {
+    /// Partitions made for times to come.
+    pub partitions_made: u32,
+    /// Partitions dropped.
+    pub partitions_dropped: u32,
+    /// Finished tasks that went, as far as they were counted: not those of a partition that was dropped as a whole.
+    pub tasks_deleted: u64,
+    /// Tasks that were kept although their partition was dropped, because they have not ended, or not long enough ago.
+    pub tasks_moved: u64,
 }
 
 /// The whole story of a task: its attempts and what happened between them.
@@ -192,10 +237,10 @@ pub struct LogEntry {
     pub message: String,
 }
 
-/// How many tasks there are.
+/// How many tasks wait, run, or have failed for good. Completed and cancelled ones are not counted: there may be a year of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// By type and state; combinations without a task are left out.
+    /// By type and state (`scheduled`, `pending`, `running`, `failed`); combinations without a task are left out.
     pub by_type: Vec<(TaskType, TaskState, u64)>,
 }
 
@@ -238,6 +283,25 @@ pub trait Store: Send + Sync + 'static {
     /// never deleted. Returns how many went.
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64>;
 
+    /// Makes at most `limit` of the tenant's dead letters that match pending again, the oldest first, as [`Store::retry`] does, and gives
+    /// them another input if there is one. Returns those that moved. Tasks in other states are left alone, whatever the filter says.
+    async fn requeue(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+        input: Option<&Json>,
+        now: Timestamp,
+    ) -> StoreResult<Vec<LanedTask>>;
+
+    /// The tenant's dead letters that match, grouped by type and fingerprint, the largest groups first, at most `limit` groups.
+    async fn dead_letters(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadLetterGroup>>;
+
     /// Reads one task.
     async fn task(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Task>>;
 
@@ -247,15 +311,24 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a task with its attempts and events.
     async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>>;
 
-    /// Counts tasks by type and state, of all tenants.
+    /// Counts tasks that wait, run, or have failed, by type and state, of all tenants.
     async fn counts(&self) -> StoreResult<Counts>;
+
+    /// How the fleet is shared out.
+    async fn policy(&self) -> StoreResult<QueuePolicy>;
+
+    /// Sets the policy of a task type. The default policy forgets the type.
+    async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()>;
+
+    /// Sets the policy of a tenant. The default policy forgets the tenant.
+    async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()>;
 
     /// Announces a worker. Its lease runs from `now`.
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()>;
 
     /// Renews a worker's lease, unless it has lapsed: `false` says that the sweeper has taken (or may take) its tasks, and the worker
-    /// must stop what it runs. `timeout` is how old a heartbeat may be.
-    async fn heartbeat(&self, worker: WorkerId, now: Timestamp, timeout: Duration) -> StoreResult<bool>;
+    /// must stop what it runs.
+    async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool>;
 
     /// Removes a worker that has stopped cleanly. Tasks that it still holds count as lapsed at once.
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()>;
@@ -263,21 +336,53 @@ pub trait Store: Send + Sync + 'static {
     /// Which of these attempts no longer hold their lease (cancelled or lapsed), for a worker that may have missed the signal.
     async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>>;
 
+    /// What runs under this worker's lease, for a worker that holds it against what it knows: a claim may have been committed although its
+    /// caller got an error.
+    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>>;
+
+    /// What runs now of these types or of these tenants, to count it against their caps.
+    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>>;
+
+    /// Leads the sweep for `ttl` from `now`, if nobody else does: begins a new term, or prolongs the caller's own. `None`: another leads.
+    async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>>;
+
+    /// Ends the caller's leadership, so that another can follow at once. Nothing happens if the term is over.
+    async fn resign(&self, term: Term) -> StoreResult<()>;
+
     /// Moves tasks whose time has come from `scheduled` to `pending`, at most `limit`, and returns them.
-    async fn promote_due(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<DueTask>>;
+    ///
+    /// Like every operation that names a [`Term`]: [`StoreError::Deposed`] if it is not the latest.
+    async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>>;
 
     /// When the next scheduled task is due.
     async fn next_due(&self) -> StoreResult<Option<Timestamp>>;
 
-    /// Running tasks whose worker is gone or has not sent a heartbeat since `now - timeout`, at most `limit`. A worker found lapsed
-    /// here stays lapsed: its next [`Store::heartbeat`] is refused.
-    async fn lapsed(&self, now: Timestamp, timeout: Duration, limit: u32) -> StoreResult<Vec<LapsedTask>>;
+    /// Running tasks whose worker is gone or has let its lease run out, at most `limit`. A worker found lapsed here stays lapsed: its
+    /// next [`Store::heartbeat`] is refused.
+    async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>>;
 
-    /// Carries out verdicts on lapsed tasks; returns the ids of those that moved.
-    async fn resolve_lapsed(&self, verdicts: &[Verdict], now: Timestamp) -> StoreResult<Vec<TaskId>>;
+    /// Carries out verdicts on lapsed tasks; returns the ids of those that moved. `None` for a worker that judges its own tasks, which
+    /// needs no leadership.
+    async fn resolve_lapsed(
+        &self,
+        term: Option<Term>,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> StoreResult<Vec<TaskId>>;
 
-    /// Pending tasks with an id above `after`, in the order of their ids, at most `limit`: to rebuild a broker's queues page by page.
-    async fn pending(&self, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<DueTask>>;
+    /// The lanes in which tasks wait, at most `limit`, in no particular order.
+    async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>>;
+
+    /// The oldest pending tasks of a lane with an id above `after`, at most `limit`: to fill a broker's queue of that lane.
+    async fn pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<TaskId>>;
+
+    /// Makes room for tasks to come, and forgets tasks that ended more than `retention` ago with their attempts and events. Does a
+    /// bounded amount of work; whoever calls it repeats it now and then. Tasks that have not ended are never forgotten. `None` for a person's
+    /// command, which needs no leadership: it waits for an upkeep that is under way.
+    async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep>;
+
+    /// The database's clock, which is the fleet's: hosts may disagree about the time, and leases are compared with it.
+    async fn time(&self) -> StoreResult<Timestamp>;
 
     /// Whether the database answers and its schema fits.
     async fn ping(&self) -> StoreResult<()>;

@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use taskforge_domain::{
@@ -153,11 +154,11 @@ async fn what_was_acknowledged_survives_a_kill() {
                 assert!(possible.contains(&task.state), "{id} is {}", task.state);
             }
         }
+        let (now, ttl) = (Timestamp::now(), Duration::from_secs(5));
+        let term = store.lead(WorkerId::generate(), now, ttl).await.unwrap();
+        let term = term.expect("whoever led before is dead");
         // What the dead workers held is found, whoever they were: none of them had ever registered.
-        let lapsed = store
-            .lapsed(Timestamp::now(), std::time::Duration::from_secs(10), 10_000)
-            .await
-            .unwrap();
+        let lapsed = store.lapsed(term, now, 10_000).await.unwrap();
         let counts = store.counts().await.unwrap();
         let running = counts
             .by_type

@@ -1,4 +1,4 @@
-//! Test support: guests, loopback web servers, waiting on a condition.
+//! Test support: guests, loopback web servers, database servers, waiting on a condition.
 //!
 //! Only tests depend on this room. Everything listens on 127.0.0.1 and a port that the system picks, and ends with
 //! the value that started it.
@@ -8,12 +8,16 @@
 //! | [`guests`] | finding compiled plugins, and the hand-written components |
 //! | [`web`] | web servers on loopback: well-behaved ones, silent ones, slow ones |
 //! | [`smtp`] | a mail server that keeps what it is sent |
+//! | [`server`] | PostgreSQL and Redis servers of a test's own, to be killed at will |
+//! | [`proxy`] | a TCP proxy that can cut the wire |
 //! | [`wait`] | waiting until something is true, with a deadline |
 
 // Test support fails a test by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod guests;
+pub mod proxy;
+pub mod server;
 pub mod smtp;
 pub mod wait;
 pub mod web;

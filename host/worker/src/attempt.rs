@@ -1,20 +1,23 @@
 //! One task from claim to commit.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use taskforge_broker::{Broker, Hint, Signal};
+use futures_util::FutureExt as _;
+use taskforge_broker::{Broker, Hint};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Next, Outcome, Timestamp, Usage, WorkerId, retry,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
 use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime};
 use taskforge_store::{Commit, Completion, Store, StoreError};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    Clock,
     handlers::Handlers,
     heartbeat::StoreBackoff,
     progress::ProgressBoard,
     running::{Running, RunningGuard, StopReason},
+    slots::{Slot, Slots},
+    teller::{News, Teller},
 };
 
 /// What every attempt of a worker shares.
@@ -26,24 +29,66 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) running: Arc<Running>,
     pub(crate) progress: Arc<ProgressBoard>,
+    pub(crate) teller: Teller,
+    pub(crate) clock: Clock,
+    pub(crate) slots: Arc<Slots>,
+}
+
+/// A claimed task, and what it takes up while it runs.
+pub(crate) struct Held {
+    pub(crate) task: ClaimedTask,
+    pub(crate) guard: RunningGuard,
+    pub(crate) slot: Slot,
+    /// Its hint, if it takes up room under a cap.
+    pub(crate) counted: Option<Hint>,
 }
 
 /// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged or refused that, not before: a worker
 /// that cannot commit must not claim more.
-pub(crate) async fn run(bench: Arc<Bench>, task: ClaimedTask, slot: OwnedSemaphorePermit) {
-    let guard = bench.running.enter(task.id, task.run_lease);
-    let Some(plugin) = bench.handlers.get(&task.task_type) else {
+pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
+    let Held { task, guard, .. } = &held;
+    let completion = match bench.handlers.get(&task.task_type) {
+        Some(plugin) => {
+            let invoked = AssertUnwindSafe(invoke(&bench, &plugin, task, guard))
+                .catch_unwind()
+                .await;
+            let invoked = invoked.unwrap_or_else(|_| panicked());
+            observe(task, &invoked);
+            bench
+                .slots
+                .observe(Duration::from_micros(invoked.usage.wall_micros));
+            conclude(&bench, &plugin, task, invoked, guard.switch().reason())
+        }
         // The plugin went away between the hint and the claim.
-        let completion = hand_back(&bench, &task);
-        commit(&bench, &task, completion, &guard).await;
-        return;
+        None => Some(hand_back(&bench, task)),
     };
-    let invoked = invoke(&bench, &plugin, &task, &guard).await;
-    observe(&task, &invoked);
-    if let Some(completion) = conclude(&bench, &plugin, &task, invoked, guard.switch().reason()) {
-        commit(&bench, &task, completion, &guard).await;
+    let committed = match completion {
+        Some(completion) => commit(&bench, task, completion, guard).await,
+        None => Committed::Not,
+    };
+    if let Committed::Yes(news) = committed {
+        // Not after a lost lease: the task may run elsewhere by now, and the room under the cap be its there.
+        if let Some(hint) = held.counted {
+            bench.teller.tell(News::Ended(hint));
+        }
+        if let Some(news) = news {
+            bench.teller.tell(news);
+        }
     }
-    drop(slot);
+    drop(held.guard);
+    drop(held.slot);
+}
+
+/// The host's own fault. Counted as an attempt like any other failure, so that a task that does this every time ends as a dead letter.
+/// The panic itself was logged by the process's hook.
+fn panicked() -> Invoked {
+    metrics::counter!("taskforge_attempt_panics_total").increment(1);
+    let message = "the host failed while it ran the handler";
+    Invoked {
+        outcome: Outcome::Failed(Failure::new(FailureKind::Internal, message)),
+        usage: Usage::default(),
+        logs: Vec::new(),
+    }
 }
 
 async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
@@ -83,7 +128,7 @@ fn conclude(
             &invoked.outcome,
             task.attempt,
             &task.retry,
-            Timestamp::now(),
+            bench.clock.now(),
             fastrand::f64(),
         ),
     };
@@ -96,7 +141,7 @@ fn conclude(
             plugin_version: plugin.info().version.clone(),
             plugin_digest: plugin.info().digest,
             started_at: task.started_at,
-            finished_at: Timestamp::now(),
+            finished_at: bench.clock.now(),
             outcome: invoked.outcome,
             usage: invoked.usage,
             logs: invoked.logs,
@@ -116,7 +161,7 @@ fn hand_back(bench: &Bench, task: &ClaimedTask) -> Completion {
             plugin_version: String::new(),
             plugin_digest: Digest::from_bytes([0; 32]),
             started_at: task.started_at,
-            finished_at: Timestamp::now(),
+            finished_at: bench.clock.now(),
             outcome: Outcome::Failed(Failure::new(FailureKind::Cancelled, message)),
             usage: Usage::default(),
             logs: Vec::new(),
@@ -125,14 +170,28 @@ fn hand_back(bench: &Bench, task: &ClaimedTask) -> Completion {
     }
 }
 
-async fn commit(bench: &Bench, task: &ClaimedTask, completion: Completion, guard: &RunningGuard) {
+/// What became of a commit.
+enum Committed {
+    /// It is on record; perhaps the broker is to be told something of it.
+    Yes(Option<News>),
+    /// The lease is lost, or the store is closed.
+    Not,
+}
+
+/// Commits how an attempt ended.
+async fn commit(
+    bench: &Bench,
+    task: &ClaimedTask,
+    completion: Completion,
+    guard: &RunningGuard,
+) -> Committed {
     let next = completion.next;
     let mut backoff = StoreBackoff::new();
     let verdict = loop {
         match bench.store.complete(std::slice::from_ref(&completion)).await {
             Ok(verdicts) => break verdicts.first().copied().unwrap_or(Commit::Stale),
-            Err(StoreError::Closed) => return,
-            Err(_) if guard.switch().has_lapsed() => return,
+            Err(StoreError::Closed) => return Committed::Not,
+            Err(_) if guard.switch().has_lapsed() => return Committed::Not,
             Err(error) => {
                 // Ours until the lease lapses, so keep trying: giving up would run the task again for nothing.
                 tracing::warn!(%error, task.id = %task.id, "the outcome was not committed; trying again");
@@ -143,29 +202,26 @@ async fn commit(bench: &Bench, task: &ClaimedTask, completion: Completion, guard
     if verdict == Commit::Stale {
         metrics::counter!("taskforge_stale_commits_total").increment(1);
         tracing::warn!(task.id = %task.id, attempt = task.attempt, "the lease was lost; the outcome was dropped");
-        return;
+        return Committed::Not;
     }
-    tell(bench, task, next, verdict).await;
-}
-
-/// Passes on the news of a committed move. A broker that is away costs latency only.
-async fn tell(bench: &Bench, task: &ClaimedTask, next: Next, verdict: Commit) {
-    let told = match next {
-        Next::Complete | Next::DeadLetter => bench.broker.publish(&[Signal::Finished(task.id)]).await,
+    Committed::Yes(match next {
+        Next::Complete | Next::DeadLetter => Some(News::Finished(task.id)),
         // The second: the attempt was stopped for a cancel that never was, and the task waits again.
         Next::HandBack | Next::Cancelled if next == Next::HandBack || verdict == Commit::Committed => {
-            let hint = Hint {
-                id: task.id,
-                tenant: task.tenant.clone(),
-                task_type: task.task_type.clone(),
-                priority: task.priority,
-            };
-            bench.broker.push(&[hint]).await
+            Some(News::Waits(hint(task)))
         }
-        Next::RetryAt(_) | Next::Cancelled | Next::HandBack => Ok(()),
-    };
-    if let Err(error) = told {
-        tracing::debug!(%error, task.id = %task.id, "the broker was not told");
+        Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,
+    })
+}
+
+fn hint(task: &ClaimedTask) -> Hint {
+    Hint {
+        id: task.id,
+        lane: Lane {
+            tenant: task.tenant.clone(),
+            task_type: task.task_type.clone(),
+            priority: task.priority,
+        },
     }
 }
 

@@ -1,123 +1,256 @@
-//! Slots, hints and claims.
+//! Hints and claims.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use taskforge_broker::{Broker, Hint, Want};
-use taskforge_domain::{ClaimedTask, TaskId, TaskType, Timestamp, WorkerId};
-use taskforge_store::{ClaimBy, ClaimRequest, Store, StoreResult};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use taskforge_broker::{Hint, Popped, Taken, Want};
+use taskforge_domain::{ClaimedTask, TaskId, TaskType};
+use taskforge_store::{ClaimBy, ClaimRequest, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::{self, Bench},
     config::WorkerConfig,
     heartbeat::StoreBackoff,
+    orphans,
+    policy::PolicyCopy,
+    slots::Slots,
+    teller::News,
 };
 
-/// How often a worker asks the store itself while the broker is away. A poll, so not often; the price of a lost broker is latency.
-const POLL_WITHOUT_BROKER: Duration = Duration::from_millis(100);
+/// How long a worker waits before it asks again when neither broker nor store had anything and the broker did not wait itself. A poll, so
+/// not often; the price of a lost broker is latency.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a claim waits for more room while there is more to claim than that: a claim for half of what a worker may hold costs the
+/// database little more than one for a single task.
+const GATHER: Duration = Duration::from_millis(8);
+/// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim that failed. Not otherwise: the question
+/// costs the database as much as this worker has claimed since the last vacuum.
+const COMPARE: Duration = Duration::from_secs(5);
+/// How long after its failure a claim may yet be committed. Longer than the database works on a statement.
+const DOUBT: Duration = Duration::from_secs(60);
 
-/// Claims tasks into free slots and starts their attempts, until `stop`.
-///
-/// `stop` is looked at only between claims: a claim under way is finished and its tasks are started, because a committed claim that nobody
-/// runs would wait for the lease to lapse.
-pub(crate) async fn claim_until(
-    bench: Arc<Bench>,
-    store: Arc<dyn Store>,
-    config: WorkerConfig,
-    attempts: TaskTracker,
-    stop: CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(config.concurrency));
-    let mut backoff = StoreBackoff::new();
-    loop {
-        let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else {
-            return;
-        };
-        let mut free = take_free(&slots, slot);
-        let types = bench.handlers.types();
-        let Some(wanted) = stop
-            .run_until_cancelled(next_hints(&*bench.broker, &types, free.len(), config.hint_wait))
-            .await
-        else {
-            return;
-        };
-        match claim(&*store, bench.worker, &wanted, &types, free.len()).await {
-            Ok(claimed) => {
-                backoff = StoreBackoff::new();
-                for (task, slot) in claimed.into_iter().zip(free.drain(..)) {
-                    attempts.spawn(attempt::run(bench.clone(), task, slot));
+/// The claiming side of a worker.
+pub(crate) struct Claims {
+    pub(crate) bench: Arc<Bench>,
+    pub(crate) config: WorkerConfig,
+    pub(crate) policy: PolicyCopy,
+    pub(crate) attempts: TaskTracker,
+}
+
+/// Whether a claim may have been committed that nobody knows of.
+#[derive(Default)]
+struct Doubt {
+    until: Option<Instant>,
+    compared: Option<Instant>,
+}
+
+impl Doubt {
+    fn begin() -> Self {
+        Self {
+            until: Instant::now().checked_add(DOUBT),
+            compared: None,
+        }
+    }
+
+    /// Whether it is time to compare; if so, it is done now.
+    fn is_due(&mut self) -> bool {
+        let is_open = self.until.is_some_and(|until| Instant::now() < until);
+        let is_due = is_open && self.compared.is_none_or(|last| last.elapsed() >= COMPARE);
+        if is_due {
+            self.compared = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// Tasks that this worker now holds.
+struct Haul {
+    tasks: Vec<ClaimedTask>,
+    /// Those of them that take up room under a cap in the broker.
+    counted: HashMap<TaskId, Hint>,
+    /// A claim from the store got all that it asked for.
+    store_has_more: bool,
+}
+
+impl Claims {
+    /// Claims tasks into free slots and starts their attempts, until `stop`.
+    ///
+    /// `stop` is looked at only between claims: a claim under way is finished and its tasks are started, because a committed claim that
+    /// nobody runs would wait for the lease to lapse.
+    pub(crate) async fn run_until(self, stop: CancellationToken) {
+        let slots = self.bench.slots.clone();
+        let mut backoff = StoreBackoff::new();
+        let mut doubt = Doubt::default();
+        let mut wait = self.config.hint_wait;
+        let mut is_backlog = false;
+        let mut store_has_more = false;
+        loop {
+            let Some(free) = stop.run_until_cancelled(room(&slots, is_backlog)).await else {
+                return;
+            };
+            // Between two claims, so that none is under way.
+            if doubt.is_due()
+                && let Err(error) = orphans::hand_back(&self.bench).await
+            {
+                tracing::debug!(%error, "held tasks were not compared");
+            }
+            let types = self.bench.handlers.types();
+            let asked = Instant::now();
+            let Some(mut popped) = stop.run_until_cancelled(self.pop(&types, free, wait)).await else {
+                return;
+            };
+            let had_hints = !popped.hints.is_empty();
+            // What the store has more of, a broker that knows nothing of it will not name.
+            popped.look_in_store |= store_has_more;
+            match self.claim(popped, &types, free).await {
+                Ok(haul) => {
+                    backoff = StoreBackoff::new();
+                    // A backlog in the store is no news that anybody would send: it is gone through without waiting for any.
+                    store_has_more = haul.store_has_more;
+                    wait = if store_has_more {
+                        Duration::ZERO
+                    } else {
+                        self.config.hint_wait
+                    };
+                    // Hints that were of no use may be followed by better ones.
+                    is_backlog = haul.tasks.len() == free;
+                    if haul.tasks.is_empty() && !had_hints {
+                        stop.run_until_cancelled(tokio::time::sleep(POLL.saturating_sub(asked.elapsed())))
+                            .await;
+                    } else {
+                        self.start(haul, &slots);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, worker.id = %self.bench.worker, "tasks were not claimed");
+                    // What that claim may have got nevertheless is found the next time around.
+                    doubt = Doubt::begin();
+                    stop.run_until_cancelled(backoff.wait()).await;
                 }
             }
+        }
+    }
+
+    /// Hints, or the advice to look in the store, which also stands for a broker that does not answer.
+    async fn pop(&self, types: &[TaskType], max: usize, wait: Duration) -> Popped {
+        match self.bench.broker.pop(Want { types, max, wait }).await {
+            Ok(popped) => popped,
             Err(error) => {
-                tracing::warn!(%error, worker.id = %bench.worker, "tasks were not claimed");
-                give_back(&*bench.broker, wanted).await;
-                stop.run_until_cancelled(backoff.wait()).await;
+                tracing::debug!(%error, "claiming from the store directly");
+                Popped {
+                    hints: Vec::new(),
+                    look_in_store: true,
+                }
             }
         }
     }
-}
 
-/// Where the next tasks may be.
-enum Wanted {
-    Hinted(Vec<Hint>),
-    /// The broker is away: whatever the store has.
-    Anything,
-}
+    async fn claim(&self, popped: Popped, types: &[TaskType], max: usize) -> StoreResult<Haul> {
+        let mut haul = Haul {
+            tasks: Vec::new(),
+            counted: HashMap::new(),
+            store_has_more: false,
+        };
+        if !popped.hints.is_empty() {
+            let ids: Vec<_> = popped.hints.iter().map(|taken| taken.hint.id).collect();
+            match self.claim_by(ClaimBy::Ids(&ids)).await {
+                Ok(tasks) => haul.tasks = tasks,
+                Err(error) => {
+                    self.give_back(popped.hints);
+                    return Err(error);
+                }
+            }
+            haul.counted = counted(popped.hints);
+            self.release_unclaimed(&mut haul);
+        }
+        if popped.look_in_store && haul.tasks.len() < max && !types.is_empty() {
+            let policy = self.policy.get();
+            let room = max - haul.tasks.len();
+            let by = ClaimBy::Order {
+                types,
+                limit: u32::try_from(room).unwrap_or(u32::MAX),
+                policy: &policy,
+            };
+            match self.claim_by(by).await {
+                Ok(more) => {
+                    haul.store_has_more = more.len() == room;
+                    haul.tasks.extend(more);
+                }
+                // What was claimed by hints is held, and must be run.
+                Err(error) if !haul.tasks.is_empty() => {
+                    tracing::debug!(%error, "nothing more was claimed");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(haul)
+    }
 
-async fn next_hints(broker: &dyn Broker, types: &[TaskType], max: usize, wait: Duration) -> Wanted {
-    match broker.pop(Want { types, max, wait }).await {
-        Ok(hints) => Wanted::Hinted(hints),
-        Err(error) => {
-            tracing::debug!(%error, "claiming from the store directly");
-            tokio::time::sleep(POLL_WITHOUT_BROKER).await;
-            Wanted::Anything
+    async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Vec<ClaimedTask>> {
+        self.bench
+            .store
+            .claim(ClaimRequest {
+                worker: self.bench.worker,
+                by,
+                now: self.bench.clock.now(),
+            })
+            .await
+    }
+
+    /// Tasks that were hinted and not claimed (cancelled, taken by somebody else) do not run.
+    fn release_unclaimed(&self, haul: &mut Haul) {
+        if haul.counted.is_empty() {
+            return;
+        }
+        let claimed: std::collections::HashSet<_> = haul.tasks.iter().map(|task| task.id).collect();
+        let unclaimed = haul.counted.extract_if(|id, _| !claimed.contains(id));
+        for (_, hint) in unclaimed {
+            self.bench.teller.tell(News::Ended(hint));
+        }
+    }
+
+    /// Hints were taken but not used: others may have more luck with them. If this fails too, the sweeper's audit finds the tasks.
+    fn give_back(&self, hints: Vec<Taken>) {
+        for Taken { hint, counted } in hints {
+            if counted {
+                self.bench.teller.tell(News::Ended(hint.clone()));
+            }
+            self.bench.teller.tell(News::Waits(hint));
+        }
+    }
+
+    fn start(&self, mut haul: Haul, slots: &Arc<Slots>) {
+        for task in haul.tasks {
+            let counted = haul.counted.remove(&task.id);
+            // Entered here and not in the attempt's own time: the next comparison must find it.
+            let guard = self.bench.running.enter(task.id, task.run_lease);
+            self.attempts.spawn(attempt::run(
+                self.bench.clone(),
+                attempt::Held {
+                    task,
+                    guard,
+                    slot: slots.take(),
+                    counted,
+                },
+            ));
         }
     }
 }
 
-async fn claim(
-    store: &dyn Store,
-    worker: WorkerId,
-    wanted: &Wanted,
-    types: &[TaskType],
-    max: usize,
-) -> StoreResult<Vec<ClaimedTask>> {
-    let ids: Vec<TaskId>;
-    let by = match wanted {
-        Wanted::Hinted(hints) if hints.is_empty() => return Ok(Vec::new()),
-        Wanted::Hinted(hints) => {
-            ids = hints.iter().map(|hint| hint.id).collect();
-            ClaimBy::Ids(&ids)
-        }
-        Wanted::Anything => ClaimBy::Order {
-            types,
-            limit: u32::try_from(max).unwrap_or(u32::MAX),
-        },
-    };
-    store
-        .claim(ClaimRequest {
-            worker,
-            by,
-            now: Timestamp::now(),
-        })
-        .await
+fn counted(hints: Vec<Taken>) -> HashMap<TaskId, Hint> {
+    let counted = hints.into_iter().filter(|taken| taken.counted);
+    counted.map(|taken| (taken.hint.id, taken.hint)).collect()
 }
 
-/// A hint was taken but not used: others may have more luck with it. If this fails too, the sweeper's audit finds the task.
-async fn give_back(broker: &dyn Broker, wanted: Wanted) {
-    if let Wanted::Hinted(hints) = wanted
-        && let Err(error) = broker.push(&hints).await
-    {
-        tracing::debug!(%error, "hints were not given back");
+/// Waits until tasks can be taken; says how many.
+async fn room(slots: &Slots, is_backlog: bool) -> usize {
+    let free = slots.free().await;
+    if is_backlog && free < slots.limit() / 2 {
+        tokio::time::sleep(GATHER).await;
     }
-}
-
-/// The slot at hand and all others that are free.
-fn take_free(slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> Vec<OwnedSemaphorePermit> {
-    let mut free = vec![first];
-    while let Ok(slot) = slots.clone().try_acquire_owned() {
-        free.push(slot);
-    }
-    free
+    slots.free_now().max(1)
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail) and because the number of slots is
-    /// also the largest batch that a claim or a commit can have, which decides the throughput of quick tasks: on two cores and SQLite
-    /// 128 slots drained 9,500 fibonacci tasks a second, 256 about 12,000, 512 little more. Each may hold as much memory as its plugin's limit.
+    /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail). Each may hold as much memory as its
+    /// plugin's limit. While attempts are quick, up to eight times as many tasks are held (claimed and waiting for an instance, or ended
+    /// and waiting for their commit), because batches decide the throughput then. The sandbox bounds what runs, so it must be given the
+    /// same number.
     pub concurrency: usize,
     /// How often the worker's lease is renewed. One row a second, however many tasks it holds.
     pub heartbeat_interval: Duration,
     /// How old the last renewal may be before the lease has lapsed. Ten missed beats: a pause that long is a dead or stopped process.
+    /// Each worker brings its own to the fleet. With less than five beats in it, it beats more often than [`Self::heartbeat_interval`].
     pub heartbeat_timeout: Duration,
     /// How long running attempts may go on after a request to stop; what is left then goes back to the queue uncounted.
     pub drain_grace: Duration,
@@ -39,24 +41,37 @@ impl Default for WorkerConfig {
 pub struct SweeperConfig {
     /// Time between two ticks. Bounds how late a scheduled task or a retry starts.
     pub interval: Duration,
-    /// The same as the workers' [`WorkerConfig::heartbeat_timeout`].
-    pub heartbeat_timeout: Duration,
+    /// How long one sweeper leads without saying so again, which it does five times in that time. Bounds how long a fleet whose leader
+    /// died has none.
+    pub term: Duration,
+    /// How often lapsed workers are looked for.
+    pub lapse_interval: Duration,
     /// Tasks that one statement of a tick may touch.
     pub page: u32,
-    /// Pages that a tick may do of each kind of work, so that a backlog cannot turn a tick into a long transaction.
-    pub pages_per_tick: u32,
-    /// How often all pending tasks are held against the broker's queues, a page a tick, for hints that were lost one by one.
+    /// How long a tick may go on with each kind of work, so that a backlog of one kind does not hold up the others.
+    pub budget: Duration,
+    /// How often all pending tasks are held against the broker's queues, some pages a tick, for hints that were lost one by one.
     pub audit_interval: Duration,
+    /// How often what runs is counted again for the caps, while there are any.
+    pub count_interval: Duration,
+    /// How often the store makes room for tasks to come and forgets old ones.
+    pub upkeep_interval: Duration,
+    /// How long finished tasks are kept.
+    pub retention: Duration,
 }
 
 impl Default for SweeperConfig {
     fn default() -> Self {
         Self {
             interval: Duration::from_millis(200),
-            heartbeat_timeout: WorkerConfig::default().heartbeat_timeout,
+            term: Duration::from_secs(5),
+            lapse_interval: Duration::from_millis(500),
             page: 1_000,
-            pages_per_tick: 10,
+            budget: Duration::from_millis(50),
             audit_interval: Duration::from_secs(30),
+            count_interval: Duration::from_secs(1),
+            upkeep_interval: Duration::from_secs(60),
+            retention: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

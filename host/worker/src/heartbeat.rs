@@ -6,18 +6,21 @@ use std::{
 };
 
 use taskforge_broker::{Broker, Signal};
-use taskforge_domain::{RunLease, TaskId, Timestamp, WorkerId};
-use taskforge_store::Store;
+use taskforge_domain::{RunLease, TaskId, WorkerId};
+use taskforge_store::{Store, StoreError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Clock,
     config::WorkerConfig,
     running::{Running, StopReason},
 };
 
 /// Beats between two looks at the store for leases that were lost without a signal reaching this worker.
 const BEATS_PER_LEASE_CHECK: u32 = 5;
+/// Beats between two looks at the database's clock.
+const BEATS_PER_CLOCK_CHECK: u32 = 30;
 
 /// Renews the worker's lease until `stop`. Returns early when the lease has lapsed: the store says so, or it could not be asked for
 /// so long that others must assume it. The caller then drops what it holds; whatever it still committed would be stale.
@@ -28,18 +31,23 @@ pub async fn beat_until(
     running: Arc<Running>,
     worker: WorkerId,
     config: WorkerConfig,
+    clock: Clock,
     stop: CancellationToken,
 ) -> bool {
-    let mut interval = tokio::time::interval(config.heartbeat_interval);
+    let every = config.heartbeat_interval.min(config.heartbeat_timeout / 5);
+    let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut renewed = Instant::now();
     let mut beats = 0_u32;
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
         // Taken before the request: the store's clock for this beat starts no earlier.
         let asked = Instant::now();
-        match store
-            .heartbeat(worker, Timestamp::now(), config.heartbeat_timeout)
+        // A store that hangs must not keep the lapse from being noticed.
+        let left = config.heartbeat_timeout.saturating_sub(renewed.elapsed());
+        let beat = tokio::time::timeout(left, store.heartbeat(worker, clock.now()));
+        match beat
             .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer within the lease".to_owned())))
         {
             Ok(true) => renewed = asked,
             Ok(false) => return true,
@@ -52,9 +60,18 @@ pub async fn beat_until(
             }
         }
         beats = beats.wrapping_add(1);
-        if beats.is_multiple_of(BEATS_PER_LEASE_CHECK) {
-            stop_lost(&*store, &running, &running.held()).await;
-        }
+        let checks = async {
+            if beats.is_multiple_of(BEATS_PER_LEASE_CHECK) {
+                stop_lost(&*store, &running, &running.held()).await;
+            }
+            if beats.is_multiple_of(BEATS_PER_CLOCK_CHECK)
+                && let Err(error) = clock.compare(&*store).await
+            {
+                tracing::debug!(%error, "the clocks were not compared");
+            }
+        };
+        // The next beat is more important.
+        tokio::time::timeout(every, checks).await.ok();
     }
     false
 }
@@ -102,7 +119,7 @@ pub async fn obey_cancels(
                 stop_lost(&*store, &running, &held).await;
             }
             // What a slow reader missed, the lease check finds within seconds.
-            Ok(Signal::Finished(_)) | Err(RecvError::Lagged(_)) => {}
+            Ok(Signal::Finished(_) | Signal::Policy | Signal::Missed) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return stop.cancelled().await,
         }
     }

@@ -9,25 +9,36 @@
 //! | [`worker`](mod@worker) | one boot of a worker: starts the loops below, drains them at the end |
 //! | [`config`] | its knobs |
 //! | [`handlers`] | which plugin serves which task type |
-//! | [`claim`] | slots, hints and claims |
+//! | [`claim`] | hints and claims |
+//! | `slots` | how many tasks a worker holds |
 //! | [`attempt`] | one task from claim to commit |
+//! | `orphans` | tasks that the store says this worker runs, and that it does not |
 //! | [`running`] | what runs now, and how to stop it |
 //! | [`heartbeat`] | the lease on everything that the worker holds |
+//! | [`clock`] | the time on the database's clock |
+//! | `policy` | a fresh copy of the queue policy |
+//! | `teller` | news for the broker, many in a round trip |
 //! | [`progress`] | reports of running handlers, written in batches |
-//! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints |
+//! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!
 //! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
 
 pub mod attempt;
 pub mod claim;
+pub mod clock;
 pub mod config;
 pub mod handlers;
 pub mod heartbeat;
+mod orphans;
+mod policy;
 pub mod progress;
 pub mod running;
+mod slots;
 pub mod sweeper;
+mod teller;
 pub mod worker;
 
+pub use clock::Clock;
 pub use config::{SweeperConfig, WorkerConfig};
 pub use handlers::Handlers;
 pub use sweeper::Sweeper;

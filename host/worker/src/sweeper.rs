@@ -1,42 +1,63 @@
 //! Puts right what crashes left behind, and starts what was left for later.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | `lapses` | tasks of workers that fell silent |
+//! | `lanes` | the broker's queues, filled and audited from the store |
+
+mod lanes;
+mod lapses;
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::SignedDuration;
-use taskforge_broker::{Broker, BrokerError, Hint, Signal};
-use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId, Timestamp, retry};
-use taskforge_store::{DueTask, LapsedTask, Store, StoreError, Verdict};
-use tokio_util::sync::CancellationToken;
+use taskforge_broker::{Broker, BrokerError, Hint};
+use taskforge_domain::{QueuePolicy, Timestamp, WorkerId};
+use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::config::SweeperConfig;
+use self::lanes::Lanes;
+use crate::{Clock, config::SweeperConfig};
 
-/// Does four kinds of work, each bounded per tick: tasks whose time has come become pending and are hinted; tasks of lapsed workers are
-/// retried or become dead letters; a broker that lost its queues gets them back from the store; and, slowly, every pending task is held
-/// against the broker's queues.
+/// Does what nobody else in the fleet does: tasks whose time has come become pending and are hinted; tasks of lapsed workers are retried or
+/// become dead letters; the broker's lanes are filled from the store; caps are counted again; old tasks are forgotten.
+///
+/// Every process may run one. One of them leads at a time: it holds a term in the store, and whatever a former leader still tries under an
+/// older term is refused. Each tick does a bounded amount of each kind of work.
 pub struct Sweeper {
     config: SweeperConfig,
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
-    /// How far a rebuild or an audit has come.
-    scan: Option<Scan>,
-    last_audit: Instant,
+    clock: Clock,
+    /// Who asks to lead.
+    id: WorkerId,
+    lanes: Lanes,
+    /// As the broker was last told, in this term.
+    told_policy: Option<QueuePolicy>,
+    due: Due,
+    /// The upkeep under way, if there is one.
+    upkeep: AbortOnDropHandle<()>,
 }
 
-struct Scan {
-    after: Option<TaskId>,
-    rebuilds: bool,
+/// When each rare kind of work was last done.
+struct Due {
+    lapses: Option<Instant>,
+    policy: Option<Instant>,
+    tell: Option<Instant>,
+    count: Option<Instant>,
+    upkeep: Option<Instant>,
+    clock: Option<Instant>,
 }
 
-/// What became of lapsed tasks.
-struct Returned {
-    moved: usize,
-    /// Those that had no attempt left.
-    dead: Vec<TaskId>,
-}
+/// How often the policy is read again, for a change that no signal told of.
+const POLICY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the broker is told the policy even if it has not changed: it may have missed a change, or lost it.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the clocks are compared.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why a tick was cut short. The next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -47,26 +68,98 @@ enum SweepError {
     Broker(#[from] BrokerError),
 }
 
+impl Due {
+    const NOTHING_DONE: Self = Self {
+        lapses: None,
+        policy: None,
+        tell: None,
+        count: None,
+        upkeep: None,
+        clock: None,
+    };
+}
+
+/// Whether it is time again; if so, it is done now.
+fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
+    let due = last.is_none_or(|last| last.elapsed() >= every);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
 impl Sweeper {
-    /// A sweeper that is not running yet.
+    /// A sweeper that is not running yet. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(config: SweeperConfig, store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Self {
         Self {
+            lanes: Lanes::new(config.audit_interval),
             config,
             store,
             broker,
-            scan: None,
-            last_audit: Instant::now(),
+            clock: Clock::default(),
+            id: WorkerId::generate(),
+            told_policy: None,
+            due: Due::NOTHING_DONE,
+            upkeep: AbortOnDropHandle::new(tokio::spawn(async {})),
         }
     }
 
-    /// Sweeps until `stop`.
+    /// Sweeps until `stop`, whenever this one leads. Gives the lead up at the end, so that another follows at once.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(self.config.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let renew_every = self.config.term / 5;
+        let (mut term, mut asked) = (None, None);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
-            if let Err(error) = self.tick().await {
-                tracing::warn!(%error, "a sweep was cut short");
+            if is_due(&mut asked, renew_every) {
+                term = self.lead(term).await;
+            }
+            let Some(leading) = term else { continue };
+            match self.tick(leading).await {
+                Ok(()) => {}
+                Err(SweepError::Store(StoreError::Deposed)) => {
+                    tracing::warn!("another process leads the sweep now");
+                    term = None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a sweep was cut short");
+                    // Tasks may have become pending without a hint.
+                    self.lanes.audit_soon();
+                }
+            }
+        }
+        if let Some(term) = term
+            && let Err(error) = self.store.resign(term).await
+        {
+            tracing::debug!(%error, "the lead was not given up; it ends by itself");
+        }
+    }
+
+    /// Asks for the lead, or for more of it.
+    async fn lead(&mut self, before: Option<Term>) -> Option<Term> {
+        if is_due(&mut self.due.clock, CLOCK_INTERVAL)
+            && let Err(error) = self.clock.compare(&*self.store).await
+        {
+            tracing::debug!(%error, "the clocks were not compared");
+        }
+        let asked = self.store.lead(self.id, self.clock.now(), self.config.term).await;
+        match asked {
+            Ok(term) => {
+                metrics::gauge!("taskforge_sweeper_leads").set(f64::from(u8::from(term.is_some())));
+                if term.is_some() && term != before {
+                    tracing::info!(term = term.map(|term| term.0), "leading the sweep");
+                    // Another leader may have told the broker something else.
+                    self.told_policy = None;
+                    self.due = Due::NOTHING_DONE;
+                    self.lanes = Lanes::new(self.config.audit_interval);
+                }
+                term
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lead of the sweep was not prolonged");
+                // It may be ours still; if not, the store says so at the next write.
+                before
             }
         }
     }
@@ -77,139 +170,147 @@ impl Sweeper {
     /// # Errors
     /// When the store fails.
     pub async fn recover_all(&self) -> Result<usize, StoreError> {
+        // Seen from next year every lease has run out, also one that was written before the clock was set back.
+        let next_year = Timestamp::now()
+            .saturating_add(SignedDuration::from_hours(366 * 24))
+            .unwrap_or(Timestamp::MAX);
+        let term = self
+            .store
+            .lead(self.id, next_year, Duration::ZERO)
+            .await?
+            .ok_or(StoreError::Deposed)?;
         let mut recovered = 0;
         loop {
-            // Seen from next year every heartbeat is old, also one that was written before the clock was set back.
-            let next_year = Timestamp::now()
-                .saturating_add(SignedDuration::from_hours(366 * 24))
-                .unwrap_or(Timestamp::MAX);
-            let lapsed = self
-                .store
-                .lapsed(next_year, Duration::ZERO, self.config.page)
-                .await?;
+            let lapsed = self.store.lapsed(term, next_year, self.config.page).await?;
             if lapsed.is_empty() {
+                self.store.resign(term).await?;
                 return Ok(recovered);
             }
-            recovered += self.return_lapsed(&lapsed).await?.moved;
+            recovered += lapses::resolve(&*self.store, term, &lapsed, Timestamp::now())
+                .await?
+                .moved;
         }
     }
 
-    async fn tick(&mut self) -> Result<(), SweepError> {
-        self.start_due().await?;
-        self.sweep_lapsed().await?;
-        self.fill_broker().await
+    async fn tick(&mut self, term: Term) -> Result<(), SweepError> {
+        let began = Instant::now();
+        // The store's work first: it must go on while the broker is away.
+        let started = self.start_due(term).await;
+        if is_due(&mut self.due.lapses, self.config.lapse_interval) {
+            self.sweep_lapsed(term).await?;
+        }
+        if is_due(&mut self.due.upkeep, self.config.upkeep_interval) {
+            self.upkeep(term);
+        }
+        started?;
+        self.tell_policy().await?;
+        let (store, broker) = (&*self.store, &*self.broker);
+        self.lanes
+            .fill(store, broker, self.config.page, self.config.budget)
+            .await?;
+        metrics::histogram!("taskforge_sweep_duration_seconds").record(began.elapsed());
+        Ok(())
     }
 
-    async fn start_due(&self) -> Result<(), SweepError> {
-        for _ in 0..self.config.pages_per_tick {
-            let due = self.store.promote_due(Timestamp::now(), self.config.page).await?;
-            self.broker.push(&hints(&due)).await?;
+    async fn start_due(&self, term: Term) -> Result<(), SweepError> {
+        let began = Instant::now();
+        let mut broker_error = None;
+        while began.elapsed() < self.config.budget {
+            let due = self
+                .store
+                .promote_due(term, self.clock.now(), self.config.page)
+                .await?;
+            if let Err(error) = self.broker.push(&hints(&due)).await {
+                broker_error = Some(error);
+            }
             if due.len() < self.config.page as usize {
                 break;
             }
         }
-        Ok(())
+        // Told last: a broker that is away keeps no task from becoming pending.
+        broker_error.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    async fn sweep_lapsed(&self) -> Result<(), SweepError> {
-        for _ in 0..self.config.pages_per_tick {
-            let lapsed = self
-                .store
-                .lapsed(Timestamp::now(), self.config.heartbeat_timeout, self.config.page)
-                .await?;
+    async fn sweep_lapsed(&self, term: Term) -> Result<(), SweepError> {
+        let began = Instant::now();
+        while began.elapsed() < self.config.budget {
+            let now = self.clock.now();
+            let lapsed = self.store.lapsed(term, now, self.config.page).await?;
             if lapsed.is_empty() {
                 break;
             }
-            let returned = self.return_lapsed(&lapsed).await?;
-            let finished: Vec<_> = returned.dead.into_iter().map(Signal::Finished).collect();
-            self.broker.publish(&finished).await?;
+            let resolved = lapses::resolve(&*self.store, term, &lapsed, now).await?;
+            resolved.tell(&*self.broker).await;
         }
         Ok(())
     }
 
-    async fn return_lapsed(&self, lapsed: &[LapsedTask]) -> Result<Returned, StoreError> {
-        let now = Timestamp::now();
-        let verdicts: Vec<_> = lapsed.iter().map(|task| verdict(task, now)).collect();
-        let moved = self.store.resolve_lapsed(&verdicts, now).await?;
-        tracing::warn!(tasks = moved.len(), "tasks of lapsed workers were returned");
-        metrics::counter!("taskforge_lapsed_attempts_total").increment(moved.len() as u64);
-        let dead: HashSet<_> = verdicts
-            .iter()
-            .filter(|verdict| verdict.next == Next::DeadLetter)
-            .map(|verdict| verdict.id)
-            .collect();
-        Ok(Returned {
-            moved: moved.len(),
-            dead: moved.into_iter().filter(|id| dead.contains(id)).collect(),
-        })
-    }
-
-    async fn fill_broker(&mut self) -> Result<(), SweepError> {
-        if !self.broker.is_complete().await? && !self.scan.as_ref().is_some_and(|scan| scan.rebuilds) {
-            self.scan = Some(Scan {
-                after: None,
-                rebuilds: true,
-            });
-        } else if self.scan.is_none() && self.last_audit.elapsed() >= self.config.audit_interval {
-            self.last_audit = Instant::now();
-            self.scan = Some(Scan {
-                after: None,
-                rebuilds: false,
-            });
+    /// Starts the store's upkeep, unless the last one is still at it: what it reads and moves may take longer than a lapsed worker's tasks can
+    /// wait.
+    fn upkeep(&mut self, term: Term) {
+        if !self.upkeep.is_finished() {
+            return;
         }
-        let Some(scan) = &mut self.scan else { return Ok(()) };
-        // A rebuild hurries, because workers wait for it; an audit does not.
-        let pages = if scan.rebuilds {
-            self.config.pages_per_tick
-        } else {
-            1
-        };
-        for _ in 0..pages {
-            let pending = self.store.pending(scan.after, self.config.page).await?;
-            self.broker.push(&hints(&pending)).await?;
-            scan.after = pending.last().map(|task| task.id).or(scan.after);
-            if pending.len() < self.config.page as usize {
-                if scan.rebuilds {
-                    self.broker.mark_complete().await?;
-                }
-                self.scan = None;
-                break;
+        let (store, now, retention) = (self.store.clone(), self.clock.now(), self.config.retention);
+        let upkeep = async move {
+            match store.upkeep(Some(term), now, retention).await {
+                Ok(done) if done == Upkeep::default() => {}
+                Ok(done) => tracing::info!(
+                    made = done.partitions_made,
+                    dropped = done.partitions_dropped,
+                    deleted = done.tasks_deleted,
+                    moved = done.tasks_moved,
+                    "the store was kept up"
+                ),
+                Err(error) => tracing::warn!(%error, "the store was not kept up"),
             }
+        };
+        self.upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep));
+    }
+
+    /// Gives the broker the policy when it has changed, and what runs of the types and tenants with caps.
+    async fn tell_policy(&mut self) -> Result<(), SweepError> {
+        let forgotten = !self.broker.is_complete().await?;
+        if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten {
+            let policy = self.store.policy().await?;
+            let has_changed = self.told_policy.as_ref() != Some(&policy);
+            if is_due(&mut self.due.tell, TELL_INTERVAL) || forgotten || has_changed {
+                self.broker.set_policy(&policy).await?;
+                self.due.count = None;
+            }
+            self.told_policy = Some(policy);
+        }
+        let policy = self.told_policy.as_ref().filter(|policy| policy.has_caps());
+        if let Some(policy) = policy
+            && is_due(&mut self.due.count, self.config.count_interval)
+        {
+            let (types, tenants) = capped(policy);
+            let running = self.store.running(&types, &tenants).await?;
+            self.broker.set_running(&hints(&running)).await?;
         }
         Ok(())
     }
 }
 
-fn hints(tasks: &[DueTask]) -> Vec<Hint> {
-    tasks
+fn capped(policy: &QueuePolicy) -> (Vec<taskforge_domain::TaskType>, Vec<taskforge_domain::TenantId>) {
+    let types = policy
+        .types
         .iter()
-        .map(|task| Hint {
-            id: task.id,
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            priority: task.priority,
-        })
-        .collect()
+        .filter(|(_, policy)| policy.max_running.is_some());
+    let tenants = policy
+        .tenants
+        .iter()
+        .filter(|(_, policy)| policy.max_running.is_some());
+    (
+        types.map(|(name, _)| name.clone()).collect(),
+        tenants.map(|(name, _)| name.clone()).collect(),
+    )
 }
 
-/// A lapse counts as a failed attempt, so a task that kills its worker ends as a dead letter.
-fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {
-    let detail = format!(
-        "worker {} stopped answering during attempt {}",
-        task.worker, task.attempt
-    );
-    let failure = Failure::new(FailureKind::LeaseLapsed, detail.clone());
-    let next = retry::after(
-        &Outcome::Failed(failure),
-        task.attempt,
-        &task.retry,
-        now,
-        fastrand::f64(),
-    );
-    Verdict {
+fn hints(tasks: &[LanedTask]) -> Vec<Hint> {
+    let hint = |task: &LanedTask| Hint {
         id: task.id,
-        run_lease: task.run_lease,
-        next,
-        detail,
-    }
+        lane: task.lane.clone(),
+    };
+    tasks.iter().map(hint).collect()
 }

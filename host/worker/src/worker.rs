@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use taskforge_broker::Broker;
-use taskforge_domain::{Timestamp, WorkerId};
+use taskforge_domain::WorkerId;
 use taskforge_runtime::Runtime;
 use taskforge_store::{Store, StoreResult, WorkerRecord};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    Clock,
     attempt::Bench,
-    claim::claim_until,
+    claim::Claims,
     config::WorkerConfig,
     handlers::Handlers,
     heartbeat::{StoreBackoff, beat_until, obey_cancels},
+    policy::PolicyCopy,
     progress::ProgressBoard,
     running::{Running, StopReason},
+    slots::Slots,
+    teller::Teller,
 };
 
 /// What a worker works with.
@@ -35,6 +39,7 @@ pub struct Services {
 pub struct Worker {
     config: WorkerConfig,
     services: Services,
+    clock: Clock,
 }
 
 /// How one boot ended.
@@ -47,7 +52,11 @@ impl Worker {
     /// A worker that is not running yet.
     #[must_use]
     pub fn new(config: WorkerConfig, services: Services) -> Self {
-        Self { config, services }
+        Self {
+            config,
+            services,
+            clock: Clock::default(),
+        }
     }
 
     /// Works until `stop`, then drains: running attempts may finish within the grace period, and the rest goes back to the queue.
@@ -75,8 +84,12 @@ impl Worker {
         tracing::info!(worker.id = %worker, slots = self.config.concurrency, "worker started");
         let running = Arc::new(Running::default());
         let progress = Arc::new(ProgressBoard::default());
-        let bench = self.bench(worker, &running, &progress);
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
+        let (teller, telling) = Teller::new(self.services.broker.clone());
+        loops.spawn(telling);
+        let policy = PolicyCopy::default();
+        policy.refresh(&*self.services.store).await;
+        let bench = self.bench(worker, &running, &progress, teller);
         // Ends the side loops; they outlive the claims, because draining attempts still need their lease and their cancels.
         let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let Services { store, broker, .. } = &self.services;
@@ -87,20 +100,26 @@ impl Worker {
             running.clone(),
             ended.clone(),
         ));
-        let claiming = TaskTracker::new();
-        claiming.spawn(claim_until(
+        loops.spawn(
+            policy
+                .clone()
+                .follow(store.clone(), broker.clone(), ended.clone()),
+        );
+        let claims = Claims {
             bench,
-            store.clone(),
-            self.config.clone(),
-            attempts.clone(),
-            no_more_claims.clone(),
-        ));
+            config: self.config.clone(),
+            policy,
+            attempts: attempts.clone(),
+        };
+        let claiming = TaskTracker::new();
+        claiming.spawn(claims.run_until(no_more_claims.clone()));
         claiming.close();
         let heart = beat_until(
             store.clone(),
             running.clone(),
             worker,
             self.config.clone(),
+            self.clock.clone(),
             ended.clone(),
         );
         let drain = self.drain(&claiming, &attempts, &running, stop);
@@ -129,7 +148,8 @@ impl Worker {
     }
 
     async fn register(&self, worker: WorkerId) -> StoreResult<()> {
-        let now = Timestamp::now();
+        self.clock.compare(&*self.services.store).await?;
+        let now = self.clock.now();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .unwrap_or_default()
             .trim()
@@ -139,11 +159,18 @@ impl Worker {
             host,
             pid: std::process::id(),
             started_at: now,
+            lease: self.config.heartbeat_timeout,
         };
         self.services.store.register_worker(&record, now).await
     }
 
-    fn bench(&self, worker: WorkerId, running: &Arc<Running>, progress: &Arc<ProgressBoard>) -> Arc<Bench> {
+    fn bench(
+        &self,
+        worker: WorkerId,
+        running: &Arc<Running>,
+        progress: &Arc<ProgressBoard>,
+        teller: Teller,
+    ) -> Arc<Bench> {
         let Services {
             store,
             broker,
@@ -158,6 +185,9 @@ impl Worker {
             store,
             running: running.clone(),
             progress: progress.clone(),
+            teller,
+            clock: self.clock.clone(),
+            slots: Slots::new(self.config.concurrency),
         })
     }
 

@@ -13,13 +13,19 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use taskforge_broker::{Broker, BrokerError, BrokerResult, Hint, LocalBroker, Signal, Signals, Want};
+use taskforge_broker::{
+    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
+};
 use taskforge_domain::{
-    EventKind, FailureKind, Json, NewTask, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, TenantId,
-    Timestamp,
+    ClaimedTask, EventKind, FailureKind, Json, Lane, NewTask, Outcome, QueuePolicy, RetryPolicy, RunLease,
+    Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_runtime::{OutboxMailer, PluginSettings, Runtime, RuntimeConfig};
-use taskforge_store::{CancelOutcome, SqliteStore, Store};
+use taskforge_store::{
+    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, Page,
+    ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story, TaskFilter, Term,
+    Upkeep, Verdict, WorkerRecord,
+};
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Handlers, Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,35 +46,96 @@ impl Flaky {
     }
 }
 
-#[async_trait]
-impl Broker for Flaky {
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
-        self.check()?;
-        self.broker.push(hints).await
-    }
-    async fn pop(&self, want: Want<'_>) -> BrokerResult<Vec<Hint>> {
-        self.check()?;
-        self.broker.pop(want).await
-    }
-    async fn depth(&self) -> BrokerResult<u64> {
-        self.check()?;
-        self.broker.depth().await
-    }
-    async fn is_complete(&self) -> BrokerResult<bool> {
-        self.check()?;
-        self.broker.is_complete().await
-    }
-    async fn mark_complete(&self) -> BrokerResult<()> {
-        self.check()?;
-        self.broker.mark_complete().await
-    }
-    async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
-        self.check()?;
-        self.broker.publish(signals).await
-    }
-    fn subscribe(&self) -> Signals {
-        self.broker.subscribe()
-    }
+/// Every method but the two that ask nothing of anyone.
+macro_rules! delegate {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Broker for Flaky {
+            $(async fn $name(&self, $($argument: $type),*) -> BrokerResult<$answer> {
+                self.check()?;
+                self.broker.$name($($argument),*).await
+            })*
+            fn subscribe(&self) -> Signals {
+                self.broker.subscribe()
+            }
+            fn mode(&self) -> Mode {
+                self.broker.mode()
+            }
+        }
+    };
+}
+
+delegate! {
+    push(hints: &[Hint]) -> ();
+    pop(want: Want<'_>) -> Popped;
+    release(hints: &[Hint]) -> ();
+    depth() -> u64;
+    is_complete() -> bool;
+    mark_complete() -> ();
+    short_lanes() -> Vec<ShortLane>;
+    refill(lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
+    set_policy(policy: &QueuePolicy) -> ();
+    set_running(running: &[Hint]) -> ();
+    publish(signals: &[Signal]) -> ();
+}
+
+/// A store whose answer to a claim gets lost.
+struct BrokenAnswers {
+    store: Arc<SqliteStore>,
+    next_claim: AtomicBool,
+}
+
+macro_rules! delegate_store {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for BrokenAnswers {
+            async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+                let claimed = self.store.claim(request).await?;
+                if !claimed.is_empty() && self.next_claim.swap(false, Ordering::SeqCst) {
+                    return Err(StoreError::Unavailable("the connection broke".into()));
+                }
+                Ok(claimed)
+            }
+            $(async fn $name(&self, $($argument: $type),*) -> StoreResult<$answer> {
+                self.store.$name($($argument),*).await
+            })*
+        }
+    };
+}
+
+delegate_store! {
+    enqueue(tasks: &[NewTask]) -> ();
+    complete(completions: &[Completion]) -> Vec<Commit>;
+    report_progress(reports: &[ProgressReport]) -> ();
+    cancel(tenant: &TenantId, id: TaskId, now: Timestamp) -> CancelOutcome;
+    retry(tenant: &TenantId, id: TaskId, now: Timestamp) -> RetryOutcome;
+    prune(tenant: &TenantId, filter: &TaskFilter, limit: u32) -> u64;
+    requeue(tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<LanedTask>;
+    dead_letters(tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
+    task(tenant: &TenantId, id: TaskId) -> Option<Task>;
+    tasks(tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
+    story(tenant: &TenantId, id: TaskId) -> Option<Story>;
+    counts() -> Counts;
+    policy() -> QueuePolicy;
+    set_type_policy(task_type: &TaskType, policy: TypePolicy) -> ();
+    set_tenant_policy(tenant: &TenantId, policy: TenantPolicy) -> ();
+    register_worker(worker: &WorkerRecord, now: Timestamp) -> ();
+    heartbeat(worker: WorkerId, now: Timestamp) -> bool;
+    remove_worker(worker: WorkerId) -> ();
+    lost_leases(held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
+    held(worker: WorkerId) -> Vec<LapsedTask>;
+    running(types: &[TaskType], tenants: &[TenantId]) -> Vec<LanedTask>;
+    lead(who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
+    resign(term: Term) -> ();
+    promote_due(term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
+    next_due() -> Option<Timestamp>;
+    lapsed(term: Term, now: Timestamp, limit: u32) -> Vec<LapsedTask>;
+    resolve_lapsed(term: Option<Term>, verdicts: &[Verdict], now: Timestamp) -> Vec<TaskId>;
+    lanes(limit: u32) -> Vec<Lane>;
+    pending(lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
+    upkeep(term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
+    time() -> Timestamp;
+    ping() -> ();
 }
 
 /// A store, a broker, a sweeper and the hostile plugin; workers are started by the test.
@@ -156,12 +223,12 @@ impl Bed {
     async fn submit(&self, attack: Value, max_retries: u32) -> TaskId {
         let id = self.commit(attack, max_retries).await;
         let task = self.task(id).await;
-        let hint = Hint {
-            id,
+        let lane = Lane {
             tenant: task.tenant,
             task_type: task.task_type,
             priority: task.priority,
         };
+        let hint = Hint { id, lane };
         self.broker.push(&[hint]).await.unwrap();
         id
     }
@@ -288,10 +355,15 @@ async fn a_worker_found_lapsed_drops_its_task_and_another_attempt_completes() {
     let later = Timestamp::now()
         .checked_add(jiff::SignedDuration::from_hours(1))
         .unwrap();
-    bed.store
-        .lapsed(later, Duration::from_secs(10), 10)
+    let usurper = WorkerId::generate();
+    let term = bed
+        .store
+        .lead(usurper, later, Duration::ZERO)
         .await
+        .unwrap()
         .unwrap();
+    bed.store.lapsed(term, later, 10).await.unwrap();
+    bed.store.resign(term).await.unwrap();
     let task = bed.reaches(id, TaskState::Completed).await;
     assert_eq!(task.attempt, 2);
     assert!(task.run_lease > running.run_lease);
@@ -317,6 +389,66 @@ async fn a_task_without_a_hint_is_found_by_the_audit() {
     let id = bed.commit(json!({ "attack": "ok" }), 0).await;
     bed.reaches(id, TaskState::Completed).await;
     bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_committed_without_an_answer_is_handed_back_uncounted() {
+    let mut bed = Bed::new().await;
+    let broken = Arc::new(BrokenAnswers {
+        store: bed.store.clone(),
+        next_claim: AtomicBool::new(true),
+    });
+    bed.services.store = broken.clone();
+    bed.start_worker(|_| {});
+    let id = bed.submit(json!({ "attack": "ok" }), 0).await;
+    let task = bed.reaches(id, TaskState::Completed).await;
+    assert!(
+        !broken.next_claim.load(Ordering::SeqCst),
+        "a claim went unanswered"
+    );
+    assert_eq!(task.attempt, 1, "the attempt that never began does not count");
+    assert_eq!(task.run_lease.0, 2);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_sweepers_leads_and_the_other_follows_at_once() {
+    let bed = Bed::new().await;
+    let (stop_second, second) = (CancellationToken::new(), TaskTracker::new());
+    let sweeper = Sweeper::new(SweeperConfig::default(), bed.store.clone(), bed.broker.clone());
+    wait_until("the first leads", async || {
+        bed.broker.is_complete().await.unwrap()
+    })
+    .await;
+    second.spawn(sweeper.run(stop_second.clone()));
+    second.close();
+    let stranger = WorkerId::generate();
+    let ask = async || {
+        bed.store
+            .lead(stranger, Timestamp::now(), Duration::ZERO)
+            .await
+            .unwrap()
+    };
+    assert_eq!(ask().await, None, "somebody leads");
+    // The bed's sweeper and its worker stop; it resigns, and a retry still comes to its time under the second.
+    bed.stop.cancel();
+    bed.tasks.close();
+    bed.tasks.wait().await;
+    let id = bed.submit(json!({ "attack": "fail", "times": 1 }), 1).await;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let config = WorkerConfig {
+        concurrency: 1,
+        ..WorkerConfig::default()
+    };
+    tasks.spawn(Worker::new(config, bed.services.clone()).run(stop.clone()));
+    let task = bed.reaches(id, TaskState::Completed).await;
+    assert_eq!(task.attempt, 2);
+    stop.cancel();
+    stop_second.cancel();
+    tasks.close();
+    tasks.wait().await;
+    second.wait().await;
+    assert!(ask().await.is_some(), "the second has resigned too");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,15 @@ pub enum Attack {
     CountRuns {
         /// The counter.
         url: String,
+        /// Waits after that.
+        #[serde(default)]
+        ms: u64,
+        /// Fails then, so many times.
+        #[serde(default)]
+        fail_times: u32,
+        /// Fails for good.
+        #[serde(default)]
+        permanent: bool,
     },
     /// Sends an e-mail.
     Mail {

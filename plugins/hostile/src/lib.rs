@@ -58,7 +58,25 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
             message,
         } => fail(&task, permanent, retry_after_ms, times, message)?,
         Attack::HttpGet(get) => raw_http::get(&get)?,
-        Attack::CountRuns { url } => count_run(&url, &task).await?,
+        Attack::CountRuns {
+            url,
+            ms,
+            fail_times,
+            permanent,
+        } => {
+            let counted = count_run(&url, &task).await?;
+            sleep(Duration::from_millis(ms)).await;
+            if permanent || task.attempt <= fail_times {
+                fail(
+                    &task,
+                    permanent,
+                    None,
+                    None,
+                    format!("as attempt {} should", task.attempt),
+                )?;
+            }
+            counted
+        }
         Attack::Mail {
             from,
             to,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
-use taskforge_broker::{Hint, Signal};
+use taskforge_broker::Signal;
 use taskforge_domain::{Task, TaskId, TaskState, TenantId};
 use taskforge_store::{CancelOutcome, RetryOutcome};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MAX_WAIT, tasks::now};
+use super::{MAX_WAIT, now};
 use crate::{
     Problem, ProblemKind, Tenant, enqueue,
     extract::{Params, TaskPath, duration},
@@ -156,14 +156,7 @@ pub(super) async fn retry(
     params.end("none")?;
     match app.services.store.retry(&tenant, id, now()).await? {
         RetryOutcome::Requeued(task) => {
-            let task_type = task.task_type.clone();
-            let hint = Hint {
-                id,
-                tenant: task.tenant.clone(),
-                task_type,
-                priority: task.priority,
-            };
-            enqueue::push(&*app.services.broker, &[hint]).await;
+            enqueue::push(&*app.services.broker, &[enqueue::hint_of(&task)]).await;
             Ok(json(StatusCode::OK, &TaskView::from(&*task)))
         }
         RetryOutcome::NotRetryable(task) => {

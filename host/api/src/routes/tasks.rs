@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use http::{HeaderValue, StatusCode, header};
-use taskforge_domain::{Task, TaskState, TenantId, Timestamp};
+use taskforge_domain::{Task, TaskState, TenantId};
 use taskforge_store::{Cursor, Page, TaskFilter};
 
 use crate::{
@@ -82,7 +82,7 @@ async fn read<T: Send + 'static>(
     let submitter = Submitter {
         plugins: app.services.catalog.snapshot(),
         tenant,
-        now: now(),
+        now: super::now(),
     };
     if !large {
         return read(&submitter);
@@ -93,12 +93,6 @@ async fn read<T: Send + 'static>(
             tracing::error!(%error, "reading a body failed");
             Err(Problem::internal())
         })
-}
-
-/// The time, in the microseconds that the store keeps: what is answered now must equal what is read later.
-pub(super) fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 /// List tasks.
@@ -128,7 +122,18 @@ pub(super) async fn list(
     let limit = params.one("limit", number(1, 1000))?.unwrap_or(50);
     let after = params.one("cursor", read_cursor)?;
     params.end(&format!("{FILTERS}, limit, cursor"))?;
-    let (tasks, more) = page(&app, &tenant, &filter, after, limit).await?;
+    answer_page(&app, &tenant, &filter, after, limit).await
+}
+
+/// A page of tasks, written out.
+pub(super) async fn answer_page(
+    app: &App,
+    tenant: &TenantId,
+    filter: &TaskFilter,
+    after: Option<Cursor>,
+    limit: u32,
+) -> Result<Response, Problem> {
+    let (tasks, more) = page(app, tenant, filter, after, limit).await?;
     let next_cursor = tasks
         .last()
         .filter(|_| more)

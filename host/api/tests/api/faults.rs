@@ -8,11 +8,17 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::json;
-use taskforge_broker::{Broker, BrokerError, BrokerResult, Hint, Signal, Signals, Want};
-use taskforge_domain::{NewTask, RunLease, Task, TaskId, TaskType, TenantId, Timestamp, WorkerId};
+use taskforge_broker::{
+    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
+};
+use taskforge_domain::{
+    Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy, Timestamp,
+    TypePolicy, WorkerId,
+};
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DueTask, LapsedTask, Page, ProgressReport,
-    RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story, TaskFilter, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, Page,
+    ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story, TaskFilter, Term,
+    Upkeep, Verdict, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -77,16 +83,28 @@ guarded! {
     task(&self, tenant: &TenantId, id: TaskId) -> Option<Task>;
     tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
     story(&self, tenant: &TenantId, id: TaskId) -> Option<Story>;
+    requeue(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<LanedTask>;
+    dead_letters(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
     counts(&self) -> Counts;
+    policy(&self) -> QueuePolicy;
+    set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> ();
+    set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> ();
     register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> ();
-    heartbeat(&self, worker: WorkerId, now: Timestamp, timeout: Duration) -> bool;
+    heartbeat(&self, worker: WorkerId, now: Timestamp) -> bool;
     remove_worker(&self, worker: WorkerId) -> ();
     lost_leases(&self, held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
-    promote_due(&self, now: Timestamp, limit: u32) -> Vec<DueTask>;
+    held(&self, worker: WorkerId) -> Vec<LapsedTask>;
+    running(&self, types: &[TaskType], tenants: &[TenantId]) -> Vec<LanedTask>;
+    lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
+    resign(&self, term: Term) -> ();
+    promote_due(&self, term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
     next_due(&self) -> Option<Timestamp>;
-    lapsed(&self, now: Timestamp, timeout: Duration, limit: u32) -> Vec<LapsedTask>;
-    resolve_lapsed(&self, verdicts: &[Verdict], now: Timestamp) -> Vec<TaskId>;
-    pending(&self, after: Option<TaskId>, limit: u32) -> Vec<DueTask>;
+    lapsed(&self, term: Term, now: Timestamp, limit: u32) -> Vec<LapsedTask>;
+    resolve_lapsed(&self, term: Option<Term>, verdicts: &[Verdict], now: Timestamp) -> Vec<TaskId>;
+    lanes(&self, limit: u32) -> Vec<Lane>;
+    pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
+    upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
+    time(&self) -> Timestamp;
     ping(&self) -> ();
 }
 
@@ -125,6 +143,15 @@ fn requests(id: TaskId) -> Vec<(&'static str, String)> {
         ("GET", format!("/tasks/{id}/logs")),
         ("POST", format!("/tasks/{id}/cancel")),
         ("POST", format!("/tasks/{id}/retry")),
+        ("GET", "/dlq".into()),
+        ("GET", "/dlq/groups".into()),
+        ("DELETE", "/dlq?all=true".into()),
+        ("POST", "/dlq/requeue".into()),
+        ("GET", "/queues".into()),
+        ("PUT", "/queues/echo".into()),
+        ("POST", "/queues/echo/pause".into()),
+        ("GET", "/tenants".into()),
+        ("PUT", "/tenants/default".into()),
     ]
 }
 
@@ -134,6 +161,8 @@ async fn try_all(fault: Fault, status: u16, kind: &str) {
         let body = match path.as_str() {
             "/tasks" if method == "POST" => json!({"task_type": "echo"}).to_string(),
             "/tasks/batch" => json!({"tasks": [{"task_type": "echo"}]}).to_string(),
+            "/dlq/requeue" => json!({"all": true}).to_string(),
+            "/queues/echo" | "/tenants/default" => json!({"max_running": 1}).to_string(),
             _ => String::new(),
         };
         let answer = api
@@ -202,7 +231,7 @@ async fn readiness_says_which_part_does_not_work_and_recovers() {
 }
 
 #[tokio::test]
-async fn concurrent_requests_share_a_commit() {
+async fn concurrent_requests_do_not_wait_for_each_others_commits() {
     let (api, store) = faulty(Fault::None, 0).await;
     let requests = (0..50).map(|n| {
         let body = json!({"task_type": "fibonacci", "input": {"n": n}});
@@ -210,20 +239,37 @@ async fn concurrent_requests_share_a_commit() {
         async move { api.post("/tasks", &body).await.status }
     });
     let opening = async {
-        // The first commit is under way and waits at the gate; the others gather behind it.
-        while store.flushes.load(Ordering::SeqCst) == 0 {
+        // All of them reach the store although none has been committed, so the store can make one transaction of them.
+        while store.flushes.load(Ordering::SeqCst) < 50 {
             tokio::task::yield_now().await;
         }
-        for _ in 0..50 {
-            assert_eq!(api.get("/healthz").await.status, 200);
-        }
-        store.gate.add_permits(1);
+        store.gate.add_permits(50);
     };
     let all = async { tokio::join!(join_all(requests), opening).0 };
     let statuses = tokio::time::timeout(PATIENCE, all).await.unwrap();
     assert_eq!(statuses, vec![201; 50]);
-    let flushes = store.flushes.load(Ordering::SeqCst);
-    assert!(flushes <= 5, "50 tasks took {flushes} commits");
+}
+
+#[tokio::test]
+async fn a_commit_whose_client_has_gone_is_hinted_all_the_same() {
+    let (api, store) = faulty(Fault::None, 0).await;
+    let body = json!({"task_type": "echo"});
+    let request = api.post("/tasks", &body);
+    let gone = async {
+        while store.flushes.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The request is dropped, and its connection closed, while its commit is under way.
+    tokio::select! { _ = request => panic!("it was answered"), () = gone => {} }
+    store.gate.add_permits(1);
+    let echo = [TaskType::new("echo").unwrap()];
+    let want = Want {
+        types: &echo,
+        max: 1,
+        wait: PATIENCE,
+    };
+    assert_eq!(api.broker.pop(want).await.unwrap().hints.len(), 1);
 }
 
 /// Runs futures together on this task.
@@ -249,47 +295,56 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
     futures.into_iter().filter_map(|(_, output)| output).collect()
 }
 
-/// A broker that is away.
-struct Away(broadcast::Sender<Signal>);
-
-fn away<T>() -> BrokerResult<T> {
-    Err(BrokerError("secret: connection refused".into()))
+/// A broker that is away: every operation fails, and says something that is nobody's business.
+struct Away {
+    signals: broadcast::Sender<Signal>,
+    mode: Mode,
 }
 
-#[async_trait]
-impl Broker for Away {
-    async fn push(&self, _: &[Hint]) -> BrokerResult<()> {
-        away()
-    }
-    async fn pop(&self, _: Want<'_>) -> BrokerResult<Vec<Hint>> {
-        away()
-    }
-    async fn depth(&self) -> BrokerResult<u64> {
-        away()
-    }
-    async fn is_complete(&self) -> BrokerResult<bool> {
-        away()
-    }
-    async fn mark_complete(&self) -> BrokerResult<()> {
-        away()
-    }
-    async fn publish(&self, _: &[Signal]) -> BrokerResult<()> {
-        away()
-    }
-    fn subscribe(&self) -> Signals {
-        self.0.subscribe()
-    }
+macro_rules! away {
+    ($($name:ident($($type:ty),*) -> $result:ty;)*) => {
+        #[async_trait]
+        impl Broker for Away {
+            $(async fn $name(&self, $(_: $type),*) -> BrokerResult<$result> {
+                Err(BrokerError("secret: connection refused".into()))
+            })*
+            fn subscribe(&self) -> Signals {
+                self.signals.subscribe()
+            }
+            fn mode(&self) -> Mode {
+                self.mode
+            }
+        }
+    };
+}
+
+away! {
+    push(&[Hint]) -> ();
+    pop(Want<'_>) -> Popped;
+    release(&[Hint]) -> ();
+    depth() -> u64;
+    is_complete() -> bool;
+    mark_complete() -> ();
+    short_lanes() -> Vec<ShortLane>;
+    refill(&Lane, Option<TaskId>, &[TaskId], bool) -> ();
+    set_policy(&QueuePolicy) -> ();
+    set_running(&[Hint]) -> ();
+    publish(&[Signal]) -> ();
+}
+
+/// A server whose broker is away.
+async fn without_broker(mode: Mode) -> Api {
+    let signals = broadcast::channel(1).0;
+    let setup = Setup {
+        broker: Some(Arc::new(Away { signals, mode })),
+        ..Setup::default()
+    };
+    setup.start().await
 }
 
 #[tokio::test]
 async fn a_broker_that_is_away_fails_no_request() {
-    let broker: Arc<dyn Broker> = Arc::new(Away(broadcast::channel(1).0));
-    let api = Setup {
-        broker: Some(broker),
-        ..Setup::default()
-    }
-    .start()
-    .await;
+    let api = without_broker(Mode::Redis).await;
     let id = api.fibonacci().await;
     for action in ["cancel", "retry", "cancel"] {
         assert_eq!(
@@ -301,26 +356,169 @@ async fn a_broker_that_is_away_fails_no_request() {
         api.get(&format!("/tasks/{id}?wait=5s")).await.json()["status"],
         "cancelled"
     );
-    let ready = api.get("/readyz").await;
-    assert_eq!(
-        (ready.status, &ready.json()["checks"]["broker"]),
-        (503, &json!("unavailable"))
-    );
-    assert!(!ready.text().contains("secret"));
     assert!(
         api.get("/metrics")
             .await
             .text()
             .contains("taskforge_broker_errors_total{operation=\"publish\"}")
     );
-    let known = TaskType::new("fibonacci").unwrap();
-    assert!(
-        api.store
-            .counts()
-            .await
-            .unwrap()
-            .by_type
-            .iter()
-            .any(|(name, _, count)| *name == known && *count == 1)
+}
+
+#[tokio::test]
+async fn a_fleet_whose_broker_is_away_is_ready_and_says_which_mode_is_on() {
+    for (mode, said) in [
+        (Mode::Redis, "unavailable"),
+        (
+            Mode::StoreWhileRedisIsAway,
+            "Redis is away; tasks are claimed from the store itself",
+        ),
+    ] {
+        let api = without_broker(mode).await;
+        let ready = api.get("/readyz").await;
+        assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
+        assert_eq!(ready.json()["mode"], mode.as_str());
+        assert_eq!(ready.json()["checks"]["broker"], said);
+        assert!(!ready.text().contains("secret"));
+        let metrics = api.get("/metrics").await;
+        for line in [
+            format!("taskforge_broker_mode{{mode=\"{}\"}} 1\n", mode.as_str()),
+            "taskforge_broker_mode{mode=\"local\"} 0\n".to_owned(),
+            "taskforge_broker_up 0\n".to_owned(),
+        ] {
+            assert!(metrics.text().contains(&line), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn external_workers_are_served_from_the_store_while_the_broker_is_away() {
+    let api = without_broker(Mode::StoreWhileRedisIsAway).await;
+    let ids = [api.fibonacci().await, api.fibonacci().await];
+    let ask = json!({"task_types": ["fibonacci"], "max": 3, "wait": "20s"});
+    let tasks = api.post("/task/next", &ask).await.json()["tasks"].clone();
+    assert_eq!(tasks[0]["id"], ids[0].to_string());
+    assert_eq!(tasks[1]["id"], ids[1].to_string());
+    let waiting = api.post("/task/next", &ask);
+    let (answer, id) = tokio::join!(waiting, api.fibonacci());
+    assert_eq!(
+        answer.json()["tasks"][0]["id"],
+        id.to_string(),
+        "found by looking again"
     );
+    let body = json!({"task_id": tasks[0]["id"], "lease_token": tasks[0]["lease_token"], "output": 1});
+    assert_eq!(
+        api.post("/complete_task", &body).await.json()["status"],
+        "completed"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_loses_no_external_workers_hint() {
+    let (api, store) = faulty(Fault::None, 1000).await;
+    let id = api.fibonacci().await;
+    *store.fault.lock().unwrap() = Fault::Unavailable;
+    let ask = json!({"task_types": ["fibonacci"], "wait": "20s"});
+    for _ in 0..3 {
+        api.post("/task/next", &ask).await.problem(503, "unavailable");
+    }
+    *store.fault.lock().unwrap() = Fault::None;
+    let leased = api.post("/task/next", &ask).await.json()["tasks"][0].clone();
+    assert_eq!(
+        (&leased["id"], &leased["attempt"]),
+        (&json!(id.to_string()), &json!(1))
+    );
+}
+
+/// A broker whose hints all take up room under a cap, until they are released.
+#[derive(Default)]
+struct Capped {
+    inner: LocalBroker,
+    counted: Mutex<Vec<TaskId>>,
+}
+
+impl Capped {
+    /// Waits until so many tasks take up room.
+    async fn counts(&self, count: usize) {
+        let poll = async {
+            while self.counted.lock().unwrap().len() != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, poll)
+            .await
+            .expect("the count is right");
+    }
+}
+
+macro_rules! capped {
+    ($($name:ident(&self $(, $arg:ident: $type:ty)*) -> $result:ty;)*) => {
+        #[async_trait]
+        impl Broker for Capped {
+            async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
+                let mut popped = self.inner.pop(want).await?;
+                for taken in &mut popped.hints {
+                    taken.counted = true;
+                    self.counted.lock().unwrap().push(taken.hint.id);
+                }
+                Ok(popped)
+            }
+            async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
+                let mut counted = self.counted.lock().unwrap();
+                for hint in hints {
+                    let at = counted.iter().position(|id| *id == hint.id);
+                    counted.remove(at.expect("only what was counted is released, and once"));
+                }
+                Ok(())
+            }
+            $(async fn $name(&self $(, $arg: $type)*) -> BrokerResult<$result> {
+                self.inner.$name($($arg),*).await
+            })*
+            fn subscribe(&self) -> Signals {
+                self.inner.subscribe()
+            }
+            fn mode(&self) -> Mode {
+                self.inner.mode()
+            }
+        }
+    };
+}
+
+capped! {
+    push(&self, hints: &[Hint]) -> ();
+    depth(&self) -> u64;
+    is_complete(&self) -> bool;
+    mark_complete(&self) -> ();
+    short_lanes(&self) -> Vec<ShortLane>;
+    refill(&self, lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
+    set_policy(&self, policy: &QueuePolicy) -> ();
+    set_running(&self, running: &[Hint]) -> ();
+    publish(&self, signals: &[Signal]) -> ();
+}
+
+#[tokio::test]
+async fn room_under_a_cap_is_given_back_when_an_external_attempt_is_over_or_never_began() {
+    let broker = Arc::new(Capped::default());
+    // Or else the store would be looked into beside it.
+    broker.mark_complete().await.unwrap();
+    let setup = Setup {
+        broker: Some(Arc::clone(&broker) as Arc<dyn Broker>),
+        ..Setup::default()
+    };
+    let api = setup.start().await;
+    // One was cancelled while it waited, so its hint leads nowhere.
+    let cancelled = api.fibonacci().await;
+    api.post_text(&format!("/tasks/{cancelled}/cancel"), "").await;
+    api.fibonacci().await;
+    let ask = json!({"task_types": ["fibonacci"], "wait": "20s"});
+    let leased = api.post("/task/next", &ask).await.json()["tasks"][0].clone();
+    broker.counts(1).await;
+    let failure = json!({"kind": "retryable", "message": "later"});
+    let body = json!({"task_id": leased["id"], "lease_token": leased["lease_token"], "failure": failure});
+    for _ in 0..2 {
+        assert_eq!(
+            api.post("/complete_task", &body).await.json()["status"],
+            "scheduled"
+        );
+    }
+    broker.counts(0).await;
 }

@@ -4,12 +4,12 @@ use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind};
-use taskforge_broker::{Broker, LocalBroker, Signal};
+use taskforge_broker::{Broker, LocalBroker, Signal, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Grants, Json, Limits, LogLevel, LogLine, Next, Outcome, PluginInfo, TaskId,
-    TaskType, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, Limits, LogLevel, LogLine, NewTask,
+    Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
-use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, SqliteStore, Store};
+use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, SqliteStore, Store, Term};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -211,7 +211,7 @@ impl Api {
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
-        if !body.is_empty() || method == "POST" {
+        if !body.is_empty() || method == "POST" || method == "PUT" {
             request.push_str(&format!("content-length: {}\r\n", body.len()));
         }
         for (name, value) in headers {
@@ -226,6 +226,11 @@ impl Api {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], b"").await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        let json = [("content-type", "application/json")];
+        self.send("PUT", path, &json, body.to_string().as_bytes()).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {
@@ -279,29 +284,7 @@ impl Api {
 
     /// Ends an attempt as a worker does, signal included.
     pub async fn end(&self, worker: WorkerId, task: &ClaimedTask, outcome: Outcome, next: Next) {
-        let attempt = Attempt {
-            task: task.id,
-            run_lease: task.run_lease,
-            number: task.attempt,
-            worker,
-            plugin_version: "1.2.3".into(),
-            plugin_digest: Digest::from_bytes([7; 32]),
-            started_at: task.started_at,
-            finished_at: now(),
-            outcome,
-            usage: Usage {
-                fuel: 12_345,
-                peak_memory: 1 << 20,
-                wall_micros: 1500,
-                host_calls: 2,
-                ..Usage::default()
-            },
-            logs: vec![LogLine {
-                at: task.started_at,
-                level: LogLevel::Warn,
-                message: "hello from the guest".into(),
-            }],
-        };
+        let attempt = attempt(worker, task, outcome);
         let commits = self
             .store
             .complete(&[Completion { attempt, next }])
@@ -313,6 +296,70 @@ impl Api {
         }
     }
 
+    /// Fails a new task for good, and returns its id.
+    pub async fn dead_letter(&self, body: Value, kind: FailureKind, message: &str) -> TaskId {
+        let id = self.create(body).await;
+        let (worker, task) = self.claim(id).await;
+        let failure = Outcome::Failed(Failure::new(kind, message));
+        self.end(worker, &task, failure, Next::DeadLetter).await;
+        id
+    }
+
+    /// Fails so many new `echo` tasks for good, past the door.
+    pub async fn dead_letters(&self, count: usize) {
+        let (tenant, echo) = (TenantId::default(), TaskType::new("echo").unwrap());
+        let task = || NewTask::new(tenant.clone(), echo.clone(), Json::from(json!({})), now());
+        let tasks: Vec<NewTask> = std::iter::repeat_with(task).take(count).collect();
+        self.store.enqueue(&tasks).await.unwrap();
+        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+        let worker = WorkerId::generate();
+        let request = ClaimRequest {
+            worker,
+            by: ClaimBy::Ids(&ids),
+            now: now(),
+        };
+        let claimed = self.store.claim(request).await.unwrap();
+        let failed = |task: &ClaimedTask| Completion {
+            attempt: attempt(
+                worker,
+                task,
+                Outcome::Failed(Failure::new(FailureKind::Trap, "unreachable")),
+            ),
+            next: Next::DeadLetter,
+        };
+        let completions: Vec<Completion> = claimed.iter().map(failed).collect();
+        let commits = self.store.complete(&completions).await.unwrap();
+        assert_eq!(commits, vec![Commit::Committed; count]);
+    }
+
+    /// Takes what hints of these types there are, after at least one has come.
+    pub async fn hints(&self, types: &[&str]) -> Vec<TaskId> {
+        let types: Vec<TaskType> = types.iter().map(|name| TaskType::new(name).unwrap()).collect();
+        let want = Want {
+            types: &types,
+            max: 100_000,
+            wait: PATIENCE,
+        };
+        let popped = self.broker.pop(want).await.unwrap();
+        popped.hints.iter().map(|taken| taken.hint.id).collect()
+    }
+
+    /// Takes so many hints, as they come.
+    pub async fn drain(&self, types: &[&str], count: usize) -> Vec<TaskId> {
+        let mut hints = Vec::new();
+        while hints.len() < count {
+            hints.extend(self.hints(types).await);
+        }
+        assert_eq!(hints.len(), count);
+        hints
+    }
+
+    /// The term of a sweeper that leads now.
+    pub async fn term(&self) -> Term {
+        let led = self.store.lead(WorkerId::generate(), now(), PATIENCE).await;
+        led.unwrap().expect("nobody else leads")
+    }
+
     pub async fn complete(&self, id: TaskId) {
         let (worker, task) = self.claim(id).await;
         self.end(
@@ -322,6 +369,32 @@ impl Api {
             Next::Complete,
         )
         .await;
+    }
+}
+
+fn attempt(worker: WorkerId, task: &ClaimedTask, outcome: Outcome) -> Attempt {
+    Attempt {
+        task: task.id,
+        run_lease: task.run_lease,
+        number: task.attempt,
+        worker,
+        plugin_version: "1.2.3".into(),
+        plugin_digest: Digest::from_bytes([7; 32]),
+        started_at: task.started_at,
+        finished_at: now(),
+        outcome,
+        usage: Usage {
+            fuel: 12_345,
+            peak_memory: 1 << 20,
+            wall_micros: 1500,
+            host_calls: 2,
+            ..Usage::default()
+        },
+        logs: vec![LogLine {
+            at: task.started_at,
+            level: LogLevel::Warn,
+            message: "hello from the guest".into(),
+        }],
     }
 }
 

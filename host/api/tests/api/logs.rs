@@ -29,7 +29,11 @@ async fn a_log_tells_the_whole_story_in_order() {
         ["accepted", "started", "log", "failed", "waiting"]
     );
     api.store
-        .promote_due(now().checked_add(Duration::from_secs(1)).unwrap(), 10)
+        .promote_due(
+            api.term().await,
+            now().checked_add(Duration::from_secs(1)).unwrap(),
+            10,
+        )
         .await
         .unwrap();
     api.complete(id).await;

@@ -4,6 +4,7 @@ use std::sync::{
 };
 
 use serde_json::json;
+use taskforge_domain::{Failure, FailureKind, Next, Outcome};
 
 use crate::harness::{Api, Setup};
 
@@ -26,7 +27,7 @@ async fn health_and_readiness_are_told_apart() {
     .await;
     assert_eq!(api.get("/healthz").await.json()["status"], "ok");
     let answer = api.get("/readyz").await;
-    let expected = json!({"status": "unavailable", "checks": {"store": "ok", "broker": "ok", "server": "no plugin is loaded"}});
+    let expected = json!({"status": "unavailable", "mode": "local", "checks": {"store": "ok", "broker": "ok", "server": "no plugin is loaded"}});
     assert_eq!((answer.status, answer.json()), (503, expected));
     plugins_loaded.store(true, Ordering::SeqCst);
     assert_eq!(api.get("/readyz").await.status, 200);
@@ -36,7 +37,9 @@ async fn health_and_readiness_are_told_apart() {
 async fn metrics_count_requests_by_route_and_tasks_by_state() {
     let api = Api::start().await;
     let id = api.fibonacci().await;
-    api.complete(id).await;
+    let (worker, task) = api.claim(id).await;
+    let failure = Outcome::Failed(Failure::new(FailureKind::Trap, "unreachable"));
+    api.end(worker, &task, failure, Next::DeadLetter).await;
     api.create(json!({"task_type": "echo"})).await;
     api.get(&format!("/tasks/{id}")).await;
     api.send("INVENTED", "/nowhere", &[], b"").await;
@@ -48,11 +51,12 @@ async fn metrics_count_requests_by_route_and_tasks_by_state() {
     );
     let text = answer.text();
     for line in [
-        "taskforge_tasks{type=\"fibonacci\",state=\"completed\"} 1\n",
+        "taskforge_tasks{type=\"fibonacci\",state=\"failed\"} 1\n",
         "taskforge_tasks{type=\"echo\",state=\"pending\"} 1\n",
         "taskforge_store_up 1\n",
         "taskforge_broker_up 1\n",
         "taskforge_queue_depth ",
+        "taskforge_broker_mode{mode=\"local\"} 1\n",
         "taskforge_plugins 2\n",
         "taskforge_http_requests_total{route=\"/tasks/{id}\",method=\"GET\",status=\"200\"}",
         "taskforge_http_requests_total{route=\"unmatched\",method=\"other\",status=\"404\"}",

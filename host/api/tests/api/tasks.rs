@@ -1,8 +1,8 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use taskforge_broker::{Broker, Signal, Want};
-use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskType};
+use taskforge_broker::{Broker, Signal};
+use taskforge_domain::{Failure, FailureKind, Next, Outcome};
 
 use crate::harness::{Api, PATIENCE, id, now};
 
@@ -29,6 +29,7 @@ async fn an_accepted_task_can_be_read_back_as_it_was_answered() {
         "attempt",
         "created_at",
         "error",
+        "error_group",
         "error_kind",
         "finished_at",
         "id",
@@ -129,17 +130,7 @@ async fn a_task_for_now_is_hinted_and_a_task_for_later_is_not() {
         (&json!("scheduled"), 422),
         "more than 10 years ahead"
     );
-    let types = [TaskType::new("echo").unwrap()];
-    let hints = api
-        .broker
-        .pop(Want {
-            types: &types,
-            max: 10,
-            wait: PATIENCE,
-        })
-        .await
-        .unwrap();
-    assert_eq!(hints.iter().map(|hint| hint.id).collect::<Vec<_>>(), [past]);
+    assert_eq!(api.hints(&["echo"]).await, [past]);
     assert_eq!(api.broker.depth().await.unwrap(), 0);
     let seconds = api
         .post("/tasks", &json!({"task_type": "echo", "delay": 90.5}))
@@ -223,27 +214,10 @@ async fn a_retried_dead_letter_is_hinted_again() {
         (&failed["error"], &failed["error_kind"]),
         (&json!("no such number"), &json!("permanent"))
     );
-    let types = [TaskType::new("fibonacci").unwrap()];
     // The hint of the first attempt, which the test's worker did not take.
-    api.broker
-        .pop(Want {
-            types: &types,
-            max: 10,
-            wait: Duration::ZERO,
-        })
-        .await
-        .unwrap();
+    assert_eq!(api.hints(&["fibonacci"]).await, [id]);
     assert_eq!(api.post_text(&format!("/tasks/{id}/retry"), "").await.status, 200);
-    let hints = api
-        .broker
-        .pop(Want {
-            types: &types,
-            max: 10,
-            wait: PATIENCE,
-        })
-        .await
-        .unwrap();
-    assert_eq!(hints.into_iter().map(|hint| hint.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(api.hints(&["fibonacci"]).await, [id]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use taskforge_domain::{Priority, TaskId, TenantId};
+use taskforge_domain::{Priority, TenantId};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -14,9 +14,11 @@ fn kind(name: &str) -> TaskType {
 fn hint(task_type: &str) -> Hint {
     Hint {
         id: TaskId::generate(),
-        tenant: TenantId::default(),
-        task_type: kind(task_type),
-        priority: Priority::default(),
+        lane: Lane {
+            tenant: TenantId::default(),
+            task_type: kind(task_type),
+            priority: Priority::default(),
+        },
     }
 }
 
@@ -26,15 +28,24 @@ fn pop(broker: &Arc<LocalBroker>, types: &[&str], max: usize, wait: Duration) ->
         types.iter().map(|name| kind(name)).collect::<Vec<_>>(),
     );
     tokio::spawn(async move {
-        broker
-            .pop(Want {
-                types: &types,
-                max,
-                wait,
-            })
-            .await
-            .unwrap()
+        let want = Want {
+            types: &types,
+            max,
+            wait,
+        };
+        hints(broker.pop(want).await.unwrap())
     })
+}
+
+fn hints(popped: Popped) -> Vec<Hint> {
+    popped.hints.into_iter().map(|taken| taken.hint).collect()
+}
+
+/// A broker that knows all, so that a wait is for hints only.
+async fn complete() -> Arc<LocalBroker> {
+    let broker = Arc::new(LocalBroker::new());
+    broker.mark_complete().await.unwrap();
+    broker
 }
 
 /// What a worker got. A lost wake-up would make it wait for ever.
@@ -53,7 +64,7 @@ async fn until_waiting(broker: &LocalBroker, waiters: usize) {
 
 #[tokio::test]
 async fn an_empty_broker_answers_when_the_wait_is_over() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let wait = Duration::from_millis(30);
     let begin = std::time::Instant::now();
     assert_eq!(soon(pop(&broker, &["t"], 1, wait)).await, []);
@@ -64,7 +75,7 @@ async fn an_empty_broker_answers_when_the_wait_is_over() {
 
 #[tokio::test]
 async fn a_waiting_worker_gets_what_is_pushed() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let worker = pop(&broker, &["t"], 8, LONG);
     until_waiting(&broker, 1).await;
     let hints = [hint("t"), hint("t")];
@@ -75,7 +86,7 @@ async fn a_waiting_worker_gets_what_is_pushed() {
 
 #[tokio::test]
 async fn a_push_wakes_the_worker_that_serves_its_type() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let (x, y) = (pop(&broker, &["x"], 1, LONG), pop(&broker, &["y"], 1, LONG));
     until_waiting(&broker, 2).await;
     let hint = hint("y");
@@ -87,7 +98,7 @@ async fn a_push_wakes_the_worker_that_serves_its_type() {
 
 #[tokio::test]
 async fn hints_beyond_one_workers_wish_wake_the_next() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let workers: Vec<_> = (0..3).map(|_| pop(&broker, &["t"], 2, LONG)).collect();
     until_waiting(&broker, 3).await;
     broker
@@ -103,7 +114,7 @@ async fn hints_beyond_one_workers_wish_wake_the_next() {
 
 #[tokio::test]
 async fn a_worker_that_gives_up_when_woken_passes_the_wake_up_on() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let first = pop(&broker, &["t"], 1, LONG);
     until_waiting(&broker, 1).await;
     let second = pop(&broker, &["t"], 1, LONG);
@@ -119,7 +130,7 @@ async fn a_worker_that_gives_up_when_woken_passes_the_wake_up_on() {
 
 #[tokio::test]
 async fn a_dropped_pop_takes_nothing_and_leaves_no_trace() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let worker = pop(&broker, &["t"], 1, LONG);
     until_waiting(&broker, 1).await;
     worker.abort();
@@ -157,7 +168,7 @@ async fn signals_reach_every_subscriber_and_need_none() {
 /// worker waiting for each other, which the deadline turns into a failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn in_a_storm_every_hint_is_taken_once() {
-    let broker = Arc::new(LocalBroker::new());
+    let broker = complete().await;
     let (taken, mut inbox) = tokio::sync::mpsc::unbounded_channel();
     let workers: Vec<_> = (0..12_usize)
         .map(|n| {
@@ -177,9 +188,8 @@ async fn in_a_storm_every_hint_is_taken_once() {
                     } else {
                         Duration::from_micros(random.u64(0..300))
                     };
-                    if let Ok(hints) = tokio::time::timeout(patience, broker.pop(want)).await {
-                        hints
-                            .unwrap()
+                    if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
+                        hints(popped.unwrap())
                             .into_iter()
                             .for_each(|hint| taken.send(hint.id).unwrap());
                     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "../common/binary.rs"]
+mod binary;
 mod browser;
 mod commands;
 mod crash;

@@ -9,19 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// The binary under test.
-pub(crate) fn taskforge() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taskforge"));
-    // The developer's own settings must not decide a test.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKFORGE_")) {
-        command.env_remove(name);
-    }
-    let plugins = taskforge_testing::guests::folder();
-    // Each component is compiled once for all tests; the sandbox's own tests are about the cache.
-    command.env("TASKFORGE_CACHE_DIR", plugins.with_file_name("test-cache"));
-    command.env("TASKFORGE_PLUGINS", plugins);
-    command
-}
+pub(crate) use crate::binary::taskforge;
 
 /// A running server and its data folder. Killed when dropped.
 pub(crate) struct Server {

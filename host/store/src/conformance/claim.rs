@@ -83,7 +83,7 @@ pub async fn leases_grow_and_never_return(world: World) {
             1 => assert_eq!(world.end(&task, Next::HandBack).await, Commit::Committed),
             2 => {
                 world.end(&task, Next::RetryAt(at(2))).await;
-                world.store.promote_due(at(2), 10).await.unwrap();
+                world.promote(at(2), 10).await;
             }
             3 => assert!(world.resolve(task.id, task.run_lease, Next::HandBack).await),
             _ => {
@@ -149,6 +149,7 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
                         let by = ClaimBy::Order {
                             types: &[kind("work")],
                             limit: 25,
+                            policy: &QueuePolicy::default(),
                         };
                         world
                             .store
@@ -178,7 +179,7 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
 
 pub async fn a_lapsed_worker_gets_nothing(world: World) {
     let id = world.add(new_task()).await;
-    world.store.lapsed(at(11), TIMEOUT, 10).await.unwrap();
+    world.store.lapsed(world.term, at(11), 10).await.unwrap();
     assert!(world.claim_as(world.worker, &[id], 12).await.is_empty());
     assert!(world.claim_order(&["work"], 10).await.is_empty());
     let fresh = WorkerId::generate();

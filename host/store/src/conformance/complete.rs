@@ -55,7 +55,7 @@ pub async fn a_retry_waits_with_its_error(world: World) {
             1
         )
     );
-    world.store.promote_due(at(50), 10).await.unwrap();
+    world.promote(at(50), 10).await;
     assert_eq!(world.claim(claimed.id).await.attempt, 2);
     let task = world.get(claimed.id).await;
     assert_eq!((task.state, task.error), (TaskState::Running, Some(error)));
@@ -75,7 +75,7 @@ pub async fn a_dead_letter_has_failed(world: World) {
 pub async fn success_after_failure_clears_the_error(world: World) {
     let first = world.running().await;
     world.end(&first, Next::RetryAt(at(2))).await;
-    world.store.promote_due(at(2), 10).await.unwrap();
+    world.promote(at(2), 10).await;
     let second = world.claim(first.id).await;
     world.end(&second, Next::Complete).await;
     let story = world.story(first.id).await;
@@ -96,7 +96,7 @@ pub async fn success_after_failure_clears_the_error(world: World) {
 pub async fn a_hand_back_does_not_count(world: World) {
     let first = world.running().await;
     world.end(&first, Next::RetryAt(at(2))).await;
-    world.store.promote_due(at(2), 10).await.unwrap();
+    world.promote(at(2), 10).await;
     let second = world.claim(first.id).await;
     assert_eq!(world.end(&second, Next::HandBack).await, Commit::Committed);
     let story = world.story(first.id).await;

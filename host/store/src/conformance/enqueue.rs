@@ -161,7 +161,7 @@ pub async fn ten_thousand_tasks_go_in_at_once(world: World) {
     let commits = world.store.complete(&ends).await.unwrap();
     assert_eq!(commits, vec![Commit::Committed; ids.len()]);
     let counts = world.store.counts().await.unwrap();
-    assert_eq!(counts.by_type, [(kind("work"), TaskState::Completed, 10_000)]);
+    assert_eq!(counts.by_type, [], "what has completed is not counted");
 }
 
 pub async fn a_task_for_later_waits_for_its_time(world: World) {
@@ -191,7 +191,14 @@ pub async fn nothing_is_nothing(world: World) {
     assert!(world.claim_order(&["work"], 0).await.is_empty());
     assert!(world.store.complete(&[]).await.unwrap().is_empty());
     world.store.report_progress(&[]).await.unwrap();
-    assert!(world.store.resolve_lapsed(&[], at(1)).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .resolve_lapsed(None, &[], at(1))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert!(world.store.lost_leases(&[]).await.unwrap().is_empty());
     assert!(world.store.counts().await.unwrap().by_type.is_empty());
     assert_eq!(world.store.next_due().await.unwrap(), None);

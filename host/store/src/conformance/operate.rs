@@ -24,7 +24,7 @@ pub async fn a_waiting_task_can_be_cancelled(world: World) {
         assert_eq!(events, [(EventKind::Cancelled, RunLease(0), at(3))]);
         assert!(world.claim_as(world.worker, &[before.id], 4).await.is_empty());
     }
-    assert!(world.store.promote_due(at(1000), 10).await.unwrap().is_empty());
+    assert!(world.promote(at(1000), 10).await.is_empty());
 }
 
 pub async fn a_running_task_can_be_cancelled(world: World) {

@@ -43,7 +43,7 @@ async fn carry_out(world: &World, operation: Operation, task: &Task) {
                 .await,
         ),
         Operation::Resolve(next) => drop(world.resolve(task.id, task.run_lease, next).await),
-        Operation::Promote => drop(world.store.promote_due(at(1000), 1000).await.unwrap()),
+        Operation::Promote => drop(world.promote(at(1000), 1000).await),
         Operation::Cancel => drop(world.cancel(task.id).await),
         Operation::Retry => drop(world.retry(task.id).await),
     }

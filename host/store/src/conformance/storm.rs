@@ -83,11 +83,12 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
     let mut round = n;
     while committed.load(Ordering::Relaxed) < TASKS {
         round += 1;
-        world.store.promote_due(at(100), 50).await.unwrap();
+        world.promote(at(100), 50).await;
         let claimed = if round.is_multiple_of(2) {
             let by = ClaimBy::Order {
                 types: &[kind("work")],
                 limit: 20,
+                policy: &QueuePolicy::default(),
             };
             world
                 .store
@@ -99,14 +100,7 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
                 .await
                 .unwrap()
         } else {
-            let ids: Vec<_> = world
-                .store
-                .pending(None, 30)
-                .await
-                .unwrap()
-                .iter()
-                .map(|task| task.id)
-                .collect();
+            let ids = world.store.pending(&world.lane(), None, 30).await.unwrap();
             world.claim_as(worker, &ids, 1).await
         };
         let ends: Vec<_> = claimed

@@ -1,7 +1,7 @@
 //! What time does: tasks fall due, workers fall silent.
 
 use super::*;
-use crate::DueTask;
+use crate::LanedTask;
 use taskforge_domain::{EventKind, Priority, TaskError};
 
 async fn scheduled(world: &World, second: i64) -> TaskId {
@@ -15,10 +15,8 @@ async fn scheduled(world: &World, second: i64) -> TaskId {
 
 async fn promote(world: &World, now: Timestamp, limit: u32) -> Vec<TaskId> {
     world
-        .store
-        .promote_due(now, limit)
+        .promote(now, limit)
         .await
-        .unwrap()
         .into_iter()
         .map(|task| task.id)
         .collect()
@@ -27,7 +25,7 @@ async fn promote(world: &World, now: Timestamp, limit: u32) -> Vec<TaskId> {
 async fn lapsed_ids(world: &World, now: i64) -> Vec<TaskId> {
     world
         .store
-        .lapsed(at(now), TIMEOUT, 100)
+        .lapsed(world.term, at(now), 100)
         .await
         .unwrap()
         .into_iter()
@@ -36,7 +34,7 @@ async fn lapsed_ids(world: &World, now: i64) -> Vec<TaskId> {
 }
 
 async fn heartbeat(world: &World, worker: WorkerId, now: i64) -> bool {
-    world.store.heartbeat(worker, at(now), TIMEOUT).await.unwrap()
+    world.store.heartbeat(worker, at(now)).await.unwrap()
 }
 
 pub async fn a_task_is_due_at_its_time_and_not_before(world: World) {
@@ -50,13 +48,15 @@ pub async fn a_task_is_due_at_its_time_and_not_before(world: World) {
     let just_before = at(60).checked_sub(jiff::SignedDuration::from_micros(1)).unwrap();
     assert!(promote(&world, just_before, 10).await.is_empty());
     assert_eq!(world.get(id).await.state, TaskState::Scheduled);
-    let due = DueTask {
+    let due = LanedTask {
         id,
-        tenant: new.tenant,
-        task_type: new.task_type,
-        priority: new.priority,
+        lane: Lane {
+            tenant: new.tenant,
+            task_type: new.task_type,
+            priority: new.priority,
+        },
     };
-    assert_eq!(world.store.promote_due(at(60), 10).await.unwrap(), [due]);
+    assert_eq!(world.promote(at(60), 10).await, [due]);
     let task = world.get(id).await;
     assert_eq!((task.state, task.run_at), (TaskState::Pending, at(60)));
     assert!(promote(&world, at(60), 10).await.is_empty());
@@ -133,9 +133,9 @@ pub async fn tasks_of_silent_workers_are_found(world: World) {
     let mine = world.claim_as(silent, &ids[..2], 1).await;
     world.claim_as(alive, &ids[2..], 1).await;
     world.running().await;
-    let found = world.store.lapsed(at(11), TIMEOUT, 2).await.unwrap();
+    let found = world.store.lapsed(world.term, at(11), 2).await.unwrap();
     assert_eq!(found.len(), 2, "no more than asked for");
-    let found = world.store.lapsed(at(11), TIMEOUT, 100).await.unwrap();
+    let found = world.store.lapsed(world.term, at(11), 100).await.unwrap();
     assert_eq!(found.len(), 3);
     for task in &mine {
         let lapsed = found.iter().find(|lapsed| lapsed.id == task.id).unwrap();
@@ -237,7 +237,11 @@ pub async fn a_verdict_that_is_none_is_refused(world: World) {
             next,
             detail: String::new(),
         };
-        world.store.resolve_lapsed(&[verdict], at(5)).await.unwrap_err();
+        world
+            .store
+            .resolve_lapsed(None, &[verdict], at(5))
+            .await
+            .unwrap_err();
     }
     assert_eq!(world.get(claimed.id).await.state, TaskState::Running);
 }
@@ -259,51 +263,33 @@ pub async fn lost_leases_are_told(world: World) {
     assert_eq!(lost, expected);
 }
 
-pub async fn pending_tasks_come_page_by_page(world: World) {
-    let mut ids = Vec::new();
-    for n in 0..50_u8 {
-        let priority = Priority::new(1 + n % 5).unwrap();
-        ids.push(
-            world
-                .add(NewTask {
-                    priority,
-                    ..new_task()
-                })
-                .await,
-        );
-        world.task_in(TaskState::ALL[usize::from(n) % 6]).await;
-    }
-    let mut expected: Vec<TaskId> = Vec::new();
-    for id in world
-        .store
-        .tasks(
-            &tenant(),
-            &crate::TaskFilter::default(),
-            crate::Page {
-                after: None,
-                limit: 1000,
-            },
-        )
-        .await
-        .unwrap()
-    {
-        if id.state == TaskState::Pending {
-            expected.push(id.id);
-        }
-    }
-    expected.reverse();
-    let (mut seen, mut after) = (Vec::new(), None);
-    loop {
-        let page = world.store.pending(after, 7).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        assert!(page.len() <= 7);
-        seen.extend(page.iter().map(|task| task.id));
-    }
-    assert_eq!(seen, expected);
-    assert!(ids.iter().all(|id| seen.contains(id)));
+/// In milliseconds, and whatever the others have.
+pub async fn a_workers_own_lease_decides_its_lapse(world: World) {
+    let (hasty, patient) = (WorkerId::generate(), WorkerId::generate());
+    world.register_for(hasty, 0, Duration::from_millis(1500)).await;
+    world.register_for(patient, 0, Duration::from_secs(60)).await;
+    let ids = world.add_many(2).await;
+    world.claim_as(hasty, &ids[..1], 1).await;
+    world.claim_as(patient, &ids[1..], 1).await;
+    let moment = at(1) + Duration::from_millis(500);
+    assert!(world.store.heartbeat(hasty, moment).await.unwrap());
+    assert!(lapsed_ids(&world, 3).await.is_empty(), "as old as it may be");
+    assert_eq!(lapsed_ids(&world, 4).await, ids[..1]);
+    assert!(!heartbeat(&world, hasty, 4).await);
+    assert!(heartbeat(&world, patient, 60).await);
+    assert_eq!(lapsed_ids(&world, 120).await, ids[..1]);
+    assert!(!heartbeat(&world, patient, 121).await);
+    assert_eq!(lapsed_ids(&world, 121).await.len(), 2);
 }
 
 pub async fn a_store_that_works_says_so(world: World) {
     world.store.ping().await.unwrap();
+}
+
+pub async fn the_stores_clock_goes_on(world: World) {
+    let before = world.store.time().await.unwrap();
+    assert!(world.store.time().await.unwrap() >= before);
+    // Of one machine or of one fleet, they tell the same day.
+    let apart = before.duration_since(Timestamp::now()).abs();
+    assert!(apart < jiff::SignedDuration::from_hours(24), "{apart}");
 }

@@ -1,10 +1,9 @@
 //! A worker gets a lease.
 //!
-//! Two statements: one finds the pending tasks and gives everything about them in one row, one takes them. `returning` would do with
-//! one, but every row of an answer crosses from the database's thread by itself, and that was the larger half of a claim.
+//! Two statements: one finds the pending tasks and gives everything about them in one row, one takes them. Whether a hint or the
+//! [order](super::order) of the lanes named them makes no difference. `returning` would do with one, but every row of an answer crosses from the database's thread by itself, and that was the larger half of a claim.
 
 use std::{
-    cmp::Reverse,
     collections::{HashMap, hash_map::Entry},
     time::Duration,
 };
@@ -16,39 +15,25 @@ use taskforge_domain::{
 };
 use uuid::Uuid;
 
-use super::param::{RowText, arrays, rounded, task_id, time, word_array, worker_id};
+use super::{
+    order::Order,
+    param::{RowText, arrays, rounded, task_id, time},
+};
 use crate::{ClaimBy, ClaimRequest, StoreError, StoreResult};
 
 /// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the largest value that SQLite makes.
-macro_rules! select_found {
-    () => {
-        "select json_group_array(json_array(hex(tasks.id), tenant, task_type, priority, attempt, run_lease, max_retries,
-                                            retry_base_ms, retry_cap_ms, iif(octet_length(input) <= 65536, input, null)))"
-    };
-}
-
-/// Those that a hint named and that are `pending`. A worker that was found lapsed gets nothing, because what it got would be taken
-/// away again at once.
-const FIND_IDS: &str = concat!(
-    select_found!(),
-    " from jsonb_each(?1) as wanted
-      cross join tasks on tasks.id = unhex(wanted.value ->> 0)
-      cross join task_inputs on task_id = tasks.id
-      where state = 'pending'
-        and not exists (select 1 from workers
-                        where workers.id = unhex(wanted.value ->> 1) and workers.lapsed_at is not null)"
-);
-
-/// The most urgent first, the oldest first among those; to a lapsed worker nothing.
-const FIND_ORDER: &str = concat!(
-    select_found!(),
-    " from (select id from tasks
-            where state = 'pending' and task_type in (select value from json_each(?1))
-            order by priority desc, id limit ?2) as next
-      cross join tasks on tasks.id = next.id
-      cross join task_inputs on task_id = tasks.id
-      where not exists (select 1 from workers where workers.id = ?3 and workers.lapsed_at is not null)"
-);
+///
+/// Only what is `pending` is found, whatever a hint says. A worker that was found lapsed gets nothing, because what it got would be
+/// taken away again at once.
+const FIND: &str = "
+    select json_group_array(json_array(hex(tasks.id), tenant, task_type, priority, attempt, run_lease, max_retries,
+                                       retry_base_ms, retry_cap_ms, iif(octet_length(input) <= 65536, input, null)))
+    from jsonb_each(?1) as wanted
+    cross join tasks on tasks.id = unhex(wanted.value ->> 0)
+    cross join task_inputs on task_id = tasks.id
+    where state = 'pending'
+      and not exists (select 1 from workers
+                      where workers.id = unhex(wanted.value ->> 1) and workers.lapsed_at is not null)";
 
 /// `pending` becomes `running`, under a lease number that this task never had before.
 const TAKE: &str = "
@@ -60,7 +45,7 @@ const TAKE: &str = "
 const INPUT: &str = "select input from task_inputs where task_id = ?1";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[FIND_IDS, FIND_ORDER, TAKE, INPUT];
+pub(super) const STATEMENTS: &[&str] = &[FIND, TAKE, INPUT];
 
 /// The most tasks in one answer.
 const CHUNK: usize = 1024;
@@ -74,17 +59,14 @@ pub(super) struct ClaimOp {
 
 enum Which {
     Ids(Vec<TaskId>),
-    Order { types: String, limit: u32 },
+    Order(Order),
 }
 
 impl ClaimOp {
     pub(super) fn new(request: &ClaimRequest<'_>) -> Self {
         let which = match request.by {
             ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
-            ClaimBy::Order { types, limit } => Which::Order {
-                types: word_array(types.iter().map(|name| name.as_str())),
-                limit,
-            },
+            ClaimBy::Order { types, limit, policy } => Which::Order(Order::new(types, limit, policy)),
         };
         Self {
             worker: request.worker,
@@ -126,80 +108,59 @@ pub(super) async fn run(
     ops: &[ClaimOp],
 ) -> StoreResult<Vec<Vec<ClaimedTask>>> {
     let mut answers: Vec<Vec<ClaimedTask>> = ops.iter().map(|_| Vec::new()).collect();
-    by_ids(connection, ops, &mut answers).await?;
-    for (op, answer) in ops.iter().zip(&mut answers) {
-        if let Which::Order { types, limit } = &op.which {
-            *answer = by_order(connection, op, types, *limit).await?;
+    let by_ids = ops.iter().enumerate().filter_map(|(n, op)| match &op.which {
+        Which::Ids(ids) => Some((n, op, ids.as_slice())),
+        Which::Order(_) => None,
+    });
+    lease(connection, by_ids.collect(), &mut answers).await?;
+    for (n, op) in ops.iter().enumerate() {
+        // One after the other: each sees what the one before left, and counts what it took.
+        if let Which::Order(order) = &op.which {
+            let ids = order.pick(connection).await?;
+            lease(connection, vec![(n, op, &ids)], &mut answers).await?;
         }
     }
     Ok(answers)
 }
 
-async fn by_ids(
+/// Leases tasks to ops, each to the op and in the order in which it is wanted. `wanted` has the places of ops among the answers.
+async fn lease(
     connection: &mut SqliteConnection,
-    ops: &[ClaimOp],
+    wanted: Vec<(usize, &ClaimOp, &[TaskId])>,
     answers: &mut [Vec<ClaimedTask>],
 ) -> StoreResult<()> {
     // Where a task goes: to which op, and its place there. Of two claims for one task the first gets it.
-    let mut places: HashMap<TaskId, (usize, usize)> = HashMap::new();
-    let mut wanted = Vec::new();
-    for (n, op) in ops.iter().enumerate() {
-        let Which::Ids(ids) = &op.which else { continue };
+    let mut places: HashMap<TaskId, (usize, usize, &ClaimOp)> = HashMap::new();
+    let mut rows = Vec::new();
+    for (n, op, ids) in &wanted {
         for (place, id) in ids.iter().enumerate() {
             if let Entry::Vacant(entry) = places.entry(*id) {
-                entry.insert((n, place));
-                wanted.push(RowText::new().id(id.as_uuid()).id(op.worker.as_uuid()).finish());
+                entry.insert((*n, place, op));
+                rows.push(RowText::new().id(id.as_uuid()).id(op.worker.as_uuid()).finish());
             }
         }
     }
-    for rows in wanted.chunks(CHUNK) {
+    for rows in rows.chunks(CHUNK) {
         for array in arrays(rows.iter().map(String::as_str)) {
-            let found: String = sqlx::query_scalar(FIND_IDS)
+            let found: String = sqlx::query_scalar(FIND)
                 .bind(array)
                 .fetch_one(&mut *connection)
                 .await?;
             let found = Found::read(&found)?.into_iter().filter_map(|found| {
-                let (n, _) = places.get(&found.id())?;
-                Some((found, &ops[*n]))
+                let (_, _, op) = places.get(&found.id())?;
+                Some((found, *op))
             });
             for task in take(connection, found.collect()).await? {
-                if let Some((n, _)) = places.get(&task.id) {
+                if let Some((n, ..)) = places.get(&task.id) {
                     answers[*n].push(task);
                 }
             }
         }
     }
-    for answer in answers {
-        answer.sort_by_key(|task| places.get(&task.id).copied());
+    for (n, ..) in wanted {
+        answers[n].sort_by_key(|task| places.get(&task.id).map(|(_, place, _)| *place));
     }
     Ok(())
-}
-
-async fn by_order(
-    connection: &mut SqliteConnection,
-    op: &ClaimOp,
-    types: &str,
-    limit: u32,
-) -> StoreResult<Vec<ClaimedTask>> {
-    let mut claimed = Vec::new();
-    let mut left = limit as usize;
-    while left > 0 {
-        let some = left.min(CHUNK);
-        let found: String = sqlx::query_scalar(FIND_ORDER)
-            .bind(types.to_owned())
-            .bind(some as i64)
-            .bind(worker_id(op.worker))
-            .fetch_one(&mut *connection)
-            .await?;
-        let found: Vec<_> = Found::read(&found)?
-            .into_iter()
-            .map(|found| (found, op))
-            .collect();
-        left = if found.len() < some { 0 } else { left - some };
-        claimed.extend(take(connection, found).await?);
-    }
-    claimed.sort_by_key(|task| (Reverse(task.priority), task.id));
-    Ok(claimed)
 }
 
 /// Takes what was found, each task for the worker of its op.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{Row, SqliteConnection};
-use taskforge_domain::{Attempt, EventKind, Next, Outcome, RunLease, TaskId, TaskState};
+use taskforge_domain::{Attempt, EventKind, Fingerprint, Next, Outcome, RunLease, TaskId, TaskState};
 
 use super::{
     event,
@@ -34,10 +34,12 @@ const END: &str = "
         worker = null,
         error_kind = iif(ended.state = 'pending', tasks.error_kind, ended.error_kind),
         error_message = iif(ended.state = 'pending', tasks.error_message, ended.error_message),
+        error_fingerprint = iif(ended.state = 'pending', tasks.error_fingerprint, ended.error_fingerprint),
         progress = null,
         progress_note = null
     from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as state, value ->> 3 as run_at,
-                 value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message
+                 value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message,
+                 value ->> 7 as error_fingerprint
           from jsonb_each(?1)) as ended
     where tasks.id = ended.id and tasks.run_lease = ended.run_lease and tasks.state = 'running'";
 
@@ -109,6 +111,7 @@ impl CompleteRow {
             .optional_int(state.is_terminal().then_some(finished_at))
             .optional_text(error.map(|error| error.kind.as_str()))
             .optional_text(error.map(|error| error.message.as_str()))
+            .optional_int(error.map(|error| Fingerprint::of(error.kind, &error.message).to_i64()))
             .finish();
         let ask = RowText::new()
             .id(attempt.task.as_uuid())

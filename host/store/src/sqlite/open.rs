@@ -13,9 +13,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use super::lead;
 use crate::{StoreError, StoreResult};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 /// What the first migration writes into the file's header.
 const APPLICATION_ID: i64 = 1_413_894_727;
@@ -115,6 +116,7 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
         .await
         .map_err(|error| explain(path, error.into()))?;
     migrate(path, &mut connection).await?;
+    lead::vacate(&mut connection).await?;
     Ok(connection)
 }
 

@@ -1,15 +1,14 @@
-//! What a person does: cancel, retry, prune.
+//! What a person does to one task: cancel, retry.
 
-use sqlx::{QueryBuilder, Row, SqliteConnection, SqliteTransaction};
+use sqlx::{Row, SqliteConnection, SqliteTransaction};
 use taskforge_domain::{EventKind, RunLease, Task, TaskId, TenantId, Timestamp};
 
 use super::{
     event,
-    list::{self, Direction},
-    param::{id_array, task_id, time},
-    read, row,
+    param::{task_id, time},
+    read,
 };
-use crate::{CancelOutcome, RetryOutcome, StoreError, StoreResult, TaskFilter};
+use crate::{CancelOutcome, RetryOutcome, StoreError, StoreResult};
 
 /// Any state that is not final becomes `cancelled`. A running task keeps its worker, for the record of the attempt that is yet to come.
 const CANCEL: &str = "
@@ -23,13 +22,6 @@ const RETRY: &str = "
     update tasks set state = 'pending', attempt = 0, run_at = ?3, finished_at = null, worker = null
     where tenant = ?1 and id = ?2 and state in ('failed', 'cancelled')
     returning run_lease";
-
-/// What hangs by a task goes with it.
-const DELETE_INPUTS: &str =
-    "delete from task_inputs where task_id in (select unhex(value) from json_each(?1))";
-const DELETE_ATTEMPTS: &str =
-    "delete from attempts where task_id in (select unhex(value) from json_each(?1))";
-const DELETE_EVENTS: &str = "delete from events where task_id in (select unhex(value) from json_each(?1))";
 
 pub(super) async fn cancel(
     mut transaction: SqliteTransaction<'_>,
@@ -108,42 +100,4 @@ async fn move_one(
 async fn reread(connection: &mut SqliteConnection, tenant: &TenantId, id: TaskId) -> StoreResult<Task> {
     let task = read::task(connection, tenant, id).await?;
     task.ok_or_else(|| StoreError::Corrupt(format!("task {id} is gone from the transaction that changed it")))
-}
-
-/// Deletes the oldest tasks that match and have ended. What has not ended is not even a candidate.
-pub(super) async fn prune(
-    mut transaction: SqliteTransaction<'_>,
-    tenant: &TenantId,
-    filter: &TaskFilter,
-    limit: u32,
-) -> StoreResult<u64> {
-    let Some(filter) = list::only_ended(filter) else {
-        return Ok(0);
-    };
-    let mut statement = QueryBuilder::new("delete from tasks where id in (");
-    list::push_ids(
-        &mut statement,
-        tenant,
-        &filter,
-        Direction::OldestFirst,
-        None,
-        limit,
-    );
-    statement.push(") and state in ('completed', 'failed', 'cancelled') returning id");
-    let gone = statement.build().fetch_all(&mut *transaction).await?;
-    let ids = gone
-        .iter()
-        .map(|gone| row::task_id(gone, 0))
-        .collect::<StoreResult<Vec<_>>>()?;
-    if !ids.is_empty() {
-        let array = id_array(&ids);
-        for statement in [DELETE_INPUTS, DELETE_ATTEMPTS, DELETE_EVENTS] {
-            sqlx::query(statement)
-                .bind(array.clone())
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-    }
-    Ok(ids.len() as u64)
 }

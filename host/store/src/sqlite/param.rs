@@ -180,6 +180,11 @@ pub(super) fn time_before(now: Timestamp, timeout: Duration) -> i64 {
     time(now).saturating_sub(i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX))
 }
 
+/// `now + ttl`, in microseconds since the Unix epoch.
+pub(super) fn time_after(now: Timestamp, ttl: Duration) -> i64 {
+    time(now).saturating_add(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// A time as the database keeps it.
 pub(super) fn rounded(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)

@@ -28,6 +28,15 @@ pub(super) fn worker_id(row: &SqliteRow, column: usize) -> StoreResult<WorkerId>
     uuid(row, column).map(WorkerId::from_uuid)
 }
 
+/// Many ids that a statement gave as one JSON array, in order.
+pub(super) fn ids(array: &str) -> StoreResult<Vec<TaskId>> {
+    let ids: Vec<Uuid> = serde_json::from_str(array)
+        .map_err(|error| StoreError::Corrupt(format!("a list of ids: {error}")))?;
+    let mut ids: Vec<_> = ids.into_iter().map(TaskId::from_uuid).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
 /// Anything that is stored by its name: a tenant, a task type, a state, a kind.
 pub(super) fn word<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: usize) -> StoreResult<T> {
     get::<&str>(row, column)?

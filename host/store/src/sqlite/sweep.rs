@@ -1,16 +1,20 @@
-//! What time does: tasks fall due, workers fall silent. And what a broker needs to find its way back.
+//! What time does: tasks fall due, workers fall silent.
 
 use std::{collections::HashMap, time::Duration};
 
 use sqlx::{Row, SqliteConnection, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
-use taskforge_domain::{EventKind, FailureKind, Next, RunLease, TaskId, TaskState, Timestamp, WorkerId};
+use taskforge_domain::{
+    EventKind, FailureKind, Fingerprint, Next, RunLease, TaskId, TaskState, Timestamp, WorkerId,
+};
 
 use super::{
     event,
-    param::{RowText, arrays, task_id, time, time_before, worker_id},
+    lanes::read_laned,
+    lead,
+    param::{RowText, arrays, millis, time, time_before, worker_id},
     row,
 };
-use crate::{DueTask, LapsedTask, StoreError, StoreResult, Verdict, WorkerRecord};
+use crate::{LanedTask, LapsedTask, StoreError, StoreResult, Term, Verdict, WorkerRecord};
 
 /// `scheduled` becomes `pending` when its time has come, the earliest first.
 const PROMOTE_DUE: &str = "
@@ -21,38 +25,22 @@ const PROMOTE_DUE: &str = "
 
 const NEXT_DUE: &str = "select min(run_at) from tasks where state = 'scheduled'";
 
-/// Every pending task in the order of ids: one range of the index for each priority, merged.
-const PENDING: &str = "
-    select id, tenant, task_type, priority from tasks
-    where id in (
-        select id from (
-            select * from (select id from tasks where state = 'pending' and priority = 1 and id > ?1 order by id limit ?2)
-            union all
-            select * from (select id from tasks where state = 'pending' and priority = 2 and id > ?1 order by id limit ?2)
-            union all
-            select * from (select id from tasks where state = 'pending' and priority = 3 and id > ?1 order by id limit ?2)
-            union all
-            select * from (select id from tasks where state = 'pending' and priority = 4 and id > ?1 order by id limit ?2)
-            union all
-            select * from (select id from tasks where state = 'pending' and priority = 5 and id > ?1 order by id limit ?2)
-        ) order by id limit ?2)
-    order by id";
-
 /// A repeat leaves the first as it is.
 const REGISTER_WORKER: &str = "
-    insert into workers (id, host, pid, started_at, heartbeat_at) values (?1, ?2, ?3, ?4, ?5)
+    insert into workers (id, host, pid, started_at, heartbeat_at, lease_ms) values (?1, ?2, ?3, ?4, ?5, ?6)
     on conflict (id) do nothing";
 
 /// A heartbeat renews a lease that holds; time never runs backwards in it.
 const HEARTBEAT: &str = "
     update workers set heartbeat_at = max(heartbeat_at, ?2)
-    where id = ?1 and lapsed_at is null and heartbeat_at >= ?3";
+    where id = ?1 and lapsed_at is null and heartbeat_at + lease_ms * 1000 >= ?2";
 
 /// One that was refused stays refused, whatever the worker's clock says next.
 const LAPSE_WORKER: &str = "update workers set lapsed_at = ?2 where id = ?1 and lapsed_at is null";
 
 /// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is marked here, in the same transaction.
-const LAPSE_WORKERS: &str = "update workers set lapsed_at = ?1 where lapsed_at is null and heartbeat_at < ?2";
+const LAPSE_WORKERS: &str =
+    "update workers set lapsed_at = ?1 where lapsed_at is null and heartbeat_at + lease_ms * 1000 < ?1";
 
 /// Workers that lapsed long ago and hold nothing. A worker that is not known is refused as well.
 const FORGET_WORKERS: &str = "
@@ -62,7 +50,8 @@ const FORGET_WORKERS: &str = "
 
 /// Running tasks whose worker has lapsed or is gone. `cross join` keeps the small side, what runs, outside.
 const LAPSED: &str = "
-    select tasks.id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker
+    select tasks.id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
+           tenant, task_type, priority
     from tasks indexed by tasks_running
     left join workers on workers.id = tasks.worker
     where tasks.state = 'running' and (workers.id is null or workers.lapsed_at is not null)
@@ -79,10 +68,12 @@ const RESOLVE_LAPSED: &str = "
         worker = null,
         error_kind = coalesce(verdict.error_kind, tasks.error_kind),
         error_message = coalesce(verdict.error_message, tasks.error_message),
+        error_fingerprint = coalesce(verdict.error_fingerprint, tasks.error_fingerprint),
         progress = null,
         progress_note = null
     from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as state, value ->> 3 as run_at,
-                 value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message
+                 value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message,
+                 value ->> 7 as error_fingerprint
           from jsonb_each(?1)) as verdict
     where tasks.id = verdict.id and tasks.run_lease = verdict.run_lease and tasks.state = 'running'
     returning id";
@@ -97,7 +88,6 @@ const LOST_LEASES: &str = "
 pub(super) const STATEMENTS: &[&str] = &[
     PROMOTE_DUE,
     NEXT_DUE,
-    PENDING,
     HEARTBEAT,
     LAPSE_WORKER,
     FORGET_WORKERS,
@@ -110,16 +100,19 @@ pub(super) const STATEMENTS: &[&str] = &[
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn promote_due(
-    connection: &mut SqliteConnection,
+    mut transaction: SqliteTransaction<'_>,
+    term: Term,
     now: Timestamp,
     limit: u32,
-) -> StoreResult<Vec<DueTask>> {
+) -> StoreResult<Vec<LanedTask>> {
+    lead::fence(&mut transaction, term).await?;
     let rows = sqlx::query(PROMOTE_DUE)
         .bind(time(now))
         .bind(limit)
-        .fetch_all(connection)
+        .fetch_all(&mut *transaction)
         .await?;
-    let due = rows.iter().map(|row| Ok((row::time(row, 4)?, read_due(row)?)));
+    transaction.commit().await?;
+    let due = rows.iter().map(|row| Ok((row::time(row, 4)?, read_laned(row)?)));
     let mut due = due.collect::<StoreResult<Vec<_>>>()?;
     due.sort_by_key(|(run_at, task)| (*run_at, task.id));
     Ok(due.into_iter().map(|(_, task)| task).collect())
@@ -127,30 +120,6 @@ pub(super) async fn promote_due(
 
 pub(super) async fn next_due(readers: &SqlitePool) -> StoreResult<Option<Timestamp>> {
     row::optional_time(&sqlx::query(NEXT_DUE).fetch_one(readers).await?, 0)
-}
-
-pub(super) async fn pending(
-    readers: &SqlitePool,
-    after: Option<TaskId>,
-    limit: u32,
-) -> StoreResult<Vec<DueTask>> {
-    // The empty blob sorts before every id.
-    let after = after.map(task_id).unwrap_or_default();
-    let rows = sqlx::query(PENDING)
-        .bind(after)
-        .bind(limit)
-        .fetch_all(readers)
-        .await?;
-    rows.iter().map(read_due).collect()
-}
-
-fn read_due(row: &SqliteRow) -> StoreResult<DueTask> {
-    Ok(DueTask {
-        id: row::task_id(row, 0)?,
-        tenant: row::word(row, 1)?,
-        task_type: row::word(row, 2)?,
-        priority: row::priority(row, 3)?,
-    })
 }
 
 pub(super) async fn register_worker(
@@ -164,6 +133,7 @@ pub(super) async fn register_worker(
         .bind(worker.pid)
         .bind(time(worker.started_at))
         .bind(time(now))
+        .bind(millis(worker.lease))
         .execute(connection)
         .await?;
     Ok(())
@@ -173,12 +143,8 @@ pub(super) async fn heartbeat(
     connection: &mut SqliteConnection,
     worker: WorkerId,
     now: Timestamp,
-    timeout: Duration,
 ) -> StoreResult<bool> {
-    let query = sqlx::query(HEARTBEAT)
-        .bind(worker_id(worker))
-        .bind(time(now))
-        .bind(time_before(now, timeout));
+    let query = sqlx::query(HEARTBEAT).bind(worker_id(worker)).bind(time(now));
     if query.execute(&mut *connection).await?.rows_affected() == 1 {
         return Ok(true);
     }
@@ -217,14 +183,13 @@ pub(super) async fn lost_leases(
 
 pub(super) async fn lapsed(
     mut transaction: SqliteTransaction<'_>,
+    term: Term,
     now: Timestamp,
-    timeout: Duration,
     limit: u32,
 ) -> StoreResult<Vec<LapsedTask>> {
-    let (now_micros, oldest) = (time(now), time_before(now, timeout));
+    lead::fence(&mut transaction, term).await?;
     sqlx::query(LAPSE_WORKERS)
-        .bind(now_micros)
-        .bind(oldest)
+        .bind(time(now))
         .execute(&mut *transaction)
         .await?;
     sqlx::query(FORGET_WORKERS)
@@ -236,24 +201,31 @@ pub(super) async fn lapsed(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    let read = |row: &SqliteRow| {
-        Ok(LapsedTask {
-            id: row::task_id(row, 0)?,
-            run_lease: RunLease(row.try_get(1)?),
-            attempt: row::number(row, 2)?,
-            retry: row::retry(row, 3)?,
-            worker: row::worker_id(row, 6)?,
-        })
-    };
-    rows.iter().map(read).collect()
+    rows.iter().map(read_lapsed).collect()
+}
+
+/// A running task from ten columns, in the order of [`LAPSED`].
+pub(super) fn read_lapsed(row: &SqliteRow) -> StoreResult<LapsedTask> {
+    Ok(LapsedTask {
+        id: row::task_id(row, 0)?,
+        lane: super::lanes::read_lane(row, 7)?,
+        run_lease: RunLease(row.try_get(1)?),
+        attempt: row::number(row, 2)?,
+        retry: row::retry(row, 3)?,
+        worker: row::worker_id(row, 6)?,
+    })
 }
 
 /// Fails without writing when a verdict is none that a sweeper may give.
 pub(super) async fn resolve_lapsed(
     mut transaction: SqliteTransaction<'_>,
+    term: Option<Term>,
     verdicts: &[Verdict],
     now: Timestamp,
 ) -> StoreResult<Vec<TaskId>> {
+    if let Some(term) = term {
+        lead::fence(&mut transaction, term).await?;
+    }
     let rows = verdicts
         .iter()
         .map(|verdict| verdict_row(verdict, now))
@@ -294,6 +266,7 @@ fn verdict_row(verdict: &Verdict, now: Timestamp) -> StoreResult<String> {
             )));
         }
     };
+    let lapse = FailureKind::LeaseLapsed;
     let counts = state != TaskState::Pending;
     Ok(RowText::new()
         .id(verdict.id.as_uuid())
@@ -301,7 +274,8 @@ fn verdict_row(verdict: &Verdict, now: Timestamp) -> StoreResult<String> {
         .text(state.as_str())
         .optional_int(run_at)
         .optional_int(state.is_terminal().then(|| time(now)))
-        .optional_text(counts.then_some(FailureKind::LeaseLapsed.as_str()))
+        .optional_text(counts.then_some(lapse.as_str()))
         .optional_text(counts.then_some(verdict.detail.as_str()))
+        .optional_int(counts.then(|| Fingerprint::of(lapse, &verdict.detail).to_i64()))
         .finish())
 }

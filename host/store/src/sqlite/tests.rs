@@ -1,3 +1,8 @@
+mod migrate;
+mod plans;
+mod turns;
+mod upkeep;
+
 use sqlx::Row;
 use tempfile::TempDir;
 
@@ -190,39 +195,4 @@ async fn a_commit_is_on_the_disk_before_it_is_answered() {
         .await
         .unwrap();
     assert_eq!((journal.as_str(), synchronous), ("wal", 2), "2 is FULL");
-}
-
-/// The plans that the hot statements stand on. A scan of a table is the kind of mistake that no small test feels.
-#[tokio::test]
-async fn no_hot_statement_scans_a_table() {
-    let (_folder, store) = fresh().await;
-    let mut writer = store.shared.writer().await.unwrap();
-    let statements = [
-        enqueue::STATEMENTS,
-        claim::STATEMENTS,
-        complete::STATEMENTS,
-        progress::STATEMENTS,
-        sweep::STATEMENTS,
-    ];
-    for sql in statements.concat() {
-        let explain = sqlx::AssertSqlSafe(format!("explain query plan {sql}"));
-        let plan: Vec<String> = sqlx::query(explain)
-            .fetch_all(&mut *writer)
-            .await
-            .unwrap()
-            .iter()
-            .map(|row| row.get("detail"))
-            .collect();
-        let scan = plan.iter().find(|step| {
-            step.starts_with("SCAN ")
-                && ["tasks", "task_inputs", "attempts", "events"]
-                    .iter()
-                    .any(|table| {
-                        step.split(' ').nth(1) == Some(table)
-                            && !step.contains("USING INDEX")
-                            && !step.contains("USING COVERING")
-                    })
-        });
-        assert_eq!(scan, None, "{sql}\n{}", plan.join("\n"));
-    }
 }

@@ -1,0 +1,275 @@
+//! `/queues` and `/tenants`: how the fleet is shared out.
+
+use std::collections::BTreeSet;
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::Serialize;
+use taskforge_broker::Signal;
+use taskforge_domain::{QueuePolicy, TaskType, TenantId, TenantPolicy, TypePolicy, Weight};
+use utoipa::ToSchema;
+
+use crate::{
+    FieldError, Problem, enqueue,
+    extract::{JsonBody, Params, QueuePath, TenantPath},
+    fields::{self, Fields},
+    state::App,
+    view::json,
+};
+
+/// More than any fleet runs; a larger number is a slip.
+const MAX_RUNNING: u32 = 1_000_000;
+
+/// The queue of a task type.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queue, example = json!({"task_type": "fibonacci", "paused": false, "max_running": null}))]
+pub(super) struct QueueView<'a> {
+    /// The type.
+    #[schema(value_type = String)]
+    task_type: &'a TaskType,
+    /// Its tasks wait. Those that run go on.
+    paused: bool,
+    /// The most attempts that may run at once in the whole fleet; null: as many as workers have room for.
+    #[schema(required)]
+    max_running: Option<u32>,
+}
+
+/// A tenant's share of the fleet.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Tenant, example = json!({"tenant": "default", "weight": 1, "max_running": null}))]
+pub(super) struct TenantView<'a> {
+    /// The tenant.
+    #[schema(value_type = String)]
+    tenant: &'a TenantId,
+    /// Of tenants that wait in the same priority, one of weight 3 is served three times as often as one of weight 1.
+    #[schema(value_type = u32, minimum = 1, maximum = 1000)]
+    weight: Weight,
+    /// The most attempts that may run at once in the whole fleet; null: as many as workers have room for.
+    #[schema(required)]
+    max_running: Option<u32>,
+}
+
+/// How the fleet is shared out.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QueueList<'a> {
+    /// Every type that is known or has a policy, by name.
+    #[schema(value_type = Vec<QueueView<'_>>)]
+    queues: Vec<QueueView<'a>>,
+    /// The tenants that have a policy, and the default one.
+    #[schema(value_type = Vec<TenantView<'_>>)]
+    tenants: Vec<TenantView<'a>>,
+}
+
+/// How the fleet is shared between tenants.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TenantList<'a> {
+    /// The tenants that have a policy, and the default one.
+    #[schema(value_type = Vec<TenantView<'_>>)]
+    tenants: Vec<TenantView<'a>>,
+}
+
+/// What a queue is set to. What is left out gets its default.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes the body for OpenAPI")]
+pub(super) struct QueueBody {
+    /// Its tasks are to wait.
+    #[schema(required = false, default = false)]
+    paused: bool,
+    /// The most attempts that may run at once in the whole fleet.
+    #[schema(maximum = 1_000_000)]
+    max_running: Option<u32>,
+}
+
+/// What a tenant's share is set to. What is left out gets its default.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes the body for OpenAPI")]
+pub(super) struct TenantBody {
+    /// Its share, against those of others.
+    #[schema(required = false, minimum = 1, maximum = 1000, default = 1)]
+    weight: u32,
+    /// The most attempts that may run at once in the whole fleet.
+    #[schema(maximum = 1_000_000)]
+    max_running: Option<u32>,
+}
+
+/// List the queues.
+///
+/// Which task types are paused or capped, and how tenants share the fleet.
+#[utoipa::path(
+    get, path = "/queues", tag = "queues", operation_id = "listQueues",
+    responses((status = 200, description = "Every queue and tenant", body = QueueList<'_>)),
+)]
+pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Response, Problem> {
+    params.end("none")?;
+    let policy = app.services.store.policy().await?;
+    let known = app.services.catalog.snapshot();
+    let types: BTreeSet<&TaskType> = known.keys().chain(policy.types.keys()).collect();
+    let default_tenant = TenantId::default();
+    let list = QueueList {
+        queues: types.into_iter().map(|name| queue(name, &policy)).collect(),
+        tenants: tenants(&policy, &default_tenant),
+    };
+    Ok(json(StatusCode::OK, &list))
+}
+
+/// List the tenants' shares.
+#[utoipa::path(
+    get, path = "/tenants", tag = "queues", operation_id = "listTenants",
+    responses((status = 200, description = "Every tenant that has a policy, and the default one", body = TenantList<'_>)),
+)]
+pub(super) async fn list_tenants(State(app): State<App>, params: Params) -> Result<Response, Problem> {
+    params.end("none")?;
+    let policy = app.services.store.policy().await?;
+    let default_tenant = TenantId::default();
+    let tenants = tenants(&policy, &default_tenant);
+    Ok(json(StatusCode::OK, &TenantList { tenants }))
+}
+
+fn queue<'a>(task_type: &'a TaskType, policy: &QueuePolicy) -> QueueView<'a> {
+    QueueView {
+        task_type,
+        paused: policy.is_paused(task_type),
+        max_running: policy.type_cap(task_type),
+    }
+}
+
+fn tenants<'a>(policy: &'a QueuePolicy, default: &'a TenantId) -> Vec<TenantView<'a>> {
+    let names: BTreeSet<&TenantId> = policy.tenants.keys().chain([default]).collect();
+    names.into_iter().map(|name| tenant(name, policy)).collect()
+}
+
+fn tenant<'a>(tenant: &'a TenantId, policy: &QueuePolicy) -> TenantView<'a> {
+    TenantView {
+        tenant,
+        weight: policy.weight(tenant),
+        max_running: policy.tenant_cap(tenant),
+    }
+}
+
+/// Set a queue's policy.
+///
+/// Replaces the whole policy of a task type. Workers and brokers follow within a second or so.
+#[utoipa::path(
+    put, path = "/queues/{type}", tag = "queues", operation_id = "setQueue",
+    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
+    request_body(content = QueueBody, content_type = "application/json", example = json!({"paused": false, "max_running": 20})),
+    responses((status = 200, description = "The queue", body = QueueView<'_>)),
+)]
+pub(super) async fn set(
+    State(app): State<App>,
+    QueuePath(name): QueuePath,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let policy = fields::body(&body, &["paused", "max_running"], |fields, errors| {
+        Some(TypePolicy {
+            paused: fields
+                .simple("paused", errors, "must be true or false")
+                .unwrap_or_default(),
+            max_running: max_running(fields, errors),
+        })
+    })?;
+    change(&app, &name, |_| policy).await
+}
+
+/// Pause a queue.
+///
+/// Tasks of this type wait until it is resumed; those that run go on. To pause a paused queue changes nothing.
+#[utoipa::path(
+    post, path = "/queues/{type}/pause", tag = "queues", operation_id = "pauseQueue",
+    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
+    responses((status = 200, description = "The queue, paused", body = QueueView<'_>)),
+)]
+pub(super) async fn pause(
+    State(app): State<App>,
+    QueuePath(name): QueuePath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    change(&app, &name, |policy| TypePolicy {
+        paused: true,
+        ..policy
+    })
+    .await
+}
+
+/// Resume a queue.
+///
+/// To resume a queue that is not paused changes nothing.
+#[utoipa::path(
+    post, path = "/queues/{type}/resume", tag = "queues", operation_id = "resumeQueue",
+    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
+    responses((status = 200, description = "The queue, no longer paused", body = QueueView<'_>)),
+)]
+pub(super) async fn resume(
+    State(app): State<App>,
+    QueuePath(name): QueuePath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    change(&app, &name, |policy| TypePolicy {
+        paused: false,
+        ..policy
+    })
+    .await
+}
+
+/// Set a tenant's share.
+///
+/// Replaces the whole policy of a tenant. Workers and brokers follow within a second or so.
+#[utoipa::path(
+    put, path = "/tenants/{tenant}", tag = "queues", operation_id = "setTenant",
+    params(("tenant" = String, Path, description = "The tenant", example = "default")),
+    request_body(content = TenantBody, content_type = "application/json", example = json!({"weight": 3, "max_running": 200})),
+    responses((status = 200, description = "The tenant", body = TenantView<'_>)),
+)]
+pub(super) async fn set_tenant(
+    State(app): State<App>,
+    TenantPath(name): TenantPath,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let wanted = fields::body(&body, &["weight", "max_running"], |fields, errors| {
+        let weight = fields.simple("weight", errors, "must be a whole number from 1 to 1000");
+        Some(TenantPolicy {
+            weight: weight.unwrap_or_default(),
+            max_running: max_running(fields, errors),
+        })
+    })?;
+    let _turn = app.policy.lock().await;
+    app.services.store.set_tenant_policy(&name, wanted).await?;
+    let policy = spread(&app).await?;
+    Ok(json(StatusCode::OK, &tenant(&name, &policy)))
+}
+
+fn max_running(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<u32> {
+    fields.parse("max_running", errors, |raw| {
+        let number = serde_json::from_str::<u32>(raw)
+            .ok()
+            .filter(|number| *number <= MAX_RUNNING);
+        number.ok_or_else(|| format!("must be a whole number from 0 to {MAX_RUNNING}, or null for no cap"))
+    })
+}
+
+/// Changes what a type's policy is now. Only within this process do changes wait for each other: of two operators who pause and cap one queue
+/// through two processes in the same moment, one may have to repeat it.
+async fn change(
+    app: &App,
+    name: &TaskType,
+    to: impl FnOnce(TypePolicy) -> TypePolicy,
+) -> Result<Response, Problem> {
+    let _turn = app.policy.lock().await;
+    let before = app.services.store.policy().await?;
+    let before = before.types.get(name).copied().unwrap_or_default();
+    app.services.store.set_type_policy(name, to(before)).await?;
+    let policy = spread(app).await?;
+    Ok(json(StatusCode::OK, &queue(name, &policy)))
+}
+
+/// Tells the fleet at once what it would notice by itself some seconds later.
+async fn spread(app: &App) -> Result<QueuePolicy, Problem> {
+    let policy = app.services.store.policy().await?;
+    enqueue::told("set_policy", app.services.broker.set_policy(&policy)).await;
+    enqueue::publish(&*app.services.broker, &[Signal::Policy]).await;
+    Ok(policy)
+}

@@ -1,0 +1,257 @@
+//! The hints of one priority.
+
+use std::collections::{BTreeSet, HashMap};
+
+use taskforge_domain::{TaskId, TaskType, TenantId};
+
+use super::born;
+
+#[derive(Debug, Default)]
+pub(super) struct Level {
+    /// The turn of the tenant that was served last, at its highest.
+    turn: u64,
+    tenants: HashMap<TenantId, Share>,
+    types: HashMap<TaskType, TypeLine>,
+}
+
+/// A tenant's place in a level. It exists while the tenant has hints there.
+#[derive(Debug)]
+struct Share {
+    turn: u64,
+    /// Types of which the tenant has hints here.
+    lines: usize,
+}
+
+/// Which tenants may be served, and where those were parked that may not.
+pub(super) struct Gate<'a> {
+    pub(super) is_open: &'a dyn Fn(&TenantId) -> bool,
+    pub(super) parked: Vec<(TenantId, TaskType)>,
+}
+
+/// The hints of one type in a level.
+#[derive(Debug, Default)]
+struct TypeLine {
+    tenants: HashMap<TenantId, Line>,
+    /// Whose turn it is. A turn may be out of date, because it grows in the other types' lines too; it is put right when it comes first,
+    /// which suffices because turns only grow.
+    turns: BTreeSet<(u64, TenantId)>,
+    /// Whose first hint is the oldest, by the millisecond.
+    heads: BTreeSet<(u64, TenantId)>,
+}
+
+/// The hints of one lane; never empty between calls.
+#[derive(Debug, Default)]
+struct Line {
+    /// The turn that this line's entry in [`TypeLine::turns`] carries.
+    turn: u64,
+    hints: BTreeSet<TaskId>,
+    /// Out of the turns and heads, because the tenant is at its cap.
+    parked: bool,
+}
+
+impl Level {
+    /// Adds a hint. `false`: it is here already.
+    pub(super) fn push(&mut self, tenant: &TenantId, task_type: &TaskType, id: TaskId, cost: u64) -> bool {
+        let types = self.types.entry(task_type.clone()).or_default();
+        if let Some(line) = types.tenants.get_mut(tenant) {
+            let first = line.hints.first().copied();
+            if !line.hints.insert(id) {
+                return false;
+            }
+            if let Some(first) = first.filter(|first| id < *first && !line.parked) {
+                types.heads.remove(&(born(first), tenant.clone()));
+                types.heads.insert((born(id), tenant.clone()));
+            }
+            return true;
+        }
+        let behind = self.turn + cost;
+        let share = self.tenants.entry(tenant.clone()).or_insert(Share {
+            turn: behind,
+            lines: 0,
+        });
+        share.lines += 1;
+        let line = Line {
+            turn: share.turn,
+            hints: BTreeSet::from([id]),
+            parked: false,
+        };
+        types.turns.insert((share.turn, tenant.clone()));
+        types.heads.insert((born(id), tenant.clone()));
+        types.tenants.insert(tenant.clone(), line);
+        true
+    }
+
+    /// Whether there is a hint of this type to take.
+    pub(super) fn has(&self, task_type: &TaskType) -> bool {
+        self.types
+            .get(task_type)
+            .is_some_and(|line| !line.turns.is_empty())
+    }
+
+    /// Hints of a lane.
+    pub(super) fn len(&self, tenant: &TenantId, task_type: &TaskType) -> usize {
+        self.line(tenant, task_type).map_or(0, |line| line.hints.len())
+    }
+
+    /// The last hint of a lane.
+    pub(super) fn last(&self, tenant: &TenantId, task_type: &TaskType) -> Option<TaskId> {
+        self.line(tenant, task_type)?.hints.last().copied()
+    }
+
+    fn line(&self, tenant: &TenantId, task_type: &TaskType) -> Option<&Line> {
+        self.types.get(task_type)?.tenants.get(tenant)
+    }
+
+    /// When the oldest task of these types was created.
+    pub(super) fn oldest(&mut self, types: &[TaskType], gate: &mut Gate<'_>) -> Option<u64> {
+        types
+            .iter()
+            .filter_map(|name| self.types.get_mut(name)?.oldest(name, gate))
+            .min()
+    }
+
+    /// Whether this holds for the creation of any type's oldest task.
+    pub(super) fn any_head(&self, types: &[TaskType], holds: impl Fn(u64) -> bool) -> bool {
+        types
+            .iter()
+            .filter_map(|name| self.types.get(name)?.heads.first())
+            .any(|(since, _)| holds(*since))
+    }
+
+    /// The tenant whose turn it is among those with hints of these types.
+    pub(super) fn next(&mut self, types: &[TaskType], gate: &mut Gate<'_>) -> Option<TenantId> {
+        let turns = types
+            .iter()
+            .filter_map(|name| self.types.get_mut(name)?.next(name, &self.tenants, gate));
+        turns.min().map(|(_, tenant)| tenant)
+    }
+
+    /// Takes a tenant's oldest hint of these types, and moves the tenant on.
+    pub(super) fn pop(
+        &mut self,
+        tenant: &TenantId,
+        types: &[TaskType],
+        cost: u64,
+    ) -> Option<(TaskId, TaskType)> {
+        let (_, name) = types
+            .iter()
+            .filter_map(|name| Some((self.line(tenant, name)?.hints.first()?, name)))
+            .min_by_key(|(id, _)| *id)?;
+        let share = self.tenants.get_mut(tenant)?;
+        self.turn = self.turn.max(share.turn);
+        share.turn += cost;
+        let id = self.remove(tenant, name, BTreeSet::pop_first)?;
+        Some((id, name.clone()))
+    }
+
+    /// Removes the last hint of a lane.
+    pub(super) fn remove_last(&mut self, tenant: &TenantId, task_type: &TaskType) -> Option<TaskId> {
+        self.remove(tenant, task_type, BTreeSet::pop_last)
+    }
+
+    fn remove(
+        &mut self,
+        tenant: &TenantId,
+        task_type: &TaskType,
+        from: fn(&mut BTreeSet<TaskId>) -> Option<TaskId>,
+    ) -> Option<TaskId> {
+        let types = self.types.get_mut(task_type)?;
+        let line = types.tenants.get_mut(tenant)?;
+        let first = line.hints.first().copied()?;
+        let removed = from(&mut line.hints)?;
+        if !line.parked && line.hints.first() != Some(&first) {
+            types.heads.remove(&(born(first), tenant.clone()));
+            if let Some(next) = line.hints.first() {
+                types.heads.insert((born(*next), tenant.clone()));
+            }
+        }
+        if line.hints.is_empty() {
+            types.turns.remove(&(line.turn, tenant.clone()));
+            types.tenants.remove(tenant);
+            if types.tenants.is_empty() {
+                self.types.remove(task_type);
+            }
+            self.leave(tenant);
+        }
+        Some(removed)
+    }
+
+    /// A tenant has no more hints of one type.
+    fn leave(&mut self, tenant: &TenantId) {
+        if let Some(share) = self.tenants.get_mut(tenant) {
+            share.lines -= 1;
+            if share.lines == 0 {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
+    /// Gives a lane its turns back, from the current one on.
+    pub(super) fn unpark(&mut self, tenant: &TenantId, task_type: &TaskType) {
+        let (Some(types), Some(share)) = (self.types.get_mut(task_type), self.tenants.get_mut(tenant)) else {
+            return;
+        };
+        let Some(line) = types.tenants.get_mut(tenant).filter(|line| line.parked) else {
+            return;
+        };
+        line.parked = false;
+        share.turn = share.turn.max(self.turn);
+        line.turn = share.turn;
+        types.turns.insert((line.turn, tenant.clone()));
+        if let Some(first) = line.hints.first() {
+            types.heads.insert((born(*first), tenant.clone()));
+        }
+    }
+
+    /// Whether nothing is left in any of its tables.
+    #[cfg(test)]
+    pub(super) fn is_clean(&self) -> bool {
+        self.types.is_empty() && self.tenants.is_empty()
+    }
+}
+
+impl TypeLine {
+    /// The tenant whose turn it is here, after out-of-date turns were put right.
+    fn next(
+        &mut self,
+        name: &TaskType,
+        shares: &HashMap<TenantId, Share>,
+        gate: &mut Gate<'_>,
+    ) -> Option<(u64, TenantId)> {
+        loop {
+            let (turn, tenant) = self.turns.first()?.clone();
+            let now = shares.get(&tenant)?.turn;
+            if !(gate.is_open)(&tenant) {
+                self.park(name, tenant, gate);
+            } else if turn == now {
+                return Some((turn, tenant));
+            } else {
+                self.turns.pop_first();
+                self.tenants.get_mut(&tenant)?.turn = now;
+                self.turns.insert((now, tenant));
+            }
+        }
+    }
+
+    fn oldest(&mut self, name: &TaskType, gate: &mut Gate<'_>) -> Option<u64> {
+        loop {
+            let (since, tenant) = self.heads.first()?.clone();
+            if (gate.is_open)(&tenant) {
+                return Some(since);
+            }
+            self.park(name, tenant, gate);
+        }
+    }
+
+    /// Takes a lane out of the turns.
+    fn park(&mut self, name: &TaskType, tenant: TenantId, gate: &mut Gate<'_>) {
+        if let Some(line) = self.tenants.get_mut(&tenant) {
+            line.parked = true;
+            self.turns.remove(&(line.turn, tenant.clone()));
+            if let Some(first) = line.hints.first() {
+                self.heads.remove(&(born(*first), tenant.clone()));
+            }
+        }
+        gate.parked.push((tenant, name.clone()));
+    }
+}

@@ -1,0 +1,363 @@
+//! The broker of a fleet: queues in Redis or Valkey.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | `config` | where Redis is |
+//! | `scripts`, `*.lua` | the rules of [`queue`](crate::queue), on the server |
+//! | `link` | the connection that carries commands, and whether it works |
+//! | `ear` | the connection that hears wake-ups and signals |
+//! | `wire` | signals as bytes |
+
+mod config;
+mod ear;
+mod link;
+mod scripts;
+mod wire;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use tokio::{
+    sync::{broadcast, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+
+pub use self::config::RedisConfig;
+use self::{
+    ear::Ear,
+    link::{Carries, Link},
+    scripts::Scripts,
+};
+use crate::{
+    Broker, BrokerError, BrokerResult, Hint, LOOK_PAUSE, Mode, Popped, ShortLane, Signal, Signals, Want,
+    batch::Batcher, local::SIGNALS, waiters::Waiters,
+};
+
+/// How often a waiting pop looks for itself although nobody called: a call may get lost, and so may all that Redis holds.
+const RELOOK: Duration = Duration::from_secs(1);
+
+/// The answer of `completeness.lua` when nothing is missing.
+const COMPLETE: &str = "complete";
+
+/// Queues in Redis, the same for every process that uses the same server and prefix.
+///
+/// # What is sent
+/// Every operation is one script, so it happens as a whole. Pushes, releases and signals of concurrent callers share commands.
+///
+/// # When Redis is away
+/// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is back. If a push failed meanwhile, or the answer
+/// to a pop did, the queues have lost hints: the broker says so when it returns by not being complete, and the sweeper rebuilds them.
+#[derive(Debug)]
+pub struct RedisBroker {
+    core: Arc<Core>,
+    pushes: Batcher<Hint>,
+    releases: Batcher<Hint>,
+    publishes: Batcher<Signal>,
+    /// Ends with the broker.
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Core {
+    scripts: Scripts,
+    capacity: usize,
+    link: Link,
+    ear: Ear,
+    waiters: Waiters,
+    signals: broadcast::Sender<Signal>,
+    /// Set again after a loss.
+    policy: Mutex<Option<QueuePolicy>>,
+    /// The rebuild that was due when this process first heard of a loss.
+    rebuild: Mutex<Option<String>>,
+}
+
+impl RedisBroker {
+    /// Connects, or tries to: a broker that is away at first comes when Redis does.
+    ///
+    /// # Errors
+    /// When the URL or the prefix is not valid.
+    pub async fn connect(config: &RedisConfig) -> BrokerResult<Self> {
+        let scripts = Scripts::new(&config.prefix, config.lane_capacity, config.patience);
+        let core = Arc::new(Core {
+            link: Link::new(config)?,
+            ear: Ear::new(scripts.key("wake"), scripts.key("signals")),
+            scripts,
+            capacity: config.lane_capacity.max(1),
+            waiters: Waiters::default(),
+            signals: broadcast::Sender::new(SIGNALS),
+            policy: Mutex::default(),
+            rebuild: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        let (mut is_up, mut hears) = (core.link.watch(), core.ear.watch());
+        let keeper = Arc::clone(&core);
+        tasks.spawn(async move { keeper.link.keep(&keeper.scripts).await });
+        let listener = Arc::clone(&core);
+        tasks.spawn(async move {
+            listener
+                .ear
+                .listen(&listener.link, &listener.waiters, &listener.signals)
+                .await;
+        });
+        let broker = Self {
+            pushes: Batcher::spawn(
+                &mut tasks,
+                core.sender(|core, hints| async move { core.push(&hints).await }),
+            ),
+            releases: Batcher::spawn(
+                &mut tasks,
+                core.sender(|core, hints| async move { core.release(&hints).await }),
+            ),
+            publishes: Batcher::spawn(
+                &mut tasks,
+                core.sender(|core, signals| async move { core.publish(&signals).await }),
+            ),
+            core,
+            _tasks: tasks,
+        };
+        let both = async {
+            is_up.wait_for(|is_up| *is_up).await.ok();
+            hears.wait_for(|hears| *hears).await.ok();
+        };
+        // If not now, then later.
+        tokio::time::timeout(config.timeout, both).await.ok();
+        Ok(broker)
+    }
+
+    /// Whether calls fail now.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        !self.core.link.is_up()
+    }
+}
+
+impl Core {
+    /// A function for a [`Batcher`].
+    fn sender<T, F>(
+        self: &Arc<Self>,
+        send: fn(Arc<Self>, Vec<T>) -> F,
+    ) -> impl Fn(Vec<T>) -> F + Send + 'static
+    where
+        T: 'static,
+        F: 'static,
+    {
+        let core = Arc::clone(self);
+        move |things| send(Arc::clone(&core), things)
+    }
+
+    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+        self.link.call(&self.scripts.push(hints), Carries::Hints).await
+    }
+
+    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
+        self.link
+            .call(&self.scripts.release(hints), Carries::Nothing)
+            .await
+    }
+
+    async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(self.scripts.key("signals")).arg(wire::pack(signals));
+        self.link.command(&publish).await
+    }
+
+    async fn pop(&self, types: &[TaskType], max: usize) -> BrokerResult<Popped> {
+        let script = self.scripts.pop(types, max);
+        scripts::popped(self.link.call(&script, Carries::Answers).await?)
+    }
+
+    /// Pops in a task of its own: a call that is dropped while the server takes hints for it would lose them.
+    async fn look(self: &Arc<Self>, types: &[TaskType], max: usize) -> BrokerResult<Popped> {
+        let (answer, heard) = oneshot::channel();
+        let (core, types) = (Arc::clone(self), types.to_vec());
+        tokio::spawn(async move {
+            let popped = core.pop(&types, max).await;
+            // If nobody hears it, it gives itself back.
+            answer.send(popped.map(|popped| Unheard { core, popped })).ok();
+        });
+        let popped = heard
+            .await
+            .map_err(|_| BrokerError("the process is ending".into()))?;
+        popped.map(Unheard::hear)
+    }
+
+    async fn completeness(&self, ask: &str, rebuild: &str) -> BrokerResult<String> {
+        self.link
+            .call(&self.scripts.completeness(ask, rebuild), Carries::Nothing)
+            .await
+    }
+
+    async fn send_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
+        self.link
+            .call(&self.scripts.set_policy(policy), Carries::Nothing)
+            .await
+    }
+}
+
+/// Hints on their way to the caller of a pop.
+struct Unheard {
+    core: Arc<Core>,
+    popped: Popped,
+}
+
+impl Unheard {
+    fn hear(mut self) -> Popped {
+        std::mem::take(&mut self.popped)
+    }
+}
+
+impl Drop for Unheard {
+    /// The caller is gone. Without a runtime the process is ending, and the sweeper finds the tasks.
+    fn drop(&mut self) {
+        let taken = std::mem::take(&mut self.popped.hints);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if taken.is_empty() {
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        runtime.spawn(async move {
+            let counted: Vec<_> = taken
+                .iter()
+                .filter(|taken| taken.counted)
+                .map(|taken| taken.hint.clone())
+                .collect();
+            let hints: Vec<_> = taken.into_iter().map(|taken| taken.hint).collect();
+            let given = core.push(&hints).await;
+            if let Err(error) = given.and(core.release(&counted).await) {
+                tracing::debug!(%error, "hints that nobody waited for were not given back");
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Broker for RedisBroker {
+    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+        self.pushes.submit(hints.to_vec()).await
+    }
+
+    async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
+        let core = &self.core;
+        let begun = Instant::now();
+        let mut popped = core.look(want.types, want.max).await?;
+        if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
+            return Ok(popped);
+        }
+        // Only who finds nothing takes a place, and looks again then: what came in between called nobody.
+        let place = core.waiters.wait_for(want.types);
+        loop {
+            popped = core.look(want.types, want.max).await?;
+            let left = popped.wait(want.wait).saturating_sub(begun.elapsed());
+            if !popped.hints.is_empty() || left.is_zero() {
+                return Ok(popped);
+            }
+            let relook = if core.ear.hears() { RELOOK } else { LOOK_PAUSE };
+            tokio::time::timeout(left.min(relook), place.called()).await.ok();
+        }
+    }
+
+    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
+        self.releases.submit(hints.to_vec()).await
+    }
+
+    async fn depth(&self) -> BrokerResult<u64> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.core.scripts.key("depth"));
+        let depth: Option<u64> = self.core.link.command(&get).await?;
+        Ok(depth.unwrap_or(0))
+    }
+
+    async fn is_complete(&self) -> BrokerResult<bool> {
+        let fresh = TaskId::generate().to_string();
+        let answer = self.core.completeness("ask", &fresh).await?;
+        let is_complete = answer == COMPLETE;
+        let policy = {
+            let mut rebuild = self.core.rebuild.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_complete {
+                *rebuild = None;
+                None
+            } else if rebuild.is_none() {
+                *rebuild = Some(answer);
+                self.core
+                    .policy
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            } else {
+                None
+            }
+        };
+        if let Some(policy) = policy {
+            self.core.send_policy(&policy).await?;
+        }
+        Ok(is_complete)
+    }
+
+    async fn mark_complete(&self) -> BrokerResult<()> {
+        let known = {
+            let mut rebuild = self.core.rebuild.lock().unwrap_or_else(PoisonError::into_inner);
+            rebuild.take()
+        };
+        let rebuild = match known {
+            Some(rebuild) => rebuild,
+            None => {
+                let fresh = TaskId::generate().to_string();
+                self.core.completeness("ask", &fresh).await?
+            }
+        };
+        if rebuild != COMPLETE && self.core.completeness("mark", &rebuild).await?.is_empty() {
+            tracing::info!("hints were lost again while the queues were rebuilt");
+        }
+        Ok(())
+    }
+
+    async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>> {
+        let script = self.core.scripts.short_lanes();
+        let lanes = self.core.link.call(&script, Carries::Nothing).await?;
+        scripts::short_lanes(&lanes, self.core.capacity)
+    }
+
+    async fn refill(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        tasks: &[TaskId],
+        is_all: bool,
+    ) -> BrokerResult<()> {
+        let script = self.core.scripts.refill(lane, after, tasks, is_all);
+        self.core.link.call(&script, Carries::Hints).await
+    }
+
+    async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
+        *self.core.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
+        self.core.send_policy(policy).await
+    }
+
+    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()> {
+        let script = self.core.scripts.set_running(running);
+        self.core.link.call(&script, Carries::Nothing).await
+    }
+
+    async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
+        self.publishes.submit(signals.to_vec()).await
+    }
+
+    fn subscribe(&self) -> Signals {
+        self.core.signals.subscribe()
+    }
+
+    fn mode(&self) -> Mode {
+        if self.is_away() {
+            Mode::StoreWhileRedisIsAway
+        } else {
+            Mode::Redis
+        }
+    }
+}

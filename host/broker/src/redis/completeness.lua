@@ -1,0 +1,16 @@
+-- ARGV: ask | mark | lose, and a name for a rebuild.
+-- A rebuild is named when the loss is noticed, and only a rebuild that bears the present name can mark its end: one that began before another
+-- loss has not put right what that one took.
+local epoch, rebuild = base .. 'epoch', base .. 'rebuild'
+if ARGV[1] == 'lose' then
+  call('DEL', epoch)
+  call('SET', rebuild, ARGV[2])
+elseif ARGV[1] == 'mark' then
+  if call('GET', rebuild) ~= ARGV[2] then return '' end
+  call('SET', epoch, ARGV[2])
+  call('DEL', rebuild)
+elseif call('EXISTS', epoch) == 0 then
+  call('SET', rebuild, ARGV[2], 'NX')
+  return call('GET', rebuild)
+end
+return 'complete'

@@ -1,0 +1,125 @@
+//! Where Redis is, and how it is used.
+
+use std::time::Duration;
+
+use redis::IntoConnectionInfo;
+
+use crate::{
+    BrokerError, BrokerResult,
+    queue::{LANE_CAPACITY, PATIENCE},
+};
+
+/// How a [`RedisBroker`](super::RedisBroker) reaches Redis (or Valkey), and what it keeps there.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// `redis://[user][:password]@host[:port][/db]`, or `rediss://` for TLS. For a cluster `redis-cluster://` or `rediss-cluster://`, where
+    /// more hosts may follow: `redis-cluster://one:6379,two:6379`; user and password are then those of all.
+    pub url: String,
+    /// The server is part of a cluster, whatever the scheme of the URL says.
+    pub cluster: bool,
+    /// Begins every key, as a hash tag. Fleets that share a server have one each.
+    pub prefix: String,
+    /// Hints in a lane.
+    pub lane_capacity: usize,
+    /// A hint is overdue once its task is older than this.
+    pub patience: Duration,
+    /// After this long a command has failed.
+    pub timeout: Duration,
+}
+
+impl RedisConfig {
+    /// The defaults, for this URL.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            cluster: false,
+            prefix: "taskforge".into(),
+            lane_capacity: LANE_CAPACITY,
+            patience: PATIENCE,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    /// Whether there is a cluster, and the URLs to begin with.
+    pub(super) fn servers(&self) -> BrokerResult<(bool, Vec<String>)> {
+        let invalid = |why: &str| BrokerError(format!("the URL of Redis is not valid: {why}"));
+        if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
+            return Err(BrokerError(
+                "the prefix of keys must not be empty nor contain braces".into(),
+            ));
+        }
+        let (scheme, rest) = self
+            .url
+            .split_once("://")
+            .ok_or_else(|| invalid("it has no scheme"))?;
+        let plain = scheme.strip_suffix("-cluster");
+        let is_cluster = self.cluster || plain.is_some();
+        let scheme = plain.unwrap_or(scheme);
+        let (user, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let at = if user.is_empty() { "" } else { "@" };
+        let hosts: Vec<_> = if is_cluster {
+            hosts.split(',').collect()
+        } else {
+            vec![hosts]
+        };
+        let urls: Vec<_> = hosts
+            .iter()
+            .map(|host| format!("{scheme}://{user}{at}{host}"))
+            .collect();
+        for url in &urls {
+            // The error may quote the URL, and with it the password.
+            url.as_str()
+                .into_connection_info()
+                .map_err(|_| invalid("it cannot be parsed"))?;
+        }
+        Ok((is_cluster, urls))
+    }
+}
+
+impl std::fmt::Debug for RedisConfig {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = self
+            .url
+            .rsplit_once('@')
+            .map_or(self.url.as_str(), |(_, host)| host);
+        f.debug_struct("RedisConfig")
+            .field("host", &host)
+            .field("cluster", &self.cluster)
+            .field("prefix", &self.prefix)
+            .field("lane_capacity", &self.lane_capacity)
+            .field("patience", &self.patience)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_a_list_of_servers() {
+        let servers = |url: &str| RedisConfig::new(url).servers();
+        let expected = ["rediss://u:p@one:1", "rediss://u:p@two:2"]
+            .map(String::from)
+            .to_vec();
+        assert_eq!(
+            servers("rediss-cluster://u:p@one:1,two:2").unwrap(),
+            (true, expected)
+        );
+        let expected = vec!["redis://one/3".to_owned()];
+        assert_eq!(servers("redis://one/3").unwrap(), (false, expected));
+        for bad in ["", "one:6379", "http://one", "redis://"] {
+            assert!(servers(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn neither_errors_nor_debug_show_the_password() {
+        let config = RedisConfig::new("redis://u:secret@:x:y");
+        let shown = format!("{config:?} {:?}", config.servers());
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

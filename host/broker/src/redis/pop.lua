@@ -1,0 +1,383 @@
+-- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the overdue, the name of this set of types, how
+-- many sets have a count, types.
+-- Answers: whether to look in the store; the names of lanes; and for each hint its id and twice the number of its lane, plus one if it counts.
+local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
+local popped_at = server_now()
+local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
+local counter, counters = ARGV[5], tonumber(ARGV[6])
+local FIRST_TYPE = 7
+
+local wanted = {}
+for at = FIRST_TYPE, #ARGV do wanted[ARGV[at]] = true end
+local has_policy = call('EXISTS', base .. 'policy') == 1
+
+-- The room under a type's cap; 0 while it is paused.
+local rooms, capped = {}, {}
+local function room_of(task_type)
+  local room = rooms[task_type]
+  if room then return room end
+  room = math.huge
+  if has_policy then
+    local found = call('HMGET', base .. 'policy', 'paused:' .. task_type, 'type_cap:' .. task_type)
+    if found[2] then
+      capped[task_type] = true
+      room = tonumber(found[2]) - call('ZCARD', base .. 'running:type:' .. task_type)
+    end
+    if found[1] then room = 0 end
+  end
+  rooms[task_type] = room
+  return room
+end
+
+local tenants = {}
+local function tenant_of(name)
+  local tenant = tenants[name]
+  if tenant then return tenant end
+  tenant = { cost = TURN, room = math.huge }
+  if has_policy then
+    local found = call('HMGET', base .. 'policy', 'cost:' .. name, 'tenant_cap:' .. name)
+    if found[1] then tenant.cost = tonumber(found[1]) end
+    if found[2] then
+      tenant.capped = true
+      tenant.room = tonumber(found[2]) - call('ZCARD', base .. 'running:tenant:' .. name)
+    end
+  end
+  tenants[name] = tenant
+  return tenant
+end
+
+-- What can be served: by level, the types that have turns, and the hints of each that were read ahead.
+local levels = { {}, {}, {}, {}, {} }
+local function consider(pair)
+  local level, task_type = pair:match('^(%d):(.+)$')
+  if wanted[task_type] and room_of(task_type) > 0 then
+    local groups = levels[tonumber(level)]
+    groups[#groups + 1] = {
+      level = level, type = task_type, lanes = {}, heap = {}, has = {}, changed = {}, read = 0,
+      turns = base .. 'turns:' .. pair, heads = base .. 'heads:' .. pair,
+    }
+  end
+end
+
+local function find_groups()
+  local names = #ARGV - FIRST_TYPE + 1
+  if names > 1000 or call('SCARD', base .. 'ready') <= 5 * names then
+    for _, pair in ipairs(call('SMEMBERS', base .. 'ready')) do consider(pair) end
+    return
+  end
+  local all = {}
+  for task_type in pairs(wanted) do
+    for level = 1, 5 do all[#all + 1] = level .. ':' .. task_type end
+  end
+  for at, is_ready in ipairs(call('SMISMEMBER', base .. 'ready', unpack(all))) do
+    if is_ready == 1 then consider(all[at]) end
+  end
+end
+
+-- True turns, those of them that have changed, and the clocks; written back at the end.
+local shares, served, clocks = { {}, {}, {}, {}, {} }, { {}, {}, {}, {}, {} }, {}
+local function share_of(level, name)
+  local known = shares[tonumber(level)]
+  -- A server that evicts keys may have lost it.
+  if not known[name] then
+    known[name] = tonumber(call('HGET', base .. 'shares:' .. level, name) or clock_of(level))
+  end
+  return known[name]
+end
+
+-- The tenants of a group by turn: a heap of those that were read ahead, which are the first ones. A turn in it may be out of date like those
+-- that it was read from.
+local function before(a, b)
+  if a.turn ~= b.turn then return a.turn < b.turn end
+  -- Tenants of equal weight meet at equal turns all the time: of their names, numbers compare faster than bytes.
+  if a.first ~= b.first then return a.first < b.first end
+  if a.second ~= b.second then return a.second < b.second end
+  return less(a.name, b.name)
+end
+
+local function entry_of(name, turn)
+  local padded = name .. ('\0'):rep(12)
+  return { name = name, turn = turn, first = born(padded), second = born(padded:sub(7)) }
+end
+
+local function sift_down(heap, at)
+  local entry, size = heap[at], #heap
+  while 2 * at <= size do
+    local child = 2 * at
+    if child < size and before(heap[child + 1], heap[child]) then child = child + 1 end
+    if not before(heap[child], entry) then break end
+    heap[at], at = heap[child], child
+  end
+  heap[at] = entry
+end
+
+local function remove_top(heap)
+  local last = table.remove(heap)
+  if heap[1] then
+    heap[1] = last
+    sift_down(heap, 1)
+  end
+end
+
+local function read_turns(group)
+  local portion = math.max(8, math.ceil(2 * max / #levels[tonumber(group.level)]))
+  local found = call('ZRANGE', group.turns, group.read, group.read + portion - 1, 'WITHSCORES')
+  for at = 1, #found, 2 do
+    local entry = entry_of(found[at], tonumber(found[at + 1]))
+    group.heap[#group.heap + 1], group.has[entry.name] = entry, true
+  end
+  -- Whoever was not read comes after the last one.
+  if found[1] then group.bound = entry_of(found[#found - 1], tonumber(found[#found])) end
+  group.read, group.read_all = group.read + #found / 2, #found < 2 * portion
+  for at = math.floor(#group.heap / 2), 1, -1 do sift_down(group.heap, at) end
+end
+
+-- A tenant is not in the turns of a group any more, and what was not read has moved up.
+local function forget(group, name)
+  if group.has[name] then
+    group.has[name], group.changed[name] = nil, nil
+    group.read = group.read - 1
+  end
+end
+
+local function park(group, name)
+  out_of_turns(lane_of(group.level, group.type, name))
+  forget(group, name)
+  call('SADD', base .. 'parked:' .. name, group.level .. ':' .. group.type)
+  call('SADD', base .. 'parked', name)
+end
+
+-- Whose turn it is in a group, after out-of-date turns were put right.
+local function front(group)
+  local heap = group.heap
+  while true do
+    local top = heap[1]
+    if not group.read_all and (not top or before(group.bound, top)) then
+      read_turns(group)
+    elseif not top then
+      return nil
+    elseif not group.has[top.name] then
+      remove_top(heap)
+    elseif tenant_of(top.name).room <= 0 then
+      park(group, top.name)
+    else
+      local share = share_of(group.level, top.name)
+      if share == top.turn then return top end
+      top.turn, group.changed[top.name] = share, share
+      sift_down(heap, 1)
+    end
+  end
+end
+
+local function write_turns(group)
+  local changed = {}
+  for name, turn in pairs(group.changed) do
+    changed[#changed + 1], changed[#changed + 2] = turn, name
+  end
+  for at = 1, #changed, 1000 do
+    call('ZADD', group.turns, 'XX', unpack(changed, at, math.min(at + 999, #changed)))
+  end
+end
+
+-- The first hint of a lane. Ids are read ahead in portions and removed when the lane is flushed.
+local function head_of(lane)
+  if lane.at > #lane.ids and not lane.read_all then
+    lane.ids = call('ZRANGE', lane.key, lane.taken, lane.taken + lane.portion - 1)
+    lane.at, lane.read_all = 1, #lane.ids < lane.portion
+    lane.portion = math.min(2 * lane.portion, max)
+  end
+  return lane.ids[lane.at]
+end
+
+local function lane_in(group, name)
+  local lane = group.lanes[name]
+  if not lane then
+    lane = lane_of(group.level, group.type, name)
+    lane.group, lane.ids, lane.at, lane.taken = group, {}, 1, 0
+    if not group.portion then
+      local sharers = call('ZCARD', group.turns) * #levels[tonumber(group.level)]
+      group.portion = math.max(1, math.ceil(max / math.max(1, sharers)))
+    end
+    lane.portion = group.portion
+    group.lanes[name] = lane
+  end
+  return lane
+end
+
+-- The first hint as three numbers, which compare faster than bytes.
+local function order_of(lane, head)
+  if lane.numbered ~= head then
+    local a, b, c, d, e, f, g, h, i, j = byte(head, 7, 16)
+    lane.numbered, lane.first = head, born(head)
+    lane.second = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+    lane.third = ((g * 256 + h) * 256 + i) * 256 + j
+  end
+  return lane
+end
+
+local function older(a, b)
+  if a.first ~= b.first then return a.first < b.first end
+  if a.second ~= b.second then return a.second < b.second end
+  return a.third < b.third
+end
+
+-- Lanes of which ids were taken and not removed yet.
+local dirty, removed = {}, 0
+local function flush_all()
+  local heads = {}
+  for _, lane in ipairs(dirty) do
+    if lane.taken > 0 then
+      call('ZREMRANGEBYRANK', lane.key, 0, lane.taken - 1)
+      removed, lane.taken = removed + lane.taken, 0
+      local args = heads[lane.heads] or {}
+      args[#args + 1], args[#args + 2] = born(lane.ids[lane.at]), lane.tenant
+      heads[lane.heads] = args
+    end
+    lane.is_dirty = false
+  end
+  -- XX: a parked lane stays out.
+  for key, args in pairs(heads) do
+    for at = 1, #args, 1000 do call('ZADD', key, 'XX', unpack(args, at, math.min(at + 999, #args))) end
+  end
+  dirty = {}
+end
+
+-- A lane's last id was taken.
+local function empty(lane)
+  call('DEL', lane.key)
+  removed, lane.taken = removed + lane.taken, 0
+  forget(lane.group, lane.tenant)
+  closed(lane)
+  -- With its last hint in the level a tenant leaves it.
+  if call('HEXISTS', base .. 'shares:' .. lane.level, lane.tenant) == 0 then
+    local level = tonumber(lane.level)
+    shares[level][lane.tenant], served[level][lane.tenant] = nil, nil
+  end
+end
+
+local names, numbers, taken = {}, {}, {}
+local function take(lane, id, turn)
+  local level, tenant = tonumber(lane.level), tenant_of(lane.tenant)
+  lane.at, lane.taken = lane.at + 1, lane.taken + 1
+  shares[level][lane.tenant], served[level][lane.tenant] = turn + tenant.cost, true
+  clocks[level] = math.max(clocks[level] or clock_of(lane.level), turn)
+  rooms[lane.type], tenant.room = rooms[lane.type] - 1, tenant.room - 1
+  if capped[lane.type] then call('ZADD', base .. 'running:type:' .. lane.type, popped_at, id) end
+  if tenant.capped then call('ZADD', base .. 'running:tenant:' .. lane.tenant, popped_at, id) end
+  if not numbers[lane.name] then
+    names[#names + 1] = lane.name
+    numbers[lane.name] = #names
+  end
+  taken[#taken + 1] = id
+  taken[#taken + 1] = 2 * numbers[lane.name] + ((capped[lane.type] or tenant.capped) and 1 or 0)
+  if not lane.is_dirty then
+    lane.is_dirty = true
+    dirty[#dirty + 1] = lane
+  end
+  if not head_of(lane) then empty(lane) end
+end
+
+local function pop_from(level)
+  local groups, best = levels[level], nil
+  for _, group in ipairs(groups) do
+    local top = rooms[group.type] > 0 and front(group)
+    if top and (not best or before(top, best)) then best = top end
+  end
+  if not best then return false end
+  local oldest
+  for _, group in ipairs(groups) do
+    if rooms[group.type] > 0 and group.has[best.name] then
+      local lane = lane_in(group, best.name)
+      local head = head_of(lane)
+      if head and (not oldest or older(order_of(lane, head), oldest)) then oldest = order_of(lane, head) end
+    end
+  end
+  take(oldest, oldest.numbered, best.turn)
+  return true
+end
+
+-- The level of the oldest hint, if that one is overdue.
+local function overdue_level()
+  local oldest, found
+  for level, groups in ipairs(levels) do
+    for _, group in ipairs(groups) do
+      while rooms[group.type] > 0 do
+        local top = call('ZRANGE', group.heads, 0, 0, 'WITHSCORES')
+        if not top[1] then break end
+        if tenant_of(top[1]).room > 0 then
+          local since = tonumber(top[2])
+          if not oldest or since < oldest then oldest, found = since, level end
+          break
+        end
+        park(group, top[1])
+      end
+    end
+  end
+  if oldest and now - oldest >= patience then return found end
+end
+
+-- Whether any hint can be overdue. Nothing gets overdue while this runs, so most calls need not look again.
+local function may_age()
+  for _, groups in ipairs(levels) do
+    for _, group in ipairs(groups) do
+      local top = call('ZRANGE', group.heads, 0, 0, 'WITHSCORES')
+      if top[2] and now - tonumber(top[2]) >= patience then return true end
+    end
+  end
+  return false
+end
+
+local function pop_all()
+  local pops = tonumber(call('HGET', base .. 'pops', counter) or 0)
+  local ages = pops + max >= aged_share and may_age()
+  for _ = 1, max do
+    local is_aged_turn, aged = pops + 1 >= aged_share, nil
+    if ages and is_aged_turn then
+      flush_all()
+      aged = may_age() and overdue_level()
+    end
+    if not ((aged and pop_from(aged)) or pop_from(5) or pop_from(4) or pop_from(3) or pop_from(2) or pop_from(1)) then
+      break
+    end
+    pops = is_aged_turn and 0 or pops + 1
+  end
+  flush_all()
+  for _, groups in ipairs(levels) do
+    for _, group in ipairs(groups) do write_turns(group) end
+  end
+  for level, clock in pairs(clocks) do call('HSET', base .. 'clock', level, clock) end
+  for level, names_served in ipairs(served) do
+    local turns = {}
+    for name in pairs(names_served) do
+      turns[#turns + 1], turns[#turns + 2] = name, shares[level][name]
+    end
+    for at = 1, #turns, 1000 do
+      call('HSET', base .. 'shares:' .. level, unpack(turns, at, math.min(at + 999, #turns)))
+    end
+  end
+  if removed > 0 then call('DECRBY', base .. 'depth', removed) end
+  if #taken > 0 then
+    if call('HEXISTS', base .. 'pops', counter) == 0 and call('HLEN', base .. 'pops') >= counters then
+      call('DEL', base .. 'pops')
+    end
+    call('HSET', base .. 'pops', counter, pops)
+  end
+end
+
+local function look_in_store()
+  if call('EXISTS', base .. 'epoch') == 0 then return 1 end
+  for _, task_type in ipairs(call('SMEMBERS', base .. 'dry')) do
+    if wanted[task_type] and room_of(task_type) > 0 then
+      for _, name in ipairs(call('SMEMBERS', base .. 'dry:' .. task_type)) do
+        if tenant_of(name:match('^%d:[^:]+:(.+)$')).room > 0 then return 1 end
+      end
+    end
+  end
+  return 0
+end
+
+if max > 0 and next(wanted) then
+  find_groups()
+  pop_all()
+end
+return { look_in_store(), names, taken }

@@ -1,0 +1,188 @@
+-- What the scripts share. Each is this file and its own after it.
+--
+-- All keys begin with KEYS[1], which is one hash tag, so that a cluster keeps them in one slot and one script may touch them all:
+--   lane:<level>:<type>:<tenant>  sorted set: ids (16 bytes) by the milliseconds in them, so that ids of one millisecond go by their bytes
+--   turns:<level>:<type>          sorted set: tenants with hints there, by turn. A turn may be out of date: it is put right when it comes first
+--   heads:<level>:<type>          sorted set: the same tenants by the milliseconds of their first hint
+--   ready                         set: <level>:<type> that have turns, so that a pop of 200 types does not probe 1,000 keys
+--   shares:<level>                hash: tenant -> its true turn, while it has hints in that level
+--   lines:<level>                 hash: tenant -> of how many types it has hints in that level
+--   clock                         hash: level -> the turn of the tenant that was served last. It only grows: a double counts the hints of
+--                                 40 years at 10,000 a second and still tells turns apart by less than one hint
+--   parked:<tenant>               set: <level>:<type> that are out of the turns while the tenant is at its cap; `parked` names these tenants
+--   short                         hash: lane -> the least id that may be unknown, of lanes that have overflowed
+--   dropped                       hash: lane -> the least id that was dropped since its refill was asked for
+--   dry:<type>                    set: lanes that have overflowed and are empty; `dry` names these types
+--   running:type:<type>           sorted set: counted ids by when they were popped; running:tenant:<tenant> the same
+--   policy                        hash: paused:<type>, type_cap:<type>, cost:<tenant>, tenant_cap:<tenant>
+--   pops                          hash: set of types -> pops since the last one of the overdue
+--   depth                         hints in all lanes
+--   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
+-- Channels: `wake` (types, comma-separated, or *) and `signals`.
+local base = KEYS[1] .. ':'
+local call = redis.call
+local byte = string.byte
+
+-- Milliseconds on the server's clock, the one that all who pop have in common.
+local function server_now()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Compares bytes. Lua's own `<` follows the locale of the server.
+local function less(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- The first 48 bits as a number: of a UUIDv7, when it was made, in milliseconds.
+local function born(id)
+  local a, b, c, d, e, f = byte(id, 1, 6)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+
+local function lane_of(level, task_type, tenant)
+  local pair = level .. ':' .. task_type
+  local name = pair .. ':' .. tenant
+  return {
+    level = level, type = task_type, tenant = tenant, pair = pair, name = name,
+    key = base .. 'lane:' .. name, turns = base .. 'turns:' .. pair, heads = base .. 'heads:' .. pair,
+  }
+end
+
+-- Tells waiting pops of these types to look again.
+local function wake(types)
+  local names = {}
+  for name in pairs(types) do names[#names + 1] = name end
+  if #names > 0 then call('PUBLISH', base .. 'wake', table.concat(names, ',')) end
+end
+
+local function clock_of(level) return tonumber(call('HGET', base .. 'clock', level) or 0) end
+
+local function mark_dry(lane, is_dry)
+  local key = base .. 'dry:' .. lane.type
+  if is_dry then
+    call('SADD', key, lane.name)
+    call('SADD', base .. 'dry', lane.type)
+  elseif call('SREM', key, lane.name) == 1 and call('EXISTS', key) == 0 then
+    call('SREM', base .. 'dry', lane.type)
+  end
+end
+
+-- Puts a lane among those that take turns. A tenant that comes starts behind the current turn.
+local function open(lane, head)
+  local share = call('HGET', base .. 'shares:' .. lane.level, lane.tenant)
+  if not share then
+    local cost = tonumber(call('HGET', base .. 'policy', 'cost:' .. lane.tenant) or TURN)
+    share = clock_of(lane.level) + cost
+    call('HSET', base .. 'shares:' .. lane.level, lane.tenant, share)
+  end
+  call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, 1)
+  call('ZADD', lane.turns, share, lane.tenant)
+  call('ZADD', lane.heads, head, lane.tenant)
+  call('SADD', base .. 'ready', lane.pair)
+end
+
+local function out_of_turns(lane)
+  call('ZREM', lane.turns, lane.tenant)
+  call('ZREM', lane.heads, lane.tenant)
+  if call('EXISTS', lane.turns) == 0 then call('SREM', base .. 'ready', lane.pair) end
+end
+
+-- A lane has no more hints.
+local function closed(lane)
+  out_of_turns(lane)
+  if call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, -1) == 0 then
+    call('HDEL', base .. 'lines:' .. lane.level, lane.tenant)
+    call('HDEL', base .. 'shares:' .. lane.level, lane.tenant)
+  end
+  if call('HEXISTS', base .. 'short', lane.name) == 1 then mark_dry(lane, true) end
+end
+
+-- Puts right what follows from a lane's hints, of which there were `before`.
+local function settle(lane, before)
+  local head = call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')
+  local now = call('ZCARD', lane.key)
+  if now ~= before then call('INCRBY', base .. 'depth', now - before) end
+  if now > 0 and before == 0 then
+    open(lane, head[2])
+    mark_dry(lane, false)
+  elseif now > 0 then
+    -- XX: a parked lane stays out.
+    call('ZADD', lane.heads, 'XX', head[2], lane.tenant)
+  elseif before > 0 then
+    closed(lane)
+  end
+end
+
+-- Nothing from this id on is known in the lane.
+local function lower(lane, id)
+  local from = call('HGET', base .. 'short', lane.name)
+  if not from or less(id, from) then call('HSET', base .. 'short', lane.name, id) end
+end
+
+local function note_dropped(lane, id)
+  local least = call('HGET', base .. 'dropped', lane.name)
+  if not least or less(id, least) then call('HSET', base .. 'dropped', lane.name, id) end
+end
+
+-- Adds ids to a lane. If it gets too full, the last ones have to go. Answers how many are new.
+local function insert(lane, ids, capacity)
+  if #ids == 0 then return 0 end
+  local before = call('ZCARD', lane.key)
+  local fresh = 0
+  for at = 1, #ids, 500 do
+    local pairs_of = {}
+    for i = at, math.min(at + 499, #ids) do
+      pairs_of[#pairs_of + 1] = born(ids[i])
+      pairs_of[#pairs_of + 1] = ids[i]
+    end
+    fresh = fresh + call('ZADD', lane.key, 'NX', unpack(pairs_of))
+  end
+  local over = before + fresh - capacity
+  if over > 0 then
+    local gone = call('ZPOPMAX', lane.key, over)
+    lower(lane, gone[#gone - 1])
+    fresh = fresh - over
+  end
+  settle(lane, before)
+  return fresh
+end
+
+local function cap_of(kind, name)
+  return tonumber(call('HGET', base .. 'policy', kind .. '_cap:' .. name) or math.huge)
+end
+
+local function has_room(kind, name)
+  return call('ZCARD', base .. 'running:' .. kind .. ':' .. name) < cap_of(kind, name)
+end
+
+-- Gives the lanes of a tenant that has room again their turns back, from the current one on.
+local function unpark(tenant, woken)
+  local parked = base .. 'parked:' .. tenant
+  for _, pair in ipairs(call('SMEMBERS', parked)) do
+    local level, task_type = pair:match('^(%d):(.+)$')
+    local lane = lane_of(level, task_type, tenant)
+    local head = call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')
+    if head[1] then
+      local shares = base .. 'shares:' .. level
+      local share = math.max(tonumber(call('HGET', shares, tenant) or 0), clock_of(level))
+      call('HSET', shares, tenant, share)
+      call('ZADD', lane.turns, share, tenant)
+      call('ZADD', lane.heads, head[2], tenant)
+      call('SADD', base .. 'ready', pair)
+      woken[task_type] = true
+    end
+  end
+  call('DEL', parked)
+  call('SREM', base .. 'parked', tenant)
+end
+
+local function unpark_all(woken)
+  for _, tenant in ipairs(call('SMEMBERS', base .. 'parked')) do
+    if has_room('tenant', tenant) then unpark(tenant, woken) end
+  end
+end

@@ -1,0 +1,25 @@
+-- Adds hints. ARGV: capacity of a lane, then for each lane: level, type, tenant, ids.
+local capacity = tonumber(ARGV[1])
+local woken = {}
+
+-- Of a lane that has overflowed, only what belongs before all that it has not heard of.
+local function admitted(lane, blob)
+  local from = call('HGET', base .. 'short', lane.name)
+  local ids, dropped = {}, nil
+  for at = 1, #blob, 16 do
+    local id = blob:sub(at, at + 15)
+    if not from or less(id, from) then
+      ids[#ids + 1] = id
+    elseif not dropped or less(id, dropped) then
+      dropped = id
+    end
+  end
+  if dropped then note_dropped(lane, dropped) end
+  return ids
+end
+
+for at = 2, #ARGV, 4 do
+  local lane = lane_of(ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  if insert(lane, admitted(lane, ARGV[at + 3]), capacity) > 0 then woken[lane.type] = true end
+end
+wake(woken)

@@ -1,0 +1,252 @@
+//! The rules of [`queue`](crate::queue) in Lua, and what goes into and comes out of them.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    time::Duration,
+};
+
+use redis::{Script, ScriptInvocation};
+use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use uuid::Uuid;
+
+use crate::{
+    BrokerError, BrokerResult, Hint, Popped, ShortLane, Taken,
+    local::now,
+    queue::{AGED_SHARE, CLAIM_GRACE, MAX_COUNTERS, TURN, millis},
+};
+
+/// The scripts, each with the prelude before it. The server keeps them by their hash, and is sent one only when it does not know it.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    base: String,
+    capacity: usize,
+    patience: u64,
+    push: Script,
+    pop: Script,
+    release: Script,
+    short_lanes: Script,
+    refill: Script,
+    set_policy: Script,
+    set_running: Script,
+    completeness: Script,
+}
+
+/// Lanes in one answer of `short_lanes`: more than a sweeper fills in a tick.
+const MAX_SHORT_LANES: usize = 256;
+
+fn script(body: &str) -> Script {
+    Script::new(&format!(
+        "local TURN = {TURN}\n{}{body}",
+        include_str!("prelude.lua")
+    ))
+}
+
+impl Scripts {
+    pub(super) fn new(prefix: &str, capacity: usize, patience: Duration) -> Self {
+        Self {
+            base: format!("{{{prefix}}}"),
+            capacity: capacity.max(1),
+            patience: millis(patience),
+            push: script(include_str!("push.lua")),
+            pop: script(include_str!("pop.lua")),
+            release: script(include_str!("release.lua")),
+            short_lanes: script(include_str!("short_lanes.lua")),
+            refill: script(include_str!("refill.lua")),
+            set_policy: script(include_str!("set_policy.lua")),
+            set_running: script(include_str!("set_running.lua")),
+            completeness: script(include_str!("completeness.lua")),
+        }
+    }
+
+    /// A key or channel.
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}:{name}", self.base)
+    }
+
+    pub(super) fn push(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+        let mut lanes: BTreeMap<&Lane, Vec<u8>> = BTreeMap::new();
+        for hint in hints {
+            lanes
+                .entry(&hint.lane)
+                .or_default()
+                .extend_from_slice(hint.id.as_uuid().as_bytes());
+        }
+        let mut call = self.push.key(&self.base);
+        call.arg(self.capacity);
+        for (lane, ids) in lanes {
+            call.arg(lane.priority.get())
+                .arg(lane.task_type.as_str())
+                .arg(lane.tenant.as_str())
+                .arg(ids);
+        }
+        call
+    }
+
+    pub(super) fn pop(&self, types: &[TaskType], max: usize) -> ScriptInvocation<'_> {
+        let mut call = self.pop.key(&self.base);
+        call.arg(now())
+            .arg(max)
+            .arg(self.patience)
+            .arg(AGED_SHARE)
+            .arg(name_of(types))
+            .arg(MAX_COUNTERS);
+        for name in types {
+            call.arg(name.as_str());
+        }
+        call
+    }
+
+    pub(super) fn release(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+        let mut call = self.release.key(&self.base);
+        add_hints(&mut call, hints);
+        call
+    }
+
+    pub(super) fn short_lanes(&self) -> ScriptInvocation<'_> {
+        let mut call = self.short_lanes.key(&self.base);
+        call.arg(self.capacity).arg(MAX_SHORT_LANES);
+        call
+    }
+
+    pub(super) fn refill(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        tasks: &[TaskId],
+        is_all: bool,
+    ) -> ScriptInvocation<'_> {
+        let after = after.map_or_else(Vec::new, |id| id.as_uuid().as_bytes().to_vec());
+        let ids: Vec<u8> = tasks.iter().flat_map(|id| *id.as_uuid().as_bytes()).collect();
+        let mut call = self.refill.key(&self.base);
+        call.arg(self.capacity)
+            .arg(lane.priority.get())
+            .arg(lane.task_type.as_str())
+            .arg(lane.tenant.as_str())
+            .arg(after)
+            .arg(u8::from(is_all))
+            .arg(ids);
+        call
+    }
+
+    pub(super) fn set_policy(&self, policy: &QueuePolicy) -> ScriptInvocation<'_> {
+        let mut call = self.set_policy.key(&self.base);
+        for (name, rule) in &policy.types {
+            if rule.paused {
+                call.arg(format!("paused:{name}")).arg(1);
+            }
+            if let Some(cap) = rule.max_running {
+                call.arg(format!("type_cap:{name}")).arg(cap);
+            }
+        }
+        for (name, rule) in &policy.tenants {
+            call.arg(format!("cost:{name}"))
+                .arg(TURN / u64::from(rule.weight.get()));
+            if let Some(cap) = rule.max_running {
+                call.arg(format!("tenant_cap:{name}")).arg(cap);
+            }
+        }
+        call
+    }
+
+    pub(super) fn set_running(&self, running: &[Hint]) -> ScriptInvocation<'_> {
+        let mut call = self.set_running.key(&self.base);
+        call.arg(millis(CLAIM_GRACE));
+        add_hints(&mut call, running);
+        call
+    }
+
+    pub(super) fn completeness(&self, ask: &str, rebuild: &str) -> ScriptInvocation<'_> {
+        let mut call = self.completeness.key(&self.base);
+        call.arg(ask).arg(rebuild);
+        call
+    }
+}
+
+fn add_hints(call: &mut ScriptInvocation<'_>, hints: &[Hint]) {
+    for hint in hints {
+        call.arg(hint.lane.task_type.as_str())
+            .arg(hint.lane.tenant.as_str())
+            .arg(hint.id.as_uuid().as_bytes());
+    }
+}
+
+/// A name for a set of types, whatever their order. Two sets of one name would share a count of pops, and two builds that hash differently
+/// would each have their own: neither does harm.
+fn name_of(types: &[TaskType]) -> u64 {
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    types
+        .iter()
+        .fold(0, |name: u64, kind| name.wrapping_add(hasher.hash_one(kind)))
+}
+
+/// What `pop.lua` answers.
+pub(super) type PopAnswer = (u8, Vec<String>, Vec<(Vec<u8>, usize)>);
+
+pub(super) fn popped((look, names, taken): PopAnswer) -> BrokerResult<Popped> {
+    let lanes = names
+        .iter()
+        .map(|name| lane_of(name))
+        .collect::<BrokerResult<Vec<_>>>()?;
+    let hints = taken.iter().map(|(id, number)| {
+        let lane = (number / 2).checked_sub(1).and_then(|at| lanes.get(at));
+        let lane = lane.ok_or_else(|| nonsense("a lane's number"))?.clone();
+        let id = TaskId::from_uuid(Uuid::from_slice(id).map_err(|_| nonsense("a task id"))?);
+        Ok(Taken {
+            hint: Hint { id, lane },
+            counted: number % 2 == 1,
+        })
+    });
+    Ok(Popped {
+        hints: hints.collect::<BrokerResult<_>>()?,
+        look_in_store: look == 1,
+    })
+}
+
+/// What `short_lanes.lua` answers: name, the least unknown, hints.
+pub(super) type ShortAnswer = Vec<(String, Vec<u8>, usize)>;
+
+pub(super) fn short_lanes(lanes: &ShortAnswer, capacity: usize) -> BrokerResult<Vec<ShortLane>> {
+    lanes
+        .iter()
+        .map(|(name, from, len)| {
+            Ok(ShortLane {
+                lane: lane_of(name)?,
+                after: after(from)?,
+                room: capacity.saturating_sub(*len),
+            })
+        })
+        .collect()
+}
+
+/// The id before the least unknown one: either an id's successor, which is written as the id and one byte more, or an id.
+fn after(from: &[u8]) -> BrokerResult<Option<TaskId>> {
+    let (id, rest) = from
+        .split_first_chunk::<16>()
+        .ok_or_else(|| nonsense("a task id"))?;
+    let id = u128::from_be_bytes(*id);
+    let after = if rest.is_empty() {
+        id.checked_sub(1)
+    } else {
+        Some(id)
+    };
+    Ok(after.map(|id| TaskId::from_uuid(Uuid::from_u128(id))))
+}
+
+fn lane_of(name: &str) -> BrokerResult<Lane> {
+    let mut parts = name.splitn(3, ':');
+    let (level, task_type, tenant) = (parts.next(), parts.next(), parts.next());
+    let lane = || {
+        Some(Lane {
+            priority: Priority::new(level?.parse().ok()?).ok()?,
+            task_type: TaskType::new(task_type?).ok()?,
+            tenant: TenantId::new(tenant?).ok()?,
+        })
+    };
+    lane().ok_or_else(|| nonsense("a lane"))
+}
+
+/// Somebody else writes under our prefix.
+fn nonsense(what: &str) -> BrokerError {
+    BrokerError(format!("Redis holds something that is not {what}"))
+}

@@ -1,0 +1,323 @@
+//! Redis is flushed, stopped, stands still, comes back, is a cluster: what a broker says then, and that no task waits for ever.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+#[path = "support/bulletin.rs"]
+mod bulletin;
+#[path = "support/hints.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod hints;
+#[path = "support/server.rs"]
+mod server;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bulletin::Board;
+use hints::{LONG, hint, hints, kind, kinds, pop, take, taken};
+use server::Server;
+use taskforge_broker::{
+    Broker, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
+};
+use taskforge_domain::{QueuePolicy, TaskId, TypePolicy};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let poll = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, poll)
+        .await
+        .unwrap_or_else(|_| panic!("it never happened that {what}"));
+}
+
+/// The next signal that is not `Missed`, and whether there was one before it.
+async fn next(signals: &mut Signals) -> (Signal, bool) {
+    let mut missed = false;
+    loop {
+        match tokio::time::timeout(PATIENCE, signals.recv())
+            .await
+            .expect("no signal came")
+            .unwrap()
+        {
+            Signal::Missed => missed = true,
+            signal => return (signal, missed),
+        }
+    }
+}
+
+fn waiting<B: Broker>(broker: &Arc<B>, types: &[&str], wait: Duration) -> tokio::task::JoinHandle<Popped> {
+    let (broker, types) = (broker.clone(), kinds(types));
+    tokio::spawn(async move {
+        let want = Want {
+            types: &types,
+            max: 8,
+            wait,
+        };
+        broker.pop(want).await.unwrap()
+    })
+}
+
+async fn soon(worker: tokio::task::JoinHandle<Popped>) -> Popped {
+    tokio::time::timeout(PATIENCE, worker)
+        .await
+        .expect("the worker still waits")
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_beginning() {
+    let server = Server::start();
+    let broker = RedisBroker::connect(&server.config()).await.unwrap();
+    let other = RedisBroker::connect(&server.config()).await.unwrap();
+    assert!(!broker.is_complete().await.unwrap());
+    broker.mark_complete().await.unwrap();
+    assert!(other.is_complete().await.unwrap());
+    let paused = TypePolicy {
+        paused: true,
+        max_running: None,
+    };
+    let policy = QueuePolicy {
+        types: [(kind("paused"), paused)].into(),
+        ..QueuePolicy::default()
+    };
+    broker.set_policy(&policy).await.unwrap();
+
+    server.flush();
+    assert!(pop(&other, &["t"], 1).await.look_in_store);
+    assert!(!broker.is_complete().await.unwrap());
+    // What is there is served, and pauses hold again.
+    let pushed = [hint("a", "t", 3), hint("a", "paused", 3)];
+    broker.push(&pushed).await.unwrap();
+    let popped = pop(&other, &["t", "paused"], 8).await;
+    assert!(popped.look_in_store);
+    assert_eq!(taken(popped), pushed[..1]);
+
+    // Lost again in the midst of the rebuild: its end is not that of the rebuild that is due now.
+    server.flush();
+    broker.mark_complete().await.unwrap();
+    assert!(!broker.is_complete().await.unwrap());
+    broker.mark_complete().await.unwrap();
+    assert!(other.is_complete().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
+    let mut server = Server::start();
+    let broker = Arc::new(RedisBroker::connect(&server.config()).await.unwrap());
+    broker.mark_complete().await.unwrap();
+    assert_eq!(broker.mode(), Mode::Redis);
+    let mut signals = broker.subscribe();
+
+    server.stop();
+    // The subscription notices, though nobody calls.
+    until("it is away", || async { broker.is_away() }).await;
+    assert_eq!(broker.mode(), Mode::StoreWhileRedisIsAway);
+    assert!(broker.push(&[hint("a", "t", 3)]).await.is_err());
+    let want = Want {
+        types: &kinds(&["t"]),
+        max: 1,
+        wait: LONG,
+    };
+    assert!(broker.pop(want).await.is_err());
+
+    server.restart();
+    until("it is back", || async { !broker.is_away() }).await;
+    assert!(!broker.is_complete().await.unwrap());
+    let worker = waiting(&broker, &["t"], LONG);
+    let pushed = hints("a", "t", 3, 2);
+    broker.push(&pushed).await.unwrap();
+    assert_eq!(taken(soon(worker).await), pushed);
+
+    let id = TaskId::generate();
+    until("signals are heard again", || async {
+        broker.publish(&[Signal::Finished(id)]).await.unwrap();
+        !signals.is_empty()
+    })
+    .await;
+    let (signal, missed) = next(&mut signals).await;
+    assert!(
+        signal == Signal::Finished(id) && missed,
+        "whoever waited for a signal is told to look"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_them() {
+    let server = Server::start();
+    let mut config = server.config();
+    config.timeout = Duration::from_millis(200);
+    let (cut_off, other) = (
+        RedisBroker::connect(&config).await.unwrap(),
+        RedisBroker::connect(&server.config()).await.unwrap(),
+    );
+    other.mark_complete().await.unwrap();
+    let kept = hint("a", "t", 3);
+    other.push(std::slice::from_ref(&kept)).await.unwrap();
+
+    server.stand_still();
+    assert!(
+        cut_off.push(&[hint("a", "t", 3)]).await.is_err(),
+        "a server that does not answer is away"
+    );
+    assert!(cut_off.is_away());
+    server.go_on();
+    until("both are back", || async {
+        !cut_off.is_away() && !other.is_away()
+    })
+    .await;
+    assert!(!other.is_complete().await.unwrap());
+    assert!(take(&other, &["t"], 8).await.contains(&kept));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_of_one_server_wake_each_other_and_share_caps() {
+    let server = Server::start();
+    let (one, two) = (
+        Arc::new(RedisBroker::connect(&server.config()).await.unwrap()),
+        Arc::new(RedisBroker::connect(&server.config()).await.unwrap()),
+    );
+    one.mark_complete().await.unwrap();
+    let capped = TypePolicy {
+        paused: false,
+        max_running: Some(5),
+    };
+    let policy = QueuePolicy {
+        types: [(kind("t"), capped)].into(),
+        ..QueuePolicy::default()
+    };
+    one.set_policy(&policy).await.unwrap();
+    let worker = waiting(&two, &["t"], LONG);
+    one.push(&hints("a", "t", 3, 20)).await.unwrap();
+    let mut running = taken(soon(worker).await);
+    for broker in [&one, &two, &one] {
+        running.extend(take(&**broker, &["t"], 3).await);
+    }
+    assert_eq!(running.len(), 5);
+    let worker = waiting(&two, &["t"], LONG);
+    one.release(&running[..2]).await.unwrap();
+    let next = taken(soon(worker).await);
+    assert!((1..=2).contains(&next.len()));
+
+    let elsewhere = RedisConfig {
+        prefix: "other".into(),
+        ..server.config()
+    };
+    let stranger = RedisBroker::connect(&elsewhere).await.unwrap();
+    assert_eq!(take(&stranger, &["t"], 8).await, []);
+    assert_eq!(stranger.depth().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_serves_as_well() {
+    let server = Server::start_cluster();
+    let config = RedisConfig::new(server.url().replace("redis://", "redis-cluster://"));
+    let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
+    assert!(!broker.is_complete().await.unwrap());
+    broker.mark_complete().await.unwrap();
+    let mut signals = broker.subscribe();
+    let worker = waiting(&broker, &["t"], LONG);
+    let pushed = hints("a", "t", 3, 2);
+    broker.push(&pushed).await.unwrap();
+    assert_eq!(taken(soon(worker).await), pushed);
+    let lane = &pushed[0].lane;
+    broker.refill(lane, None, &[pushed[0].id], true).await.unwrap();
+    assert_eq!(broker.depth().await.unwrap(), 1);
+    assert_eq!(broker.short_lanes().await.unwrap(), []);
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
+    broker.set_running(&[]).await.unwrap();
+    broker.release(&pushed).await.unwrap();
+    broker.publish(&[Signal::Policy]).await.unwrap();
+    assert_eq!(next(&mut signals).await, (Signal::Policy, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_push_sends_workers_to_the_store() {
+    let board = Board::new();
+    let (one, two) = (
+        Arc::new(StoreBroker::new(board.clone())),
+        StoreBroker::new(board.clone()),
+    );
+    assert_eq!(
+        (one.mode(), one.is_complete().await.unwrap()),
+        (Mode::Store, true)
+    );
+    let mut signals = one.subscribe();
+    // The first look is free; the second waits until there is something to find.
+    assert!(pop(&*one, &["t"], 1).await.look_in_store);
+    let worker = waiting(&one, &["t"], LONG);
+    two.push(&hints("a", "t", 3, 300)).await.unwrap();
+    let popped = soon(worker).await;
+    assert!(popped.hints.is_empty() && popped.look_in_store);
+    two.publish(&[Signal::Policy]).await.unwrap();
+    assert_eq!(next(&mut signals).await, (Signal::Policy, false));
+    board.lose_some();
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, signals.recv())
+            .await
+            .unwrap()
+            .unwrap(),
+        Signal::Missed
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_falls_back_to_the_store_and_returns() {
+    let mut server = Server::start();
+    let board = Board::new();
+    let redis = RedisBroker::connect(&server.config()).await.unwrap();
+    let fleet = Arc::new(FleetBroker::new(redis, board.clone()));
+    let mut signals = fleet.subscribe();
+    fleet.mark_complete().await.unwrap();
+    take(&*fleet, &["t"], 1).await;
+    let pushed = hints("a", "t", 3, 2);
+    fleet.push(&pushed).await.unwrap();
+    let popped = pop(&*fleet, &["t"], 8).await;
+    assert!(!popped.look_in_store);
+    assert_eq!(taken(popped), pushed);
+
+    // Another process thinks that Redis is away.
+    let cut_off = StoreBroker::new(board.clone());
+    let worker = waiting(&fleet, &["t"], LONG);
+    cut_off.push(&hints("a", "t", 3, 1)).await.unwrap();
+    assert!(soon(worker).await.look_in_store);
+    let id = TaskId::generate();
+    cut_off.publish(&[Signal::Cancel(id)]).await.unwrap();
+    assert_eq!(next(&mut signals).await.0, Signal::Cancel(id));
+
+    server.stop();
+    until("it is away", || async {
+        fleet.mode() == Mode::StoreWhileRedisIsAway
+    })
+    .await;
+    fleet.push(&hints("a", "t", 3, 1)).await.unwrap();
+    let popped = soon(waiting(&fleet, &["t"], LONG)).await;
+    assert!(popped.hints.is_empty() && popped.look_in_store);
+    assert!(fleet.is_complete().await.unwrap() && fleet.short_lanes().await.unwrap().is_empty());
+    fleet.release(&pushed).await.unwrap();
+    fleet.publish(&[Signal::Finished(id)]).await.unwrap();
+    assert_eq!(next(&mut signals).await.0, Signal::Finished(id));
+
+    server.restart();
+    until("it is back", || async { fleet.mode() == Mode::Redis }).await;
+    assert!(!fleet.is_complete().await.unwrap());
+    fleet.mark_complete().await.unwrap();
+    until("hints come from Redis again", || async {
+        fleet.push(&pushed).await.unwrap();
+        take(&*fleet, &["t"], 8).await == pushed
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_starts_while_redis_is_away() {
+    let mut server = Server::start();
+    let config = server.config();
+    server.stop();
+    let fleet = FleetBroker::new(RedisBroker::connect(&config).await.unwrap(), Board::new());
+    assert_eq!(fleet.mode(), Mode::StoreWhileRedisIsAway);
+    assert!(pop(&fleet, &["t"], 1).await.look_in_store);
+    server.restart();
+    until("it is there", || async { fleet.mode() == Mode::Redis }).await;
+}

@@ -1,0 +1,112 @@
+//! The two brokers side by side.
+
+use taskforge_broker::{Hint, ShortLane};
+use taskforge_domain::{QueuePolicy, TaskId, TenantId, TypePolicy};
+
+use crate::{
+    bench::{Dyn, local, redis, tenant_policy},
+    hints::{hint, kind, overdue, pop},
+};
+
+/// The same calls to both, at random, are answered alike: whatever the rules say, they say it in both languages.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_brokers_answer_alike() {
+    let (one, two) = (local(6).await, redis(6).await);
+    let (local, redis) = (&one.broker, &two.broker);
+    for seed in 0..12 {
+        same_answers(local, redis, seed).await;
+    }
+}
+
+async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
+    const TYPES: [&str; 4] = ["w", "x", "y", "z"];
+    // More than Redis reads ahead.
+    const TENANTS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut counted: Vec<Hint> = Vec::new();
+    for step in 0..250 {
+        let at = format!("seed {seed}, step {step}");
+        match random.u8(0..20) {
+            0..8 => {
+                let pushed: Vec<_> = (0..random.usize(1..20))
+                    .map(|_| {
+                        let new = hint(
+                            TENANTS[random.usize(0..12)],
+                            TYPES[random.usize(0..4)],
+                            [1, 1, 3, 5][random.usize(0..4)],
+                        );
+                        if random.u8(0..4) == 0 { overdue(new) } else { new }
+                    })
+                    .collect();
+                local.push(&pushed).await.unwrap();
+                redis.push(&pushed).await.unwrap();
+            }
+            8..14 => {
+                let types: Vec<_> = TYPES.into_iter().filter(|_| random.u8(0..3) > 0).collect();
+                let max = random.usize(0..9);
+                let popped = pop(&**local, &types, max).await;
+                assert_eq!(pop(&**redis, &types, max).await, popped, "{at}: {types:?}");
+                counted.extend(
+                    popped
+                        .hints
+                        .into_iter()
+                        .filter(|taken| taken.counted)
+                        .map(|taken| taken.hint),
+                );
+            }
+            14..16 => {
+                random.shuffle(&mut counted);
+                let over = counted.split_off(counted.len().saturating_sub(random.usize(0..6)));
+                // One by one: a broker that gives room back at once parks others in another order.
+                for one in &over {
+                    local.release(std::slice::from_ref(one)).await.unwrap();
+                    redis.release(std::slice::from_ref(one)).await.unwrap();
+                }
+            }
+            16 => {
+                let mut policy = QueuePolicy::default();
+                for name in TYPES {
+                    let rule = TypePolicy {
+                        paused: random.u8(0..5) == 0,
+                        max_running: (random.u8(0..3) == 0).then(|| random.u32(0..6)),
+                    };
+                    policy.types.insert(kind(name), rule);
+                }
+                for name in TENANTS {
+                    let cap = (random.u8(0..3) == 0).then(|| random.u32(0..6));
+                    policy
+                        .tenants
+                        .insert(TenantId::new(name).unwrap(), tenant_policy(random.u32(1..8), cap));
+                }
+                local.set_policy(&policy).await.unwrap();
+                redis.set_policy(&policy).await.unwrap();
+            }
+            17 => {
+                local.set_running(&counted).await.unwrap();
+                redis.set_running(&counted).await.unwrap();
+            }
+            _ => {
+                let sorted = |mut lanes: Vec<ShortLane>| {
+                    lanes.sort_by(|a, b| a.lane.cmp(&b.lane));
+                    lanes
+                };
+                let short = sorted(local.short_lanes().await.unwrap());
+                assert_eq!(sorted(redis.short_lanes().await.unwrap()), short, "{at}");
+                for lane in short {
+                    let mut tasks: Vec<_> = (0..random.usize(0..5)).map(|_| TaskId::generate()).collect();
+                    tasks.sort_unstable();
+                    let is_all = random.bool();
+                    local
+                        .refill(&lane.lane, lane.after, &tasks, is_all)
+                        .await
+                        .unwrap();
+                    redis
+                        .refill(&lane.lane, lane.after, &tasks, is_all)
+                        .await
+                        .unwrap();
+                }
+            }
+        }
+        assert_eq!(redis.depth().await.unwrap(), local.depth().await.unwrap(), "{at}");
+    }
+}

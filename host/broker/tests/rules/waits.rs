@@ -1,0 +1,92 @@
+//! Who waits is woken, who gives up takes nothing, and signals arrive.
+
+use std::time::Duration;
+
+use taskforge_broker::{Signal, Want};
+use taskforge_domain::TaskId;
+
+use crate::{
+    bench::{Dyn, soon, type_policy, waiting},
+    hints::{LONG, hints, kinds, take, taken},
+};
+
+both_keep! {
+    a_waiting_worker_gets_what_is_pushed(100);
+    a_dropped_pop_takes_nothing(100);
+    signals_reach_every_subscriber(100);
+}
+
+async fn a_waiting_worker_gets_what_is_pushed(broker: Dyn) {
+    let (x, y) = (waiting(&broker, &["x"], 8), waiting(&broker, &["y", "z"], 8));
+    let pushed = hints("a", "y", 3, 2);
+    broker.push(&pushed).await.unwrap();
+    assert_eq!(soon(y).await, pushed);
+    assert!(!x.is_finished());
+    let pushed = hints("a", "x", 3, 1);
+    broker.push(&pushed).await.unwrap();
+    assert_eq!(soon(x).await, pushed);
+}
+
+async fn a_dropped_pop_takes_nothing(broker: Dyn) {
+    broker
+        .set_policy(&type_policy("t", false, Some(64)))
+        .await
+        .unwrap();
+    let pushed = hints("a", "t", 3, 64);
+    broker.push(&pushed).await.unwrap();
+    for n in 0..200 {
+        let want = Want {
+            types: &kinds(&["t"]),
+            max: 64,
+            wait: LONG,
+        };
+        let patience = Duration::from_micros(n * 5);
+        if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
+            let popped = popped.unwrap();
+            broker
+                .push(
+                    &popped
+                        .hints
+                        .iter()
+                        .map(|taken| taken.hint.clone())
+                        .collect::<Vec<_>>(),
+                )
+                .await
+                .unwrap();
+            broker.release(&taken(popped)).await.unwrap();
+        }
+    }
+    let begin = std::time::Instant::now();
+    let mut got = Vec::new();
+    while got.len() < 64 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{} are lost",
+            64 - got.len()
+        );
+        got.extend(take(&*broker, &["t"], 64).await);
+        tokio::task::yield_now().await;
+    }
+    got.sort_by_key(|hint| hint.id);
+    assert_eq!(got, pushed);
+}
+
+async fn signals_reach_every_subscriber(broker: Dyn) {
+    let (mut one, mut two) = (broker.subscribe(), broker.subscribe());
+    let sent: Vec<_> = (0..500).map(|_| Signal::Finished(TaskId::generate())).collect();
+    let singles = sent
+        .iter()
+        .map(|signal| broker.publish(std::slice::from_ref(signal)));
+    futures_util::future::try_join_all(singles).await.unwrap();
+    let last = [Signal::Cancel(TaskId::generate()), Signal::Policy];
+    broker.publish(&last).await.unwrap();
+    for subscriber in [&mut one, &mut two] {
+        let mut got = Vec::new();
+        for _ in 0..sent.len() + last.len() {
+            let next = tokio::time::timeout(Duration::from_secs(20), subscriber.recv()).await;
+            got.push(next.expect("a signal is missing").unwrap());
+        }
+        assert_eq!(got.split_off(sent.len()), last);
+        assert!(sent.iter().all(|signal| got.contains(signal)));
+    }
+}

@@ -1,0 +1,65 @@
+//! Hints, and what the tests do with them.
+
+use std::time::Duration;
+
+use taskforge_broker::{Broker, Hint, Popped, Want, queue::PATIENCE};
+use taskforge_domain::{Lane, Priority, TaskId, TaskType, TenantId};
+use uuid::{NoContext, Timestamp, Uuid};
+
+/// Longer than any test.
+pub const LONG: Duration = Duration::from_secs(600);
+
+pub fn kind(name: &str) -> TaskType {
+    TaskType::new(name).unwrap()
+}
+
+pub fn kinds(names: &[&str]) -> Vec<TaskType> {
+    names.iter().map(|name| kind(name)).collect()
+}
+
+pub fn lane(tenant: &str, task_type: &str, priority: u8) -> Lane {
+    Lane {
+        tenant: TenantId::new(tenant).unwrap(),
+        task_type: kind(task_type),
+        priority: Priority::new(priority).unwrap(),
+    }
+}
+
+pub fn hint(tenant: &str, task_type: &str, priority: u8) -> Hint {
+    Hint {
+        id: TaskId::generate(),
+        lane: lane(tenant, task_type, priority),
+    }
+}
+
+pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<Hint> {
+    (0..count).map(|_| hint(tenant, task_type, priority)).collect()
+}
+
+/// Of a task that was created long before patience ended.
+pub fn overdue(hint: Hint) -> Hint {
+    let seconds = hint.id.as_uuid().get_timestamp().unwrap().to_unix().0;
+    let then = Timestamp::from_unix(NoContext, seconds - 10 * PATIENCE.as_secs(), 0);
+    Hint {
+        id: TaskId::from_uuid(Uuid::new_v7(then)),
+        ..hint
+    }
+}
+
+pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
+    let want = Want {
+        types: &kinds(types),
+        max,
+        wait: Duration::ZERO,
+    };
+    broker.pop(want).await.unwrap()
+}
+
+/// What is there now.
+pub async fn take(broker: &dyn Broker, types: &[&str], max: usize) -> Vec<Hint> {
+    taken(pop(broker, types, max).await)
+}
+
+pub fn taken(popped: Popped) -> Vec<Hint> {
+    popped.hints.into_iter().map(|taken| taken.hint).collect()
+}

@@ -1,0 +1,158 @@
+//! Asks a process whether it can do its work: for images and units that hold nothing else to ask with.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use reqwest::{Url, redirect};
+
+use crate::{args::HealthArgs, client, output};
+
+/// Prints what the process said. Succeeds if it said yes: any answer of 2xx.
+pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
+    let url = url(&args)?;
+    let http = reqwest::Client::builder()
+        .timeout(args.timeout)
+        // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect is no answer.
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .tls_backend_preconfigured(client::tls_config())
+        .build()?;
+    let response = http
+        .get(url.clone())
+        .send()
+        .await
+        .with_context(|| format!("no answer from {url}"))?;
+    let status = response.status();
+    let text = response
+        .text()
+        .await
+        .with_context(|| format!("the answer of {url} broke off"))?;
+    if !text.is_empty() {
+        output::line(text.trim_end());
+    }
+    if status.is_success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::error(&format!("{url} answered {status}"));
+    Ok(ExitCode::FAILURE)
+}
+
+/// The URL that was named, or the readiness of whatever was told to listen with the same variables as this command was. The admin address
+/// goes first: a process that has one answers there without TLS, proxies or keys in between.
+fn url(args: &HealthArgs) -> anyhow::Result<Url> {
+    if let Some(url) = &args.url {
+        return Ok(url.clone());
+    }
+    let address = within_reach(args.admin_listen.unwrap_or(args.listen));
+    Ok(Url::parse(&format!("http://{address}/readyz"))?)
+}
+
+/// Who listens on every address is asked on loopback.
+fn within_reach(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What a process's variables say: the named URL, the admin address, the address of the API.
+    fn asking(url: Option<&str>, admin_listen: Option<&str>, listen: &str) -> HealthArgs {
+        HealthArgs {
+            url: url.map(|url| url.parse().unwrap()),
+            admin_listen: admin_listen.map(|address| address.parse().unwrap()),
+            listen: listen.parse().unwrap(),
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn it_asks_the_process_that_was_started_with_the_same_variables() {
+        let api = |listen| url(&asking(None, None, listen)).unwrap().to_string();
+        assert_eq!(api("127.0.0.1:8000"), "http://127.0.0.1:8000/readyz");
+        assert_eq!(api("0.0.0.0:8000"), "http://127.0.0.1:8000/readyz");
+        assert_eq!(api("[::]:8000"), "http://[::1]:8000/readyz");
+        let with_admin = |admin| {
+            url(&asking(None, Some(admin), "0.0.0.0:8000"))
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(with_admin("0.0.0.0:9464"), "http://127.0.0.1:9464/readyz");
+        assert_eq!(with_admin("10.1.2.3:9464"), "http://10.1.2.3:9464/readyz");
+    }
+
+    #[test]
+    fn a_named_url_is_asked_as_it_is() {
+        let named = asking(
+            Some("http://api:8000/healthz"),
+            Some("0.0.0.0:9464"),
+            "0.0.0.0:8000",
+        );
+        assert_eq!(url(&named).unwrap().as_str(), "http://api:8000/healthz");
+    }
+
+    /// A server that gives one answer.
+    async fn answering(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.unwrap();
+            assert!(request[..length].starts_with(b"GET /readyz HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        address
+    }
+
+    async fn asked(address: SocketAddr) -> anyhow::Result<ExitCode> {
+        // As `main` does; fails after the first test.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        run(asking(None, None, &address.to_string())).await
+    }
+
+    #[tokio::test]
+    async fn only_a_yes_is_a_success() {
+        // Exit codes cannot be compared, but shown.
+        let code = async |answer| format!("{:?}", asked(answering(answer).await).await.unwrap());
+        let (yes, no) = (
+            format!("{:?}", ExitCode::SUCCESS),
+            format!("{:?}", ExitCode::FAILURE),
+        );
+        assert_eq!(code("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await, yes);
+        assert_eq!(
+            code("HTTP/1.1 503 Not Now\r\ncontent-length: 2\r\n\r\n{}").await,
+            no
+        );
+        let elsewhere = "HTTP/1.1 307 Elsewhere\r\nlocation: /docs/\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(code(elsewhere).await, no);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_that_names_the_address() {
+        let address = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap()
+        };
+        let error = asked(address).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("no answer from http://{address}/readyz")
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! The role `serve`: the API of a fleet.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use taskforge_api::{
+    AlwaysReady, ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
+    admin::{self, AdminServices},
+};
+use taskforge_domain::Json;
+use taskforge_runtime::OutboxMailer;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    args::ServeArgs,
+    external,
+    fleet::Fleet,
+    output, plugin_folder,
+    signals::{INTERRUPTED, Signals},
+    stack,
+};
+
+/// Serves until SIGTERM or Ctrl-C, then lets running requests end. A second signal ends the process at once.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    // First: what is made before the recorder is never recorded.
+    let metrics = Metrics::install()?;
+    let key = args
+        .api_key
+        .as_deref()
+        .map(ApiKey::new)
+        .transpose()
+        .context("--api-key, TASKFORGE_API_KEY")?;
+    let config = ApiConfig {
+        listen: args.listen,
+        key,
+        shutdown_grace: args.shutdown_grace,
+        ..ApiConfig::default()
+    };
+    // Before anything that takes time: an address that cannot be had is the commonest mistake.
+    let door = taskforge_api::bind(config).await.map_err(|error| match error {
+        BindError::NeedsKey(_) => {
+            anyhow::Error::from(error).context("no key was given (--api-key, TASKFORGE_API_KEY)")
+        }
+        BindError::Io(_) => anyhow::Error::from(error).context(format!(
+            "cannot listen on {} (--listen, TASKFORGE_LISTEN)",
+            args.listen
+        )),
+    })?;
+    let catalog = Arc::new(catalog(&args).await?);
+    let fleet = tokio::select! {
+        fleet = Fleet::join(&args.database, &args.broker) => fleet?,
+        () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let services = Services {
+        store: fleet.store.clone(),
+        broker: fleet.broker.clone(),
+        catalog,
+        metrics,
+        ready: Arc::new(AlwaysReady),
+    };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let mut lines = vec![("  API", format!("http://{}", door.local_addr()))];
+    if let Some(listen) = args.admin_listen {
+        let admin = admin::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (--admin-listen, TASKFORGE_ADMIN_LISTEN)"))?;
+        lines.push(("  admin", format!("http://{}", admin.local_addr()?)));
+        let services = AdminServices {
+            store: services.store.clone(),
+            broker: services.broker.clone(),
+            metrics: services.metrics.clone(),
+            ready: services.ready.clone(),
+        };
+        tasks.spawn(serve_admin(admin, services, stop.clone()));
+    }
+    let serving = stop.clone();
+    tasks.spawn(async move {
+        if let Err(error) = door.serve(services, serving).await {
+            tracing::error!(%error, "the API stopped");
+        }
+    });
+    tasks.close();
+    output::line(&format!(
+        "TaskForge {}, the API of a fleet",
+        env!("CARGO_PKG_VERSION")
+    ));
+    lines.push(("  broker", fleet.broker.mode().as_str().to_owned()));
+    output::pairs(&lines);
+
+    signals.next().await;
+    tracing::info!("stopping; running requests may end, a second signal ends at once");
+    stop.cancel();
+    let stopped = async {
+        tasks.wait().await;
+        fleet.leave().await;
+    };
+    tokio::select! {
+        () = stopped => Ok(ExitCode::SUCCESS),
+        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+/// What tasks may name. The door only reads what the plugins say of themselves; the sandbox that read it goes again.
+async fn catalog(args: &ServeArgs) -> anyhow::Result<Catalog> {
+    let cache = args.folders.cache();
+    let mailer = Arc::new(OutboxMailer::new(
+        args.folders.data_dir.join("outbox"),
+        "TaskForge <taskforge@localhost>",
+    )?);
+    let runtime = stack::sandbox(cache, mailer, 1)?;
+    let mut externals: Vec<_> = args
+        .external_types
+        .iter()
+        .map(|name| ExternalType {
+            name: name.clone(),
+            summary: String::new(),
+            input_schema: Json::from(serde_json::Value::Bool(true)),
+            output_schema: None,
+        })
+        .collect();
+    let mut infos = Vec::new();
+    match plugin_folder::locate(&args.plugins) {
+        Ok(folder) => {
+            externals.extend(external::load(&folder)?);
+            let (plugins, rejected) =
+                plugin_folder::load(&runtime, &folder, &args.plugins.allow_private).await?;
+            for rejected in rejected {
+                tracing::error!(
+                    "{} was not loaded: {:#}",
+                    rejected.file.display(),
+                    rejected.reason
+                );
+            }
+            infos.extend(plugins.iter().map(|plugin| plugin.info().clone()));
+        }
+        // A fleet of external workers needs no folder, unless one was named.
+        Err(error) if args.plugins.plugins.is_some() => return Err(error),
+        Err(_) => {}
+    }
+    if infos.is_empty() && externals.is_empty() {
+        bail!(
+            "there is no task type: name a folder with plugins (--plugins, TASKFORGE_PLUGINS) or types that external workers handle \
+             (--external-types, TASKFORGE_EXTERNAL_TYPES)"
+        );
+    }
+    let catalog = Catalog::new();
+    catalog.set(infos)?;
+    catalog.set_external(externals)?;
+    Ok(catalog)
+}
+
+/// Answers operators until the process stops.
+pub(crate) async fn serve_admin(
+    listener: tokio::net::TcpListener,
+    services: AdminServices,
+    stop: CancellationToken,
+) {
+    if let Err(error) = admin::serve(listener, services, stop).await {
+        tracing::error!(%error, "the listener for operators stopped");
+    }
+}

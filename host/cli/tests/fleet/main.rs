@@ -1,0 +1,26 @@
+//! A fleet as its operators meet it: real processes on a PostgreSQL and a Redis of their own, which are killed, stopped, flushed and cut off.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `roles` | `migrate`, `serve`, `worker` and the commands for operators |
+//! | `drain` | what SIGTERM does, and a rolling restart |
+//! | `chaos` | the kill matrix |
+//! | `bed`, `node` | the fleet under test |
+//!
+//! `TASKFORGE_CHAOS=full` makes the kill matrix as long as `docs/reliability.md` says; `make chaos` sets it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+mod bed;
+#[path = "../common/binary.rs"]
+mod binary;
+mod chaos;
+mod drain;
+mod node;
+mod roles;

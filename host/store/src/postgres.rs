@@ -1,0 +1,427 @@
+//! The database of a fleet.
+//!
+//! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has one [`Batcher`] and one connection of its
+//! own in a process: whatever its callers bring while a commit is under way becomes the next statement, whose rows travel as arrays that
+//! `unnest` unfolds. A flush is one round trip and one implicit transaction, so nothing of ours ever waits in the middle of one.
+//! Everything else takes a connection from a pool.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`config`] | how a process uses the database |
+//! | `connect`, `fault` | connections that come back, and which failures are worth another attempt |
+//! | [`schema`] | migrations, and whether the schema fits |
+//! | `enqueue`, `claim`, `complete`, `progress` | the hot arrows of a task's life |
+//! | `order`, `outlook` | the claim without a broker: urgency, turns between tenants, caps; where tasks wait |
+//! | `operate`, `dead` | what a person does: cancel, retry, prune; dead letters |
+//! | `lead`, `sweep`, `workers`, `upkeep` | what time does: leadership, due tasks, lapses, partitions |
+//! | `policy` | what operators have said about sharing |
+//! | `list`, `read` | the read side |
+//! | `event` | what happens outside an attempt |
+//! | `row`, `param` | rows into domain types, and domain types into parameters |
+//! | [`notices`] | `listen` and `notify` |
+//! | [`ceiling`] | what the database could do without us |
+//! | [`scratch`] | a database that is thrown away |
+//!
+//! # Locks
+//! Whoever changes several tasks in one statement takes them in the order of their ids or skips those that are taken, so that nobody waits
+//! in a circle. Where two statements still do, the database ends one of them, and it is tried again here.
+
+pub mod ceiling;
+mod claim;
+mod complete;
+pub mod config;
+mod connect;
+mod dead;
+mod enqueue;
+mod event;
+mod fault;
+mod lead;
+mod list;
+mod nodelay;
+pub mod notices;
+mod operate;
+mod order;
+mod outlook;
+mod param;
+mod policy;
+mod progress;
+mod read;
+mod row;
+pub mod schema;
+pub mod scratch;
+mod sweep;
+mod upkeep;
+mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use taskforge_domain::{
+    ClaimedTask, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
+    Timestamp, TypePolicy, WorkerId,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::{
+    claim::Claim,
+    complete::End,
+    connect::{Line, SharedLine, on_line, on_pool},
+    fault::Repeat,
+    order::Order,
+    outlook::Outlook,
+    sweep::Sentence,
+};
+pub use self::{
+    config::PostgresConfig,
+    notices::Notices,
+    schema::{Migrated, migrate},
+    scratch::Scratch,
+};
+use crate::{
+    Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts,
+    DeadLetterGroup, LanedTask, LapsedTask, Page, ProgressReport, RetryOutcome, Store, StoreError,
+    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+};
+
+/// The store of a fleet: a PostgreSQL database, shared with other processes.
+///
+/// Dropping it flushes what was queued; [`PostgresStore::close`] does so too and returns when that is done.
+pub struct PostgresStore {
+    enqueues: Batcher<NewTask, ()>,
+    claims: Batcher<Claim, Vec<ClaimedTask>>,
+    ends: Batcher<End, Commit>,
+    reports: Batcher<ProgressReport, ()>,
+    /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
+    order: Mutex<(Line, Outlook)>,
+    shared: Shared,
+}
+
+struct Shared {
+    pool: PgPool,
+    /// How long to wait for an answer.
+    patience: Duration,
+}
+
+/// Connections of the hot operations.
+const LINES: u32 = 5;
+
+impl PostgresStore {
+    /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime, which then runs the writers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when its schema is older than this binary
+    /// needs (a newer one is good), [`StoreError::Refused`] when the URL is none.
+    pub async fn connect(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
+        let size = config.max_connections.max(PostgresConfig::MIN_CONNECTIONS) - LINES;
+        let shared = Shared {
+            pool: connect::pool(config, size)?,
+            patience: config.patience(),
+        };
+        on_pool!(shared, Repeat::Safe, |connection| schema::check(connection))?;
+
+        let line = line(config)?;
+        let enqueues = Batcher::new(batching("postgres_enqueue"), move |mut tasks: Vec<NewTask>| {
+            let line = line.clone();
+            async move {
+                let mut line = line.lock().await;
+                on_line!(&mut line, Repeat::Safe, |connection| enqueue::run(
+                    connection, &mut tasks
+                ))
+                .map(|()| vec![(); tasks.len()])
+            }
+        });
+        let line = SharedLine::new(Line::claims(config)?);
+        let claims = Batcher::new(batching("postgres_claim"), move |claims: Vec<Claim>| {
+            let line = line.clone();
+            async move {
+                let mut line = line.lock().await;
+                on_line!(&mut line, Repeat::Unsafe, |connection| claim::run(
+                    connection, &claims
+                ))
+            }
+        });
+        let line = self::line(config)?;
+        let ends = Batcher::new(batching("postgres_complete"), move |ends: Vec<End>| {
+            let line = line.clone();
+            async move {
+                let mut line = line.lock().await;
+                on_line!(&mut line, Repeat::Safe, |connection| complete::run(
+                    connection, &ends
+                ))
+            }
+        });
+        let line = self::line(config)?;
+        let reports = Batcher::new(
+            batching("postgres_progress"),
+            move |reports: Vec<ProgressReport>| {
+                let line = line.clone();
+                async move {
+                    let mut line = line.lock().await;
+                    on_line!(&mut line, Repeat::Safe, |connection| progress::run(
+                        connection, &reports
+                    ))
+                    .map(|()| vec![(); reports.len()])
+                }
+            },
+        );
+        Ok(Arc::new(Self {
+            enqueues,
+            claims,
+            ends,
+            reports,
+            order: Mutex::new((Line::order(config)?, Outlook::default())),
+            shared,
+        }))
+    }
+
+    /// Flushes what is queued and closes the connections. Every later call fails with [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.enqueues.close().await;
+        self.claims.close().await;
+        self.ends.close().await;
+        self.reports.close().await;
+        self.shared.pool.close().await;
+    }
+
+    /// Waits for its turn with the lanes.
+    async fn in_order(&self) -> StoreResult<MutexGuard<'_, (Line, Outlook)>> {
+        let turn = self.order.lock().await;
+        if self.claims.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        Ok(turn)
+    }
+}
+
+fn line(config: &PostgresConfig) -> StoreResult<SharedLine> {
+    Line::hot(config).map(SharedLine::new)
+}
+
+/// A statement costs the database 1.8 ms besides its rows, as much as 300 of them (measured on two cores), so ends that come one by one are
+/// worth waiting for once there are many.
+fn batching(name: &'static str) -> BatcherConfig {
+    BatcherConfig {
+        name,
+        max_items: 1_024,
+        busy_linger: Duration::from_millis(10),
+        ..BatcherConfig::default()
+    }
+}
+
+/// Tries an operation on a connection of the pool.
+macro_rules! run {
+    ($store:ident, |$connection:ident| $work:expr) => {
+        on_pool!($store.shared, Repeat::Safe, |$connection| $work)
+    };
+}
+
+/// The same for one whose answer the second time would be another: that it was done already.
+macro_rules! run_once {
+    ($store:ident, |$connection:ident| $work:expr) => {
+        on_pool!($store.shared, Repeat::Unsafe, |$connection| $work)
+    };
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
+        self.enqueues.submit(tasks.to_vec()).await.map(drop)
+    }
+
+    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+        let ClaimRequest { worker, by, now } = request;
+        match by {
+            ClaimBy::Ids([]) => Ok(Vec::new()),
+            ClaimBy::Ids(ids) => {
+                let claim = Claim {
+                    worker,
+                    now,
+                    ids: ids.to_vec(),
+                };
+                Ok(self.claims.submit(vec![claim]).await?.pop().unwrap_or_default())
+            }
+            ClaimBy::Order { types, limit, policy } => {
+                let order = Order {
+                    worker,
+                    now,
+                    types,
+                    limit,
+                    policy,
+                };
+                let mut turn = self.in_order().await?;
+                let (line, outlook) = &mut *turn;
+                on_line!(line, Repeat::Unsafe, |connection| order::run(
+                    connection, outlook, &order
+                ))
+            }
+        }
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
+        let ends = completions
+            .iter()
+            .map(End::new)
+            .collect::<StoreResult<Vec<_>>>()?;
+        self.ends.submit(ends).await
+    }
+
+    async fn report_progress(&self, reports: &[ProgressReport]) -> StoreResult<()> {
+        self.reports.submit(reports.to_vec()).await.map(drop)
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
+        run_once!(self, |connection| operate::cancel(connection, tenant, id, now))
+    }
+
+    async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome> {
+        run_once!(self, |connection| operate::retry(connection, tenant, id, now))
+    }
+
+    async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
+        run!(self, |connection| operate::prune(
+            connection, tenant, filter, limit
+        ))
+    }
+
+    async fn requeue(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+        input: Option<&Json>,
+        now: Timestamp,
+    ) -> StoreResult<Vec<LanedTask>> {
+        run_once!(self, |connection| dead::requeue(
+            connection, tenant, filter, limit, input, now
+        ))
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadLetterGroup>> {
+        run!(self, |connection| dead::groups(connection, tenant, filter, limit))
+    }
+
+    async fn task(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Task>> {
+        run!(self, |connection| read::task(connection, tenant, id))
+    }
+
+    async fn tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> StoreResult<Vec<Task>> {
+        run!(self, |connection| read::page(connection, tenant, filter, page))
+    }
+
+    async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
+        run!(self, |connection| read::story(connection, tenant, id))
+    }
+
+    async fn counts(&self) -> StoreResult<Counts> {
+        run!(self, |connection| read::counts(connection))
+    }
+
+    async fn policy(&self) -> StoreResult<QueuePolicy> {
+        run!(self, |connection| policy::read(connection))
+    }
+
+    async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()> {
+        run!(self, |connection| policy::set_type(connection, task_type, policy))
+    }
+
+    async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()> {
+        run!(self, |connection| policy::set_tenant(connection, tenant, policy))
+    }
+
+    async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
+        run!(self, |connection| workers::register(connection, worker, now))
+    }
+
+    async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
+        run!(self, |connection| workers::heartbeat(connection, worker, now))
+    }
+
+    async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
+        run!(self, |connection| workers::remove(connection, worker))
+    }
+
+    async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>> {
+        run!(self, |connection| workers::lost_leases(connection, held))
+    }
+
+    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
+        run!(self, |connection| workers::held(connection, worker))
+    }
+
+    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>> {
+        run!(self, |connection| workers::running(connection, types, tenants))
+    }
+
+    async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {
+        run!(self, |connection| lead::lead(connection, who, now, ttl))
+    }
+
+    async fn resign(&self, term: Term) -> StoreResult<()> {
+        run!(self, |connection| lead::resign(connection, term))
+    }
+
+    async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>> {
+        run!(self, |connection| sweep::promote_due(
+            connection, term, now, limit
+        ))
+    }
+
+    async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
+        run!(self, |connection| sweep::next_due(connection))
+    }
+
+    async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
+        run!(self, |connection| sweep::lapsed(connection, term, now, limit))
+    }
+
+    async fn resolve_lapsed(
+        &self,
+        term: Option<Term>,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> StoreResult<Vec<TaskId>> {
+        let sentences = verdicts
+            .iter()
+            .map(|verdict| Sentence::new(verdict, now))
+            .collect::<StoreResult<Vec<_>>>()?;
+        run!(self, |connection| sweep::resolve_lapsed(
+            connection, term, &sentences, now
+        ))
+    }
+
+    async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
+        // From the index and never from memory: a rebuild that overlooks a lane would call itself complete.
+        let mut lanes = run!(self, |connection| outlook::all(connection))?;
+        lanes.truncate(limit as usize);
+        Ok(lanes)
+    }
+
+    async fn pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<TaskId>> {
+        run!(self, |connection| sweep::pending(connection, lane, after, limit))
+    }
+
+    async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
+        run!(self, |connection| upkeep::run(connection, term, now, retention))
+    }
+
+    async fn time(&self) -> StoreResult<Timestamp> {
+        run!(self, |connection| read::time(connection))
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        // A store that can only read is of no use.
+        if self.enqueues.is_closed() || self.claims.is_closed() || self.ends.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        run!(self, |connection| schema::check(connection))
+    }
+}
+
+#[cfg(test)]
+mod tests;

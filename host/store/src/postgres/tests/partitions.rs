@@ -1,0 +1,230 @@
+//! Partitions are made, left behind and dropped.
+
+use sqlx::PgConnection;
+use taskforge_domain::TaskState;
+use uuid::Uuid;
+
+use super::*;
+use crate::{StoreError, Term, Upkeep};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+async fn partition_of(connection: &mut PgConnection, id: TaskId) -> String {
+    sqlx::query_scalar("select tableoid::regclass::text from tasks where id = $1")
+        .bind(id.as_uuid())
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+async fn partitions(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("select count(*) from pg_inherits where inhparent in ('tasks'::regclass, 'attempts'::regclass, 'events'::regclass)")
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+async fn lead(store: &PostgresStore) -> Term {
+    let now = Timestamp::now();
+    store.lead(WorkerId::generate(), now, DAY).await.unwrap().unwrap()
+}
+
+fn after(days: u32) -> Timestamp {
+    Timestamp::now() + DAY * days
+}
+
+/// A task with the id that it would have got at that time.
+fn task_of(time: Timestamp) -> NewTask {
+    let millis = u128::try_from(time.as_millisecond()).unwrap();
+    let random = TaskId::generate().as_uuid().as_u128() & ((1 << 80) - 1);
+    NewTask {
+        id: TaskId::from_uuid(Uuid::from_u128((millis << 80) | random)),
+        created_at: time,
+        ..new_task()
+    }
+}
+
+async fn state(store: &PostgresStore, id: TaskId) -> Option<TaskState> {
+    let task = store.task(&TenantId::default(), id).await.unwrap();
+    task.map(|task| task.state)
+}
+
+#[tokio::test]
+async fn weeks_to_come_are_made_ahead_and_take_what_waits_for_them() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let mut connection = database.connection().await;
+    let (now, early) = (new_task(), task_of(after(60)));
+    store.enqueue(&[now.clone(), early.clone()]).await.unwrap();
+    assert_ne!(partition_of(&mut connection, now.id).await, "tasks_default");
+    assert_eq!(partition_of(&mut connection, early.id).await, "tasks_default");
+    let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&[early.id])).await;
+    store
+        .complete(&completions(&claimed, WorkerId::generate()))
+        .await
+        .unwrap();
+    let story = store.story(&TenantId::default(), early.id).await.unwrap();
+
+    let term = lead(&store).await;
+    let first = store
+        .upkeep(Some(term), Timestamp::now(), RETENTION)
+        .await
+        .unwrap();
+    assert_eq!(first.partitions_dropped, 0);
+    let done = store.upkeep(Some(term), after(59), RETENTION).await.unwrap();
+    assert!(done.partitions_made >= 2, "{done:?}");
+    assert_ne!(partition_of(&mut connection, early.id).await, "tasks_default");
+    assert_eq!(store.story(&TenantId::default(), early.id).await.unwrap(), story);
+    let again = store.upkeep(Some(term), after(59), Duration::MAX).await.unwrap();
+    assert_eq!(again, Upkeep::default(), "there is nothing more to do");
+}
+
+#[tokio::test]
+async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let mut connection = database.connection().await;
+    let worker = WorkerId::generate();
+    let tasks = new_tasks(6);
+    store.enqueue(&tasks).await.unwrap();
+    let claimed = claim(&store, worker, ClaimBy::Ids(&ids(&tasks)[..4])).await;
+    let mut ends = completions(&claimed[..3], worker);
+    // One that ended long after it was made.
+    ends[2].attempt.finished_at = after(60);
+    store.complete(&ends).await.unwrap();
+    store
+        .cancel(&TenantId::default(), tasks[4].id, Timestamp::now())
+        .await
+        .unwrap();
+    let (running, waiting) = (tasks[3].id, tasks[5].id);
+    let kept = store
+        .story(&TenantId::default(), tasks[2].id)
+        .await
+        .unwrap()
+        .unwrap();
+    let before = partitions(&mut connection).await;
+
+    let term = lead(&store).await;
+    let mut sum = Upkeep::default();
+    for _ in 0..10 {
+        let done = store.upkeep(Some(term), after(61), RETENTION).await.unwrap();
+        sum.partitions_made += done.partitions_made;
+        sum.partitions_dropped += done.partitions_dropped;
+        sum.tasks_moved += done.tasks_moved;
+        sum.tasks_deleted += done.tasks_deleted;
+    }
+    assert!(sum.partitions_dropped >= 1);
+    assert_eq!((sum.tasks_moved, sum.tasks_deleted), (3, 0));
+    let change = i64::from(sum.partitions_made) - i64::from(sum.partitions_dropped);
+    assert_eq!(partitions(&mut connection).await, before + 3 * change);
+    for gone in [0, 1, 4] {
+        assert_eq!(
+            store.story(&TenantId::default(), tasks[gone].id).await.unwrap(),
+            None
+        );
+    }
+    let orphans: i64 =
+        sqlx::query_scalar("select (select count(*) from attempts) + (select count(*) from events)")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(orphans, 1, "the attempt of the task that ended late");
+    assert_eq!(
+        store
+            .story(&TenantId::default(), kept.task.id)
+            .await
+            .unwrap()
+            .unwrap(),
+        kept
+    );
+    for id in [running, waiting] {
+        assert_eq!(partition_of(&mut connection, id).await, "tasks_default");
+    }
+    assert_eq!(state(&store, running).await, Some(TaskState::Running));
+
+    // They live on, and are forgotten in their turn.
+    let last = claim(&store, worker, ClaimBy::Ids(&[waiting])).await;
+    let mut ends = completions(&[&claimed[3..], &last].concat(), worker);
+    for end in &mut ends {
+        end.attempt.finished_at = after(62);
+    }
+    assert_eq!(
+        store.complete(&ends).await.unwrap(),
+        [crate::Commit::Committed; 2]
+    );
+    let done = store.upkeep(Some(term), after(91), RETENTION).await.unwrap();
+    assert_eq!(done.tasks_deleted, 1, "the one that ended on day 60");
+    let done = store.upkeep(Some(term), after(93), RETENTION).await.unwrap();
+    assert_eq!(done.tasks_deleted, 2);
+    let rows: i64 = sqlx::query_scalar(
+        "select (select count(*) from tasks) + (select count(*) from attempts) + (select count(*) from events)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(rows, 0);
+}
+
+#[tokio::test]
+async fn a_short_retention_is_kept_task_by_task() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let worker = WorkerId::generate();
+    let tasks = new_tasks(3);
+    store.enqueue(&tasks).await.unwrap();
+    let claimed = claim(&store, worker, ClaimBy::Ids(&ids(&tasks)[..2])).await;
+    let mut ends = completions(&claimed, worker);
+    ends[1].attempt.finished_at = Timestamp::now() + Duration::from_secs(3600);
+    store.complete(&ends).await.unwrap();
+    let term = lead(&store).await;
+    let soon = Timestamp::now() + Duration::from_secs(3700);
+    let done = store
+        .upkeep(Some(term), soon, Duration::from_secs(3600))
+        .await
+        .unwrap();
+    assert_eq!((done.tasks_deleted, done.partitions_dropped), (1, 0));
+    let states = [
+        state(&store, tasks[0].id).await,
+        state(&store, tasks[1].id).await,
+        state(&store, tasks[2].id).await,
+    ];
+    assert_eq!(
+        states,
+        [None, Some(TaskState::Completed), Some(TaskState::Pending)]
+    );
+}
+
+/// Whoever changes partitions gives way: nobody should wait behind it.
+#[tokio::test]
+async fn upkeep_does_not_wait_for_a_transaction_that_is_left_open() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let term = lead(&store).await;
+    let mut other = database.connection().await;
+    sqlx::raw_sql("begin; select count(*) from tasks")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let done = eventually(store.upkeep(Some(term), after(59), RETENTION))
+        .await
+        .unwrap();
+    assert_eq!(done, Upkeep::default());
+    sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
+    let done = store.upkeep(Some(term), after(59), RETENTION).await.unwrap();
+    assert!(done.partitions_made > 0, "{done:?}");
+}
+
+#[tokio::test]
+async fn a_stale_leader_changes_no_partition() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let term = lead(&store).await;
+    store.resign(term).await.unwrap();
+    lead(&store).await;
+    let mut connection = database.connection().await;
+    let before = partitions(&mut connection).await;
+    let stale = store.upkeep(Some(term), after(200), RETENTION).await;
+    assert_eq!(stale, Err(StoreError::Deposed));
+    assert_eq!(partitions(&mut connection).await, before);
+}

@@ -1,0 +1,119 @@
+//! Workers announce themselves, and prove with a heartbeat that they live.
+
+use sqlx::PgConnection;
+use taskforge_domain::{RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
+
+use super::{
+    fault::Attempted,
+    param::{millis, text, time},
+    row, sweep,
+};
+use crate::{LanedTask, LapsedTask, WorkerRecord};
+
+/// A repeat leaves the first as it is.
+const REGISTER: &str = "
+    insert into workers (id, host, pid, started_at, lease_ms, heartbeat_at) values ($1, $2, $3, $4, $5, $6)
+    on conflict (id) do nothing";
+
+/// A heartbeat renews a lease that holds; time never runs backwards in it. One that comes too late lapses the worker for good, whatever its
+/// clock says next. Answers with whether the lease holds; with nothing if nobody knows the worker.
+const HEARTBEAT: &str = "
+    update workers
+    set heartbeat_at = case when heartbeat_at >= $2 - lease_ms * 1000 then greatest(heartbeat_at, $2) else heartbeat_at end,
+        lapsed_at = case when heartbeat_at < $2 - lease_ms * 1000 then $2 end
+    where id = $1 and lapsed_at is null
+    returning lapsed_at is null";
+
+const REMOVE: &str = "delete from workers where id = $1";
+
+/// Those that do not run under the lease that is named.
+const LOST_LEASES: &str = "
+    select held.id from unnest($1::uuid[], $2::bigint[]) as held (id, run_lease)
+    where not exists (select 1 from tasks
+                      where tasks.id = held.id and tasks.run_lease = held.run_lease and tasks.state = 'running')";
+
+const HELD: &str = concat!(
+    sweep::select_lapsed!(),
+    " from tasks where state = 'running' and worker = $1"
+);
+
+const RUNNING: &str = "
+    select id, tenant, task_type, priority from tasks
+    where state = 'running' and (task_type = any ($1) or tenant = any ($2))";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[LOST_LEASES, HELD, RUNNING];
+
+/// A hundred years: far enough, and no sum with a time leaves the column's range.
+const LONGEST_LEASE_MS: i64 = 100 * 365 * 24 * 3600 * 1000;
+
+pub(super) async fn register(
+    connection: &mut PgConnection,
+    worker: &WorkerRecord,
+    now: Timestamp,
+) -> Attempted<()> {
+    sqlx::query(REGISTER)
+        .bind(worker.id.as_uuid())
+        .bind(text(&worker.host))
+        .bind(i64::from(worker.pid))
+        .bind(time(worker.started_at))
+        .bind(millis(worker.lease).min(LONGEST_LEASE_MS))
+        .bind(time(now))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn heartbeat(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    now: Timestamp,
+) -> Attempted<bool> {
+    let holds: Option<bool> = sqlx::query_scalar(HEARTBEAT)
+        .bind(worker.as_uuid())
+        .bind(time(now))
+        .fetch_optional(connection)
+        .await?;
+    Ok(holds.unwrap_or(false))
+}
+
+pub(super) async fn remove(connection: &mut PgConnection, worker: WorkerId) -> Attempted<()> {
+    sqlx::query(REMOVE)
+        .bind(worker.as_uuid())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn lost_leases(
+    connection: &mut PgConnection,
+    held: &[(TaskId, RunLease)],
+) -> Attempted<Vec<TaskId>> {
+    let rows = sqlx::query(LOST_LEASES)
+        .bind(held.iter().map(|(id, _)| *id.as_uuid()).collect::<Vec<_>>())
+        .bind(held.iter().map(|(_, lease)| lease.0).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| row::task_id(row, 0)).collect()
+}
+
+pub(super) async fn held(connection: &mut PgConnection, worker: WorkerId) -> Attempted<Vec<LapsedTask>> {
+    let rows = sqlx::query(HELD)
+        .bind(worker.as_uuid())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(sweep::read_lapsed).collect()
+}
+
+pub(super) async fn running(
+    connection: &mut PgConnection,
+    types: &[TaskType],
+    tenants: &[TenantId],
+) -> Attempted<Vec<LanedTask>> {
+    let rows = sqlx::query(RUNNING)
+        .bind(types.iter().map(TaskType::as_str).collect::<Vec<_>>())
+        .bind(tenants.iter().map(TenantId::as_str).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(row::laned).collect()
+}

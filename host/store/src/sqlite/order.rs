@@ -1,0 +1,259 @@
+//! Which tasks go first when no broker says so.
+//!
+//! The most urgent go first. Inside a priority tenants take turns: in each turn a tenant of weight 3 may have its three oldest tasks, one
+//! of weight 1 its oldest; within a turn, and for one tenant, the lower id goes first. Nothing is remembered between claims.
+//!
+//! A turn is planned before it is read: so many turns as would fill the claim if every tenant had enough. Whoever has less leaves room for
+//! another round of turns among the rest. So a claim reads about as many entries of the index as it takes, whether a lane holds ten tasks
+//! or a million; a sort over all that waits would read them all.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
+};
+
+use sqlx::SqliteConnection;
+use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use uuid::Uuid;
+
+use super::{
+    lanes::lanes,
+    param::{RowText, arrays},
+    row,
+};
+use crate::{StoreError, StoreResult};
+
+/// The heads of lanes, each beyond the last one that was looked at.
+const HEADS: &str = "
+    select json_group_array(json((
+        select json_group_array(hex(id)) from (
+            select id from tasks indexed by tasks_lanes
+            where state = 'pending' and tenant = asked.value ->> 0 and task_type = asked.value ->> 1
+              and priority = asked.value ->> 2 and id > unhex(asked.value ->> 3)
+            order by id limit ?2))))
+    from jsonb_each(?1) as asked";
+
+/// There are as many running tasks as there are slots in the fleet.
+const RUNNING: &str = "
+    select tenant, task_type, count(*) from tasks indexed by tasks_running where state = 'running' group by tenant, task_type";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[HEADS, RUNNING];
+
+/// The most lanes that one claim looks at. So many types and tenants wait in no embedded store.
+const LANES: u32 = 100_000;
+
+/// What a claim by order is after.
+pub(super) struct Order {
+    types: HashSet<TaskType>,
+    limit: usize,
+    policy: QueuePolicy,
+}
+
+/// A lane on its way through a claim.
+struct Source {
+    lane: Lane,
+    /// The last task that was taken from it.
+    last: Option<TaskId>,
+    /// The next tasks, as many as its tenant may have in this round.
+    heads: Vec<TaskId>,
+    /// How many of them were taken.
+    taken: usize,
+}
+
+/// The tasks that a tenant may have in the next turns.
+struct Share {
+    weight: usize,
+    sources: Vec<Source>,
+}
+
+impl Order {
+    pub(super) fn new(types: &[TaskType], limit: u32, policy: &QueuePolicy) -> Self {
+        let served = types.iter().filter(|name| !policy.is_paused(name));
+        Self {
+            types: served.cloned().collect(),
+            limit: limit as usize,
+            policy: policy.clone(),
+        }
+    }
+
+    /// The tasks to take, in order. What is picked is pending in the caller's transaction.
+    pub(super) async fn pick(&self, connection: &mut SqliteConnection) -> StoreResult<Vec<TaskId>> {
+        let mut picked = Vec::new();
+        if self.limit == 0 || self.types.is_empty() {
+            return Ok(picked);
+        }
+        let mut room = Room::new(&self.policy, connection).await?;
+        let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> = BTreeMap::new();
+        for lane in lanes(&mut *connection, LANES).await? {
+            if !self.types.contains(&lane.task_type) {
+                continue;
+            }
+            let shares = by_priority.entry(Reverse(lane.priority)).or_default();
+            let share = shares.entry(lane.tenant.clone()).or_insert_with(|| Share {
+                weight: self.policy.weight(&lane.tenant).get() as usize,
+                sources: Vec::new(),
+            });
+            share.sources.push(Source {
+                lane,
+                last: None,
+                heads: Vec::new(),
+                taken: 0,
+            });
+        }
+        for shares in by_priority.into_values() {
+            let mut shares: Vec<_> = shares.into_values().collect();
+            // Each round fills the claim, or ends with a lane that is empty or has no room.
+            while picked.len() < self.limit {
+                shares.retain_mut(|share| {
+                    share.sources.retain(|source| room.has(&source.lane));
+                    !share.sources.is_empty()
+                });
+                if shares.is_empty() {
+                    break;
+                }
+                let left = self.limit - picked.len();
+                picked.extend(round(connection, &mut shares, left, &mut room).await?);
+            }
+        }
+        Ok(picked)
+    }
+}
+
+/// As many turns as would give `left` tasks if every tenant had enough. Sources that have no more are removed.
+async fn round(
+    connection: &mut SqliteConnection,
+    shares: &mut [Share],
+    left: usize,
+    room: &mut Room,
+) -> StoreResult<Vec<TaskId>> {
+    let weights: usize = shares.iter().map(|share| share.weight).sum();
+    let turns = left.div_ceil(weights);
+    let mut by_quota: BTreeMap<usize, Vec<&mut Source>> = BTreeMap::new();
+    for share in &mut *shares {
+        let quota = (turns * share.weight).min(left);
+        by_quota.entry(quota).or_default().extend(&mut share.sources);
+    }
+    for (quota, sources) in by_quota {
+        read_heads(connection, sources, quota).await?;
+    }
+    let mut candidates = Vec::new();
+    for (owner, share) in shares.iter().enumerate() {
+        let quota = (turns * share.weight).min(left);
+        let mut oldest: Vec<_> = share
+            .sources
+            .iter()
+            .enumerate()
+            .flat_map(|(n, source)| source.heads.iter().map(move |id| (*id, n)))
+            .collect();
+        oldest.sort_unstable();
+        oldest.truncate(quota);
+        let turn_of = |(place, (id, source))| (place / share.weight, id, owner, source);
+        candidates.extend(oldest.into_iter().enumerate().map(turn_of));
+    }
+    candidates.sort_unstable();
+
+    let mut picked = Vec::new();
+    for (_, id, owner, source) in candidates {
+        let source = &mut shares[owner].sources[source];
+        if picked.len() < left && room.take(&source.lane) {
+            source.last = Some(id);
+            source.taken += 1;
+            picked.push(id);
+        }
+    }
+    for share in shares {
+        let quota = (turns * share.weight).min(left);
+        share
+            .sources
+            .retain(|source| source.heads.len() == quota || source.taken < source.heads.len());
+    }
+    Ok(picked)
+}
+
+async fn read_heads(
+    connection: &mut SqliteConnection,
+    sources: Vec<&mut Source>,
+    quota: usize,
+) -> StoreResult<()> {
+    let rows = sources.iter().map(|source| {
+        let row = RowText::new()
+            .text(source.lane.tenant.as_str())
+            .text(source.lane.task_type.as_str())
+            .int(i64::from(source.lane.priority.get()));
+        // The empty blob sorts before every id.
+        match source.last {
+            Some(id) => row.id(id.as_uuid()).finish(),
+            None => row.text("").finish(),
+        }
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut heads: Vec<Vec<Uuid>> = Vec::new();
+    for array in arrays(rows.iter().map(String::as_str)) {
+        let read: String = sqlx::query_scalar(HEADS)
+            .bind(array)
+            .bind(i64::try_from(quota).unwrap_or(i64::MAX))
+            .fetch_one(&mut *connection)
+            .await?;
+        let read: Vec<Vec<Uuid>> = serde_json::from_str(&read)
+            .map_err(|error| StoreError::Corrupt(format!("the heads of lanes: {error}")))?;
+        heads.extend(read);
+    }
+    for (source, heads) in sources.into_iter().zip(heads) {
+        source.heads = heads.into_iter().map(TaskId::from_uuid).collect();
+        source.taken = 0;
+    }
+    Ok(())
+}
+
+/// What the caps leave to be started. What has no cap is not in it.
+struct Room {
+    types: HashMap<TaskType, u32>,
+    tenants: HashMap<TenantId, u32>,
+}
+
+impl Room {
+    /// Counts what runs, if anything is capped.
+    async fn new(policy: &QueuePolicy, connection: &mut SqliteConnection) -> StoreResult<Self> {
+        let types = policy.types.keys();
+        let tenants = policy.tenants.keys();
+        let mut room = Self {
+            types: types
+                .filter_map(|name| Some((name.clone(), policy.type_cap(name)?)))
+                .collect(),
+            tenants: tenants
+                .filter_map(|name| Some((name.clone(), policy.tenant_cap(name)?)))
+                .collect(),
+        };
+        if policy.has_caps() {
+            for running in sqlx::query(RUNNING).fetch_all(connection).await? {
+                let count: u32 = row::number(&running, 2)?;
+                if let Some(left) = room.tenants.get_mut(&row::word::<TenantId>(&running, 0)?) {
+                    *left = left.saturating_sub(count);
+                }
+                if let Some(left) = room.types.get_mut(&row::word::<TaskType>(&running, 1)?) {
+                    *left = left.saturating_sub(count);
+                }
+            }
+        }
+        Ok(room)
+    }
+
+    fn has(&self, lane: &Lane) -> bool {
+        self.types.get(&lane.task_type) != Some(&0) && self.tenants.get(&lane.tenant) != Some(&0)
+    }
+
+    /// Starts one more in this lane, if its caps allow.
+    fn take(&mut self, lane: &Lane) -> bool {
+        let has = self.has(lane);
+        if has {
+            if let Some(left) = self.types.get_mut(&lane.task_type) {
+                *left -= 1;
+            }
+            if let Some(left) = self.tenants.get_mut(&lane.tenant) {
+                *left -= 1;
+            }
+        }
+        has
+    }
+}

@@ -1,0 +1,242 @@
+//! PostgreSQL.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use super::{Folder, free_port, signal, spawn};
+
+/// A PostgreSQL server. Its superuser is `postgres`, without a password, on loopback only.
+#[derive(Debug)]
+pub struct Postgres {
+    server: Option<Child>,
+    port: u16,
+    bin: PathBuf,
+    user: Option<&'static str>,
+    folder: Folder,
+    durable: bool,
+}
+
+impl Postgres {
+    /// Starts a server that writes as durably as in production.
+    ///
+    /// # Panics
+    /// When the programs are not installed, or the server does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(true)
+    }
+
+    /// The server that the tests of this process share, each in a database of its own. It does not wait for the
+    /// disk. A server named in `TASKFORGE_TEST_POSTGRES` is used instead.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn shared() -> &'static SharedPostgres {
+        static SHARED: OnceLock<SharedPostgres> = OnceLock::new();
+        SHARED.get_or_init(|| match std::env::var("TASKFORGE_TEST_POSTGRES") {
+            Ok(url) => SharedPostgres { url, _server: None },
+            Err(_) => {
+                let server = Self::start_with(false);
+                SharedPostgres {
+                    url: server.url("postgres"),
+                    _server: Some(server),
+                }
+            }
+        })
+    }
+
+    fn start_with(durable: bool) -> Self {
+        let bin = programs();
+        let folder = Folder::new("postgres");
+        let user = is_root().then_some("postgres");
+        let data = folder.path().join("data");
+        if let Some(user) = user {
+            let done = Command::new("chown")
+                .arg(user)
+                .arg(folder.path())
+                .status()
+                .unwrap();
+            assert!(done.success(), "there is no user {user} to run PostgreSQL as");
+        }
+        let mut initdb = as_user(user, &bin.join("initdb"));
+        initdb
+            .args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C",
+                "-D",
+            ])
+            .arg(&data)
+            .stdout(Stdio::null());
+        assert!(initdb.status().unwrap().success(), "initdb failed");
+        let mut postgres = Self {
+            server: None,
+            port: free_port(),
+            bin,
+            user,
+            folder,
+            durable,
+        };
+        postgres.resume();
+        postgres
+    }
+
+    /// Starts the server again after a [`Postgres::stop`], on the same port and data.
+    ///
+    /// # Panics
+    /// When it does not answer within half a minute.
+    pub fn resume(&mut self) {
+        let mut arguments: Vec<String> = ["-D", &self.folder.path().join("data").to_string_lossy()]
+            .map(str::to_owned)
+            .to_vec();
+        let mut settings = vec![
+            format!("port={}", self.port),
+            "listen_addresses=127.0.0.1".to_owned(),
+            "unix_socket_directories=".to_owned(),
+            "max_connections=200".to_owned(),
+        ];
+        if !self.durable {
+            settings
+                .extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
+        }
+        for setting in settings {
+            arguments.extend(["-c".to_owned(), setting]);
+        }
+        let log = self.folder.path().join("log");
+        self.server = Some(spawn(&self.bin.join("postgres"), &arguments, self.user, &log));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.is_ready() {
+            let log = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(
+                Instant::now() < deadline,
+                "PostgreSQL does not answer:\n{}",
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let port = self.port.to_string();
+        Command::new(self.bin.join("pg_isready"))
+            .args(["-q", "-h", "127.0.0.1", "-p", &port])
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    /// Stops the server as if the machine had lost its power: connections break, and the next start recovers from the log.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn stop(&mut self) {
+        let mut server = self.server.take().expect("it runs");
+        signal(server.id(), "QUIT");
+        server.wait().unwrap();
+    }
+
+    /// Where clients find a database of it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port that it listens on, also while it is stopped.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes an empty database and returns where it is.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn create_database(&self, name: &str) -> String {
+        run(&self.url("postgres"), &format!("create database {name}"));
+        self.url(name)
+    }
+
+    /// Runs SQL and returns what it printed, one row a line, columns between bars.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        run(&self.url(database), sql)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            self.stop();
+        }
+    }
+}
+
+/// See [`Postgres::shared`].
+#[derive(Debug)]
+pub struct SharedPostgres {
+    url: String,
+    _server: Option<Postgres>,
+}
+
+impl SharedPostgres {
+    /// Where its maintenance database is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+fn run(url: &str, sql: &str) -> String {
+    let output = Command::new(programs().join("psql"))
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, url])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{sql}: {said}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn as_user(user: Option<&str>, program: &Path) -> Command {
+    let Some(user) = user else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
+        .arg(program);
+    command
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
+}
+
+/// The folder of PostgreSQL's programs: the newest that is installed where distributions put them, or that of the search path.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let newest = versions
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let bin = entry.path().join("bin");
+            bin.join("initdb").exists().then_some((version, bin))
+        })
+        .max();
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(|dir| dir.join("initdb").exists())
+    };
+    newest
+        .map(|(_, bin)| bin)
+        .or_else(on_path)
+        .expect("PostgreSQL's server programs are missing (Debian: apt install postgresql)")
+}

@@ -1,0 +1,55 @@
+//! Tasks that the store says this worker runs, and that it does not.
+//!
+//! A claim may be committed although its caller got an error: the connection broke before the answer. Such a task would stay `running`
+//! under the lease of a worker that is alive and knows nothing of it.
+
+use std::collections::HashSet;
+
+use taskforge_domain::Next;
+use taskforge_store::{LapsedTask, StoreResult, Verdict};
+
+use crate::{attempt::Bench, teller::News};
+
+/// Gives tasks that this worker holds without running them back to the queue, uncounted: their attempts never began.
+///
+/// To be called while no claim is under way, whose tasks would seem to be such. A claim that went wrong may be committed even after this
+/// has looked, so it is called again and again.
+pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
+    // Asked first: what runs now and is not in the answer is no concern of this.
+    let held = bench.store.held(bench.worker).await?;
+    let known: HashSet<_> = bench.running.held().into_iter().collect();
+    let verdicts: Vec<_> = held
+        .iter()
+        .filter(|task| !known.contains(&(task.id, task.run_lease)))
+        .map(verdict)
+        .collect();
+    if verdicts.is_empty() {
+        return Ok(0);
+    }
+    let moved = bench
+        .store
+        .resolve_lapsed(None, &verdicts, bench.clock.now())
+        .await?;
+    // One that ended between the two looks was no orphan, and has not moved.
+    if moved.is_empty() {
+        return Ok(0);
+    }
+    tracing::warn!(worker.id = %bench.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
+    metrics::counter!("taskforge_unanswered_claims_total").increment(moved.len() as u64);
+    for task in held.iter().filter(|task| moved.contains(&task.id)) {
+        bench.teller.tell(News::Waits(taskforge_broker::Hint {
+            id: task.id,
+            lane: task.lane.clone(),
+        }));
+    }
+    Ok(moved.len())
+}
+
+fn verdict(task: &LapsedTask) -> Verdict {
+    Verdict {
+        id: task.id,
+        run_lease: task.run_lease,
+        next: Next::HandBack,
+        detail: "its claim was not answered, so its attempt never began".to_owned(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Tasks of workers that fell silent.
+
+use std::collections::HashSet;
+
+use taskforge_broker::{Broker, Hint, Signal};
+use taskforge_domain::{Failure, FailureKind, Next, Outcome, Timestamp, retry};
+use taskforge_store::{LapsedTask, Store, StoreError, Term, Verdict};
+
+/// What became of lapsed tasks.
+pub(super) struct Resolved {
+    /// How many moved.
+    pub(super) moved: usize,
+    /// Those that had no attempt left.
+    dead: Vec<Signal>,
+    /// What runs no more, and makes room under caps.
+    ended: Vec<Hint>,
+}
+
+impl Resolved {
+    /// Passes on the news. A broker that is away costs latency only.
+    pub(super) async fn tell(&self, broker: &dyn Broker) {
+        let (ended, dead) = tokio::join!(broker.release(&self.ended), broker.publish(&self.dead));
+        for error in [ended, dead].into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "the broker was not told");
+        }
+    }
+}
+
+/// Retries lapsed tasks or makes them dead letters: a lapse counts as a failed attempt.
+pub(super) async fn resolve(
+    store: &dyn Store,
+    term: Term,
+    lapsed: &[LapsedTask],
+    now: Timestamp,
+) -> Result<Resolved, StoreError> {
+    let verdicts: Vec<_> = lapsed.iter().map(|task| verdict(task, now)).collect();
+    let moved = store.resolve_lapsed(Some(term), &verdicts, now).await?;
+    tracing::warn!(tasks = moved.len(), "tasks of lapsed workers were returned");
+    metrics::counter!("taskforge_lapsed_attempts_total").increment(moved.len() as u64);
+    let moved: HashSet<_> = moved.into_iter().collect();
+    let dead = verdicts
+        .iter()
+        .filter(|verdict| verdict.next == Next::DeadLetter && moved.contains(&verdict.id))
+        .map(|verdict| Signal::Finished(verdict.id));
+    let ended = lapsed
+        .iter()
+        .filter(|task| moved.contains(&task.id))
+        .map(|task| Hint {
+            id: task.id,
+            lane: task.lane.clone(),
+        });
+    Ok(Resolved {
+        moved: moved.len(),
+        dead: dead.collect(),
+        ended: ended.collect(),
+    })
+}
+
+/// A task that kills its worker must end as a dead letter.
+fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {
+    let detail = format!(
+        "worker {} stopped answering during attempt {}",
+        task.worker, task.attempt
+    );
+    let failure = Failure::new(FailureKind::LeaseLapsed, detail.clone());
+    let next = retry::after(
+        &Outcome::Failed(failure),
+        task.attempt,
+        &task.retry,
+        now,
+        fastrand::f64(),
+    );
+    Verdict {
+        id: task.id,
+        run_lease: task.run_lease,
+        next,
+        detail,
+    }
+}
