@@ -10,7 +10,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 .PHONY: setup
 setup:
@@ -18,6 +18,16 @@ setup:
 	@command -v cc >/dev/null || { echo 'a C compiler is missing (SQLite and the TLS library need one): install gcc or clang' >&2; exit 1; }
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/wasm32-wasip2" || rustup target add wasm32-wasip2 || \
 	  { echo 'the Rust target wasm32-wasip2 is missing and could not be added: rustup target add wasm32-wasip2' >&2; exit 1; }
+
+# Tests start servers of their own, on free ports of loopback, and need the programs for that.
+.PHONY: servers
+servers:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	  { echo 'PostgreSQL is missing (its server programs, not a running server): on Debian, apt-get install postgresql' >&2; exit 1; }
+	@command -v redis-server >/dev/null || \
+	  { echo 'redis-server is missing (the program, not a running server): on Debian, apt-get install redis-server' >&2; exit 1; }
+	@command -v setpriv >/dev/null || { echo 'setpriv is missing: install util-linux' >&2; exit 1; }
+	@command -v python3 >/dev/null || { echo 'python3 is missing, which the example of an external worker needs' >&2; exit 1; }
 
 .PHONY: plugins
 plugins: setup ## Build the built-in handlers (and the hostile one, for tests) as components
@@ -31,13 +41,19 @@ run: plugins ## Build everything and run it on embedded stores, at http://127.0.
 	exec "$(TARGET)/debug/taskforge" dev $(ARGS)
 
 .PHONY: test
-test: plugins ## Build everything and run all tests
+test: plugins servers ## Build everything and run all tests
 	cargo test --workspace --locked
 
+# One scenario after the other, at full length: some ten minutes. The table in docs/reliability.md is what it prints.
+.PHONY: chaos
+chaos: plugins servers ## Kill, stop, flush and cut off everything under load, and count what was lost
+	TASKFORGE_CHAOS=full cargo test --workspace --locked --test fleet chaos:: -- --nocapture --test-threads 1
+
 .PHONY: lint
-lint: setup ## Check the format and the lints
+lint: setup ## Check the format, the lints and the deployment files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	deploy/check.sh
 
 # In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice for it.
 .PHONY: bench
@@ -45,3 +61,10 @@ bench: plugins ## Measure the sandbox, the store and the whole embedded system
 	cargo bench --workspace --profile dev --locked --bench invoke --bench sqlite
 	cargo build --workspace --locked --bin taskforge
 	"$(TARGET)/debug/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
+
+# Beside the ceiling of the same machine. The servers are named by DATABASE_URL and REDIS_URL, and left as they were.
+.PHONY: bench-fleet
+bench-fleet: plugins ## Measure a fleet on the PostgreSQL and Redis that DATABASE_URL and REDIS_URL name
+	@test -n "$$DATABASE_URL" || { echo 'say where a database can be made for it: DATABASE_URL=postgres://...' >&2; exit 1; }
+	cargo build --workspace --locked --bin taskforge
+	"$(TARGET)/debug/taskforge" bench --plugins "$(TARGET)/plugins" $(ARGS)
