@@ -129,6 +129,17 @@ impl RedisBroker {
         Ok(broker)
     }
 
+    /// Deletes all that this fleet has in Redis. For fleets that are thrown away: it goes through the names of all keys of the server.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn erase(&self) -> BrokerResult<()> {
+        self.core
+            .link
+            .call(&self.core.scripts.erase(), Carries::Nothing)
+            .await
+    }
+
     /// Whether calls fail now.
     #[must_use]
     pub fn is_away(&self) -> bool {

@@ -321,3 +321,29 @@ async fn a_fleet_starts_while_redis_is_away() {
     server.restart();
     until("it is there", || async { fleet.mode() == Mode::Redis }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_is_thrown_away_leaves_no_key_and_others_alone() {
+    let server = Server::start();
+    let fleet = async |prefix: &str| {
+        let config = RedisConfig {
+            prefix: prefix.into(),
+            ..server.config()
+        };
+        RedisBroker::connect(&config).await.unwrap()
+    };
+    let (ours, theirs) = (fleet("ours").await, fleet("theirs").await);
+    for broker in [&ours, &theirs] {
+        broker.push(&hints("a", "work", 3, 3)).await.unwrap();
+    }
+    ours.erase().await.unwrap();
+    assert_eq!(
+        (ours.depth().await.unwrap(), theirs.depth().await.unwrap()),
+        (0, 3)
+    );
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("{ours}*")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(keys, [] as [String; 0]);
+}

@@ -17,7 +17,7 @@ mod report;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use taskforge_broker::Broker;
+use taskforge_broker::{Broker, RedisBroker, RedisConfig};
 use taskforge_domain::Json;
 use taskforge_store::{
     PostgresStore,
@@ -115,6 +115,17 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
     };
     let broker = bench.broker.mode().as_str();
     bench.stop().await?;
+    if let Some(url) = &args.redis_url {
+        let config = RedisConfig {
+            prefix,
+            ..RedisConfig::new(url)
+        };
+        let redis = RedisBroker::connect(&config).await?;
+        redis
+            .erase()
+            .await
+            .context("the benchmark's keys were not deleted")?;
+    }
     Ok(Report::new(
         args,
         broker,

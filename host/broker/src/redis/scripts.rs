@@ -30,6 +30,7 @@ pub(super) struct Scripts {
     set_policy: Script,
     set_running: Script,
     completeness: Script,
+    erase: Script,
 }
 
 /// Lanes in one answer of `short_lanes`: more than a sweeper fills in a tick.
@@ -56,6 +57,7 @@ impl Scripts {
             set_policy: script(include_str!("set_policy.lua")),
             set_running: script(include_str!("set_running.lua")),
             completeness: script(include_str!("completeness.lua")),
+            erase: script(include_str!("erase.lua")),
         }
     }
 
@@ -154,6 +156,10 @@ impl Scripts {
         call.arg(millis(CLAIM_GRACE));
         add_hints(&mut call, running);
         call
+    }
+
+    pub(super) fn erase(&self) -> ScriptInvocation<'_> {
+        self.erase.key(&self.base)
     }
 
     pub(super) fn completeness(&self, ask: &str, rebuild: &str) -> ScriptInvocation<'_> {

@@ -36,7 +36,7 @@ pub(crate) struct BenchArgs {
     /// A PostgreSQL server on which a database may be made, and is dropped at the end; the fleet's own is not touched
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) database_url: String,
-    /// A Redis server; keys are made under a prefix of the benchmark's own. Without one, workers claim from PostgreSQL
+    /// A Redis server; keys are made under a prefix of the benchmark's own, and deleted at the end. Without one, workers claim from PostgreSQL
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) redis_url: Option<String>,
     /// Tasks to enqueue and drain
