@@ -22,6 +22,10 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_can_and_hands_back_the_
     bed.reaches(&long, "running").await;
 
     worker.signal("TERM");
+    wait_until("it says that it drains", async || {
+        worker.readyz().await.is_some_and(|(status, _)| status == 503)
+    })
+    .await;
     let late = bed.submit("fibonacci", json!({ "n": 10 })).await;
     let status = worker.wait_for_exit().await;
 
