@@ -26,6 +26,8 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_can_and_hands_back_the_
         worker.readyz().await.is_some_and(|(status, _)| status == 503)
     })
     .await;
+    // A claim that was under way is finished, and takes what it finds; by now it is long over.
+    bed.reaches(&short, "completed").await;
     let late = bed.submit("fibonacci", json!({ "n": 10 })).await;
     let status = worker.wait_for_exit().await;
 
