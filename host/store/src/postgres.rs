@@ -198,7 +198,7 @@ fn line(config: &PostgresConfig) -> StoreResult<SharedLine> {
     Line::hot(config).map(SharedLine::new)
 }
 
-/// A statement costs the database 1.8 ms besides its rows, as much as 300 of them (measured on two cores), so ends that come one by one are
+/// A statement costs the database a fixed share of time besides its rows, as much as some hundred of them, so ends that come one by one are
 /// worth waiting for once there are many.
 fn batching(name: &'static str) -> BatcherConfig {
     BatcherConfig {

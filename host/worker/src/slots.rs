@@ -20,8 +20,8 @@ const INERTIA: u32 = 64;
 /// The tasks that a worker holds, from their claim to their commit.
 ///
 /// At least as many as may run at once. More while attempts are quick: a claim and a commit cost the database a fixed share of time besides
-/// that of their rows (on two cores 1.8 ms each, as much as 300 rows), so tasks that take microseconds must be claimed and committed in
-/// hundreds, and there must be some to run in the meantime. But what is claimed here is not run elsewhere, so no more is held than can
+/// that of their rows (as much as some hundred of them), so tasks that take microseconds must be claimed and committed in hundreds, and
+/// there must be some to run in the meantime. But what is claimed here is not run elsewhere, so no more is held than can
 /// be expected to begin within some milliseconds.
 #[derive(Debug)]
 pub(crate) struct Slots {
