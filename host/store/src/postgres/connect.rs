@@ -94,8 +94,7 @@ impl Line {
                 // Whatever it was: nothing was carried out.
                 .map_err(|fault| match fault {
                     Fault::Sql(sqlx::Error::Io(_)) | Fault::Silence(_) => {
-                        tracing::debug!(error = %fault, "cannot connect to the database");
-                        Fault::Sql(sqlx::Error::PoolTimedOut)
+                        Fault::NoConnection(fault.to_string())
                     }
                     fault => fault,
                 })?,

@@ -13,6 +13,9 @@ pub(super) enum Fault {
     /// What this room says.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no connection, and this is why.
+    #[error("cannot connect: {0}")]
+    NoConnection(String),
     /// The connection is there, but no answer comes.
     #[error("no answer within {0:?}")]
     Silence(Duration),
@@ -37,6 +40,7 @@ impl Fault {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Store(_) => Kind::Final,
+            Self::NoConnection(_) => Kind::Unreachable,
             Self::Silence(_) => Kind::Lost,
             Self::Sql(error) => match error {
                 sqlx::Error::Database(error) => of_code(error.code().as_deref().unwrap_or_default()),
