@@ -10,8 +10,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use taskforge_domain::{Json, PluginInfo, TaskType};
+use taskforge_schema::{Fault, MAX_ERRORS, Schema};
 
-use crate::{FieldError, schema::Schema};
+use crate::FieldError;
 
 /// A plugin or external type that cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,39 @@ pub(crate) struct Entry {
     pub(crate) input: Schema,
     /// Only of external types that have one: of a plugin's output nobody but its author makes a promise.
     pub(crate) output: Option<Schema>,
+}
+
+impl Entry {
+    /// Checks an input of `size` bytes; adds what is wrong with it.
+    pub(crate) fn check_input(
+        &self,
+        input: &serde_json::Value,
+        size: usize,
+        pointer: &str,
+        errors: &mut Vec<FieldError>,
+    ) {
+        check(&self.input, input, size, pointer, errors);
+    }
+}
+
+/// Checks a value against a schema; adds what is wrong with it.
+pub(crate) fn check(
+    schema: &Schema,
+    value: &serde_json::Value,
+    size: usize,
+    pointer: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let mut faults = Vec::new();
+    schema.check(value, size, pointer, &mut faults);
+    let room = MAX_ERRORS.saturating_sub(errors.len()).max(1);
+    errors.extend(faults.into_iter().take(room).map(FieldError::from));
+}
+
+impl From<Fault> for FieldError {
+    fn from(fault: Fault) -> Self {
+        Self::at(fault.pointer, fault.detail)
+    }
 }
 
 /// Who handles a type.
@@ -172,9 +206,7 @@ impl Catalog {
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {
         let entry = self.snapshot().get(name).cloned()?;
         let mut faults = Vec::new();
-        entry
-            .input
-            .check(&input.to_value(), input.as_str().len(), "/input", &mut faults);
+        entry.check_input(&input.to_value(), input.as_str().len(), "/input", &mut faults);
         Some(faults)
     }
 
@@ -219,6 +251,7 @@ mod tests {
         PluginInfo {
             name: TaskType::new(name).unwrap(),
             version: "1.0.0".into(),
+            shape: taskforge_domain::Shape::Handler,
             digest: Digest::from_bytes([1; 32]),
             summary: String::new(),
             input_schema: Json::from(schema),
@@ -229,6 +262,7 @@ mod tests {
             size: 1,
             limits: Limits::default(),
             grants: Grants::default(),
+            config: std::collections::BTreeMap::new(),
         }
     }
 

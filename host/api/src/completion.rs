@@ -8,7 +8,9 @@ use taskforge_domain::{
 use taskforge_store::{Commit, Completion};
 
 use crate::{
-    Problem, ProblemKind, enqueue, fields,
+    Problem, ProblemKind,
+    catalog::check,
+    enqueue, fields,
     handout::{self, VERSION},
     lease_token::Lease,
     report::{self, Report},
@@ -138,7 +140,13 @@ fn check_output(app: &App, task: &Task, outcome: &Outcome) -> Result<(), Problem
         return Ok(());
     };
     let mut errors = Vec::new();
-    schema.check(&output.to_value(), output.as_str().len(), "/output", &mut errors);
+    check(
+        schema,
+        &output.to_value(),
+        output.as_str().len(),
+        "/output",
+        &mut errors,
+    );
     fields::finish(Some(()), errors)
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use taskforge_schema::MAX_ERRORS;
 
 use crate::{
     FieldError, Problem,
     json::{self, Members, join, shorten},
-    schema::MAX_ERRORS,
 };
 
 /// Reads a body that is one JSON object with these fields.

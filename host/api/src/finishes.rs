@@ -70,7 +70,7 @@ async fn listen(mut signals: Signals, waiting: Arc<Waiting>) {
                     waiters.notify.notify_waiters();
                 }
             }
-            Ok(Signal::Cancel(_) | Signal::Policy) => {}
+            Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins) => {}
             // Some were missed, and nobody knows which: all look.
             Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => waiting
                 .lock()

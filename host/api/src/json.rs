@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::{Map, Number, Value, value::RawValue};
 
+pub(crate) use taskforge_schema::text::{join, shorten};
+
 use crate::{Problem, ProblemKind};
 
 /// Arrays and objects inside each other. Below the limit of serde_json (128), which handlers in Rust have too, and far below what a
@@ -200,22 +202,6 @@ impl<'de> Visitor<'de> for Strict {
         }
         Ok(Value::Object(members))
     }
-}
-
-/// At most `max` characters of a text that a client made up.
-pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(max) {
-        None => Cow::Borrowed(text),
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-    }
-}
-
-/// Appends a member's name or an index to a JSON pointer (RFC 6901).
-pub(crate) fn join(pointer: &str, token: &str) -> String {
-    format!(
-        "{pointer}/{}",
-        shorten(token, 100).replace('~', "~0").replace('/', "~1")
-    )
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@
 //! | `json` | reading JSON text strictly, without rewriting it |
 //! | `submission`, `fields` | from a client's JSON to a `NewTask` |
 //! | [`catalog`] | the task types that the fleet knows |
-//! | `schema` | their schemas, compiled, and checks that always end |
 //! | `enqueue` | a commit, then its hints, whether or not the client still waits |
 //! | `requeue` | dead letters that run again |
 //! | `handout`, `report`, `completion`, `lease_token` | workers outside the fleet: what they get, what they say, what comes of it, how they prove that it is theirs |
@@ -47,7 +46,6 @@ mod report;
 mod request;
 mod requeue;
 mod routes;
-mod schema;
 mod server;
 mod services;
 mod socket;

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
 use taskforge_domain::{Json, NewTask, Priority, RetryPolicy, TaskId, TaskType, TenantId, Timestamp};
+use taskforge_schema::MAX_ERRORS;
 use utoipa::ToSchema;
 
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
     catalog::{Entry, Plugins},
     fields::{self, Fields, duration, finish},
     json,
-    schema::MAX_ERRORS,
 };
 
 /// Tasks in one batch.
@@ -246,7 +246,7 @@ fn input(fields: &Fields<'_>, entry: Option<&Entry>, errors: &mut Vec<FieldError
             return None;
         }
     };
-    entry?.input.check(&tree, text.len(), &pointer, errors);
+    entry?.check_input(&tree, text.len(), &pointer, errors);
     // The text has parsed, so this cannot fail; it is an error all the same, not a panic.
     Json::parse(text.to_owned())
         .map_err(|e| errors.push(FieldError::at(pointer, e.to_string())))

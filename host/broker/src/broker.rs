@@ -78,6 +78,8 @@ pub enum Signal {
     Finished(TaskId),
     /// The queue policy in the store has changed.
     Policy,
+    /// The registry of plugins in the store has changed.
+    Plugins,
     /// The connection that brings signals was lost and is back: any may have been missed, so whoever waits for one looks for itself.
     Missed,
 }

@@ -44,6 +44,7 @@ fn signal(bytes: &[u8]) -> Option<Signal> {
         b'c' => Some(Signal::Cancel(id)),
         b'f' => Some(Signal::Finished(id)),
         b'p' => Some(Signal::Policy),
+        b'g' => Some(Signal::Plugins),
         b'm' => Some(Signal::Missed),
         _ => None,
     }
@@ -61,6 +62,7 @@ pub(crate) fn tell(signals: &[Signal]) -> Vec<String> {
             Signal::Cancel(id) => ('c', *id.as_uuid()),
             Signal::Finished(id) => ('f', *id.as_uuid()),
             Signal::Policy => ('p', Uuid::nil()),
+            Signal::Plugins => ('g', Uuid::nil()),
             Signal::Missed => ('m', Uuid::nil()),
         };
         format!("{kind}{}", id.simple())
@@ -90,7 +92,11 @@ mod tests {
     fn signals_are_packed_as_many_as_fit() {
         let signals: Vec<_> = (0..1000)
             .map(|_| Signal::Finished(TaskId::generate()))
-            .chain([Signal::Policy, Signal::Cancel(TaskId::generate())])
+            .chain([
+                Signal::Policy,
+                Signal::Plugins,
+                Signal::Cancel(TaskId::generate()),
+            ])
             .collect();
         let notices = tell(&signals);
         assert_eq!(notices.len(), 5);

@@ -205,7 +205,7 @@ async fn measure(
                     heard += 1;
                     false
                 }
-                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Missed)) => false,
+                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => false,
                 Ok(Err(RecvError::Lagged(missed))) => {
                     heard += missed;
                     false

@@ -5,7 +5,9 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use taskforge_api::Catalog;
-use taskforge_domain::{Json, Limits, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp};
+use taskforge_domain::{
+    HostRule, Json, Limits, LogLine, MailGrant, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp,
+};
 use taskforge_runtime::{Invocation, Invoked, Plugin, PluginSettings, Runtime, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +30,7 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let outbox = match args.outbox {
         Some(folder) => folder,
         // Kept, so that the person can open the message that the log names.
-        None if settings.grants.mail => temporary.keep(),
+        None if settings.grants.mail.allowed => temporary.keep(),
         None => temporary.path().to_owned(),
     };
     let mailer = mailers::build(&args.mail, outbox)?;
@@ -94,9 +96,15 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettin
     *fuel = args.fuel.unwrap_or(*fuel);
     *memory = args.memory.map_or(*memory, |size| size.as_u64());
     *deadline = args.deadline.unwrap_or(*deadline);
-    settings.grants.http.hosts.extend(args.allow_http.iter().cloned());
+    settings
+        .grants
+        .http
+        .hosts
+        .extend(args.allow_http.iter().cloned().map(HostRule::from));
     settings.grants.http.private_networks.extend(&args.allow_private);
-    settings.grants.mail |= args.allow_mail;
+    if args.allow_mail {
+        settings.grants.mail = MailGrant::unlimited();
+    }
     Ok(settings)
 }
 

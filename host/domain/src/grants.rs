@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The operator's permissions for one plugin. The default is none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -12,25 +12,322 @@ pub struct Grants {
     /// Outgoing HTTP.
     pub http: HttpGrant,
     /// Sending e-mail through the host's mailer.
-    pub mail: bool,
+    pub mail: MailGrant,
+    /// Which of the plugin's secrets it reads through `wasi:config`, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Keeping values in `wasi:keyvalue`.
+    pub keyvalue: KeyValueGrant,
 }
 
 /// Where a plugin may send HTTP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpGrant {
-    /// Names and ports; a request to any other is refused before its name is resolved.
-    pub hosts: Vec<HostPattern>,
+    /// Names, ports and methods; a request to any other is refused before its name is resolved.
+    pub hosts: Vec<HostRule>,
     /// Exceptions from the rule that private, loopback, link-local and metadata addresses are refused.
     pub private_networks: Vec<IpNet>,
 }
 
+/// A host that may be asked, and with which methods. As text it is the pattern alone and stands for every method; otherwise
+/// `{host = "api.example.com", methods = ["POST"]}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRule {
+    /// Which hosts and ports.
+    pub host: HostPattern,
+    /// Only these methods, in upper case. `None`: all.
+    pub methods: Option<Vec<String>>,
+}
+
+impl From<HostPattern> for HostRule {
+    fn from(host: HostPattern) -> Self {
+        Self { host, methods: None }
+    }
+}
+
+impl FromStr for HostRule {
+    type Err = InvalidHostPattern;
+    fn from_str(text: &str) -> Result<Self, InvalidHostPattern> {
+        text.parse::<HostPattern>().map(Self::from)
+    }
+}
+
+impl HostRule {
+    fn allows_method(&self, method: &str) -> bool {
+        self.methods
+            .as_ref()
+            .is_none_or(|methods| methods.iter().any(|allowed| allowed == method))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostTable {
+    host: HostPattern,
+    methods: Vec<String>,
+}
+
+impl Serialize for HostRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.methods {
+            None => self.host.serialize(serializer),
+            Some(methods) => HostTable {
+                host: self.host.clone(),
+                methods: methods.clone(),
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HostRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = HostRule;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host such as \"api.example.com\", or a table with host and methods")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<HostRule, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<HostRule, A::Error> {
+                let table = HostTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                for method in &table.methods {
+                    let is_method =
+                        !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
+                    if !is_method {
+                        return Err(serde::de::Error::custom(format!(
+                            "{method:?} is not an HTTP method in upper case, such as \"POST\""
+                        )));
+                    }
+                }
+                Ok(HostRule {
+                    host: table.host,
+                    methods: Some(table.methods),
+                })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Whether a plugin may send e-mail, from whom and to whom. As text for people: `true`, `false`, or a table with `senders` and
+/// `recipients`, each a list of domains; a list that is left out allows every domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "MailForm", into = "MailForm")]
+pub struct MailGrant {
+    /// Whether it may send at all.
+    pub allowed: bool,
+    /// Domains of senders. A message that names no sender has the host's own, which is always allowed. `None`: all.
+    pub senders: Option<Vec<DomainPattern>>,
+    /// Domains of recipients, `cc` and `bcc` included. `None`: all.
+    pub recipients: Option<Vec<DomainPattern>>,
+}
+
+impl MailGrant {
+    /// May send from and to anybody.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self {
+            allowed: true,
+            senders: None,
+            recipients: None,
+        }
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum MailForm {
+    Plain(bool),
+    Domains(MailDomains),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MailDomains {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    senders: Option<Vec<DomainPattern>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipients: Option<Vec<DomainPattern>>,
+}
+
+impl From<MailForm> for MailGrant {
+    fn from(form: MailForm) -> Self {
+        match form {
+            MailForm::Plain(allowed) => Self {
+                allowed,
+                ..Self::default()
+            },
+            MailForm::Domains(MailDomains { senders, recipients }) => Self {
+                allowed: true,
+                senders,
+                recipients,
+            },
+        }
+    }
+}
+
+impl From<MailGrant> for MailForm {
+    fn from(grant: MailGrant) -> Self {
+        match grant {
+            MailGrant {
+                allowed: true,
+                senders,
+                recipients,
+            } if senders.is_some() || recipients.is_some() => {
+                Self::Domains(MailDomains { senders, recipients })
+            }
+            MailGrant { allowed, .. } => Self::Plain(allowed),
+        }
+    }
+}
+
+/// A domain of mail addresses: `example.com`, or `*.example.com` for any below it, not itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DomainPattern(String);
+
+impl DomainPattern {
+    /// Whether it covers a domain, in any case of letters.
+    #[must_use]
+    pub fn matches(&self, domain: &str) -> bool {
+        let domain = domain.to_ascii_lowercase();
+        match self.0.strip_prefix("*.") {
+            Some(above) => domain
+                .strip_suffix(above)
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            None => domain == self.0,
+        }
+    }
+}
+
+impl TryFrom<String> for DomainPattern {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let domain = lower.strip_prefix("*.").unwrap_or(&lower);
+        let is_domain = !domain.is_empty()
+            && domain.split('.').all(|label| {
+                !label.is_empty()
+                    && label
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            });
+        if is_domain {
+            Ok(Self(lower))
+        } else {
+            Err(format!(
+                "{text:?} is not a domain of mail addresses: use example.com or *.example.com"
+            ))
+        }
+    }
+}
+
+impl From<DomainPattern> for String {
+    fn from(pattern: DomainPattern) -> Self {
+        pattern.0
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a plugin may keep values, and how much for each tenant. As text for people: `true`, `false`, or a table with `bytes` and `keys`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "KeyValueForm", into = "KeyValueForm")]
+pub struct KeyValueGrant {
+    /// Whether it may keep any.
+    pub allowed: bool,
+    /// Bytes of keys and values together, for each tenant.
+    pub bytes: u64,
+    /// Number of keys, for each tenant.
+    pub keys: u64,
+}
+
+impl Default for KeyValueGrant {
+    fn default() -> Self {
+        Self {
+            allowed: false,
+            bytes: 1 << 20,
+            keys: 1_000,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged)]
+enum KeyValueForm {
+    Plain(bool),
+    Quota(KeyValueQuota),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KeyValueQuota {
+    #[serde(with = "crate::limits::size")]
+    bytes: u64,
+    keys: u64,
+}
+
+impl Default for KeyValueQuota {
+    fn default() -> Self {
+        let KeyValueGrant { bytes, keys, .. } = KeyValueGrant::default();
+        Self { bytes, keys }
+    }
+}
+
+impl From<KeyValueForm> for KeyValueGrant {
+    fn from(form: KeyValueForm) -> Self {
+        match form {
+            KeyValueForm::Plain(allowed) => Self {
+                allowed,
+                ..Self::default()
+            },
+            KeyValueForm::Quota(KeyValueQuota { bytes, keys }) => Self {
+                allowed: true,
+                bytes,
+                keys,
+            },
+        }
+    }
+}
+
+impl From<KeyValueGrant> for KeyValueForm {
+    fn from(grant: KeyValueGrant) -> Self {
+        if grant.allowed {
+            Self::Quota(KeyValueQuota {
+                bytes: grant.bytes,
+                keys: grant.keys,
+            })
+        } else {
+            Self::Plain(false)
+        }
+    }
+}
+
 impl HttpGrant {
-    /// Whether a request to this host and port may be made at all. `host` is a name in lower case or an IP address without
+    /// Whether a request to this host and port may be made at all, with some method. `host` is a name in lower case or an IP address without
     /// brackets.
     #[must_use]
     pub fn allows(&self, host: &str, port: u16) -> bool {
-        self.hosts.iter().any(|pattern| pattern.matches(host, port))
+        self.hosts.iter().any(|rule| rule.host.matches(host, port))
+    }
+
+    /// Whether a request with this method (in upper case) may be made to this host and port.
+    #[must_use]
+    pub fn allows_method(&self, method: &str, host: &str, port: u16) -> bool {
+        self.hosts
+            .iter()
+            .any(|rule| rule.host.matches(host, port) && rule.allows_method(method))
     }
 
     /// Whether a resolved address may be connected to: it is public, or the operator made an exception for it.
@@ -318,5 +615,50 @@ mod tests {
         assert!(grant.allows_address("::ffff:127.0.0.1".parse().unwrap()));
         assert!(!grant.allows_address("10.0.0.1".parse().unwrap()));
         assert!(!grant.allows_address("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_host_may_be_limited_to_methods() {
+        let grant: HttpGrant = serde_json::from_value(serde_json::json!({
+            "hosts": ["example.com", {"host": "api.test:8080", "methods": ["POST"]}]
+        }))
+        .unwrap();
+        assert!(grant.allows_method("DELETE", "example.com", 443));
+        assert!(grant.allows_method("POST", "api.test", 8080));
+        assert!(grant.allows("api.test", 8080) && !grant.allows_method("GET", "api.test", 8080));
+        let text = serde_json::to_string(&grant).unwrap();
+        assert_eq!(serde_json::from_str::<HttpGrant>(&text).unwrap(), grant);
+        for bad in [
+            serde_json::json!({"hosts": [{"host": "a.test", "methods": ["post"]}]}),
+            serde_json::json!({"hosts": [{"host": "a.test", "method": ["POST"]}]}),
+            serde_json::json!({"hosts": [7]}),
+        ] {
+            assert!(serde_json::from_value::<HttpGrant>(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mail_may_be_granted_as_a_whole_or_by_domain() {
+        let read = |value| serde_json::from_value::<MailGrant>(value).unwrap();
+        assert_eq!(read(serde_json::json!(false)), MailGrant::default());
+        assert_eq!(read(serde_json::json!(true)), MailGrant::unlimited());
+        let grant = read(serde_json::json!({"recipients": ["Example.com", "*.example.org"]}));
+        let allowed = |domain: &str| grant.recipients.iter().flatten().any(|p| p.matches(domain));
+        assert!(grant.allowed && grant.senders.is_none());
+        assert!(allowed("EXAMPLE.com") && allowed("a.example.org"));
+        assert!(!allowed("example.org") && !allowed("badexample.com") && !allowed("x.example.com"));
+        let text = serde_json::to_string(&grant).unwrap();
+        assert_eq!(serde_json::from_str::<MailGrant>(&text).unwrap(), grant);
+        assert!(serde_json::from_value::<MailGrant>(serde_json::json!({"recipients": ["a@b.c"]})).is_err());
+    }
+
+    #[test]
+    fn values_may_be_kept_within_a_quota() {
+        let read = |value| serde_json::from_value::<KeyValueGrant>(value).unwrap();
+        assert!(!read(serde_json::json!(false)).allowed);
+        let quota = read(serde_json::json!({"bytes": "2 KiB"}));
+        assert_eq!((quota.allowed, quota.bytes, quota.keys), (true, 2048, 1_000));
+        let text = serde_json::to_string(&quota).unwrap();
+        assert_eq!(serde_json::from_str::<KeyValueGrant>(&text).unwrap(), quota);
     }
 }

@@ -85,6 +85,12 @@ uuid_id!(
     "worker id"
 );
 
+uuid_id!(
+    /// A version of a plugin in the registry.
+    VersionId,
+    "version id"
+);
+
 /// The number that fences an attempt. It grows by one at every claim of a task and never resets, so a worker that lost its lease
 /// can always be told from the one that holds it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -17,31 +17,46 @@
 //! | [`policy`] | pauses, caps and shares, as operators set them |
 //! | [`limits`] | what one attempt may use |
 //! | [`grants`] | what a plugin may reach |
+//! | [`settings`] | what an operator sets for one version of a plugin |
 //! | [`plugin`] | what is known of a loaded plugin |
+//! | [`registry`] | plugins as they are registered: versions, and which of them run |
+//! | [`usage`] | what the attempts of a version used, added up |
+//! | [`histogram`] | counts from which percentiles can be read |
 
 pub mod attempt;
 pub mod fingerprint;
 pub mod grants;
+pub mod histogram;
 pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod outcome;
 pub mod plugin;
 pub mod policy;
+pub mod registry;
 pub mod retry;
+pub mod settings;
 pub mod state;
 pub mod task;
+pub mod usage;
 
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use fingerprint::Fingerprint;
-pub use grants::{Grants, HostPattern, HttpGrant};
-pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, WorkerId};
+pub use grants::{DomainPattern, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
+pub use histogram::Histogram;
+pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, VersionId, WorkerId};
 pub use jiff::Timestamp;
 pub use json::Json;
 pub use limits::Limits;
 pub use outcome::{Failure, FailureKind, Outcome, Usage};
-pub use plugin::PluginInfo;
+pub use plugin::{Manifest, PluginInfo, Shape};
 pub use policy::{QueuePolicy, TenantPolicy, TypePolicy, Weight};
+pub use registry::{
+    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Revision, Rollout,
+    VersionState,
+};
 pub use retry::{Next, RetryPolicy};
+pub use settings::PluginSettings;
 pub use state::TaskState;
 pub use task::{ClaimedTask, Lane, NewTask, Priority, Progress, Task, TaskError};
+pub use usage::VersionUsage;

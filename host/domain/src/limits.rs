@@ -40,6 +40,9 @@ pub struct Limits {
     /// Bytes of all HTTP response bodies together, as they come over the wire.
     #[serde(with = "size")]
     pub http_bytes: u64,
+    /// Attempts that may run at once in the whole fleet, like a cap of the queue: the lower of the two counts. `None`: no such limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
 }
 
 impl Default for Limits {
@@ -57,11 +60,12 @@ impl Default for Limits {
             tables: 64,
             http_requests: 100,
             http_bytes: 32 << 20,
+            concurrency: None,
         }
     }
 }
 
-mod size {
+pub(crate) mod size {
     use super::{Deserialize, Deserializer, Serializer};
 
     #[derive(Deserialize)]
@@ -73,11 +77,11 @@ mod size {
 
     // The signature is serde's.
     #[allow(clippy::trivially_copy_pass_by_ref)]
-    pub(super) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(*bytes)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         Ok(match Size::deserialize(deserializer)? {
             Size::Bytes(bytes) => bytes,
             Size::Text(text) => text

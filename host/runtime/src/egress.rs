@@ -260,6 +260,7 @@ mod tests {
         let plugin = PluginInfo {
             name: TaskType::new("test").unwrap(),
             version: "1.0.0".to_owned(),
+            shape: taskforge_domain::Shape::Handler,
             digest: Digest::from_bytes([0; 32]),
             summary: String::new(),
             input_schema: Json::from(serde_json::Value::Null),
@@ -271,8 +272,9 @@ mod tests {
             limits: Limits::default(),
             grants: Grants {
                 http: grant,
-                mail: false,
+                ..Grants::default()
             },
+            config: std::collections::BTreeMap::new(),
         };
         let exchange = Exchange {
             egress: Arc::new(Egress::new().unwrap()),

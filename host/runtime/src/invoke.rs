@@ -9,7 +9,9 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use taskforge_domain::{Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage};
+use taskforge_domain::{
+    Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
+};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
@@ -52,7 +54,7 @@ pub struct Invoked {
 }
 
 /// See [`crate::Runtime::invoke`].
-pub(crate) async fn invoke(shared: &Shared, plugin: &Plugin, invocation: Invocation) -> Invoked {
+pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: Invocation) -> Invoked {
     let Invocation {
         tenant,
         task,
@@ -75,6 +77,18 @@ pub(crate) async fn invoke(shared: &Shared, plugin: &Plugin, invocation: Invocat
         };
     }
 
+    let code = match plugin.code(shared).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
+            let failure = Failure::new(FailureKind::Internal, "the host could not load the plugin");
+            return Invoked {
+                outcome: Outcome::Failed(failure),
+                usage: Usage::default(),
+                logs: Vec::new(),
+            };
+        }
+    };
     let started = Instant::now();
     let info = plugin.shared_info();
     let host = Attempt {
@@ -97,7 +111,7 @@ pub(crate) async fn invoke(shared: &Shared, plugin: &Plugin, invocation: Invocat
     let mut store = store(shared, info, HostState::new(host));
     let ending = {
         let run = async {
-            let instance = plugin.bindings().instantiate_async(&mut store).await?;
+            let instance = code.instantiate_async(&mut store).await?;
             instance
                 .taskforge_plugin_handler()
                 .call_handle(&mut store, task)

@@ -18,6 +18,8 @@
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
 //! | [`mailer`] | where mail goes: the outbox folder or an SMTP server |
+//! | [`source`] | where components come from when their code is needed again |
+//! | [`keyvalue`] | what a plugin keeps between attempts |
 //! | [`inspect`](mod@inspect) | what a component imports and exports, without running it |
 //! | [`contract`] | the bindings of `wit/`, private |
 //!
@@ -34,13 +36,18 @@ mod verdict;
 pub mod engine;
 pub mod inspect;
 pub mod invoke;
+pub mod keyvalue;
 pub mod mailer;
 pub mod plugin;
 pub mod runtime;
+pub mod source;
 
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
+pub use keyvalue::{KeyValue, KeyValueError, Space};
 pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
-pub use plugin::{LoadError, Plugin, PluginSettings};
+pub use plugin::{LoadError, Plugin};
 pub use runtime::{Ceilings, Runtime, RuntimeConfig, RuntimeError};
+pub use source::ComponentSource;
+pub use taskforge_domain::PluginSettings;
 pub use tokio_util::sync::CancellationToken;

@@ -1,37 +1,31 @@
 //! From bytes to a loaded plugin: check, compile or fetch from the cache, ask `describe`.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use serde::Deserialize;
-use taskforge_domain::{Failure, Grants, Json, Limits, PluginInfo, TaskId, TaskType, TenantId};
+use taskforge_domain::{
+    Failure, Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId,
+};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 
 use crate::{
     contract::{BindingsPre, HANDLER, handler},
     host::{Attempt, HostState},
-    inspect::{Inspection, inspect},
+    inspect::{Inspection, digest, inspect},
     invoke,
     log::cut,
     runtime::{RuntimeConfig, Shared},
     verdict,
 };
 
-/// What the operator sets for one plugin.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PluginSettings {
-    /// What one attempt may use.
-    pub limits: Limits,
-    /// What it may reach.
-    pub grants: Grants,
-}
-
 /// A plugin that can be run.
 pub struct Plugin {
     info: Arc<PluginInfo>,
-    bindings: BindingsPre<HostState>,
+    #[expect(dead_code, reason = "read once wasi:config is linked, in the next step")]
+    secrets: BTreeMap<String, String>,
+    code: OnceCell<BindingsPre<HostState>>,
 }
 
 impl Plugin {
@@ -45,8 +39,27 @@ impl Plugin {
         &self.info
     }
 
-    pub(crate) const fn bindings(&self) -> &BindingsPre<HostState> {
-        &self.bindings
+    /// The linked code; loads it if it is not there.
+    pub(crate) async fn code(&self, shared: &Arc<Shared>) -> Result<&BindingsPre<HostState>, LoadError> {
+        self.code
+            .get_or_try_init(|| async {
+                let source = shared.config.source.as_ref();
+                let source = source.ok_or_else(|| LoadError::Internal("it has no source".to_owned()))?;
+                let bytes = source
+                    .component(&self.info.digest)
+                    .await
+                    .map_err(LoadError::Internal)?;
+                if digest(&bytes) != self.info.digest {
+                    return Err(LoadError::Internal(
+                        "its bytes are not those of its digest".to_owned(),
+                    ));
+                }
+                let blocking = Arc::clone(shared);
+                let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, &bytes)).await;
+                let (_, code) = prepared.map_err(|error| LoadError::Internal(error.to_string()))??;
+                Ok(code)
+            })
+            .await
     }
 }
 
@@ -121,6 +134,7 @@ pub(crate) async fn load(
     shared: &Arc<Shared>,
     bytes: Vec<u8>,
     settings: PluginSettings,
+    _manifest: Option<&Manifest>,
 ) -> Result<Arc<Plugin>, LoadError> {
     check_limits(&shared.config, &settings.limits)?;
     let (size, limit) = (bytes.len() as u64, shared.config.max_component);
@@ -135,8 +149,18 @@ pub(crate) async fn load(
     let info = info(description, inspection, settings)?;
     Ok(Arc::new(Plugin {
         info: Arc::new(info),
-        bindings,
+        secrets: BTreeMap::new(),
+        code: OnceCell::new_with(Some(bindings)),
     }))
+}
+
+/// See [`crate::Runtime::register`].
+pub(crate) fn register(info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
+    Arc::new(Plugin {
+        info: Arc::new(info),
+        secrets,
+        code: OnceCell::new(),
+    })
 }
 
 fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
@@ -214,6 +238,7 @@ async fn describe(
     let info = Arc::new(PluginInfo {
         name: TaskType::new("describe").map_err(|error| internal(&error))?,
         version: String::new(),
+        shape: Shape::Handler,
         digest: inspection.digest,
         summary: String::new(),
         input_schema: Json::from(serde_json::Value::Null),
@@ -224,6 +249,7 @@ async fn describe(
         size: inspection.size,
         limits: describe_limits(&settings.limits),
         grants: Grants::default(),
+        config: BTreeMap::new(),
     });
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -268,6 +294,7 @@ fn info(
     Ok(PluginInfo {
         name,
         version: said.version,
+        shape: Shape::Handler,
         digest: seen.digest,
         summary: cut(&said.summary, 500).to_owned(),
         input_schema: schema("input-schema", said.input_schema)?,
@@ -278,6 +305,7 @@ fn info(
         size: seen.size,
         limits: settings.limits,
         grants: settings.grants,
+        config: settings.config,
     })
 }
 

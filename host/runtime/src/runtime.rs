@@ -1,8 +1,9 @@
 //! The door, and what a runtime is made from.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use taskforge_domain::Limits;
+use ipnet::IpNet;
+use taskforge_domain::{Limits, Manifest, PluginInfo, PluginSettings};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Linker};
 
@@ -12,8 +13,10 @@ use crate::{
     engine::{self, PoolTuning},
     host::{self, HostState},
     invoke::{self, Invocation, Invoked},
+    keyvalue::KeyValue,
     mailer::Mailer,
-    plugin::{self, LoadError, Plugin, PluginSettings},
+    plugin::{self, LoadError, Plugin},
+    source::ComponentSource,
 };
 
 /// What a runtime is made from.
@@ -32,6 +35,12 @@ pub struct RuntimeConfig {
     pub ceilings: Ceilings,
     /// Where mail goes.
     pub mailer: Arc<dyn Mailer>,
+    /// Where the bytes of registered plugins come from when their code is not in the cache. `None`: only loaded ones run.
+    pub source: Option<Arc<dyn ComponentSource>>,
+    /// Where plugins keep values. `None`: `wasi:keyvalue` says that it is not there.
+    pub key_value: Option<Arc<dyn KeyValue>>,
+    /// Private networks that every plugin with an HTTP grant may reach besides its own, on this host.
+    pub allow_private: Vec<IpNet>,
 }
 
 /// The most that the counts in a plugin's [`Limits`] may be. The pool holds this many for each instance.
@@ -77,6 +86,9 @@ impl RuntimeConfig {
             max_component: 128 << 20,
             ceilings: Ceilings::default(),
             mailer,
+            source: None,
+            key_value: None,
+            allow_private: Vec::new(),
         }
     }
 }
@@ -176,7 +188,36 @@ impl Runtime {
     /// When the bytes are not a component that exports the handler interface, import what this host does not have,
     /// ask for more than the runtime allows, or describe themselves wrongly. Each says what to do about it.
     pub async fn load(&self, bytes: Vec<u8>, settings: PluginSettings) -> Result<Arc<Plugin>, LoadError> {
-        plugin::load(&self.shared, bytes, settings).await
+        plugin::load(&self.shared, bytes, settings, None).await
+    }
+
+    /// [`Runtime::load`] for a component that may not describe itself: a WASI command or web server, which is what the manifest says. A
+    /// component that exports the handler interface describes itself; the manifest must then be absent or agree in its name and version.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`], and when there is no manifest where one is needed.
+    pub async fn load_as(
+        &self,
+        bytes: Vec<u8>,
+        settings: PluginSettings,
+        manifest: Option<&Manifest>,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        plugin::load(&self.shared, bytes, settings, manifest).await
+    }
+
+    /// A plugin that was loaded before, here or elsewhere, and is known by what was found then. Its code comes from the cache or from
+    /// [`RuntimeConfig::source`] when it is first needed. `secrets` are what it reads through `wasi:config` besides its configuration.
+    #[must_use]
+    pub fn register(&self, info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
+        plugin::register(info, secrets)
+    }
+
+    /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait for it.
+    ///
+    /// # Errors
+    /// When the code is not in the cache, and the component cannot be had, is not what its digest says, or cannot be compiled.
+    pub async fn prepare(&self, plugin: &Plugin) -> Result<(), LoadError> {
+        plugin.code(&self.shared).await.map(|_| ())
     }
 
     /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its

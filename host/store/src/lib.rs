@@ -7,6 +7,7 @@
 //! | file | the concept |
 //! |---|---|
 //! | [`store`](mod@store) | the trait, and the rule that each operation keeps |
+//! | [`plugins`](mod@plugins) | the trait for the registry of plugins, their secrets, usage and values |
 //! | [`query`] | filters, pages and cursors of the read side |
 //! | [`batch`] | one fsync for hundreds of tasks: callers queue up, one writer flushes |
 //! | [`sqlite`] | the embedded database |
@@ -19,12 +20,16 @@
 pub mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod plugins;
 pub mod postgres;
 pub mod query;
 pub mod sqlite;
 pub mod store;
 
 pub use batch::{Batcher, BatcherConfig};
+pub use plugins::{
+    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret,
+};
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};
 pub use sqlite::SqliteStore;

@@ -119,7 +119,8 @@ pub async fn obey_cancels(
                 stop_lost(&*store, &running, &held).await;
             }
             // What a slow reader missed, the lease check finds within seconds.
-            Ok(Signal::Finished(_) | Signal::Policy | Signal::Missed) | Err(RecvError::Lagged(_)) => {}
+            Ok(Signal::Finished(_) | Signal::Policy | Signal::Plugins | Signal::Missed)
+            | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return stop.cancelled().await,
         }
     }

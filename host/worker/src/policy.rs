@@ -40,7 +40,7 @@ impl PolicyCopy {
         let mut signals = broker.subscribe();
         let changed = async || loop {
             match signals.recv().await {
-                Ok(Signal::Policy | Signal::Missed) | Err(RecvError::Lagged(_)) => return,
+                Ok(Signal::Policy | Signal::Plugins | Signal::Missed) | Err(RecvError::Lagged(_)) => return,
                 Ok(Signal::Cancel(_) | Signal::Finished(_)) => {}
                 Err(RecvError::Closed) => return std::future::pending().await,
             }

@@ -106,6 +106,7 @@ pub fn plugin(name: &str, input_schema: Value) -> PluginInfo {
     PluginInfo {
         name: TaskType::new(name).unwrap(),
         version: "1.2.3".into(),
+        shape: taskforge_domain::Shape::Handler,
         digest: Digest::from_bytes([7; 32]),
         summary: format!("The {name} plugin"),
         input_schema: Json::from(input_schema),
@@ -116,6 +117,7 @@ pub fn plugin(name: &str, input_schema: Value) -> PluginInfo {
         size: 92_000,
         limits: Limits::default(),
         grants: Grants::default(),
+        config: std::collections::BTreeMap::new(),
     }
 }
 

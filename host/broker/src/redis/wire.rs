@@ -14,6 +14,7 @@ pub(super) fn pack(signals: &[Signal]) -> Vec<u8> {
             Signal::Cancel(id) => (b'c', *id.as_uuid()),
             Signal::Finished(id) => (b'f', *id.as_uuid()),
             Signal::Policy => (b'p', Uuid::nil()),
+            Signal::Plugins => (b'g', Uuid::nil()),
             Signal::Missed => (b'm', Uuid::nil()),
         };
         bytes.push(kind);
@@ -30,6 +31,7 @@ pub(super) fn unpack(bytes: &[u8]) -> impl Iterator<Item = Signal> {
             b'c' => Some(Signal::Cancel(id)),
             b'f' => Some(Signal::Finished(id)),
             b'p' => Some(Signal::Policy),
+            b'g' => Some(Signal::Plugins),
             b'm' => Some(Signal::Missed),
             _ => None,
         }
@@ -45,6 +47,7 @@ mod tests {
         let signals = [
             Signal::Cancel(TaskId::generate()),
             Signal::Policy,
+            Signal::Plugins,
             Signal::Finished(TaskId::generate()),
             Signal::Missed,
         ];

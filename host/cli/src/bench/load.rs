@@ -97,7 +97,7 @@ impl<'a> Load<'a> {
                     heard += 1;
                     false
                 }
-                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Missed)) => false,
+                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => false,
                 Ok(Err(RecvError::Lagged(missed))) => {
                     heard += usize::try_from(missed)?;
                     false

@@ -42,7 +42,7 @@ impl progress::Host for HostState {
 
 impl mail::Host for HostState {
     async fn send(&mut self, message: mail::Message) -> Result<mail::Receipt, mail::Error> {
-        if !self.attempt.plugin.grants.mail {
+        if !self.attempt.plugin.grants.mail.allowed {
             let text = "mail was refused: grant it with `mail = true` under [grants]".to_owned();
             self.log
                 .lock()

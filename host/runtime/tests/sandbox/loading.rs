@@ -183,7 +183,7 @@ async fn a_loaded_plugin_is_what_it_says() {
         "{:?}",
         info.imports
     );
-    assert_eq!((info.limits.fuel, info.grants.mail), (123, true));
+    assert_eq!((info.limits.fuel, info.grants.mail.allowed), (123, true));
 
     let bytes = guests::bytes("hostile");
     let inspection = inspect(&bytes).unwrap();

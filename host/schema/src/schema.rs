@@ -15,12 +15,12 @@ use jsonschema::{Keyword, PatternOptions, ValidationError, Validator, error::Val
 use serde_json::{Value, json};
 
 use crate::{
-    FieldError,
-    json::{join, shorten},
+    Fault,
+    text::{join, shorten},
 };
 
 /// More errors than this help nobody.
-pub(crate) const MAX_ERRORS: usize = 20;
+pub const MAX_ERRORS: usize = 20;
 /// Collecting every error of a large input would cost many times its size in memory; above this many bytes only the first is told.
 const COLLECT_BELOW: usize = 64 << 10;
 /// References that every check may follow, some milliseconds' worth, and those that it may follow for each byte of input. A list of
@@ -32,7 +32,7 @@ const COUNT: &str = "x-taskforge-count";
 
 /// A compiled schema.
 #[derive(Debug)]
-pub(crate) struct Schema(Validator);
+pub struct Schema(Validator);
 
 impl Schema {
     /// Compiles a schema.
@@ -42,7 +42,7 @@ impl Schema {
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+    pub fn compile(text: &str) -> Result<Self, String> {
         let mut schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         count_references(&mut schema)?;
         jsonschema::options()
@@ -58,7 +58,7 @@ impl Schema {
     }
 
     /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that begin with `pointer`.
-    pub(crate) fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<FieldError>) {
+    pub fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<Fault>) {
         let steps = STEPS + STEPS_A_BYTE * size as u64;
         if within(steps, || self.0.is_valid(input)) == Some(true) {
             return;
@@ -78,9 +78,9 @@ impl Schema {
                 .map(|error| describe(&error, pointer).into_iter().take(1).collect())
                 .unwrap_or_default()
         });
-        let found: Vec<FieldError> = found.unwrap_or_default();
+        let found: Vec<Fault> = found.unwrap_or_default();
         if found.is_empty() {
-            errors.push(FieldError::at(
+            errors.push(Fault::at(
                 pointer,
                 "takes too many steps to check against the plugin's input schema",
             ));
@@ -252,21 +252,20 @@ fn escape(token: &str) -> String {
 }
 
 /// Names the field that is wrong. For a missing or surplus property that is the property itself, not the object around it.
-fn describe(error: &ValidationError<'_>, pointer: &str) -> Vec<FieldError> {
+fn describe(error: &ValidationError<'_>, pointer: &str) -> Vec<Fault> {
     let place = shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
     match error.kind() {
         ValidationErrorKind::Required {
             property: Value::String(name),
         } => {
-            vec![FieldError::at(join(&place, name), "is required")]
+            vec![Fault::at(join(&place, name), "is required")]
         }
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let surplus =
-                |name: &String| FieldError::at(join(&place, name), "is not a property of this input");
+            let surplus = |name: &String| Fault::at(join(&place, name), "is not a property of this input");
             unexpected.iter().take(MAX_ERRORS).map(surplus).collect()
         }
-        _ => vec![FieldError::at(place, shorten(&error.to_string(), 300))],
+        _ => vec![Fault::at(place, shorten(&error.to_string(), 300))],
     }
 }
 

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-fn check(schema: &Value, input: &Value) -> Vec<FieldError> {
+fn check(schema: &Value, input: &Value) -> Vec<Fault> {
     let schema = Schema::compile(&schema.to_string()).unwrap();
     let mut errors = Vec::new();
     schema.check(input, input.to_string().len(), "/input", &mut errors);
@@ -16,7 +16,7 @@ fn the_wrong_field_is_named() {
     let pointers = |input: Value| -> Vec<String> {
         check(&schema, &input)
             .into_iter()
-            .filter_map(|error| error.pointer)
+            .map(|error| error.pointer)
             .collect()
     };
     assert_eq!(pointers(json!({"n": 3})), Vec::<String>::new());
@@ -61,8 +61,7 @@ fn a_schema_that_refers_to_itself_ends() {
     );
     let pointer = check(&tree, &json!({"left": {"right": {"n": "x"}}}))
         .remove(0)
-        .pointer
-        .unwrap();
+        .pointer;
     assert_eq!(pointer, "/input/left/right/n");
 }
 
@@ -141,10 +140,7 @@ fn in_old_drafts_a_reference_hides_what_stands_beside_it() {
 fn unevaluated_properties_see_through_references() {
     let schema = json!({"$ref": "#/$defs/base", "unevaluatedProperties": false, "$defs": {"base": {"properties": {"a": {}}}}});
     assert_eq!(check(&schema, &json!({"a": 1})), []);
-    assert_eq!(
-        check(&schema, &json!({"b": 1}))[0].pointer.as_deref(),
-        Some("/input/b")
-    );
+    assert_eq!(check(&schema, &json!({"b": 1}))[0].pointer, "/input/b");
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! What a plugin keeps between attempts, behind `wasi:keyvalue`.
+
+use async_trait::async_trait;
+use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
+
+/// Whose values they are: a plugin keeps those of each tenant apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The tenant whose task runs.
+    pub tenant: TenantId,
+    /// The plugin.
+    pub plugin: TaskType,
+    /// The bucket, as the guest named it.
+    pub bucket: String,
+    /// What it may keep.
+    pub quota: KeyValueGrant,
+}
+
+/// Why a value was not read or written. The text is for the guest and the task's log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeyValueError(pub String);
+
+/// Keeps values.
+#[async_trait]
+pub trait KeyValue: Send + Sync + 'static {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// When the values cannot be reached.
+    async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError>;
+
+    /// Writes values, all or none.
+    ///
+    /// # Errors
+    /// When that would be more than the quota, or the values cannot be reached.
+    async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError>;
+
+    /// Deletes values; those that are not there are no error.
+    ///
+    /// # Errors
+    /// When the values cannot be reached.
+    async fn delete(&self, space: &Space, keys: Vec<String>) -> Result<(), KeyValueError>;
+
+    /// The keys of the bucket in byte order, those after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the values cannot be reached.
+    async fn keys(
+        &self,
+        space: &Space,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<String>, KeyValueError>;
+
+    /// Adds to a number, 0 while there is none. Returns the sum.
+    ///
+    /// # Errors
+    /// When the value that is there is no number, on overflow, beyond the quota, or when the values cannot be reached.
+    async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError>;
+}
