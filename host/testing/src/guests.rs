@@ -32,6 +32,29 @@ pub fn bytes(name: &str) -> Vec<u8> {
     fs::read(path(name)).unwrap()
 }
 
+/// The `fibonacci` plugin under another name and version, which it gives as its own: as many different plugins as a test wants, without
+/// building any. The texts stand side by side in the component and are overwritten, so each must be as long as what it replaces:
+/// `fibonacci` and `0.1.0`.
+///
+/// # Panics
+/// When it is not, or the plugin's own name and version are not found.
+#[must_use]
+pub fn variant(name: &str, version: &str) -> Vec<u8> {
+    let (old, new) = ("fibonacci0.1.0", format!("{name}{version}"));
+    assert_eq!(
+        (name.len(), version.len()),
+        (9, 5),
+        "{new} must be as long as {old}"
+    );
+    let mut component = bytes("fibonacci");
+    let place = component
+        .windows(old.len())
+        .position(|window| window == old.as_bytes())
+        .expect("the plugin's name and version stand in its component");
+    component[place..place + old.len()].copy_from_slice(new.as_bytes());
+    component
+}
+
 /// The folder with the plugins that ship, settings files included.
 ///
 /// # Panics
