@@ -143,6 +143,19 @@ impl Bed {
         answer
     }
 
+    /// Pushes a component, with these parameters of the query.
+    pub(crate) async fn push(&self, query: &str, component: Vec<u8>) -> (u16, Value) {
+        let request = self
+            .http
+            .post(self.url(&format!("/plugins?{query}")))
+            .bearer_auth(KEY)
+            .header("content-type", "application/wasm")
+            .body(component);
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap())
+    }
+
     pub(crate) async fn submit(&self, task_type: &str, input: Value) -> String {
         let body = json!({ "task_type": task_type, "input": input });
         let task = self.ask("POST", "/tasks", Some(&body)).await;

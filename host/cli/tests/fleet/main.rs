@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `roles` | `migrate`, `serve`, `worker` and the commands for operators |
 //! | `drain` | what SIGTERM does, and a rolling restart |
+//! | `attacks` | the attacks of `plugins/hostile` through the whole fleet |
 //! | `chaos` | the kill matrix |
 //! | `bed`, `node` | the fleet under test |
 //!
@@ -17,6 +18,7 @@
     missing_docs
 )]
 
+mod attacks;
 mod bed;
 #[path = "../common/binary.rs"]
 mod binary;

@@ -1,0 +1,119 @@
+//! The attacks of `plugins/hostile` and of its hand-written components through the whole fleet: enqueued over HTTP, run by workers, committed
+//! in the database. Each ends as its own kind of failure, and its neighbours complete.
+
+use serde_json::{Value, json};
+use taskforge_testing::guests;
+
+use crate::bed::Bed;
+
+/// An attack of the plugin `hostile`, and what it ends as: an error kind, or `completed`.
+fn attacks() -> Vec<(Value, &'static str)> {
+    let attack = |name: &str| json!({ "attack": name });
+    let get = |url: &str| json!({ "attack": "http_get", "url": url });
+    vec![
+        (attack("endless_loop"), "out_of_fuel"),
+        (attack("endless_recursion"), "stack_overflow"),
+        (attack("grow_memory"), "out_of_memory"),
+        (
+            json!({ "attack": "huge_output", "bytes": 5_000_000 }),
+            "output_too_large",
+        ),
+        (attack("huge_output"), "out_of_memory"),
+        (attack("invalid_json"), "invalid_output"),
+        (
+            json!({ "attack": "log_flood", "lines": 20_000, "bytes": 1_000 }),
+            "completed",
+        ),
+        (attack("host_call_flood"), "host_call_limit"),
+        (json!({ "attack": "sleep", "ms": 3_600_000 }), "deadline"),
+        (attack("panic"), "trap"),
+        (json!({ "attack": "exit", "code": 3 }), "exited"),
+        (json!({ "attack": "fail", "permanent": true }), "permanent"),
+        (
+            get("http://169.254.169.254/latest/meta-data/"),
+            "capability_denied",
+        ),
+        (get("http://10.0.0.1/"), "capability_denied"),
+        (get("http://[::ffff:10.0.0.1]/"), "capability_denied"),
+        (get("http://0x0a000001/"), "capability_denied"),
+        (
+            json!({ "attack": "connect", "address": "127.0.0.1:5432" }),
+            "capability_denied",
+        ),
+    ]
+}
+
+/// The bed's plugins folder with `hostile` under a short deadline, so that the attack that waits ends within the test.
+fn shorten_the_deadline(bed: &Bed) {
+    let settings = bed.data.path().join("plugins/hostile.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}\n[limits]\ndeadline = \"8s\"\n")).unwrap();
+}
+
+async fn enqueue(bed: &Bed, task_type: &str, input: &Value) -> String {
+    let body = json!({ "task_type": task_type, "input": input, "max_retries": 0 });
+    let task = bed.ask("POST", "/tasks", Some(&body)).await;
+    task["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_attack_ends_as_its_own_kind_of_failure_and_its_neighbours_complete() {
+    let bed = Bed::new();
+    bed.command("worker");
+    shorten_the_deadline(&bed);
+    let _api = bed.start_api();
+    let mut workers = [bed.start_worker(&[]), bed.start_worker(&[])];
+    let mut running = Vec::new();
+    for (input, expected) in attacks() {
+        running.push((enqueue(&bed, "hostile", &input).await, input, expected));
+        let neighbour = json!({ "n": running.len() });
+        running.push((
+            enqueue(&bed, "fibonacci", &neighbour).await,
+            neighbour,
+            "completed",
+        ));
+    }
+    for (id, input, expected) in running {
+        let task = bed.ended(&id).await;
+        let ended = if task["status"] == "completed" {
+            &task["status"]
+        } else {
+            &task["error_kind"]
+        };
+        assert_eq!(ended, expected, "{input}: {task}");
+    }
+    assert!(workers.iter_mut().all(crate::node::Node::is_alive));
+    // A lapse would mean that an attack had stopped a worker's heart.
+    assert_eq!(bed.count("select count(*) from events where kind = 'lapsed'"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hand_written_attacks_are_refused_at_push_or_fail_alone() {
+    let bed = Bed::new();
+    let _api = bed.start_api();
+    let _worker = bed.start_worker(&[]);
+    // What each is refused for when it is pushed. The rest of them run, and fail by themselves.
+    let refused = [
+        ("no_handler", "exports"),
+        ("bad_name", "describes itself wrongly"),
+        ("bad_schema", "describes itself wrongly"),
+        ("endless_describe", "failed to describe itself"),
+        ("trapping_describe", "failed to describe itself"),
+        ("endless_start", "failed to describe itself"),
+        ("invalid_utf8", "failed to describe itself"),
+        ("unknown_import", "does not fit this host"),
+        ("huge_minimum_memory", ""),
+        ("too_many_instances", ""),
+        ("too_many_memories", ""),
+        ("too_many_tables", ""),
+    ];
+    for (name, why) in refused {
+        let component = wat::parse_str(guests::wat(name)).unwrap();
+        let (status, answer) = bed.push("", component).await;
+        assert!((400..500).contains(&status), "{name}: {status} {answer}");
+        let detail = answer["detail"].as_str().unwrap();
+        assert!(detail.contains(why) && !detail.contains('\n'), "{name}: {detail}");
+    }
+    let id = bed.submit("fibonacci", json!({ "n": 10 })).await;
+    assert_eq!(bed.ended(&id).await["status"], "completed");
+}
