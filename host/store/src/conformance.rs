@@ -26,12 +26,17 @@ pub mod lead;
 pub mod list;
 pub mod operate;
 pub mod policy;
+pub mod registry;
 pub mod requeue;
+pub mod secrets;
 pub mod state;
 pub mod storm;
 pub mod suite;
 pub mod sweep;
 pub mod upkeep;
+pub mod usage;
+pub mod values;
+pub mod versions;
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -41,14 +46,16 @@ use taskforge_domain::{
 };
 
 use crate::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, LanedTask, RetryOutcome, Store, Story, Term,
-    Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, LanedTask, PluginStore, RetryOutcome, Store,
+    Story, Term, Verdict, WorkerRecord,
 };
 
 /// An empty store, and what must stay alive with it.
 pub struct Fixture {
     /// The store.
     pub store: Arc<dyn Store>,
+    /// The same store.
+    pub plugins: Arc<dyn PluginStore>,
     /// Its folder, server or container.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -133,6 +140,8 @@ pub(crate) fn ended(task: &ClaimedTask, worker: WorkerId, next: Next, end: i64) 
 /// The store under test, with the steps that most rules begin with.
 pub struct World {
     pub(crate) store: Arc<dyn Store>,
+    /// The same store.
+    pub(crate) plugins: Arc<dyn PluginStore>,
     /// A registered worker whose last heartbeat was at second 0.
     pub(crate) worker: WorkerId,
     /// The world leads the sweep.
@@ -151,6 +160,7 @@ impl World {
             .unwrap();
         let world = Self {
             store: fixture.store,
+            plugins: fixture.plugins,
             worker,
             term: term.expect("nobody else leads"),
             _keep: fixture.keep,

@@ -44,6 +44,20 @@ macro_rules! conformance_suite {
                 a_store_takes_tasks_after_upkeep;
             list: lists_are_newest_first, pages_neither_repeat_nor_skip, filters_narrow, filters_combine,
                 a_state_filter_finds_all_tasks_of_its_states, a_task_of_another_tenant_is_not_there, counts_are_by_type_and_state;
+            versions: everything_about_a_version_reads_back, versions_come_newest_first, a_version_never_changes, a_name_has_one_owner,
+                of_many_who_push_one_version_one_adds_it, a_component_comes_out_as_it_went_in, versions_may_share_a_component;
+            registry: a_new_version_runs_nowhere, a_rollout_reads_back, the_snapshot_shows_what_runs_and_nothing_else,
+                a_change_of_what_is_past_changes_nothing, of_many_changes_of_one_state_one_is_made, a_rollout_takes_states_with_it,
+                what_cannot_run_is_refused, the_state_of_a_version_that_runs_does_not_change, a_retired_version_stays_retired,
+                settings_change_and_nothing_else_of_a_version, every_change_raises_the_revision_of_its_plugin, events_come_newest_first,
+                whoever_sees_a_revision_sees_every_change_up_to_it;
+            secrets: a_secret_reads_back_sealed, a_secret_goes_and_leaves_the_others;
+            usage: usage_is_counted_by_version_and_phase, what_many_add_at_once_adds_up, the_greatest_value_is_kept_exactly;
+            values: a_value_reads_back_whatever_its_bytes, of_a_key_that_is_named_twice_the_last_value_counts,
+                tenants_plugins_and_buckets_are_apart, a_quota_of_bytes_counts_keys_and_values_of_all_buckets,
+                a_quota_of_keys_counts_those_of_all_buckets, what_shrinks_or_goes_leaves_room,
+                what_is_above_a_lowered_quota_stays_and_may_shrink, keys_are_listed_page_by_page_in_byte_order, a_number_is_added_to,
+                a_hundred_increments_at_once_make_a_hundred, a_quota_holds_when_many_write_at_once, names_have_a_bound;
             state: no_operation_takes_an_illegal_arrow;
             storm: in_a_storm_nothing_is_lost_or_doubled;
         }

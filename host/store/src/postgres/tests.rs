@@ -18,8 +18,10 @@ use crate::{ClaimBy, ClaimRequest, Completion, PostgresStore, Store, conformance
 
 async fn open() -> Fixture {
     let database = TestDatabase::new().await;
+    let store = database.store().await;
     Fixture {
-        store: database.store().await,
+        plugins: store.clone(),
+        store,
         keep: Box::new(database),
     }
 }

@@ -12,6 +12,7 @@ use crate::conformance::Fixture;
 async fn open() -> Fixture {
     let (folder, store) = fresh().await;
     Fixture {
+        plugins: store.clone(),
         store,
         keep: Box::new(folder),
     }
