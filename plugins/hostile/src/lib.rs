@@ -9,9 +9,13 @@
 //! | [`attack`] | the input: which attack, with which numbers |
 //! | [`spend`] | using more than there is: fuel, stack, memory, output, log, host calls |
 //! | [`reach`] | asking for what is not there: files, sockets, the environment |
+//! | [`keep`] | configuration, and values that outlive an attempt |
+//! | [`memory`] | memory that another instance may have used |
 //! | [`raw_http`] | requests in spellings that a polite client would not send |
 
 pub mod attack;
+pub mod keep;
+pub mod memory;
 pub mod raw_http;
 pub mod reach;
 pub mod spend;
@@ -26,7 +30,7 @@ use taskforge_sdk::{Failure, Task, http, log, mail, progress, sleep};
 
 use crate::{attack::Attack, spend::Output};
 
-taskforge_sdk::handler!(hostile, capabilities = &["http", "mail", "progress"]);
+taskforge_sdk::handler!(hostile, capabilities = &["http", "mail", "progress", "keyvalue"]);
 
 /// The handler.
 ///
@@ -88,6 +92,15 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::Environment => reach::environment(),
         Attack::ReadFile { path } => reach::read_file(&path)?,
         Attack::Connect { address } => reach::connect(&address)?,
+        Attack::SlowRequests { url, count } => raw_http::slow(&url, count)?,
+        Attack::Config { key } => keep::config(key.as_deref()),
+        Attack::KeyValue { bucket, steps } => keep::key_value(&bucket, steps)?,
+        Attack::FillMemory { marker, bytes } => memory::fill(marker, bytes),
+        Attack::ScanMemory {
+            marker,
+            bytes,
+            after_filling,
+        } => memory::scan(marker, bytes, after_filling),
     }))
 }
 
