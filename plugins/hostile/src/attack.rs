@@ -116,6 +116,12 @@ pub enum Attack {
         from: Option<String>,
         /// The recipients.
         to: Vec<String>,
+        /// Recipients of a copy.
+        #[serde(default)]
+        cc: Vec<String>,
+        /// Recipients whom the message does not name.
+        #[serde(default)]
+        bcc: Vec<String>,
         /// The subject.
         subject: String,
         /// The body.

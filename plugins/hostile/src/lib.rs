@@ -84,9 +84,19 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::Mail {
             from,
             to,
+            cc,
+            bcc,
             subject,
             text,
-        } => send_mail(from, to, subject, text)?,
+        } => send_mail(&mail::Message {
+            from,
+            to,
+            cc,
+            bcc,
+            subject,
+            text: Some(text),
+            ..mail::Message::default()
+        })?,
         Attack::TaskInfo => task_info(&task),
         Attack::Chatty => chatty(),
         Attack::Environment => reach::environment(),
@@ -139,20 +149,8 @@ async fn count_run(url: &str, task: &Task) -> Result<serde_json::Value, Failure>
     Ok(json!({ "status": answer.status() }))
 }
 
-fn send_mail(
-    from: Option<String>,
-    to: Vec<String>,
-    subject: String,
-    text: String,
-) -> Result<serde_json::Value, Failure> {
-    let message = mail::Message {
-        from,
-        to,
-        subject,
-        text: Some(text),
-        ..mail::Message::default()
-    };
-    let receipt = mail::send(&message)?;
+fn send_mail(message: &mail::Message) -> Result<serde_json::Value, Failure> {
+    let receipt = mail::send(message)?;
     Ok(json!({ "message_id": receipt.message_id, "accepted": receipt.accepted }))
 }
 

@@ -2,9 +2,6 @@
 
 use serde_json::{Value, json};
 
-/// Words that follow each other before they count as found: one alone may be chance, or our own on its way through the stack.
-const RUN: u32 = 16;
-
 /// Fills the unused stack and new memory, and leaves it.
 pub fn fill(marker: u32, bytes: usize) -> Value {
     let (stack, grown) = (raw::unused_stack(), raw::grow(bytes));
@@ -37,10 +34,11 @@ mod raw {
     use core::arch::wasm32::{memory_grow, memory_size};
     use std::{hint::black_box, ops::Range};
 
-    use super::RUN;
-
     const PAGE: usize = 64 << 10;
     const WORD: usize = 8;
+
+    /// Words that follow each other before they count as found: one alone may be chance, or our own on its way through the stack.
+    const RUN: u32 = 16;
 
     pub(super) fn all() -> Range<usize> {
         WORD..memory_size::<0>() * PAGE
@@ -81,11 +79,10 @@ mod raw {
     }
 }
 
+/// There is no linear memory to look through.
 #[cfg(not(target_family = "wasm"))]
 mod raw {
     use std::ops::Range;
-
-    use super::RUN;
 
     pub(super) const fn all() -> Range<usize> {
         0..0
@@ -102,7 +99,6 @@ mod raw {
     pub(super) fn fill(_: Range<usize>, _: u64) {}
 
     pub(super) const fn runs(_: Range<usize>, _: u64) -> u32 {
-        // There is no linear memory to look through.
-        RUN - RUN
+        0
     }
 }
