@@ -1,1 +1,60 @@
 //! The life of a plugin: pushed, checked, activated, tried, rolled back, and served by every process.
+//!
+//! The registry is in the store, so every process finds the same: names, immutable versions, the bytes, and which versions run. Whoever
+//! changes it goes through [`Registry`], whichever way a component came. Every process hears of a change by a signal, or by looking each
+//! second, and swaps what it serves once the new code is ready; attempts end on the version that they began with.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | [`registry`] | the one way to change what is registered |
+//! | [`push`] | how a component comes in: signature, checks, compilation, and only then the store |
+//! | `rollout` | which versions run: activate, roll back, canary, pause, retire |
+//! | `settings` | whether settings make sense |
+//! | [`review`] | what a component imports beside what it was granted |
+//! | [`advice`] | limits suggested from what attempts used |
+//! | [`signature`] | who vouches for a component's bytes |
+//! | [`secrets`] | what a plugin may know and nobody may read |
+//! | [`live`] | what this process serves now |
+//! | [`follow`] | hears of changes, and reads them |
+//! | [`loader`] | makes ready what changed, and swaps it in |
+//! | [`folder`] | a folder of components as a way to push |
+//! | [`trial`] | takes back a canary that is worse than the stable version |
+//! | [`usage`] | what attempts used, written each second |
+//! | [`source`] | components for the sandbox, from the store |
+//! | [`values`] | what plugins keep, in the store |
+//!
+//! In: components, and what operators say of them. Out: plugins that are ready to run. It knows no task's state, no HTTP and no SQL.
+
+pub mod advice;
+pub mod error;
+pub mod folder;
+pub mod follow;
+pub mod live;
+pub mod loader;
+pub mod push;
+pub mod registry;
+pub mod review;
+mod rollout;
+pub mod secrets;
+mod settings;
+pub mod signature;
+pub mod source;
+pub mod trial;
+pub mod usage;
+pub mod values;
+
+pub use advice::{Advice, Figure};
+pub use error::{RegistryError, RegistryResult};
+pub use folder::Folder;
+pub use follow::{Follower, Snapshots};
+pub use live::{Live, Serving};
+pub use loader::{Loader, LoaderParts};
+pub use push::{Push, Pushed, SameVersion};
+pub use registry::{Parts, Registry, SecretInfo};
+pub use review::{Reviewed, review};
+pub use secrets::{Keyring, KeyringError, SecretError};
+pub use signature::{SignatureError, SignaturePolicy, TrustedKeys};
+pub use source::StoredComponents;
+pub use trial::Trials;
+pub use usage::UsageBoard;
+pub use values::StoredValues;

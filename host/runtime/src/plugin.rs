@@ -217,7 +217,7 @@ fn by_manifest(
     })
 }
 
-fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
+pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
     let ceilings = &config.ceilings;
     for (field, wanted, allowed) in [
         ("memory", limits.memory, config.max_memory),

@@ -1,0 +1,315 @@
+//! The one way to change what is registered.
+
+use std::sync::Arc;
+
+use taskforge_broker::{Broker, Signal};
+use taskforge_domain::{
+    Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
+    TaskType, Timestamp, VersionState,
+};
+use taskforge_runtime::Runtime;
+use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret};
+
+use crate::{
+    advice::Advice,
+    error::{RegistryError, RegistryResult},
+    review::{Reviewed, review},
+    secrets::{Keyring, SecretError},
+    settings,
+    signature::SignaturePolicy,
+};
+
+/// What a registry works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where everything is kept.
+    pub store: Arc<dyn PluginStore>,
+    /// Tells the other processes.
+    pub broker: Arc<dyn Broker>,
+    /// Checks and compiles what is pushed.
+    pub runtime: Runtime,
+    /// Seals secrets. `None`: none can be set.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Whose components are taken.
+    pub signatures: Arc<SignaturePolicy>,
+}
+
+/// The registry, as those who change it see it. A cheap handle.
+///
+/// `by` is who does it, for the record; `version` is the version's number as people write it.
+#[derive(Clone)]
+pub struct Registry {
+    pub(crate) parts: Parts,
+}
+
+/// A secret, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretInfo {
+    /// The name that a guest reads it by.
+    pub name: String,
+    /// When it was set.
+    pub updated_at: Timestamp,
+    /// Whether this process has the key that it was sealed with.
+    pub can_open: bool,
+}
+
+impl Registry {
+    /// A registry over these parts.
+    #[must_use]
+    pub const fn new(parts: Parts) -> Self {
+        Self { parts }
+    }
+
+    /// Says of a version that it may not run again.
+    ///
+    /// # Errors
+    /// When there is no such version, or it runs.
+    pub async fn retire_version(
+        &self,
+        name: &TaskType,
+        version: &str,
+        by: &str,
+    ) -> RegistryResult<PluginVersion> {
+        let mut found = self.version(name, version).await?;
+        if found.state == VersionState::Retired {
+            return Ok(found);
+        }
+        let event = event(
+            PluginEventKind::Retired,
+            Some(version),
+            by,
+            "may not run again".to_owned(),
+        );
+        let store = &self.parts.store;
+        if !store
+            .set_version_state(found.id, &VersionState::Retired, &event)
+            .await?
+        {
+            return Err(RegistryError::State(format!(
+                "{name} {version} runs: activate another version first"
+            )));
+        }
+        self.tell().await;
+        found.state = VersionState::Retired;
+        Ok(found)
+    }
+
+    /// Sets what a version may use and reach. A running one goes by it within seconds.
+    ///
+    /// # Errors
+    /// When there is no such version, or the settings make no sense on this host.
+    pub async fn set_settings(
+        &self,
+        name: &TaskType,
+        version: &str,
+        settings: PluginSettings,
+        by: &str,
+    ) -> RegistryResult<PluginVersion> {
+        settings::check(&settings)?;
+        self.parts.runtime.check_limits(&settings.limits)?;
+        let found = self.version(name, version).await?;
+        let before = found.info.settings();
+        if before == settings {
+            return Ok(found);
+        }
+        let event = event(
+            PluginEventKind::SettingsChanged,
+            Some(version),
+            by,
+            changed(&before, &settings),
+        );
+        if !self.parts.store.set_settings(found.id, &settings, &event).await? {
+            return Err(unknown_version(name, version));
+        }
+        self.tell().await;
+        Ok(PluginVersion {
+            info: found.info.with_settings(settings),
+            ..found
+        })
+    }
+
+    /// Seals a secret of a plugin. Versions whose `grants.secrets` name it read the new value within seconds.
+    ///
+    /// # Errors
+    /// When there is no such plugin, the name or the value is too long, or this process has no key.
+    pub async fn set_secret(
+        &self,
+        name: &TaskType,
+        secret: &str,
+        value: &str,
+        by: &str,
+    ) -> RegistryResult<()> {
+        settings::check_name("secret", secret)?;
+        settings::check_value("value", value)?;
+        let keyring = self.parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
+        // A secret that was there before its plugin would be read by whoever takes the name.
+        self.plugin(name).await?;
+        let event = event(PluginEventKind::SecretSet, None, by, secret.to_owned());
+        let sealed = SealedSecret {
+            name: secret.to_owned(),
+            sealed: keyring.seal(name, secret, value)?,
+            updated_at: event.at,
+        };
+        self.parts.store.set_secret(name, &sealed, &event).await?;
+        self.tell().await;
+        Ok(())
+    }
+
+    /// Deletes a secret.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn delete_secret(&self, name: &TaskType, secret: &str, by: &str) -> RegistryResult<()> {
+        self.plugin(name).await?;
+        let event = event(PluginEventKind::SecretDeleted, None, by, secret.to_owned());
+        if !self.parts.store.delete_secret(name, secret, &event).await? {
+            return Err(RegistryError::UnknownSecret {
+                plugin: name.clone(),
+                secret: shorten(secret),
+            });
+        }
+        self.tell().await;
+        Ok(())
+    }
+
+    /// The secrets of a plugin, without what they say.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn secrets(&self, name: &TaskType) -> RegistryResult<Vec<SecretInfo>> {
+        self.plugin(name).await?;
+        let keyring = self.parts.keyring.as_ref();
+        let secrets = self.parts.store.secrets(name).await?.into_iter();
+        let info = secrets.map(|secret| SecretInfo {
+            can_open: keyring.is_some_and(|keys| keys.can_open(&secret.sealed)),
+            name: secret.name,
+            updated_at: secret.updated_at,
+        });
+        Ok(info.collect())
+    }
+
+    /// A plugin.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub async fn plugin(&self, name: &TaskType) -> RegistryResult<RegisteredPlugin> {
+        let found = self.parts.store.plugin(name).await?;
+        found.ok_or_else(|| RegistryError::UnknownPlugin(name.clone()))
+    }
+
+    /// Every plugin, with the versions that run.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn plugins(&self) -> RegistryResult<RegistrySnapshot> {
+        Ok(self.parts.store.registry().await?)
+    }
+
+    /// The versions of a plugin, newest first.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn versions(&self, name: &TaskType) -> RegistryResult<Vec<PluginVersion>> {
+        self.plugin(name).await?;
+        Ok(self.parts.store.plugin_versions(name).await?)
+    }
+
+    /// One version of a plugin.
+    ///
+    /// # Errors
+    /// When there is no such plugin or version.
+    pub async fn version(&self, name: &TaskType, version: &str) -> RegistryResult<PluginVersion> {
+        let mut versions = self.versions(name).await?.into_iter();
+        let found = versions.find(|found| found.info.version == version);
+        found.ok_or_else(|| unknown_version(name, version))
+    }
+
+    /// The bytes of a component. `None`: the registry has none of this digest.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn component(&self, digest: &Digest) -> RegistryResult<Option<Vec<u8>>> {
+        Ok(self.parts.store.component(digest).await?)
+    }
+
+    /// What happened to a plugin, newest first.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn events(&self, name: &TaskType, limit: u32) -> RegistryResult<Vec<PluginEvent>> {
+        self.plugin(name).await?;
+        Ok(self.parts.store.plugin_events(name, limit).await?)
+    }
+
+    /// What the attempts of a version used, and limits that would fit. `None`: the version that runs.
+    ///
+    /// # Errors
+    /// When there is no such plugin or version, or none runs.
+    pub async fn advise(&self, name: &TaskType, version: Option<&str>) -> RegistryResult<Advice> {
+        let plugin = self.plugin(name).await?;
+        let versions = self.parts.store.plugin_versions(name).await?;
+        let found = match version {
+            Some(version) => versions.iter().find(|found| found.info.version == version),
+            None => versions
+                .iter()
+                .find(|found| Some(found.id) == plugin.rollout.stable),
+        };
+        let found = found.ok_or_else(|| match version {
+            Some(version) => unknown_version(name, version),
+            None => RegistryError::State(format!("no version of {name} runs yet: name one")),
+        })?;
+        let used = self.parts.store.usage(found.id, None).await?;
+        Ok(Advice::from_usage(&found.info.version, &used, &found.info.limits))
+    }
+
+    /// What a version imports beside what it is granted.
+    #[must_use]
+    pub fn review(&self, info: &PluginInfo) -> Vec<Reviewed> {
+        review(info)
+    }
+
+    /// Tells every process that something has changed. One that does not hear it looks within a second.
+    pub(crate) async fn tell(&self) {
+        if let Err(error) = self.parts.broker.publish(&[Signal::Plugins]).await {
+            tracing::debug!(%error, "the change of the registry was not announced");
+        }
+    }
+}
+
+/// An event of now.
+pub(crate) fn event(kind: PluginEventKind, version: Option<&str>, by: &str, detail: String) -> PluginEvent {
+    PluginEvent {
+        at: Timestamp::now(),
+        kind,
+        version: version.map(str::to_owned),
+        by: by.to_owned(),
+        detail,
+    }
+}
+
+pub(crate) fn unknown_version(plugin: &TaskType, version: &str) -> RegistryError {
+    RegistryError::UnknownVersion {
+        plugin: plugin.clone(),
+        version: shorten(version),
+    }
+}
+
+/// A name that a client made up, short enough for a sentence.
+fn shorten(text: &str) -> String {
+    taskforge_schema::text::shorten(text, 100).into_owned()
+}
+
+/// Which parts of the settings differ. Values are not told: the record is for everybody who may read the plugin, and is kept for ever.
+fn changed(before: &PluginSettings, after: &PluginSettings) -> String {
+    let parts = [
+        ("limits", before.limits != after.limits),
+        ("grants", before.grants != after.grants),
+        ("config", before.config != after.config),
+    ];
+    let names: Vec<_> = parts
+        .iter()
+        .filter(|(_, differ)| *differ)
+        .map(|(name, _)| *name)
+        .collect();
+    format!("{} changed", names.join(", "))
+}
