@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
-use taskforge_runtime::{Mailer, Plugin, Runtime, RuntimeConfig};
+use taskforge_runtime::{CompileProcess, Compiler, Mailer, Plugin, Runtime, RuntimeConfig};
 use taskforge_store::{SqliteStore, Store};
 use taskforge_worker::{Handlers, Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -38,10 +38,26 @@ pub(crate) struct Stack {
     stop_sweeper: CancellationToken,
 }
 
-/// The sandbox for an embedded system, with its compiled code in `cache_dir`.
+/// This program, as the compiler of components.
+fn compiler() -> anyhow::Result<Compiler> {
+    // Of a process that runs, Linux keeps the program, even when an upgrade has replaced its file: what compiles is always of the version
+    // that will run the code.
+    let program = if cfg!(target_os = "linux") {
+        PathBuf::from("/proc/self/exe")
+    } else {
+        std::env::current_exe().context("this program cannot be found")?
+    };
+    Ok(Compiler::Process(CompileProcess::new(
+        program,
+        vec!["compile-component".into()],
+    )))
+}
+
+/// The sandbox for an embedded system, with its compiled code in `cache_dir`. Components are compiled in processes of their own.
 pub(crate) fn sandbox(cache_dir: PathBuf, mailer: Arc<dyn Mailer>, attempts: u32) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(cache_dir),
+        compiler: compiler()?,
         // More slots than this do not fit into the address space; attempts beyond it wait for an instance.
         max_instances: attempts.min(1_000),
         ..RuntimeConfig::new(mailer)

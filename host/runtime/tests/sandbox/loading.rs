@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use serde_json::json;
-use taskforge_domain::FailureKind;
+use taskforge_domain::{FailureKind, Shape};
 use taskforge_runtime::{LoadError, PluginSettings, Runtime, RuntimeConfig, inspect};
 use taskforge_testing::guests;
 
@@ -25,9 +25,9 @@ async fn what_is_no_component_is_told_apart() {
     let bed = Bed::new().await;
     assert!(matches!(
         refused(&bed, b"#!/bin/sh".to_vec()).await,
-        LoadError::NotWasm
+        LoadError::NotWasm(_)
     ));
-    assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm));
+    assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm(_)));
     let module = wat::parse_str("(module)").unwrap();
     let error = refused(&bed, module).await;
     assert!(error.to_string().contains("wasm32-wasip2"), "{error}");
@@ -38,7 +38,7 @@ async fn what_is_no_component_is_told_apart() {
     assert!(
         error
             .to_string()
-            .contains("exports a:b/d, not taskforge:plugin/handler@0.1.0"),
+            .contains("exports a:b/d, not taskforge:plugin/handler@0.1"),
         "{error}"
     );
     let error = refused_wat(&bed, "no_handler").await;
@@ -191,7 +191,10 @@ async fn a_loaded_plugin_is_what_it_says() {
         (inspection.digest, inspection.size),
         (info.digest, bytes.len() as u64)
     );
-    assert_eq!((&inspection.imports, inspection.is_plugin), (&info.imports, true));
+    assert_eq!(
+        (&inspection.imports, inspection.shape),
+        (&info.imports, Some(Shape::Handler))
+    );
 }
 
 #[tokio::test]
