@@ -6,8 +6,10 @@
 
 mod bed;
 mod behaving;
+mod fuzzing;
 mod loading;
 mod mailing;
 mod malformed;
 mod reaching;
+mod residing;
 mod spending;
