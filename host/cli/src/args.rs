@@ -96,6 +96,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure a throw-away fleet on real PostgreSQL and Redis beside the ceiling of bare SQL
     Bench(Box<BenchArgs>),
+    /// Compile the component on standard input for the host that started this process
+    #[command(hide = true)]
+    CompileComponent(CompileArgs),
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@
 //! | [`registry`] | the registry's side of a process |
 //! | [`task`], [`dlq`], [`queue`] | the client commands, over HTTP |
 //! | [`plugin`] | running and inspecting a component without a server |
+//! | [`compile`] | the process that a host starts to compile one component |
 //! | [`demo`] | a load with progress bars and a summary |
 //! | [`bench`] | a fleet, measured beside the ceiling of bare SQL |
 //! | [`client`] | the HTTP client and its errors |
@@ -23,6 +24,7 @@
 mod args;
 mod bench;
 mod client;
+mod compile;
 mod demo;
 mod dev;
 mod dlq;
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
             Command::Dev(_) | Command::Serve(_) | Command::Worker(_)
         ),
     );
+    if let Command::CompileComponent(args) = &cli.command {
+        return compile::run(args);
+    }
     // Two cryptography providers can be compiled in; this is the one that the whole process uses.
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -92,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Plugin(args) => plugin::run(args, cli.json).await,
             Command::Demo(args) => demo::run(args, cli.json).await,
             Command::Bench(args) => bench::run(*args, cli.json).await,
+            Command::CompileComponent(args) => Ok(compile::run(&args)),
         }
     });
     // A compilation or a name look-up on the blocking pool is no reason to stay.

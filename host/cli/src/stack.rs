@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_registry::{Folder, StoredComponents, StoredValues, Trials};
-use taskforge_runtime::{Mailer, Runtime, RuntimeConfig};
+use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig};
 use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,10 +57,26 @@ pub(crate) struct Stack {
     stop_last: CancellationToken,
 }
 
-/// The sandbox of a process, whose components and values are in a store.
+/// This program, as the compiler of components.
+fn compiler() -> anyhow::Result<Compiler> {
+    // Of a process that runs, Linux keeps the program, even when an upgrade has replaced its file: what compiles is always of the version
+    // that will run the code.
+    let program = if cfg!(target_os = "linux") {
+        PathBuf::from("/proc/self/exe")
+    } else {
+        std::env::current_exe().context("this program cannot be found")?
+    };
+    Ok(Compiler::Process(CompileProcess::new(
+        program,
+        vec!["compile-component".into()],
+    )))
+}
+
+/// The sandbox of a process, whose components and values are in a store. Components are compiled in processes of their own.
 pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(config.cache_dir),
+        compiler: compiler()?,
         // More slots than this do not fit into the address space; attempts beyond it wait for an instance.
         max_instances: config.attempts.min(1_000),
         allow_private: config.allow_private,

@@ -30,5 +30,8 @@ pub(crate) use generated::exports::taskforge::plugin::handler;
 pub(crate) use generated::taskforge::plugin::{mail, progress};
 pub(crate) use generated::wasi::{config::store as config, keyvalue, logging::logging};
 
-/// The interface that makes a component a plugin.
-pub(crate) const HANDLER: &str = "taskforge:plugin/handler@0.1.0";
+/// The interface that makes a component a plugin, in any version of [`HANDLER_FAMILY`].
+pub(crate) const HANDLER: &str = "taskforge:plugin/handler";
+
+/// The versions of [`HANDLER`] that this host speaks.
+pub(crate) const HANDLER_FAMILY: &str = "taskforge:plugin/handler@0.1";

@@ -74,10 +74,25 @@ impl Default for PoolTuning {
 /// # Errors
 /// When the machine cannot reserve the address space of the pool, or does not support what the configuration asks for.
 pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<Engine> {
-    Engine::new(&configure(config, tuning))
+    let mut engine = configure(tuning);
+    if tuning.pooling {
+        engine.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, tuning)));
+    }
+    Engine::new(&engine)
 }
 
-fn configure(config: &RuntimeConfig, tuning: &PoolTuning) -> Config {
+/// Builds an engine that compiles for the one of [`build`] under the default tuning, and never runs anything: the pool is no part of the
+/// fingerprint, so it reserves none, and it keeps to the thread that calls it, so that what it needs can be capped.
+///
+/// # Errors
+/// When the machine does not support what the configuration asks for.
+pub fn compiling() -> wasmtime::Result<Engine> {
+    let mut engine = configure(&PoolTuning::default());
+    engine.parallel_compilation(false);
+    Engine::new(&engine)
+}
+
+fn configure(tuning: &PoolTuning) -> Config {
     let mut engine = Config::new();
 
     // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a tight loop and add
@@ -105,9 +120,6 @@ fn configure(config: &RuntimeConfig, tuning: &PoolTuning) -> Config {
     engine.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(8));
 
     engine.memory_init_cow(tuning.copy_on_write);
-    if tuning.pooling {
-        engine.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, tuning)));
-    }
     engine
 }
 

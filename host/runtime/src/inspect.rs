@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 use sha2::Digest as _;
-use taskforge_domain::Digest;
+use taskforge_domain::{Digest, Shape};
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::{contract::HANDLER, plugin::LoadError};
+use crate::{
+    contract::{HANDLER, HANDLER_FAMILY},
+    refusal::LoadError,
+};
 
 /// What can be seen of a component from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,8 +21,8 @@ pub struct Inspection {
     pub imports: Vec<String>,
     /// What it exports.
     pub exports: Vec<String>,
-    /// Whether it exports the interface that makes it a plugin.
-    pub is_plugin: bool,
+    /// How it takes a task; `None` if it exports nothing that this host can call.
+    pub shape: Option<Shape>,
 }
 
 /// Reads a component's outer imports and exports. The code inside is not looked at.
@@ -28,7 +31,7 @@ pub struct Inspection {
 /// When the bytes are not a WebAssembly component, or are cut short.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
     if !bytes.starts_with(b"\0asm") {
-        return Err(LoadError::NotWasm);
+        return Err(LoadError::NotWasm(other_kind(bytes)));
     }
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     // Nested modules and components come as their own payloads; only the outermost level counts.
@@ -57,18 +60,159 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
     Ok(Inspection {
         digest: digest(bytes),
         size: bytes.len() as u64,
-        is_plugin: exports.iter().any(|name| name == HANDLER),
+        shape: shape(&exports),
         imports,
         exports,
     })
+}
+
+/// What makes a component a task handler, the most specific first.
+const SHAPES: [(&str, Shape); 3] = [
+    (HANDLER_FAMILY, Shape::Handler),
+    // Before the next: some toolchains give a web server a `run` as well, which does nothing.
+    ("wasi:http/incoming-handler@0.2", Shape::Http),
+    ("wasi:cli/run@0.2", Shape::Command),
+];
+
+fn shape(exports: &[String]) -> Option<Shape> {
+    let exported = |family: &str| exports.iter().any(|name| belongs(name, family));
+    let found = SHAPES.into_iter().find(|(family, _)| exported(family));
+    found.map(|(_, shape)| shape)
+}
+
+/// Whether an interface's name is that of a family, `package:name/interface@0.1`, at any patch version. A version that was not
+/// released, such as `0.1.0-rc1`, belongs to none.
+fn belongs(name: &str, family: &str) -> bool {
+    let patch = name.strip_prefix(family).and_then(|rest| rest.strip_prefix('.'));
+    patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl Inspection {
+    /// The shape, or why this host cannot call the component.
+    pub(crate) fn callable(&self) -> Result<Shape, LoadError> {
+        let other = |name: &&String| {
+            name.strip_prefix(HANDLER)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        };
+        match (self.shape, self.exports.iter().find(other)) {
+            (Some(shape), _) => Ok(shape),
+            (None, Some(name)) => Err(LoadError::OtherContract(name.clone())),
+            (None, None) => Err(LoadError::NotAPlugin(self.exports.clone())),
+        }
+    }
+
+    /// The export that gives the component its shape.
+    pub(crate) fn entry(&self) -> &str {
+        let entry = SHAPES
+            .into_iter()
+            .find_map(|(family, _)| self.exports.iter().find(|name| belongs(name, family)));
+        entry.map_or("nothing", String::as_str)
+    }
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(sha2::Sha256::digest(bytes).into())
 }
 
-impl From<wasmparser::BinaryReaderError> for LoadError {
-    fn from(error: wasmparser::BinaryReaderError) -> Self {
-        Self::Malformed(error.to_string())
+/// What a file is that is no WebAssembly, as far as its beginning tells.
+fn other_kind(bytes: &[u8]) -> &'static str {
+    const KINDS: [(&[u8], &str); 10] = [
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x7fELF", "an ELF program"),
+        (b"MZ", "a Windows program"),
+        (b"\xcf\xfa\xed\xfe", "a macOS program"),
+        (b"\x1f\x8b", "a gzip file"),
+        (b"\x28\xb5\x2f\xfd", "a zstd file"),
+        (b"BC\xc0\xde", "LLVM bitcode"),
+        (b"!<arch>", "a static library"),
+        (b"#!", "a script"),
+        (b"(component", "WebAssembly text, which must be assembled first"),
+    ];
+    if bytes.is_empty() {
+        return "an empty file";
+    }
+    if b"\0asm".starts_with(bytes) {
+        return "the first bytes of a WebAssembly file";
+    }
+    let start = &bytes[..bytes.len().min(512)];
+    if let Some((_, kind)) = KINDS.into_iter().find(|(magic, _)| start.starts_with(magic)) {
+        return kind;
+    }
+    let text = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    // The cut may go through the last character.
+    let whole = text.len() + 3 >= start.len();
+    match whole && !text.contains(|character: char| character.is_control() && !character.is_whitespace()) {
+        true => "a text file",
+        false => "a file of another kind",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exporting(names: &[&str]) -> Inspection {
+        let exports: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Inspection {
+            digest: digest(b""),
+            size: 0,
+            imports: Vec::new(),
+            shape: shape(&exports),
+            exports,
+        }
+    }
+
+    #[test]
+    fn the_exports_decide_on_the_shape() {
+        for (names, shape) in [
+            (&["taskforge:plugin/handler@0.1.0"][..], Some(Shape::Handler)),
+            (
+                &["wasi:cli/run@0.2.6", "taskforge:plugin/handler@0.1.17"],
+                Some(Shape::Handler),
+            ),
+            (
+                &["wasi:http/incoming-handler@0.2.0", "wasi:cli/run@0.2.3"],
+                Some(Shape::Http),
+            ),
+            (&["wasi:http/incoming-handler@0.2.12"], Some(Shape::Http)),
+            (&["wasi:cli/run@0.3.0"], None),
+            (&["wasi:cli/run"], None),
+            (&["taskforge:plugin/handler@0.10.0"], None),
+            (&["taskforge:plugin/handler@0.1.0-rc1"], None),
+            (&[], None),
+        ] {
+            assert_eq!(exporting(names).shape, shape, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn another_contract_is_told_from_no_contract() {
+        let error = exporting(&["taskforge:plugin/handler@0.2.0"])
+            .callable()
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "this component exports taskforge:plugin/handler@0.2.0; this host speaks taskforge:plugin/handler@0.1: build it with a \
+             taskforge-sdk of that version"
+        );
+        let error = exporting(&["wasi:cli/run@0.3.0"]).callable().unwrap_err();
+        assert!(matches!(error, LoadError::NotAPlugin(_)), "{error}");
+    }
+
+    #[test]
+    fn files_of_other_kinds_are_named() {
+        for (bytes, kind) in [
+            (&b""[..], "an empty file"),
+            (b"\0as", "the first bytes of a WebAssembly file"),
+            (b"PK\x03\x04...", "a ZIP archive"),
+            (b"\x7fELF\x02\x01", "an ELF program"),
+            (b"\x1f\x8b\x08", "a gzip file"),
+            (b"#!/bin/sh", "a script"),
+            ("größer\n".as_bytes(), "a text file"),
+            (b"\xff\xfe\0\0\x01", "a file of another kind"),
+        ] {
+            let error = inspect(bytes).unwrap_err().to_string();
+            assert_eq!(error, format!("this is {kind}, not a WebAssembly component"));
+        }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     engine::YIELD_INTERVAL,
     host::{Attempt, HostState, Switch},
     plugin::Plugin,
+    refusal::LoadError,
     runtime::Shared,
     verdict::{self, Ending},
 };
@@ -75,30 +76,25 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         cancel,
         progress,
     } = invocation;
-    let slot = tokio::select! {
+    // The code first: a plugin that must be compiled waits without taking an instance from its neighbours.
+    let ready = async {
+        let code = plugin.code(shared).await?;
+        let slot = shared.slots.acquire().await.map_err(LoadError::internal)?;
+        Ok::<_, LoadError>((code, slot))
+    };
+    let ready = tokio::select! {
         biased;
-        slot = shared.slots.acquire() => slot.ok(),
+        ready = ready => Some(ready),
         () = cancel.cancelled() => None,
     };
-    if slot.is_none() || cancel.is_cancelled() {
-        return Invoked {
-            outcome: Outcome::Failed(verdict::cancelled()),
-            usage: Usage::default(),
-            logs: Vec::new(),
-        };
-    }
-
-    let code = match plugin.code(shared).await {
-        Ok(code) => code,
-        Err(error) => {
+    let (code, _slot) = match ready {
+        Some(Ok(ready)) if !cancel.is_cancelled() => ready,
+        Some(Err(error)) => {
             tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
             let failure = Failure::new(FailureKind::Internal, "the host could not load the plugin");
-            return Invoked {
-                outcome: Outcome::Failed(failure),
-                usage: Usage::default(),
-                logs: Vec::new(),
-            };
+            return unused(failure);
         }
+        _ => return unused(verdict::cancelled()),
     };
     let started = Instant::now();
     let info = plugin.shared_info();
@@ -123,7 +119,7 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
 
     let mut store = store(shared, info, HostState::new(host));
     let ending = {
-        let run = call(code, &mut store, task);
+        let run = call(&code, &mut store, task);
         // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
         bounded(
             AssertUnwindSafe(run).catch_unwind(),
@@ -160,6 +156,15 @@ fn text(bytes: Vec<u8>) -> Result<String, Failure> {
     } else {
         text
     })
+}
+
+/// An attempt that ended before it began.
+fn unused(failure: Failure) -> Invoked {
+    Invoked {
+        outcome: Outcome::Failed(failure),
+        usage: Usage::default(),
+        logs: Vec::new(),
+    }
 }
 
 /// Usage and logs, taken before the instance is dropped.

@@ -9,8 +9,13 @@
 //! |---|---|
 //! | [`runtime`] | the door, and what a runtime is made from |
 //! | [`engine`] | the engine's configuration, and the reason for each knob |
-//! | [`plugin`] | from bytes to a loaded plugin: check, compile or fetch from the cache, ask `describe` |
+//! | [`plugin`] | what is known of a plugin, and the place of its code |
 //! | [`code`] | linked code, and which of its exports a task enters by |
+//! | [`load`](mod@load) | from bytes to a loaded plugin: check, compile or fetch from the cache, link |
+//! | [`describe`](mod@describe) | what a plugin says about itself, or its manifest for it |
+//! | [`refusal`] | why bytes did not become a plugin |
+//! | [`compiler`] | from a component to machine code: here, or apart under caps |
+//! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
@@ -29,12 +34,17 @@
 mod cache;
 mod code;
 mod contract;
+mod describe;
 mod egress;
 mod host;
 mod limiter;
+mod load;
 mod log;
+mod refusal;
+mod residents;
 mod verdict;
 
+pub mod compiler;
 pub mod engine;
 pub mod inspect;
 pub mod invoke;
@@ -44,11 +54,14 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
+pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
 pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Space};
 pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
-pub use plugin::{LoadError, Plugin};
+pub use plugin::Plugin;
+pub use refusal::LoadError;
+pub use residents::Residents;
 pub use runtime::{Ceilings, Runtime, RuntimeConfig, RuntimeError};
 pub use source::ComponentSource;
 pub use taskforge_domain::PluginSettings;

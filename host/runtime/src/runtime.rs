@@ -9,13 +9,17 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     cache::CodeCache,
+    compiler::Compiler,
     egress::Egress,
     engine::{self, PoolTuning},
     host::{self, HostState},
     invoke::{self, Invocation, Invoked},
     keyvalue::KeyValue,
+    load,
     mailer::Mailer,
-    plugin::{self, LoadError, Plugin},
+    plugin::Plugin,
+    refusal::LoadError,
+    residents::{Budget, Residents, Table},
     source::ComponentSource,
 };
 
@@ -24,6 +28,15 @@ use crate::{
 pub struct RuntimeConfig {
     /// Where compiled code is kept between starts; made private to this user. `None`: every start compiles.
     pub cache_dir: Option<PathBuf>,
+    /// The size that the folder is kept to, in bytes: what was not used for longest goes.
+    pub cache_bytes: u64,
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// Plugins whose code is in memory at once. With a [source](Self::source), what is not running and was not used for longest is
+    /// dropped beyond that, and loaded again when it is needed.
+    pub resident_plugins: usize,
+    /// The size of their code, in bytes.
+    pub resident_bytes: u64,
     /// Instances that may live at once. One more waits until one ends. Decides the size of the pool, which is address
     /// space until it is used: 4 GiB for each memory that each instance may have.
     pub max_instances: u32,
@@ -76,11 +89,16 @@ impl Default for Ceilings {
 }
 
 impl RuntimeConfig {
-    /// 64 instances, 1 GiB of memory at most for each, components of up to 128 MiB, and no cache.
+    /// 64 instances, 1 GiB of memory at most for each, components of up to 128 MiB, code of 512 plugins or 1 GiB in memory, compiled in
+    /// this process, and no cache (2 GiB once it has a folder).
     #[must_use]
     pub fn new(mailer: Arc<dyn Mailer>) -> Self {
         Self {
             cache_dir: None,
+            cache_bytes: 2 << 30,
+            compiler: Compiler::InProcess,
+            resident_plugins: 512,
+            resident_bytes: 1 << 30,
             max_instances: 64,
             max_memory: 1 << 30,
             max_component: 128 << 20,
@@ -128,7 +146,13 @@ pub(crate) struct Shared {
     pub(crate) egress: Arc<Egress>,
     // As many permits as the pool has room for, so that the pool is never asked in vain.
     pub(crate) slots: Semaphore,
+    pub(crate) residents: Table,
+    // Two, so that one component that takes long does not keep the next waiting.
+    pub(crate) compiling: Semaphore,
 }
+
+/// Components that are compiled at once.
+const COMPILATIONS: usize = 2;
 
 impl Runtime {
     /// Builds the engine and the pool, and opens the cache.
@@ -150,13 +174,19 @@ impl Runtime {
                 "max_instances is 0, so no task could ever run".to_owned(),
             ));
         }
+        if matches!(config.compiler, Compiler::Process(_)) && config.cache_dir.is_none() {
+            return Err(RuntimeError::Config(
+                "compiling apart needs a folder for the compiled code".to_owned(),
+            ));
+        }
         let failed = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
         let engine = engine::build(&config, tuning).map_err(failed)?;
         let mut linker = Linker::new(&engine);
         host::link(&mut linker).map_err(failed)?;
         let cache = match &config.cache_dir {
             Some(folder) => {
-                let opened = CodeCache::open(folder.clone(), engine::fingerprint(&engine));
+                let opened =
+                    CodeCache::open(folder.clone(), engine::fingerprint(&engine), config.cache_bytes);
                 Some(opened.map_err(|source| RuntimeError::Cache {
                     folder: folder.clone(),
                     source,
@@ -167,6 +197,11 @@ impl Runtime {
         let egress = Egress::new(config.allow_private.clone())
             .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
         let slots = Semaphore::new(config.max_instances as usize);
+        let budget = Budget {
+            plugins: config.resident_plugins,
+            bytes: config.resident_bytes,
+            may_evict: config.source.is_some(),
+        };
         let shared = Shared {
             config,
             engine,
@@ -174,6 +209,8 @@ impl Runtime {
             cache,
             egress: Arc::new(egress),
             slots,
+            residents: Table::new(budget),
+            compiling: Semaphore::new(COMPILATIONS),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -181,14 +218,14 @@ impl Runtime {
     }
 
     /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code from the cache, and
-    /// asks it to describe itself. Takes from milliseconds (cached) to half a minute (an interpreter, compiled), on
-    /// the blocking pool.
+    /// asks it to describe itself. Takes from milliseconds (cached) to half a minute (an interpreter, compiled), beside the threads that
+    /// attempts run on.
     ///
     /// # Errors
     /// When the bytes are not a component that exports the handler interface, import what this host does not have,
     /// ask for more than the runtime allows, or describe themselves wrongly. Each says what to do about it.
     pub async fn load(&self, bytes: Vec<u8>, settings: PluginSettings) -> Result<Arc<Plugin>, LoadError> {
-        plugin::load(&self.shared, bytes, settings, None).await
+        load::load(&self.shared, bytes, settings, None).await
     }
 
     /// [`Runtime::load`] for a component that may not describe itself: a WASI command or web server, which is what the manifest says. A
@@ -202,14 +239,14 @@ impl Runtime {
         settings: PluginSettings,
         manifest: Option<&Manifest>,
     ) -> Result<Arc<Plugin>, LoadError> {
-        plugin::load(&self.shared, bytes, settings, manifest).await
+        load::load(&self.shared, bytes, settings, manifest).await
     }
 
     /// A plugin that was loaded before, here or elsewhere, and is known by what was found then. Its code comes from the cache or from
     /// [`RuntimeConfig::source`] when it is first needed. `secrets` are what it reads through `wasi:config` besides its configuration.
     #[must_use]
     pub fn register(&self, info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
-        plugin::register(info, secrets)
+        Plugin::registered(&self.shared.residents, info, secrets)
     }
 
     /// Whether this host has room for such limits. [`Runtime::load`] asks too.
@@ -217,15 +254,22 @@ impl Runtime {
     /// # Errors
     /// Which of them is more than the runtime allows.
     pub fn check_limits(&self, limits: &Limits) -> Result<(), LoadError> {
-        plugin::check_limits(&self.shared.config, limits)
+        load::check_limits(&self.shared.config, limits)
     }
 
     /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait for it.
     ///
     /// # Errors
-    /// When the code is not in the cache, and the component cannot be had, is not what its digest says, or cannot be compiled.
+    /// When the code is not in the cache, and the component cannot be had, is not what its digest says, or cannot be compiled. The same
+    /// error comes at once for some seconds after, or for ten times as long as it took.
     pub async fn prepare(&self, plugin: &Plugin) -> Result<(), LoadError> {
         plugin.code(&self.shared).await.map(|_| ())
+    }
+
+    /// The code that is in memory now.
+    #[must_use]
+    pub fn residents(&self) -> Residents {
+        self.shared.residents.count()
     }
 
     /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its

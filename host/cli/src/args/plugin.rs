@@ -61,3 +61,19 @@ pub(crate) struct PluginInspectArgs {
     /// The component
     pub(crate) file: PathBuf,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    /// An existing file that takes the code
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// Memory that may be allocated, in bytes
+    #[arg(long)]
+    pub(crate) memory: u64,
+    /// CPU time that may be used
+    #[arg(long)]
+    pub(crate) seconds: u64,
+    /// The engine that the code is for
+    #[arg(long)]
+    pub(crate) fingerprint: String,
+}

@@ -6,6 +6,7 @@
 mod binary;
 mod browser;
 mod commands;
+mod compiling;
 mod crash;
 mod drain;
 mod first_task;

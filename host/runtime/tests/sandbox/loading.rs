@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use serde_json::json;
-use taskforge_domain::FailureKind;
+use taskforge_domain::{FailureKind, Shape};
 use taskforge_runtime::{LoadError, PluginSettings, Runtime, RuntimeConfig, inspect};
 use taskforge_testing::guests;
 
@@ -25,9 +25,9 @@ async fn what_is_no_component_is_told_apart() {
     let bed = Bed::new().await;
     assert!(matches!(
         refused(&bed, b"#!/bin/sh".to_vec()).await,
-        LoadError::NotWasm
+        LoadError::NotWasm(_)
     ));
-    assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm));
+    assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm(_)));
     let module = wat::parse_str("(module)").unwrap();
     let error = refused(&bed, module).await;
     assert!(error.to_string().contains("wasm32-wasip2"), "{error}");
@@ -38,11 +38,71 @@ async fn what_is_no_component_is_told_apart() {
     assert!(
         error
             .to_string()
-            .contains("exports a:b/d, not taskforge:plugin/handler@0.1.0"),
+            .contains("exports a:b/d, not taskforge:plugin/handler@0.1"),
         "{error}"
     );
     let error = refused_wat(&bed, "no_handler").await;
     assert!(error.to_string().contains("exports nothing"), "{error}");
+}
+
+fn exporting(names: impl IntoIterator<Item = String>) -> Vec<u8> {
+    let exports: String = names
+        .into_iter()
+        .map(|name| format!("(export \"{name}\" (instance $i))"))
+        .collect();
+    wat::parse_str(format!("(component (instance $i) {exports})")).unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_to_do() {
+    let bed = Bed::new().await;
+    let many = || (0..10_000).map(|index| format!("acme:many/e{index}"));
+    let handler = "taskforge:plugin/handler@0.1.0".to_owned();
+    for (bytes, sentence) in [
+        (
+            exporting(many()),
+            "acme:many/e9, … and 9,990 more, not taskforge:plugin/handler@0.1: export the handler interface of taskforge:plugin",
+        ),
+        (
+            exporting(many().chain([handler])),
+            "imports and exports 10001 names of 168920 bytes; this host loads at most 1000 of 131072 bytes",
+        ),
+        (
+            exporting(["taskforge:plugin/handler@0.2.0".to_owned()]),
+            "exports taskforge:plugin/handler@0.2.0; this host speaks taskforge:plugin/handler@0.1",
+        ),
+        (
+            exporting(["wasi:http/incoming-handler@0.2.4".to_owned()]),
+            "exports wasi:http/incoming-handler@0.2.4, not taskforge:plugin/handler@0.1, and so does not say its name: give name and version \
+             with the push",
+        ),
+        (
+            b"(module)".to_vec(),
+            "this is WebAssembly text, which must be assembled first, not a WebAssembly component",
+        ),
+    ] {
+        let text = refused(&bed, bytes).await.to_string();
+        assert!(text.contains(sentence) && text.len() < 500, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_is_pushed_under_another_name_is_refused() {
+    let bed = Bed::new().await;
+    let manifest = |name: &str| serde_json::from_value(json!({"name": name, "version": "1.0.0"})).unwrap();
+    let bytes = || wat::parse_str(guests::wat("well_behaved")).unwrap();
+    let load = async |manifest| {
+        let settings = PluginSettings::default();
+        bed.runtime.load_as(bytes(), settings, Some(&manifest)).await
+    };
+    assert!(load(manifest("hostile-wat")).await.is_ok());
+    let error = load(manifest("other")).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("it is hostile-wat 1.0.0, and other 1.0.0 was said to be pushed"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -191,7 +251,10 @@ async fn a_loaded_plugin_is_what_it_says() {
         (inspection.digest, inspection.size),
         (info.digest, bytes.len() as u64)
     );
-    assert_eq!((&inspection.imports, inspection.is_plugin), (&info.imports, true));
+    assert_eq!(
+        (&inspection.imports, inspection.shape),
+        (&info.imports, Some(Shape::Handler))
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,18 @@
+//! The process that a host starts to compile one component, under caps that it cannot lift.
+
+use std::{io, process::ExitCode};
+
+use taskforge_runtime::compiler::{CompileJob, compile_apart};
+
+use crate::args::CompileArgs;
+
+/// Before any other thread is started, and without the runtime: what it allocates counts against the component.
+pub(crate) fn run(args: &CompileArgs) -> ExitCode {
+    let job = CompileJob {
+        output: args.output.clone(),
+        memory: args.memory,
+        seconds: args.seconds,
+        fingerprint: args.fingerprint.clone(),
+    };
+    compile_apart(&job, &mut io::stdin().lock(), &mut io::stderr().lock())
+}

@@ -1,0 +1,268 @@
+//! A component is compiled in a process of its own, and one that asks for too much ends there.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use taskforge_domain::{Json, Outcome, TaskId, TenantId};
+use taskforge_runtime::{
+    CancellationToken, CompileProcess, Compiler, Invocation, LoadError, OutboxMailer, PluginSettings,
+    Runtime, RuntimeConfig,
+};
+use taskforge_testing::guests;
+
+fn ourselves() -> CompileProcess {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_taskforge"));
+    CompileProcess::new(program, vec!["compile-component".into()])
+}
+
+/// Caps that a bomb reaches soon.
+fn small() -> CompileProcess {
+    CompileProcess {
+        memory: 256 << 20,
+        time: Duration::from_secs(1),
+        ..ourselves()
+    }
+}
+
+fn runtime(folder: &Path, compiler: Compiler) -> Runtime {
+    let mailer = OutboxMailer::new(folder.join("outbox"), "TaskForge <noreply@example.com>").unwrap();
+    Runtime::new(RuntimeConfig {
+        cache_dir: Some(folder.join("code")),
+        max_instances: 2,
+        compiler,
+        ..RuntimeConfig::new(Arc::new(mailer))
+    })
+    .unwrap()
+}
+
+async fn load(runtime: &Runtime, bytes: Vec<u8>) -> Result<(), LoadError> {
+    let loaded = runtime.load(bytes, PluginSettings::default()).await;
+    loaded.map(|_| ())
+}
+
+#[tokio::test]
+async fn what_was_compiled_apart_runs_here_and_is_compiled_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for compiler in [
+        Compiler::Process(ourselves()),
+        // From the cache: this one could not compile anything.
+        Compiler::Process(CompileProcess::new(PathBuf::from("/nowhere"), Vec::new())),
+    ] {
+        let runtime = runtime(folder.path(), compiler);
+        let plugin = runtime
+            .load(guests::bytes("fibonacci"), PluginSettings::default())
+            .await
+            .unwrap();
+        let invocation = Invocation {
+            tenant: TenantId::default(),
+            task: TaskId::generate(),
+            attempt: 1,
+            max_attempts: 1,
+            input: Json::from(json!({"n": 20})),
+            cancel: CancellationToken::new(),
+            progress: None,
+        };
+        match runtime.invoke(&plugin, invocation).await.outcome {
+            Outcome::Completed(output) => assert_eq!(output.to_value(), json!({"result": 6765})),
+            Outcome::Failed(failure) => panic!("{failure}"),
+        }
+    }
+    let files = std::fs::read_dir(folder.path().join("code")).unwrap().count();
+    assert_eq!(files, 1, "no draft is left");
+}
+
+#[tokio::test]
+async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = |script: &str| CompileProcess {
+        time: Duration::from_millis(50),
+        ..CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()])
+    };
+    for (process, sentence) in [
+        (
+            shell("exec sleep 1000"),
+            "compiling this component took longer than 50ms",
+        ),
+        (
+            shell("echo 'no luck today' >&2; exit 1"),
+            "the plugin could not be loaded: the compiler failed: no luck today",
+        ),
+        (
+            shell("kill -KILL $$"),
+            "the plugin could not be loaded: the compiler was ended by signal 9",
+        ),
+        (
+            CompileProcess::new(PathBuf::from("/nowhere"), Vec::new()),
+            "the compiler /nowhere cannot be started",
+        ),
+    ] {
+        let runtime = runtime(folder.path(), Compiler::Process(process));
+        let error = load(&runtime, guests::bytes("fibonacci")).await.unwrap_err();
+        assert!(error.to_string().contains(sentence), "{error}");
+    }
+    let files = std::fs::read_dir(folder.path().join("code")).unwrap().count();
+    assert_eq!(files, 0, "no draft is left");
+}
+
+/// A component with this core module, that says it is a handler.
+fn component(module: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component (core module {module}) (instance $i) (export "taskforge:plugin/handler@0.1.0" (instance $i)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// Each loop's beginning merges each local: the square of what is written.
+fn many_locals_in_many_loops() -> Vec<u8> {
+    let (locals, loops) = (3000, 1500);
+    let mut body = String::new();
+    for index in 0..loops {
+        write!(body, "(loop ").unwrap();
+        for step in 0..4 {
+            let (to, from) = ((index * 7 + step) % locals, (index * 13 + step * 5) % locals);
+            write!(
+                body,
+                "(local.set {to} (i32.add (local.get {to}) (local.get {from})))"
+            )
+            .unwrap();
+        }
+        write!(body, "(br_if 0 (local.get {})))", index % locals).unwrap();
+    }
+    component(&format!("(func (local {}) {body})", "i32 ".repeat(locals)))
+}
+
+/// Each jump may lead to every block around it.
+fn tables_of_jumps() -> Vec<u8> {
+    let depth = 1500;
+    let mut body = "block ".repeat(depth);
+    for open in (1..=depth).rev() {
+        let targets: Vec<_> = (0..open).map(|target| target.to_string()).collect();
+        write!(body, "local.get 0 br_table {} end ", targets.join(" ")).unwrap();
+    }
+    component(&format!("(func (param i32) {body})"))
+}
+
+fn fifty_thousand_functions() -> Vec<u8> {
+    let body =
+        "(local.set 0 (i32.mul (i32.add (local.get 0) (i32.const 3)) (i32.load (local.get 0))))".repeat(20);
+    let function = format!("(func (param i32) (result i32) {body} (local.get 0))");
+    component(&format!("(memory 1) {}", function.repeat(50_000)))
+}
+
+fn deep_blocks() -> Vec<u8> {
+    let depth = 200_000;
+    component(&format!(
+        "(func {} {})",
+        "block ".repeat(depth),
+        "end ".repeat(depth)
+    ))
+}
+
+fn length(mut value: usize, into: &mut Vec<u8>) {
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap();
+        value >>= 7;
+        if value == 0 {
+            return into.push(low);
+        }
+        into.push(low | 0x80);
+    }
+}
+
+/// A component in a component in a component, by hand: the assembler's text would be too deep for the assembler.
+fn deep_components() -> Vec<u8> {
+    const HEADER: &[u8] = b"\0asm\x0d\0\x01\0";
+    // Built from the inside, and so backwards.
+    let mut reversed: Vec<u8> = Vec::new();
+    for _ in 0..100_000 {
+        let mut start = vec![4];
+        length(reversed.len() + HEADER.len(), &mut start);
+        start.extend_from_slice(HEADER);
+        reversed.extend(start.iter().rev());
+    }
+    let nested: Vec<_> = reversed.into_iter().rev().collect();
+    let mut shell = wat::parse_str(
+        r#"(component (instance $i) (export "taskforge:plugin/handler@0.1.0" (instance $i)))"#,
+    )
+    .unwrap();
+    shell.extend(nested);
+    shell
+}
+
+/// Each type is the one before it, ten times.
+fn types_that_grow() -> Vec<u8> {
+    let mut types = "(type $t0 (tuple u8 u8 u8 u8 u8 u8 u8 u8 u8 u8))".to_owned();
+    for index in 1..12 {
+        let members = format!("$t{} ", index - 1).repeat(10);
+        write!(types, "(type $t{index} (tuple {members}))").unwrap();
+    }
+    let text = format!(
+        r#"(component {types} (instance $i) (export "taskforge:plugin/handler@0.1.0" (instance $i)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_compile_bomb_ends_at_its_caps() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = runtime(folder.path(), Compiler::Process(small()));
+    let bombs: [(&str, fn() -> Vec<u8>); 6] = [
+        ("many locals in many loops", many_locals_in_many_loops),
+        ("tables of jumps", tables_of_jumps),
+        ("fifty thousand functions", fifty_thousand_functions),
+        ("deep blocks", deep_blocks),
+        ("deep components", deep_components),
+        ("types that grow", types_that_grow),
+    ];
+    let mut capped = 0;
+    for (name, bomb) in bombs {
+        let bytes = bomb();
+        let (size, begun) = (bytes.len(), Instant::now());
+        let error = load(&runtime, bytes).await.unwrap_err();
+        println!("{name}, {size} bytes, {:.1?}: {error}", begun.elapsed());
+        // Ten times the CPU time is when the host stops waiting for a turn on a busy machine.
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{name} took {:?}",
+            begun.elapsed()
+        );
+        let text = error.to_string();
+        assert!(
+            text.len() < 1000 && !text.contains(char::is_control),
+            "{name}: {text:?}"
+        );
+        match error {
+            LoadError::CompileTime(_) | LoadError::CompileMemory(_) => capped += 1,
+            // Deep or large types are refused before they are compiled, and an empty handler once it is.
+            LoadError::Unsupported(_) | LoadError::Incompatible(_) | LoadError::Malformed(_) => {}
+            other => panic!("{name}: {other}"),
+        }
+    }
+    assert!(capped >= 3, "only {capped} bombs reached a cap");
+    let files = std::fs::read_dir(folder.path().join("code")).unwrap();
+    let drafts = files.filter(|file| file.as_ref().unwrap().path().extension() != Some("code".as_ref()));
+    assert_eq!(drafts.count(), 0, "no draft is left");
+}
+
+#[tokio::test]
+async fn damaged_components_end_in_the_compiler_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = runtime(folder.path(), Compiler::Process(ourselves()));
+    let whole = wat::parse_str(guests::wat("well_behaved")).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..40 {
+        let mut bytes = whole.clone();
+        let place = random.usize(8..bytes.len());
+        bytes[place] = random.u8(..);
+        if let Err(error) = load(&runtime, bytes).await {
+            let text = error.to_string();
+            assert!(!matches!(error, LoadError::Internal(_)), "{text}");
+            assert!(text.len() < 1000 && !text.contains(char::is_control), "{text:?}");
+        }
+    }
+}

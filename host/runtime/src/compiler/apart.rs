@@ -1,0 +1,126 @@
+//! The other side of a compilation apart: what the process does that was started for it.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+
+use crate::engine;
+
+/// The exit code that goes with a reason why a component cannot be compiled.
+pub(super) const REFUSED: i32 = 65;
+
+/// The exit code that Rust gives to a panic.
+pub(super) const PANICKED: i32 = 101;
+
+/// The exit code of a compiler that could not begin.
+const FAILED: u8 = 70;
+
+/// Lower than anything a host does besides, so that a compilation takes only what attempts leave.
+const NICENESS: i32 = 10;
+
+/// Address space that the program takes before it allocates anything.
+const PROGRAM: u64 = 1 << 30;
+
+/// What a compiler is told.
+#[derive(Debug, Clone)]
+pub struct CompileJob {
+    /// An existing file that takes the code.
+    pub output: PathBuf,
+    /// The memory that may be allocated, in bytes.
+    pub memory: u64,
+    /// The CPU time that may be used, in seconds.
+    pub seconds: u64,
+    /// The fingerprint of the engine that will run the code.
+    pub fingerprint: String,
+}
+
+impl CompileJob {
+    /// The job as arguments: `--output FILE --memory BYTES --seconds N --fingerprint TEXT`.
+    pub(super) fn args(self) -> Vec<OsString> {
+        vec![
+            "--output".into(),
+            self.output.into(),
+            "--memory".into(),
+            self.memory.to_string().into(),
+            "--seconds".into(),
+            self.seconds.to_string().into(),
+            "--fingerprint".into(),
+            self.fingerprint.into(),
+        ]
+    }
+
+    /// Gives up, for good, what the compilation must not take.
+    fn confine(&self) -> io::Result<()> {
+        nice(NICENESS)?;
+        // A compiler that crashes on a stranger's file is no reason to fill the disk.
+        lower(Resource::Core, 0, 0)?;
+        lower(Resource::Cpu, self.seconds, self.seconds + 1)?;
+        // What is allocated, in whatever way. The bound on address space is for kernels that do not count it.
+        lower(Resource::Data, self.memory, self.memory)?;
+        let space = self.memory.saturating_add(PROGRAM);
+        lower(Resource::As, space, space)?;
+        lower(Resource::Fsize, self.memory, self.memory)
+    }
+}
+
+/// Sets a limit, unless it is lower already.
+fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let ceiling = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Rlimit {
+        current: Some(soft.min(ceiling)),
+        maximum: Some(hard.min(ceiling)),
+    };
+    Ok(setrlimit(resource, limit)?)
+}
+
+/// Compiles the component that `input` holds, under limits that the process cannot lift again, and writes one line to `errors` if that
+/// fails. For a process that does nothing else and has one thread.
+pub fn compile_apart(job: &CompileJob, input: &mut impl Read, errors: &mut impl Write) -> ExitCode {
+    let (code, reason) = match compile(job, input) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Ending::Refused(reason)) => (u8::try_from(REFUSED).unwrap_or(FAILED), reason),
+        Err(Ending::Failed(reason)) => (FAILED, reason),
+    };
+    let line: Vec<_> = reason.split_whitespace().collect();
+    match writeln!(errors, "{}", line.join(" ")) {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+enum Ending {
+    Refused(String),
+    Failed(String),
+}
+
+fn compile(job: &CompileJob, input: &mut impl Read) -> Result<(), Ending> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| Ending::Failed(format!("{what}: {error}"));
+    job.confine()
+        .map_err(|error| failed("its limits cannot be set", &error))?;
+    let mut component = Vec::new();
+    input
+        .read_to_end(&mut component)
+        .map_err(|error| failed("the component cannot be read", &error))?;
+    let engine = engine::compiling().map_err(|error| failed("the engine cannot start", &error))?;
+    if engine::fingerprint(&engine) != job.fingerprint {
+        return Err(Ending::Failed(
+            "it is of another version than the host".to_owned(),
+        ));
+    }
+    let code = engine
+        .precompile_component(&component)
+        .map_err(|error| Ending::Refused(format!("{error:#}")))?;
+    // Never made anew: a file that is gone means that nobody waits.
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(&job.output);
+    written
+        .and_then(|mut file| file.write_all(&code))
+        .map_err(|error| failed("the code cannot be written", &error))
+}

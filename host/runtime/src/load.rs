@@ -1,0 +1,215 @@
+//! From bytes to a loaded plugin: check, compile or fetch from the cache, link, ask `describe`.
+
+use std::sync::Arc;
+
+use taskforge_domain::{Digest, Limits, Manifest, PluginSettings, Shape};
+use wasmtime::component::Component;
+
+use crate::{
+    code::Code,
+    compiler::Compiler,
+    describe,
+    inspect::{Inspection, digest, inspect},
+    plugin::Plugin,
+    refusal::LoadError,
+    residents::Key,
+    runtime::{RuntimeConfig, Shared},
+};
+
+/// Names that a component may import and export. A large interpreter has some hundred.
+const NAMES: usize = 1000;
+
+/// Their length, in bytes.
+const NAME_BYTES: usize = 128 << 10;
+
+/// Linked code.
+pub(crate) struct Loaded {
+    pub(crate) code: Arc<Code>,
+    /// Size of its machine code and tables, in bytes.
+    pub(crate) size: u64,
+}
+
+/// See [`crate::Runtime::load_as`].
+pub(crate) async fn load(
+    shared: &Arc<Shared>,
+    bytes: Vec<u8>,
+    settings: PluginSettings,
+    manifest: Option<&Manifest>,
+) -> Result<Arc<Plugin>, LoadError> {
+    check_limits(&shared.config, &settings.limits)?;
+    let (size, limit) = (bytes.len() as u64, shared.config.max_component);
+    if size > limit {
+        return Err(LoadError::TooLarge { size, limit });
+    }
+    let bytes = Arc::new(bytes);
+    let seen = Arc::clone(&bytes);
+    let inspection = blocking(shared, move |_| inspect(&seen)).await?;
+    let shape = inspection.callable()?;
+    check_names(&inspection)?;
+    // Said before the work of compiling it.
+    if shape != Shape::Handler && manifest.is_none() {
+        return Err(LoadError::Nameless(inspection.entry().to_owned()));
+    }
+    let place = shared.residents.place((inspection.digest, shape));
+    let code = place.code(shared, Some(bytes)).await?;
+    let info = match (&*code, manifest) {
+        (Code::Handler(bindings), manifest) => {
+            let said = describe::ask(shared, bindings, &inspection, &settings).await?;
+            describe::by_itself(said, manifest, inspection, settings)?
+        }
+        (_, Some(manifest)) => describe::by_manifest(manifest, shape, inspection, settings)?,
+        (_, None) => return Err(LoadError::Nameless(inspection.entry().to_owned())),
+    };
+    Ok(Plugin::new(info, place))
+}
+
+pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
+    let ceilings = &config.ceilings;
+    for (field, wanted, allowed) in [
+        ("memory", limits.memory, config.max_memory),
+        ("instances", limits.instances.into(), ceilings.instances.into()),
+        ("memories", limits.memories.into(), ceilings.memories.into()),
+        ("tables", limits.tables.into(), ceilings.tables.into()),
+        ("table_elements", limits.table_elements, ceilings.table_elements),
+    ] {
+        if wanted > allowed {
+            return Err(LoadError::Limits {
+                field,
+                wanted,
+                allowed,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Names are kept with the plugin and shown to people.
+fn check_names(inspection: &Inspection) -> Result<(), LoadError> {
+    let names = || inspection.imports.iter().chain(&inspection.exports);
+    let (count, bytes) = (names().count(), names().map(String::len).sum());
+    if count > NAMES || bytes > NAME_BYTES {
+        return Err(LoadError::TooManyNames {
+            count,
+            bytes,
+            limit: NAMES,
+            byte_limit: NAME_BYTES,
+        });
+    }
+    Ok(())
+}
+
+/// A component's code: from the cache, or compiled from `bytes` or, without them, from what the source has.
+pub(crate) async fn code(
+    shared: &Arc<Shared>,
+    (digest, shape): Key,
+    bytes: Option<Arc<Vec<u8>>>,
+) -> Result<Loaded, LoadError> {
+    let cached = move |shared: &Shared| {
+        let component = shared.cache.as_ref()?.load(&shared.engine, &digest)?;
+        Some(link(shared, &component, shape))
+    };
+    if let Some(loaded) = blocking(shared, move |shared| cached(shared).transpose()).await? {
+        return Ok(loaded);
+    }
+    let bytes = match bytes {
+        Some(bytes) => bytes,
+        None => fetch(shared, &digest).await?,
+    };
+    let _turn = shared.compiling.acquire().await.map_err(LoadError::internal)?;
+    // Somebody else may have had the same component compiled while this one waited.
+    if let Some(loaded) = blocking(shared, move |shared| cached(shared).transpose()).await? {
+        return Ok(loaded);
+    }
+    match (&shared.config.compiler, &shared.cache) {
+        (Compiler::Process(process), Some(cache)) => {
+            let draft = cache.draft(&digest).map_err(LoadError::internal)?;
+            process.compile(&bytes, draft.path(), cache.fingerprint()).await?;
+            let adopt = move |shared: &Shared| {
+                let cache = shared.cache.as_ref()?;
+                Some(cache.adopt(&draft, &digest).map_err(LoadError::internal))
+            };
+            blocking(shared, move |shared| {
+                adopt(shared).transpose()?;
+                let component = shared
+                    .cache
+                    .as_ref()
+                    .and_then(|cache| cache.load(&shared.engine, &digest));
+                let component =
+                    component.ok_or_else(|| LoadError::internal("its code is not in the cache"))?;
+                link(shared, &component, shape)
+            })
+            .await
+        }
+        _ => {
+            blocking(shared, move |shared| {
+                let component = compile_here(shared, &digest, &bytes)?;
+                link(shared, &component, shape)
+            })
+            .await
+        }
+    }
+}
+
+/// The bytes that the source has, if they are what the digest says.
+async fn fetch(shared: &Arc<Shared>, wanted: &Digest) -> Result<Arc<Vec<u8>>, LoadError> {
+    let source = shared.config.source.as_ref();
+    let source = source.ok_or_else(|| LoadError::internal("it has no source"))?;
+    let bytes = source.component(wanted).await.map_err(LoadError::internal)?;
+    let wanted = *wanted;
+    blocking(shared, move |_| match digest(&bytes) == wanted {
+        true => Ok(Arc::new(bytes)),
+        false => Err(LoadError::internal("its bytes are not those of its digest")),
+    })
+    .await
+}
+
+/// Compiles in this process, and keeps the code in the cache, if there is one. That it cannot be kept costs only the next start's time, so
+/// it is logged and no error.
+fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Component, LoadError> {
+    let refused = |error: wasmtime::Error| LoadError::unsupported(&error);
+    let Some(cache) = &shared.cache else {
+        return Component::from_binary(&shared.engine, bytes).map_err(refused);
+    };
+    let code = shared.engine.precompile_component(bytes).map_err(refused)?;
+    let stored = cache.draft(digest).and_then(|draft| {
+        std::fs::write(draft.path(), &code)?;
+        cache.adopt(&draft, digest)
+    });
+    match stored {
+        // From its file, so that it takes no memory while it is not used.
+        Ok(()) => {
+            if let Some(component) = cache.load(&shared.engine, digest) {
+                return Ok(component);
+            }
+        }
+        Err(error) => tracing::warn!(%digest, %error, "compiled code could not be cached"),
+    }
+    deserialize(shared, &code)
+}
+
+#[allow(unsafe_code)]
+fn deserialize(shared: &Shared, code: &[u8]) -> Result<Component, LoadError> {
+    // SAFETY: the code is what this engine has just compiled, and has not left the process.
+    unsafe { Component::deserialize(&shared.engine, code) }.map_err(|error| LoadError::unsupported(&error))
+}
+
+fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, LoadError> {
+    let image = component.image_range();
+    let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
+    let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
+    let code = Code::link(shape, linked).map_err(incompatible)?;
+    Ok(Loaded {
+        code: Arc::new(code),
+        size: (image.end.addr() - image.start.addr()) as u64,
+    })
+}
+
+/// Does what takes the CPU or the disk beside the threads that attempts run on.
+async fn blocking<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let shared = Arc::clone(shared);
+    let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+    done.map_err(LoadError::internal)?
+}
