@@ -15,8 +15,8 @@ fn secret(name: &str, n: u8) -> SealedSecret {
 
 impl World {
     async fn set_secret(&self, plugin: &str, secret: &SealedSecret) {
-        let event = event(PluginEventKind::SecretSet, &secret.name);
-        let set = self.plugins.set_secret(&kind(plugin), secret, &event);
+        let (plugin, event) = (kind(plugin), event(PluginEventKind::SecretSet, &secret.name));
+        let set = self.plugins.set_secret(&plugin, secret, &event);
         set.await.unwrap();
     }
 

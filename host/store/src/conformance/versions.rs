@@ -63,8 +63,8 @@ impl World {
     }
 
     pub(crate) async fn add_version(&self, owner: Option<&TenantId>, version: &PluginVersion) -> Added {
-        let component = version.info.digest.as_bytes();
-        let added = self.plugins.add_version(owner, version, component, &pushed());
+        let (component, pushed) = (version.info.digest.as_bytes(), pushed());
+        let added = self.plugins.add_version(owner, version, component, &pushed);
         added.await.unwrap()
     }
 
@@ -222,7 +222,8 @@ pub async fn a_component_comes_out_as_it_went_in(world: World) {
     let exact = vec![7; 2 << 20];
     for (n, component) in [(1, large), (2, exact), (3, Vec::new()), (4, vec![0])] {
         let version = version("x", &format!("1.0.{n}"), n);
-        let added = world.plugins.add_version(None, &version, &component, &pushed());
+        let pushed = pushed();
+        let added = world.plugins.add_version(None, &version, &component, &pushed);
         assert_eq!(added.await.unwrap(), Added::Stored);
         let read = world.plugins.component(&digest(n)).await.unwrap();
         assert!(read == Some(component), "component {n}");

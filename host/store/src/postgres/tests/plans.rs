@@ -2,7 +2,10 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::super::{claim, complete, connect, enqueue, order, outlook, progress, sweep, workers};
+use super::super::{
+    claim, complete, components, connect, enqueue, order, outlook, progress, registry, secrets, sweep, usage,
+    values, versions, workers,
+};
 use super::database::TestDatabase;
 
 /// The plan of a statement whatever its parameters are, in this session.
@@ -50,7 +53,7 @@ async fn session(database: &TestDatabase, settings: &[(&str, &str)]) -> PgConnec
 }
 
 fn is_table(name: &str) -> bool {
-    ["tasks", "attempts", "events"]
+    ["tasks", "attempts", "events", "plugin"]
         .iter()
         .any(|table| name.starts_with(table))
 }
@@ -130,6 +133,12 @@ async fn nothing_that_is_done_often_scans_a_table() {
     for sql in [
         sweep::STATEMENTS,
         workers::STATEMENTS,
+        registry::STATEMENTS,
+        versions::STATEMENTS,
+        components::STATEMENTS,
+        secrets::STATEMENTS,
+        usage::STATEMENTS,
+        values::STATEMENTS,
         &[super::super::read::COUNTS],
     ]
     .concat()

@@ -4,8 +4,8 @@ use sqlx::AssertSqlSafe;
 
 use super::*;
 use crate::{
-    StoreError,
-    postgres::{Migrated, PostgresConfig, migrate},
+    PluginStore, RegistrySnapshot, StoreError,
+    postgres::{Migrated, PostgresConfig, migrate, schema::MIGRATIONS},
 };
 
 async fn connect_error(url: &str) -> StoreError {
@@ -34,6 +34,25 @@ async fn of_several_migrations_at_once_one_does_the_work() {
     assert_eq!(i64::from(applied), all.to);
     assert_eq!((all.from, all.applied), (all.to, 0));
     database.store().await.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date_with_its_tasks() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connection().await;
+    MIGRATIONS.run_to(1, &mut connection).await.unwrap();
+    let old = "insert into tasks (id, tenant, task_type, state, priority, max_retries, retry_base_ms, retry_cap_ms, created_at, run_at,
+                                  input)
+               values (gen_random_uuid(), 'default', 'work', 'pending', 3, 3, 1000, 1000, 0, 0, '1')";
+    sqlx::query(old).execute(&mut connection).await.unwrap();
+    let error = connect_error(&database.url).await;
+    assert!(matches!(error, StoreError::Schema(_)), "{error}");
+    let migrated = migrate(&database.url).await.unwrap();
+    assert_eq!(migrated.from, 1);
+    let store = database.store().await;
+    let waiting = claim_order(&store, WorkerId::generate(), 10, &QueuePolicy::default()).await;
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(store.registry().await.unwrap(), RegistrySnapshot::default());
 }
 
 #[tokio::test]
@@ -115,4 +134,35 @@ async fn the_schema_refuses_impossible_tasks() {
     let legal = "update tasks set state = 'running', worker = gen_random_uuid(), attempt = 1, run_lease = 1, started_at = 1,
                  progress = 0.5";
     sqlx::query(legal).execute(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_schema_refuses_impossible_plugins() {
+    let database = TestDatabase::new().await;
+    let mut connection = database.connection().await;
+    let plugin =
+        "insert into plugins (name, revision, phase, paused, retired) values ('x', 1, 0, false, false)";
+    sqlx::query(plugin).execute(&mut connection).await.unwrap();
+    for sql in [
+        "insert into registry_revision (one, revision) values (2, 1)",
+        "update plugins set phase = 1",
+        "update plugins set since = 1",
+        "update plugins set stable = gen_random_uuid()",
+        "update plugins set phase = 1, since = 1, canary = gen_random_uuid(), canary_percent = 1, canary_min_attempts = 1,
+                            canary_failure_margin = 0, canary_latency_factor = 1",
+        "update plugins set phase = 1, since = 1, stable = gen_random_uuid(), canary = gen_random_uuid(), canary_percent = 1",
+        "update plugins set canary_percent = 100",
+        "insert into plugin_components (digest, part, bytes) values ('', 0, '')",
+        "insert into plugin_usage (version, phase, metric, bucket, count, max) values (gen_random_uuid(), 0, 'failed', 1, 1, 0)",
+        "insert into plugin_usage (version, phase, metric, bucket, count, max) values (gen_random_uuid(), 0, 'luck', 0, 1, 0)",
+        "insert into plugin_events (plugin, at, kind, who, detail) values ('x', 0, 'forgotten', 'me', '')",
+        "insert into plugin_holdings (tenant, plugin, bytes, keys) values ('a', 'x', -1, 0)",
+    ] {
+        let error = sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .expect_err(sql);
+        let error = StoreError::from(crate::postgres::fault::Fault::Sql(error));
+        assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");
+    }
 }

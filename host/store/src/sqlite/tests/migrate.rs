@@ -118,6 +118,19 @@ async fn the_rules_of_the_new_columns_hold_in_an_old_file() {
         "update leadership set one = 2",
         "insert into type_policies (task_type, paused) values ('x', 2)",
         "insert into tenant_policies (tenant, weight) values ('x', 0)",
+        "insert into registry_revision (one, revision) values (2, 1)",
+        "insert into plugins (name, revision, phase, paused, retired) values ('x', 1, 1, 0, 0)",
+        "insert into plugins (name, revision, phase, stable, paused, retired) values ('x', 1, 0, zeroblob(16), 0, 0)",
+        "insert into plugins (name, revision, phase, since, canary, canary_percent, canary_min_attempts, canary_failure_margin,
+                              canary_latency_factor, paused, retired)
+         values ('x', 1, 1, 1, zeroblob(16), 1, 1, 0.0, 1.0, 0, 0)",
+        "insert into plugins (name, revision, phase, since, stable, canary_percent, paused, retired)
+         values ('x', 1, 1, 1, zeroblob(16), 1, 0, 0)",
+        "insert into plugin_components (digest, bytes) values (x'', x'')",
+        "insert into plugin_usage (version, phase, metric, bucket, count, max) values (zeroblob(16), 0, 'failed', 1, 1, 0)",
+        "insert into plugin_usage (version, phase, metric, bucket, count, max) values (zeroblob(16), 0, 'luck', 0, 1, 0)",
+        "insert into plugin_events (plugin, at, kind, who, detail) values ('x', 0, 'forgotten', 'me', '')",
+        "insert into plugin_holdings (tenant, plugin, bytes, keys) values ('a', 'x', -1, 0)",
     ] {
         let error = StoreError::from(sqlx::query(sql).execute(&mut *writer).await.expect_err(sql));
         assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");

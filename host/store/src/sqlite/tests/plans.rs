@@ -15,13 +15,11 @@ async fn plan(store: &SqliteStore, sql: &str) -> Vec<String> {
 fn scans(plan: &[String]) -> Option<&String> {
     plan.iter().find(|step| {
         step.starts_with("SCAN ")
-            && ["tasks", "task_inputs", "attempts", "events"]
-                .iter()
-                .any(|table| {
-                    step.split(' ').nth(1) == Some(table)
-                        && !step.contains("USING INDEX")
-                        && !step.contains("USING COVERING")
-                })
+            && step.split(' ').nth(1).is_some_and(|table| {
+                ["tasks", "task_inputs", "attempts", "events"].contains(&table) || table.starts_with("plugin")
+            })
+            && !step.contains("USING INDEX")
+            && !step.contains("USING COVERING")
     })
 }
 
@@ -38,6 +36,11 @@ async fn no_hot_statement_scans_a_table() {
         lanes::STATEMENTS,
         forget::STATEMENTS,
         read::STATEMENTS,
+        registry::STATEMENTS,
+        versions::STATEMENTS,
+        secrets::STATEMENTS,
+        usage::STATEMENTS,
+        values::STATEMENTS,
     ];
     for sql in statements.concat() {
         let plan = plan(&store, sql).await;
