@@ -65,7 +65,7 @@ async fn a_refusal_says_what_to_do() {
         ),
         (
             exporting(many().chain([handler])),
-            "imports and exports 10001 names of 168920 bytes; this host loads at most 1000 of 131072 bytes",
+            "imports and exports 10001 names of 148920 bytes; this host loads at most 1000 of 131072 bytes",
         ),
         (
             exporting(["taskforge:plugin/handler@0.2.0".to_owned()]),
