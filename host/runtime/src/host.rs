@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Handles that a guest may hold at once: streams, pollables, header maps, requests. Each is host memory.
-const MAX_HANDLES: usize = 1000;
+pub(crate) const MAX_HANDLES: usize = 1000;
 
 /// The size of one header map, in bytes of host memory.
 const MAX_FIELDS: usize = 64 << 10;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo};
-use wasmtime::{Error, Store, Trap, WasmBacktrace};
+use wasmtime::{Error, Store, Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    host::{HostCallLimit, HostState, OutputLimit},
+    host::{HostCallLimit, HostState, MAX_HANDLES, OutputLimit},
     log::cut,
 };
 
@@ -133,6 +133,10 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
     }
     if let Some(OutputLimit(limit)) = error.downcast_ref::<OutputLimit>() {
         return output_too_large(*limit);
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        let why = format!("the handler held more than {MAX_HANDLES} handles at once");
+        return Failure::new(FailureKind::HostCallLimit, why);
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return trapped(*trap, error, state, info);

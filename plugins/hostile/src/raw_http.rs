@@ -72,6 +72,7 @@ pub fn slow(url: &str, count: u32) -> Result<Value, Failure> {
         let request = OutgoingRequest::new(Fields::new());
         request.set_scheme(Some(&Scheme::Http)).ok();
         request.set_authority(Some(address)).ok();
+        request.set_path_with_query(Some("/")).ok();
         let body = request.body().ok();
         waiting.push(outgoing_handler::handle(request, None).map_err(http::Error::from)?);
         if let Some(body) = body {

@@ -77,7 +77,7 @@ async fn a_thousand_slow_requests_hold_up_nobody_else() {
         .await;
     let slow = |count: u32| json!({"attack": "slow_requests", "url": server.url("/"), "count": count});
 
-    // One attempt has its number of requests, and ends at the next.
+    // One attempt cannot hold as many: each answer that it waits for is a handle.
     bed.fails_as(FailureKind::HostCallLimit, &plugin, slow(1000))
         .await;
     // Ten of them make a thousand at once, and end at their deadline.

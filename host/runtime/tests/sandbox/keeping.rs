@@ -63,6 +63,14 @@ async fn reading_configuration_counts_as_calls() {
     assert_eq!(with.usage.host_calls, without.usage.host_calls + 1);
 }
 
+#[tokio::test]
+async fn configuration_is_there_under_its_older_names() {
+    let bed = Bed::new().await;
+    let plugin = bed.wat("old_config", json!({})).await;
+    assert_eq!(plugin.info().imports.len(), 3);
+    assert_eq!(bed.completes(&plugin, json!({})).await.0, json!({"ok": true}));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeping_values_needs_its_grant() {
     let bed = Bed::new().await;

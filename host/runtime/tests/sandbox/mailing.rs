@@ -46,7 +46,6 @@ async fn recipients_may_be_limited_to_domains() {
         ("ann@evil.test", "evil.test"),
         ("\"ann@example.com\" <ann@evil.test>", "evil.test"),
         ("ann@example.com.evil.test", "example.com.evil.test"),
-        ("\"x@example.com\"@evil.test", "evil.test"),
         ("bob@example.org", "example.org"),
     ] {
         let invoked = bed
@@ -60,9 +59,10 @@ async fn recipients_may_be_limited_to_domains() {
         input[copies] = json!(["ann@example.com", "eve@evil.test"]);
         bed.fails_as(FailureKind::CapabilityDenied, &plugin, input).await;
     }
-    let two =
-        json!({"attack": "mail", "to": ["ann@example.com, eve@evil.test"], "subject": "Hi", "text": "x"});
-    bed.fails_as(FailureKind::Permanent, &plugin, two).await;
+    for unreadable in ["ann@example.com, eve@evil.test", "\"ann@example.com\"@evil.test"] {
+        bed.fails_as(FailureKind::Permanent, &plugin, mail(unreadable, "Hi"))
+            .await;
+    }
     assert_eq!(fs::read_dir(bed.outbox.path()).unwrap().count(), letters);
 }
 
