@@ -120,10 +120,16 @@ impl<'a> Search<'a> {
     /// What values that all of `old` hold of may be refused by `new`.
     fn covers(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
         if !self.spend(PAIR as usize) {
-            return vec![Break::at("", "is too intricate to be compared with the old schema")];
+            return vec![Break::at(
+                "",
+                "is too intricate to be compared with the old schema",
+            )];
         }
         if self.depth >= DEPTH {
-            return vec![Break::at(at, "is nested too deeply to be compared with the old schema")];
+            return vec![Break::at(
+                at,
+                "is nested too deeply to be compared with the old schema",
+            )];
         }
         self.depth += 1;
         let found = self.covers_within(old, new, at);

@@ -35,9 +35,9 @@ impl<'a> Search<'a> {
     fn apart(&mut self, old: &[Part<'a>]) -> Option<Vec<Vec<Part<'a>>>> {
         let with = |part: Part<'a>| old.iter().copied().chain([part]).collect();
         match self.values(old) {
-            Some(values) => {
-                (2..=MANY).contains(&values.len()).then(|| values.into_iter().map(|value| with(Part::Value(value))).collect())
-            }
+            Some(values) => (2..=MANY)
+                .contains(&values.len())
+                .then(|| values.into_iter().map(|value| with(Part::Value(value))).collect()),
             None => {
                 let types = types(old);
                 let apart = types.apart();
@@ -116,7 +116,11 @@ impl<'a> Search<'a> {
             let [value] = values.as_slice() else { continue };
             let gone = branches.iter().all(|branch| {
                 let branch = self.unfold(&[new.sibling(branch)]);
-                let both: Vec<_> = known.iter().copied().chain(self.property(&branch, name)).collect();
+                let both: Vec<_> = known
+                    .iter()
+                    .copied()
+                    .chain(self.property(&branch, name))
+                    .collect();
                 self.impossible(&both)
             });
             if gone {
@@ -143,7 +147,10 @@ impl<'a> Search<'a> {
         }
         match self.apart(old) {
             Some(cases) => self.each(&cases, |search, old| search.not(old, new, at)),
-            None => vec![Break::at(at, "cannot be compared with what it was: not has changed")],
+            None => vec![Break::at(
+                at,
+                "cannot be compared with what it was: not has changed",
+            )],
         }
     }
 
@@ -152,7 +159,11 @@ impl<'a> Search<'a> {
         let Part::Not(document, schema) = old else {
             return false;
         };
-        self.strictly(|search| search.covers(&[denied], Part::of(document, schema), "").is_empty())
+        self.strictly(|search| {
+            search
+                .covers(&[denied], Part::of(document, schema), "")
+                .is_empty()
+        })
     }
 
     /// The rule of `if`, `then` and `else`.
@@ -169,10 +180,7 @@ impl<'a> Search<'a> {
             return Vec::new();
         }
         let mut found = Vec::new();
-        let cases = [
-            ("then", new.sibling(condition)),
-            ("else", denial(new, condition)),
-        ];
+        let cases = [("then", new.sibling(condition)), ("else", denial(new, condition))];
         for (keyword, case) in cases {
             if let Some(schema) = new.schema(keyword) {
                 let known: Vec<_> = old.iter().copied().chain([case]).collect();
@@ -213,16 +221,15 @@ fn cases<'a>(part: Part<'a>) -> Option<(Choices, Vec<Vec<Part<'a>>>)> {
 }
 
 /// Each alternative, and that the others do not match. Of many alternatives that would be too much to carry along.
-fn exactly_one<'a>(
-    document: &'a Document<'a>,
-    part: Part<'a>,
-    branches: &'a [Value],
-) -> Vec<Vec<Part<'a>>> {
+fn exactly_one<'a>(document: &'a Document<'a>, part: Part<'a>, branches: &'a [Value]) -> Vec<Vec<Part<'a>>> {
     let case = |index: usize| {
         let others = branches.iter().enumerate().filter(|(other, _)| *other != index);
         let others = others.map(|(_, branch)| Part::Not(document, branch));
         let others = others.take(if branches.len() > MANY { 0 } else { MANY });
-        [part.sibling(&branches[index])].into_iter().chain(others).collect()
+        [part.sibling(&branches[index])]
+            .into_iter()
+            .chain(others)
+            .collect()
     };
     (0..branches.len()).map(case).collect()
 }

@@ -58,9 +58,11 @@ impl Types {
         };
         match value {
             Value::String(name) => one(name),
-            Value::Array(names) => Self(names.iter().fold(0, |sum, name| {
-                sum | name.as_str().map_or(0, |name| one(name).0)
-            })),
+            Value::Array(names) => Self(
+                names
+                    .iter()
+                    .fold(0, |sum, name| sum | name.as_str().map_or(0, |name| one(name).0)),
+            ),
             _ => Self::NONE,
         }
     }

@@ -98,8 +98,9 @@ impl<'a> Search<'a> {
     fn others(parts: &[Part<'a>], unmatched: &BTreeSet<&str>) -> Vec<Part<'a>> {
         let of = |part: &Part<'a>| match part {
             Part::Value(Value::Object(_)) => Some(Part::Never),
-            part => additional(*part)
-                .filter(|_| patterns(*part).all(|(pattern, _)| unmatched.contains(pattern))),
+            part => {
+                additional(*part).filter(|_| patterns(*part).all(|(pattern, _)| unmatched.contains(pattern)))
+            }
         };
         parts.iter().filter_map(of).collect()
     }
@@ -108,13 +109,18 @@ impl<'a> Search<'a> {
     fn is_unnamed(&mut self, old: &[Part<'a>], name: &str) -> bool {
         let names_others = |part: &Part<'a>| {
             part.map("properties").is_some_and(|members| !members.is_empty())
-                && ["additionalProperties", "unevaluatedProperties", "patternProperties"]
-                    .iter()
-                    .all(|keyword| part.keyword(keyword).is_none())
+                && [
+                    "additionalProperties",
+                    "unevaluatedProperties",
+                    "patternProperties",
+                ]
+                .iter()
+                .all(|keyword| part.keyword(keyword).is_none())
         };
         self.strict == 0
             && self.property(old, name).is_empty()
-            && !requires(old, name) && old.iter().any(names_others)
+            && !requires(old, name)
+            && old.iter().any(names_others)
     }
 
     /// The rules of `properties`, `patternProperties` and `additionalProperties` of one part of the new schema.
@@ -201,10 +207,14 @@ impl<'a> Search<'a> {
         let Some(schema) = new.schema("propertyNames") else {
             return Vec::new();
         };
-        let mut known: Vec<_> = old.iter().filter_map(|part| part.schema("propertyNames")).collect();
+        let mut known: Vec<_> = old
+            .iter()
+            .filter_map(|part| part.schema("propertyNames"))
+            .collect();
         known.push(Part::Types(Types::STRING));
         let found = self.inside(&known, schema, at);
-        let of_names = |found: Break| Break::at(&found.pointer, format!("names of properties: {}", found.detail));
+        let of_names =
+            |found: Break| Break::at(&found.pointer, format!("names of properties: {}", found.detail));
         found.into_iter().map(of_names).collect()
     }
 

@@ -218,7 +218,10 @@ impl<'a> Search<'a> {
         unfolded: &mut Vec<Part<'a>>,
         depth: usize,
     ) {
-        let Part::Keywords { document, members, .. } = part else {
+        let Part::Keywords {
+            document, members, ..
+        } = part
+        else {
             unfolded.push(part);
             return;
         };

@@ -128,7 +128,10 @@ impl<'a> Search<'a> {
         }
         let allowed: std::collections::HashSet<_> = allowed.iter().map(|value| key(value)).collect();
         let refused = values.into_iter().filter(|value| !allowed.contains(&key(value)));
-        refused.take(super::MAX_BREAKS).map(|value| no_longer(value, at)).collect()
+        refused
+            .take(super::MAX_BREAKS)
+            .map(|value| no_longer(value, at))
+            .collect()
     }
 
     /// Keywords without schemas in them.
@@ -180,7 +183,10 @@ impl<'a> Search<'a> {
     fn choices(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
         let mut found = Vec::new();
         for (keyword, rule) in [
-            ("anyOf", Self::any_of as fn(&mut Self, &[Part<'a>], Part<'a>, &str) -> Vec<Break>),
+            (
+                "anyOf",
+                Self::any_of as fn(&mut Self, &[Part<'a>], Part<'a>, &str) -> Vec<Break>,
+            ),
             ("oneOf", Self::one_of),
             ("not", Self::not),
         ] {
@@ -205,10 +211,15 @@ impl<'a> Search<'a> {
         };
         for group in OPAQUE.iter().chain(more) {
             let unchanged = |search: &mut Self, part: &Part<'a>| {
-                group.iter().all(|keyword| search.same_keyword(*part, new, keyword))
+                group
+                    .iter()
+                    .all(|keyword| search.same_keyword(*part, new, keyword))
             };
             if new.keyword(group[0]).is_some() && !old.iter().any(|part| unchanged(self, part)) {
-                found.push(Break::at(at, format!("{} has changed, and cannot be compared", group[0])));
+                found.push(Break::at(
+                    at,
+                    format!("{} has changed, and cannot be compared", group[0]),
+                ));
             }
         }
         // The whole schema was looked at already, and is not the same.

@@ -82,8 +82,14 @@ impl<'a> Search<'a> {
 
     /// Whether a value is the same under a keyword of two schemas.
     pub(super) fn same_keyword(&mut self, left: Part<'a>, right: Part<'a>, keyword: &str) -> bool {
-        let (Part::Keywords { document: left_in, .. }, Part::Keywords { document: right_in, .. }) =
-            (left, right)
+        let (
+            Part::Keywords {
+                document: left_in, ..
+            },
+            Part::Keywords {
+                document: right_in, ..
+            },
+        ) = (left, right)
         else {
             return false;
         };

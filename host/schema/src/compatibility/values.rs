@@ -32,7 +32,11 @@ fn float(number: &Number) -> f64 {
 /// Compares a whole number with one that has a fraction, or is greater than any whole one here.
 fn with_fraction(whole: i128, float: f64) -> Ordering {
     if float.abs() >= 1e30 {
-        return if float > 0.0 { Ordering::Less } else { Ordering::Greater };
+        return if float > 0.0 {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        };
     }
     #[allow(clippy::cast_possible_truncation, reason = "its bounds were just checked")]
     let floor = float.floor() as i128;

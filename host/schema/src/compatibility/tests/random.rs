@@ -32,9 +32,15 @@ impl Maker {
         let mut schema = json!({});
         for _ in 0..self.rng.usize(1..4) {
             let more = self.keyword(depth);
-            schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            schema
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
         }
-        if self.objects == Objects::Explicit && schema.get("properties").is_some() && schema.get("additionalProperties").is_none() {
+        if self.objects == Objects::Explicit
+            && schema.get("properties").is_some()
+            && schema.get("additionalProperties").is_none()
+        {
             schema["additionalProperties"] = json!(true);
         }
         schema
@@ -56,7 +62,9 @@ impl Maker {
             12 => json!({"uniqueItems": self.rng.bool(), "required": [self.pick(&NAMES)]}),
             13..=17 => self.object(depth),
             18 => json!({"items": self.schema(depth - 1)}),
-            19 => json!({"prefixItems": [self.schema(depth - 1), self.schema(depth - 1)], "items": self.schema(depth - 1)}),
+            19 => {
+                json!({"prefixItems": [self.schema(depth - 1), self.schema(depth - 1)], "items": self.schema(depth - 1)})
+            }
             20 => json!({"propertyNames": self.schema(0)}),
             21 => json!({"dependentRequired": {self.pick(&NAMES): [self.pick(&NAMES)]}}),
             22 => json!({"dependentSchemas": {self.pick(&NAMES): self.schema(depth - 1)}}),
@@ -67,16 +75,24 @@ impl Maker {
             25 => json!({"$ref": self.pick(&["#/$defs/one", "#/$defs/two"])}),
             26 => json!({"contains": self.schema(0)}),
             _ => {
-                let branches: Vec<_> = (0..self.rng.usize(1..4)).map(|_| self.schema(depth - 1)).collect();
+                let branches: Vec<_> = (0..self.rng.usize(1..4))
+                    .map(|_| self.schema(depth - 1))
+                    .collect();
                 // Of exactly one alternative, to take less may be to take more.
-                let exactly = if self.objects == Objects::Explicit { "oneOf" } else { "anyOf" };
+                let exactly = if self.objects == Objects::Explicit {
+                    "oneOf"
+                } else {
+                    "anyOf"
+                };
                 json!({self.pick(&["anyOf", "allOf", exactly]): branches})
             }
         }
     }
 
     fn types(&mut self) -> Value {
-        let names = ["null", "boolean", "integer", "number", "string", "array", "object"];
+        let names = [
+            "null", "boolean", "integer", "number", "string", "array", "object",
+        ];
         match self.rng.bool() {
             true => json!(self.pick(&names)),
             false => json!([self.pick(&names[..4]), self.pick(&names[4..])]),
@@ -159,12 +175,26 @@ impl Maker {
         match self.rng.u8(..if depth == 0 { 10 } else { 16 }) {
             0 => json!(null),
             1 => json!(self.rng.bool()),
-            2..=5 => self.pick(&[json!(0), json!(1), json!(2), json!(3), json!(4), json!(0.5), json!(1.5), json!(2.0), json!(-1)]),
+            2..=5 => self.pick(&[
+                json!(0),
+                json!(1),
+                json!(2),
+                json!(3),
+                json!(4),
+                json!(0.5),
+                json!(1.5),
+                json!(2.0),
+                json!(-1),
+            ]),
             6..=9 => json!(self.pick(&["", "a", "b", "ab", "abb", "x1"])),
             10 | 11 => Value::Array((0..self.rng.usize(..4)).map(|_| self.value(depth - 1)).collect()),
             _ => {
                 let count = self.rng.usize(..4);
-                Value::Object((0..count).map(|_| (self.pick(&NAMES).to_owned(), self.value(depth - 1))).collect())
+                Value::Object(
+                    (0..count)
+                        .map(|_| (self.pick(&NAMES).to_owned(), self.value(depth - 1)))
+                        .collect(),
+                )
             }
         }
     }
@@ -181,8 +211,14 @@ fn close(schema: &mut Value) {
     match schema {
         Value::Object(members) => {
             // Of a schema, and not of a value in it, which has no such members with such values.
-            let ends = ["additionalProperties", "unevaluatedProperties", "patternProperties"];
-            let is_open = members.get("properties").is_some_and(|names| names.as_object().is_some_and(|names| !names.is_empty()))
+            let ends = [
+                "additionalProperties",
+                "unevaluatedProperties",
+                "patternProperties",
+            ];
+            let is_open = members
+                .get("properties")
+                .is_some_and(|names| names.as_object().is_some_and(|names| !names.is_empty()))
                 && ends.iter().all(|keyword| !members.contains_key(*keyword));
             members.values_mut().for_each(close);
             if is_open {
@@ -197,7 +233,10 @@ fn close(schema: &mut Value) {
 fn nothing_is_refused_where_no_break_is_found(objects: Objects, seeds: std::ops::Range<u64>) {
     let (mut compared, mut passed, mut tried) = (0, 0, 0);
     for seed in seeds {
-        let mut maker = Maker { rng: Rng::with_seed(seed), objects };
+        let mut maker = Maker {
+            rng: Rng::with_seed(seed),
+            objects,
+        };
         let old = maker.whole();
         let new = match seed % 8 {
             0 => maker.whole(),
@@ -208,7 +247,9 @@ fn nothing_is_refused_where_no_break_is_found(objects: Objects, seeds: std::ops:
             Objects::Open => closed(&old),
         };
         let compiled = [&promised, &new].map(|schema| Schema::compile(&schema.to_string()));
-        let [Ok(before), Ok(after)] = compiled else { continue };
+        let [Ok(before), Ok(after)] = compiled else {
+            continue;
+        };
         compared += 1;
         if !breaks(&old, &new).is_empty() {
             continue;
@@ -222,7 +263,10 @@ fn nothing_is_refused_where_no_break_is_found(objects: Objects, seeds: std::ops:
             }
         }
     }
-    assert!(compared > 1_000 && passed > compared / 10 && tried > 5_000, "{compared} {passed} {tried}");
+    assert!(
+        compared > 1_000 && passed > compared / 10 && tried > 5_000,
+        "{compared} {passed} {tried}"
+    );
 }
 
 #[test]
