@@ -6,18 +6,20 @@
 //! | `fleet` | the roles `migrate`, `serve`, `worker`, `health`, and the database's upkeep |
 //! | `client` | commands that talk to a server |
 //! | `plugin` | running and inspecting a component without a server |
+//! | `registry` | whose plugins a process trusts |
 //! | `load` | `demo` and `bench` |
 
 mod client;
 mod fleet;
 mod load;
 mod plugin;
+mod registry;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{client::*, fleet::*, load::*, plugin::*};
+pub(crate) use self::{client::*, fleet::*, load::*, plugin::*, registry::*};
 
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
 #[derive(Debug, Parser)]
@@ -127,12 +129,15 @@ pub(crate) struct DevArgs {
     pub(crate) drain_grace: Duration,
 
     #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
     pub(crate) mail: MailArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PluginFolderArgs {
-    /// Folder with plugins: NAME.wasm, and NAME.toml with its limits and grants [default: `plugins` beside or above the
+    /// Folder with plugins to register at the start: NAME.wasm, NAME.toml with its limits and grants, NAME.wasm.sig with its signature [default: `plugins` beside or above the
     /// executable, then ./plugins]
     #[arg(long, env = "TASKFORGE_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,

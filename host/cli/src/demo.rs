@@ -20,7 +20,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use taskforge_broker::{Broker as _, Signal};
 use taskforge_domain::{Json, Task, TaskState, TaskType, TenantId};
-use taskforge_runtime::{OutboxMailer, Plugin};
+use taskforge_runtime::OutboxMailer;
 use taskforge_store::{Cursor, Page, Store, TaskFilter};
 use taskforge_worker::WorkerConfig;
 use tokio::sync::broadcast::error::RecvError;
@@ -29,7 +29,8 @@ use crate::{
     args::DemoArgs,
     client::Client,
     output, plugin_folder,
-    stack::{self, Stack, StackConfig},
+    registry::Trust,
+    stack::{SandboxConfig, Stack, StackConfig},
 };
 
 /// Tasks in one `POST /tasks/batch`.
@@ -69,32 +70,10 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
         data_dir.join("outbox"),
         "TaskForge demo <demo@localhost>",
     )?);
-    let runtime = stack::sandbox(data_dir.join("cache"), mailer, args.workers * args.concurrency)?;
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
-    let (plugins, rejected) = plugin_folder::load(&runtime, &folder, &private).await?;
-    if let Some(rejected) = rejected.first() {
-        bail!(
-            "{} was not loaded: {:#}",
-            rejected.file.display(),
-            rejected.reason
-        );
-    }
-    let known: Vec<_> = plugins
-        .iter()
-        .map(|plugin: &Arc<Plugin>| plugin.info().name.to_string())
-        .collect();
-    for task_type in &args.types {
-        if !known.iter().any(|name| name == task_type.as_str()) {
-            bail!(
-                "no plugin handles {task_type}; {} has {}",
-                folder.display(),
-                known.join(", ")
-            );
-        }
-    }
-    Stack::start(StackConfig {
+    let stack = Stack::start(StackConfig {
         data_dir,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         workers: args.workers,
@@ -102,10 +81,31 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
             concurrency: args.concurrency as usize,
             ..WorkerConfig::default()
         },
-        plugins,
-        runtime,
+        sandbox: SandboxConfig {
+            cache_dir: data_dir.join("cache"),
+            mailer,
+            attempts: args.workers * args.concurrency,
+            allow_private: private,
+        },
+        folder: &folder,
+        is_watched: false,
+        trust: Trust::default(),
     })
-    .await
+    .await?;
+    for task_type in &args.types {
+        let is_known = stack
+            .plugins
+            .iter()
+            .any(|plugin| plugin.split(' ').next() == Some(task_type.as_str()));
+        if !is_known {
+            bail!(
+                "no plugin handles {task_type}; {} has {}",
+                folder.display(),
+                stack.plugins.join(", ")
+            );
+        }
+    }
+    Ok(stack)
 }
 
 /// How a task of the load is made.

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use taskforge_worker::WorkerConfig;
 
 use crate::{
     args::DevArgs,
     mailers, output, plugin_folder,
+    registry::Trust,
     signals::{INTERRUPTED, Signals},
-    stack::{self, Stack, StackConfig},
+    stack::{SandboxConfig, Stack, StackConfig},
 };
 
 /// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next start recovers.
@@ -23,29 +24,6 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         .cache_dir
         .clone()
         .unwrap_or_else(|| args.data_dir.join("cache"));
-    let runtime = stack::sandbox(cache, mailer, args.concurrency)?;
-    tracing::info!(
-        "loading the plugins in {}; what was not compiled before takes some seconds",
-        folder.display()
-    );
-    let (plugins, rejected) = plugin_folder::load(&runtime, &folder, &args.plugins.allow_private).await?;
-    for rejected in &rejected {
-        tracing::error!(
-            "{} was not loaded: {:#}",
-            rejected.file.display(),
-            rejected.reason
-        );
-    }
-    if plugins.is_empty() {
-        bail!(
-            "{} holds no plugin that can be loaded; build the built-in ones with `make plugins`",
-            folder.display()
-        );
-    }
-    let names: Vec<_> = plugins
-        .iter()
-        .map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version))
-        .collect();
     let stack = Stack::start(StackConfig {
         data_dir: &args.data_dir,
         listen: args.listen,
@@ -55,11 +33,18 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             drain_grace: args.drain_grace,
             ..WorkerConfig::default()
         },
-        plugins,
-        runtime,
+        sandbox: SandboxConfig {
+            cache_dir: cache,
+            mailer,
+            attempts: args.concurrency,
+            allow_private: args.plugins.allow_private.clone(),
+        },
+        folder: &folder,
+        is_watched: true,
+        trust: Trust::read(&args.trust)?,
     })
     .await?;
-    greet(&args, &stack, &names, &folder);
+    greet(&args, &stack, &folder);
     signals.next().await;
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
     tokio::select! {
@@ -68,7 +53,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn greet(args: &DevArgs, stack: &Stack, names: &[String], folder: &std::path::Path) {
+fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path) {
     let url = format!("http://{}", stack.address);
     output::line(&format!(
         "TaskForge {}, everything in one process",
@@ -81,7 +66,11 @@ fn greet(args: &DevArgs, stack: &Stack, names: &[String], folder: &std::path::Pa
         ("  data", args.data_dir.display().to_string()),
         (
             "  plugins",
-            format!("{} (from {})", names.join(", "), folder.display()),
+            format!(
+                "{} (and what comes into {})",
+                stack.plugins.join(", "),
+                folder.display()
+            ),
         ),
     ]);
     if stack.recovered > 0 {

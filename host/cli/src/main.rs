@@ -11,7 +11,8 @@
 //! | [`health`] | whether a process can do its work |
 //! | [`external`] | task types that have no component |
 //! | [`signals`] | SIGTERM and Ctrl-C |
-//! | [`plugin_folder`] | `.wasm` files and their settings, from a folder |
+//! | [`plugin_folder`] | where the folder with plugins is, and their settings files |
+//! | [`registry`] | the registry's side of a process |
 //! | [`task`], [`dlq`], [`queue`] | the client commands, over HTTP |
 //! | [`plugin`] | running and inspecting a component without a server |
 //! | [`demo`] | a load with progress bars and a summary |
@@ -35,6 +36,7 @@ mod output;
 mod plugin;
 mod plugin_folder;
 mod queue;
+mod registry;
 mod serve;
 mod signals;
 mod stack;

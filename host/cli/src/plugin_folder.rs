@@ -1,22 +1,11 @@
-//! `.wasm` files and their settings, from a folder.
+//! Where the folder with plugins is, and their settings files.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use ipnet::IpNet;
-use taskforge_api::Catalog;
-use taskforge_runtime::{Plugin, PluginSettings, Runtime};
+use taskforge_runtime::PluginSettings;
 
 use crate::args::PluginFolderArgs;
-
-/// A component file that was not loaded, and why.
-pub(crate) struct Rejected {
-    pub(crate) file: PathBuf,
-    pub(crate) reason: anyhow::Error,
-}
 
 /// The folder that the arguments name, or the first of the usual places that exists.
 pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
@@ -35,37 +24,6 @@ pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
         .chain([PathBuf::from("plugins")])
         .find(|folder| components(folder).is_ok_and(|files| !files.is_empty()))
         .context("no plugins folder was found: name one with --plugins, or build the built-in ones with `make plugins`")
-}
-
-/// Loads every component in a folder. One that cannot be loaded does not stop the others.
-pub(crate) async fn load(
-    runtime: &Runtime,
-    folder: &Path,
-    allow_private: &[IpNet],
-) -> anyhow::Result<(Vec<Arc<Plugin>>, Vec<Rejected>)> {
-    let mut loaded: Vec<Arc<Plugin>> = Vec::new();
-    let mut rejected = Vec::new();
-    for file in components(folder)? {
-        let result = async {
-            let mut settings = settings_beside(&file)?;
-            if !settings.grants.http.hosts.is_empty() {
-                settings.grants.http.private_networks.extend(allow_private);
-            }
-            let bytes = std::fs::read(&file)?;
-            let plugin = runtime.load(bytes, settings).await?;
-            // A schema that the door cannot check inputs against must not keep it from opening for the others.
-            Catalog::new().set(vec![plugin.info().clone()])?;
-            if loaded.iter().any(|other| other.info().name == plugin.info().name) {
-                bail!("another file already handles {}", plugin.info().name);
-            }
-            Ok(plugin)
-        };
-        match result.await {
-            Ok(plugin) => loaded.push(plugin),
-            Err(reason) => rejected.push(Rejected { file, reason }),
-        }
-    }
-    Ok((loaded, rejected))
 }
 
 /// The settings in the `.toml` file beside a component, or the defaults if there is none.

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use taskforge_api::{
     AlwaysReady, ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
     admin::{self, AdminServices},
@@ -16,9 +16,13 @@ use crate::{
     external,
     fleet::Fleet,
     output, plugin_folder,
+    registry::{self, Access, Trust},
     signals::{INTERRUPTED, Signals},
-    stack,
+    stack::{self, SandboxConfig},
 };
+
+/// Components that the door asks at once to describe themselves.
+const PUSHES: u32 = 4;
 
 /// Serves until SIGTERM or Ctrl-C, then lets running requests end. A second signal ends the process at once.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -47,11 +51,23 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             args.listen
         )),
     })?;
-    let catalog = Arc::new(catalog(&args).await?);
-    let fleet = tokio::select! {
-        fleet = Fleet::join(&args.database, &args.broker) => fleet?,
+    let catalog = Arc::new(Catalog::new());
+    catalog.set_external(externals(&args)?)?;
+    let trust = Trust::read(&args.trust)?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let start = async {
+        let fleet = Fleet::join(&args.database, &args.broker).await?;
+        let access = access(&args, trust, &fleet)?;
+        registry::sync_if_found(&args.plugins, &access).await?;
+        let snapshots = access.follow(&tasks, &stop).await?;
+        anyhow::Ok((fleet, access, snapshots))
+    };
+    let (fleet, access, snapshots) = tokio::select! {
+        started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
+    registry::offer_now(&catalog, &snapshots.borrow());
+    tasks.spawn(registry::offer(catalog.clone(), snapshots, stop.clone()));
     let services = Services {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
@@ -59,7 +75,6 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         metrics,
         ready: Arc::new(AlwaysReady),
     };
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let mut lines = vec![("  API", format!("http://{}", door.local_addr()))];
     if let Some(listen) = args.admin_listen {
         let admin = admin::bind(listen)
@@ -101,53 +116,42 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What tasks may name. The door only reads what the plugins say of themselves; the sandbox that read it goes again.
-async fn catalog(args: &ServeArgs) -> anyhow::Result<Catalog> {
-    let cache = args.folders.cache();
-    let mailer = Arc::new(OutboxMailer::new(
+/// What it takes to change the registry. The door runs no tasks; its sandbox is for what is pushed, and sends no mail.
+fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Access> {
+    let mailer = OutboxMailer::new(
         args.folders.data_dir.join("outbox"),
         "TaskForge <taskforge@localhost>",
-    )?);
-    let runtime = stack::sandbox(cache, mailer, 1)?;
-    let mut externals: Vec<_> = args
-        .external_types
-        .iter()
-        .map(|name| ExternalType {
-            name: name.clone(),
-            summary: String::new(),
-            input_schema: Json::from(serde_json::Value::Bool(true)),
-            output_schema: None,
-        })
-        .collect();
-    let mut infos = Vec::new();
+    )?;
+    let sandbox = SandboxConfig {
+        cache_dir: args.folders.cache(),
+        mailer: Arc::new(mailer),
+        attempts: PUSHES,
+        allow_private: args.plugins.allow_private.clone(),
+    };
+    Ok(Access {
+        store: fleet.store.clone(),
+        broker: fleet.broker.clone(),
+        runtime: stack::sandbox(sandbox, fleet.store.clone())?,
+        trust,
+    })
+}
+
+/// The types that only external workers handle, of the arguments and of the folder.
+fn externals(args: &ServeArgs) -> anyhow::Result<Vec<ExternalType>> {
+    let named = args.external_types.iter().map(|name| ExternalType {
+        name: name.clone(),
+        summary: String::new(),
+        input_schema: Json::from(serde_json::Value::Bool(true)),
+        output_schema: None,
+    });
+    let mut externals: Vec<_> = named.collect();
     match plugin_folder::locate(&args.plugins) {
-        Ok(folder) => {
-            externals.extend(external::load(&folder)?);
-            let (plugins, rejected) =
-                plugin_folder::load(&runtime, &folder, &args.plugins.allow_private).await?;
-            for rejected in rejected {
-                tracing::error!(
-                    "{} was not loaded: {:#}",
-                    rejected.file.display(),
-                    rejected.reason
-                );
-            }
-            infos.extend(plugins.iter().map(|plugin| plugin.info().clone()));
-        }
+        Ok(folder) => externals.extend(external::load(&folder)?),
         // A fleet of external workers needs no folder, unless one was named.
         Err(error) if args.plugins.plugins.is_some() => return Err(error),
         Err(_) => {}
     }
-    if infos.is_empty() && externals.is_empty() {
-        bail!(
-            "there is no task type: name a folder with plugins (--plugins, TASKFORGE_PLUGINS) or types that external workers handle \
-             (--external-types, TASKFORGE_EXTERNAL_TYPES)"
-        );
-    }
-    let catalog = Catalog::new();
-    catalog.set(infos)?;
-    catalog.set_external(externals)?;
-    Ok(catalog)
+    Ok(externals)
 }
 
 /// Answers operators until the process stops.

@@ -6,13 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
-use taskforge_runtime::{Mailer, Plugin, Runtime, RuntimeConfig};
-use taskforge_store::{SqliteStore, Store};
-use taskforge_worker::{Handlers, Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
+use taskforge_registry::{Folder, StoredComponents, StoredValues, Trials};
+use taskforge_runtime::{Mailer, Runtime, RuntimeConfig};
+use taskforge_store::{PluginStore, SqliteStore, Store};
+use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::registry::{self, Access, Served, Trust};
 
 /// What distinguishes one embedded system from another.
 pub(crate) struct StackConfig<'a> {
@@ -20,8 +24,20 @@ pub(crate) struct StackConfig<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) workers: u32,
     pub(crate) worker: WorkerConfig,
-    pub(crate) plugins: Vec<Arc<Plugin>>,
-    pub(crate) runtime: Runtime,
+    pub(crate) sandbox: SandboxConfig,
+    /// The folder with plugins, and whether it is watched.
+    pub(crate) folder: &'a Path,
+    pub(crate) is_watched: bool,
+    pub(crate) trust: Trust,
+}
+
+/// What distinguishes one sandbox from another.
+pub(crate) struct SandboxConfig {
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) mailer: Arc<dyn Mailer>,
+    /// Attempts that run at once.
+    pub(crate) attempts: u32,
+    pub(crate) allow_private: Vec<IpNet>,
 }
 
 /// A running system.
@@ -31,20 +47,26 @@ pub(crate) struct Stack {
     pub(crate) address: SocketAddr,
     /// Tasks that a process before this one had left running.
     pub(crate) recovered: usize,
+    /// The versions that run, as people call them.
+    pub(crate) plugins: Vec<String>,
     tasks: TaskTracker,
-    sweeper: TaskTracker,
+    /// What goes on until the last attempt has ended.
+    last: TaskTracker,
     stop_door: CancellationToken,
     stop_workers: CancellationToken,
-    stop_sweeper: CancellationToken,
+    stop_last: CancellationToken,
 }
 
-/// The sandbox for an embedded system, with its compiled code in `cache_dir`.
-pub(crate) fn sandbox(cache_dir: PathBuf, mailer: Arc<dyn Mailer>, attempts: u32) -> anyhow::Result<Runtime> {
+/// The sandbox of a process, whose components and values are in a store.
+pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
-        cache_dir: Some(cache_dir),
+        cache_dir: Some(config.cache_dir),
         // More slots than this do not fit into the address space; attempts beyond it wait for an instance.
-        max_instances: attempts.min(1_000),
-        ..RuntimeConfig::new(mailer)
+        max_instances: config.attempts.min(1_000),
+        allow_private: config.allow_private,
+        source: Some(Arc::new(StoredComponents::new(store.clone()))),
+        key_value: Some(Arc::new(StoredValues::new(store))),
+        ..RuntimeConfig::new(config.mailer)
     };
     Runtime::new(config).context("the sandbox cannot be set up")
 }
@@ -56,15 +78,28 @@ impl Stack {
         let metrics = Metrics::install()?;
         let store = SqliteStore::open(&config.data_dir.join("taskforge.db")).await?;
         let broker = Arc::new(LocalBroker::new());
+        let access = Access {
+            store: store.clone(),
+            broker: broker.clone(),
+            runtime: sandbox(config.sandbox, store.clone())?,
+            trust: config.trust,
+        };
+        let folder = Folder::watched(access.registry(), config.folder.to_owned());
+        let (folder, _) = registry::sync(folder, config.folder).await?;
+        let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let snapshots = access.follow(&last, &stop_last).await?;
+        let plugins = registry::names(&snapshots.borrow());
+        if plugins.is_empty() {
+            bail!(
+                "{} holds no plugin that can be loaded; build the built-in ones with `make plugins`",
+                config.folder.display()
+            );
+        }
+        let Served { live, usage } = access.serve(snapshots.clone(), None, &last, &stop_last).await;
         let catalog = Arc::new(Catalog::new());
-        catalog.set(
-            config
-                .plugins
-                .iter()
-                .map(|plugin| plugin.info().clone())
-                .collect(),
-        )?;
-        let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone());
+        let trials = Trials::new(store.clone(), broker.clone());
+        let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
+            .with_plugins(live.clone(), trials);
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
         let api = ApiConfig {
@@ -80,23 +115,34 @@ impl Stack {
             broker: broker.clone(),
             address,
             recovered,
-            tasks: TaskTracker::new(),
-            sweeper: TaskTracker::new(),
+            plugins,
+            tasks,
+            last,
             stop_door: CancellationToken::new(),
             stop_workers: CancellationToken::new(),
-            stop_sweeper: CancellationToken::new(),
+            stop_last,
         };
         let services = Services {
             store: store.clone(),
             broker: broker.clone(),
-            runtime: config.runtime,
-            handlers: Arc::new(Handlers::new(config.plugins)),
+            runtime: access.runtime.clone(),
+            live,
+            usage,
         };
         for _ in 0..config.workers {
             let worker = Worker::new(config.worker.clone(), services.clone());
             stack.tasks.spawn(worker.run(stack.stop_workers.clone()));
         }
-        stack.sweeper.spawn(sweeper.run(stack.stop_sweeper.clone()));
+        stack.last.spawn(sweeper.run(stack.stop_last.clone()));
+        registry::offer_now(&catalog, &snapshots.borrow());
+        stack.tasks.spawn(registry::offer(
+            catalog.clone(),
+            snapshots,
+            stack.stop_door.clone(),
+        ));
+        if config.is_watched {
+            stack.tasks.spawn(folder.watch(stack.stop_door.clone()));
+        }
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
@@ -114,15 +160,15 @@ impl Stack {
     }
 
     /// Closes the door, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest
-    /// finishes, and retries find a sweeper until the last attempt has ended.
+    /// finishes, and retries find a sweeper until the last attempt has ended, whose usage is written then.
     pub(crate) async fn stop(self) {
         self.stop_door.cancel();
         self.stop_workers.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.stop_sweeper.cancel();
-        self.sweeper.close();
-        self.sweeper.wait().await;
+        self.stop_last.cancel();
+        self.last.close();
+        self.last.wait().await;
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start puts that right");
         }

@@ -7,17 +7,19 @@ use taskforge_api::{
     Metrics,
     admin::{self, AdminServices},
 };
-use taskforge_runtime::Plugin;
-use taskforge_worker::{Handlers, Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
+use taskforge_domain::TaskType;
+use taskforge_registry::Trials;
+use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::WorkerArgs,
     fleet::Fleet,
-    mailers, output, plugin_folder,
+    mailers, output,
+    registry::{self, Access, Served, Trust},
     serve::serve_admin,
     signals::{INTERRUPTED, Signals},
-    stack,
+    stack::{self, SandboxConfig},
 };
 
 /// Works until SIGTERM or Ctrl-C, then drains: running attempts may finish within the grace period, the rest is handed back. A second signal
@@ -35,24 +37,41 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.folders.data_dir)
         .with_context(|| format!("cannot make the data folder {}", args.folders.data_dir.display()))?;
     let mailer = mailers::build(&args.mail, args.folders.data_dir.join("outbox"))?;
-    let runtime = stack::sandbox(args.folders.cache(), mailer, args.concurrency)?;
-    let start = async {
-        let plugins = plugins(&args, &runtime).await?;
-        anyhow::Ok((plugins, Fleet::join(&args.database, &args.broker).await?))
+    let sandbox = SandboxConfig {
+        cache_dir: args.folders.cache(),
+        mailer,
+        attempts: args.concurrency,
+        allow_private: args.plugins.allow_private.clone(),
     };
-    let (plugins, fleet) = tokio::select! {
+    let trust = Trust::read(&args.trust)?;
+    let (stop, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+    let (working, rest) = (TaskTracker::new(), TaskTracker::new());
+    let start = async {
+        let fleet = Fleet::join(&args.database, &args.broker).await?;
+        let access = Access {
+            store: fleet.store.clone(),
+            broker: fleet.broker.clone(),
+            runtime: stack::sandbox(sandbox, fleet.store.clone())?,
+            trust,
+        };
+        let served = serve(&args, &access, &rest, &stop_rest).await?;
+        anyhow::Ok((fleet, access, served))
+    };
+    let (fleet, access, Served { live, usage }) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let names: Vec<_> = plugins
+    let names: Vec<_> = live
+        .plugins()
         .iter()
         .map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version))
         .collect();
     let services = Services {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
-        runtime,
-        handlers: Arc::new(Handlers::new(plugins)),
+        runtime: access.runtime.clone(),
+        live: live.clone(),
+        usage,
     };
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
@@ -64,9 +83,8 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         retention: args.retention,
         ..SweeperConfig::default()
     };
-    let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone());
-    let (stop, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-    let (working, rest) = (TaskTracker::new(), TaskTracker::new());
+    let trials = Trials::new(fleet.store.clone(), fleet.broker.clone());
+    let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone()).with_plugins(live, trials);
     output::line(&format!(
         "TaskForge {}, a worker of a fleet",
         env!("CARGO_PKG_VERSION")
@@ -109,42 +127,23 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The plugins that this worker serves. Here one that cannot be loaded is an error: tasks of its type would wait for ever.
-async fn plugins(
+/// Registers what is in the folder, and serves what the registry says.
+async fn serve(
     args: &WorkerArgs,
-    runtime: &taskforge_runtime::Runtime,
-) -> anyhow::Result<Vec<Arc<Plugin>>> {
-    let folder = plugin_folder::locate(&args.plugins)?;
-    tracing::info!(
-        "loading the plugins in {}; what was not compiled before takes some seconds",
-        folder.display()
-    );
-    let (mut plugins, rejected) = plugin_folder::load(runtime, &folder, &args.plugins.allow_private).await?;
-    for rejected in &rejected {
-        tracing::error!(
-            "{} was not loaded: {:#}",
-            rejected.file.display(),
-            rejected.reason
-        );
-    }
-    if !args.types.is_empty() {
-        let missing = args
-            .types
-            .iter()
-            .find(|name| !plugins.iter().any(|plugin| plugin.info().name == **name));
-        if let Some(missing) = missing {
-            bail!(
-                "no plugin in {} handles {missing} (--types, TASKFORGE_TYPES)",
-                folder.display()
-            );
+    access: &Access,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Served> {
+    registry::sync_if_found(&args.plugins, access).await?;
+    let snapshots = access.follow(tasks, stop).await?;
+    let only = (!args.types.is_empty()).then(|| args.types.clone());
+    {
+        let snapshot = snapshots.borrow();
+        let is_known = |name: &TaskType| snapshot.plugins.iter().any(|plugin| plugin.name == *name);
+        // A worker that was told a wrong name would be idle for ever, and nobody would notice.
+        if let Some(missing) = args.types.iter().find(|name| !is_known(name)) {
+            bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
         }
-        plugins.retain(|plugin| args.types.contains(&plugin.info().name));
     }
-    if plugins.is_empty() {
-        bail!(
-            "{} holds no plugin that can be loaded (--plugins, TASKFORGE_PLUGINS)",
-            folder.display()
-        );
-    }
-    Ok(plugins)
+    Ok(access.serve(snapshots, only, tasks, stop).await)
 }

@@ -73,6 +73,8 @@ failure_kinds! {
     Retryable = "retryable", true;
     /// The guest trapped: a panic, `unreachable`, a division by zero, an access out of bounds.
     Trap = "trap", true;
+    /// The input does not fit the version that runs now, which became current after the task was accepted. The handler was not called.
+    InvalidInput = "invalid_input", false;
     /// The guest called `exit`.
     Exited = "exited", true;
     /// The call stack limit.

@@ -36,12 +36,14 @@ pub enum RegistryError {
     #[error("the name {0} is taken: choose another one")]
     NameTaken(TaskType),
     /// A version never changes.
-    #[error("version {version} of {plugin} is there with other bytes; raise the version")]
+    #[error("version {version} of {plugin} is there with {difference}; raise the version")]
     VersionTaken {
         /// The plugin.
         plugin: TaskType,
         /// The version.
         version: String,
+        /// In what the two differ: `other bytes`, for example.
+        difference: &'static str,
     },
     /// The new version refuses inputs that the running one takes.
     #[error(

@@ -9,6 +9,7 @@
 //! | [`registry`] | the one way to change what is registered |
 //! | [`push`] | how a component comes in: signature, checks, compilation, and only then the store |
 //! | `rollout` | which versions run: activate, roll back, canary, pause, retire |
+//! | `settings` | whether settings make sense |
 //! | [`review`] | what a component imports beside what it was granted |
 //! | [`advice`] | limits suggested from what attempts used |
 //! | [`signature`] | who vouches for a component's bytes |
@@ -26,16 +27,34 @@
 
 pub mod advice;
 pub mod error;
+pub mod folder;
+pub mod follow;
+pub mod live;
+pub mod loader;
 pub mod push;
 pub mod registry;
 pub mod review;
+mod rollout;
 pub mod secrets;
+mod settings;
 pub mod signature;
+pub mod source;
+pub mod trial;
+pub mod usage;
+pub mod values;
 
 pub use advice::{Advice, Figure};
 pub use error::{RegistryError, RegistryResult};
+pub use folder::Folder;
+pub use follow::{Follower, Snapshots};
+pub use live::{Live, Serving};
+pub use loader::{Loader, LoaderParts};
 pub use push::{Push, Pushed, SameVersion};
 pub use registry::{Parts, Registry, SecretInfo};
 pub use review::{Reviewed, review};
 pub use secrets::{Keyring, KeyringError, SecretError};
 pub use signature::{SignatureError, SignaturePolicy, TrustedKeys};
+pub use source::StoredComponents;
+pub use trial::Trials;
+pub use usage::UsageBoard;
+pub use values::StoredValues;

@@ -1,8 +1,20 @@
-//! How a component comes in.
+//! How a component comes in: signature, checks, compilation, and only then the store.
 
-use taskforge_domain::{Manifest, PluginSettings, PluginVersion, RegisteredPlugin, TenantId};
+use std::sync::Arc;
 
-use crate::review::Reviewed;
+use taskforge_domain::{
+    Manifest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
+    TenantId, Timestamp, VersionId, VersionState,
+};
+use taskforge_schema::Schema;
+use taskforge_store::Added;
+
+use crate::{
+    error::{RegistryError, RegistryResult},
+    registry::Registry,
+    review::{Reviewed, review},
+    settings,
+};
 
 /// What comes with a component.
 #[derive(Debug, Clone)]
@@ -42,4 +54,128 @@ pub struct Pushed {
     pub is_new: bool,
     /// What it imports beside what it is granted.
     pub review: Vec<Reviewed>,
+}
+
+impl Registry {
+    /// Checks a component, compiles it and stores it, available and not yet running. The only way in, for the API, the command line and the
+    /// folder. The same bytes under the same version again are no error and change nothing.
+    ///
+    /// # Errors
+    /// When the component, its schemas, its settings or its signature are refused, the name is another's, or the version is there with other
+    /// bytes.
+    pub async fn push(&self, component: Vec<u8>, push: Push) -> RegistryResult<Pushed> {
+        let Push {
+            owner,
+            manifest,
+            settings,
+            signature,
+            by,
+            same_version,
+        } = push;
+        settings::check(&settings)?;
+        let component = Arc::new(component);
+        let load = self
+            .parts
+            .runtime
+            .load_as(component.to_vec(), settings, manifest.as_ref());
+        let loaded = load.await?;
+        // Its name is known only now. Nothing that came in was kept or run but `describe`, which reaches nothing.
+        let info = loaded.info().clone();
+        drop(loaded);
+        let whose = owner.as_ref();
+        let policy = &self.parts.signatures;
+        policy.check(&info.name, whose, &component, signature.as_deref())?;
+        check_schemas(&info).await?;
+
+        let mut version = PluginVersion {
+            id: VersionId::generate(),
+            info,
+            signature,
+            state: VersionState::Available,
+            pushed_by: by,
+            pushed_at: Timestamp::now(),
+        };
+        let mut added = self.add(whose, &version, &component).await?;
+        if let (Added::Different(_), SameVersion::Suffix) = (&added, same_version) {
+            version.info.version = with_digest(&version.info);
+            added = self.add(whose, &version, &component).await?;
+        }
+        let (version, is_new) = match added {
+            Added::Stored => (version, true),
+            Added::AlreadyThere(there) => (*there, false),
+            Added::NameTaken(_) => return Err(RegistryError::NameTaken(version.info.name)),
+            Added::Different(there) => {
+                return Err(RegistryError::VersionTaken {
+                    difference: difference(&there, &version),
+                    plugin: version.info.name,
+                    version: version.info.version,
+                });
+            }
+        };
+        if is_new {
+            tracing::info!(
+                plugin = %version.info.name, version = version.info.version, digest = %version.info.digest,
+                by = version.pushed_by, "a version was pushed"
+            );
+            self.tell().await;
+        }
+        Ok(Pushed {
+            plugin: self.plugin(&version.info.name).await?,
+            review: review(&version.info),
+            version,
+            is_new,
+        })
+    }
+
+    async fn add(
+        &self,
+        owner: Option<&TenantId>,
+        version: &PluginVersion,
+        component: &[u8],
+    ) -> RegistryResult<Added> {
+        let event = PluginEvent {
+            at: version.pushed_at,
+            kind: PluginEventKind::Pushed,
+            version: Some(version.info.version.clone()),
+            by: version.pushed_by.clone(),
+            detail: format!("digest {}, {} bytes", version.info.digest, version.info.size),
+        };
+        let store = &self.parts.store;
+        Ok(store.add_version(owner, version, component, &event).await?)
+    }
+}
+
+/// Whether inputs and outputs can be checked against what the component says of them. Off the async threads: a stranger's schema may take a
+/// while to be compiled.
+async fn check_schemas(info: &PluginInfo) -> RegistryResult<()> {
+    for (field, schema) in [
+        ("input_schema", &info.input_schema),
+        ("output_schema", &info.output_schema),
+    ] {
+        let schema = schema.clone();
+        let compiled = tokio::task::spawn_blocking(move || Schema::compile(schema.as_str()).map(drop)).await;
+        let compiled = compiled.unwrap_or_else(|_| Err("it cannot be compiled".to_owned()));
+        compiled.map_err(|reason| RegistryError::invalid(field, reason))?;
+    }
+    Ok(())
+}
+
+/// The version's number, told apart by its bytes.
+fn with_digest(info: &PluginInfo) -> String {
+    let digest = info.digest.to_string();
+    let between = if info.version.contains('+') { '.' } else { '+' };
+    format!("{}{between}sha.{}", info.version, &digest[..8])
+}
+
+fn difference(there: &PluginVersion, new: &PluginVersion) -> &'static str {
+    let (old, info) = (&there.info, &new.info);
+    if old.digest != info.digest {
+        "other bytes"
+    } else if old.shape != info.shape {
+        "another shape of handler"
+    } else if old.input_schema != info.input_schema || old.output_schema != info.output_schema {
+        "other schemas"
+    } else {
+        "another signature"
+    }
 }

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use taskforge_broker::Broker;
+use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
-    CanaryGuard, Digest, PluginEvent, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin, TaskType,
-    Timestamp,
+    Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
+    TaskType, Timestamp, VersionState,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, RegistrySnapshot};
+use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret};
 
 use crate::{
     advice::Advice,
-    error::RegistryResult,
-    push::{Push, Pushed},
-    review::Reviewed,
-    secrets::Keyring,
+    error::{RegistryError, RegistryResult},
+    review::{Reviewed, review},
+    secrets::{Keyring, SecretError},
+    settings,
     signature::SignaturePolicy,
 };
 
@@ -60,86 +60,6 @@ impl Registry {
         Self { parts }
     }
 
-    /// Checks a component, compiles it and stores it, available and not yet running. The only way in, for the API, the command line and the
-    /// folder. The same bytes under the same version again are no error and change nothing.
-    ///
-    /// # Errors
-    /// When the component, its schemas, its settings or its signature are refused, the name is another's, or the version is there with other
-    /// bytes.
-    pub async fn push(&self, component: Vec<u8>, push: Push) -> RegistryResult<Pushed> {
-        todo!()
-    }
-
-    /// Lets a version run all tasks. Ends a canary. A retired plugin takes tasks again.
-    ///
-    /// # Errors
-    /// When there is no such version, it is retired, or it refuses inputs that the running one takes, unless `force`d.
-    pub async fn activate(
-        &self,
-        name: &TaskType,
-        version: &str,
-        force: bool,
-        by: &str,
-    ) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Lets the version before run again; ends a canary. Once more undoes it.
-    ///
-    /// # Errors
-    /// When there is none, or it is retired.
-    pub async fn rollback(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Puts a version on trial beside the stable one, or changes a running trial.
-    ///
-    /// # Errors
-    /// As [`Registry::activate`], and when nothing runs yet, the version is the one that runs, or a number is out of range.
-    pub async fn canary(
-        &self,
-        name: &TaskType,
-        version: &str,
-        percent: u8,
-        guard: CanaryGuard,
-        force: bool,
-        by: &str,
-    ) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Takes the version on trial back. It stays available.
-    ///
-    /// # Errors
-    /// When none is on trial.
-    pub async fn stop_canary(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Lets tasks wait. They are accepted, and attempts that run go on.
-    ///
-    /// # Errors
-    /// When there is no such plugin.
-    pub async fn pause(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Lets tasks run again.
-    ///
-    /// # Errors
-    /// When there is no such plugin.
-    pub async fn resume(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
-    /// Accepts no more tasks; what was accepted still runs. Activating a version undoes it.
-    ///
-    /// # Errors
-    /// When there is no such plugin.
-    pub async fn retire(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        todo!()
-    }
-
     /// Says of a version that it may not run again.
     ///
     /// # Errors
@@ -150,7 +70,28 @@ impl Registry {
         version: &str,
         by: &str,
     ) -> RegistryResult<PluginVersion> {
-        todo!()
+        let mut found = self.version(name, version).await?;
+        if found.state == VersionState::Retired {
+            return Ok(found);
+        }
+        let event = event(
+            PluginEventKind::Retired,
+            Some(version),
+            by,
+            "may not run again".to_owned(),
+        );
+        let store = &self.parts.store;
+        if !store
+            .set_version_state(found.id, &VersionState::Retired, &event)
+            .await?
+        {
+            return Err(RegistryError::State(format!(
+                "{name} {version} runs: activate another version first"
+            )));
+        }
+        self.tell().await;
+        found.state = VersionState::Retired;
+        Ok(found)
     }
 
     /// Sets what a version may use and reach. A running one goes by it within seconds.
@@ -164,7 +105,27 @@ impl Registry {
         settings: PluginSettings,
         by: &str,
     ) -> RegistryResult<PluginVersion> {
-        todo!()
+        settings::check(&settings)?;
+        self.parts.runtime.check_limits(&settings.limits)?;
+        let found = self.version(name, version).await?;
+        let before = found.info.settings();
+        if before == settings {
+            return Ok(found);
+        }
+        let event = event(
+            PluginEventKind::SettingsChanged,
+            Some(version),
+            by,
+            changed(&before, &settings),
+        );
+        if !self.parts.store.set_settings(found.id, &settings, &event).await? {
+            return Err(unknown_version(name, version));
+        }
+        self.tell().await;
+        Ok(PluginVersion {
+            info: found.info.with_settings(settings),
+            ..found
+        })
     }
 
     /// Seals a secret of a plugin. Versions whose `grants.secrets` name it read the new value within seconds.
@@ -178,7 +139,20 @@ impl Registry {
         value: &str,
         by: &str,
     ) -> RegistryResult<()> {
-        todo!()
+        settings::check_name("secret", secret)?;
+        settings::check_value("value", value)?;
+        let keyring = self.parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
+        // A secret that was there before its plugin would be read by whoever takes the name.
+        self.plugin(name).await?;
+        let event = event(PluginEventKind::SecretSet, None, by, secret.to_owned());
+        let sealed = SealedSecret {
+            name: secret.to_owned(),
+            sealed: keyring.seal(name, secret, value)?,
+            updated_at: event.at,
+        };
+        self.parts.store.set_secret(name, &sealed, &event).await?;
+        self.tell().await;
+        Ok(())
     }
 
     /// Deletes a secret.
@@ -186,7 +160,16 @@ impl Registry {
     /// # Errors
     /// When there is none.
     pub async fn delete_secret(&self, name: &TaskType, secret: &str, by: &str) -> RegistryResult<()> {
-        todo!()
+        self.plugin(name).await?;
+        let event = event(PluginEventKind::SecretDeleted, None, by, secret.to_owned());
+        if !self.parts.store.delete_secret(name, secret, &event).await? {
+            return Err(RegistryError::UnknownSecret {
+                plugin: name.clone(),
+                secret: shorten(secret),
+            });
+        }
+        self.tell().await;
+        Ok(())
     }
 
     /// The secrets of a plugin, without what they say.
@@ -194,7 +177,15 @@ impl Registry {
     /// # Errors
     /// When there is no such plugin.
     pub async fn secrets(&self, name: &TaskType) -> RegistryResult<Vec<SecretInfo>> {
-        todo!()
+        self.plugin(name).await?;
+        let keyring = self.parts.keyring.as_ref();
+        let secrets = self.parts.store.secrets(name).await?.into_iter();
+        let info = secrets.map(|secret| SecretInfo {
+            can_open: keyring.is_some_and(|keys| keys.can_open(&secret.sealed)),
+            name: secret.name,
+            updated_at: secret.updated_at,
+        });
+        Ok(info.collect())
     }
 
     /// A plugin.
@@ -202,7 +193,8 @@ impl Registry {
     /// # Errors
     /// When there is none of this name.
     pub async fn plugin(&self, name: &TaskType) -> RegistryResult<RegisteredPlugin> {
-        todo!()
+        let found = self.parts.store.plugin(name).await?;
+        found.ok_or_else(|| RegistryError::UnknownPlugin(name.clone()))
     }
 
     /// Every plugin, with the versions that run.
@@ -210,7 +202,7 @@ impl Registry {
     /// # Errors
     /// When the database fails.
     pub async fn plugins(&self) -> RegistryResult<RegistrySnapshot> {
-        todo!()
+        Ok(self.parts.store.registry().await?)
     }
 
     /// The versions of a plugin, newest first.
@@ -218,7 +210,8 @@ impl Registry {
     /// # Errors
     /// When there is no such plugin.
     pub async fn versions(&self, name: &TaskType) -> RegistryResult<Vec<PluginVersion>> {
-        todo!()
+        self.plugin(name).await?;
+        Ok(self.parts.store.plugin_versions(name).await?)
     }
 
     /// One version of a plugin.
@@ -226,7 +219,9 @@ impl Registry {
     /// # Errors
     /// When there is no such plugin or version.
     pub async fn version(&self, name: &TaskType, version: &str) -> RegistryResult<PluginVersion> {
-        todo!()
+        let mut versions = self.versions(name).await?.into_iter();
+        let found = versions.find(|found| found.info.version == version);
+        found.ok_or_else(|| unknown_version(name, version))
     }
 
     /// The bytes of a component. `None`: the registry has none of this digest.
@@ -234,7 +229,7 @@ impl Registry {
     /// # Errors
     /// When the database fails.
     pub async fn component(&self, digest: &Digest) -> RegistryResult<Option<Vec<u8>>> {
-        todo!()
+        Ok(self.parts.store.component(digest).await?)
     }
 
     /// What happened to a plugin, newest first.
@@ -242,20 +237,79 @@ impl Registry {
     /// # Errors
     /// When there is no such plugin.
     pub async fn events(&self, name: &TaskType, limit: u32) -> RegistryResult<Vec<PluginEvent>> {
-        todo!()
+        self.plugin(name).await?;
+        Ok(self.parts.store.plugin_events(name, limit).await?)
     }
 
     /// What the attempts of a version used, and limits that would fit. `None`: the version that runs.
     ///
     /// # Errors
-    /// When there is no such plugin or version.
+    /// When there is no such plugin or version, or none runs.
     pub async fn advise(&self, name: &TaskType, version: Option<&str>) -> RegistryResult<Advice> {
-        todo!()
+        let plugin = self.plugin(name).await?;
+        let versions = self.parts.store.plugin_versions(name).await?;
+        let found = match version {
+            Some(version) => versions.iter().find(|found| found.info.version == version),
+            None => versions
+                .iter()
+                .find(|found| Some(found.id) == plugin.rollout.stable),
+        };
+        let found = found.ok_or_else(|| match version {
+            Some(version) => unknown_version(name, version),
+            None => RegistryError::State(format!("no version of {name} runs yet: name one")),
+        })?;
+        let used = self.parts.store.usage(found.id, None).await?;
+        Ok(Advice::from_usage(&found.info.version, &used, &found.info.limits))
     }
 
     /// What a version imports beside what it is granted.
     #[must_use]
     pub fn review(&self, info: &PluginInfo) -> Vec<Reviewed> {
-        crate::review::review(info)
+        review(info)
     }
+
+    /// Tells every process that something has changed. One that does not hear it looks within a second.
+    pub(crate) async fn tell(&self) {
+        if let Err(error) = self.parts.broker.publish(&[Signal::Plugins]).await {
+            tracing::debug!(%error, "the change of the registry was not announced");
+        }
+    }
+}
+
+/// An event of now.
+pub(crate) fn event(kind: PluginEventKind, version: Option<&str>, by: &str, detail: String) -> PluginEvent {
+    PluginEvent {
+        at: Timestamp::now(),
+        kind,
+        version: version.map(str::to_owned),
+        by: by.to_owned(),
+        detail,
+    }
+}
+
+pub(crate) fn unknown_version(plugin: &TaskType, version: &str) -> RegistryError {
+    RegistryError::UnknownVersion {
+        plugin: plugin.clone(),
+        version: shorten(version),
+    }
+}
+
+/// A name that a client made up, short enough for a sentence.
+fn shorten(text: &str) -> String {
+    taskforge_schema::text::shorten(text, 100).into_owned()
+}
+
+/// Which parts of the settings differ. Values are not told: the record is for everybody who may read the plugin, and is kept for ever.
+fn changed(before: &PluginSettings, after: &PluginSettings) -> String {
+    let parts = [
+        ("limits", before.limits != after.limits),
+        ("grants", before.grants != after.grants),
+        ("config", before.config != after.config),
+    ];
+    let names: Vec<_> = parts
+        .iter()
+        .filter(|(_, differ)| *differ)
+        .map(|(name, _)| *name)
+        .collect();
+    format!("{} changed", names.join(", "))
 }

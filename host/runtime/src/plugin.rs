@@ -163,7 +163,7 @@ pub(crate) fn register(info: PluginInfo, secrets: BTreeMap<String, String>) -> A
     })
 }
 
-fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
+pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
     let ceilings = &config.ceilings;
     for (field, wanted, allowed) in [
         ("memory", limits.memory, config.max_memory),

@@ -212,6 +212,14 @@ impl Runtime {
         plugin::register(info, secrets)
     }
 
+    /// Whether this host has room for such limits. [`Runtime::load`] asks too.
+    ///
+    /// # Errors
+    /// Which of them is more than the runtime allows.
+    pub fn check_limits(&self, limits: &Limits) -> Result<(), LoadError> {
+        plugin::check_limits(&self.shared.config, limits)
+    }
+
     /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait for it.
     ///
     /// # Errors

@@ -14,8 +14,8 @@
 //! | [`postgres`](mod@postgres) | the database of a fleet |
 //! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
 //!
-//! In: tasks, claims, completions. Out: what was committed, and for each completion whether its lease still held. It never learns
-//! what a plugin is, runs nothing, and sends no hints: who commits, notifies.
+//! In: tasks, claims, completions; plugins, their secrets and values. Out: what was committed, and for each completion whether its lease still
+//! held. It never looks into a component or a secret, runs nothing, and sends no hints: who commits, notifies.
 
 pub mod batch;
 #[cfg(any(test, feature = "conformance"))]
@@ -28,7 +28,8 @@ pub mod store;
 
 pub use batch::{Batcher, BatcherConfig};
 pub use plugins::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret,
+    Added, BUCKET_BYTES, KEY_BYTES, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange,
+    SealedSecret,
 };
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};

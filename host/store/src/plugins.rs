@@ -1,11 +1,19 @@
 //! The trait for what the store keeps of plugins.
 
+pub(crate) mod column;
+mod holding;
+mod metric;
+
 use async_trait::async_trait;
 use taskforge_domain::{
     Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, Rollout, TaskType,
     TenantId, Timestamp, VersionId, VersionState, VersionUsage,
 };
 
+pub(crate) use self::{
+    holding::{Holding, first_after, sum},
+    metric::{Metric, UsageRow, usage_rows},
+};
 use crate::StoreResult;
 
 /// What runs now: every plugin, and the versions that their rollouts name as stable or canary.
@@ -26,13 +34,15 @@ pub enum Added {
     Stored,
     /// This very version (same number, same digest) was there already; nothing changed. Its settings may differ from those that came.
     AlreadyThere(Box<PluginVersion>),
-    /// The same number is there with other bytes (or another shape, schema or signature): a version never changes. Nothing changed.
+    /// The same number is there with other bytes (or another shape, schema or signature): a version never changes. Nothing changed. Schemas
+    /// are compared as text.
     Different(Box<PluginVersion>),
     /// The name belongs to somebody else: to this tenant, or to all (`None`). Nothing changed.
     NameTaken(Option<TenantId>),
 }
 
-/// A change of a rollout, guarded by the revision of the plugin that it was made from.
+/// A change of a rollout, guarded by the revision of the plugin that it was made from. Any change of the plugin raises that: of its rollout,
+/// its versions, their settings and states, its secrets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutChange {
     /// Which plugin.
@@ -41,7 +51,8 @@ pub struct RolloutChange {
     pub expected: Revision,
     /// What it shall be. The caller raises [`Rollout::phase`] when other versions run than before.
     pub rollout: Rollout,
-    /// States of versions that change with it.
+    /// States of versions that change with it. A version that was retired stays so, and does not run: a change that says otherwise is
+    /// [`StoreError::Refused`](crate::StoreError::Refused), like one that lets a version of another plugin run.
     pub states: Vec<(VersionId, VersionState)>,
     /// For the record.
     pub event: PluginEvent,
@@ -78,6 +89,12 @@ pub struct KeyQuota {
     pub keys: u64,
 }
 
+/// The most bytes of a bucket's name.
+pub const BUCKET_BYTES: usize = 255;
+
+/// The most bytes of a key.
+pub const KEY_BYTES: usize = 1024;
+
 /// What became of a write to a key space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept<T> {
@@ -85,13 +102,14 @@ pub enum Kept<T> {
     Written(T),
     /// It would have been more than the quota; nothing changed.
     OverQuota,
-    /// The value that is there is not a number (of an increment), or not the one that was expected; nothing changed.
+    /// The value that is there is not a number, or the sum would be none of 64 bits (of an increment); nothing changed.
     Mismatch,
 }
 
 /// The database, as far as it concerns plugins: the registry, their secrets, what their attempts used, and what they keep.
 ///
-/// Every change of the registry is one transaction that also raises its revision and records its event.
+/// Every change of the registry is one transaction that also raises its revision, makes that the plugin's, and records its event. Whoever has
+/// seen a revision sees every change up to it.
 #[async_trait]
 pub trait PluginStore: Send + Sync + 'static {
     /// The registry's revision. Cheap: processes ask every second.
@@ -100,7 +118,8 @@ pub trait PluginStore: Send + Sync + 'static {
     /// What runs now. One consistent state.
     async fn registry(&self) -> StoreResult<RegistrySnapshot>;
 
-    /// Adds a version, its component, and the plugin if the name is new. `owner`: the tenant that it is for, or all.
+    /// Adds a version, its component, and the plugin if the name is new. `owner`: the tenant that it is for, or all. That `component` has
+    /// the version's digest is for the caller to know: of a digest that is there, the bytes are not written again.
     async fn add_version(
         &self,
         owner: Option<&TenantId>,
@@ -132,7 +151,7 @@ pub trait PluginStore: Send + Sync + 'static {
         event: &PluginEvent,
     ) -> StoreResult<bool>;
 
-    /// Sets the state of a version that does not run. `false`: there is no such version, or it runs.
+    /// Sets the state of a version that does not run. `false`: there is no such version, it runs, or it was retired, which is for good.
     async fn set_version_state(
         &self,
         version: VersionId,
@@ -166,7 +185,12 @@ pub trait PluginStore: Send + Sync + 'static {
     /// Reads a value.
     async fn get_value(&self, space: &KeySpace, key: &str) -> StoreResult<Option<Vec<u8>>>;
 
-    /// Writes values, all or none. The quota counts what the tenant keeps with this plugin in all buckets.
+    /// Writes values, all or none; of a key that is named twice, the last. The quota counts what the tenant keeps with this plugin in all
+    /// buckets. Where more is kept than a quota that was lowered since, values may be replaced by ones that are no longer.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`](crate::StoreError::Refused) when the bucket's name is longer than [`BUCKET_BYTES`] or a key longer than
+    /// [`KEY_BYTES`].
     async fn set_values(
         &self,
         space: &KeySpace,
@@ -181,6 +205,9 @@ pub trait PluginStore: Send + Sync + 'static {
     async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>>;
 
     /// Adds to a number, which is kept as decimal text and is 0 while there is none. Returns the sum.
+    ///
+    /// # Errors
+    /// As [`PluginStore::set_values`].
     async fn increment_value(
         &self,
         space: &KeySpace,

@@ -15,6 +15,7 @@
 //! | `operate`, `dead` | what a person does: cancel, retry, prune; dead letters |
 //! | `lead`, `sweep`, `workers`, `upkeep` | what time does: leadership, due tasks, lapses, partitions |
 //! | `policy` | what operators have said about sharing |
+//! | `plugins` | the registry: `registry`, `versions`, `components`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
 //! | `event` | what happens outside an attempt |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
@@ -29,9 +30,11 @@
 pub mod ceiling;
 mod claim;
 mod complete;
+mod components;
 pub mod config;
 mod connect;
 mod dead;
+mod edit;
 mod enqueue;
 mod event;
 mod fault;
@@ -43,14 +46,20 @@ mod operate;
 mod order;
 mod outlook;
 mod param;
+mod plugins;
 mod policy;
 mod progress;
 mod read;
+mod registry;
 mod row;
 pub mod schema;
 pub mod scratch;
+mod secrets;
 mod sweep;
 mod upkeep;
+mod usage;
+mod values;
+mod versions;
 mod workers;
 
 use std::{sync::Arc, time::Duration};
@@ -66,7 +75,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use self::{
     claim::Claim,
     complete::End,
-    connect::{Line, SharedLine, on_line, on_pool},
+    connect::{Line, SharedLine, on_line, on_pool, run, run_once},
     fault::Repeat,
     order::Order,
     outlook::Outlook,
@@ -207,20 +216,6 @@ fn batching(name: &'static str) -> BatcherConfig {
         busy_linger: Duration::from_millis(10),
         ..BatcherConfig::default()
     }
-}
-
-/// Tries an operation on a connection of the pool.
-macro_rules! run {
-    ($store:ident, |$connection:ident| $work:expr) => {
-        on_pool!($store.shared, Repeat::Safe, |$connection| $work)
-    };
-}
-
-/// The same for one whose answer the second time would be another: that it was done already.
-macro_rules! run_once {
-    ($store:ident, |$connection:ident| $work:expr) => {
-        on_pool!($store.shared, Repeat::Unsafe, |$connection| $work)
-    };
 }
 
 #[async_trait]

@@ -14,6 +14,7 @@
 //! | `forget` | what has ended goes: prune, upkeep |
 //! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
 //! | `policy` | how the fleet is shared out |
+//! | `plugins` | the registry: `registry`, `versions`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //!
@@ -23,6 +24,7 @@
 mod claim;
 mod complete;
 mod dead;
+mod edit;
 mod enqueue;
 mod error;
 mod event;
@@ -35,11 +37,17 @@ mod open;
 mod operate;
 mod order;
 mod param;
+mod plugins;
 mod policy;
 mod progress;
 mod read;
+mod registry;
 mod row;
+mod secrets;
 mod sweep;
+mod usage;
+mod values;
+mod versions;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -98,6 +106,7 @@ macro_rules! begin {
         $writer.begin_with("begin immediate").await?
     }};
 }
+use begin;
 
 impl SqliteStore {
     /// Opens the database file `path`, and makes it, its folder and its schema if they are not there. Must be called within a tokio

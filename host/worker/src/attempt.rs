@@ -7,12 +7,12 @@ use taskforge_broker::{Broker, Hint};
 use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
+use taskforge_registry::{Live, Serving, UsageBoard};
 use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime};
 use taskforge_store::{Commit, Completion, Store, StoreError};
 
 use crate::{
     Clock,
-    handlers::Handlers,
     heartbeat::StoreBackoff,
     progress::ProgressBoard,
     running::{Running, RunningGuard, StopReason},
@@ -24,7 +24,8 @@ use crate::{
 pub(crate) struct Bench {
     pub(crate) worker: WorkerId,
     pub(crate) runtime: Runtime,
-    pub(crate) handlers: Arc<Handlers>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) usage: Arc<UsageBoard>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) running: Arc<Running>,
@@ -47,19 +48,14 @@ pub(crate) struct Held {
 /// that cannot commit must not claim more.
 pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     let Held { task, guard, .. } = &held;
-    let completion = match bench.handlers.get(&task.task_type) {
-        Some(plugin) => {
-            let invoked = AssertUnwindSafe(invoke(&bench, &plugin, task, guard))
-                .catch_unwind()
-                .await;
-            let invoked = invoked.unwrap_or_else(|_| panicked());
+    let completion = match bench.live.get(&task.task_type, task.id) {
+        Some(serving) => {
+            let invoked = execute(&bench, &serving, task, guard).await;
             observe(task, &invoked);
-            bench
-                .slots
-                .observe(Duration::from_micros(invoked.usage.wall_micros));
-            conclude(&bench, &plugin, task, invoked, guard.switch().reason())
+            conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
         }
-        // The plugin went away between the hint and the claim.
+        // The plugin went away between the hint and the claim. It is not among the types that the next hints are for, so the task does not
+        // come back here.
         None => Some(hand_back(&bench, task)),
     };
     let committed = match completion {
@@ -79,16 +75,60 @@ pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     drop(held.slot);
 }
 
+/// Runs a task, unless its input does not fit the version that it falls to.
+async fn execute(bench: &Arc<Bench>, serving: &Serving, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
+    if let Some(failure) = misfit(serving, task) {
+        return failed(failure);
+    }
+    let invoked = AssertUnwindSafe(invoke(bench, &serving.plugin, task, guard))
+        .catch_unwind()
+        .await;
+    let invoked = invoked.unwrap_or_else(|_| panicked());
+    bench
+        .slots
+        .observe(Duration::from_micros(invoked.usage.wall_micros));
+    if let Some((version, phase)) = serving.counted {
+        bench
+            .usage
+            .record(version, phase, &invoked.outcome, &invoked.usage);
+    }
+    invoked
+}
+
+/// What is wrong with an input that was accepted before this version ran: the door checked it against another one.
+fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
+    let schema = serving.recheck.as_ref()?;
+    let mut faults = Vec::new();
+    schema.check(
+        &task.input.to_value(),
+        task.input.as_str().len(),
+        "/input",
+        &mut faults,
+    );
+    let first = faults.first()?;
+    let message = format!(
+        "the input does not fit version {}, which became current after the task was accepted: {}: {}",
+        serving.plugin.info().version,
+        first.pointer,
+        first.detail
+    );
+    Some(Failure::new(FailureKind::InvalidInput, message))
+}
+
+fn failed(failure: Failure) -> Invoked {
+    Invoked {
+        outcome: Outcome::Failed(failure),
+        usage: Usage::default(),
+        logs: Vec::new(),
+    }
+}
+
 /// The host's own fault. Counted as an attempt like any other failure, so that a task that does this every time ends as a dead letter.
 /// The panic itself was logged by the process's hook.
 fn panicked() -> Invoked {
     metrics::counter!("taskforge_attempt_panics_total").increment(1);
     let message = "the host failed while it ran the handler";
-    Invoked {
-        outcome: Outcome::Failed(Failure::new(FailureKind::Internal, message)),
-        usage: Usage::default(),
-        logs: Vec::new(),
-    }
+    failed(Failure::new(FailureKind::Internal, message))
 }
 
 async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {

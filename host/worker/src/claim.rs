@@ -98,7 +98,7 @@ impl Claims {
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let types = self.bench.handlers.types();
+            let types = self.bench.live.types();
             let asked = Instant::now();
             let Some(mut popped) = stop.run_until_cancelled(self.pop(&types, free, wait)).await else {
                 return;

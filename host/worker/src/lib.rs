@@ -8,7 +8,6 @@
 //! |---|---|
 //! | [`worker`](mod@worker) | one boot of a worker: starts the loops below, drains them at the end |
 //! | [`config`] | its knobs |
-//! | [`handlers`] | which plugin serves which task type |
 //! | [`claim`] | hints and claims |
 //! | `slots` | how many tasks a worker holds |
 //! | [`attempt`] | one task from claim to commit |
@@ -21,13 +20,14 @@
 //! | [`progress`] | reports of running handlers, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!
+//! Which plugin runs a task is the registry's to say: [`Live`](taskforge_registry::Live) is asked for every attempt.
+//!
 //! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
 
 pub mod attempt;
 pub mod claim;
 pub mod clock;
 pub mod config;
-pub mod handlers;
 pub mod heartbeat;
 mod orphans;
 mod policy;
@@ -40,6 +40,5 @@ pub mod worker;
 
 pub use clock::Clock;
 pub use config::{SweeperConfig, WorkerConfig};
-pub use handlers::Handlers;
 pub use sweeper::Sweeper;
 pub use worker::{Services, Worker};

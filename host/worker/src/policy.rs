@@ -7,6 +7,7 @@ use std::{
 
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::QueuePolicy;
+use taskforge_registry::Live;
 use taskforge_store::Store;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -15,17 +16,29 @@ use tokio_util::sync::CancellationToken;
 const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The policy that a worker goes by when it claims from the store itself.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PolicyCopy(Arc<RwLock<Arc<QueuePolicy>>>);
+#[derive(Clone)]
+pub(crate) struct PolicyCopy {
+    queue: Arc<RwLock<Arc<QueuePolicy>>>,
+    live: Arc<Live>,
+}
 
 impl PolicyCopy {
-    pub(crate) fn get(&self) -> Arc<QueuePolicy> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn new(live: Arc<Live>) -> Self {
+        Self {
+            queue: Arc::default(),
+            live,
+        }
+    }
+
+    /// The queue's policy, with what plugins ask of it as the registry has it now.
+    pub(crate) fn get(&self) -> QueuePolicy {
+        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.live.overlay(QueuePolicy::clone(&queue))
     }
 
     pub(crate) async fn refresh(&self, store: &dyn Store) {
         match store.policy().await {
-            Ok(policy) => *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy),
+            Ok(policy) => *self.queue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy),
             Err(error) => tracing::debug!(%error, "the queue policy was not read; the last one stays"),
         }
     }

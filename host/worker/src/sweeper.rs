@@ -15,7 +15,8 @@ use std::{
 
 use jiff::SignedDuration;
 use taskforge_broker::{Broker, BrokerError, Hint};
-use taskforge_domain::{QueuePolicy, Timestamp, WorkerId};
+use taskforge_domain::{QueuePolicy, Revision, Timestamp, WorkerId};
+use taskforge_registry::{Live, Trials};
 use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -35,8 +36,13 @@ pub struct Sweeper {
     /// Who asks to lead.
     id: WorkerId,
     lanes: Lanes,
-    /// As the broker was last told, in this term.
+    /// What plugins ask of the queue.
+    live: Arc<Live>,
+    /// Judges versions on trial, where there is a registry.
+    trials: Option<Trials>,
+    /// As the broker was last told, in this term, and the registry's revision then.
     told_policy: Option<QueuePolicy>,
+    told_revision: Revision,
     due: Due,
     /// The upkeep under way, if there is one.
     upkeep: AbortOnDropHandle<()>,
@@ -46,6 +52,7 @@ pub struct Sweeper {
 struct Due {
     lapses: Option<Instant>,
     policy: Option<Instant>,
+    trials: Option<Instant>,
     tell: Option<Instant>,
     count: Option<Instant>,
     upkeep: Option<Instant>,
@@ -54,6 +61,8 @@ struct Due {
 
 /// How often the policy is read again, for a change that no signal told of.
 const POLICY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often versions on trial are judged.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the broker is told the policy even if it has not changed: it may have missed a change, or lost it.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the clocks are compared.
@@ -72,6 +81,7 @@ impl Due {
     const NOTHING_DONE: Self = Self {
         lapses: None,
         policy: None,
+        trials: None,
         tell: None,
         count: None,
         upkeep: None,
@@ -99,9 +109,22 @@ impl Sweeper {
             broker,
             clock: Clock::default(),
             id: WorkerId::generate(),
+            live: Arc::default(),
+            trials: None,
             told_policy: None,
+            told_revision: Revision::default(),
             due: Due::NOTHING_DONE,
             upkeep: AbortOnDropHandle::new(tokio::spawn(async {})),
+        }
+    }
+
+    /// The same, with a registry of plugins: their pauses and caps go to the broker with the queue's, and versions on trial are judged.
+    #[must_use]
+    pub fn with_plugins(self, live: Arc<Live>, trials: Trials) -> Self {
+        Self {
+            live,
+            trials: Some(trials),
+            ..self
         }
     }
 
@@ -202,6 +225,11 @@ impl Sweeper {
         if is_due(&mut self.due.upkeep, self.config.upkeep_interval) {
             self.upkeep(term);
         }
+        if let Some(trials) = &self.trials
+            && is_due(&mut self.due.trials, TRIAL_INTERVAL)
+        {
+            trials.judge(&self.live.snapshot()).await;
+        }
         started?;
         self.tell_policy().await?;
         let (store, broker) = (&*self.store, &*self.broker);
@@ -271,14 +299,17 @@ impl Sweeper {
     /// Gives the broker the policy when it has changed, and what runs of the types and tenants with caps.
     async fn tell_policy(&mut self) -> Result<(), SweepError> {
         let forgotten = !self.broker.is_complete().await?;
-        if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten {
-            let policy = self.store.policy().await?;
+        let revision = self.live.snapshot().revision;
+        let is_news = self.told_revision != revision;
+        if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten || is_news {
+            let policy = self.live.overlay(self.store.policy().await?);
             let has_changed = self.told_policy.as_ref() != Some(&policy);
             if is_due(&mut self.due.tell, TELL_INTERVAL) || forgotten || has_changed {
                 self.broker.set_policy(&policy).await?;
                 self.due.count = None;
             }
             self.told_policy = Some(policy);
+            self.told_revision = revision;
         }
         let policy = self.told_policy.as_ref().filter(|policy| policy.has_caps());
         if let Some(policy) = policy

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use taskforge_broker::Broker;
 use taskforge_domain::WorkerId;
+use taskforge_registry::{Live, UsageBoard};
 use taskforge_runtime::Runtime;
 use taskforge_store::{Store, StoreResult, WorkerRecord};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -13,7 +14,6 @@ use crate::{
     attempt::Bench,
     claim::Claims,
     config::WorkerConfig,
-    handlers::Handlers,
     heartbeat::{StoreBackoff, beat_until, obey_cancels},
     policy::PolicyCopy,
     progress::ProgressBoard,
@@ -32,7 +32,9 @@ pub struct Services {
     /// The sandbox.
     pub runtime: Runtime,
     /// Which plugin serves which task type.
-    pub handlers: Arc<Handlers>,
+    pub live: Arc<Live>,
+    /// Where what attempts used is counted. Whoever makes it has it written.
+    pub usage: Arc<UsageBoard>,
 }
 
 /// A worker.
@@ -87,7 +89,7 @@ impl Worker {
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
         let (teller, telling) = Teller::new(self.services.broker.clone());
         loops.spawn(telling);
-        let policy = PolicyCopy::default();
+        let policy = PolicyCopy::new(self.services.live.clone());
         policy.refresh(&*self.services.store).await;
         let bench = self.bench(worker, &running, &progress, teller);
         // Ends the side loops; they outlive the claims, because draining attempts still need their lease and their cancels.
@@ -175,12 +177,14 @@ impl Worker {
             store,
             broker,
             runtime,
-            handlers,
+            live,
+            usage,
         } = self.services.clone();
         Arc::new(Bench {
             worker,
             runtime,
-            handlers,
+            live,
+            usage,
             broker,
             store,
             running: running.clone(),

@@ -20,6 +20,7 @@ use taskforge_domain::{
     ClaimedTask, EventKind, FailureKind, Json, Lane, NewTask, Outcome, QueuePolicy, RetryPolicy, RunLease,
     Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
+use taskforge_registry::Live;
 use taskforge_runtime::{OutboxMailer, PluginSettings, Runtime, RuntimeConfig};
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, Page,
@@ -27,7 +28,7 @@ use taskforge_store::{
     Upkeep, Verdict, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
-use taskforge_worker::{Handlers, Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
+use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A broker that can be away.
@@ -165,7 +166,8 @@ impl Bed {
             store: store.clone(),
             broker: broker.clone(),
             runtime,
-            handlers: Arc::new(Handlers::new([hostile])),
+            live: Arc::new(Live::of([hostile])),
+            usage: Arc::default(),
         };
         let bed = Self {
             store,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use taskforge_domain::TaskType;
 
-use super::{MailArgs, PluginFolderArgs};
+use super::{MailArgs, PluginFolderArgs, TrustArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -128,6 +128,9 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
 
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
     /// A task type that only external workers handle, over HTTP, with any JSON as input (repeatable). NAME.external.toml in the plugins
     /// folder does the same with a schema
     #[arg(
@@ -154,7 +157,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) concurrency: u32,
 
-    /// Serve only these task types [default: every plugin in the folder]
+    /// Serve only these task types [default: every plugin in the registry]
     #[arg(long, env = "TASKFORGE_TYPES", value_name = "TYPE", value_delimiter = ',')]
     pub(crate) types: Vec<TaskType>,
 
@@ -181,6 +184,9 @@ pub(crate) struct WorkerArgs {
 
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 
     #[command(flatten)]
     pub(crate) folders: FolderArgs,

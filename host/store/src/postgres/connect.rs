@@ -227,4 +227,26 @@ macro_rules! on_pool {
     }};
 }
 
-pub(super) use {on_line, on_pool};
+/// Tries an operation of a store on a connection of its pool.
+macro_rules! run {
+    ($store:ident, |$connection:ident| $work:expr) => {
+        $crate::postgres::connect::on_pool!(
+            $store.shared,
+            $crate::postgres::fault::Repeat::Safe,
+            |$connection| $work
+        )
+    };
+}
+
+/// The same for one whose answer the second time would be another: that it was done already.
+macro_rules! run_once {
+    ($store:ident, |$connection:ident| $work:expr) => {
+        $crate::postgres::connect::on_pool!(
+            $store.shared,
+            $crate::postgres::fault::Repeat::Unsafe,
+            |$connection| $work
+        )
+    };
+}
+
+pub(super) use {on_line, on_pool, run, run_once};

@@ -2,8 +2,8 @@
 
 use sqlx::{Connection, PgConnection, QueryBuilder, Row, postgres::PgRow};
 use taskforge_domain::{
-    Attempt, Digest, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError,
-    TaskId, TaskState, TenantId, Timestamp, Usage,
+    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError, TaskId,
+    TaskState, TenantId, Timestamp, Usage,
 };
 
 use super::{
@@ -186,10 +186,6 @@ fn read_attempt(row: &PgRow) -> Attempted<Attempt> {
             })
         }
     };
-    let digest: [u8; 32] = row
-        .try_get::<&[u8], _>(5)?
-        .try_into()
-        .map_err(|error| row::corrupt(row, 5, error))?;
     let logs: Vec<LogLine> = match row::get::<Option<String>>(row, 18)? {
         Some(lines) => serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?,
         None => Vec::new(),
@@ -200,7 +196,7 @@ fn read_attempt(row: &PgRow) -> Attempted<Attempt> {
         number: row::small_number(row, 2)?,
         worker: row::worker_id(row, 3)?,
         plugin_version: row::get(row, 4)?,
-        plugin_digest: Digest::from_bytes(digest),
+        plugin_digest: row::digest(row, 5)?,
         started_at: row::time(row, 6)?,
         finished_at: row::time(row, 7)?,
         outcome,

@@ -2,8 +2,9 @@
 
 use std::{fmt::Display, time::Duration};
 
+use serde::de::DeserializeOwned;
 use sqlx::{Column, Decode, Postgres, Row, Type, postgres::PgRow};
-use taskforge_domain::{Json, Lane, Priority, RetryPolicy, TaskId, Timestamp, WorkerId};
+use taskforge_domain::{Digest, Json, Lane, Priority, RetryPolicy, TaskId, Timestamp, VersionId, WorkerId};
 use uuid::Uuid;
 
 use super::fault::{Attempted, Fault};
@@ -26,6 +27,21 @@ pub(super) fn task_id(row: &PgRow, column: usize) -> Attempted<TaskId> {
 
 pub(super) fn worker_id(row: &PgRow, column: usize) -> Attempted<WorkerId> {
     get::<Uuid>(row, column).map(WorkerId::from_uuid)
+}
+
+pub(super) fn version_id(row: &PgRow, column: usize) -> Attempted<VersionId> {
+    get::<Uuid>(row, column).map(VersionId::from_uuid)
+}
+
+pub(super) fn optional_version_id(row: &PgRow, column: usize) -> Attempted<Option<VersionId>> {
+    Ok(get::<Option<Uuid>>(row, column)?.map(VersionId::from_uuid))
+}
+
+pub(super) fn digest(row: &PgRow, column: usize) -> Attempted<Digest> {
+    let bytes: [u8; 32] = get::<&[u8]>(row, column)?
+        .try_into()
+        .map_err(|error| corrupt(row, column, error))?;
+    Ok(Digest::from_bytes(bytes))
 }
 
 /// Anything that is stored by its name: a tenant, a task type, a state, a kind.
@@ -103,4 +119,9 @@ pub(super) fn optional_json(row: &PgRow, column: usize) -> Attempted<Option<Json
     get::<Option<String>>(row, column)?
         .map(|text| Json::parse(text).map_err(|error| corrupt(row, column, error)))
         .transpose()
+}
+
+/// Something that is stored as JSON text.
+pub(super) fn parsed<T: DeserializeOwned>(row: &PgRow, column: usize) -> Attempted<T> {
+    serde_json::from_str(get(row, column)?).map_err(|error| corrupt(row, column, error))
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use taskforge_domain::{TaskId, Timestamp, WorkerId};
+use taskforge_domain::{TaskId, Timestamp, VersionId, WorkerId};
 use uuid::Uuid;
 
 /// One row of a batch, as the text of a JSON array. It is built by the caller that wants it written, so that the one writer has
@@ -40,7 +40,7 @@ impl RowText {
 
     /// A number that does not fit is stored as the largest that does.
     pub(super) fn count(self, value: u64) -> Self {
-        self.int(i64::try_from(value).unwrap_or(i64::MAX))
+        self.int(count(value))
     }
 
     pub(super) fn real(mut self, value: f64) -> Self {
@@ -153,6 +153,13 @@ pub(super) fn id_array<'a>(ids: impl IntoIterator<Item = &'a TaskId>) -> String 
         .finish()
 }
 
+/// The same of versions.
+pub(super) fn version_array(ids: &[VersionId]) -> String {
+    ids.iter()
+        .fold(RowText::new(), |row, id| row.id(id.as_uuid()))
+        .finish()
+}
+
 /// A JSON array of words.
 pub(super) fn word_array<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     words.into_iter().fold(RowText::new(), RowText::text).finish()
@@ -164,6 +171,20 @@ pub(super) fn task_id(id: TaskId) -> Vec<u8> {
 
 pub(super) fn worker_id(id: WorkerId) -> Vec<u8> {
     id.as_uuid().as_bytes().to_vec()
+}
+
+pub(super) fn version_id(id: VersionId) -> Vec<u8> {
+    id.as_uuid().as_bytes().to_vec()
+}
+
+/// A number that does not fit is stored as the largest that does.
+pub(super) fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Text as a row's text is kept: without U+0000.
+pub(super) fn text(value: &str) -> String {
+    value.replace('\0', "\u{fffd}")
 }
 
 /// Microseconds since the Unix epoch.

@@ -2,8 +2,8 @@
 
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 use taskforge_domain::{
-    Attempt, Digest, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError,
-    TaskId, TaskState, TenantId, Usage,
+    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError, TaskId,
+    TaskState, TenantId, Usage,
 };
 
 use super::{
@@ -189,10 +189,6 @@ fn read_attempt(row: &SqliteRow) -> StoreResult<Attempt> {
             })
         }
     };
-    let digest: [u8; 32] = row
-        .try_get::<&[u8], _>(5)?
-        .try_into()
-        .map_err(|error| row::corrupt(row, 5, error))?;
     let logs: Vec<LogLine> = match row::optional_text(row, 18)? {
         Some(lines) => serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?,
         None => Vec::new(),
@@ -203,7 +199,7 @@ fn read_attempt(row: &SqliteRow) -> StoreResult<Attempt> {
         number: row::number(row, 2)?,
         worker: row::worker_id(row, 3)?,
         plugin_version: row::text(row, 4)?,
-        plugin_digest: Digest::from_bytes(digest),
+        plugin_digest: row::digest(row, 5)?,
         started_at: row::time(row, 6)?,
         finished_at: row::time(row, 7)?,
         outcome,

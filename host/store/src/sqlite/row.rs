@@ -2,8 +2,11 @@
 
 use std::{fmt::Display, time::Duration};
 
+use serde::de::DeserializeOwned;
 use sqlx::{Column, Decode, Row, Sqlite, Type, sqlite::SqliteRow};
-use taskforge_domain::{Json, Priority, RetryPolicy, TaskId, Timestamp, WorkerId};
+use taskforge_domain::{
+    Digest, Json, Priority, RetryPolicy, Revision, TaskId, Timestamp, VersionId, WorkerId,
+};
 use uuid::Uuid;
 
 use crate::{StoreError, StoreResult};
@@ -26,6 +29,28 @@ pub(super) fn task_id(row: &SqliteRow, column: usize) -> StoreResult<TaskId> {
 
 pub(super) fn worker_id(row: &SqliteRow, column: usize) -> StoreResult<WorkerId> {
     uuid(row, column).map(WorkerId::from_uuid)
+}
+
+pub(super) fn version_id(row: &SqliteRow, column: usize) -> StoreResult<VersionId> {
+    uuid(row, column).map(VersionId::from_uuid)
+}
+
+pub(super) fn optional_version_id(row: &SqliteRow, column: usize) -> StoreResult<Option<VersionId>> {
+    match get::<Option<&[u8]>>(row, column)? {
+        Some(_) => version_id(row, column).map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn digest(row: &SqliteRow, column: usize) -> StoreResult<Digest> {
+    let bytes: [u8; 32] = get::<&[u8]>(row, column)?
+        .try_into()
+        .map_err(|error| corrupt(row, column, error))?;
+    Ok(Digest::from_bytes(bytes))
+}
+
+pub(super) fn revision(row: &SqliteRow, column: usize) -> StoreResult<Revision> {
+    get(row, column).map(Revision)
 }
 
 /// Many ids that a statement gave as one JSON array, in order.
@@ -97,4 +122,9 @@ pub(super) fn optional_json(row: &SqliteRow, column: usize) -> StoreResult<Optio
     get::<Option<String>>(row, column)?
         .map(|text| Json::parse(text).map_err(|error| corrupt(row, column, error)))
         .transpose()
+}
+
+/// Something that is stored as JSON text.
+pub(super) fn parsed<T: DeserializeOwned>(row: &SqliteRow, column: usize) -> StoreResult<T> {
+    serde_json::from_str(get(row, column)?).map_err(|error| corrupt(row, column, error))
 }

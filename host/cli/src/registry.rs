@@ -1,0 +1,186 @@
+//! The registry's side of a process: it is connected, fed from a folder, and followed.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use taskforge_api::Catalog;
+use taskforge_broker::Broker;
+use taskforge_domain::{PluginInfo, TaskType};
+use taskforge_registry::{
+    Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry, SignaturePolicy, Snapshots,
+    TrustedKeys, UsageBoard, folder::Looked,
+};
+use taskforge_runtime::Runtime;
+use taskforge_store::{PluginStore, RegistrySnapshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    args::{PluginFolderArgs, TrustArgs},
+    plugin_folder,
+};
+
+/// How long a process that starts waits for its plugins to be ready before it says that it has started. One that compiles for longer is served
+/// as soon as it is ready.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// Whose plugins a process trusts, and the keys to their secrets.
+#[derive(Clone, Default)]
+pub(crate) struct Trust {
+    keyring: Option<Arc<Keyring>>,
+    signatures: Arc<SignaturePolicy>,
+}
+
+impl Trust {
+    pub(crate) fn read(args: &TrustArgs) -> anyhow::Result<Self> {
+        let keyring = args.secret_key.as_deref().map(Keyring::parse).transpose();
+        let keyring = keyring.context("--secret-key, TASKFORGE_SECRET_KEY")?;
+        let trusted = args.trusted_keys.as_deref().map(|file| {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            TrustedKeys::parse(&text).with_context(|| format!("cannot use the keys in {}", file.display()))
+        });
+        let trusted = trusted
+            .transpose()
+            .context("--trusted-keys, TASKFORGE_TRUSTED_KEYS")?;
+        Ok(Self {
+            keyring: keyring.map(Arc::new),
+            signatures: Arc::new(SignaturePolicy {
+                required: args.require_signature,
+                trusted: trusted.unwrap_or_default(),
+            }),
+        })
+    }
+}
+
+/// What a process needs to change the registry and to follow it.
+pub(crate) struct Access {
+    pub(crate) store: Arc<dyn PluginStore>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) runtime: Runtime,
+    pub(crate) trust: Trust,
+}
+
+/// What a worker serves, and the loops that keep it at what the registry says.
+pub(crate) struct Served {
+    pub(crate) live: Arc<Live>,
+    pub(crate) usage: Arc<UsageBoard>,
+}
+
+impl Access {
+    pub(crate) fn registry(&self) -> Registry {
+        Registry::new(Parts {
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            runtime: self.runtime.clone(),
+            keyring: self.trust.keyring.clone(),
+            signatures: self.trust.signatures.clone(),
+        })
+    }
+
+    /// Reads the registry, and follows it until `stop`.
+    pub(crate) async fn follow(
+        &self,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Snapshots> {
+        let follower = Follower::start(self.store.clone(), &*self.broker)
+            .await
+            .context("the registry of plugins cannot be read")?;
+        let snapshots = follower.snapshots();
+        tasks.spawn(follower.run(stop.clone()));
+        Ok(snapshots)
+    }
+
+    /// Serves what the registry says, or only some types of it, until `stop`. Returns once what runs now is ready.
+    pub(crate) async fn serve(
+        &self,
+        snapshots: Snapshots,
+        only: Option<Vec<TaskType>>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Served {
+        let live = Arc::new(Live::default());
+        let parts = LoaderParts {
+            store: self.store.clone(),
+            runtime: self.runtime.clone(),
+            keyring: self.trust.keyring.clone(),
+            signatures: self.trust.signatures.clone(),
+            only,
+        };
+        let loader = Loader::new(parts, live.clone());
+        let mut settled = loader.settled();
+        tasks.spawn(loader.run(snapshots, stop.clone()));
+        let ready = settled.wait_for(|settled| *settled);
+        if tokio::time::timeout(SETTLE, ready).await.is_err() {
+            tracing::warn!("some plugins are not ready yet; they are served as soon as they are");
+        }
+        let usage = Arc::new(UsageBoard::default());
+        tasks.spawn(usage.clone().write_until(self.store.clone(), stop.clone()));
+        Served { live, usage }
+    }
+}
+
+/// Registers what is in a folder; what was refused is logged. Returns the folder, and how many files were taken.
+pub(crate) async fn sync(mut folder: Folder, path: &Path) -> anyhow::Result<(Folder, usize)> {
+    tracing::info!(
+        "registering the plugins in {}; what was not compiled before takes some seconds",
+        path.display()
+    );
+    let looked = folder.sync().await?;
+    let mut taken = 0;
+    for Looked { file, result } in looked {
+        match result {
+            Ok(_) => taken += 1,
+            Err(error) => tracing::error!("{} was not taken: {error}", file.display()),
+        }
+    }
+    Ok((folder, taken))
+}
+
+/// Registers what is in the folder that the arguments name, or in one of the usual places. A process of a fleet needs none, unless one was
+/// named: others may have registered what there is.
+pub(crate) async fn sync_if_found(args: &PluginFolderArgs, access: &Access) -> anyhow::Result<()> {
+    let path = match plugin_folder::locate(args) {
+        Ok(path) => path,
+        Err(error) if args.plugins.is_some() => return Err(error),
+        Err(_) => return Ok(()),
+    };
+    sync(Folder::new(access.registry(), path.clone()), &path).await?;
+    Ok(())
+}
+
+/// The versions that run, as people call them.
+pub(crate) fn names(snapshot: &RegistrySnapshot) -> Vec<String> {
+    let infos = running(snapshot);
+    infos
+        .iter()
+        .map(|info| format!("{} {}", info.name, info.version))
+        .collect()
+}
+
+/// Offers what the registry says, from now on until `stop`.
+pub(crate) async fn offer(catalog: Arc<Catalog>, mut snapshots: Snapshots, stop: CancellationToken) {
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        offer_now(&catalog, &snapshot);
+        match stop.run_until_cancelled(snapshots.changed()).await {
+            Some(Ok(())) => {}
+            _ => return,
+        }
+    }
+}
+
+pub(crate) fn offer_now(catalog: &Catalog, snapshot: &RegistrySnapshot) {
+    if let Err(error) = catalog.set(running(snapshot)) {
+        tracing::error!("what is offered stays as it was: {error}");
+    }
+}
+
+/// The stable versions, by name.
+fn running(snapshot: &RegistrySnapshot) -> Vec<PluginInfo> {
+    let stable = snapshot.plugins.iter().filter_map(|plugin| plugin.rollout.stable);
+    stable
+        .filter_map(|id| snapshot.versions.iter().find(|version| version.id == id))
+        .map(|version| version.info.clone())
+        .collect()
+}

@@ -1,0 +1,335 @@
+//! A folder of components as a way to push: `NAME.wasm`, with its settings in `NAME.toml` and its signature in `NAME.wasm.sig`.
+//!
+//! A settings file may hold a table `[manifest]` for a component that does not describe itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use taskforge_domain::{Manifest, PluginEventKind, PluginSettings, PluginVersion, TaskType};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::RegistryError,
+    push::{Push, Pushed, SameVersion},
+    registry::Registry,
+    signature,
+};
+
+/// Who pushes and activates, as the record has it.
+const FOLDER: &str = "folder";
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(500);
+/// Events of a plugin that are looked through for who changed it last.
+const EVENTS: u32 = 200;
+
+/// A folder whose components are registered.
+pub struct Folder {
+    registry: Registry,
+    path: PathBuf,
+    is_watched: bool,
+    files: BTreeMap<PathBuf, Seen>,
+}
+
+/// Why a file was not taken. The texts speak to its author.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It, or the settings or the signature beside it, cannot be read.
+    #[error("cannot read {file}: {reason}")]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Two components have one name.
+    #[error("another file already handles {0}")]
+    Twice(TaskType),
+    /// The registry refuses it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// What a look at a file came to.
+#[derive(Debug)]
+pub struct Looked {
+    /// The component's file.
+    pub file: PathBuf,
+    /// The plugin and the version that the file is, or why it is none.
+    pub result: Result<(TaskType, String), FolderError>,
+}
+
+/// What is known of a component's file.
+#[derive(Default)]
+struct Seen {
+    /// When and how large it, its settings and its signature were at the last look.
+    stamp: Stamps,
+    /// The same, when it was last taken or refused.
+    taken: Option<Stamps>,
+    /// The plugin that it is.
+    plugin: Option<TaskType>,
+}
+
+/// Time of change and size of the files of a component; `None` of one that is not there.
+type Stamps = [Option<(SystemTime, u64)>; 3];
+
+/// When a file's version becomes the one that runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// The process starts.
+    Start,
+    /// Somebody has just put it there.
+    Change,
+}
+
+impl Folder {
+    /// A folder that is looked through once, by each process of a fleet when it starts.
+    #[must_use]
+    pub fn new(registry: Registry, path: PathBuf) -> Self {
+        Self {
+            registry,
+            path,
+            is_watched: false,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// A folder that goes on being watched, by [`Folder::watch`]: the only one of its registry.
+    #[must_use]
+    pub fn watched(registry: Registry, path: PathBuf) -> Self {
+        Self {
+            is_watched: true,
+            ..Self::new(registry, path)
+        }
+    }
+
+    /// Registers what is there. One file that is refused does not stop the others.
+    ///
+    /// What an operator activated or set by hand stays. A folder that is looked through by many processes activates only what is newer than what
+    /// runs: in a fleet that is being upgraded, a process that still has the old files must not bring back the old versions.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub async fn sync(&mut self) -> Result<Vec<Looked>, FolderError> {
+        let mut looked = Vec::new();
+        for file in self.components()? {
+            let stamp = stamps(&file);
+            let seen = self.files.entry(file.clone()).or_default();
+            (seen.stamp, seen.taken) = (stamp, Some(stamp));
+            looked.push(self.take(file, Occasion::Start).await);
+        }
+        Ok(looked)
+    }
+
+    /// Follows changes until `stop`: a new or changed component is pushed and activated once it was left alone for a moment, changed settings
+    /// are set, and the plugin of a file that was removed is retired.
+    pub async fn watch(mut self, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(POLL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_gone = false;
+        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            match self.look().await {
+                Ok(()) => is_gone = false,
+                Err(error) if is_gone => tracing::debug!(%error, "the plugins folder is away"),
+                Err(error) => {
+                    is_gone = true;
+                    tracing::warn!(%error, "the plugins folder is away; what runs goes on");
+                }
+            }
+        }
+    }
+
+    /// One look of a watched folder.
+    async fn look(&mut self) -> Result<(), FolderError> {
+        let files = self.components()?;
+        for file in &files {
+            let stamp = stamps(file);
+            let seen = self.files.entry(file.clone()).or_default();
+            // A file that is still being written has changed since the last look.
+            let is_still = seen.stamp == stamp;
+            seen.stamp = stamp;
+            if !is_still || seen.taken == Some(stamp) {
+                continue;
+            }
+            seen.taken = Some(stamp);
+            let Looked { file, result } = self.take(file.clone(), Occasion::Change).await;
+            match result {
+                Ok((plugin, version)) => {
+                    tracing::info!(task.type = %plugin, version, "{} was taken", file.display());
+                }
+                Err(error) => tracing::error!("{} was not taken: {error}", file.display()),
+            }
+        }
+        let there: BTreeSet<_> = files.into_iter().collect();
+        let gone: Vec<_> = self
+            .files
+            .keys()
+            .filter(|file| !there.contains(*file))
+            .cloned()
+            .collect();
+        for file in gone {
+            let plugin = self.files.remove(&file).and_then(|seen| seen.plugin);
+            // Renamed, perhaps: another file has it now.
+            let Some(plugin) = plugin.filter(|plugin| !self.has(plugin)) else {
+                continue;
+            };
+            match self.registry.retire(&plugin, FOLDER).await {
+                Ok(_) => {
+                    tracing::info!(task.type = %plugin, "{} is gone: the plugin is retired", file.display())
+                }
+                Err(error) => tracing::error!(task.type = %plugin, "the plugin was not retired: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, plugin: &TaskType) -> bool {
+        self.files
+            .values()
+            .any(|seen| seen.plugin.as_ref() == Some(plugin))
+    }
+
+    async fn take(&mut self, file: PathBuf, occasion: Occasion) -> Looked {
+        let result = self.register(&file, occasion).await;
+        if let (Ok((plugin, _)), Some(seen)) = (&result, self.files.get_mut(&file)) {
+            seen.plugin = Some(plugin.clone());
+        }
+        Looked { file, result }
+    }
+
+    async fn register(&self, file: &Path, occasion: Occasion) -> Result<(TaskType, String), FolderError> {
+        let bytes = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+        let (settings, manifest) = settings_beside(file)?;
+        let push = Push {
+            owner: None,
+            manifest,
+            settings: settings.clone(),
+            signature: signature_beside(file)?,
+            by: FOLDER.to_owned(),
+            same_version: SameVersion::Suffix,
+        };
+        let pushed = self.registry.push(bytes, push).await?;
+        let plugin = pushed.plugin.name.clone();
+        let others = self.files.iter().filter(|(other, _)| other.as_path() != file);
+        if others
+            .into_iter()
+            .any(|(_, seen)| seen.plugin.as_ref() == Some(&plugin))
+        {
+            return Err(FolderError::Twice(plugin));
+        }
+        let number = pushed.version.info.version.clone();
+        let events = self.registry.events(&plugin, EVENTS).await?;
+        let by_hand = |kinds: &[PluginEventKind], version: Option<&str>| {
+            let mut about = events.iter().filter(|event| {
+                kinds.contains(&event.kind) && (version.is_none() || event.version.as_deref() == version)
+            });
+            about.next().is_some_and(|last| last.by != FOLDER)
+        };
+        let settings_are_ours = occasion == Occasion::Change
+            || pushed.version.pushed_by == FOLDER
+                && !by_hand(&[PluginEventKind::SettingsChanged], Some(&number));
+        if !pushed.is_new && settings_are_ours {
+            self.registry
+                .set_settings(&plugin, &number, settings, FOLDER)
+                .await?;
+        }
+        let decided = [
+            PluginEventKind::Activated,
+            PluginEventKind::RolledBack,
+            PluginEventKind::Retired,
+        ];
+        let is_ours = occasion == Occasion::Change || !by_hand(&decided, None);
+        if is_ours && self.is_to_run(&pushed, occasion).await? {
+            self.registry.activate(&plugin, &number, false, FOLDER).await?;
+        }
+        Ok((plugin, number))
+    }
+
+    /// Whether a version of the folder is to become the one that runs, if that is for the folder to say.
+    async fn is_to_run(&self, pushed: &Pushed, occasion: Occasion) -> Result<bool, RegistryError> {
+        let Some(stable) = pushed.plugin.rollout.stable else {
+            return Ok(true);
+        };
+        if self.is_watched || occasion == Occasion::Change || pushed.is_new {
+            return Ok(true);
+        }
+        let versions = self.registry.versions(&pushed.plugin.name).await?;
+        let running = versions.iter().find(|version| version.id == stable);
+        Ok(running.is_none_or(|running| is_newer(&pushed.version, running)))
+    }
+
+    fn components(&self) -> Result<Vec<PathBuf>, FolderError> {
+        let entries = std::fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))?;
+        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|file| file.extension().is_some_and(|ending| ending == "wasm"));
+        files.sort();
+        Ok(files)
+    }
+}
+
+fn is_newer(version: &PluginVersion, than: &PluginVersion) -> bool {
+    let number = |version: &PluginVersion| semver::Version::parse(&version.info.version).ok();
+    match (number(version), number(than)) {
+        // Build metadata says nothing of what is newer.
+        (Some(one), Some(other)) => one.cmp_precedence(&other).is_gt(),
+        _ => false,
+    }
+}
+
+/// The settings in the `.toml` file beside a component, or the defaults if there is none, and what it says of the component.
+fn settings_beside(component: &Path) -> Result<(PluginSettings, Option<Manifest>), FolderError> {
+    let file = component.with_extension("toml");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok((PluginSettings::default(), None));
+        }
+        Err(error) => return Err(unreadable(&file, &error)),
+    };
+    let mut table: toml::Table = toml::from_str(&text).map_err(|error| unreadable(&file, &error))?;
+    let manifest = table.remove("manifest");
+    let manifest = manifest.map(|manifest| {
+        let manifest = serde_json::to_value(manifest).map_err(|error| unreadable(&file, &error))?;
+        serde_json::from_value(manifest).map_err(|error| unreadable(&file, &error))
+    });
+    let settings = table.try_into().map_err(|error| unreadable(&file, &error))?;
+    Ok((settings, manifest.transpose()?))
+}
+
+fn signature_beside(component: &Path) -> Result<Option<Vec<u8>>, FolderError> {
+    let file = signature_file(component);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => signature::from_text(&text)
+            .map(Some)
+            .map_err(|error| unreadable(&file, &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&file, &error)),
+    }
+}
+
+fn signature_file(component: &Path) -> PathBuf {
+    let mut file = component.as_os_str().to_owned();
+    file.push(".sig");
+    PathBuf::from(file)
+}
+
+fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> FolderError {
+    FolderError::Unreadable {
+        file: file.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn stamps(component: &Path) -> Stamps {
+    let stamp = |file: &Path| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    [
+        stamp(component),
+        stamp(&component.with_extension("toml")),
+        stamp(&signature_file(component)),
+    ]
+}

@@ -1,0 +1,339 @@
+//! Makes ready what changed in the registry, and swaps it in.
+//!
+//! Each plugin on its own: one that takes half a minute to compile holds up no other. All running versions of a plugin are made ready before
+//! the first task runs on any, so what is served is always one rollout as somebody meant it. A plugin that cannot be made ready goes on as
+//! it was, and is tried again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+use taskforge_domain::{Digest, PluginVersion, RegisteredPlugin, Revision, TaskType};
+use taskforge_runtime::{LoadError, Runtime};
+use taskforge_schema::Schema;
+use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret, StoreError};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    follow::Snapshots,
+    live::{Live, Loaded, Served},
+    secrets::{Keyring, SecretError},
+    signature::{SignatureError, SignaturePolicy},
+};
+
+/// Plugins that are made ready at once. Compilations have a bound of their own in the sandbox; this one is for reading code of a cache.
+const AT_ONCE: usize = 32;
+/// Between the first two tries of a plugin that cannot be made ready, and the longest that it becomes.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a loader works with.
+#[derive(Clone)]
+pub struct LoaderParts {
+    /// Where versions, components and secrets are.
+    pub store: Arc<dyn PluginStore>,
+    /// Runs them.
+    pub runtime: Runtime,
+    /// Opens secrets.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Whose components are run.
+    pub signatures: Arc<SignaturePolicy>,
+    /// Only these are served. `None`: all.
+    pub only: Option<Vec<TaskType>>,
+}
+
+/// Keeps [`Live`] at what the registry says.
+pub struct Loader {
+    parts: LoaderParts,
+    live: Arc<Live>,
+    plugins: HashMap<TaskType, Progress>,
+    loading: JoinSet<Done>,
+    /// Whether everything that the first snapshot named was tried.
+    settled: watch::Sender<bool>,
+}
+
+/// How far a plugin is.
+#[derive(Default)]
+struct Progress {
+    /// The revision of what is served.
+    served: Option<Revision>,
+    is_loading: bool,
+    /// The revision of the last try, tries that failed in a row, what the last one said, and when the next one is due.
+    tried: Option<Revision>,
+    failed: u32,
+    said: Option<String>,
+    retry: Option<Instant>,
+}
+
+/// A plugin that was made ready, or not.
+struct Done {
+    name: TaskType,
+    revision: Revision,
+    result: Result<Option<Served>, NotReady>,
+}
+
+/// Why a plugin is not ready.
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the registry does not hold the version that is to run, or not its component")]
+    Missing,
+    #[error("the host failed while it made the plugin ready")]
+    Panicked,
+}
+
+impl Loader {
+    /// A loader that has loaded nothing yet.
+    #[must_use]
+    pub fn new(parts: LoaderParts, live: Arc<Live>) -> Self {
+        Self {
+            parts,
+            live,
+            plugins: HashMap::new(),
+            loading: JoinSet::new(),
+            settled: watch::Sender::new(false),
+        }
+    }
+
+    /// Becomes true once everything that the first snapshot named is served, or was tried.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    /// Follows the snapshots until `stop`.
+    pub async fn run(mut self, mut snapshots: Snapshots, stop: CancellationToken) {
+        let mut snapshot = snapshots.borrow_and_update().clone();
+        self.live.see(&snapshot);
+        loop {
+            self.begin(&snapshot);
+            self.report(&snapshot);
+            let retry = self.next_retry();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    snapshot = snapshots.borrow_and_update().clone();
+                    // At once: a pause does not wait for a compilation.
+                    self.live.see(&snapshot);
+                }
+                Some(done) = self.loading.join_next() => {
+                    if let Ok(done) = done {
+                        self.finish(done);
+                    }
+                }
+                () = tokio::time::sleep_until(retry) => {}
+            }
+        }
+    }
+
+    /// Begins to make ready what is not served as the registry has it.
+    fn begin(&mut self, snapshot: &Arc<RegistrySnapshot>) {
+        for plugin in &snapshot.plugins {
+            let only = self.parts.only.as_ref();
+            if only.is_some_and(|only| !only.contains(&plugin.name)) {
+                continue;
+            }
+            let progress = self.plugins.entry(plugin.name.clone()).or_default();
+            // What somebody has changed since is worth a try at once.
+            let is_news = progress.tried != Some(plugin.revision);
+            let is_due = is_news || progress.retry.is_none_or(|retry| retry <= Instant::now());
+            let is_served = progress.served == Some(plugin.revision);
+            if is_served || progress.is_loading || !is_due {
+                continue;
+            }
+            if self.loading.len() >= AT_ONCE {
+                return;
+            }
+            progress.is_loading = true;
+            progress.tried = Some(plugin.revision);
+            let (parts, live) = (self.parts.clone(), Arc::clone(&self.live));
+            let (plugin, snapshot) = (plugin.clone(), Arc::clone(snapshot));
+            self.loading.spawn(async move {
+                let (name, revision) = (plugin.name.clone(), plugin.revision);
+                // In a task of its own, so that a panic says whose it was.
+                let ready = tokio::spawn(async move { make_ready(&parts, &live, &plugin, &snapshot).await });
+                Done {
+                    name,
+                    revision,
+                    result: ready.await.unwrap_or(Err(NotReady::Panicked)),
+                }
+            });
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        let Done {
+            name,
+            revision,
+            result,
+        } = done;
+        let progress = self.plugins.entry(name.clone()).or_default();
+        progress.is_loading = false;
+        match result {
+            Ok(served) => {
+                if let Some(served) = &served {
+                    let versions = served.versions.iter();
+                    let versions: Vec<_> = versions
+                        .map(|loaded| loaded.plugin.info().version.as_str())
+                        .collect();
+                    tracing::info!(task.type = %name, versions = versions.join(", "), "plugin is served");
+                }
+                self.live.put(&name, served);
+                *progress = Progress {
+                    served: Some(revision),
+                    ..Progress::default()
+                };
+            }
+            Err(error) => {
+                let said = error.to_string();
+                if progress.said.as_ref() != Some(&said) {
+                    tracing::error!(
+                        task.type = %name,
+                        "the plugin cannot be served as the registry has it, and goes on as it was here: {said}"
+                    );
+                }
+                metrics::counter!("taskforge_plugin_load_failures_total", "task_type" => name.to_string())
+                    .increment(1);
+                let pause = PAUSE * 2_u32.saturating_pow(progress.failed.min(10));
+                progress.failed += 1;
+                progress.said = Some(said);
+                progress.retry = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+            }
+        }
+    }
+
+    /// When the next try is due. Far away if none is.
+    fn next_retry(&self) -> Instant {
+        let retries = self.plugins.values().filter(|progress| !progress.is_loading);
+        let next = retries.filter_map(|progress| progress.retry).min();
+        // Not sooner than so, for one that is due may have to wait for room.
+        let soon = Instant::now() + PAUSE / 4;
+        next.map_or_else(|| soon + LONGEST_PAUSE, |next| next.max(soon))
+    }
+
+    fn report(&self, snapshot: &RegistrySnapshot) {
+        let behind = snapshot.plugins.iter().filter(|plugin| {
+            let progress = self.plugins.get(&plugin.name);
+            progress.is_some_and(|progress| progress.served != Some(plugin.revision))
+        });
+        let behind = behind.count();
+        // A gauge is a float; there are few plugins.
+        #[allow(clippy::cast_precision_loss)]
+        {
+            metrics::gauge!("taskforge_plugins_served").set(self.live.types().len() as f64);
+            metrics::gauge!("taskforge_plugins_behind").set(behind as f64);
+        }
+        if self.loading.is_empty() {
+            self.settled.send_replace(true);
+        }
+    }
+}
+
+/// Makes the running versions of a plugin ready. `None`: none runs.
+async fn make_ready(
+    parts: &LoaderParts,
+    live: &Live,
+    plugin: &RegisteredPlugin,
+    snapshot: &RegistrySnapshot,
+) -> Result<Option<Served>, NotReady> {
+    let before = live.served(&plugin.name);
+    let mut versions = Vec::new();
+    for id in plugin.rollout.running() {
+        let version = snapshot.versions.iter().find(|version| version.id == id);
+        let version = version.ok_or(NotReady::Missing)?;
+        let secrets = sealed(parts, version).await?;
+        let kept = before.iter().flat_map(|served| &served.versions).find(|loaded| {
+            loaded.id == Some(id) && *loaded.plugin.info() == version.info && loaded.secrets == secrets
+        });
+        versions.push(match kept {
+            Some(loaded) => loaded.clone(),
+            None => load(parts, plugin, version, secrets).await?,
+        });
+    }
+    Ok((!versions.is_empty()).then(|| Served {
+        rollout: plugin.rollout.clone(),
+        versions,
+    }))
+}
+
+/// The secrets that a version reads. One that it may read and nobody has set is simply not there.
+async fn sealed(parts: &LoaderParts, version: &PluginVersion) -> Result<Vec<SealedSecret>, StoreError> {
+    let wanted = &version.info.grants.secrets;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut secrets = parts.store.secrets(&version.info.name).await?;
+    secrets.retain(|secret| wanted.contains(&secret.name));
+    Ok(secrets)
+}
+
+async fn load(
+    parts: &LoaderParts,
+    plugin: &RegisteredPlugin,
+    version: &PluginVersion,
+    secrets: Vec<SealedSecret>,
+) -> Result<Loaded, NotReady> {
+    let info = &version.info;
+    parts.runtime.check_limits(&info.limits)?;
+    if parts.signatures.required {
+        check_signature(parts, plugin, version).await?;
+    }
+    let opened = secrets.iter().map(|secret| {
+        let keyring = parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
+        let value = keyring.open(&info.name, &secret.name, &secret.sealed)?;
+        Ok((secret.name.clone(), value))
+    });
+    let opened: BTreeMap<_, _> = opened.collect::<Result<_, SecretError>>()?;
+    let ready = parts.runtime.register(info.clone(), opened);
+    parts.runtime.prepare(&ready).await?;
+    let schema = info.input_schema.clone();
+    let schema = tokio::task::spawn_blocking(move || Schema::compile(schema.as_str())).await;
+    let input = match schema {
+        Ok(Ok(schema)) => Some(Arc::new(schema)),
+        _ => {
+            tracing::warn!(task.type = %info.name, version = info.version, "inputs cannot be checked again here");
+            None
+        }
+    };
+    Ok(Loaded {
+        id: Some(version.id),
+        plugin: ready,
+        input,
+        secrets,
+    })
+}
+
+/// Checks the stored signature over the stored bytes. The sandbox holds whatever it loads against the digest, so what is checked here is what
+/// will run.
+async fn check_signature(
+    parts: &LoaderParts,
+    plugin: &RegisteredPlugin,
+    version: &PluginVersion,
+) -> Result<(), NotReady> {
+    let digest = version.info.digest;
+    let bytes = parts.store.component(&digest).await?;
+    let bytes = bytes.ok_or(NotReady::Missing)?;
+    let (policy, signature) = (Arc::clone(&parts.signatures), version.signature.clone());
+    let (name, owner) = (plugin.name.clone(), plugin.owner.clone());
+    let checked = tokio::task::spawn_blocking(move || {
+        if Digest::from_bytes(Sha256::digest(&bytes).into()) != digest {
+            return Err(NotReady::Missing);
+        }
+        Ok(policy.check(&name, owner.as_ref(), &bytes, signature.as_deref())?)
+    });
+    checked.await.unwrap_or(Err(NotReady::Panicked))
+}

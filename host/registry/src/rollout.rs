@@ -1,0 +1,383 @@
+//! Which versions run: activate, roll back, canary, pause, retire.
+//!
+//! Each change is made from what was read and written only if the plugin is still as it was read; else it is read again. So of two operators at
+//! once none undoes unseen what the other did.
+
+use std::time::Duration;
+
+use taskforge_domain::{
+    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Rollout, TaskType,
+    VersionId, VersionState,
+};
+use taskforge_schema::breaks;
+use taskforge_store::{PluginStore, RolloutChange};
+
+use crate::{
+    error::{RegistryError, RegistryResult},
+    registry::{Registry, event, unknown_version},
+};
+
+/// How often a change is tried before it is said that others are at it.
+const TRIES: u32 = 8;
+
+/// What is to change, made from what was read.
+pub(crate) struct Change {
+    pub(crate) rollout: Rollout,
+    pub(crate) states: Vec<(VersionId, VersionState)>,
+    pub(crate) event: PluginEvent,
+}
+
+/// A plugin and its versions, as they were read.
+pub(crate) struct Seen {
+    pub(crate) plugin: RegisteredPlugin,
+    pub(crate) versions: Vec<PluginVersion>,
+}
+
+impl Seen {
+    pub(crate) fn version(&self, id: VersionId) -> Option<&PluginVersion> {
+        self.versions.iter().find(|version| version.id == id)
+    }
+
+    /// A version as people call it.
+    pub(crate) fn number(&self, id: VersionId) -> String {
+        self.version(id)
+            .map_or_else(|| id.to_string(), |version| version.info.version.clone())
+    }
+
+    /// A version that may run.
+    fn available(&self, number: &str) -> RegistryResult<&PluginVersion> {
+        let name = &self.plugin.name;
+        let found = self
+            .versions
+            .iter()
+            .find(|version| version.info.version == number);
+        let found = found.ok_or_else(|| unknown_version(name, number))?;
+        match found.state {
+            VersionState::Retired => Err(RegistryError::State(format!(
+                "{name} {number} is retired and may not run again"
+            ))),
+            _ => Ok(found),
+        }
+    }
+
+    /// Refuses a version that refuses inputs which the running one takes.
+    fn check_inputs(&self, new: &PluginVersion) -> RegistryResult<()> {
+        let stable = self.plugin.rollout.stable.and_then(|id| self.version(id));
+        let Some(old) = stable.filter(|old| old.id != new.id) else {
+            return Ok(());
+        };
+        let found = breaks(
+            &old.info.input_schema.to_value(),
+            &new.info.input_schema.to_value(),
+        );
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(RegistryError::Breaking {
+            plugin: self.plugin.name.clone(),
+            from: old.info.version.clone(),
+            to: new.info.version.clone(),
+            breaks: found,
+        })
+    }
+}
+
+impl Registry {
+    /// Lets a version run all tasks. Ends a canary, also by promoting it. A retired plugin takes tasks again.
+    ///
+    /// # Errors
+    /// When there is no such version, it is retired, or it refuses inputs that the running one takes, unless `force`d.
+    pub async fn activate(
+        &self,
+        name: &TaskType,
+        version: &str,
+        force: bool,
+        by: &str,
+    ) -> RegistryResult<RegisteredPlugin> {
+        self.change(name, |seen| {
+            let new = seen.available(version)?;
+            if !force {
+                seen.check_inputs(new)?;
+            }
+            let before = &seen.plugin.rollout;
+            let rollout = Rollout {
+                stable: Some(new.id),
+                previous: match before.stable {
+                    Some(stable) if stable != new.id => Some(stable),
+                    _ => before.previous,
+                },
+                canary: None,
+                retired: false,
+                ..before.clone()
+            };
+            if rollout == *before {
+                return Ok(None);
+            }
+            let detail = match before.stable.filter(|stable| *stable != new.id) {
+                Some(stable) => format!("instead of {}", seen.number(stable)),
+                None => String::new(),
+            };
+            Ok(Some(Change {
+                rollout,
+                states: vec![(new.id, VersionState::Available)],
+                event: event(PluginEventKind::Activated, Some(version), by, detail),
+            }))
+        })
+        .await
+    }
+
+    /// Lets the version before run again; ends a canary. Once more undoes it.
+    ///
+    /// # Errors
+    /// When there is none, or it is retired.
+    pub async fn rollback(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
+        self.change(name, |seen| {
+            let before = &seen.plugin.rollout;
+            let previous = before.previous.ok_or_else(|| {
+                RegistryError::State(format!(
+                    "no version of {name} ran before: there is nothing to go back to"
+                ))
+            })?;
+            let number = seen.number(previous);
+            seen.available(&number)?;
+            let from = before.stable.map(|stable| seen.number(stable));
+            Ok(Some(Change {
+                rollout: Rollout {
+                    stable: Some(previous),
+                    previous: before.stable,
+                    canary: None,
+                    ..before.clone()
+                },
+                states: Vec::new(),
+                event: event(
+                    PluginEventKind::RolledBack,
+                    Some(&number),
+                    by,
+                    from.map_or_else(String::new, |from| format!("from {from}")),
+                ),
+            }))
+        })
+        .await
+    }
+
+    /// Puts a version on trial beside the stable one, or changes a running trial.
+    ///
+    /// # Errors
+    /// As [`Registry::activate`], and when nothing runs yet, the version is the one that runs, or a number is out of range.
+    pub async fn canary(
+        &self,
+        name: &TaskType,
+        version: &str,
+        percent: u8,
+        guard: CanaryGuard,
+        force: bool,
+        by: &str,
+    ) -> RegistryResult<RegisteredPlugin> {
+        check_trial(percent, &guard)?;
+        self.change(name, |seen| {
+            let new = seen.available(version)?;
+            let before = &seen.plugin.rollout;
+            if before.stable.is_none() {
+                return Err(RegistryError::State(format!(
+                    "no version of {name} runs yet: activate {version} instead"
+                )));
+            }
+            if before.stable == Some(new.id) {
+                return Err(RegistryError::State(format!(
+                    "{name} {version} runs already: there is nothing to try"
+                )));
+            }
+            if !force {
+                seen.check_inputs(new)?;
+            }
+            let canary = Canary {
+                version: new.id,
+                percent,
+                guard,
+            };
+            if before.canary == Some(canary) {
+                return Ok(None);
+            }
+            Ok(Some(Change {
+                rollout: Rollout {
+                    canary: Some(canary),
+                    ..before.clone()
+                },
+                states: vec![(new.id, VersionState::Available)],
+                event: event(
+                    PluginEventKind::CanaryStarted,
+                    Some(version),
+                    by,
+                    format!("{percent} % of tasks"),
+                ),
+            }))
+        })
+        .await
+    }
+
+    /// Takes the version on trial back. It stays available.
+    ///
+    /// # Errors
+    /// When none is on trial.
+    pub async fn stop_canary(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
+        self.change(name, |seen| {
+            let before = &seen.plugin.rollout;
+            let Some(canary) = before.canary else {
+                return Err(RegistryError::State(format!("no version of {name} is on trial")));
+            };
+            let number = seen.number(canary.version);
+            Ok(Some(Change {
+                rollout: Rollout {
+                    canary: None,
+                    ..before.clone()
+                },
+                states: Vec::new(),
+                event: event(
+                    PluginEventKind::CanaryStopped,
+                    Some(&number),
+                    by,
+                    "by hand".to_owned(),
+                ),
+            }))
+        })
+        .await
+    }
+
+    /// Lets tasks wait. They are accepted, and attempts that run go on.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn pause(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
+        self.mark(name, PluginEventKind::Paused, by, |rollout| rollout.paused = true)
+            .await
+    }
+
+    /// Lets tasks run again.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn resume(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
+        self.mark(name, PluginEventKind::Resumed, by, |rollout| {
+            rollout.paused = false
+        })
+        .await
+    }
+
+    /// Accepts no more tasks; what was accepted still runs. Activating a version undoes it.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub async fn retire(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
+        self.mark(name, PluginEventKind::Retired, by, |rollout| {
+            rollout.retired = true
+        })
+        .await
+    }
+
+    /// Changes something of a rollout that needs no version.
+    async fn mark(
+        &self,
+        name: &TaskType,
+        kind: PluginEventKind,
+        by: &str,
+        mark: impl Fn(&mut Rollout) + Send + Sync,
+    ) -> RegistryResult<RegisteredPlugin> {
+        self.change(name, |seen| {
+            let mut rollout = seen.plugin.rollout.clone();
+            mark(&mut rollout);
+            let has_changed = rollout != seen.plugin.rollout;
+            Ok(has_changed.then(|| Change {
+                rollout,
+                states: Vec::new(),
+                event: event(kind, None, by, String::new()),
+            }))
+        })
+        .await
+    }
+
+    /// Changes a rollout as `decide` says of what was read; `None`: it is as it should be.
+    async fn change(
+        &self,
+        name: &TaskType,
+        decide: impl Fn(&Seen) -> RegistryResult<Option<Change>> + Send + Sync,
+    ) -> RegistryResult<RegisteredPlugin> {
+        let (plugin, has_changed) = change(&*self.parts.store, name, decide).await?;
+        if has_changed {
+            self.tell().await;
+        }
+        Ok(plugin)
+    }
+}
+
+/// Changes a rollout; says how it is then, and whether anything has changed.
+pub(crate) async fn change(
+    store: &dyn PluginStore,
+    name: &TaskType,
+    decide: impl Fn(&Seen) -> RegistryResult<Option<Change>> + Send + Sync,
+) -> RegistryResult<(RegisteredPlugin, bool)> {
+    for tries in 0..TRIES {
+        let plugin = store.plugin(name).await?;
+        let plugin = plugin.ok_or_else(|| RegistryError::UnknownPlugin(name.clone()))?;
+        let versions = store.plugin_versions(name).await?;
+        let seen = Seen { plugin, versions };
+        let Some(Change {
+            mut rollout,
+            states,
+            event,
+        }) = decide(&seen)?
+        else {
+            return Ok((seen.plugin, false));
+        };
+        let Seen { plugin, .. } = seen;
+        if !plugin.rollout.running().eq(rollout.running()) {
+            rollout.phase = plugin.rollout.phase + 1;
+            rollout.since = Some(event.at);
+        }
+        let change = RolloutChange {
+            plugin: name.clone(),
+            expected: plugin.revision,
+            rollout,
+            states,
+            event,
+        };
+        if let Some(revision) = store.change_rollout(&change).await? {
+            let RolloutChange { rollout, event, .. } = change;
+            tracing::info!(plugin = %name, version = event.version, by = event.by, "{}: {}", event.kind, event.detail);
+            let plugin = RegisteredPlugin {
+                revision,
+                rollout,
+                ..plugin
+            };
+            return Ok((plugin, true));
+        }
+        tokio::time::sleep(Duration::from_millis(5) * tries).await;
+    }
+    Err(RegistryError::Contended(name.clone()))
+}
+
+fn check_trial(percent: u8, guard: &CanaryGuard) -> RegistryResult<()> {
+    let CanaryGuard {
+        min_attempts,
+        failure_margin,
+        latency_factor,
+    } = *guard;
+    for (field, is_right, reason) in [
+        ("percent", (1..=99).contains(&percent), "must be from 1 to 99"),
+        ("guard.min_attempts", min_attempts >= 1, "must be at least 1"),
+        (
+            "guard.failure_margin",
+            (0.0..=1.0).contains(&failure_margin),
+            "must be from 0 to 1",
+        ),
+        (
+            "guard.latency_factor",
+            latency_factor.is_finite() && latency_factor >= 1.0,
+            "must be at least 1",
+        ),
+    ] {
+        if !is_right {
+            return Err(RegistryError::invalid(field, reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! What the store keeps of plugins.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use taskforge_domain::{
+    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType, TenantId,
+    VersionId, VersionState, VersionUsage,
+};
+
+use super::{
+    PostgresStore, Shared, components,
+    connect::{on_pool, run, run_once},
+    fault::Repeat,
+    registry, secrets, usage, values, versions,
+};
+use crate::{
+    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+};
+
+/// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
+const PATIENCE_A_PART: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// The same for a transaction that carries so many bytes.
+    fn patient(&self, bytes: usize) -> Self {
+        let parts = u32::try_from(bytes / components::PART).unwrap_or(u32::MAX);
+        Self {
+            pool: self.pool.clone(),
+            patience: self
+                .patience
+                .saturating_add(PATIENCE_A_PART.saturating_mul(parts)),
+        }
+    }
+}
+
+#[async_trait]
+impl PluginStore for PostgresStore {
+    async fn registry_revision(&self) -> StoreResult<Revision> {
+        run!(self, |connection| registry::revision(connection))
+    }
+
+    async fn registry(&self) -> StoreResult<RegistrySnapshot> {
+        run!(self, |connection| registry::snapshot(connection))
+    }
+
+    async fn add_version(
+        &self,
+        owner: Option<&TenantId>,
+        version: &PluginVersion,
+        component: &[u8],
+        event: &PluginEvent,
+    ) -> StoreResult<Added> {
+        let patient = self.shared.patient(component.len());
+        on_pool!(patient, Repeat::Unsafe, |connection| versions::add(
+            connection, owner, version, component, event
+        ))
+    }
+
+    async fn plugin(&self, name: &TaskType) -> StoreResult<Option<RegisteredPlugin>> {
+        run!(self, |connection| registry::plugin(connection, name))
+    }
+
+    async fn plugin_versions(&self, name: &TaskType) -> StoreResult<Vec<PluginVersion>> {
+        run!(self, |connection| versions::of_plugin(connection, name))
+    }
+
+    async fn versions_by_id(&self, ids: &[VersionId]) -> StoreResult<Vec<PluginVersion>> {
+        run!(self, |connection| versions::by_id(connection, ids))
+    }
+
+    async fn component(&self, digest: &Digest) -> StoreResult<Option<Vec<u8>>> {
+        // All parts were committed at once and none ever changes, so they need not be read at once.
+        let mut component = None;
+        for part in 0.. {
+            let bytes = run!(self, |connection| components::part(connection, digest, part))?;
+            let Some(bytes) = bytes else { break };
+            component.get_or_insert_with(Vec::new).extend(bytes);
+        }
+        Ok(component)
+    }
+
+    async fn change_rollout(&self, change: &RolloutChange) -> StoreResult<Option<Revision>> {
+        run_once!(self, |connection| registry::change(connection, change))
+    }
+
+    async fn set_settings(
+        &self,
+        version: VersionId,
+        settings: &PluginSettings,
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| versions::set_settings(
+            connection, version, settings, event
+        ))
+    }
+
+    async fn set_version_state(
+        &self,
+        version: VersionId,
+        state: &VersionState,
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| versions::change_state(
+            connection, version, state, event
+        ))
+    }
+
+    async fn set_secret(
+        &self,
+        plugin: &TaskType,
+        secret: &SealedSecret,
+        event: &PluginEvent,
+    ) -> StoreResult<()> {
+        run_once!(self, |connection| secrets::set(connection, plugin, secret, event))
+    }
+
+    async fn delete_secret(&self, plugin: &TaskType, name: &str, event: &PluginEvent) -> StoreResult<bool> {
+        run_once!(self, |connection| secrets::delete(
+            connection, plugin, name, event
+        ))
+    }
+
+    async fn secrets(&self, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>> {
+        run!(self, |connection| secrets::of_plugin(connection, plugin))
+    }
+
+    async fn plugin_events(&self, plugin: &TaskType, limit: u32) -> StoreResult<Vec<PluginEvent>> {
+        run!(self, |connection| registry::events(connection, plugin, limit))
+    }
+
+    async fn add_usage(&self, used: &[(VersionId, i64, VersionUsage)]) -> StoreResult<()> {
+        run_once!(self, |connection| usage::add(connection, used))
+    }
+
+    async fn usage(&self, version: VersionId, phase: Option<i64>) -> StoreResult<VersionUsage> {
+        run!(self, |connection| usage::of_version(connection, version, phase))
+    }
+
+    async fn get_value(&self, space: &KeySpace, key: &str) -> StoreResult<Option<Vec<u8>>> {
+        run!(self, |connection| values::get(connection, space, key))
+    }
+
+    async fn set_values(
+        &self,
+        space: &KeySpace,
+        values: &[(String, Vec<u8>)],
+        quota: KeyQuota,
+    ) -> StoreResult<Kept<()>> {
+        run!(self, |connection| values::set(connection, space, values, quota))
+    }
+
+    async fn delete_values(&self, space: &KeySpace, keys: &[String]) -> StoreResult<()> {
+        run!(self, |connection| values::delete(connection, space, keys))
+    }
+
+    async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>> {
+        run!(self, |connection| values::list(connection, space, after, limit))
+    }
+
+    async fn increment_value(
+        &self,
+        space: &KeySpace,
+        key: &str,
+        delta: i64,
+        quota: KeyQuota,
+    ) -> StoreResult<Kept<i64>> {
+        run_once!(self, |connection| values::increment(
+            connection, space, key, delta, quota
+        ))
+    }
+}

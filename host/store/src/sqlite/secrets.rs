@@ -1,0 +1,71 @@
+//! Sealed secrets of plugins.
+
+use sqlx::{Row, SqlitePool, SqliteTransaction};
+use taskforge_domain::{PluginEvent, TaskType};
+
+use super::{edit::Edit, param::time, row};
+use crate::{SealedSecret, StoreResult};
+
+const SET: &str = "
+    insert into plugin_secrets (plugin, name, sealed, updated_at) values (?1, ?2, ?3, ?4)
+    on conflict (plugin, name) do update set sealed = excluded.sealed, updated_at = excluded.updated_at";
+
+const DELETE: &str = "delete from plugin_secrets where plugin = ?1 and name = ?2";
+
+const OF_PLUGIN: &str = "
+    select name, sealed, updated_at from plugin_secrets where plugin = ?1 order by name";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[DELETE, OF_PLUGIN];
+
+pub(super) async fn set(
+    transaction: SqliteTransaction<'_>,
+    plugin: &TaskType,
+    secret: &SealedSecret,
+    event: &PluginEvent,
+) -> StoreResult<()> {
+    let mut edit = Edit::begin(transaction).await?;
+    sqlx::query(SET)
+        .bind(plugin.as_str().to_owned())
+        .bind(secret.name.clone())
+        .bind(secret.sealed.clone())
+        .bind(time(secret.updated_at))
+        .execute(edit.connection())
+        .await?;
+    edit.commit(plugin, event).await?;
+    Ok(())
+}
+
+pub(super) async fn delete(
+    transaction: SqliteTransaction<'_>,
+    plugin: &TaskType,
+    name: &str,
+    event: &PluginEvent,
+) -> StoreResult<bool> {
+    let mut edit = Edit::begin(transaction).await?;
+    let deleted = sqlx::query(DELETE)
+        .bind(plugin.as_str().to_owned())
+        .bind(name.to_owned())
+        .execute(edit.connection())
+        .await?;
+    let was_there = deleted.rows_affected() > 0;
+    if was_there {
+        edit.commit(plugin, event).await?;
+    }
+    Ok(was_there)
+}
+
+pub(super) async fn of_plugin(readers: &SqlitePool, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>> {
+    let rows = sqlx::query(OF_PLUGIN)
+        .bind(plugin.as_str().to_owned())
+        .fetch_all(readers)
+        .await?;
+    let secrets = rows.iter().map(|row| {
+        Ok(SealedSecret {
+            name: row::text(row, 0)?,
+            sealed: row.try_get(1)?,
+            updated_at: row::time(row, 2)?,
+        })
+    });
+    secrets.collect()
+}
