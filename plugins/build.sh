@@ -2,6 +2,7 @@
 # Builds the handlers that ship with TaskForge and puts each, with its settings file, into the plugins folder:
 #   $CARGO_TARGET_DIR/plugins/NAME.wasm, NAME.toml        what `taskforge dev` loads
 #   $CARGO_TARGET_DIR/plugins-test/hostile.wasm, .toml    the attacks, for tests only
+#   $CARGO_TARGET_DIR/plugins-test/{command,web,careless}.wasm    handlers of other shapes, for tests only
 # A file is replaced only when its content changed, and in one step, so that a server that watches the folder never reads half a file.
 set -euo pipefail
 
@@ -31,14 +32,18 @@ install() {
     echo "  $2 ($(($(wc -c <"$2") / 1024)) KiB)"
 }
 
-cargo build --locked --profile plugin --target "$triple" -p fibonacci -p scraper-plugin -p email -p hostile
+cargo build --locked --profile plugin --target "$triple" -p fibonacci -p scraper-plugin -p email -p sms \
+    -p hostile -p shapes
 
 mkdir -p "$target_dir/plugins" "$target_dir/plugins-test"
 built=$target_dir/$triple/plugin
-for pair in fibonacci:fibonacci scraper_plugin:scraper email:email; do
+for pair in fibonacci:fibonacci scraper_plugin:scraper email:email sms:sms; do
     name=${pair#*:}
     install "$built/${pair%:*}.wasm" "$target_dir/plugins/$name.wasm"
     install "plugins/$name/$name.toml" "$target_dir/plugins/$name.toml"
 done
 install "$built/hostile.wasm" "$target_dir/plugins-test/hostile.wasm"
 install plugins/hostile/hostile.toml "$target_dir/plugins-test/hostile.toml"
+for pair in command:command web:web shapes:careless; do
+    install "$built/${pair%:*}.wasm" "$target_dir/plugins-test/${pair#*:}.wasm"
+done

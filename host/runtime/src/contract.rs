@@ -14,6 +14,10 @@ mod generated {
         world: "taskforge:plugin/plugin",
         imports: {
             "taskforge:plugin/mail.send": async,
+            "wasi:keyvalue": async | trappable,
+        },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::host::Bucket,
         },
         exports: { default: async },
         ownership: Borrowing { duplicate_if_necessary: true },
@@ -24,7 +28,7 @@ mod generated {
 pub(crate) use generated::PluginPre as BindingsPre;
 pub(crate) use generated::exports::taskforge::plugin::handler;
 pub(crate) use generated::taskforge::plugin::{mail, progress};
-pub(crate) use generated::wasi::logging::logging;
+pub(crate) use generated::wasi::{config::store as config, keyvalue, logging::logging};
 
 /// The interface that makes a component a plugin.
 pub(crate) const HANDLER: &str = "taskforge:plugin/handler@0.1.0";

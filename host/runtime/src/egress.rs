@@ -9,6 +9,7 @@ mod body;
 mod clients;
 mod destination;
 mod error;
+mod resolver;
 
 use std::{
     sync::{
@@ -19,13 +20,15 @@ use std::{
 };
 
 use http::{Method, Request, Response};
-use taskforge_domain::{FailureKind, PluginInfo, TenantId};
+use ipnet::IpNet;
+use taskforge_domain::{FailureKind, HttpGrant, PluginInfo, TenantId};
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::host::{Attempt, SharedLog};
 use clients::Clients;
 use destination::{Destination, Refusal};
+use resolver::Resolver;
 
 pub(crate) use error::body_error_code;
 
@@ -38,21 +41,27 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Response headers, in bytes of names and values.
 const MAX_HEADERS: usize = 128 << 10;
 
-/// What all attempts share: the clients with their pooled connections, and the bound on name lookups.
+/// What all attempts share: the clients with their pooled connections, the resolver, and the private networks that this host lets every
+/// plugin reach whose grant names a host there.
 pub(crate) struct Egress {
     clients: Clients,
-    lookups: tokio::sync::Semaphore,
+    resolver: Resolver,
+    house: HttpGrant,
 }
 
-/// Lookups at once. Each holds a thread of the blocking pool for as long as the resolver takes, and others need that
-/// pool too.
-const LOOKUPS: usize = 64;
-
 impl Egress {
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
+    pub(crate) fn new(allow_private: Vec<IpNet>) -> Result<Self, rustls::Error> {
+        Self::resolving(Resolver::system(), allow_private)
+    }
+
+    fn resolving(resolver: Resolver, allow_private: Vec<IpNet>) -> Result<Self, rustls::Error> {
         Ok(Self {
             clients: Clients::new()?,
-            lookups: tokio::sync::Semaphore::new(LOOKUPS),
+            resolver,
+            house: HttpGrant {
+                hosts: Vec::new(),
+                private_networks: allow_private,
+            },
         })
     }
 }
@@ -101,7 +110,7 @@ impl Outbound {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
-        Destination::granted(request.uri(), &self.plugin.grants.http)
+        Destination::granted(request.method(), request.uri(), &self.plugin.grants.http)
             .map_err(|refusal| refuse(&self.log, refusal))
     }
 }
@@ -217,13 +226,10 @@ impl Exchange {
     async fn resolve(&self, destination: &Destination) -> Result<Vec<std::net::SocketAddr>, Error> {
         let found = match destination.literal_address() {
             Some(address) => Ok(vec![address]),
-            None => {
-                // Closed never; a lookup without a permit would be the lesser evil.
-                let _permit = self.egress.lookups.acquire().await.ok();
-                destination.look_up().await
-            }
+            None => destination.look_up(&self.egress.resolver).await,
         };
-        let allowed = found.and_then(|found| destination.allowed(&found, &self.plugin.grants.http));
+        let grants = [&self.plugin.grants.http, &self.egress.house];
+        let allowed = found.and_then(|found| destination.allowed(&found, &grants));
         allowed.map_err(|refusal| refuse(&self.log, refusal))
     }
 
@@ -243,119 +249,4 @@ impl Exchange {
 }
 
 #[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt as _, Empty};
-    use taskforge_domain::{Digest, Grants, HttpGrant, Json, Limits, TaskType};
-    use taskforge_testing::web::Server;
-
-    use super::*;
-
-    async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
-        let grant = HttpGrant {
-            hosts: vec!["*:*".parse().unwrap()],
-            private_networks: vec!["127.0.0.0/8".parse().unwrap()],
-        };
-        let uri = server.url("/").parse().unwrap();
-        let destination = Destination::granted(&uri, &grant).unwrap();
-        let plugin = PluginInfo {
-            name: TaskType::new("test").unwrap(),
-            version: "1.0.0".to_owned(),
-            shape: taskforge_domain::Shape::Handler,
-            digest: Digest::from_bytes([0; 32]),
-            summary: String::new(),
-            input_schema: Json::from(serde_json::Value::Null),
-            output_schema: Json::from(serde_json::Value::Null),
-            capabilities: Vec::new(),
-            imports: Vec::new(),
-            exports: Vec::new(),
-            size: 0,
-            limits: Limits::default(),
-            grants: Grants {
-                http: grant,
-                ..Grants::default()
-            },
-            config: std::collections::BTreeMap::new(),
-        };
-        let exchange = Exchange {
-            egress: Arc::new(Egress::new().unwrap()),
-            plugin: Arc::new(plugin),
-            tenant: TenantId::default(),
-            log: SharedLog::new(1000),
-            received: Arc::default(),
-            options,
-        };
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        exchange
-            .run(destination, Request::builder().uri(uri).body(body).unwrap())
-            .await
-    }
-
-    #[tokio::test]
-    async fn a_time_limit_of_zero_is_a_timeout_and_no_panic() {
-        let zero = Some(Duration::ZERO);
-        let server = Server::with_page("x").await;
-        // Loopback may be connected to in no time at all.
-        let answer = ask(
-            &server,
-            RequestOptions {
-                connect_timeout: zero,
-                ..RequestOptions::default()
-            },
-        )
-        .await;
-        assert!(
-            matches!(answer, Ok(_) | Err(Error::ConnectionTimeout | Error::DnsTimeout)),
-            "{answer:?}"
-        );
-
-        let server = Server::silent().await;
-        let error = ask(
-            &server,
-            RequestOptions {
-                first_byte_timeout: zero,
-                ..RequestOptions::default()
-            },
-        )
-        .await;
-        assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
-
-        let server = Server::dripping(Duration::from_secs(60)).await;
-        let options = RequestOptions {
-            between_bytes_timeout: zero,
-            ..RequestOptions::default()
-        };
-        let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
-        assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn a_time_limit_of_centuries_is_no_panic_either() {
-        let server = Server::with_page("x").await;
-        let centuries = Some(Duration::from_nanos(u64::MAX));
-        let options = RequestOptions {
-            connect_timeout: centuries,
-            first_byte_timeout: centuries,
-            between_bytes_timeout: centuries,
-        };
-        let response = ask(&server, options).await.unwrap();
-        assert_eq!(response.collect().await.unwrap().to_bytes(), "x");
-    }
-
-    #[tokio::test]
-    async fn a_server_that_falls_silent_is_told_from_one_that_never_spoke() {
-        let limit = Some(Duration::from_millis(50));
-        let options = RequestOptions {
-            first_byte_timeout: limit,
-            ..RequestOptions::default()
-        };
-        let error = ask(&Server::silent().await, options).await;
-        assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
-        let options = RequestOptions {
-            between_bytes_timeout: limit,
-            ..RequestOptions::default()
-        };
-        let server = Server::dripping(Duration::from_secs(60)).await;
-        let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
-        assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
-    }
-}
+mod tests;

@@ -2,6 +2,9 @@
 
 mod calls;
 mod capabilities;
+mod config;
+mod keyvalue;
+mod mail;
 mod network;
 mod stdio;
 
@@ -9,13 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taskforge_domain::{PluginInfo, Progress, TaskId, TenantId};
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2::pipe::MemoryInputPipe};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 pub(crate) use calls::{Calls, HostCallLimit, Switch};
+pub(crate) use config::Values;
+pub use keyvalue::Bucket;
+pub(crate) use stdio::{Captured, OutputLimit};
 
 use crate::{
-    contract::{logging, mail, progress},
+    KeyValue,
+    contract::{self, logging, progress},
     egress::{Egress, Outbound},
     limiter::MemoryLimiter,
     log::Log,
@@ -57,6 +64,8 @@ pub(crate) struct Attempt {
     pub(crate) progress: Option<OnProgress>,
     pub(crate) mailer: Arc<dyn Mailer>,
     pub(crate) egress: Arc<Egress>,
+    pub(crate) config: Arc<Values>,
+    pub(crate) key_value: Option<Arc<dyn KeyValue>>,
 }
 
 /// Everything that host functions reach through the store.
@@ -67,6 +76,7 @@ pub(crate) struct HostState {
     pub(crate) outbound: Outbound,
     attempt: Attempt,
     mails: u32,
+    cursors: keyvalue::Cursors,
     table: ResourceTable,
     http: WasiHttpCtx,
     // Made at the first call that needs it: a handler that computes never asks for clocks, randomness or streams.
@@ -88,9 +98,40 @@ impl HostState {
             log,
             attempt,
             mails: 0,
+            cursors: keyvalue::Cursors::default(),
             table,
             http,
             wasi: None,
+        }
+    }
+
+    /// The most that the output may have, in bytes.
+    pub(crate) fn output_limit(&self) -> u64 {
+        self.attempt.plugin.limits.output
+    }
+
+    /// Gives a command its standard input and its variables, and keeps its standard output apart from the log.
+    pub(crate) fn serve_command(&mut self, input: &str, variables: &[(&str, String)]) -> Captured {
+        let output = Captured::new(self.output_limit());
+        let mut context = wasi_context(&self.log);
+        context
+            .stdin(MemoryInputPipe::new(bytes::Bytes::copy_from_slice(
+                input.as_bytes(),
+            )))
+            .stdout(output.clone())
+            // Programs expect their own name there, and some fall over its absence.
+            .arg(self.attempt.plugin.name.as_str())
+            .envs(variables);
+        self.wasi = Some(Box::new(context.build()));
+        output
+    }
+
+    /// The view of `wasi:http` for the host's own use.
+    pub(crate) fn uncounted_http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outbound,
+            table: &mut self.table,
+            ctx: &mut self.http,
         }
     }
 
@@ -105,7 +146,9 @@ impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.calls.count();
         let log = &self.log;
-        let ctx = self.wasi.get_or_insert_with(|| Box::new(wasi_context(log)));
+        let ctx = self
+            .wasi
+            .get_or_insert_with(|| Box::new(wasi_context(log).build()));
         WasiCtxView {
             ctx,
             table: &mut self.table,
@@ -116,24 +159,21 @@ impl WasiView for HostState {
 impl WasiHttpView for HostState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.calls.count();
-        WasiHttpCtxView {
-            hooks: &mut self.outbound,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
+        self.uncounted_http()
     }
 }
 
 /// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are the real ones.
-fn wasi_context(log: &SharedLog) -> WasiCtx {
-    WasiCtx::builder()
+fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
+    let mut context = WasiCtx::builder();
+    context
         .stdout(stdio::Output::stdout(log.clone()))
         .stderr(stdio::Output::stderr(log.clone()))
         .max_random_size(MAX_RANDOM)
         .allow_tcp(false)
         .allow_udp(false)
-        .allow_ip_name_lookup(false)
-        .build()
+        .allow_ip_name_lookup(false);
+    context
 }
 
 /// Links every interface that a toolchain may import, so that its components instantiate. What was not granted fails
@@ -148,5 +188,7 @@ pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     network::explain_body_errors(linker)?;
     logging::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     progress::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
-    mail::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)
+    contract::mail::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    config::link(linker)?;
+    keyvalue::link(linker)
 }

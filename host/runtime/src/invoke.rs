@@ -1,4 +1,14 @@
 //! One attempt: instantiate, call, and the time it may take.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | `handler` | calling a component that exports the handler interface |
+//! | `command` | calling a WASI command |
+//! | `web` | calling a WASI web server |
+
+mod command;
+mod handler;
+mod web;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -16,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    contract::handler,
+    code::Code,
+    contract::handler::Task,
     engine::YIELD_INTERVAL,
     host::{Attempt, HostState, Switch},
     plugin::Plugin,
@@ -98,9 +109,11 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         progress,
         mailer: Arc::clone(&shared.config.mailer),
         egress: Arc::clone(&shared.egress),
+        config: Arc::clone(plugin.config()),
+        key_value: shared.config.key_value.clone(),
     };
     let id = task.to_string();
-    let task = handler::Task {
+    let task = Task {
         id: &id,
         attempt,
         max_attempts,
@@ -110,13 +123,7 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
 
     let mut store = store(shared, info, HostState::new(host));
     let ending = {
-        let run = async {
-            let instance = code.instantiate_async(&mut store).await?;
-            instance
-                .taskforge_plugin_handler()
-                .call_handle(&mut store, task)
-                .await
-        };
+        let run = call(code, &mut store, task);
         // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
         bounded(
             AssertUnwindSafe(run).catch_unwind(),
@@ -125,8 +132,34 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         )
         .await
     };
-    let outcome = verdict::of_handle(ending, &store, info);
+    let outcome = verdict::of_attempt(ending, &store, info);
     finish(store, info, outcome, started)
+}
+
+/// Hands the task in by the component's own door, and takes the text of an output or a failure of the handler's own.
+async fn call(
+    code: &Code,
+    store: &mut Store<HostState>,
+    task: Task<'_>,
+) -> wasmtime::Result<Result<String, Failure>> {
+    match code {
+        Code::Handler(code) => handler::call(code, store, task).await,
+        Code::Command(code) => command::call(code, store, task).await,
+        Code::Http(code) => web::call(code, store, task).await,
+    }
+}
+
+/// What a command wrote or a web server answered, as the text of an output. Who says nothing says null.
+fn text(bytes: Vec<u8>) -> Result<String, Failure> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let why = format!("the output is not UTF-8: {error}");
+        Failure::new(FailureKind::InvalidOutput, why)
+    })?;
+    Ok(if text.trim().is_empty() {
+        "null".to_owned()
+    } else {
+        text
+    })
 }
 
 /// Usage and logs, taken before the instance is dropped.

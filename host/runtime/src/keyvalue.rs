@@ -1,7 +1,20 @@
 //! What a plugin keeps between attempts, behind `wasi:keyvalue`.
 
+mod memory;
+
 use async_trait::async_trait;
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
+
+pub use memory::MemoryKeyValue;
+
+/// The longest name of a bucket, in bytes.
+pub const MAX_BUCKET: usize = 255;
+
+/// The longest key, in bytes. None is empty.
+pub const MAX_KEY: usize = 1024;
+
+/// The largest value, in bytes, whatever the quota.
+pub const MAX_VALUE: usize = 1 << 20;
 
 /// Whose values they are: a plugin keeps those of each tenant apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +25,7 @@ pub struct Space {
     pub plugin: TaskType,
     /// The bucket, as the guest named it.
     pub bucket: String,
-    /// What it may keep.
+    /// What it may keep, in all buckets together.
     pub quota: KeyValueGrant,
 }
 
@@ -21,7 +34,8 @@ pub struct Space {
 #[error("{0}")]
 pub struct KeyValueError(pub String);
 
-/// Keeps values.
+/// Keeps values. The names, keys and values that come here are within the bounds of this file. A call may be dropped while it waits, when its
+/// attempt is called off; what it was to change is then changed as a whole or not at all.
 #[async_trait]
 pub trait KeyValue: Send + Sync + 'static {
     /// Reads a value.
@@ -53,7 +67,8 @@ pub trait KeyValue: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError>;
 
-    /// Adds to a number, 0 while there is none. Returns the sum.
+    /// Adds to a number, 0 while there is none. Returns the sum. Numbers are kept as decimal text, so that a handler may read and write
+    /// them as values.
     ///
     /// # Errors
     /// When the value that is there is no number, on overflow, beyond the quota, or when the values cannot be reached.

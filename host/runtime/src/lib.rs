@@ -10,11 +10,12 @@
 //! | [`runtime`] | the door, and what a runtime is made from |
 //! | [`engine`] | the engine's configuration, and the reason for each knob |
 //! | [`plugin`] | from bytes to a loaded plugin: check, compile or fetch from the cache, ask `describe` |
+//! | [`code`] | linked code, and which of its exports a task enters by |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
-//! | [`host`] | the state behind a store, and the host functions: logging, progress, mail |
+//! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
 //! | [`mailer`] | where mail goes: the outbox folder or an SMTP server |
@@ -26,6 +27,7 @@
 //! It knows no queue and no database.
 
 mod cache;
+mod code;
 mod contract;
 mod egress;
 mod host;
@@ -44,7 +46,7 @@ pub mod source;
 
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
-pub use keyvalue::{KeyValue, KeyValueError, Space};
+pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Space};
 pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
 pub use plugin::{LoadError, Plugin};
 pub use runtime::{Ceilings, Runtime, RuntimeConfig, RuntimeError};

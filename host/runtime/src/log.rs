@@ -34,6 +34,7 @@ pub(crate) struct Log {
     dropped: u64,
     notes: usize,
     open: [Vec<u8>; 2],
+    last_error: Option<usize>,
     refusal: Option<Failure>,
 }
 
@@ -48,6 +49,7 @@ impl Log {
             dropped: 0,
             notes: 0,
             open,
+            last_error: None,
             refusal: None,
         }
     }
@@ -118,6 +120,12 @@ impl Log {
         Some(format!("{said} ({place})"))
     }
 
+    /// The last line of standard error. `None` when there was none, and when some of the log was dropped: then it may not be the last.
+    pub(crate) fn last_error_line(&self) -> Option<&str> {
+        let line = self.last_error.filter(|_| self.dropped == 0)?;
+        self.lines.get(line).map(|line| line.message.as_str())
+    }
+
     /// Ends lines that have no line break yet.
     pub(crate) fn flush(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -155,6 +163,9 @@ impl Log {
 
     fn end_line(&mut self, stream: Stream) {
         let bytes = std::mem::take(&mut self.open[stream as usize]);
+        if stream == Stream::Stderr {
+            self.last_error = Some(self.lines.len());
+        }
         self.push(stream.level(), &String::from_utf8_lossy(&bytes));
     }
 
@@ -211,6 +222,17 @@ mod tests {
             messages(&mut log),
             ["1234567890", "[log cut at 10 bytes; 1024 more were dropped]"]
         );
+    }
+
+    #[test]
+    fn the_last_line_of_standard_error_is_known_while_the_log_is_whole() {
+        let mut log = Log::new(20);
+        assert_eq!(log.last_error_line(), None);
+        log.write(Stream::Stderr, b"one\ntwo\n");
+        log.write(Stream::Stdout, b"out\n");
+        assert_eq!(log.last_error_line(), Some("two"));
+        log.write(Stream::Stderr, b"more than fits into what is left\n");
+        assert_eq!(log.last_error_line(), None);
     }
 
     #[test]

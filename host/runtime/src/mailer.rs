@@ -87,6 +87,14 @@ impl MailError {
     }
 }
 
+/// The domain of an address, read as it is when the message is composed.
+///
+/// # Errors
+/// When it is no address.
+pub(crate) fn domain(field: &str, address: &str) -> Result<String, MailError> {
+    compose::mailbox(field, address).map(|mailbox| mailbox.email.domain().to_owned())
+}
+
 /// Takes messages.
 #[async_trait]
 pub trait Mailer: Send + Sync + 'static {

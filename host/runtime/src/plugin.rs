@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 
 use crate::{
+    code::Code,
     contract::{BindingsPre, HANDLER, handler},
-    host::{Attempt, HostState},
+    host::{Attempt, HostState, Values},
     inspect::{Inspection, digest, inspect},
     invoke,
     log::cut,
@@ -23,9 +24,8 @@ use crate::{
 /// A plugin that can be run.
 pub struct Plugin {
     info: Arc<PluginInfo>,
-    #[expect(dead_code, reason = "read once wasi:config is linked, in the next step")]
-    secrets: BTreeMap<String, String>,
-    code: OnceCell<BindingsPre<HostState>>,
+    config: Arc<Values>,
+    code: OnceCell<Code>,
 }
 
 impl Plugin {
@@ -39,8 +39,13 @@ impl Plugin {
         &self.info
     }
 
+    /// What it reads through `wasi:config`. Made once, and shared by its attempts.
+    pub(crate) const fn config(&self) -> &Arc<Values> {
+        &self.config
+    }
+
     /// The linked code; loads it if it is not there.
-    pub(crate) async fn code(&self, shared: &Arc<Shared>) -> Result<&BindingsPre<HostState>, LoadError> {
+    pub(crate) async fn code(&self, shared: &Arc<Shared>) -> Result<&Code, LoadError> {
         self.code
             .get_or_try_init(|| async {
                 let source = shared.config.source.as_ref();
@@ -55,7 +60,8 @@ impl Plugin {
                     ));
                 }
                 let blocking = Arc::clone(shared);
-                let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, &bytes)).await;
+                let shape = self.info.shape;
+                let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, &bytes, shape)).await;
                 let (_, code) = prepared.map_err(|error| LoadError::Internal(error.to_string()))??;
                 Ok(code)
             })
@@ -134,7 +140,7 @@ pub(crate) async fn load(
     shared: &Arc<Shared>,
     bytes: Vec<u8>,
     settings: PluginSettings,
-    _manifest: Option<&Manifest>,
+    manifest: Option<&Manifest>,
 ) -> Result<Arc<Plugin>, LoadError> {
     check_limits(&shared.config, &settings.limits)?;
     let (size, limit) = (bytes.len() as u64, shared.config.max_component);
@@ -142,24 +148,72 @@ pub(crate) async fn load(
         return Err(LoadError::TooLarge { size, limit });
     }
     let blocking = Arc::clone(shared);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, &bytes)).await;
-    let (inspection, bindings) = prepared.map_err(|error| LoadError::Internal(error.to_string()))??;
+    let shape = shape(&inspect(&bytes)?)?;
+    let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, &bytes, shape)).await;
+    let (inspection, code) = prepared.map_err(|error| LoadError::Internal(error.to_string()))??;
 
-    let description = describe(shared, &bindings, &inspection, &settings).await?;
-    let info = info(description, inspection, settings)?;
+    let info = match &code {
+        Code::Handler(bindings) => {
+            let description = describe(shared, bindings, &inspection, &settings).await?;
+            info(description, inspection, settings)?
+        }
+        Code::Command(_) | Code::Http(_) => by_manifest(manifest, shape, inspection, settings)?,
+    };
     Ok(Arc::new(Plugin {
+        config: Arc::new(Values::new(&info.config, BTreeMap::new())),
         info: Arc::new(info),
-        secrets: BTreeMap::new(),
-        code: OnceCell::new_with(Some(bindings)),
+        code: OnceCell::new_with(Some(code)),
     }))
 }
 
 /// See [`crate::Runtime::register`].
 pub(crate) fn register(info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
     Arc::new(Plugin {
+        config: Arc::new(Values::new(&info.config, secrets)),
         info: Arc::new(info),
-        secrets,
         code: OnceCell::new(),
+    })
+}
+
+/// By which of its exports a component is entered. A web server may export `wasi:cli/run` as well, which does nothing then.
+fn shape(inspection: &Inspection) -> Result<Shape, LoadError> {
+    let exports = |name: &str| inspection.exports.iter().any(|export| export.starts_with(name));
+    if inspection.is_plugin {
+        Ok(Shape::Handler)
+    } else if exports("wasi:http/incoming-handler@0.2.") {
+        Ok(Shape::Http)
+    } else if exports("wasi:cli/run@0.2.") {
+        Ok(Shape::Command)
+    } else {
+        Err(LoadError::NotAPlugin(inspection.exports.clone()))
+    }
+}
+
+/// What is known of a component that cannot describe itself.
+fn by_manifest(
+    manifest: Option<&Manifest>,
+    shape: Shape,
+    seen: Inspection,
+    settings: PluginSettings,
+) -> Result<PluginInfo, LoadError> {
+    let manifest = manifest
+        .ok_or_else(|| LoadError::Description(format!("a {shape} says neither its name nor its version")))?
+        .clone();
+    Ok(PluginInfo {
+        name: manifest.name,
+        version: manifest.version,
+        shape,
+        digest: seen.digest,
+        summary: manifest.summary,
+        input_schema: manifest.input_schema,
+        output_schema: manifest.output_schema,
+        capabilities: Vec::new(),
+        imports: seen.imports,
+        exports: seen.exports,
+        size: seen.size,
+        limits: settings.limits,
+        grants: settings.grants,
+        config: settings.config,
     })
 }
 
@@ -184,15 +238,12 @@ pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<()
 }
 
 /// The part that takes the CPU.
-fn prepare(shared: &Shared, bytes: &[u8]) -> Result<(Inspection, BindingsPre<HostState>), LoadError> {
+fn prepare(shared: &Shared, bytes: &[u8], shape: Shape) -> Result<(Inspection, Code), LoadError> {
     let inspection = inspect(bytes)?;
-    if !inspection.is_plugin {
-        return Err(LoadError::NotAPlugin(inspection.exports));
-    }
     let component = compile(shared, bytes, &inspection)?;
     let incompatible = |error: wasmtime::Error| LoadError::Incompatible(format!("{error:#}"));
     let linked = shared.linker.instantiate_pre(&component).map_err(incompatible)?;
-    Ok((inspection, BindingsPre::new(linked).map_err(incompatible)?))
+    Ok((inspection, Code::link(shape, linked).map_err(incompatible)?))
 }
 
 fn compile(shared: &Shared, bytes: &[u8], inspection: &Inspection) -> Result<Component, LoadError> {
@@ -258,6 +309,8 @@ async fn describe(
         progress: None,
         mailer: Arc::clone(&shared.config.mailer),
         egress: Arc::clone(&shared.egress),
+        config: Arc::default(),
+        key_value: None,
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {

@@ -164,8 +164,8 @@ impl Runtime {
             }
             None => None,
         };
-        let egress =
-            Egress::new().map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
+        let egress = Egress::new(config.allow_private.clone())
+            .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
         let slots = Semaphore::new(config.max_instances as usize);
         let shared = Shared {
             config,

@@ -7,13 +7,17 @@ use wasmtime::{Error, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    contract::handler,
-    host::{HostCallLimit, HostState},
+    host::{HostCallLimit, HostState, OutputLimit},
     log::cut,
 };
 
 /// The longest failure message that is kept, in bytes.
-const MESSAGE: usize = 2000;
+pub(crate) const MESSAGE: usize = 2000;
+
+/// As much of what a handler says as a failure keeps.
+pub(crate) fn message(said: &str) -> String {
+    cut(said, MESSAGE).to_owned()
+}
 
 /// How a guest's call came back.
 pub(crate) enum Ending<T> {
@@ -39,16 +43,18 @@ impl<T> Ending<T> {
     }
 }
 
-type Handled = Ending<Result<String, handler::Failure>>;
-
-/// Judges a call of `handle`.
-pub(crate) fn of_handle(ending: Handled, store: &Store<HostState>, info: &PluginInfo) -> Outcome {
+/// Judges an attempt: what returned is the text of an output, or a failure of the handler's own.
+pub(crate) fn of_attempt(
+    ending: Ending<Result<String, Failure>>,
+    store: &Store<HostState>,
+    info: &PluginInfo,
+) -> Outcome {
     let failure = match ending {
         Ending::Returned(Ok(output)) => match output_of(output, info) {
             Ok(output) => return Outcome::Completed(output),
             Err(failure) => failure,
         },
-        Ending::Returned(Err(reported)) => reported_failure(&reported),
+        Ending::Returned(Err(failure)) => failure,
         Ending::Stopped(error) => stopped(&error, store, info),
         Ending::Panicked => internal("a host function panicked"),
         Ending::Deadline => deadline(info.limits.deadline),
@@ -105,17 +111,10 @@ fn output_of(output: String, info: &PluginInfo) -> Result<Json, Failure> {
     })
 }
 
-fn reported_failure(reported: &handler::Failure) -> Failure {
-    let (kind, retry_after) = match reported.retry {
-        handler::Retry::Never => (FailureKind::Permanent, None),
-        handler::Retry::Backoff => (FailureKind::Retryable, None),
-        handler::Retry::After(millis) => (FailureKind::Retryable, Some(Duration::from_millis(millis))),
-    };
-    Failure {
-        kind,
-        message: cut(&reported.message, MESSAGE).to_owned(),
-        retry_after,
-    }
+/// The size is not known: nobody counts what comes after the limit.
+pub(crate) fn output_too_large(limit: u64) -> Failure {
+    let why = format!("the output is larger than the limit of {limit} bytes");
+    Failure::new(FailureKind::OutputTooLarge, why)
 }
 
 fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failure {
@@ -132,6 +131,9 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
             format!("the handler ran into {limit}"),
         );
     }
+    if let Some(OutputLimit(limit)) = error.downcast_ref::<OutputLimit>() {
+        return output_too_large(*limit);
+    }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return trapped(*trap, error, state, info);
     }
@@ -147,11 +149,7 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
     // The guest's allocator is called before the function is, with the arguments' size, and its result is read too.
     if state.calls.returned() && !text.contains("realloc return") {
         return if oversized {
-            let text = format!(
-                "the output is larger than the limit of {} bytes",
-                info.limits.output
-            );
-            Failure::new(FailureKind::OutputTooLarge, text)
+            output_too_large(info.limits.output)
         } else {
             Failure::new(
                 FailureKind::InvalidOutput,

@@ -17,7 +17,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     task::JoinHandle,
 };
 
@@ -38,8 +38,15 @@ impl Server {
     where
         F: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     {
+        Self::answering_on(loopback().await, answer)
+    }
+
+    fn answering_on<F>(listener: TcpListener, answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    {
         let answer = Arc::new(answer);
-        Self::on_connection(move |stream| {
+        Self::serve(listener, move |stream| {
             let answer = Arc::clone(&answer);
             async move {
                 let service = service_fn(|request: Request<Incoming>| {
@@ -62,7 +69,6 @@ impl Server {
                     .ok();
             }
         })
-        .await
     }
 
     /// Answers every request with this text as HTML.
@@ -74,6 +80,15 @@ impl Server {
                 .unwrap()
         })
         .await
+    }
+
+    /// Answers every request with this text, on an address of its own: one of loopback's others with a port that is taken on 127.0.0.1, say.
+    ///
+    /// # Panics
+    /// When nothing can listen there.
+    pub async fn with_page_at(address: impl ToSocketAddrs, page: &'static str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        Self::answering_on(listener, move |_| Response::new(page.into()))
     }
 
     /// Answers every request with a redirect.
@@ -108,13 +123,17 @@ impl Server {
     }
 
     /// Waits for a client to speak, writes these bytes as they are and closes.
-    pub async fn raw(response: &'static [u8]) -> Self {
-        Self::on_connection(move |mut stream| async move {
-            if heard(&mut stream).await {
-                stream.write_all(response).await.ok();
-                stream.shutdown().await.ok();
-                // Closing with unread bytes would reset the connection before the client has read the answer.
-                while heard(&mut stream).await {}
+    pub async fn raw(response: impl Into<Bytes>) -> Self {
+        let response = response.into();
+        Self::on_connection(move |mut stream| {
+            let response = response.clone();
+            async move {
+                if heard(&mut stream).await {
+                    stream.write_all(&response).await.ok();
+                    stream.shutdown().await.ok();
+                    // Closing with unread bytes would reset the connection before the client has read the answer.
+                    while heard(&mut stream).await {}
+                }
             }
         })
         .await
@@ -129,7 +148,14 @@ impl Server {
         S: Fn(TcpStream) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(loopback().await, serve)
+    }
+
+    fn serve<F, S>(listener: TcpListener, serve: S) -> Self
+    where
+        S: Fn(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
@@ -188,9 +214,9 @@ async fn heard(stream: &mut TcpStream) -> bool {
 /// # Panics
 /// When nothing can listen on loopback.
 pub async fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    loopback().await.local_addr().unwrap()
+}
+
+async fn loopback() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
 }

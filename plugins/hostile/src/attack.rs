@@ -116,6 +116,12 @@ pub enum Attack {
         from: Option<String>,
         /// The recipients.
         to: Vec<String>,
+        /// Recipients of a copy.
+        #[serde(default)]
+        cc: Vec<String>,
+        /// Recipients whom the message does not name.
+        #[serde(default)]
+        bcc: Vec<String>,
         /// The subject.
         subject: String,
         /// The body.
@@ -136,6 +142,110 @@ pub enum Attack {
     Connect {
         /// To `address:port`.
         address: String,
+    },
+    /// Sends requests and waits for none of the answers before all are sent.
+    SlowRequests {
+        /// To this server.
+        url: String,
+        /// How many.
+        count: u32,
+    },
+    /// Returns the value of a name of the configuration; without a name, all of them.
+    Config {
+        /// The name.
+        #[serde(default)]
+        key: Option<String>,
+    },
+    /// Reads and writes values, and returns what each step brought.
+    KeyValue {
+        /// The bucket.
+        #[serde(default)]
+        bucket: String,
+        /// One after the other.
+        steps: Vec<Step>,
+    },
+    /// Fills the stack that is not in use and so much new memory with a pattern, and leaves it there.
+    FillMemory {
+        /// Decides the pattern.
+        marker: u32,
+        /// How much new memory.
+        bytes: usize,
+    },
+    /// Looks for the pattern in all memory that there is, and in so much new memory, before anything is written to it.
+    ScanMemory {
+        /// Decides the pattern.
+        marker: u32,
+        /// How much new memory.
+        bytes: usize,
+        /// Fills first, to show that the pattern would be found.
+        #[serde(default)]
+        after_filling: bool,
+    },
+}
+
+/// One use of a bucket.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Step {
+    /// Returns a value as text.
+    Get {
+        /// Its key.
+        key: String,
+    },
+    /// Writes a value.
+    Set {
+        /// Its key.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// Writes a value of so many bytes under a key of so many bytes.
+    SetHuge {
+        /// Bytes of the key.
+        key: usize,
+        /// Bytes of the value.
+        value: usize,
+    },
+    /// Deletes a value.
+    Delete {
+        /// Its key.
+        key: String,
+    },
+    /// Whether there is a value.
+    Exists {
+        /// Its key.
+        key: String,
+    },
+    /// Every key.
+    Keys,
+    /// One page of keys.
+    Page {
+        /// Where it begins.
+        cursor: Option<u64>,
+    },
+    /// Adds to a number.
+    Increment {
+        /// Its key.
+        key: String,
+        /// How much.
+        delta: u64,
+    },
+    /// Writes so many values at once, of so many bytes each, under `0000`, `0001`, …
+    SetMany {
+        /// How many.
+        count: usize,
+        /// Bytes of each.
+        bytes: usize,
+    },
+    /// Returns how many of so many values there are.
+    GetMany {
+        /// How many.
+        count: usize,
+    },
+    /// Deletes so many values at once.
+    DeleteMany {
+        /// How many.
+        count: usize,
     },
 }
 

@@ -9,9 +9,13 @@
 //! | [`attack`] | the input: which attack, with which numbers |
 //! | [`spend`] | using more than there is: fuel, stack, memory, output, log, host calls |
 //! | [`reach`] | asking for what is not there: files, sockets, the environment |
+//! | [`keep`] | configuration, and values that outlive an attempt |
+//! | [`memory`] | memory that another instance may have used |
 //! | [`raw_http`] | requests in spellings that a polite client would not send |
 
 pub mod attack;
+pub mod keep;
+pub mod memory;
 pub mod raw_http;
 pub mod reach;
 pub mod spend;
@@ -26,7 +30,7 @@ use taskforge_sdk::{Failure, Task, http, log, mail, progress, sleep};
 
 use crate::{attack::Attack, spend::Output};
 
-taskforge_sdk::handler!(hostile, capabilities = &["http", "mail", "progress"]);
+taskforge_sdk::handler!(hostile, capabilities = &["http", "mail", "progress", "keyvalue"]);
 
 /// The handler.
 ///
@@ -80,14 +84,33 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::Mail {
             from,
             to,
+            cc,
+            bcc,
             subject,
             text,
-        } => send_mail(from, to, subject, text)?,
+        } => send_mail(&mail::Message {
+            from,
+            to,
+            cc,
+            bcc,
+            subject,
+            text: Some(text),
+            ..mail::Message::default()
+        })?,
         Attack::TaskInfo => task_info(&task),
         Attack::Chatty => chatty(),
         Attack::Environment => reach::environment(),
         Attack::ReadFile { path } => reach::read_file(&path)?,
         Attack::Connect { address } => reach::connect(&address)?,
+        Attack::SlowRequests { url, count } => raw_http::slow(&url, count)?,
+        Attack::Config { key } => keep::config(key.as_deref()),
+        Attack::KeyValue { bucket, steps } => keep::key_value(&bucket, steps)?,
+        Attack::FillMemory { marker, bytes } => memory::fill(marker, bytes),
+        Attack::ScanMemory {
+            marker,
+            bytes,
+            after_filling,
+        } => memory::scan(marker, bytes, after_filling),
     }))
 }
 
@@ -126,20 +149,8 @@ async fn count_run(url: &str, task: &Task) -> Result<serde_json::Value, Failure>
     Ok(json!({ "status": answer.status() }))
 }
 
-fn send_mail(
-    from: Option<String>,
-    to: Vec<String>,
-    subject: String,
-    text: String,
-) -> Result<serde_json::Value, Failure> {
-    let message = mail::Message {
-        from,
-        to,
-        subject,
-        text: Some(text),
-        ..mail::Message::default()
-    };
-    let receipt = mail::send(&message)?;
+fn send_mail(message: &mail::Message) -> Result<serde_json::Value, Failure> {
+    let receipt = mail::send(message)?;
     Ok(json!({ "message_id": receipt.message_id, "accepted": receipt.accepted }))
 }
 

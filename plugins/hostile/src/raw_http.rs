@@ -55,6 +55,47 @@ fn follow(request: &HttpGet) -> Result<Value, Failure> {
     }
 }
 
+/// Sends requests without waiting, and then waits for every answer.
+///
+/// # Errors
+/// The host's refusal or the network's error.
+#[cfg(target_family = "wasm")]
+pub fn slow(url: &str, count: u32) -> Result<Value, Failure> {
+    use wasip2::http::{
+        outgoing_handler,
+        types::{Fields, OutgoingBody, OutgoingRequest, Scheme},
+    };
+
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut waiting = Vec::new();
+    for _ in 0..count {
+        let request = OutgoingRequest::new(Fields::new());
+        request.set_scheme(Some(&Scheme::Http)).ok();
+        request.set_authority(Some(address)).ok();
+        let body = request.body().ok();
+        waiting.push(outgoing_handler::handle(request, None).map_err(http::Error::from)?);
+        if let Some(body) = body {
+            OutgoingBody::finish(body, None).ok();
+        }
+    }
+    for answer in &waiting {
+        answer.subscribe().block();
+        if let Some(Ok(answer)) = answer.get() {
+            answer.map_err(http::Error::from)?;
+        }
+    }
+    Ok(json!({ "answers": waiting.len() }))
+}
+
+/// Sends requests without waiting, and then waits for every answer.
+///
+/// # Errors
+/// Always: there is nobody to ask.
+#[cfg(not(target_family = "wasm"))]
+pub fn slow(url: &str, _: u32) -> Result<Value, Failure> {
+    send("http", url, "/", &[]).map(|_| Value::Null)
+}
+
 #[cfg(not(target_family = "wasm"))]
 fn send(_: &str, authority: &str, _: &str, _: &[(String, String)]) -> Result<Answer, Failure> {
     Err(Failure::permanent(format!(

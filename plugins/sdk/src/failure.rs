@@ -130,6 +130,8 @@ impl Failure {
 fn known_retry(error: &(dyn Error + 'static)) -> Option<Retry> {
     let retryable = if let Some(error) = error.downcast_ref::<crate::http::Error>() {
         error.is_retryable()
+    } else if let Some(error) = error.downcast_ref::<crate::keyvalue::Error>() {
+        error.is_retryable()
     } else {
         error.downcast_ref::<crate::mail::Error>()?.is_retryable()
     };

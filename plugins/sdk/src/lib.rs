@@ -29,7 +29,7 @@
 //!
 //! What flows in is the task's JSON input, checked by the host against the schema derived from `Input`; what flows out is the
 //! JSON of `Output`, or a [`Failure`] that says whether to try again. The function may be `async`, and may take a [`Task`] beside its
-//! input; see [`handler!`]. [`http`], [`mail`], [`progress()`] and [`log`] are what a handler can ask its host for.
+//! input; see [`handler!`]. [`http`], [`mail`], [`config`], [`keyvalue`], [`progress()`] and [`log`] are what a handler can ask its host for.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -38,6 +38,8 @@
 //! | `task` | [`Task`]: which task, which attempt, how much time is left |
 //! | [`http`] | requests over `wasi:http`, with typed errors |
 //! | [`mail`] | sending a message through the host's mailer |
+//! | [`config`] | configuration and secrets, by name |
+//! | [`keyvalue`] | values that outlive an attempt |
 //! | [`log`], `progress` | what the task's watchers read |
 //! | `runtime` | the event loop behind an `async` handler |
 //!
@@ -45,11 +47,13 @@
 //! needs to print a panic, and no more. Every attempt runs in an instance of its own, so a `static` is fresh each time.
 //!
 //! Compiled for any target but WebAssembly the same crate lets a handler's unit tests run natively: logs and progress go to standard
-//! error, and `http` and `mail` fail with an error that says there is no host.
+//! error, `http`, `mail` and `keyvalue` fail with an error that says there is no host, and no configuration is set.
 
+pub mod config;
 mod failure;
 mod handler;
 pub mod http;
+pub mod keyvalue;
 pub mod log;
 pub mod mail;
 mod progress;

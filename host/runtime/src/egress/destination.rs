@@ -2,9 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::Uri;
+use http::{Method, Uri};
 use taskforge_domain::HttpGrant;
 use url::{Host, Url};
+
+use super::resolver::Resolver;
+use crate::log::cut;
 
 /// Why a request does not leave.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl Destination {
     ///
     /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and `%31%32%37.0.0.1` all become
     /// `127.0.0.1`, names are lower case and in ASCII. Whatever spelling the guest chose, the grant sees that.
-    pub(super) fn granted(uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
+    pub(super) fn granted(method: &Method, uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
         let invalid = |why: &str| Refusal::Uri(format!("an HTTP request was refused: {why}"));
         let url = Url::parse(&uri.to_string())
             .map_err(|error| invalid(&format!("its address is not valid: {error}")))?;
@@ -58,6 +61,14 @@ impl Destination {
                 "a request to {pattern} was refused: grant it with `http.hosts = [\"{pattern}\"]` under [grants]"
             )));
         }
+        if !grant.allows_method(method.as_str(), &name, port) {
+            let pattern = pattern(&host, port);
+            let method = cut(method.as_str(), 50);
+            return Err(Refusal::NotGranted(format!(
+                "a {method} request to {pattern} was refused: grant it with `http.hosts = [{{ host = \"{pattern}\", \
+                 methods = [\"{method}\"] }}]` under [grants]"
+            )));
+        }
         Ok(Self { url, port, host })
     }
 
@@ -71,21 +82,19 @@ impl Destination {
         Some(SocketAddr::new(address, self.port))
     }
 
-    /// Asks the system's resolver, once.
-    pub(super) async fn look_up(&self) -> Result<Vec<SocketAddr>, Refusal> {
+    /// Asks the resolver, once.
+    pub(super) async fn look_up(&self, resolver: &Resolver) -> Result<Vec<SocketAddr>, Refusal> {
         let name = plain(&self.host);
-        match tokio::net::lookup_host((name.as_str(), self.port)).await {
-            Ok(found) => Ok(found.collect()),
-            Err(error) => Err(Refusal::Lookup(format!("{name}: {error}"))),
-        }
+        let found = resolver.resolve(name.clone(), self.port).await;
+        found.map_err(|error| Refusal::Lookup(format!("{name}: {error}")))
     }
 
-    /// Drops the addresses that may not be connected to. What is left is sorted, so that the same set is the same
+    /// Drops the addresses that none of the grants lets anybody connect to. What is left is sorted, so that the same set is the same
     /// pool.
     pub(super) fn allowed(
         &self,
         found: &[SocketAddr],
-        grant: &HttpGrant,
+        grants: &[&HttpGrant],
     ) -> Result<Vec<SocketAddr>, Refusal> {
         if found.is_empty() {
             return Err(Refusal::Lookup(format!("{}: no address", plain(&self.host))));
@@ -93,7 +102,7 @@ impl Destination {
         let mut allowed: Vec<_> = found
             .iter()
             .copied()
-            .filter(|found| grant.allows_address(found.ip()))
+            .filter(|found| grants.iter().any(|grant| grant.allows_address(found.ip())))
             .collect();
         if allowed.is_empty() {
             return Err(Refusal::PrivateAddress(self.explain_private(found)));
@@ -143,7 +152,7 @@ mod tests {
     }
 
     fn granted(uri: &str, hosts: &[&str]) -> Result<Destination, Refusal> {
-        Destination::granted(&uri.parse().unwrap(), &grant(hosts))
+        Destination::granted(&Method::GET, &uri.parse().unwrap(), &grant(hosts))
     }
 
     #[test]
@@ -160,7 +169,7 @@ mod tests {
             let address = destination.literal_address().unwrap();
             assert_eq!(address.to_string(), "127.0.0.1:80", "{spelling}");
             assert!(matches!(
-                destination.allowed(&[address], &grant(&["*"])),
+                destination.allowed(&[address], &[&grant(&["*"])]),
                 Err(Refusal::PrivateAddress(_))
             ));
         }
@@ -177,7 +186,7 @@ mod tests {
             let destination = granted(&format!("http://{spelling}/"), &["*"]).unwrap();
             let address = destination.literal_address().unwrap();
             assert!(
-                destination.allowed(&[address], &grant(&["*"])).is_err(),
+                destination.allowed(&[address], &[&grant(&["*"])]).is_err(),
                 "{spelling}"
             );
         }
@@ -222,12 +231,37 @@ mod tests {
     }
 
     #[test]
+    fn a_method_may_need_a_grant_of_its_own() {
+        let rule = serde_json::json!({"hosts": [{"host": "api.test:8080", "methods": ["POST", "PUT"]}]});
+        let grant: HttpGrant = serde_json::from_value(rule).unwrap();
+        let uri = "http://api.test:8080/x".parse().unwrap();
+        assert!(Destination::granted(&Method::POST, &uri, &grant).is_ok());
+        let Err(Refusal::NotGranted(text)) = Destination::granted(&Method::GET, &uri, &grant) else {
+            panic!()
+        };
+        let wanted = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;
+        assert!(text.contains(wanted), "{text}");
+    }
+
+    #[test]
+    fn the_hosts_own_exceptions_add_to_the_plugins() {
+        let destination = granted("http://mixed.test/", &["*"]).unwrap();
+        let house = HttpGrant {
+            private_networks: vec!["10.0.0.0/8".parse().unwrap()],
+            ..HttpGrant::default()
+        };
+        let found = ["10.0.0.1:80", "127.0.0.1:80"].map(|address| address.parse().unwrap());
+        let allowed = destination.allowed(&found, &[&grant(&["*"]), &house]).unwrap();
+        assert_eq!(allowed, ["10.0.0.1:80".parse().unwrap()]);
+    }
+
+    #[test]
     fn a_name_keeps_only_its_allowed_addresses() {
         let destination = granted("http://mixed.test/", &["*"]).unwrap();
         let found = ["10.0.0.1:80", "8.8.8.8:80", "127.0.0.1:80"]
             .map(|address| address.parse().unwrap())
             .to_vec();
-        let allowed = destination.allowed(&found, &grant(&["*"])).unwrap();
+        let allowed = destination.allowed(&found, &[&grant(&["*"])]).unwrap();
         assert_eq!(allowed, ["8.8.8.8:80".parse().unwrap()]);
     }
 }

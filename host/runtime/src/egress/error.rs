@@ -26,7 +26,24 @@ pub(super) fn of_exchange(error: &reqwest::Error) -> Error {
     if error.is_connect() {
         return Error::DestinationUnavailable;
     }
+    // The client's library reads a hundred headers and some hundred kilobytes of them, and has no public type for what is more; a test
+    // holds its text.
+    if says(error, "message head is too large") {
+        return Error::HttpResponseHeaderSectionSize(None);
+    }
     Error::HttpProtocolError
+}
+
+/// Whether an error or one that it came from has this text.
+fn says(error: &(dyn StdError + 'static), text: &str) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.to_string() == text {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// An error while the response's body was read.

@@ -1,8 +1,9 @@
-//! Standard output and error become log lines.
+//! Standard output and error become log lines; a command's standard output is its output.
 
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -10,7 +11,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::{
     async_trait,
     cli::{IsTerminal, StdoutStream},
-    p2::{OutputStream, Pollable, StreamResult},
+    p2::{OutputStream, Pollable, StreamError, StreamResult},
 };
 
 use super::SharedLog;
@@ -91,5 +92,106 @@ impl AsyncWrite for Output {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+/// A command wrote more than its output may have.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit of {0} bytes of output")]
+pub(crate) struct OutputLimit(pub(crate) u64);
+
+/// A command's standard output, kept up to the limit. What goes beyond ends the command, so that a flood is never held.
+#[derive(Debug, Clone)]
+pub(crate) struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    limit: u64,
+}
+
+impl Captured {
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            bytes: Arc::default(),
+            limit,
+        }
+    }
+
+    /// What was written so far.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep(&self, bytes: &[u8]) -> Result<(), OutputLimit> {
+        let mut kept = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if (kept.len() + bytes.len()) as u64 > self.limit {
+            return Err(OutputLimit(self.limit));
+        }
+        kept.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl IsTerminal for Captured {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Captured {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for Captured {
+    async fn ready(&mut self) {}
+}
+
+#[async_trait]
+impl OutputStream for Captured {
+    fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
+        self.keep(&bytes).map_err(|full| StreamError::Trap(full.into()))
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(CHUNK)
+    }
+}
+
+impl AsyncWrite for Captured {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let kept = self.keep(bytes).map_err(io::Error::other);
+        Poll::Ready(kept.map(|()| bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_kept_to_its_limit_and_not_a_byte_further() {
+        let captured = Captured::new(5);
+        captured.keep(b"123").unwrap();
+        assert!(captured.keep(b"456").is_err());
+        captured.keep(b"45").unwrap();
+        assert!(captured.keep(b"6").is_err());
+        assert_eq!(captured.take(), b"12345");
     }
 }

@@ -1,15 +1,18 @@
 //! A runtime with a plugin under attack and a well-behaved neighbour.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
-use taskforge_domain::{Failure, FailureKind, Json, Outcome, Progress, TaskId, TenantId};
+use taskforge_domain::{Digest, Failure, FailureKind, Json, Manifest, Outcome, Progress, TaskId, TenantId};
 use taskforge_runtime::{
-    CancellationToken, Invocation, Invoked, OutboxMailer, Plugin, PluginSettings, Runtime, RuntimeConfig,
+    CancellationToken, ComponentSource, Invocation, Invoked, MemoryKeyValue, OutboxMailer, Plugin,
+    PluginSettings, Runtime, RuntimeConfig, inspect,
 };
 use taskforge_testing::guests;
 use tempfile::TempDir;
@@ -40,7 +43,23 @@ pub fn config(outbox: &TempDir) -> RuntimeConfig {
     RuntimeConfig {
         max_instances: 8,
         cache_dir: Some(cache_dir()),
+        source: Some(Arc::new(Guests)),
+        key_value: Some(Arc::new(MemoryKeyValue::new())),
         ..config
+    }
+}
+
+/// Finds the components of registered plugins among the guests.
+struct Guests;
+
+#[async_trait]
+impl ComponentSource for Guests {
+    async fn component(&self, digest: &Digest) -> Result<Vec<u8>, String> {
+        ["hostile", "sms"]
+            .into_iter()
+            .map(guests::bytes)
+            .find(|bytes| inspect(bytes).unwrap().digest == *digest)
+            .ok_or_else(|| "no guest has this digest".to_owned())
     }
 }
 
@@ -73,6 +92,24 @@ impl Bed {
     pub async fn wat(&self, name: &str, with: Value) -> Arc<Plugin> {
         let bytes = wat::parse_str(guests::wat(name)).unwrap();
         self.runtime.load(bytes, settings(with)).await.unwrap()
+    }
+
+    /// A component that cannot describe itself.
+    pub async fn shaped(&self, bytes: Vec<u8>, with: Value) -> Arc<Plugin> {
+        let manifest = json!({"name": "shaped", "version": "1.0.0"});
+        let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+        let loaded = self.runtime.load_as(bytes, settings(with), Some(&manifest)).await;
+        loaded.unwrap()
+    }
+
+    /// A plugin as the registry hands it over, secrets included.
+    pub async fn registered(&self, name: &str, with: Value, secrets: &[(&str, &str)]) -> Arc<Plugin> {
+        let loaded = self.runtime.load(guests::bytes(name), settings(with)).await;
+        let secrets = secrets
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.runtime
+            .register(loaded.unwrap().info().clone(), BTreeMap::from_iter(secrets))
     }
 
     /// Runs an attack, and neighbours beside it until it ends.

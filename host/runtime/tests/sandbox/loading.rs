@@ -72,7 +72,7 @@ async fn a_damaged_component_harms_nobody() {
 #[tokio::test]
 async fn every_plugin_that_ships_loads() {
     let bed = Bed::new().await;
-    for name in ["fibonacci", "scraper", "email"] {
+    for name in ["fibonacci", "scraper", "email", "sms"] {
         let plugin = bed
             .runtime
             .load(guests::bytes(name), PluginSettings::default())

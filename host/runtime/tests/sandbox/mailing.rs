@@ -34,6 +34,68 @@ async fn mail_needs_its_grant() {
 }
 
 #[tokio::test]
+async fn recipients_may_be_limited_to_domains() {
+    let bed = Bed::new().await;
+    let grant = json!({"grants": {"mail": {"recipients": ["example.com", "*.example.org"]}}});
+    let plugin = bed.hostile(grant).await;
+    for allowed in ["ann@example.com", "Ann <ann@EXAMPLE.com>", "bob@mail.example.org"] {
+        bed.completes(&plugin, mail(allowed, "Hi")).await;
+    }
+    let letters = fs::read_dir(bed.outbox.path()).unwrap().count();
+    for (refused, domain) in [
+        ("ann@evil.test", "evil.test"),
+        ("\"ann@example.com\" <ann@evil.test>", "evil.test"),
+        ("ann@example.com.evil.test", "example.com.evil.test"),
+        ("\"x@example.com\"@evil.test", "evil.test"),
+        ("bob@example.org", "example.org"),
+    ] {
+        let invoked = bed
+            .fails_as(FailureKind::CapabilityDenied, &plugin, mail(refused, "Hi"))
+            .await;
+        let wanted = format!("grant it with `mail.recipients = [\"{domain}\"]`");
+        assert!(log(&invoked).contains(&wanted), "{refused}: {}", log(&invoked));
+    }
+    for copies in ["cc", "bcc"] {
+        let mut input = mail("ann@example.com", "Hi");
+        input[copies] = json!(["ann@example.com", "eve@evil.test"]);
+        bed.fails_as(FailureKind::CapabilityDenied, &plugin, input).await;
+    }
+    let two =
+        json!({"attack": "mail", "to": ["ann@example.com, eve@evil.test"], "subject": "Hi", "text": "x"});
+    bed.fails_as(FailureKind::Permanent, &plugin, two).await;
+    assert_eq!(fs::read_dir(bed.outbox.path()).unwrap().count(), letters);
+}
+
+#[tokio::test]
+async fn senders_may_be_limited_to_domains() {
+    let bed = Bed::new().await;
+    let plugin = bed
+        .hostile(json!({"grants": {"mail": {"senders": ["shop.test"]}}}))
+        .await;
+    let from = |sender: Option<&str>| {
+        let mut input = mail("ann@anywhere.test", "Hi");
+        input["from"] = json!(sender);
+        input
+    };
+    // The host's own sender is always allowed.
+    bed.completes(&plugin, from(None)).await;
+    bed.completes(&plugin, from(Some("Shop <orders@shop.test>")))
+        .await;
+    let invoked = bed
+        .fails_as(
+            FailureKind::CapabilityDenied,
+            &plugin,
+            from(Some("boss@bank.test")),
+        )
+        .await;
+    assert!(
+        log(&invoked).contains("grant it with `mail.senders = [\"bank.test\"]`"),
+        "{}",
+        log(&invoked)
+    );
+}
+
+#[tokio::test]
 async fn the_outbox_gets_a_valid_message_and_the_log_shows_it() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"grants": {"mail": true}})).await;

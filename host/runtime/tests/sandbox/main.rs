@@ -6,8 +6,14 @@
 
 mod bed;
 mod behaving;
+mod compatibility;
+mod flooding;
+mod keeping;
+mod leaking;
 mod loading;
 mod mailing;
 mod malformed;
 mod reaching;
+mod shapes;
 mod spending;
+mod texting;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 use taskforge_domain::{FailureKind, TenantId};
-use taskforge_runtime::{Invoked, Plugin};
+use taskforge_runtime::{Invoked, Plugin, RuntimeConfig};
 use taskforge_testing::web::{Server, closed_port};
 
-use crate::bed::{Bed, invocation, log, output};
+use crate::bed::{Bed, config, invocation, log, output};
 
 /// May ask anyone, and only public addresses.
 fn anyone() -> Value {
@@ -219,16 +219,16 @@ async fn a_refused_connection_and_a_missing_name_may_be_tried_again() {
 async fn a_broken_answer_is_told_from_a_refused_one() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(anyone_and_loopback()).await;
-    let short = Server::raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
+    let short = Server::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
     let (failure, _) = bed.fails(&plugin, get(&short.url("/"))).await;
     assert!(
         failure.message.contains("incomplete") || failure.message.contains("broke"),
         "{failure}"
     );
-    let not_http = Server::raw(b"SSH-2.0-OpenSSH_9.9\r\n").await;
+    let not_http = Server::raw("SSH-2.0-OpenSSH_9.9\r\n").await;
     let (failure, _) = bed.fails(&plugin, get(&not_http.url("/"))).await;
     assert!(failure.message.contains("not HTTP"), "{failure}");
-    let no_tls = Server::raw(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let no_tls = Server::raw("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let url = format!("https://{}/", no_tls.address());
     let (failure, _) = bed.fails(&plugin, get(&url)).await;
     assert_eq!(failure.kind, FailureKind::Retryable, "{failure}");
@@ -286,4 +286,43 @@ async fn connections_are_kept_for_the_tenant_that_made_them() {
     );
     ask("two").await;
     assert_eq!(server.connections(), 2, "another tenant makes its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_may_be_granted_for_some_methods_only() {
+    let bed = Bed::new().await;
+    let server = Server::with_page("x").await;
+    let grant = async |methods: Value| {
+        let host = json!({"host": server.address().to_string(), "methods": methods});
+        bed.hostile(json!({"grants": {"http": {"hosts": [host], "private_networks": ["127.0.0.0/8"]}}}))
+            .await
+    };
+    let poster = grant(json!(["POST"])).await;
+    let invoked = denied(&bed, &poster, get(&server.url("/"))).await;
+    let wanted = format!(
+        r#"grant it with `http.hosts = [{{ host = "{}", methods = ["GET"] }}]`"#,
+        server.address()
+    );
+    assert!(log(&invoked).contains(&wanted), "{}", log(&invoked));
+    assert_eq!(server.connections(), 0);
+    let getter = grant(json!(["POST", "GET"])).await;
+    bed.completes(&getter, get(&server.url("/"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn this_hosts_exceptions_hold_for_every_plugin_that_may_ask_there() {
+    let outbox = tempfile::tempdir().unwrap();
+    let config = RuntimeConfig {
+        allow_private: vec!["127.0.0.1/32".parse().unwrap()],
+        ..config(&outbox)
+    };
+    let bed = Bed::with(config, outbox).await;
+    let server = Server::with_page("x").await;
+    let plugin = bed.hostile(anyone()).await;
+    bed.completes(&plugin, get(&server.url("/"))).await;
+    let elsewhere = format!("http://127.0.0.2:{}/", server.port());
+    denied(&bed, &plugin, get(&elsewhere)).await;
+    let without = bed.hostile(json!({})).await;
+    denied(&bed, &without, get(&server.url("/"))).await;
+    assert_eq!(server.connections(), 1);
 }

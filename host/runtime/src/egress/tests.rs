@@ -1,0 +1,230 @@
+//! Requests of one attempt, without a guest.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, atomic::AtomicUsize},
+};
+
+use http_body_util::{BodyExt as _, Empty};
+use taskforge_domain::{Digest, Grants, Json, Limits, Shape, TaskType};
+use taskforge_testing::web::Server;
+
+use super::*;
+
+/// One tenant's plugin, which may ask anybody, and these private networks.
+struct Asker {
+    egress: Arc<Egress>,
+    tenant: TenantId,
+    grant: HttpGrant,
+}
+
+impl Asker {
+    fn new(egress: Egress, network: &str) -> Self {
+        Self {
+            egress: Arc::new(egress),
+            tenant: TenantId::default(),
+            grant: HttpGrant {
+                hosts: vec!["*:*".parse().unwrap()],
+                private_networks: vec![network.parse().unwrap()],
+            },
+        }
+    }
+
+    fn of_tenant(&self, tenant: &str) -> Self {
+        Self {
+            egress: Arc::clone(&self.egress),
+            tenant: TenantId::new(tenant).unwrap(),
+            grant: self.grant.clone(),
+        }
+    }
+
+    fn plugin(&self) -> PluginInfo {
+        PluginInfo {
+            name: TaskType::new("test").unwrap(),
+            version: "1.0.0".to_owned(),
+            shape: Shape::Handler,
+            digest: Digest::from_bytes([0; 32]),
+            summary: String::new(),
+            input_schema: Json::from(serde_json::Value::Null),
+            output_schema: Json::from(serde_json::Value::Null),
+            capabilities: Vec::new(),
+            imports: Vec::new(),
+            exports: Vec::new(),
+            size: 0,
+            limits: Limits::default(),
+            grants: Grants {
+                http: self.grant.clone(),
+                ..Grants::default()
+            },
+            config: std::collections::BTreeMap::new(),
+        }
+    }
+
+    async fn send(&self, url: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        let uri = url.parse().unwrap();
+        let destination = Destination::granted(&Method::GET, &uri, &self.grant).unwrap();
+        let exchange = Exchange {
+            egress: Arc::clone(&self.egress),
+            plugin: Arc::new(self.plugin()),
+            tenant: self.tenant.clone(),
+            log: SharedLog::new(1000),
+            received: Arc::default(),
+            options,
+        };
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().uri(uri).body(body).unwrap();
+        exchange.run(destination, request).await
+    }
+
+    /// The page at an address, read to its end, so that the connection goes back to the pool.
+    async fn page(&self, url: &str) -> Result<String, Error> {
+        let response = self.send(url, RequestOptions::default()).await?;
+        let bytes = response.collect().await?.to_bytes();
+        Ok(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+}
+
+async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+    let asker = Asker::new(Egress::new(Vec::new()).unwrap(), "127.0.0.0/8");
+    asker.send(&server.url("/"), options).await
+}
+
+/// A name server in the hands of an attacker: it answers with whatever stands here at the moment.
+#[derive(Clone, Default)]
+struct Rebinding {
+    address: Arc<Mutex<Option<IpAddr>>>,
+    lookups: Arc<AtomicUsize>,
+}
+
+impl Rebinding {
+    fn bind(&self, address: &str) {
+        *self.address.lock().unwrap() = Some(address.parse().unwrap());
+    }
+
+    /// `then` is what the name stands for after each answer.
+    fn egress(&self, then: Option<&'static str>) -> Egress {
+        let this = self.clone();
+        let resolver = Resolver::new(move |_, port| {
+            this.lookups.fetch_add(1, Ordering::SeqCst);
+            let found = this.address.lock().unwrap().unwrap();
+            if let Some(then) = then {
+                this.bind(then);
+            }
+            Box::pin(async move { Ok(vec![(found, port).into()]) })
+        });
+        Egress::resolving(resolver, Vec::new()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_changes_after_the_check_moves_no_connection() {
+    let public = Server::with_page("public").await;
+    let private = Server::with_page_at(("127.0.0.2", public.port()), "private").await;
+    let names = Rebinding::default();
+    names.bind("127.0.0.1");
+    // 127.0.0.1 stands for the public server: it alone is excepted from the guard.
+    let asker = Asker::new(names.egress(Some("127.0.0.2")), "127.0.0.1/32");
+    let url = format!("http://rebinding.test:{}/", public.port());
+
+    assert_eq!(asker.page(&url).await.unwrap(), "public");
+    assert_eq!(
+        names.lookups.load(Ordering::SeqCst),
+        1,
+        "nothing asks a second time"
+    );
+    // The next request is checked anew, and neither follows the name nor goes out by the connection that is there.
+    let error = asker.page(&url).await;
+    assert!(matches!(error, Err(Error::DestinationIpProhibited)), "{error:?}");
+    assert_eq!((public.connections(), private.connections()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_pooled_connection_serves_only_whom_and_what_it_was_checked_for() {
+    let one = Server::with_page("one").await;
+    let two = Server::with_page_at(("127.0.0.2", one.port()), "two").await;
+    let names = Rebinding::default();
+    names.bind("127.0.0.1");
+    let asker = Asker::new(names.egress(None), "127.0.0.0/8");
+    let url = format!("http://rebinding.test:{}/", one.port());
+
+    assert_eq!(asker.page(&url).await.unwrap(), "one");
+    assert_eq!(asker.page(&url).await.unwrap(), "one");
+    assert_eq!(one.connections(), 1, "the same address, the same connection");
+    names.bind("127.0.0.2");
+    assert_eq!(asker.page(&url).await.unwrap(), "two");
+    names.bind("127.0.0.1");
+    assert_eq!(asker.page(&url).await.unwrap(), "one");
+    assert_eq!((one.connections(), two.connections()), (1, 1));
+
+    assert_eq!(asker.of_tenant("another").page(&url).await.unwrap(), "one");
+    assert_eq!(one.connections(), 2, "another tenant makes its own");
+}
+
+#[tokio::test]
+async fn a_time_limit_of_zero_is_a_timeout_and_no_panic() {
+    let zero = Some(Duration::ZERO);
+    let server = Server::with_page("x").await;
+    // Loopback may be connected to in no time at all.
+    let answer = ask(
+        &server,
+        RequestOptions {
+            connect_timeout: zero,
+            ..RequestOptions::default()
+        },
+    )
+    .await;
+    assert!(
+        matches!(answer, Ok(_) | Err(Error::ConnectionTimeout | Error::DnsTimeout)),
+        "{answer:?}"
+    );
+
+    let server = Server::silent().await;
+    let error = ask(
+        &server,
+        RequestOptions {
+            first_byte_timeout: zero,
+            ..RequestOptions::default()
+        },
+    )
+    .await;
+    assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
+
+    let server = Server::dripping(Duration::from_secs(60)).await;
+    let options = RequestOptions {
+        between_bytes_timeout: zero,
+        ..RequestOptions::default()
+    };
+    let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
+    assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_time_limit_of_centuries_is_no_panic_either() {
+    let server = Server::with_page("x").await;
+    let centuries = Some(Duration::from_nanos(u64::MAX));
+    let options = RequestOptions {
+        connect_timeout: centuries,
+        first_byte_timeout: centuries,
+        between_bytes_timeout: centuries,
+    };
+    let response = ask(&server, options).await.unwrap();
+    assert_eq!(response.collect().await.unwrap().to_bytes(), "x");
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_told_from_one_that_never_spoke() {
+    let limit = Some(Duration::from_millis(50));
+    let options = RequestOptions {
+        first_byte_timeout: limit,
+        ..RequestOptions::default()
+    };
+    let error = ask(&Server::silent().await, options).await;
+    assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
+    let options = RequestOptions {
+        between_bytes_timeout: limit,
+        ..RequestOptions::default()
+    };
+    let server = Server::dripping(Duration::from_secs(60)).await;
+    let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
+    assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
+}

@@ -1,0 +1,56 @@
+//! What a plugin reads by name: `wasi:config`.
+
+use std::collections::BTreeMap;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::HostState;
+use crate::contract::config::{self, Error};
+
+/// Names under which older toolchains import the interface; the functions are the same. A version that is not final matches
+/// only itself, so that each has to be linked.
+const DRAFTS: [&str; 3] = [
+    "wasi:config/store@0.2.0-draft-2024-09-27",
+    "wasi:config/store@0.2.0-draft",
+    "wasi:config/runtime@0.2.0-draft",
+];
+
+/// A plugin's configuration, and over it the secrets that it was granted. Without `Debug`, so that nothing shows them by mistake.
+#[derive(Default)]
+pub(crate) struct Values(BTreeMap<String, String>);
+
+impl Values {
+    pub(crate) fn new(config: &BTreeMap<String, String>, secrets: BTreeMap<String, String>) -> Self {
+        let mut values = config.clone();
+        values.extend(secrets);
+        Self(values)
+    }
+}
+
+// Everything is there from the start, so nothing can fail.
+impl config::Host for HostState {
+    fn get(&mut self, key: String) -> Result<Option<String>, Error> {
+        Ok(self.attempt.config.0.get(&key).cloned())
+    }
+
+    fn get_all(&mut self) -> Result<Vec<(String, String)>, Error> {
+        let values = self.attempt.config.0.iter();
+        Ok(values
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect())
+    }
+}
+
+pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    config::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    for name in DRAFTS {
+        let mut draft = linker.instance(name)?;
+        draft.func_wrap("get", |mut store, (key,): (String,)| {
+            Ok((config::Host::get(store.data_mut().counted(), key),))
+        })?;
+        draft.func_wrap("get-all", |mut store, (): ()| {
+            Ok((config::Host::get_all(store.data_mut().counted()),))
+        })?;
+    }
+    Ok(())
+}

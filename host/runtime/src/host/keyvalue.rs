@@ -1,0 +1,281 @@
+//! Values that outlive an attempt: `wasi:keyvalue`, in front of the trait [`KeyValue`](crate::KeyValue).
+//!
+//! Everything that a guest names or hands over has a bound here, and so has what a call brings back, so that the rooms behind see no
+//! absurd size and the host holds none.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use taskforge_domain::{FailureKind, LogLevel};
+use wasmtime::component::{HasSelf, Linker, Resource};
+
+use super::HostState;
+use crate::{
+    contract::keyvalue::{
+        atomics, batch,
+        store::{self, Error, KeyResponse},
+    },
+    keyvalue::{KeyValue, KeyValueError, MAX_BUCKET, MAX_KEY, MAX_VALUE, Space},
+};
+
+/// Keys on a page of `list-keys`.
+const PAGE: u32 = 1000;
+
+/// Keys of one batch.
+const BATCH: usize = 1000;
+
+/// Bytes of values that one batch brings back.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Places in a listing that are remembered; the oldest is forgotten first.
+const CURSORS: usize = 16;
+
+/// A bucket that a guest has opened. Public because the generated bindings export it again; nothing leaves this crate.
+pub struct Bucket {
+    space: Space,
+    values: Arc<dyn KeyValue>,
+}
+
+/// Where the next pages begin. A cursor of the interface is a number, and a place among keys that come and go is none; so a number stands
+/// for the last key of a page, for as long as the attempt lives.
+#[derive(Default)]
+pub(super) struct Cursors {
+    given: u64,
+    places: VecDeque<String>,
+}
+
+impl Cursors {
+    fn give(&mut self, last: String) -> u64 {
+        if self.places.len() == CURSORS {
+            self.places.pop_front();
+        }
+        self.places.push_back(last);
+        self.given += 1;
+        self.given
+    }
+
+    fn place(&self, cursor: u64) -> Option<&str> {
+        let age = usize::try_from(self.given.checked_sub(cursor)?).ok()?;
+        let index = self.places.len().checked_sub(age + 1)?;
+        self.places.get(index).map(String::as_str)
+    }
+}
+
+/// What a call returns: a trap outside, the interface's own error inside.
+type Answer<T> = wasmtime::Result<Result<T, Error>>;
+
+impl From<KeyValueError> for Error {
+    fn from(KeyValueError(text): KeyValueError) -> Self {
+        Self::Other(text)
+    }
+}
+
+fn bounded(what: &str, length: usize, limit: usize) -> Result<(), Error> {
+    if length > limit {
+        return Err(Error::Other(format!(
+            "{what} has {length} bytes and the limit is {limit}"
+        )));
+    }
+    Ok(())
+}
+
+fn key_fits(key: &str) -> Result<(), Error> {
+    if key.is_empty() {
+        return Err(Error::Other("the key is empty".to_owned()));
+    }
+    bounded("the key", key.len(), MAX_KEY)
+}
+
+fn keys_fit<'a>(count: usize, keys: impl IntoIterator<Item = &'a String>) -> Result<(), Error> {
+    if count > BATCH {
+        return Err(Error::Other(format!(
+            "the batch has {count} keys and the limit is {BATCH}"
+        )));
+    }
+    keys.into_iter().try_for_each(|key| key_fits(key))
+}
+
+impl HostState {
+    fn open_bucket(&self, name: String) -> Result<Bucket, Error> {
+        let quota = self.attempt.plugin.grants.keyvalue;
+        if !quota.allowed {
+            let text = "a key-value store was refused: grant it with `keyvalue = true` under [grants]";
+            self.log
+                .lock()
+                .refuse(FailureKind::CapabilityDenied, text.to_owned());
+            return Err(Error::AccessDenied);
+        }
+        bounded("the bucket's name", name.len(), MAX_BUCKET)?;
+        let Some(values) = &self.attempt.key_value else {
+            let text = "this host has no key-value store";
+            self.log.lock().note(LogLevel::Error, text);
+            return Err(Error::NoSuchStore);
+        };
+        let space = Space {
+            tenant: self.attempt.tenant.clone(),
+            plugin: self.attempt.plugin.name.clone(),
+            bucket: name,
+            quota,
+        };
+        Ok(Bucket {
+            space,
+            values: Arc::clone(values),
+        })
+    }
+}
+
+impl store::Host for HostState {
+    async fn open(&mut self, name: String) -> Answer<Resource<Bucket>> {
+        match self.open_bucket(name) {
+            Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+impl store::HostBucket for HostState {
+    async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.get(&key).await)
+    }
+
+    async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.set(vec![(key, value)]).await)
+    }
+
+    async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<()> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.delete(vec![key]).await)
+    }
+
+    async fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.get(&key).await.map(|value| value.is_some()))
+    }
+
+    async fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Answer<KeyResponse> {
+        let bucket = self.table.get(&bucket)?;
+        let after = match cursor.map(|cursor| self.cursors.place(cursor)) {
+            Some(None) => {
+                return Ok(Err(Error::Other(
+                    "this cursor is not known, or no longer".to_owned(),
+                )));
+            }
+            Some(place) => place,
+            None => None,
+        };
+        let keys = match bucket.values.keys(&bucket.space, after, PAGE).await {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let more = keys.len() >= PAGE as usize;
+        let cursor = keys
+            .last()
+            .filter(|_| more)
+            .map(|last| self.cursors.give(last.clone()));
+        Ok(Ok(KeyResponse { keys, cursor }))
+    }
+
+    async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+        self.table.delete(bucket)?;
+        Ok(())
+    }
+}
+
+impl Bucket {
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        key_fits(key)?;
+        Ok(self.values.get(&self.space, key).await?)
+    }
+
+    async fn set(&self, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+        keys_fit(values.len(), values.iter().map(|(key, _)| key))?;
+        for (_, value) in &values {
+            bounded("the value", value.len(), MAX_VALUE)?;
+        }
+        Ok(self.values.set(&self.space, values).await?)
+    }
+
+    async fn delete(&self, keys: Vec<String>) -> Result<(), Error> {
+        keys_fit(keys.len(), &keys)?;
+        Ok(self.values.delete(&self.space, keys).await?)
+    }
+
+    async fn get_many(&self, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+        keys_fit(keys.len(), &keys)?;
+        let mut found = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let value = self.values.get(&self.space, &key).await?;
+            bytes += value.as_ref().map_or(0, Vec::len);
+            bounded("what the batch found", bytes, BATCH_BYTES)?;
+            found.push(value.map(|value| (key, value)));
+        }
+        Ok(found)
+    }
+
+    /// The interface counts without a sign, and other programs may have written a negative number.
+    async fn increment(&self, key: &str, delta: u64) -> Result<u64, Error> {
+        key_fits(key)?;
+        let delta = i64::try_from(delta)
+            .map_err(|_| Error::Other(format!("{delta} is more than can be added at once")))?;
+        let sum = self.values.increment(&self.space, key, delta).await?;
+        u64::try_from(sum).map_err(|_| Error::Other(format!("the sum is {sum}, less than 0")))
+    }
+}
+
+impl atomics::Host for HostState {
+    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Answer<u64> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.increment(&key, delta).await)
+    }
+}
+
+impl batch::Host for HostState {
+    async fn get_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.get_many(keys).await)
+    }
+
+    async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.set(values).await)
+    }
+
+    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
+        let bucket = self.table.get(&bucket)?;
+        Ok(bucket.delete(keys).await)
+    }
+}
+
+pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    store::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    atomics::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    batch::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_good_for_a_while_and_only_where_it_was_given() {
+        let mut cursors = Cursors::default();
+        assert_eq!((cursors.place(0), cursors.place(1)), (None, None));
+        let first = cursors.give("a".to_owned());
+        let second = cursors.give("b".to_owned());
+        assert_eq!(cursors.place(first), Some("a"));
+        assert_eq!(cursors.place(second), Some("b"));
+        assert_eq!(cursors.place(second + 1), None);
+        for _ in 0..CURSORS - 1 {
+            cursors.give("z".to_owned());
+        }
+        assert_eq!(cursors.place(first), None);
+        assert_eq!(cursors.place(second), Some("b"));
+        assert_eq!(cursors.place(u64::MAX), None);
+    }
+}

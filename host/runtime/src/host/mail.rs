@@ -1,0 +1,100 @@
+//! Sending mail: who may send from where and to whom.
+
+use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
+
+use super::HostState;
+use crate::{
+    contract::mail,
+    mailer::{self, MailError, MailErrorKind, MailMessage},
+};
+
+impl mail::Host for HostState {
+    async fn send(&mut self, message: mail::Message) -> Result<mail::Receipt, mail::Error> {
+        if let Some(refusal) = self.refusal(&message)? {
+            self.log
+                .lock()
+                .refuse(FailureKind::CapabilityDenied, refusal.clone());
+            return Err(mail::Error {
+                code: mail::ErrorCode::Denied,
+                message: refusal,
+            });
+        }
+        self.mails += 1;
+        let message = MailMessage {
+            key: format!("{}.{}", self.attempt.task, self.mails),
+            from: message.from,
+            to: message.to,
+            cc: message.cc,
+            bcc: message.bcc,
+            reply_to: message.reply_to,
+            subject: message.subject,
+            text: message.text,
+            html: message.html,
+        };
+        let receipt = self.attempt.mailer.send(message).await?;
+        let mut log = self.log.lock();
+        for line in &receipt.log {
+            log.message(LogLevel::Info, "mail", line);
+        }
+        Ok(mail::Receipt {
+            message_id: receipt.message_id,
+            accepted: receipt.accepted,
+        })
+    }
+}
+
+impl HostState {
+    /// Why the operator's grant does not cover a message, in a sentence that names what would.
+    ///
+    /// # Errors
+    /// When an address cannot be read, by the same reading that the mailer would give it.
+    fn refusal(&self, message: &mail::Message) -> Result<Option<String>, MailError> {
+        let grant = &self.attempt.plugin.grants.mail;
+        if !grant.allowed {
+            let text = "mail was refused: grant it with `mail = true` under [grants]";
+            return Ok(Some(text.to_owned()));
+        }
+        if let (Some(senders), Some(from)) = (&grant.senders, &message.from)
+            && let Some(domain) = outside(senders, "from", from)?
+        {
+            return Ok(Some(format!(
+                "mail from an address at {domain} was refused: grant it with `mail.senders = [\"{domain}\"]` under [grants]"
+            )));
+        }
+        let lists = [("to", &message.to), ("cc", &message.cc), ("bcc", &message.bcc)];
+        let listed = lists
+            .iter()
+            .flat_map(|(field, list)| list.iter().map(move |address| (field, address)));
+        for (field, address) in listed {
+            if let Some(recipients) = &grant.recipients
+                && let Some(domain) = outside(recipients, field, address)?
+            {
+                return Ok(Some(format!(
+                    "mail to an address at {domain} was refused: grant it with `mail.recipients = [\"{domain}\"]` under [grants]"
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The domain of an address, if no pattern covers it.
+fn outside(patterns: &[DomainPattern], field: &str, address: &str) -> Result<Option<String>, MailError> {
+    let domain = mailer::domain(field, address)?;
+    let covered = patterns.iter().any(|pattern| pattern.matches(&domain));
+    Ok((!covered).then_some(domain))
+}
+
+impl From<MailError> for mail::Error {
+    fn from(error: MailError) -> Self {
+        let code = match error.kind {
+            MailErrorKind::Invalid => mail::ErrorCode::Invalid,
+            MailErrorKind::Rejected => mail::ErrorCode::Rejected,
+            MailErrorKind::Unavailable => mail::ErrorCode::Unavailable,
+        };
+        Self {
+            code,
+            message: error.message,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Calling a WASI web server: the task arrives as `POST /`, and its answer is the verdict.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body_util::{BodyExt as _, Full};
+use taskforge_domain::{Failure, FailureKind};
+use tokio::{sync::oneshot, task::unconstrained};
+use wasmtime::Store;
+use wasmtime_wasi_http::{
+    WasiBody,
+    p2::bindings::{
+        ProxyPre,
+        http::types::{ErrorCode, Scheme},
+    },
+};
+
+use super::text;
+use crate::{contract::handler, host::HostState, verdict};
+
+/// The authority that the task is sent to. It is never looked up; libraries want one.
+const AUTHORITY: &str = "taskforge";
+
+type Sent = Result<Response<WasiBody>, ErrorCode>;
+
+/// Instantiates it, hands it the task and waits until the function returns, which may be after its answer has ended.
+pub(super) async fn call(
+    code: &ProxyPre<HostState>,
+    store: &mut Store<HostState>,
+    task: handler::Task<'_>,
+) -> wasmtime::Result<Result<String, Failure>> {
+    let (sender, receiver) = oneshot::channel();
+    let request = request(&task)?;
+    let (request, out) = {
+        let mut http = store.data_mut().uncounted_http();
+        let request = http.new_incoming_request(Scheme::Http, request)?;
+        (request, http.new_response_outparam(sender)?)
+    };
+    let limit = store.data().output_limit();
+    let server = code.instantiate_async(&mut *store).await?;
+    let mut call = pin!(
+        server
+            .wasi_http_incoming_handler()
+            .call_handle(store, request, out)
+    );
+    // Without a budget: once the function has returned everything that will ever come is there, and must be read at once.
+    let mut answer = pin!(unconstrained(read(receiver, limit)));
+    let mut answered = None;
+    poll_fn(|context: &mut Context<'_>| {
+        let returned = call.as_mut().poll(context);
+        // The guest writes into a channel of a few pieces, so somebody has to read while it writes.
+        if answered.is_none()
+            && let Poll::Ready(answer) = answer.as_mut().poll(context)
+        {
+            answered = Some(answer);
+        }
+        match &answered {
+            Some(Err(failure)) if failure.kind == FailureKind::OutputTooLarge => Poll::Ready(Ok(())),
+            _ => returned,
+        }
+    })
+    .await?;
+    Ok(answered.unwrap_or_else(|| Err(wrong("the handler returned and left its answer without an end"))))
+}
+
+fn request(task: &handler::Task<'_>) -> wasmtime::Result<Request<Full<Bytes>>> {
+    let body = Full::new(Bytes::copy_from_slice(task.input.as_bytes()));
+    Ok(Request::post(format!("http://{AUTHORITY}/"))
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_LENGTH, task.input.len())
+        .header("taskforge-task-id", task.id)
+        .header("taskforge-attempt", task.attempt)
+        .header("taskforge-max-attempts", task.max_attempts)
+        .header("taskforge-deadline", task.deadline)
+        .body(body)?)
+}
+
+/// Reads the answer to its end, and keeps as much of it as is wanted.
+async fn read(sent: oneshot::Receiver<Sent>, limit: u64) -> Result<String, Failure> {
+    let response = match sent.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(code)) => {
+            let why = verdict::message(&format!("the handler answered with an error: {code}"));
+            return Err(Failure::new(FailureKind::Retryable, why));
+        }
+        Err(_) => return Err(wrong("the handler returned without an answer")),
+    };
+    let (head, mut body) = response.into_parts();
+    let success = head.status.is_success();
+    let room = if success { limit } else { verdict::MESSAGE as u64 };
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| wrong(&format!("the answer broke off: {error}")))?;
+        let Some(data) = frame.data_ref() else { continue };
+        let fits = data.len().min(room - bytes.len());
+        bytes.extend_from_slice(&data[..fits]);
+        if success && fits < data.len() {
+            return Err(verdict::output_too_large(limit));
+        }
+    }
+    if success {
+        return text(bytes);
+    }
+    let after = head
+        .headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Err(failure(head.status, after.map(Duration::from_secs), &bytes))
+}
+
+fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
+    let body = String::from_utf8_lossy(body);
+    let message = match body.trim() {
+        "" => format!("the handler answered with status {status}"),
+        said => verdict::message(said),
+    };
+    let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500..=599);
+    Failure {
+        kind: if passing {
+            FailureKind::Retryable
+        } else {
+            FailureKind::Permanent
+        },
+        message,
+        retry_after: retry_after.filter(|_| passing),
+    }
+}
+
+fn wrong(why: &str) -> Failure {
+    Failure::new(FailureKind::InvalidOutput, verdict::message(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_whether_another_attempt_may_help() {
+        let minute = Some(Duration::from_secs(60));
+        for (status, kind, after) in [
+            (400, FailureKind::Permanent, None),
+            (404, FailureKind::Permanent, None),
+            (302, FailureKind::Permanent, None),
+            (408, FailureKind::Retryable, minute),
+            (429, FailureKind::Retryable, minute),
+            (500, FailureKind::Retryable, minute),
+            (503, FailureKind::Retryable, minute),
+        ] {
+            let failure = failure(StatusCode::from_u16(status).unwrap(), minute, b" no \n");
+            assert_eq!((failure.kind, failure.retry_after), (kind, after), "{status}");
+            assert_eq!(failure.message, "no");
+        }
+        let silent = failure(StatusCode::NOT_FOUND, None, b"");
+        assert_eq!(silent.message, "the handler answered with status 404 Not Found");
+    }
+}
