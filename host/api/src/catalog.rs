@@ -2,16 +2,23 @@
 //!
 //! Most are plugins. An *external* type has no component: only workers outside the fleet run it, over HTTP (`POST /task/next`). They may
 //! take tasks of plugins as well; whoever comes first runs them.
+//!
+//! A plugin of the registry has up to two versions that run, and whose it is: [`offer`] says which version a task will meet, and to whom a
+//! type is offered at all.
+
+mod offer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use serde::{Deserialize, Serialize};
-use taskforge_domain::{Json, PluginInfo, TaskType};
-use taskforge_schema::{Fault, MAX_ERRORS, Schema};
+use taskforge_domain::{Json, PluginInfo, RegisteredPlugin, Revision, TaskType, TenantId, VersionId};
+use taskforge_schema::Schema;
+use taskforge_store::RegistrySnapshot;
 
+pub(crate) use self::offer::{Entry, Handler, Offer, Plugins, check};
 use crate::FieldError;
 
 /// A plugin or external type that cannot be offered.
@@ -53,82 +60,16 @@ pub struct ExternalType {
 pub struct Catalog {
     plugins: RwLock<Arc<Plugins>>,
     /// Held from the look to the change, or one of two callers would undo what the other did. Readers do not wait for it.
-    changes: Mutex<()>,
+    changes: Mutex<Changes>,
 }
 
-/// One state of the catalogue, by name. A request works with one from beginning to end.
-pub(crate) type Plugins = BTreeMap<TaskType, Arc<Entry>>;
-
-/// A type and the checks of its inputs and outputs.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) handler: Handler,
-    pub(crate) input: Schema,
-    /// Only of external types that have one: of a plugin's output nobody but its author makes a promise.
-    pub(crate) output: Option<Schema>,
-}
-
-impl Entry {
-    /// Checks an input of `size` bytes; adds what is wrong with it.
-    pub(crate) fn check_input(
-        &self,
-        input: &serde_json::Value,
-        size: usize,
-        pointer: &str,
-        errors: &mut Vec<FieldError>,
-    ) {
-        check(&self.input, input, size, pointer, errors);
-    }
-}
-
-/// Checks a value against a schema; adds what is wrong with it.
-pub(crate) fn check(
-    schema: &Schema,
-    value: &serde_json::Value,
-    size: usize,
-    pointer: &str,
-    errors: &mut Vec<FieldError>,
-) {
-    let mut faults = Vec::new();
-    schema.check(value, size, pointer, &mut faults);
-    let room = MAX_ERRORS.saturating_sub(errors.len()).max(1);
-    errors.extend(faults.into_iter().take(room).map(FieldError::from));
-}
-
-impl From<Fault> for FieldError {
-    fn from(fault: Fault) -> Self {
-        Self::at(fault.pointer, fault.detail)
-    }
-}
-
-/// Who handles a type.
-#[derive(Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Handler {
-    /// A plugin, in the fleet's own workers.
-    Component(Arc<PluginInfo>),
-    /// Workers outside.
-    External(ExternalType),
-}
-
-impl Handler {
-    const fn is_external(&self) -> bool {
-        matches!(self, Self::External(_))
-    }
-
-    fn name(&self) -> &TaskType {
-        match self {
-            Self::Component(plugin) => &plugin.name,
-            Self::External(external) => &external.name,
-        }
-    }
-
-    fn schemas(&self) -> (&Json, Option<&Json>) {
-        match self {
-            Self::Component(plugin) => (&plugin.input_schema, None),
-            Self::External(external) => (&external.input_schema, external.output_schema.as_ref()),
-        }
-    }
+/// What a change of the registry has to know of those before it.
+#[derive(Debug, Default)]
+struct Changes {
+    /// The registry as it is offered. Two may bring its states, and the older one may come last.
+    revision: Revision,
+    /// Versions whose schema cannot be compiled: told once, and not tried again.
+    unusable: BTreeSet<VersionId>,
 }
 
 impl Catalog {
@@ -161,53 +102,84 @@ impl Catalog {
         self.replace(types.collect(), |handler| !handler.is_external())
     }
 
+    /// Replaces the plugins by those of the registry; external types stay. What is older than what is there changes nothing. Schemas of versions
+    /// that are new here are compiled, which may take some milliseconds each.
+    ///
+    /// A version whose schema cannot be compiled is left out, and so is a plugin that has the name of an external type; both are logged, and
+    /// hide no other.
+    pub fn set_registry(&self, snapshot: &RegistrySnapshot) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshot.revision < changes.revision {
+            return;
+        }
+        changes.revision = snapshot.revision;
+        let before = self.snapshot();
+        let mut after: BTreeMap<_, _> = before
+            .all()
+            .filter(|(_, offer)| offer.is_external())
+            .map(|(name, offer)| (name.clone(), Arc::clone(offer)))
+            .collect();
+        for plugin in &snapshot.plugins {
+            if after.contains_key(&plugin.name) {
+                tracing::error!(task.type = %plugin.name, "a plugin has the name of an external type, and is not offered");
+                continue;
+            }
+            let offer = self::registered(plugin, snapshot, before.get(&plugin.name), &mut changes.unusable);
+            after.insert(plugin.name.clone(), Arc::new(offer));
+        }
+        self.put(after);
+    }
+
     fn replace(&self, handlers: Vec<Handler>, stays: impl Fn(&Handler) -> bool) -> Result<(), CatalogError> {
         let _change = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
-        let mut after: Plugins = before
-            .iter()
-            .filter(|(_, entry)| stays(&entry.handler))
-            .map(|(name, entry)| (name.clone(), Arc::clone(entry)))
+        let mut after: BTreeMap<_, _> = before
+            .all()
+            .filter(|(_, offer)| offer.running().is_none_or(|entry| stays(&entry.handler)))
+            .map(|(name, offer)| (name.clone(), Arc::clone(offer)))
             .collect();
         for handler in handlers {
             let name = handler.name().clone();
-            let kept = before.get(&name).filter(|entry| entry.handler == handler);
-            let entry = match kept {
+            let kept = before.get(&name).and_then(|offer| offer.running());
+            let entry = match kept.filter(|entry| entry.handler == handler) {
                 Some(entry) => Arc::clone(entry),
-                None => Arc::new(compile(handler)?),
+                None => Arc::new(Entry::compile(handler)?),
             };
-            if after.insert(name.clone(), entry).is_some() {
+            if after.insert(name.clone(), Arc::new(Offer::of(entry))).is_some() {
                 return Err(CatalogError::Duplicate(name));
             }
         }
-        // The map is replaced in one move, so a poisoned lock still guards a whole one.
-        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        self.put(after);
         Ok(())
     }
 
-    /// The plugin that handles this type. `None` for an external type.
-    #[must_use]
-    pub fn get(&self, name: &TaskType) -> Option<Arc<PluginInfo>> {
-        plugin_of(self.snapshot().get(name)?)
+    /// The map is replaced in one move, so a poisoned lock still guards a whole one.
+    fn put(&self, plugins: BTreeMap<TaskType, Arc<Offer>>) {
+        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Plugins::new(plugins));
     }
 
-    /// Every plugin, by name, without the external types.
+    /// The plugin that handles this type: of two versions that run, the stable one. `None` for an external type.
+    #[must_use]
+    pub fn get(&self, name: &TaskType) -> Option<Arc<PluginInfo>> {
+        self.snapshot().get(name)?.plugin()
+    }
+
+    /// Every plugin that runs, by name, without the external types.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<PluginInfo>> {
         self.snapshot()
-            .values()
-            .filter_map(|entry| plugin_of(entry))
+            .all()
+            .filter_map(|(_, offer)| offer.plugin())
             .collect()
     }
 
-    /// Checks an input as the door does when a task is enqueued: what is wrong with it, each fault with a pointer below `/input`.
-    /// `None` when nothing has this name.
+    /// Checks an input as the door does when a task of the default tenant is enqueued, against every version that may run it: what is wrong
+    /// with it, each fault with a pointer below `/input`. `None` when nothing has this name.
     #[must_use]
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {
-        let entry = self.snapshot().get(name).cloned()?;
-        let mut faults = Vec::new();
-        entry.check_input(&input.to_value(), input.as_str().len(), "/input", &mut faults);
-        Some(faults)
+        let snapshot = self.snapshot();
+        let offer = snapshot.find(&TenantId::default(), name)?;
+        Some(offer.faults(input))
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Plugins> {
@@ -215,27 +187,30 @@ impl Catalog {
     }
 }
 
-fn plugin_of(entry: &Entry) -> Option<Arc<PluginInfo>> {
-    match &entry.handler {
-        Handler::Component(plugin) => Some(Arc::clone(plugin)),
-        Handler::External(_) => None,
-    }
-}
-
-fn compile(handler: Handler) -> Result<Entry, CatalogError> {
-    let schema = |side, text: &Json| {
-        Schema::compile(text.as_str()).map_err(|reason| CatalogError::Schema {
-            plugin: handler.name().clone(),
-            side,
-            reason,
-        })
+/// What a plugin of the registry offers. What was compiled for `before` is used again.
+fn registered(
+    plugin: &RegisteredPlugin,
+    snapshot: &RegistrySnapshot,
+    before: Option<&Arc<Offer>>,
+    unusable: &mut BTreeSet<VersionId>,
+) -> Offer {
+    let mut entry = |id: VersionId| {
+        let version = snapshot.versions.iter().find(|version| version.id == id)?;
+        if unusable.contains(&id) {
+            return None;
+        }
+        let kept = before.and_then(|offer| offer.version(id));
+        match Entry::of_version(&version.info, kept) {
+            Ok(entry) => Some((id, entry)),
+            Err(error) => {
+                unusable.insert(id);
+                tracing::error!(plugin.version = version.info.version, "a version is not offered: {error}");
+                None
+            }
+        }
     };
-    let (input, output) = handler.schemas();
-    Ok(Entry {
-        input: schema("input", input)?,
-        output: output.map(|text| schema("output", text)).transpose()?,
-        handler,
-    })
+    let versions = plugin.rollout.running().filter_map(&mut entry).collect();
+    Offer::registered(plugin.clone(), versions)
 }
 
 #[cfg(test)]
@@ -314,7 +289,7 @@ mod tests {
             .set_external(vec![external("ocr", Some(json!({"type": "object"})))])
             .unwrap();
         catalog.set(vec![plugin("x", json!(true))]).unwrap();
-        assert_eq!((catalog.snapshot().len(), catalog.list().len()), (2, 1));
+        assert_eq!((catalog.snapshot().all().count(), catalog.list().len()), (2, 1));
         assert!(matches!(
             catalog.set(vec![plugin("ocr", json!(true))]),
             Err(CatalogError::Duplicate(_))
