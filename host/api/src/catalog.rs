@@ -15,7 +15,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use taskforge_domain::{Json, PluginInfo, RegisteredPlugin, Revision, TaskType, TenantId, VersionId};
-use taskforge_schema::Schema;
 use taskforge_store::RegistrySnapshot;
 
 pub(crate) use self::offer::{Entry, Handler, Offer, Plugins, check};
@@ -218,7 +217,9 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::{Value, json};
-    use taskforge_domain::{Digest, Grants, Limits};
+    use taskforge_domain::{
+        Canary, CanaryGuard, Digest, Grants, Limits, PluginVersion, Rollout, TaskId, Timestamp, VersionState,
+    };
 
     use super::*;
 
@@ -276,6 +277,126 @@ mod tests {
             &catalog.get(&TaskType::new("x").unwrap()).unwrap()
         ));
     }
+
+    /// A plugin of the registry with a stable version and perhaps another on trial, each with this schema.
+    fn registered(name: &str, schemas: &[Value]) -> (RegisteredPlugin, Vec<PluginVersion>) {
+        let version = |(index, schema): (usize, &Value)| PluginVersion {
+            id: VersionId::generate(),
+            info: PluginInfo {
+                version: format!("1.{index}.0"),
+                ..plugin(name, schema.clone())
+            },
+            signature: None,
+            state: VersionState::Available,
+            pushed_by: "test".into(),
+            pushed_at: Timestamp::UNIX_EPOCH,
+        };
+        let versions: Vec<_> = schemas.iter().enumerate().map(version).collect();
+        let canary = versions.get(1).map(|version| Canary {
+            version: version.id,
+            percent: 50,
+            guard: CanaryGuard::default(),
+        });
+        let plugin = RegisteredPlugin {
+            name: TaskType::new(name).unwrap(),
+            owner: None,
+            revision: Revision(1),
+            rollout: Rollout {
+                stable: versions.first().map(|version| version.id),
+                canary,
+                ..Rollout::default()
+            },
+        };
+        (plugin, versions)
+    }
+
+    fn snapshot(revision: i64, plugins: Vec<(RegisteredPlugin, Vec<PluginVersion>)>) -> RegistrySnapshot {
+        let (plugins, versions): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
+        RegistrySnapshot {
+            revision: Revision(revision),
+            plugins,
+            versions: versions.concat(),
+        }
+    }
+
+    fn input_fits(catalog: &Catalog, name: &str, task: TaskId, input: &Value) -> Result<bool, String> {
+        let snapshot = catalog.snapshot();
+        let offer = snapshot.get(&TaskType::new(name).unwrap()).unwrap();
+        let mut errors = Vec::new();
+        offer.for_task(task)?.check_input(input, 1, "/input", &mut errors);
+        Ok(errors.is_empty())
+    }
+
+    #[test]
+    fn a_task_is_checked_against_the_version_that_will_run_it() {
+        let catalog = Catalog::new();
+        let both = registered("x", &[json!({"type": "string"}), json!({"type": "integer"})]);
+        let rollout = both.0.rollout.clone();
+        catalog.set_registry(&snapshot(1, vec![both]));
+        let mut of_canary = 0;
+        for _ in 0..200 {
+            let task = TaskId::generate();
+            let is_canary = rollout.pick(task) != rollout.stable;
+            of_canary += i32::from(is_canary);
+            assert_eq!(input_fits(&catalog, "x", task, &json!(1)), Ok(is_canary));
+            assert_eq!(input_fits(&catalog, "x", task, &json!("a")), Ok(!is_canary));
+        }
+        assert!((50..150).contains(&of_canary), "{of_canary}");
+        let name = TaskType::new("x").unwrap();
+        assert_eq!(catalog.get(&name).unwrap().version, "1.0.0", "the stable one is shown");
+        let either = catalog.faults(&name, &Json::from(json!("a"))).unwrap();
+        assert_eq!(either.len(), 1, "an input for tasks that are not known must suit both");
+    }
+
+    #[test]
+    fn a_version_with_an_unusable_schema_hides_no_other() {
+        let catalog = Catalog::new();
+        let bad = json!({"$ref": "http://127.0.0.1:1/schema.json"});
+        let plugins = vec![
+            registered("bad", std::slice::from_ref(&bad)),
+            registered("half", &[json!({"type": "string"}), bad]),
+            registered("good", &[json!(true)]),
+        ];
+        catalog.set_registry(&snapshot(1, plugins));
+        let fits = |name: &str| input_fits(&catalog, name, TaskId::generate(), &json!("a"));
+        assert_eq!(fits("good"), Ok(true));
+        assert!(fits("bad").unwrap_err().contains("cannot be checked"));
+        let half: Vec<_> = (0..50).map(|_| fits("half")).collect();
+        assert!(half.contains(&Ok(true)) && half.iter().any(Result::is_err), "{half:?}");
+        assert_eq!(catalog.list().len(), 2);
+    }
+
+    #[test]
+    fn an_older_state_of_the_registry_changes_nothing_and_a_schema_is_compiled_once() {
+        let catalog = Catalog::new();
+        let (plugin, mut versions) = registered("x", &[json!({"type": "string"})]);
+        catalog.set_registry(&snapshot(2, vec![(plugin.clone(), versions.clone())]));
+        let schema = || Arc::clone(&catalog.snapshot().get(&plugin.name).unwrap().running().unwrap().input);
+        let before = schema();
+        catalog.set_registry(&snapshot(1, vec![]));
+        assert!(catalog.get(&plugin.name).is_some());
+        versions[0].info.limits.fuel = 7;
+        catalog.set_registry(&snapshot(3, vec![(plugin.clone(), versions)]));
+        assert_eq!(catalog.get(&plugin.name).unwrap().limits.fuel, 7);
+        assert!(Arc::ptr_eq(&before, &schema()));
+    }
+
+    #[test]
+    fn an_external_type_keeps_its_name() {
+        let catalog = Catalog::new();
+        let ocr = ExternalType {
+            name: TaskType::new("ocr").unwrap(),
+            summary: String::new(),
+            input_schema: Json::from(json!(true)),
+            output_schema: None,
+        };
+        catalog.set_external(vec![ocr]).unwrap();
+        let plugins = vec![registered("ocr", &[json!(true)]), registered("x", &[json!(true)])];
+        catalog.set_registry(&snapshot(1, plugins));
+        assert_eq!(catalog.list().len(), 1);
+        assert!(catalog.snapshot().get(&TaskType::new("ocr").unwrap()).unwrap().is_external());
+    }
+
     #[test]
     fn external_types_and_plugins_are_replaced_apart_and_share_their_names() {
         let external = |name: &str, output: Option<Value>| ExternalType {

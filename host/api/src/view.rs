@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::Value;
 use taskforge_domain::{
     FailureKind, Fingerprint, Json, NewTask, Task, TaskId, TaskState, TaskType, Timestamp,
 };

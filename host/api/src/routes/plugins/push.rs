@@ -142,12 +142,7 @@ fn manifest_of(
         }
         (whole, None, None) => Ok(whole),
         (None, Some(name), Some(version)) => {
-            let manifest = Manifest {
-                name,
-                version,
-                summary: summary.unwrap_or_default(),
-                ..Manifest::default()
-            };
+            let manifest = Manifest::new(name, version, summary.unwrap_or_default());
             Ok(Some(manifest))
         }
     }
