@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `roles` | `migrate`, `serve`, `worker` and the commands for operators |
 //! | `drain` | what SIGTERM does, and a rolling restart |
+//! | `plugins` | plugins that come, change and go |
 //! | `chaos` | the kill matrix |
 //! | `bed`, `node` | the fleet under test |
 //!
@@ -23,4 +24,5 @@ mod binary;
 mod chaos;
 mod drain;
 mod node;
+mod plugins;
 mod roles;
