@@ -5,6 +5,7 @@
 //! | `roles` | `migrate`, `serve`, `worker` and the commands for operators |
 //! | `drain` | what SIGTERM does, and a rolling restart |
 //! | `attacks` | the attacks of `plugins/hostile` through the whole fleet |
+//! | `plugins` | plugins that come, change and go |
 //! | `chaos` | the kill matrix |
 //! | `bed`, `node` | the fleet under test |
 //!
@@ -25,4 +26,5 @@ mod binary;
 mod chaos;
 mod drain;
 mod node;
+mod plugins;
 mod roles;

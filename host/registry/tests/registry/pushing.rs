@@ -1,0 +1,177 @@
+//! How components come in.
+
+use serde_json::json;
+use taskforge_domain::{Json, PluginSettings, TenantId};
+use taskforge_registry::{
+    Push, RegistryError, SameVersion, SignatureError, SignaturePolicy, TrustedKeys, signature,
+};
+use taskforge_testing::guests;
+
+use crate::bed::{BY, Bed, name, push, rebuilt};
+
+#[tokio::test]
+async fn a_version_never_changes_and_the_same_bytes_again_change_nothing() {
+    let bed = Bed::new().await;
+    let first = bed.push("work", "1.0.0").await;
+    assert!(
+        first.is_new && first.plugin.rollout.stable.is_none(),
+        "it is stored, and does not run"
+    );
+    let again = bed.push("work", "1.0.0").await;
+    assert!(!again.is_new);
+    assert_eq!(
+        (again.version.id, bed.record("work").await.len()),
+        (first.version.id, 1)
+    );
+
+    let component = rebuilt(guests::bytes("command"), 1);
+    let other = push("work", "1.0.0", PluginSettings::default());
+    let refused = bed.registry.push(component, other).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "version 1.0.0 of work is there with other bytes; raise the version"
+    );
+    let mut schema = push("work", "1.0.0", PluginSettings::default());
+    schema.manifest.as_mut().unwrap().input_schema = Json::from(json!({"type": "object"}));
+    let refused = bed.registry.push(guests::bytes("command"), schema).await;
+    assert!(refused.unwrap_err().to_string().contains("other schemas"));
+}
+
+#[tokio::test]
+async fn a_rebuilt_component_may_be_told_apart_by_its_bytes() {
+    let bed = Bed::new().await;
+    bed.push("work", "1.0.0").await;
+    let mut numbers = Vec::new();
+    for build in [1, 2, 1] {
+        let push = Push {
+            same_version: SameVersion::Suffix,
+            ..push("work", "1.0.0", PluginSettings::default())
+        };
+        let component = rebuilt(guests::bytes("command"), build);
+        let pushed = bed.registry.push(component, push).await.unwrap();
+        let digest = pushed.version.info.digest.to_string();
+        assert_eq!(pushed.version.info.version, format!("1.0.0+sha.{}", &digest[..8]));
+        numbers.push((pushed.version.info.version, pushed.is_new));
+    }
+    assert_eq!(numbers[0].0, numbers[2].0);
+    assert_eq!((numbers[0].1, numbers[1].1, numbers[2].1), (true, true, false));
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_whoever_took_it() {
+    let bed = Bed::new().await;
+    let acme = TenantId::new("acme").unwrap();
+    let of = |owner: Option<&TenantId>| Push {
+        owner: owner.cloned(),
+        ..push("work", "1.0.0", PluginSettings::default())
+    };
+    let component = || guests::bytes("command");
+    bed.registry.push(component(), of(Some(&acme))).await.unwrap();
+    for other in [None, Some(&TenantId::default())] {
+        let refused = bed.registry.push(component(), of(other)).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::NameTaken(_)));
+        assert!(!refused.to_string().contains("acme"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_told_with_its_field() {
+    let bed = Bed::new().await;
+    let mut bad_schema = push("work", "1.0.0", PluginSettings::default());
+    bad_schema.manifest.as_mut().unwrap().input_schema = Json::from(json!({"type": "nonsense"}));
+    let mut no_fuel = push("work", "1.0.0", PluginSettings::default());
+    no_fuel.settings.limits.fuel = 0;
+    let mut none_at_once = push("work", "1.0.0", PluginSettings::default());
+    none_at_once.settings.limits.concurrency = Some(0);
+    for (push, field) in [
+        (bad_schema, "input_schema"),
+        (no_fuel, "limits.fuel"),
+        (none_at_once, "limits.concurrency"),
+    ] {
+        let refused = bed
+            .registry
+            .push(guests::bytes("command"), push)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&refused, RegistryError::Invalid { field: found, .. } if found == field),
+            "{refused}"
+        );
+    }
+    let text = bed
+        .registry
+        .push(
+            b"hello".to_vec(),
+            push("work", "1.0.0", PluginSettings::default()),
+        )
+        .await
+        .unwrap_err();
+    assert!(matches!(text, RegistryError::Load(_)), "{text}");
+    assert!(
+        bed.registry.plugin(&name("work")).await.is_err(),
+        "nothing was kept"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_asks_for_signatures_takes_and_runs_nothing_else() {
+    let pair = signature::keygen().unwrap();
+    let keys = format!(
+        "[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true",
+        pair.public
+    );
+    let policy = SignaturePolicy {
+        required: true,
+        trusted: TrustedKeys::parse(&keys).unwrap(),
+    };
+    let bed = Bed::with(policy.clone()).await;
+    let component = guests::bytes("command");
+    let unsigned = bed
+        .push_with("work", "1.0.0", PluginSettings::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        unsigned,
+        RegistryError::Signature(SignatureError::Unsigned(_))
+    ));
+    let signed = Push {
+        signature: Some(signature::sign(&pair.private_pem, &component).unwrap()),
+        ..push("work", "1.0.0", PluginSettings::default())
+    };
+    bed.registry.push(component, signed).await.unwrap();
+    bed.activate("work", "1.0.0").await;
+    assert_eq!(bed.follow().await.version("work").as_deref(), Some("1.0.0"));
+
+    // What another host took without a signature, this one does not run.
+    let lax = Bed::new().await;
+    lax.push("work", "1.0.0").await;
+    lax.activate("work", "1.0.0").await;
+    let strict = lax.follow_with(None, std::sync::Arc::new(policy)).await;
+    assert_eq!(strict.version("work"), None);
+    assert_eq!(lax.follow().await.version("work").as_deref(), Some("1.0.0"));
+}
+
+#[tokio::test]
+async fn a_secret_is_sealed_and_never_told() {
+    let bed = Bed::new().await;
+    let work = name("work");
+    let early = bed.registry.set_secret(&work, "key", "swordfish", BY).await;
+    assert!(matches!(early, Err(RegistryError::UnknownPlugin(_))));
+    bed.push("work", "1.0.0").await;
+    bed.registry
+        .set_secret(&work, "key", "swordfish", BY)
+        .await
+        .unwrap();
+    let sealed = &bed.store.secrets(&work).await.unwrap()[0].sealed;
+    assert!(!sealed.windows(9).any(|window| window == b"swordfish"));
+    let listed = bed.registry.secrets(&work).await.unwrap();
+    assert!(listed[0].can_open && listed[0].name == "key");
+    let record = bed.record("work").await.join("\n");
+    assert!(
+        record.contains("secret_set") && !record.contains("swordfish"),
+        "{record}"
+    );
+    bed.registry.delete_secret(&work, "key", BY).await.unwrap();
+    let gone = bed.registry.delete_secret(&work, "key", BY).await;
+    assert!(matches!(gone, Err(RegistryError::UnknownSecret { .. })));
+}
