@@ -2,16 +2,22 @@
 //!
 //! Most are plugins. An *external* type has no component: only workers outside the fleet run it, over HTTP (`POST /task/next`). They may
 //! take tasks of plugins as well; whoever comes first runs them.
+//!
+//! A plugin of the registry has up to two versions that run, and whose it is: [`offer`] says which version a task will meet, and to whom a
+//! type is offered at all.
+
+mod offer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use serde::{Deserialize, Serialize};
-use taskforge_domain::{Json, PluginInfo, TaskType};
-use taskforge_schema::{Fault, MAX_ERRORS, Schema};
+use taskforge_domain::{Json, PluginInfo, RegisteredPlugin, Revision, TaskType, TenantId, VersionId};
+use taskforge_store::RegistrySnapshot;
 
+pub(crate) use self::offer::{Entry, Handler, Offer, Plugins, check};
 use crate::FieldError;
 
 /// A plugin or external type that cannot be offered.
@@ -53,82 +59,16 @@ pub struct ExternalType {
 pub struct Catalog {
     plugins: RwLock<Arc<Plugins>>,
     /// Held from the look to the change, or one of two callers would undo what the other did. Readers do not wait for it.
-    changes: Mutex<()>,
+    changes: Mutex<Changes>,
 }
 
-/// One state of the catalogue, by name. A request works with one from beginning to end.
-pub(crate) type Plugins = BTreeMap<TaskType, Arc<Entry>>;
-
-/// A type and the checks of its inputs and outputs.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) handler: Handler,
-    pub(crate) input: Schema,
-    /// Only of external types that have one: of a plugin's output nobody but its author makes a promise.
-    pub(crate) output: Option<Schema>,
-}
-
-impl Entry {
-    /// Checks an input of `size` bytes; adds what is wrong with it.
-    pub(crate) fn check_input(
-        &self,
-        input: &serde_json::Value,
-        size: usize,
-        pointer: &str,
-        errors: &mut Vec<FieldError>,
-    ) {
-        check(&self.input, input, size, pointer, errors);
-    }
-}
-
-/// Checks a value against a schema; adds what is wrong with it.
-pub(crate) fn check(
-    schema: &Schema,
-    value: &serde_json::Value,
-    size: usize,
-    pointer: &str,
-    errors: &mut Vec<FieldError>,
-) {
-    let mut faults = Vec::new();
-    schema.check(value, size, pointer, &mut faults);
-    let room = MAX_ERRORS.saturating_sub(errors.len()).max(1);
-    errors.extend(faults.into_iter().take(room).map(FieldError::from));
-}
-
-impl From<Fault> for FieldError {
-    fn from(fault: Fault) -> Self {
-        Self::at(fault.pointer, fault.detail)
-    }
-}
-
-/// Who handles a type.
-#[derive(Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Handler {
-    /// A plugin, in the fleet's own workers.
-    Component(Arc<PluginInfo>),
-    /// Workers outside.
-    External(ExternalType),
-}
-
-impl Handler {
-    const fn is_external(&self) -> bool {
-        matches!(self, Self::External(_))
-    }
-
-    fn name(&self) -> &TaskType {
-        match self {
-            Self::Component(plugin) => &plugin.name,
-            Self::External(external) => &external.name,
-        }
-    }
-
-    fn schemas(&self) -> (&Json, Option<&Json>) {
-        match self {
-            Self::Component(plugin) => (&plugin.input_schema, None),
-            Self::External(external) => (&external.input_schema, external.output_schema.as_ref()),
-        }
-    }
+/// What a change of the registry has to know of those before it.
+#[derive(Debug, Default)]
+struct Changes {
+    /// The registry as it is offered. Two may bring its states, and the older one may come last.
+    revision: Revision,
+    /// Versions whose schema cannot be compiled: told once, and not tried again.
+    unusable: BTreeSet<VersionId>,
 }
 
 impl Catalog {
@@ -161,53 +101,84 @@ impl Catalog {
         self.replace(types.collect(), |handler| !handler.is_external())
     }
 
+    /// Replaces the plugins by those of the registry; external types stay. What is older than what is there changes nothing. Schemas of versions
+    /// that are new here are compiled, which may take some milliseconds each.
+    ///
+    /// A version whose schema cannot be compiled is left out, and so is a plugin that has the name of an external type; both are logged, and
+    /// hide no other.
+    pub fn set_registry(&self, snapshot: &RegistrySnapshot) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshot.revision < changes.revision {
+            return;
+        }
+        changes.revision = snapshot.revision;
+        let before = self.snapshot();
+        let mut after: BTreeMap<_, _> = before
+            .all()
+            .filter(|(_, offer)| offer.is_external())
+            .map(|(name, offer)| (name.clone(), Arc::clone(offer)))
+            .collect();
+        for plugin in &snapshot.plugins {
+            if after.contains_key(&plugin.name) {
+                tracing::error!(task.type = %plugin.name, "a plugin has the name of an external type, and is not offered");
+                continue;
+            }
+            let offer = self::registered(plugin, snapshot, before.get(&plugin.name), &mut changes.unusable);
+            after.insert(plugin.name.clone(), Arc::new(offer));
+        }
+        self.put(after);
+    }
+
     fn replace(&self, handlers: Vec<Handler>, stays: impl Fn(&Handler) -> bool) -> Result<(), CatalogError> {
         let _change = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
-        let mut after: Plugins = before
-            .iter()
-            .filter(|(_, entry)| stays(&entry.handler))
-            .map(|(name, entry)| (name.clone(), Arc::clone(entry)))
+        let mut after: BTreeMap<_, _> = before
+            .all()
+            .filter(|(_, offer)| offer.running().is_none_or(|entry| stays(&entry.handler)))
+            .map(|(name, offer)| (name.clone(), Arc::clone(offer)))
             .collect();
         for handler in handlers {
             let name = handler.name().clone();
-            let kept = before.get(&name).filter(|entry| entry.handler == handler);
-            let entry = match kept {
+            let kept = before.get(&name).and_then(|offer| offer.running());
+            let entry = match kept.filter(|entry| entry.handler == handler) {
                 Some(entry) => Arc::clone(entry),
-                None => Arc::new(compile(handler)?),
+                None => Arc::new(Entry::compile(handler)?),
             };
-            if after.insert(name.clone(), entry).is_some() {
+            if after.insert(name.clone(), Arc::new(Offer::of(entry))).is_some() {
                 return Err(CatalogError::Duplicate(name));
             }
         }
-        // The map is replaced in one move, so a poisoned lock still guards a whole one.
-        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        self.put(after);
         Ok(())
     }
 
-    /// The plugin that handles this type. `None` for an external type.
-    #[must_use]
-    pub fn get(&self, name: &TaskType) -> Option<Arc<PluginInfo>> {
-        plugin_of(self.snapshot().get(name)?)
+    /// The map is replaced in one move, so a poisoned lock still guards a whole one.
+    fn put(&self, plugins: BTreeMap<TaskType, Arc<Offer>>) {
+        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Plugins::new(plugins));
     }
 
-    /// Every plugin, by name, without the external types.
+    /// The plugin that handles this type: of two versions that run, the stable one. `None` for an external type.
+    #[must_use]
+    pub fn get(&self, name: &TaskType) -> Option<Arc<PluginInfo>> {
+        self.snapshot().get(name)?.plugin()
+    }
+
+    /// Every plugin that runs, by name, without the external types.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<PluginInfo>> {
         self.snapshot()
-            .values()
-            .filter_map(|entry| plugin_of(entry))
+            .all()
+            .filter_map(|(_, offer)| offer.plugin())
             .collect()
     }
 
-    /// Checks an input as the door does when a task is enqueued: what is wrong with it, each fault with a pointer below `/input`.
-    /// `None` when nothing has this name.
+    /// Checks an input as the door does when a task of the default tenant is enqueued, against every version that may run it: what is wrong
+    /// with it, each fault with a pointer below `/input`. `None` when nothing has this name.
     #[must_use]
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {
-        let entry = self.snapshot().get(name).cloned()?;
-        let mut faults = Vec::new();
-        entry.check_input(&input.to_value(), input.as_str().len(), "/input", &mut faults);
-        Some(faults)
+        let snapshot = self.snapshot();
+        let offer = snapshot.find(&TenantId::default(), name)?;
+        Some(offer.faults(input))
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Plugins> {
@@ -215,27 +186,30 @@ impl Catalog {
     }
 }
 
-fn plugin_of(entry: &Entry) -> Option<Arc<PluginInfo>> {
-    match &entry.handler {
-        Handler::Component(plugin) => Some(Arc::clone(plugin)),
-        Handler::External(_) => None,
-    }
-}
-
-fn compile(handler: Handler) -> Result<Entry, CatalogError> {
-    let schema = |side, text: &Json| {
-        Schema::compile(text.as_str()).map_err(|reason| CatalogError::Schema {
-            plugin: handler.name().clone(),
-            side,
-            reason,
-        })
+/// What a plugin of the registry offers. What was compiled for `before` is used again.
+fn registered(
+    plugin: &RegisteredPlugin,
+    snapshot: &RegistrySnapshot,
+    before: Option<&Arc<Offer>>,
+    unusable: &mut BTreeSet<VersionId>,
+) -> Offer {
+    let mut entry = |id: VersionId| {
+        let version = snapshot.versions.iter().find(|version| version.id == id)?;
+        if unusable.contains(&id) {
+            return None;
+        }
+        let kept = before.and_then(|offer| offer.version(id));
+        match Entry::of_version(&version.info, kept) {
+            Ok(entry) => Some((id, entry)),
+            Err(error) => {
+                unusable.insert(id);
+                tracing::error!(plugin.version = version.info.version, "a version is not offered: {error}");
+                None
+            }
+        }
     };
-    let (input, output) = handler.schemas();
-    Ok(Entry {
-        input: schema("input", input)?,
-        output: output.map(|text| schema("output", text)).transpose()?,
-        handler,
-    })
+    let versions = plugin.rollout.running().filter_map(&mut entry).collect();
+    Offer::registered(plugin.clone(), versions)
 }
 
 #[cfg(test)]
@@ -243,7 +217,9 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::{Value, json};
-    use taskforge_domain::{Digest, Grants, Limits};
+    use taskforge_domain::{
+        Canary, CanaryGuard, Digest, Grants, Limits, PluginVersion, Rollout, TaskId, Timestamp, VersionState,
+    };
 
     use super::*;
 
@@ -301,6 +277,126 @@ mod tests {
             &catalog.get(&TaskType::new("x").unwrap()).unwrap()
         ));
     }
+
+    /// A plugin of the registry with a stable version and perhaps another on trial, each with this schema.
+    fn registered(name: &str, schemas: &[Value]) -> (RegisteredPlugin, Vec<PluginVersion>) {
+        let version = |(index, schema): (usize, &Value)| PluginVersion {
+            id: VersionId::generate(),
+            info: PluginInfo {
+                version: format!("1.{index}.0"),
+                ..plugin(name, schema.clone())
+            },
+            signature: None,
+            state: VersionState::Available,
+            pushed_by: "test".into(),
+            pushed_at: Timestamp::UNIX_EPOCH,
+        };
+        let versions: Vec<_> = schemas.iter().enumerate().map(version).collect();
+        let canary = versions.get(1).map(|version| Canary {
+            version: version.id,
+            percent: 50,
+            guard: CanaryGuard::default(),
+        });
+        let plugin = RegisteredPlugin {
+            name: TaskType::new(name).unwrap(),
+            owner: None,
+            revision: Revision(1),
+            rollout: Rollout {
+                stable: versions.first().map(|version| version.id),
+                canary,
+                ..Rollout::default()
+            },
+        };
+        (plugin, versions)
+    }
+
+    fn snapshot(revision: i64, plugins: Vec<(RegisteredPlugin, Vec<PluginVersion>)>) -> RegistrySnapshot {
+        let (plugins, versions): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
+        RegistrySnapshot {
+            revision: Revision(revision),
+            plugins,
+            versions: versions.concat(),
+        }
+    }
+
+    fn input_fits(catalog: &Catalog, name: &str, task: TaskId, input: &Value) -> Result<bool, String> {
+        let snapshot = catalog.snapshot();
+        let offer = snapshot.get(&TaskType::new(name).unwrap()).unwrap();
+        let mut errors = Vec::new();
+        offer.for_task(task)?.check_input(input, 1, "/input", &mut errors);
+        Ok(errors.is_empty())
+    }
+
+    #[test]
+    fn a_task_is_checked_against_the_version_that_will_run_it() {
+        let catalog = Catalog::new();
+        let both = registered("x", &[json!({"type": "string"}), json!({"type": "integer"})]);
+        let rollout = both.0.rollout.clone();
+        catalog.set_registry(&snapshot(1, vec![both]));
+        let mut of_canary = 0;
+        for _ in 0..200 {
+            let task = TaskId::generate();
+            let is_canary = rollout.pick(task) != rollout.stable;
+            of_canary += i32::from(is_canary);
+            assert_eq!(input_fits(&catalog, "x", task, &json!(1)), Ok(is_canary));
+            assert_eq!(input_fits(&catalog, "x", task, &json!("a")), Ok(!is_canary));
+        }
+        assert!((50..150).contains(&of_canary), "{of_canary}");
+        let name = TaskType::new("x").unwrap();
+        assert_eq!(catalog.get(&name).unwrap().version, "1.0.0", "the stable one is shown");
+        let either = catalog.faults(&name, &Json::from(json!("a"))).unwrap();
+        assert_eq!(either.len(), 1, "an input for tasks that are not known must suit both");
+    }
+
+    #[test]
+    fn a_version_with_an_unusable_schema_hides_no_other() {
+        let catalog = Catalog::new();
+        let bad = json!({"$ref": "http://127.0.0.1:1/schema.json"});
+        let plugins = vec![
+            registered("bad", std::slice::from_ref(&bad)),
+            registered("half", &[json!({"type": "string"}), bad]),
+            registered("good", &[json!(true)]),
+        ];
+        catalog.set_registry(&snapshot(1, plugins));
+        let fits = |name: &str| input_fits(&catalog, name, TaskId::generate(), &json!("a"));
+        assert_eq!(fits("good"), Ok(true));
+        assert!(fits("bad").unwrap_err().contains("cannot be checked"));
+        let half: Vec<_> = (0..50).map(|_| fits("half")).collect();
+        assert!(half.contains(&Ok(true)) && half.iter().any(Result::is_err), "{half:?}");
+        assert_eq!(catalog.list().len(), 2);
+    }
+
+    #[test]
+    fn an_older_state_of_the_registry_changes_nothing_and_a_schema_is_compiled_once() {
+        let catalog = Catalog::new();
+        let (plugin, mut versions) = registered("x", &[json!({"type": "string"})]);
+        catalog.set_registry(&snapshot(2, vec![(plugin.clone(), versions.clone())]));
+        let schema = || Arc::clone(&catalog.snapshot().get(&plugin.name).unwrap().running().unwrap().input);
+        let before = schema();
+        catalog.set_registry(&snapshot(1, vec![]));
+        assert!(catalog.get(&plugin.name).is_some());
+        versions[0].info.limits.fuel = 7;
+        catalog.set_registry(&snapshot(3, vec![(plugin.clone(), versions)]));
+        assert_eq!(catalog.get(&plugin.name).unwrap().limits.fuel, 7);
+        assert!(Arc::ptr_eq(&before, &schema()));
+    }
+
+    #[test]
+    fn an_external_type_keeps_its_name() {
+        let catalog = Catalog::new();
+        let ocr = ExternalType {
+            name: TaskType::new("ocr").unwrap(),
+            summary: String::new(),
+            input_schema: Json::from(json!(true)),
+            output_schema: None,
+        };
+        catalog.set_external(vec![ocr]).unwrap();
+        let plugins = vec![registered("ocr", &[json!(true)]), registered("x", &[json!(true)])];
+        catalog.set_registry(&snapshot(1, plugins));
+        assert_eq!(catalog.list().len(), 1);
+        assert!(catalog.snapshot().get(&TaskType::new("ocr").unwrap()).unwrap().is_external());
+    }
+
     #[test]
     fn external_types_and_plugins_are_replaced_apart_and_share_their_names() {
         let external = |name: &str, output: Option<Value>| ExternalType {
@@ -314,7 +410,7 @@ mod tests {
             .set_external(vec![external("ocr", Some(json!({"type": "object"})))])
             .unwrap();
         catalog.set(vec![plugin("x", json!(true))]).unwrap();
-        assert_eq!((catalog.snapshot().len(), catalog.list().len()), (2, 1));
+        assert_eq!((catalog.snapshot().all().count(), catalog.list().len()), (2, 1));
         assert!(matches!(
             catalog.set(vec![plugin("ocr", json!(true))]),
             Err(CatalogError::Duplicate(_))

@@ -135,7 +135,7 @@ fn check_output(app: &App, task: &Task, outcome: &Outcome) -> Result<(), Problem
     let plugins = app.services.catalog.snapshot();
     let schema = plugins
         .get(&task.task_type)
-        .and_then(|entry| entry.output.as_ref());
+        .and_then(|offer| offer.running()?.output.as_ref());
     let (Some(schema), Outcome::Completed(output)) = (schema, outcome) else {
         return Ok(());
     };

@@ -17,7 +17,9 @@ pub struct ApiConfig {
     pub key: Option<ApiKey>,
     /// Bytes of a request body. Default 8 MiB: a batch of 10,000 tasks of 800 bytes each.
     pub body_limit: usize,
-    /// Bytes of a request's start line and headers together. Default 16 KiB.
+    /// Bytes of a component that is pushed. Default 64 MiB.
+    pub component_limit: usize,
+    /// Bytes of a request's start line and headers together. Default 64 KiB: a push has its settings and its schemas in the query.
     pub header_limit: usize,
     /// Number of a request's headers. Default 100.
     pub max_headers: usize,
@@ -26,6 +28,8 @@ pub struct ApiConfig {
     pub header_timeout: Duration,
     /// For a request's whole body, so that a byte a second does not hold a connection for hours. Default 30 s.
     pub body_timeout: Duration,
+    /// For a whole component that is pushed. Default 2 min.
+    pub component_timeout: Duration,
     /// For a whole answer to be taken by the client. Default 30 s.
     pub write_timeout: Duration,
     /// For a handler to answer, without the time that a client asked to wait. A store that hangs must not hang its clients. Default 60 s.
@@ -42,10 +46,12 @@ impl Default for ApiConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             key: None,
             body_limit: 8 << 20,
-            header_limit: 16 << 10,
+            component_limit: 64 << 20,
+            header_limit: 64 << 10,
             max_headers: 100,
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
+            component_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
             handler_timeout: Duration::from_secs(60),
             max_connections: 1024,

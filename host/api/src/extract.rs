@@ -2,18 +2,13 @@
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
-use axum::{
-    body::Body,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::PathRejection},
-};
+use axum::extract::{FromRequestParts, Path, Query, rejection::PathRejection};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header, request::Parts};
-use http_body_util::BodyExt;
+use http::request::Parts;
 use taskforge_domain::{TaskId, TaskState, TaskType, TenantId, Timestamp};
 use taskforge_store::{Cursor, TaskFilter};
 
-use crate::{Problem, ProblemKind, json::shorten, state::App};
+use crate::{Problem, ProblemKind, json::shorten};
 
 /// Whose request this is. Until tenants come it is the default tenant, unless a layer has put another into the request's extensions.
 #[derive(Debug, Clone, Default)]
@@ -66,24 +61,74 @@ impl<S: Send + Sync> FromRequestParts<S> for PluginPath {
     }
 }
 
+/// The `{name}` and the `{version}` of the path.
+pub(crate) struct VersionPath(pub(crate) TaskType, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for VersionPath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (name, version) = pair(parts, state, "version").await?;
+        Ok(Self(name, version))
+    }
+}
+
+/// The `{name}` and the `{key}` of the path.
+pub(crate) struct SecretPath(pub(crate) TaskType, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (name, key) = pair(parts, state, "key").await?;
+        Ok(Self(name, key))
+    }
+}
+
+/// Who asks, for the record of what happened to a plugin: what the header `x-operator` says, which nobody checks.
+pub(crate) struct By(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let said = parts.headers.get("x-operator").and_then(|value| value.to_str().ok());
+        let said = said.map(str::trim).filter(|name| !name.is_empty());
+        Ok(Self(shorten(said.unwrap_or("api"), 100).into_owned()))
+    }
+}
+
 async fn path<T, S>(parts: &mut Parts, state: &S, name: &str) -> Result<T, Problem>
 where
     T: FromStr<Err: ToString>,
     S: Send + Sync,
 {
-    let text =
-        Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| match rejection {
-                PathRejection::FailedToDeserializePathParams(_) => Problem::parameter(name, "is not UTF-8"),
-                _ => Problem::internal(),
-            })?;
-    text.0
-        .parse()
+    let text = Path::<String>::from_request_parts(parts, state).await;
+    segment(&text.map_err(|rejection| not_unicode(&rejection, name))?.0, name)
+}
+
+/// The `{name}` of the path and what follows it.
+async fn pair<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    second: &str,
+) -> Result<(TaskType, String), Problem> {
+    let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
+    let Path((name, text)) = texts.map_err(|rejection| not_unicode(&rejection, second))?;
+    Ok((segment(&name, "name")?, text))
+}
+
+fn segment<T: FromStr<Err: ToString>>(text: &str, name: &str) -> Result<T, Problem> {
+    text.parse()
         .map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
 }
 
+fn not_unicode(rejection: &PathRejection, name: &str) -> Problem {
+    match rejection {
+        PathRejection::FailedToDeserializePathParams(_) => Problem::parameter(name, "is not UTF-8"),
+        _ => Problem::internal(),
+    }
+}
+
 /// The parameters of the query, of which handlers take those that they know; the rest is refused.
+#[derive(Default)]
 pub(crate) struct Params(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -219,96 +264,4 @@ pub(crate) fn read_cursor(text: &str) -> Result<Cursor, String> {
     bytes
         .map(|id| Cursor(TaskId::from_uuid(id)))
         .ok_or_else(|| "must be a next_cursor of an earlier answer".to_owned())
-}
-
-/// A request's body, declared as JSON, whole, no larger than allowed and in time. Not parsed yet.
-pub(crate) struct JsonBody(pub(crate) Bytes);
-
-impl FromRequest<App> for JsonBody {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
-        declared_as_json(&parts.headers)?;
-        let limit = app.config.body_limit;
-        let declared = parts
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|length| length > limit as u64) && parts.headers.contains_key(header::EXPECT)
-        {
-            // The client waits for our word before it sends, so there is nothing to read first.
-            return Err(too_large(limit));
-        }
-        match tokio::time::timeout(app.config.body_timeout, read(&mut body, limit)).await {
-            Ok(read) => read.map(Self),
-            Err(_) => Err(Problem::new(
-                ProblemKind::SlowBody,
-                format!(
-                    "The body did not arrive within {}.",
-                    humantime::format_duration(app.config.body_timeout)
-                ),
-            )),
-        }
-    }
-}
-
-/// Reads up to `limit` bytes. Of a body that is larger, some more is read and thrown away: a client that has sent everything it had
-/// reads the answer, while one whose connection is closed in the middle of sending gets an error instead.
-async fn read(body: &mut Body, limit: usize) -> Result<Bytes, Problem> {
-    let mut kept = BytesMut::new();
-    let mut seen = 0_usize;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Problem::new(ProblemKind::MalformedBody, "The body broke off."))?;
-        let Ok(data) = frame.into_data() else { continue };
-        seen = seen.saturating_add(data.len());
-        if seen <= limit {
-            kept.extend_from_slice(&data);
-        } else {
-            kept = BytesMut::new();
-            if seen > limit.saturating_mul(4) {
-                break;
-            }
-        }
-    }
-    if seen > limit {
-        Err(too_large(limit))
-    } else {
-        Ok(kept.freeze())
-    }
-}
-
-fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        ProblemKind::BodyTooLarge,
-        format!("The body is larger than {limit} bytes."),
-    )
-}
-
-fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let refuse = |detail: &'static str| Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
-    let coding = headers.get(header::CONTENT_ENCODING);
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return refuse("The body must not be compressed: leave Content-Encoding out.");
-    }
-    let Some(declared) = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
-        return refuse("The request must say Content-Type: application/json.");
-    };
-    let mut parts = declared.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let json =
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
-    let charset = parts
-        .filter_map(|part| part.split_once('='))
-        .find(|(name, _)| name.eq_ignore_ascii_case("charset"));
-    if !json {
-        refuse("The request must say Content-Type: application/json.")
-    } else if charset.is_some_and(|(_, charset)| !charset.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
-        refuse("JSON is UTF-8: leave the charset out of Content-Type.")
-    } else {
-        Ok(())
-    }
 }

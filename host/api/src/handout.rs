@@ -337,6 +337,8 @@ fn hint(task: &ClaimedTask) -> Hint {
 mod tests {
     use taskforge_broker::LocalBroker;
     use taskforge_domain::{Json, NewTask, TenantId};
+    use taskforge_registry::{Parts, Registry};
+    use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
     use taskforge_store::SqliteStore;
     use tokio_util::sync::CancellationToken;
 
@@ -359,10 +361,24 @@ mod tests {
     async fn a_client_that_goes_at_any_moment_leaves_its_task_uncounted_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("tasks.db")).await.unwrap();
+        let broker = Arc::new(LocalBroker::new());
+        let mailer = OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
+        let registry = Registry::new(Parts {
+            store: store.clone(),
+            broker: broker.clone(),
+            runtime: Runtime::new(RuntimeConfig {
+                max_instances: 1,
+                ..RuntimeConfig::new(Arc::new(mailer))
+            })
+            .unwrap(),
+            keyring: None,
+            signatures: Arc::default(),
+        });
         let services = Services {
             store,
-            broker: Arc::new(LocalBroker::new()),
+            broker,
             catalog: Arc::new(Catalog::new()),
+            registry,
             metrics: Metrics::install().unwrap(),
             ready: Arc::new(AlwaysReady),
         };

@@ -10,7 +10,7 @@
 //! | `request` | around every request: id, span, metrics, security headers, problems written out |
 //! | `key` | the one key that opens the door |
 //! | [`problem`] | RFC 9457 problem details, the only form of an error |
-//! | `extract` | tenant, ids, query parameters and bodies, each with an error that names what is wrong |
+//! | `extract`, `body` | tenant, ids, query parameters and bodies, each with an error that names what is wrong |
 //! | `json` | reading JSON text strictly, without rewriting it |
 //! | `submission`, `fields` | from a client's JSON to a `NewTask` |
 //! | [`catalog`] | the task types that the fleet knows |
@@ -18,15 +18,17 @@
 //! | `requeue` | dead letters that run again |
 //! | `handout`, `report`, `completion`, `lease_token` | workers outside the fleet: what they get, what they say, what comes of it, how they prove that it is theirs |
 //! | `finishes` | who waits for which task to end |
+//! | `plugin_view`, `refusal` | plugins and their versions as clients see them, and why the registry refuses |
 //! | `view`, `story` | tasks and their logs as clients see them |
 //! | `routes` | the routes; `openapi` and `docs` describe and show them |
 //! | `vitals`, [`metrics`](mod@metrics) | what a process says about itself |
 //! | [`admin`] | the same for processes without a door |
 //!
-//! In: HTTP/1.1 requests. Out: rows through [`taskforge_store::Store`], hints and signals through [`taskforge_broker::Broker`], and answers.
-//! It never runs a plugin, and never knows which database or broker it talks to.
+//! In: HTTP/1.1 requests. Out: rows through [`taskforge_store::Store`], hints and signals through [`taskforge_broker::Broker`], changes of
+//! plugins through [`taskforge_registry::Registry`], and answers. It never runs a task, and never knows which database or broker it talks to.
 
 pub mod admin;
+mod body;
 pub mod catalog;
 mod completion;
 pub mod config;
@@ -41,7 +43,9 @@ mod key;
 mod lease_token;
 pub mod metrics;
 mod openapi;
+mod plugin_view;
 pub mod problem;
+mod refusal;
 mod report;
 mod request;
 mod requeue;

@@ -71,7 +71,7 @@ impl Readings {
         let mut text = self.counts(&*vitals.store).await;
         queue(&mut text, &*vitals.broker).await;
         if let Some(catalog) = &vitals.catalog {
-            let known = catalog.snapshot().len() as u64;
+            let known = catalog.snapshot().all().count() as u64;
             gauge(
                 &mut text,
                 "taskforge_plugins",

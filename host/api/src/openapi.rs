@@ -26,7 +26,8 @@ use crate::{FieldError, ProblemKind, key, problem::ProblemBody, routes};
         (name = "dead letters", description = "Tasks that have failed for good"),
         (name = "queues", description = "How the fleet is shared out: pauses, caps, weights"),
         (name = "external workers", description = "Handlers that are no WebAssembly, over HTTP"),
-        (name = "plugins", description = "The handlers that tasks may name"),
+        (name = "plugins", description = "The handlers that tasks may name: their versions, and which of them run. Whoever changes something may say in \
+            the header `x-operator` who it is, for the record"),
         (name = "operations", description = "For those who run the server"),
     ),
     components(schemas(ProblemBody<'_>, FieldError)),
@@ -102,13 +103,13 @@ fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
             ProblemKind::Validation,
         ]);
     }
-    if path.contains("{id}") {
+    if path.contains("{id}") || path.contains("{name}") {
         kinds.push(ProblemKind::NotFound);
     }
     if !key::is_open(path) {
         kinds.push(ProblemKind::Unauthorized);
     }
-    if !["/healthz", "/readyz", "/metrics"].contains(&path) && !path.starts_with("/plugins") {
+    if !["/healthz", "/readyz", "/metrics"].contains(&path) {
         kinds.push(ProblemKind::Unavailable);
     }
     kinds

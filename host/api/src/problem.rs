@@ -29,11 +29,19 @@ pub enum ProblemKind {
     SlowBody,
     /// The task's state does not allow it.
     StateConflict,
+    /// The plugin's state does not allow it, or its name or version is taken.
+    PluginConflict,
+    /// The new version of a plugin refuses inputs that the running one takes.
+    BreakingChange,
+    /// The component is not signed, or not by anybody whom the server trusts.
+    Signature,
+    /// The component is none that the server can run.
+    Component,
     /// The lease token is wrong, or the lease that it stands for is over.
     LeaseLost,
     /// The body is larger than allowed.
     BodyTooLarge,
-    /// The body is not declared as plain JSON.
+    /// The body is not declared as plain JSON, or as WebAssembly where that is asked for.
     UnsupportedMediaType,
     /// The body is JSON, but a field in it is wrong.
     Validation,
@@ -47,7 +55,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::MalformedBody,
         Self::InvalidParameter,
         Self::Unauthorized,
@@ -56,6 +64,10 @@ impl ProblemKind {
         Self::MethodNotAllowed,
         Self::SlowBody,
         Self::StateConflict,
+        Self::PluginConflict,
+        Self::BreakingChange,
+        Self::Signature,
+        Self::Component,
         Self::LeaseLost,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
@@ -77,6 +89,10 @@ impl ProblemKind {
             Self::MethodNotAllowed => "urn:taskforge:problem:method-not-allowed",
             Self::SlowBody => "urn:taskforge:problem:slow-body",
             Self::StateConflict => "urn:taskforge:problem:state-conflict",
+            Self::PluginConflict => "urn:taskforge:problem:plugin-conflict",
+            Self::BreakingChange => "urn:taskforge:problem:breaking-change",
+            Self::Signature => "urn:taskforge:problem:signature",
+            Self::Component => "urn:taskforge:problem:component",
             Self::LeaseLost => "urn:taskforge:problem:lease-lost",
             Self::BodyTooLarge => "urn:taskforge:problem:body-too-large",
             Self::UnsupportedMediaType => "urn:taskforge:problem:unsupported-media-type",
@@ -99,9 +115,13 @@ impl ProblemKind {
             Self::MethodNotAllowed => "The route does not have this method",
             Self::SlowBody => "The request body took too long",
             Self::StateConflict => "The task's state does not allow this",
+            Self::PluginConflict => "The plugin's state does not allow this",
+            Self::BreakingChange => "The new version breaks clients of the old one",
+            Self::Signature => "The component is not signed by anybody trusted",
+            Self::Component => "The component cannot run here",
             Self::LeaseLost => "The lease is over",
             Self::BodyTooLarge => "The request body is too large",
-            Self::UnsupportedMediaType => "The request body must be JSON",
+            Self::UnsupportedMediaType => "The request body must be declared as what the route takes",
             Self::Validation => "The request is not valid",
             Self::BadRequest => "The request is not valid HTTP for this server",
             Self::Internal => "Internal error",
@@ -118,10 +138,13 @@ impl ProblemKind {
             Self::NotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::StateConflict | Self::LeaseLost => StatusCode::CONFLICT,
+            Self::Signature => StatusCode::FORBIDDEN,
+            Self::StateConflict | Self::PluginConflict | Self::BreakingChange | Self::LeaseLost => {
+                StatusCode::CONFLICT
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Validation => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Validation | Self::Component => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -224,6 +247,11 @@ impl Problem {
             errors,
             ..Self::new(ProblemKind::Validation, detail)
         }
+    }
+
+    /// The same problem with these parts.
+    pub(crate) fn with_errors(self, errors: Vec<FieldError>) -> Self {
+        Self { errors, ..self }
     }
 
     /// A path or query parameter that is wrong.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     ApiConfig, Problem, ProblemKind,
-    routes::{MAX_WAIT, external},
+    routes::{MAX_WAIT, external, plugins},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -53,12 +53,16 @@ pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request
     response
 }
 
-/// The time that a request may take on its client's account: to send its body, or because it asked to wait.
+/// The time that a request may take on its client's account: to send its body, or because it asked to wait, or pushes a
+/// component that takes long to compile.
 fn clients_share(config: &ApiConfig, route: &str, request: &Request) -> Duration {
     // External workers say in the body how long they wait.
     let waits = route == external::NEXT || request.uri().query().is_some_and(|query| query.contains("wait="));
     let sends = !request.body().is_end_stream();
     let share = |is: bool, time: Duration| if is { time } else { Duration::ZERO };
+    if route == plugins::PUSH && request.method() == Method::POST {
+        return config.component_timeout + plugins::COMPILATION;
+    }
     share(waits, MAX_WAIT) + share(sends, config.body_timeout)
 }
 

@@ -13,7 +13,6 @@ use crate::{
     fields::{self, Fields, parsed, several},
     json,
     state::App,
-    submission::unknown_type,
 };
 
 /// Dead letters that may be named by their ids.
@@ -128,9 +127,10 @@ impl Requeue {
             }
         };
         let plugins = app.services.catalog.snapshot();
-        let Some(faults) = app.services.catalog.faults(&name, input) else {
-            return refuse(unknown_type(&plugins, &name));
+        let Some(offer) = plugins.find(tenant, &name) else {
+            return refuse(plugins.unknown(tenant, &name));
         };
+        let faults = offer.faults(input);
         if !faults.is_empty() {
             return Err(Problem::validation(faults));
         }

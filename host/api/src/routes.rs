@@ -3,7 +3,7 @@
 mod dlq;
 pub(crate) mod external;
 mod operations;
-mod plugins;
+pub(crate) mod plugins;
 mod queues;
 mod task;
 mod tasks;
@@ -48,8 +48,22 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::list_tenants))
         .routes(routes!(queues::set_tenant))
-        .routes(routes!(plugins::list))
+        .routes(routes!(plugins::list, plugins::push::push))
         .routes(routes!(plugins::read))
+        .routes(routes!(plugins::versions::list))
+        .routes(routes!(plugins::versions::read))
+        .routes(routes!(plugins::versions::component))
+        .routes(routes!(plugins::versions::set_settings))
+        .routes(routes!(plugins::rollout::activate))
+        .routes(routes!(plugins::rollout::roll_back))
+        .routes(routes!(plugins::rollout::start_canary, plugins::rollout::stop_canary))
+        .routes(routes!(plugins::rollout::pause))
+        .routes(routes!(plugins::rollout::resume))
+        .routes(routes!(plugins::rollout::retire))
+        .routes(routes!(plugins::secrets::list))
+        .routes(routes!(plugins::secrets::set, plugins::secrets::delete))
+        .routes(routes!(plugins::record::advice))
+        .routes(routes!(plugins::record::events))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::metrics));

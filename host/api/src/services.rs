@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use taskforge_broker::Broker;
+use taskforge_registry::Registry;
 use taskforge_store::Store;
 
 use crate::{Catalog, Metrics};
@@ -16,6 +17,8 @@ pub struct Services {
     pub broker: Arc<dyn Broker>,
     /// The plugins that tasks may name.
     pub catalog: Arc<Catalog>,
+    /// Where plugins are changed.
+    pub registry: Registry,
     /// What `/metrics` shows.
     pub metrics: Metrics,
     /// What else must be true before `/readyz` says so.

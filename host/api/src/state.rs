@@ -2,12 +2,16 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiConfig, Services, enqueue::Enqueuer, finishes::Finishes, lease_token::LeaseTokens, metrics::Readings,
     vitals::Vitals,
 };
+
+/// Components at once: each may be as large as [`ApiConfig::component_limit`], twice.
+const PUSHES: usize = 4;
 
 /// A cheap handle; the router clones it for every request.
 #[derive(Clone)]
@@ -22,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) vitals: Vitals,
     /// Taken around each change of the queue policy that reads before it writes.
     pub(crate) policy: tokio::sync::Mutex<()>,
+    /// Components that are received and compiled at once.
+    pub(crate) pushes: Arc<Semaphore>,
     /// Cancelled when the server stops taking requests: those who wait are answered at once.
     pub(crate) draining: CancellationToken,
 }
@@ -44,9 +50,21 @@ impl App {
             config: Arc::new(config.clone()),
             vitals,
             policy: tokio::sync::Mutex::default(),
+            pushes: Arc::new(Semaphore::new(PUSHES)),
             services,
             draining,
         }))
+    }
+}
+
+impl App {
+    /// Offers what the registry says now. After a change through this door, so that its client may rely on it at once; all other processes hear
+    /// of it by themselves.
+    pub(crate) async fn offer(&self) {
+        match self.services.registry.plugins().await {
+            Ok(snapshot) => self.services.catalog.set_registry(&snapshot),
+            Err(error) => tracing::warn!(%error, "what is offered will follow in a moment"),
+        }
     }
 }
 

@@ -148,8 +148,11 @@ impl Submitter {
     /// Reads one task; adds what is wrong to `errors`, and returns `None` only if it added something.
     fn task(&self, raw: &RawValue, pointer: &str, errors: &mut Vec<FieldError>) -> Option<NewTask> {
         let fields = Fields::read(raw, pointer, &FIELDS, errors)?;
-        let entry = self.plugin(&fields, errors);
-        let input = input(&fields, entry.map(|(_, entry)| entry), errors);
+        // First: which version of a plugin will run it, and so what its input must be, depends on it.
+        let id = TaskId::generate();
+        let task_type = self.plugin(&fields, id, errors);
+        let entry = task_type.as_ref().map(|(_, entry)| *entry);
+        let input = input(&fields, entry, errors);
         let priority = fields.parse("priority", errors, |raw| {
             let level = serde_json::from_str::<u8>(raw)
                 .ok()
@@ -159,9 +162,9 @@ impl Submitter {
         let retry = retry_policy(&fields, errors);
         let run_at = self.run_at(&fields, errors);
         Some(NewTask {
-            id: TaskId::generate(),
+            id,
             tenant: self.tenant.clone(),
-            task_type: entry?.0.clone(),
+            task_type: task_type?.0,
             input: input?,
             priority: priority.unwrap_or_default(),
             retry,
@@ -170,7 +173,12 @@ impl Submitter {
         })
     }
 
-    fn plugin(&self, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<(&TaskType, &Entry)> {
+    fn plugin(
+        &self,
+        fields: &Fields<'_>,
+        id: TaskId,
+        errors: &mut Vec<FieldError>,
+    ) -> Option<(TaskType, &Entry)> {
         if fields.get("task_type").is_none() {
             errors.push(FieldError::at(fields.pointer("task_type"), "is required"));
             return None;
@@ -178,10 +186,9 @@ impl Submitter {
         fields.parse("task_type", errors, |raw| {
             let name: String = serde_json::from_str(raw).map_err(|_| "must be a string".to_owned())?;
             let name = TaskType::new(&name).map_err(|e| e.to_string())?;
-            match self.plugins.get_key_value(&name) {
-                Some((name, entry)) => Ok((name, &**entry)),
-                None => Err(unknown_type(&self.plugins, &name)),
-            }
+            let offer = self.plugins.find(&self.tenant, &name);
+            let offer = offer.ok_or_else(|| self.plugins.unknown(&self.tenant, &name))?;
+            Ok((name, offer.for_task(id)?))
         })
     }
 
@@ -207,18 +214,6 @@ impl Submitter {
             ));
         }
         at.or_else(|| delay.map(|delay| later(self.now, delay)))
-    }
-}
-
-/// Says that a type is not known, and which are.
-pub(crate) fn unknown_type(plugins: &Plugins, name: &TaskType) -> String {
-    let mut known: Vec<&str> = plugins.keys().take(20).map(TaskType::as_str).collect();
-    if plugins.len() > known.len() {
-        known.push("…");
-    }
-    match known.as_slice() {
-        [] => format!("no plugin is named {name:?}; none is loaded"),
-        known => format!("no plugin is named {name:?}; known are {}", known.join(", ")),
     }
 }
 

@@ -5,13 +5,12 @@ use std::borrow::Cow;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::Value;
 use taskforge_domain::{
     FailureKind, Fingerprint, Json, NewTask, Task, TaskId, TaskState, TaskType, Timestamp,
 };
 use utoipa::ToSchema;
 
-use crate::{Problem, catalog::Handler};
+use crate::Problem;
 
 /// A task.
 #[derive(Serialize, ToSchema)]
@@ -160,143 +159,6 @@ pub(crate) struct BatchAccepted {
 pub(crate) struct Pruned {
     /// Tasks that were deleted.
     pub(crate) deleted: u64,
-}
-
-/// The plugins that tasks may name.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct PluginList<'a> {
-    /// By name.
-    #[schema(value_type = Vec<HandlerBody>)]
-    pub(crate) plugins: Vec<&'a Handler>,
-}
-
-/// Who handles a task type.
-#[derive(ToSchema)]
-#[schema(as = Handler)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(
-    dead_code,
-    reason = "describes `Handler`, which is what is served, for OpenAPI"
-)]
-pub(crate) enum HandlerBody {
-    /// A plugin, in the fleet's own workers. External workers may take its tasks as well.
-    Component(Box<PluginBody>),
-    /// Workers outside the fleet, over HTTP.
-    External(ExternalBody),
-}
-
-/// A task type that only external workers handle.
-#[derive(ToSchema)]
-#[schema(as = ExternalType)]
-#[expect(
-    dead_code,
-    reason = "describes `ExternalType`, which is what is served, for OpenAPI"
-)]
-pub(crate) struct ExternalBody {
-    /// The task type.
-    #[schema(example = "ocr")]
-    name: String,
-    /// One line for people.
-    summary: String,
-    /// JSON Schema of the input; `POST /tasks` checks against it.
-    #[schema(value_type = Value)]
-    input_schema: Value,
-    /// JSON Schema of the output; `POST /complete_task` checks against it. Null: any output is taken.
-    #[schema(value_type = Value, nullable)]
-    output_schema: Option<Value>,
-}
-
-/// A plugin: what it says about itself, what it is, and what the operator allows it.
-#[derive(ToSchema)]
-#[schema(as = Plugin)]
-#[expect(
-    dead_code,
-    reason = "describes `PluginInfo`, which is what is served, for OpenAPI"
-)]
-pub(crate) struct PluginBody {
-    /// The task type that it handles.
-    #[schema(example = "fibonacci")]
-    name: String,
-    /// Semantic version.
-    #[schema(example = "1.0.0")]
-    version: String,
-    /// SHA-256 of the component, in hexadecimal.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    digest: String,
-    /// One line for people.
-    summary: String,
-    /// JSON Schema of the input; `POST /tasks` checks against it.
-    #[schema(value_type = Value)]
-    input_schema: Value,
-    /// JSON Schema of the output.
-    #[schema(value_type = Value)]
-    output_schema: Value,
-    /// Capabilities that it says it wants.
-    capabilities: Vec<String>,
-    /// Interfaces that it imports, as `package:name/interface@version`.
-    imports: Vec<String>,
-    /// Interfaces that it exports.
-    exports: Vec<String>,
-    /// Bytes of the component.
-    size: u64,
-    /// What one attempt may use.
-    limits: LimitsBody,
-    /// What it may reach.
-    grants: GrantsBody,
-}
-
-/// The ceilings of one attempt. Sizes in bytes.
-#[derive(ToSchema)]
-#[schema(as = Limits)]
-#[expect(dead_code, reason = "describes `taskforge_domain::Limits` for OpenAPI")]
-pub(crate) struct LimitsBody {
-    /// Roughly one unit an instruction.
-    fuel: u64,
-    /// All memories and tables together.
-    memory: u64,
-    /// Wall time, as text such as `30s`.
-    #[schema(example = "30s")]
-    deadline: String,
-    /// The output JSON.
-    output: u64,
-    /// Log text kept.
-    log: u64,
-    /// Calls to the host.
-    host_calls: u64,
-    /// Elements of all tables together.
-    table_elements: u64,
-    /// Core instances.
-    instances: u32,
-    /// Linear memories.
-    memories: u32,
-    /// Tables.
-    tables: u32,
-    /// Outgoing HTTP requests.
-    http_requests: u32,
-    /// All HTTP response bodies together.
-    http_bytes: u64,
-}
-
-/// What a plugin may reach outside its sandbox.
-#[derive(ToSchema)]
-#[schema(as = Grants)]
-#[expect(dead_code, reason = "describes `taskforge_domain::Grants` for OpenAPI")]
-pub(crate) struct GrantsBody {
-    /// Outgoing HTTP.
-    http: HttpGrantBody,
-    /// Sending e-mail.
-    mail: bool,
-}
-
-/// Where a plugin may send HTTP requests.
-#[derive(ToSchema)]
-#[schema(as = HttpGrant)]
-#[expect(dead_code, reason = "describes `taskforge_domain::HttpGrant` for OpenAPI")]
-pub(crate) struct HttpGrantBody {
-    /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443.
-    hosts: Vec<String>,
-    /// Networks that are allowed although they are private.
-    private_networks: Vec<String>,
 }
 
 /// Whether the server can do its work.

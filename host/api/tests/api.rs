@@ -33,6 +33,8 @@ mod limits;
 mod logs;
 #[path = "api/operations.rs"]
 mod operations;
+#[path = "api/plugins.rs"]
+mod plugins;
 #[path = "api/python.rs"]
 mod python;
 #[path = "api/queues.rs"]

@@ -171,9 +171,7 @@ pub(crate) async fn offer(catalog: Arc<Catalog>, mut snapshots: Snapshots, stop:
 }
 
 pub(crate) fn offer_now(catalog: &Catalog, snapshot: &RegistrySnapshot) {
-    if let Err(error) = catalog.set(running(snapshot)) {
-        tracing::error!("what is offered stays as it was: {error}");
-    }
+    catalog.set_registry(snapshot);
 }
 
 /// The stable versions, by name.

@@ -72,6 +72,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
         catalog,
+        registry: access.registry(),
         metrics,
         ready: Arc::new(AlwaysReady),
     };

@@ -147,6 +147,7 @@ impl Stack {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
             catalog,
+            registry: access.registry(),
             metrics,
             ready: Arc::new(AlwaysReady),
         };

@@ -80,6 +80,20 @@ pub struct Manifest {
     pub output_schema: Json,
 }
 
+impl Manifest {
+    /// Of a component that takes and gives anything.
+    #[must_use]
+    pub fn new(name: TaskType, version: String, summary: String) -> Self {
+        Self {
+            name,
+            version,
+            summary,
+            input_schema: anything(),
+            output_schema: anything(),
+        }
+    }
+}
+
 fn anything() -> Json {
     Json::from(serde_json::json!({}))
 }

@@ -55,6 +55,7 @@ pub use review::{Reviewed, review};
 pub use secrets::{Keyring, KeyringError, SecretError};
 pub use signature::{SignatureError, SignaturePolicy, TrustedKeys};
 pub use source::StoredComponents;
+pub use taskforge_runtime::LoadError;
 pub use trial::Trials;
 pub use usage::UsageBoard;
 pub use values::StoredValues;

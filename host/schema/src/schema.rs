@@ -57,6 +57,11 @@ impl Schema {
             })
     }
 
+    /// Whether it takes a value; `false` also of a check that would take too long.
+    pub(crate) fn takes(&self, value: &Value) -> bool {
+        within(STEPS, || self.0.is_valid(value)) == Some(true)
+    }
+
     /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that begin with `pointer`.
     pub fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<Fault>) {
         let steps = STEPS + STEPS_A_BYTE * size as u64;
@@ -127,7 +132,7 @@ impl<'i> Keyword<'i> for Count {
 }
 
 /// Keywords whose value is a schema, or a list of schemas.
-const SCHEMAS: [&str; 17] = [
+pub(crate) const SCHEMAS: [&str; 17] = [
     "additionalItems",
     "additionalProperties",
     "allOf",
@@ -147,7 +152,7 @@ const SCHEMAS: [&str; 17] = [
     "extends",
 ];
 /// Keywords whose value has schemas as its members.
-const MAPS: [&str; 6] = [
+pub(crate) const MAPS: [&str; 6] = [
     "$defs",
     "definitions",
     "dependencies",

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use super::tasks;
 use crate::{
     Problem, Tenant,
-    extract::{JsonBody, Params, number, read_cursor},
+    body::JsonBody,
+    extract::{Params, number, read_cursor},
     requeue::{MAX_MOVED, PAGE, Requeue, RequeueBody, Requeued},
     state::App,
     view::{TaskList, json},

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
-use taskforge_domain::{Json, TaskId, TaskState, TaskType, Timestamp};
+use taskforge_domain::{Json, TaskId, TaskState, TaskType, TenantId, Timestamp};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -13,13 +13,13 @@ use super::MAX_WAIT;
 use crate::{
     FieldError, Problem,
     completion::{self, Beat},
-    extract::JsonBody,
+    body::JsonBody,
     fields::{self, Fields, duration, parsed, several},
     handout::{self, Ask, Leased},
     lease_token::LeaseTokens,
     report::{self, CompleteBody, Report},
     state::App,
-    submission::{DurationText, unknown_type},
+    submission::DurationText,
     view::json,
 };
 
@@ -206,8 +206,8 @@ fn types(app: &App, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option
     fields.required("task_types", errors, |raw| {
         let mut types: Vec<TaskType> = several(raw, MAX_TYPES)?;
         // A slip of the pen would otherwise wait for ever.
-        if let Some(unknown) = types.iter().find(|name| !plugins.contains_key(*name)) {
-            return Err(unknown_type(&plugins, unknown));
+        if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
+            return Err(plugins.unknown(&TenantId::default(), unknown));
         }
         types.sort_unstable();
         types.dedup();

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use crate::{
     FieldError, Problem, enqueue,
-    extract::{JsonBody, Params, QueuePath, TenantPath},
+    body::JsonBody,
+    extract::{Params, QueuePath, TenantPath},
     fields::{self, Fields},
     state::App,
     view::json,
@@ -105,7 +106,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Respo
     params.end("none")?;
     let policy = app.services.store.policy().await?;
     let known = app.services.catalog.snapshot();
-    let types: BTreeSet<&TaskType> = known.keys().chain(policy.types.keys()).collect();
+    let types: BTreeSet<&TaskType> = known.all().map(|(name, _)| name).chain(policy.types.keys()).collect();
     let default_tenant = TenantId::default();
     let list = QueueList {
         queues: types.into_iter().map(|name| queue(name, &policy)).collect(),

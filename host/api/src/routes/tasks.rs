@@ -7,7 +7,8 @@ use taskforge_store::{Cursor, Page, TaskFilter};
 
 use crate::{
     Problem, Tenant,
-    extract::{JsonBody, Params, number, read_cursor, write_cursor},
+    body::JsonBody,
+    extract::{Params, number, read_cursor, write_cursor},
     state::App,
     submission::{BatchBody, NewTaskBody, Submitter},
     view::{BatchAccepted, Pruned, TaskList, TaskView, json},

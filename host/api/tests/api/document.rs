@@ -281,6 +281,8 @@ async fn every_documented_operation_answers_as_documented() {
         ("GET", "/plugins", "/plugins".into(), None, 200),
         ("GET", "/plugins/{name}", "/plugins/fibonacci".into(), None, 200),
         ("GET", "/plugins/{name}", "/plugins/nobody".into(), None, 404),
+        ("POST", "/plugins", "/plugins?colour=red".into(), None, 415),
+        ("GET", "/plugins/{name}/versions", "/plugins/echo/versions".into(), None, 404),
         ("GET", "/healthz", "/healthz".into(), None, 200),
         ("GET", "/readyz", "/readyz".into(), None, 200),
         ("GET", "/metrics", "/metrics".into(), None, 200),

@@ -1,7 +1,14 @@
 //! A server on a port of its own, a client that speaks HTTP by hand, and a worker's part played through the store.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind};
 use taskforge_broker::{Broker, LocalBroker, Signal, Want};
@@ -9,7 +16,9 @@ use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, Limits, LogLevel, LogLine, NewTask,
     Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
-use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, SqliteStore, Store, Term};
+use taskforge_registry::{Keyring, Parts, Registry, SignaturePolicy};
+use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
+use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, PluginStore, SqliteStore, Store, Term};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,6 +48,8 @@ pub struct Setup {
     pub wrap: Box<dyn FnOnce(Arc<SqliteStore>) -> Arc<dyn Store> + Send>,
     /// Stands in for the broker that the server sees.
     pub broker: Option<Arc<dyn Broker>>,
+    /// Whose components are taken.
+    pub signatures: SignaturePolicy,
 }
 
 impl Default for Setup {
@@ -52,8 +63,25 @@ impl Default for Setup {
             ready: Arc::new(AlwaysReady),
             wrap: Box::new(|store| store),
             broker: None,
+            signatures: SignaturePolicy::default(),
         }
     }
+}
+
+/// The sandbox that pushed components are checked in. One for all tests: compiled code is shared, and nothing else is kept.
+fn runtime() -> Runtime {
+    static RUNTIME: OnceLock<(Runtime, TempDir)> = OnceLock::new();
+    let (runtime, _) = RUNTIME.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mailer = OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
+        let config = RuntimeConfig {
+            cache_dir: Some(folder.path().join("cache")),
+            max_instances: 8,
+            ..RuntimeConfig::new(Arc::new(mailer))
+        };
+        (Runtime::new(config).unwrap(), folder)
+    });
+    runtime.clone()
 }
 
 impl Setup {
@@ -69,12 +97,21 @@ impl Setup {
         let broker = Arc::new(LocalBroker::new());
         let catalog = Arc::new(Catalog::new());
         catalog.set(plugins()).unwrap();
+        let key = BASE64_STANDARD.encode([7; 32]);
+        let registry = Registry::new(Parts {
+            store: Arc::clone(&store) as Arc<dyn PluginStore>,
+            broker: Arc::clone(&broker) as Arc<dyn Broker>,
+            runtime: runtime(),
+            keyring: Some(Arc::new(Keyring::parse(&key).unwrap())),
+            signatures: Arc::new(self.signatures),
+        });
         let services = Services {
             store: (self.wrap)(Arc::clone(&store)),
             broker: self
                 .broker
                 .unwrap_or_else(|| Arc::clone(&broker) as Arc<dyn Broker>),
             catalog: Arc::clone(&catalog),
+            registry,
             metrics: Metrics::install().unwrap(),
             ready: self.ready,
         };
@@ -251,6 +288,12 @@ impl Api {
             body.as_bytes(),
         )
         .await
+    }
+
+    /// Pushes a component. The query's values are written as they are: whoever needs one escaped writes it so.
+    pub async fn push(&self, query: &str, component: &[u8]) -> Answer {
+        let wasm = [("content-type", "application/wasm"), ("x-operator", "tester")];
+        self.send("POST", &format!("/plugins?{query}"), &wasm, component).await
     }
 
     /// Enqueues a task and returns its id.

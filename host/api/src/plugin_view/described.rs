@@ -1,0 +1,231 @@
+//! What is served or read as types of other rooms, described for OpenAPI.
+#![expect(dead_code, reason = "describes bodies for OpenAPI")]
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use taskforge_domain::CanaryGuard;
+use utoipa::ToSchema;
+
+/// A task type that only external workers handle.
+#[derive(ToSchema)]
+#[schema(as = ExternalType)]
+pub(crate) struct ExternalBody {
+    /// The task type.
+    #[schema(example = "ocr")]
+    name: String,
+    /// One line for people.
+    summary: String,
+    /// JSON Schema of the input; `POST /tasks` checks against it.
+    #[schema(value_type = Value)]
+    input_schema: Value,
+    /// JSON Schema of the output; `POST /complete_task` checks against it. Null: any output is taken.
+    #[schema(value_type = Value, nullable)]
+    output_schema: Option<Value>,
+}
+
+/// The ceilings of one attempt. Sizes in bytes; where they are set also as text such as `64 MiB`. What is left out there gets its default.
+#[derive(ToSchema)]
+#[schema(as = Limits)]
+pub(crate) struct LimitsBody {
+    /// Roughly one unit an instruction.
+    #[schema(required = false)]
+    fuel: u64,
+    /// All memories and tables together.
+    #[schema(value_type = SizeText, required = false)]
+    memory: u64,
+    /// Wall time, as text such as `30s`.
+    #[schema(example = "30s", required = false)]
+    deadline: String,
+    /// The output JSON.
+    #[schema(value_type = SizeText, required = false)]
+    output: u64,
+    /// Log text kept.
+    #[schema(value_type = SizeText, required = false)]
+    log: u64,
+    /// Calls to the host.
+    #[schema(required = false)]
+    host_calls: u64,
+    /// Elements of all tables together.
+    #[schema(required = false)]
+    table_elements: u64,
+    /// Core instances.
+    #[schema(required = false)]
+    instances: u32,
+    /// Linear memories.
+    #[schema(required = false)]
+    memories: u32,
+    /// Tables.
+    #[schema(required = false)]
+    tables: u32,
+    /// Outgoing HTTP requests.
+    #[schema(required = false)]
+    http_requests: u32,
+    /// All HTTP response bodies together.
+    #[schema(value_type = SizeText, required = false)]
+    http_bytes: u64,
+    /// Attempts at once in the whole fleet; the lower of this and the queue's cap counts.
+    #[schema(minimum = 1)]
+    concurrency: Option<u32>,
+}
+
+/// A number of bytes, or text such as `64 MiB`.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum SizeText {
+    /// Bytes.
+    Bytes(u64),
+    /// For people.
+    Text(String),
+}
+
+/// What a plugin may reach outside its sandbox. What is left out is not granted.
+#[derive(ToSchema)]
+#[schema(as = Grants)]
+pub(crate) struct GrantsBody {
+    /// Outgoing HTTP.
+    #[schema(required = false)]
+    http: HttpGrantBody,
+    /// Sending e-mail: `true`, `false`, or an object with `senders` and `recipients`, each a list of domains.
+    #[schema(value_type = Value, required = false, example = json!({"recipients": ["example.com"]}))]
+    mail: Value,
+    /// Secrets of the plugin that this version reads through `wasi:config`.
+    #[schema(required = false)]
+    secrets: Vec<String>,
+    /// Keeping values in `wasi:keyvalue`: `true`, `false`, or an object with `bytes` and `keys`, for each tenant.
+    #[schema(value_type = Value, required = false, example = json!({"bytes": 1_048_576, "keys": 1000}))]
+    keyvalue: Value,
+}
+
+/// Where a plugin may send HTTP requests.
+#[derive(ToSchema)]
+#[schema(as = HttpGrant)]
+pub(crate) struct HttpGrantBody {
+    /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443; or `{"host": …, "methods": ["POST"]}`.
+    #[schema(value_type = Vec<Value>, required = false)]
+    hosts: Vec<Value>,
+    /// Networks that are allowed although they are private.
+    #[schema(required = false)]
+    private_networks: Vec<String>,
+}
+
+/// What the operator sets for one version. What is left out gets its default.
+#[derive(ToSchema)]
+#[schema(as = PluginSettings)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SettingsBody {
+    /// What one attempt may use.
+    #[schema(required = false)]
+    limits: LimitsBody,
+    /// What it may reach.
+    #[schema(required = false)]
+    grants: GrantsBody,
+    /// Values that it reads through `wasi:config`. Nothing secret: they are shown.
+    #[schema(required = false)]
+    config: BTreeMap<String, String>,
+}
+
+/// One capability, seen from both sides.
+#[derive(ToSchema)]
+#[schema(as = Reviewed)]
+pub(crate) struct ReviewBody {
+    /// `http`, `mail`, `config`, `keyvalue`, `progress`, `logging`, `sockets`, `filesystem`, or a name that the component made up.
+    capability: String,
+    /// Whether the component imports it. Components of interpreters import more than they use.
+    imported: bool,
+    /// Whether it says of itself that it wants it.
+    wanted: bool,
+    /// What the operator granted, in a few words.
+    #[schema(example = "POST api.example.com")]
+    granted: String,
+    /// It imports or wants it, and could be granted it, and is not. Attempts that use it will fail.
+    is_missing: bool,
+}
+
+/// Which version is to run.
+#[derive(ToSchema)]
+#[schema(as = Activate)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ActivateBody {
+    /// The version.
+    version: String,
+    /// Also if it refuses inputs that the running version takes.
+    #[schema(required = false, default = false)]
+    force: bool,
+}
+
+/// Which version is to run on trial, and how.
+#[derive(ToSchema)]
+#[schema(as = StartCanary)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CanaryBody {
+    /// The version.
+    version: String,
+    /// The share of tasks that it is to run.
+    #[schema(minimum = 1, maximum = 99)]
+    percent: u8,
+    /// When it is taken back by itself. What is left out gets its default.
+    #[schema(required = false)]
+    guard: CanaryGuard,
+    /// Also if it refuses inputs that the running version takes.
+    #[schema(required = false, default = false)]
+    force: bool,
+}
+
+/// What is to be retired.
+#[derive(ToSchema)]
+#[schema(as = Retire)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetireBody {
+    /// Only this version, which must not be running; the whole plugin if left out.
+    version: Option<String>,
+}
+
+/// A secret.
+#[derive(ToSchema)]
+#[schema(as = SetSecret)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretBody {
+    /// What it says. Never shown again.
+    value: String,
+}
+
+/// What the attempts of a version used, and which limits would fit them.
+#[derive(ToSchema)]
+#[schema(as = Advice)]
+pub(crate) struct AdviceBody {
+    /// The version.
+    version: String,
+    /// Attempts that were counted.
+    attempts: u64,
+    /// Those of them that failed.
+    failed: u64,
+    /// Fuel.
+    fuel: FigureBody,
+    /// Peak memory, in bytes.
+    memory: FigureBody,
+    /// Time, in microseconds.
+    wall_micros: FigureBody,
+    /// Output, in bytes.
+    output: FigureBody,
+    /// Why nothing is suggested, if so.
+    #[schema(required)]
+    reason: Option<String>,
+}
+
+/// One kind of usage.
+#[derive(ToSchema)]
+#[schema(as = Figure)]
+pub(crate) struct FigureBody {
+    /// Half of the attempts used at most this.
+    p50: u64,
+    /// 99 of 100 attempts used at most this.
+    p99: u64,
+    /// The most that any used.
+    max: u64,
+    /// The limit now.
+    limit: u64,
+    /// The limit that would do.
+    #[schema(required)]
+    suggested: Option<u64>,
+}

@@ -1,0 +1,55 @@
+//! Why the registry refuses, as problems.
+
+use taskforge_registry::{LoadError, RegistryError, SecretError};
+
+use crate::{FieldError, Problem, ProblemKind};
+
+/// The registry's texts speak to whoever asked; only those about this server's own faults stay inside.
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        let kind = match error {
+            RegistryError::Store(error) => return error.into(),
+            RegistryError::Load(LoadError::Internal(_)) | RegistryError::Secret(SecretError::NoRandomness) => {
+                tracing::error!(%error, "the registry failed");
+                return Self::internal();
+            }
+            RegistryError::Breaking { ref breaks, .. } => {
+                let errors = breaks.iter();
+                let errors = errors.map(|found| FieldError::at(&found.pointer, &found.detail));
+                let problem = Self::new(ProblemKind::BreakingChange, sentence(&error));
+                return problem.with_errors(errors.collect());
+            }
+            RegistryError::Invalid { field, reason } => {
+                let pointer = format!("/{}", field.replace('.', "/"));
+                return Self::validation(vec![FieldError::at(pointer, reason)]);
+            }
+            RegistryError::Load(LoadError::Limits { field, .. }) => {
+                return Self::validation(vec![FieldError::at(
+                    format!("/limits/{field}"),
+                    error.to_string(),
+                )]);
+            }
+            RegistryError::UnknownPlugin(_)
+            | RegistryError::UnknownVersion { .. }
+            | RegistryError::UnknownSecret { .. } => ProblemKind::NotFound,
+            RegistryError::NameTaken(_)
+            | RegistryError::VersionTaken { .. }
+            | RegistryError::State(_)
+            | RegistryError::Contended(_)
+            | RegistryError::Secret(_) => ProblemKind::PluginConflict,
+            RegistryError::Signature(_) => ProblemKind::Signature,
+            RegistryError::Load(_) => ProblemKind::Component,
+        };
+        Self::new(kind, sentence(&error))
+    }
+}
+
+/// The text of an error as a sentence of its own.
+fn sentence(error: &RegistryError) -> String {
+    let text = error.to_string();
+    // What begins with a plugin's name or a field keeps its beginning.
+    match text.strip_prefix("there is") {
+        Some(rest) => format!("There is{rest}."),
+        None => text,
+    }
+}

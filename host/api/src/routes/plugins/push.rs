@@ -1,0 +1,167 @@
+//! `POST /plugins`: how a component comes in.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use taskforge_domain::{Manifest, PluginSettings, TaskType, TenantId};
+use taskforge_registry::{Push, SameVersion, signature};
+
+use crate::{
+    Problem,
+    body::ComponentBody,
+    extract::{By, Params},
+    json::tree,
+    plugin_view::VersionView,
+    state::App,
+    view::json,
+};
+
+const PARAMETERS: &str = "tenant, name, version, summary, manifest, settings, signature, activate, force";
+
+/// Push a component.
+///
+/// Checks it, compiles it and stores it as a new version, which runs once it is activated. The same version with the same bytes again is no error
+/// and changes nothing; with other bytes it is refused: a version never changes.
+///
+/// A component that exports the handler interface says its name, version and schemas itself. For a WASI command or a WASI web server they come
+/// with the push: `name` and `version`, or a whole `manifest`.
+#[utoipa::path(
+    post, path = "/plugins", tag = "plugins", operation_id = "pushPlugin",
+    params(
+        ("tenant" = Option<String>, Query, description = "The tenant whose plugin it is, who alone may use it; shared by all if left out"),
+        ("name" = Option<String>, Query, description = "The task type, of a component that does not say it itself"),
+        ("version" = Option<String>, Query, description = "The version, of a component that does not say it itself"),
+        ("summary" = Option<String>, Query, description = "One line for people, of a component that does not say it itself"),
+        ("manifest" = Option<String>, Query, description = "All of that, and `input_schema` and `output_schema`, as a JSON object"),
+        ("settings" = Option<String>, Query, description = "What the version may use and reach, as a JSON object with `limits`, `grants` and \
+            `config`. A version that is there keeps the settings that it has"),
+        ("signature" = Option<String>, Query, description = "Detached ed25519 signature over the component's bytes, in base64 (write + as %2B)"),
+        ("activate" = Option<bool>, Query, description = "Let it run at once; false if left out"),
+        ("force" = Option<bool>, Query, description = "Activate it even if it refuses inputs that the running version takes"),
+        ("x-operator" = Option<String>, Header, description = "Who pushes, for the record"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component"),
+    responses(
+        (status = 201, description = "The version is stored", body = VersionView<'_>),
+        (status = 200, description = "It was there already", body = VersionView<'_>),
+        (status = 403, description = "It is not signed by anybody whom this server trusts", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+        (status = 409, description = "The name or the version is taken, or the version breaks clients of the running one (it is stored all the \
+            same)", body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn push(
+    State(app): State<App>,
+    By(by): By,
+    body: ComponentBody,
+) -> Result<Response, Problem> {
+    let ComponentBody {
+        bytes,
+        mut parameters,
+        turn,
+    } = body;
+    let asked = Asked::read(&mut parameters)?;
+    parameters.end(PARAMETERS)?;
+    let push = Push {
+        owner: asked.owner,
+        manifest: asked.manifest,
+        settings: asked.settings,
+        signature: asked.signature,
+        by: by.clone(),
+        same_version: SameVersion::Refuse,
+    };
+    let registry = &app.services.registry;
+    let pushed = registry.push(bytes.into(), push).await?;
+    drop(turn);
+    let mut plugin = pushed.plugin;
+    if asked.activate {
+        let version = &pushed.version.info.version;
+        let activated = registry.activate(&plugin.name, version, asked.force, &by).await;
+        // Also when it was refused: the version itself is there.
+        app.offer().await;
+        plugin = activated?;
+    } else {
+        app.offer().await;
+    }
+    let status = if pushed.is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(json(
+        status,
+        &VersionView::new(&plugin, &pushed.version, pushed.review),
+    ))
+}
+
+/// What the query asks for.
+struct Asked {
+    owner: Option<TenantId>,
+    manifest: Option<Manifest>,
+    settings: PluginSettings,
+    signature: Option<Vec<u8>>,
+    activate: bool,
+    force: bool,
+}
+
+impl Asked {
+    fn read(query: &mut Params) -> Result<Self, Problem> {
+        let text = |text: &str| Ok::<_, String>(text.to_owned());
+        let manifest = query.one("manifest", object::<Manifest>)?;
+        let name: Option<TaskType> =
+            query.one("name", |text| text.parse().map_err(|error| format!("{error}")))?;
+        let version = query.one("version", text)?;
+        let summary = query.one("summary", text)?;
+        Ok(Self {
+            owner: query.one("tenant", |text| text.parse().map_err(|error| format!("{error}")))?,
+            manifest: manifest_of(manifest, name, version, summary)?,
+            settings: query.one("settings", object::<PluginSettings>)?.unwrap_or_default(),
+            signature: query.one("signature", |text| {
+                signature::from_text(text).map_err(|error| error.to_string())
+            })?,
+            activate: query.one("activate", flag)?.unwrap_or_default(),
+            force: query.one("force", flag)?.unwrap_or_default(),
+        })
+    }
+}
+
+/// The whole manifest, or what was given of it one by one.
+fn manifest_of(
+    whole: Option<Manifest>,
+    name: Option<TaskType>,
+    version: Option<String>,
+    summary: Option<String>,
+) -> Result<Option<Manifest>, Problem> {
+    match (whole, name, version) {
+        (Some(_), Some(_), _) => Err(Problem::parameter("name", "is in the manifest; give one of them")),
+        (Some(_), _, Some(_)) => Err(Problem::parameter("version", "is in the manifest; give one of them")),
+        (None, Some(_), None) => Err(Problem::parameter("version", "must be given together with name")),
+        (None, None, Some(_)) => Err(Problem::parameter("name", "must be given together with version")),
+        (Some(_), ..) | (None, None, None) if summary.is_some() => {
+            Err(Problem::parameter("summary", "must be given together with name and version"))
+        }
+        (whole, None, None) => Ok(whole),
+        (None, Some(name), Some(version)) => {
+            let manifest = Manifest::new(name, version, summary.unwrap_or_default());
+            Ok(Some(manifest))
+        }
+    }
+}
+
+/// Reads a JSON object; what is wrong in it is named by its path.
+pub(super) fn object<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    // Strictly first: a key given twice could hide the other value.
+    tree(text).map_err(|error| error.to_string())?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => error.inner().to_string(),
+            path => format!("{path}: {}", error.inner()),
+        }
+    })
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
+}

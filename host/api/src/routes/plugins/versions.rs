@@ -1,0 +1,152 @@
+//! The versions of a plugin, their components and their settings.
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use taskforge_domain::{PluginSettings, PluginVersion, TaskType};
+
+use crate::{
+    FieldError, Problem,
+    body::JsonBody,
+    extract::{By, Params, PluginPath, VersionPath},
+    json::text,
+    plugin_view::{SettingsBody, VersionList, VersionView},
+    state::App,
+    view::json,
+};
+
+/// List the versions of a plugin.
+///
+/// All that were ever pushed, newest first.
+#[utoipa::path(
+    get, path = "/plugins/{name}/versions", tag = "plugins", operation_id = "listPluginVersions",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    responses((status = 200, description = "The versions", body = VersionList<'_>)),
+)]
+pub(crate) async fn list(
+    State(app): State<App>,
+    PluginPath(name): PluginPath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let registry = &app.services.registry;
+    let plugin = registry.plugin(&name).await?;
+    let versions = registry.versions(&name).await?;
+    let versions = versions
+        .iter()
+        .map(|version| VersionView::new(&plugin, version, registry.review(&version.info)))
+        .collect();
+    Ok(json(StatusCode::OK, &VersionList { versions }))
+}
+
+/// Read a version of a plugin.
+///
+/// What it is, what it may use and reach, and what it imports beside what it is granted.
+#[utoipa::path(
+    get, path = "/plugins/{name}/versions/{version}", tag = "plugins", operation_id = "readPluginVersion",
+    params(
+        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
+        ("version" = String, Path, description = "The version", example = "1.0.0"),
+    ),
+    responses((status = 200, description = "The version", body = VersionView<'_>)),
+)]
+pub(crate) async fn read(
+    State(app): State<App>,
+    VersionPath(name, version): VersionPath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let version = app.services.registry.version(&name, &version).await?;
+    shown(&app, &name, &version).await
+}
+
+/// Read the component of a version.
+///
+/// The bytes that were pushed.
+#[utoipa::path(
+    get, path = "/plugins/{name}/versions/{version}/component", tag = "plugins", operation_id = "readPluginComponent",
+    params(
+        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
+        ("version" = String, Path, description = "The version", example = "1.0.0"),
+    ),
+    responses((status = 200, description = "The component", body = Vec<u8>, content_type = "application/wasm")),
+)]
+pub(crate) async fn component(
+    State(app): State<App>,
+    VersionPath(name, version): VersionPath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let registry = &app.services.registry;
+    let version = registry.version(&name, &version).await?;
+    let Some(bytes) = registry.component(&version.info.digest).await? else {
+        tracing::error!(plugin = %name, digest = %version.info.digest, "a version has no component");
+        return Err(Problem::internal());
+    };
+    let wasm = HeaderValue::from_static("application/wasm");
+    Ok(([(header::CONTENT_TYPE, wasm)], bytes).into_response())
+}
+
+/// Set what a version may use and reach.
+///
+/// Replaces all its settings. A version that runs goes by them within seconds.
+#[utoipa::path(
+    put, path = "/plugins/{name}/versions/{version}/settings", tag = "plugins", operation_id = "setPluginSettings",
+    params(
+        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
+        ("version" = String, Path, description = "The version", example = "1.0.0"),
+    ),
+    request_body(content = SettingsBody, content_type = "application/json",
+        example = json!({"limits": {"fuel": 1_000_000_000, "memory": "32 MiB"}, "grants": {"http": {"hosts": ["api.example.com"]}}})),
+    responses((status = 200, description = "The version", body = VersionView<'_>)),
+)]
+pub(crate) async fn set_settings(
+    State(app): State<App>,
+    VersionPath(name, version): VersionPath,
+    By(by): By,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let settings = settings(&body)?;
+    let version = app
+        .services
+        .registry
+        .set_settings(&name, &version, settings, &by)
+        .await?;
+    app.offer().await;
+    shown(&app, &name, &version).await
+}
+
+async fn shown(app: &App, name: &TaskType, version: &PluginVersion) -> Result<Response, Problem> {
+    let registry = &app.services.registry;
+    let plugin = registry.plugin(name).await?;
+    let review = registry.review(&version.info);
+    Ok(json(
+        StatusCode::OK,
+        &VersionView::new(&plugin, version, review),
+    ))
+}
+
+fn settings(body: &[u8]) -> Result<PluginSettings, Problem> {
+    let text = text(body)?;
+    // Malformed or wrong: told apart by whether it is JSON at all.
+    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
+        return Err(crate::json::malformed(&error));
+    }
+    super::push::object(text).map_err(|detail| {
+        let (path, detail) = detail.split_once(": ").unwrap_or(("", &detail));
+        let is_path = ["limits", "grants", "config"]
+            .iter()
+            .any(|field| path.starts_with(field));
+        match is_path {
+            true => Problem::validation(vec![FieldError::at(pointer(path), detail)]),
+            false => Problem::validation(vec![FieldError::at("", format!("{path}{detail}"))]),
+        }
+    })
+}
+
+fn pointer(path: &str) -> String {
+    let path = path.replace('[', ".").replace(']', "");
+    path.split('.').fold(String::new(), |pointer, token| crate::json::join(&pointer, token))
+}
