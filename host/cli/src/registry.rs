@@ -77,15 +77,20 @@ impl Access {
         })
     }
 
-    /// Reads the registry, and follows it until `stop`.
+    /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if it serves anything.
     pub(crate) async fn follow(
         &self,
+        live: Option<&Arc<Live>>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Snapshots> {
         let follower = Follower::start(self.store.clone(), &*self.broker)
             .await
             .context("the registry of plugins cannot be read")?;
+        let follower = match live {
+            Some(live) => follower.confirming(live.clone()),
+            None => follower,
+        };
         let snapshots = follower.snapshots();
         tasks.spawn(follower.run(stop.clone()));
         Ok(snapshots)
@@ -94,12 +99,12 @@ impl Access {
     /// Serves what the registry says, or only some types of it, until `stop`. Returns once what runs now is ready.
     pub(crate) async fn serve(
         &self,
+        live: Arc<Live>,
         snapshots: Snapshots,
         only: Option<Vec<TaskType>>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Served {
-        let live = Arc::new(Live::default());
         let parts = LoaderParts {
             store: self.store.clone(),
             runtime: self.runtime.clone(),

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let fleet = Fleet::join(&args.database, &args.broker).await?;
         let access = access(&args, trust, &fleet)?;
         registry::sync_if_found(&args.plugins, &access).await?;
-        let snapshots = access.follow(&tasks, &stop).await?;
+        let snapshots = access.follow(None, &tasks, &stop).await?;
         anyhow::Ok((fleet, access, snapshots))
     };
     let (fleet, access, snapshots) = tokio::select! {

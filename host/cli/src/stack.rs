@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
-use taskforge_registry::{Folder, StoredComponents, StoredValues, Trials};
+use taskforge_registry::{Folder, Live, StoredComponents, StoredValues, Trials};
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig};
 use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -103,7 +103,8 @@ impl Stack {
         let folder = Folder::watched(access.registry(), config.folder.to_owned());
         let (folder, _) = registry::sync(folder, config.folder).await?;
         let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-        let snapshots = access.follow(&last, &stop_last).await?;
+        let live = Arc::new(Live::default());
+        let snapshots = access.follow(Some(&live), &last, &stop_last).await?;
         let plugins = registry::names(&snapshots.borrow());
         if plugins.is_empty() {
             bail!(
@@ -111,7 +112,9 @@ impl Stack {
                 config.folder.display()
             );
         }
-        let Served { live, usage } = access.serve(snapshots.clone(), None, &last, &stop_last).await;
+        let Served { live, usage } = access
+            .serve(live, snapshots.clone(), None, &last, &stop_last)
+            .await;
         let catalog = Arc::new(Catalog::new());
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())

@@ -8,7 +8,7 @@ use taskforge_api::{
     admin::{self, AdminServices},
 };
 use taskforge_domain::TaskType;
-use taskforge_registry::Trials;
+use taskforge_registry::{Live, Trials};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -135,7 +135,8 @@ async fn serve(
     stop: &CancellationToken,
 ) -> anyhow::Result<Served> {
     registry::sync_if_found(&args.plugins, access).await?;
-    let snapshots = access.follow(tasks, stop).await?;
+    let live = Arc::new(Live::default());
+    let snapshots = access.follow(Some(&live), tasks, stop).await?;
     let only = (!args.types.is_empty()).then(|| args.types.clone());
     {
         let snapshot = snapshots.borrow();
@@ -145,5 +146,5 @@ async fn serve(
             bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
         }
     }
-    Ok(access.serve(snapshots, only, tasks, stop).await)
+    Ok(access.serve(live, snapshots, only, tasks, stop).await)
 }

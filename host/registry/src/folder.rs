@@ -177,7 +177,7 @@ impl Folder {
             };
             match self.registry.retire(&plugin, FOLDER).await {
                 Ok(_) => {
-                    tracing::info!(task.type = %plugin, "{} is gone: the plugin is retired", file.display())
+                    tracing::info!(task.type = %plugin, "{} is gone: the plugin is retired", file.display());
                 }
                 Err(error) => tracing::error!(task.type = %plugin, "the plugin was not retired: {error}"),
             }

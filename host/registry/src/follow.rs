@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use taskforge_broker::{Broker, Signal, Signals};
+use taskforge_domain::Timestamp;
 use taskforge_store::{PluginStore, RegistrySnapshot, StoreResult};
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::live::Live;
 
 /// How often the registry's revision is asked for, in case that a signal was lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -18,6 +21,7 @@ pub struct Follower {
     store: Arc<dyn PluginStore>,
     signals: Signals,
     latest: watch::Sender<Arc<RegistrySnapshot>>,
+    confirms: Option<Arc<Live>>,
 }
 
 impl Follower {
@@ -33,7 +37,17 @@ impl Follower {
             store,
             signals,
             latest: watch::Sender::new(Arc::new(first)),
+            confirms: None,
         })
+    }
+
+    /// The same, which also tells this whenever the registry was found to be as it was last seen.
+    #[must_use]
+    pub fn confirming(self, live: Arc<Live>) -> Self {
+        Self {
+            confirms: Some(live),
+            ..self
+        }
     }
 
     /// What was read last, and what will be.
@@ -62,13 +76,18 @@ impl Follower {
     }
 
     async fn look(&self) -> StoreResult<()> {
-        let known = self.latest.borrow().revision;
-        if self.store.registry_revision().await? == known {
-            return Ok(());
+        let (began, known) = (Timestamp::now(), self.latest.borrow().revision);
+        if self.store.registry_revision().await? != known {
+            let snapshot = Arc::new(self.store.registry().await?);
+            tracing::debug!(revision = snapshot.revision.0, "the registry has changed");
+            if let Some(live) = &self.confirms {
+                live.see(&snapshot);
+            }
+            self.latest.send_replace(snapshot);
         }
-        let snapshot = self.store.registry().await?;
-        tracing::debug!(revision = snapshot.revision.0, "the registry has changed");
-        self.latest.send_replace(Arc::new(snapshot));
+        if let Some(live) = &self.confirms {
+            live.confirm(began);
+        }
         Ok(())
     }
 }

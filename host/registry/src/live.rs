@@ -2,21 +2,30 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
-use taskforge_domain::{QueuePolicy, Rollout, TaskId, TaskType, Timestamp, TypePolicy, VersionId};
+use taskforge_domain::{QueuePolicy, Revision, Rollout, TaskId, TaskType, Timestamp, TypePolicy, VersionId};
 use taskforge_runtime::Plugin;
 use taskforge_schema::Schema;
 use taskforge_store::{RegistrySnapshot, SealedSecret};
 
 /// How long after the rollout changed a door may still have checked an input against another version: it looks each second, and clocks differ.
 const DOUBT: Duration = Duration::from_secs(10);
+/// By how much clocks of hosts may differ before a task is taken for older than it is.
+const SKEW: Duration = Duration::from_secs(2);
 
 /// Which plugin serves which task type, here and now. An attempt keeps the plugin that it began with, so a change here never touches what runs.
 #[derive(Default)]
-pub struct Live(RwLock<Arc<State>>);
+pub struct Live {
+    state: RwLock<Arc<State>>,
+    /// When the registry was last known to be as it was seen, in milliseconds since the epoch.
+    confirmed: AtomicI64,
+}
 
 /// One state of it, replaced as a whole.
 #[derive(Default, Clone)]
@@ -31,6 +40,8 @@ struct State {
 
 /// One plugin, with its versions ready to run.
 pub(crate) struct Served {
+    /// The plugin's in the registry.
+    pub(crate) revision: Revision,
     pub(crate) rollout: Rollout,
     pub(crate) versions: Vec<Loaded>,
 }
@@ -53,8 +64,10 @@ pub struct Serving {
     pub plugin: Arc<Plugin>,
     /// Under what its usage is counted: the version, and the phase of the rollout. `None` for a plugin that is in no registry.
     pub counted: Option<(VersionId, i64)>,
-    /// The task was perhaps accepted before this version ran, so its input is to be checked against this.
-    pub recheck: Option<Arc<Schema>>,
+    /// The version's input schema. `None` if nothing can be checked against it.
+    pub input: Option<Arc<Schema>>,
+    /// The task was perhaps accepted before this version ran, so its input is to be checked first.
+    pub recheck: bool,
 }
 
 impl Live {
@@ -70,6 +83,7 @@ impl Live {
                 secrets: Vec::new(),
             };
             let served = Served {
+                revision: Revision::default(),
                 rollout: Rollout::default(),
                 versions: vec![loaded],
             };
@@ -86,15 +100,32 @@ impl Live {
         let served = self.state().served.get(task_type).cloned()?;
         let picked = served.rollout.pick(task);
         let loaded = served.versions.iter().find(|loaded| loaded.id == picked)?;
-        let recheck = loaded
-            .input
-            .as_ref()
-            .filter(|_| served.rollout.since.is_some_and(|since| is_before(task, since)));
         Some(Serving {
             plugin: Arc::clone(&loaded.plugin),
             counted: loaded.id.map(|id| (id, served.rollout.phase)),
-            recheck: recheck.cloned(),
+            input: loaded.input.clone(),
+            recheck: served.rollout.since.is_some_and(|since| is_before(task, since)),
         })
+    }
+
+    /// Whether the versions that run here are those that a door went by when it took a task, or newer ones. If not, another version may be
+    /// right for it, of which this process has not heard, or which it has not made ready.
+    #[must_use]
+    pub fn is_current(&self, task_type: &TaskType, task: TaskId) -> bool {
+        let state = self.state();
+        let registered = state
+            .snapshot
+            .plugins
+            .iter()
+            .find(|plugin| plugin.name == *task_type);
+        let served = state.served.get(task_type);
+        let is_served = match (registered, served) {
+            (Some(registered), Some(served)) => registered.revision == served.revision,
+            (registered, served) => registered.is_none() && served.is_some(),
+        };
+        let confirmed = self.confirmed.load(Ordering::Relaxed);
+        let skew = i64::try_from(SKEW.as_millis()).unwrap_or(i64::MAX);
+        is_served && made(task).is_none_or(|made| made + skew <= confirmed)
     }
 
     /// The task types that are served.
@@ -141,6 +172,11 @@ impl Live {
         });
     }
 
+    /// Takes note that the registry was as it was last seen at this time.
+    pub(crate) fn confirm(&self, at: Timestamp) {
+        self.confirmed.fetch_max(at.as_millisecond(), Ordering::Relaxed);
+    }
+
     pub(crate) fn served(&self, name: &TaskType) -> Option<Arc<Served>> {
         self.state().served.get(name).cloned()
     }
@@ -159,14 +195,14 @@ impl Live {
 
     fn replace(&self, change: impl FnOnce(&mut State)) {
         // Held from the look to the change. Readers wait for a copy of some pointers.
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = State::clone(&state);
         change(&mut next);
         *state = Arc::new(next);
     }
 
     fn state(&self) -> Arc<State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -182,10 +218,19 @@ impl State {
     }
 }
 
-/// Whether a task was made before a version ran for certain, as its id tells. One of whose id nothing can be told was.
+/// Whether a task was made before a version ran for certain. One of whose id nothing can be told was.
 fn is_before(task: TaskId, since: Timestamp) -> bool {
-    let made = task.as_uuid().get_timestamp().map(|made| made.to_unix().0);
-    made.is_none_or(|made| made < (since.as_second() + DOUBT.as_secs().cast_signed()).cast_unsigned())
+    let doubt = i64::try_from(DOUBT.as_millis()).unwrap_or(i64::MAX);
+    made(task).is_none_or(|made| made < since.as_millisecond() + doubt)
+}
+
+/// When a task was made, as its id tells, in milliseconds since the epoch.
+fn made(task: TaskId) -> Option<i64> {
+    let (seconds, nanos) = task.as_uuid().get_timestamp()?.to_unix();
+    let seconds = i64::try_from(seconds).ok()?;
+    seconds
+        .checked_mul(1_000)?
+        .checked_add(i64::from(nanos / 1_000_000))
 }
 
 fn policy(snapshot: &RegistrySnapshot) -> BTreeMap<TaskType, TypePolicy> {

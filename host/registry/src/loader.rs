@@ -265,6 +265,7 @@ async fn make_ready(
         });
     }
     Ok((!versions.is_empty()).then(|| Served {
+        revision: plugin.revision,
         rollout: plugin.rollout.clone(),
         versions,
     }))

@@ -248,7 +248,9 @@ impl Registry {
     /// # Errors
     /// When there is no such plugin.
     pub async fn pause(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
-        self.mark(name, PluginEventKind::Paused, by, |rollout| rollout.paused = true)
+        self.mark(name, PluginEventKind::Paused, by, |rollout| {
+            rollout.paused = true;
+        })
             .await
     }
 
@@ -258,7 +260,7 @@ impl Registry {
     /// When there is no such plugin.
     pub async fn resume(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
         self.mark(name, PluginEventKind::Resumed, by, |rollout| {
-            rollout.paused = false
+            rollout.paused = false;
         })
         .await
     }
@@ -269,7 +271,7 @@ impl Registry {
     /// When there is no such plugin.
     pub async fn retire(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
         self.mark(name, PluginEventKind::Retired, by, |rollout| {
-            rollout.retired = true
+            rollout.retired = true;
         })
         .await
     }

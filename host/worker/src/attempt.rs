@@ -20,6 +20,10 @@ use crate::{
     teller::{News, Teller},
 };
 
+/// How long a task is kept whose version is not here yet before it is handed back. It may come to this worker again, which looks at the
+/// registry each second.
+const BEHIND_PAUSE: Duration = Duration::from_millis(250);
+
 /// What every attempt of a worker shares.
 pub(crate) struct Bench {
     pub(crate) worker: WorkerId,
@@ -49,14 +53,27 @@ pub(crate) struct Held {
 pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     let Held { task, guard, .. } = &held;
     let completion = match bench.live.get(&task.task_type, task.id) {
-        Some(serving) => {
-            let invoked = execute(&bench, &serving, task, guard).await;
-            observe(task, &invoked);
-            conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
-        }
+        Some(serving) => match execute(&bench, &serving, task, guard).await {
+            Some(invoked) => {
+                observe(task, &invoked);
+                conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
+            }
+            None => {
+                tokio::time::sleep(BEHIND_PAUSE).await;
+                Some(hand_back(
+                    &bench,
+                    task,
+                    "the version that it was accepted for is not here yet",
+                ))
+            }
+        },
         // The plugin went away between the hint and the claim. It is not among the types that the next hints are for, so the task does not
         // come back here.
-        None => Some(hand_back(&bench, task)),
+        None => Some(hand_back(
+            &bench,
+            task,
+            "no plugin handles it on this worker any more",
+        )),
     };
     let committed = match completion {
         Some(completion) => commit(&bench, task, completion, guard).await,
@@ -75,15 +92,31 @@ pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     drop(held.slot);
 }
 
-/// Runs a task, unless its input does not fit the version that it falls to.
-async fn execute(bench: &Arc<Bench>, serving: &Serving, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
-    if let Some(failure) = misfit(serving, task) {
-        return failed(failure);
+/// Runs a task, unless its input does not fit the version that it falls to. `None`: the version that it was accepted for may be one that is
+/// not here yet, so it is for a worker that has it.
+///
+/// A version that takes more than the one before is live for the door a moment before it is for this worker, so what fails here is
+/// looked at too: it may be of the kind that only the new version takes.
+async fn execute(
+    bench: &Arc<Bench>,
+    serving: &Serving,
+    task: &ClaimedTask,
+    guard: &RunningGuard,
+) -> Option<Invoked> {
+    let is_current = || bench.live.is_current(&task.task_type, task.id);
+    if serving.recheck
+        && let Some(failure) = misfit(serving, task)
+    {
+        return is_current().then(|| failed(failure));
     }
     let invoked = AssertUnwindSafe(invoke(bench, &serving.plugin, task, guard))
         .catch_unwind()
         .await;
     let invoked = invoked.unwrap_or_else(|_| panicked());
+    let has_failed = matches!(invoked.outcome, Outcome::Failed(_));
+    if has_failed && !is_current() && misfit(serving, task).is_some() {
+        return None;
+    }
     bench
         .slots
         .observe(Duration::from_micros(invoked.usage.wall_micros));
@@ -92,12 +125,12 @@ async fn execute(bench: &Arc<Bench>, serving: &Serving, task: &ClaimedTask, guar
             .usage
             .record(version, phase, &invoked.outcome, &invoked.usage);
     }
-    invoked
+    Some(invoked)
 }
 
 /// What is wrong with an input that was accepted before this version ran: the door checked it against another one.
 fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
-    let schema = serving.recheck.as_ref()?;
+    let schema = serving.input.as_ref()?;
     let mut faults = Vec::new();
     schema.check(
         &task.input.to_value(),
@@ -190,8 +223,7 @@ fn conclude(
     })
 }
 
-fn hand_back(bench: &Bench, task: &ClaimedTask) -> Completion {
-    let message = format!("no plugin handles {} on this worker any more", task.task_type);
+fn hand_back(bench: &Bench, task: &ClaimedTask, reason: &str) -> Completion {
     Completion {
         attempt: Attempt {
             task: task.id,
@@ -202,7 +234,7 @@ fn hand_back(bench: &Bench, task: &ClaimedTask) -> Completion {
             plugin_digest: Digest::from_bytes([0; 32]),
             started_at: task.started_at,
             finished_at: bench.clock.now(),
-            outcome: Outcome::Failed(Failure::new(FailureKind::Cancelled, message)),
+            outcome: Outcome::Failed(Failure::new(FailureKind::Cancelled, reason)),
             usage: Usage::default(),
             logs: Vec::new(),
         },

@@ -251,10 +251,7 @@ async fn a_bad_version_is_rolled_back_and_one_on_trial_goes_by_itself() {
         )
     };
     let (tried, stable) = (bed.count(&usage("2.0.0")), bed.count(&usage("1.0.0")));
-    assert!(
-        tried >= 20 && stable > tried,
-        "{tried} on trial, {stable} beside"
-    );
+    assert!(tried >= 20 && stable > tried, "{tried} on trial, {stable} beside");
     let events = registry.events(&work(), 1).await.unwrap();
     assert_eq!(events[0].by, "canary guard");
     assert!(events[0].detail.contains("(100 %)"), "{events:?}");
@@ -290,7 +287,10 @@ async fn a_paused_plugin_waits_a_retired_one_takes_no_more_and_what_no_longer_fi
         let task = bed.ended(id).await;
         assert_eq!(task["error_kind"], "invalid_input", "{task}");
         let error = task["error"].to_string();
-        assert!(error.contains("version 2.0.0") && error.contains("/input/reason"), "{error}");
+        assert!(
+            error.contains("version 2.0.0") && error.contains("/input/reason"),
+            "{error}"
+        );
     }
 
     registry.rollback(&work(), BY).await.unwrap();
@@ -311,7 +311,10 @@ async fn a_worker_that_asks_for_signatures_runs_nothing_else() {
     let registry = operator(&bed, Announced::Yes).await;
     let pair = signature::keygen().unwrap();
     let keys = bed.data.path().join("keys.toml");
-    let text = format!("[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n", pair.public);
+    let text = format!(
+        "[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n",
+        pair.public
+    );
     std::fs::write(&keys, text).unwrap();
     let _strict = bed.start_worker(&["--require-signature", "--trusted-keys", keys.to_str().unwrap()]);
     let component = guests::bytes("fibonacci");
@@ -369,10 +372,14 @@ async fn a_secret_reaches_its_guest_and_lies_nowhere_in_plain_text() {
         }
     }
     wait_until("the guest has its secret", async || {
-        let id = bed.submit("hostile", json!({ "attack": "config", "key": "key" })).await;
+        let id = bed
+            .submit("hostile", json!({ "attack": "config", "key": "key" }))
+            .await;
         bed.ended(&id).await["result"].to_string().contains("swordfish")
     })
     .await;
-    let id = bed.submit("hostile", json!({ "attack": "config", "key": "color" })).await;
+    let id = bed
+        .submit("hostile", json!({ "attack": "config", "key": "color" }))
+        .await;
     assert!(bed.ended(&id).await["result"].to_string().contains("blue"));
 }

@@ -118,10 +118,9 @@ impl Bed {
         keyring: Option<Arc<Keyring>>,
         signatures: Arc<SignaturePolicy>,
     ) -> Process {
-        let follower = Follower::start(self.store.clone(), &*self.parts.broker)
-            .await
-            .unwrap();
         let live = Arc::new(Live::default());
+        let follower = Follower::start(self.store.clone(), &*self.parts.broker).await;
+        let follower = follower.unwrap().confirming(live.clone());
         let parts = LoaderParts {
             store: self.store.clone(),
             runtime: self.parts.runtime.clone(),

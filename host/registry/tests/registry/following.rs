@@ -42,11 +42,16 @@ async fn tasks_from_before_are_to_be_checked_again() {
     bed.activate("work", "1.0.0").await;
     let process = bed.follow().await;
     let serving = process.live.get(&name("work"), TaskId::generate()).unwrap();
-    assert!(serving.recheck.is_some() && serving.counted.unwrap().1 == 1);
-    // A minute from now.
+    assert!(serving.recheck && serving.input.is_some() && serving.counted.unwrap().1 == 1);
+    // Centuries from now: the registry was not looked at since.
     let later = "0fffffff-ffff-7000-8000-000000000000".parse().unwrap();
     let serving = process.live.get(&name("work"), later).unwrap();
-    assert!(serving.recheck.is_none());
+    assert!(!serving.recheck && !process.live.is_current(&name("work"), later));
+    let now = TaskId::generate();
+    wait_until("the registry was looked at since", async || {
+        process.live.is_current(&name("work"), now)
+    })
+    .await;
 }
 
 #[tokio::test]
