@@ -251,7 +251,7 @@ impl Registry {
         self.mark(name, PluginEventKind::Paused, by, |rollout| {
             rollout.paused = true;
         })
-            .await
+        .await
     }
 
     /// Lets tasks run again.
