@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use reqwest::{Method, StatusCode, Url, header::HeaderValue};
+use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use taskforge_domain::Json;
 
@@ -55,48 +55,19 @@ impl Client {
         body: Option<&Json>,
         patience: Duration,
     ) -> anyhow::Result<Value> {
+        let mut url = self.server.clone();
+        url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
         let mut request = self
-            .prepare(method, path)
+            .http
+            .request(method, url)
             .query(query)
             .timeout(PATIENCE + patience);
         if let Some(body) = body {
             request = request.json(body);
         }
-        self.answer(request).await
-    }
-
-    /// Sends a component as the body of a request, and reads the answer as JSON.
-    pub(crate) async fn send_component(
-        &self,
-        path: &str,
-        query: &[(&str, String)],
-        component: Vec<u8>,
-        patience: Duration,
-    ) -> anyhow::Result<Value> {
-        let request = self.prepare(Method::POST, path).query(query);
-        let request = request
-            .header("content-type", "application/wasm")
-            .timeout(PATIENCE + patience)
-            .body(component);
-        self.answer(request).await
-    }
-
-    fn prepare(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let mut url = self.server.clone();
-        url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
-        let mut request = self.http.request(method, url);
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
-        // For the record of who changed a plugin; servers believe it as far as they believe the key.
-        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
-        match user.map(|user| HeaderValue::try_from(user)) {
-            Ok(Ok(user)) => request.header("x-operator", user),
-            _ => request,
-        }
-    }
-
-    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
         let response = request.send().await.with_context(|| {
             format!(
                 "no answer from {}; is `taskforge dev` or `taskforge serve` running there? (--server, TASKFORGE_SERVER)",

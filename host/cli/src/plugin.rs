@@ -1,16 +1,4 @@
-//! Plugins: run and inspected without a server, pushed to one and steered there.
-//!
-//! | file | the concept |
-//! |---|---|
-//! | [`push`] | a component on its way into a registry |
-//! | [`steer`] | which versions run, and what they may use |
-//! | [`show`] | what a registry says of a plugin, for people |
-//! | [`sign`] | keys and signatures |
-
-mod push;
-mod show;
-mod sign;
-mod steer;
+//! Running and inspecting a component without a server.
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
@@ -18,12 +6,9 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use taskforge_api::Catalog;
 use taskforge_domain::{
-    HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, Progress, TaskId, TenantId,
-    Timestamp,
+    HostRule, Json, Limits, LogLine, MailGrant, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp,
 };
-use taskforge_runtime::{
-    Invocation, Invoked, MemoryKeyValue, Plugin, PluginSettings, Runtime, RuntimeConfig, inspect,
-};
+use taskforge_runtime::{Invocation, Invoked, Plugin, PluginSettings, Runtime, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -35,15 +20,6 @@ pub(crate) async fn run(command: PluginCommand, json: bool) -> anyhow::Result<Ex
     match command {
         PluginCommand::Run(args) => run_once(*args, json).await,
         PluginCommand::Inspect(args) => describe(args, json).await,
-        PluginCommand::Push(args) => push::push(*args, json).await,
-        PluginCommand::List(args) => show::list(&args, json).await,
-        PluginCommand::Show(args) => show::one(&args, json).await,
-        PluginCommand::Versions(args) => show::versions(&args, json).await,
-        PluginCommand::Advise(args) => show::advice(&args, json).await,
-        PluginCommand::Events(args) => show::events(&args, json).await,
-        PluginCommand::Keygen(args) => sign::keygen(&args, json),
-        PluginCommand::Sign(args) => sign::sign(&args, json),
-        command => steer::run(command, json).await,
     }
 }
 
@@ -60,12 +36,10 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mailer = mailers::build(&args.mail, outbox)?;
     let runtime = Runtime::new(RuntimeConfig {
         max_instances: 1,
-        key_value: Some(Arc::new(MemoryKeyValue::default())),
         ..RuntimeConfig::new(mailer)
     })?;
     let began = Timestamp::now();
-    let manifest = push::manifest(&args.manifest)?;
-    let plugin = load(&runtime, &args.file, settings, manifest.as_ref()).await?;
+    let plugin = load(&runtime, &args.file, settings).await?;
     let loading = Timestamp::now().duration_since(began).unsigned_abs();
     check_input(plugin.info(), &input)?;
     let invoked = runtime
@@ -99,15 +73,10 @@ fn outbox() -> anyhow::Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix("taskforge-outbox-").tempdir()?)
 }
 
-async fn load(
-    runtime: &Runtime,
-    file: &Path,
-    settings: PluginSettings,
-    manifest: Option<&Manifest>,
-) -> anyhow::Result<Arc<Plugin>> {
+async fn load(runtime: &Runtime, file: &Path, settings: PluginSettings) -> anyhow::Result<Arc<Plugin>> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     runtime
-        .load_as(bytes, settings, manifest)
+        .load(bytes, settings)
         .await
         .with_context(|| format!("cannot load {}", file.display()))
 }
@@ -135,23 +104,6 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettin
     settings.grants.http.private_networks.extend(&args.allow_private);
     if args.allow_mail {
         settings.grants.mail = MailGrant::unlimited();
-    }
-    settings.grants.keyvalue.allowed |= args.allow_keyvalue;
-    let pair = |text: &str, flag: &str| {
-        let pair = text
-            .split_once('=')
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        pair.with_context(|| format!("{flag} takes KEY=…"))
-    };
-    for text in &args.config {
-        settings.config.extend([pair(text, "--config")?]);
-    }
-    for text in &args.secret {
-        let (key, variable) = pair(text, "--secret")?;
-        let value = std::env::var(&variable)
-            .with_context(|| format!("the variable {variable} of the secret {key} cannot be read"))?;
-        // Without a registry there is nowhere to keep it apart; what is run here is printed without its configuration.
-        settings.config.insert(key, value);
     }
     Ok(settings)
 }
