@@ -54,6 +54,8 @@ pub(crate) enum PluginCommand {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct PluginRunArgs {
     /// The component
     pub(crate) file: PathBuf,

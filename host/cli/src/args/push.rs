@@ -22,6 +22,8 @@ pub(crate) struct PluginNameArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct PushArgs {
     /// The component
     pub(crate) file: PathBuf,
@@ -60,6 +62,8 @@ pub(crate) struct PushArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct ActivateArgs {
     /// The plugin
     pub(crate) name: TaskType,
@@ -73,6 +77,8 @@ pub(crate) struct ActivateArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct CanaryArgs {
     /// The plugin
     pub(crate) name: TaskType,
@@ -98,6 +104,8 @@ pub(crate) struct CanaryArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct RetireArgs {
     /// The plugin
     pub(crate) name: TaskType,
@@ -108,6 +116,8 @@ pub(crate) struct RetireArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct SettingsArgs {
     /// The plugin
     pub(crate) name: TaskType,
@@ -153,6 +163,8 @@ pub(crate) struct SecretDeleteArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct AdviseArgs {
     /// The plugin
     pub(crate) name: TaskType,
