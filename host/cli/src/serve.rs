@@ -62,7 +62,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let snapshots = access.follow(&tasks, &stop).await?;
         anyhow::Ok((fleet, access, snapshots))
     };
-    let (fleet, _access, snapshots) = tokio::select! {
+    let (fleet, access, snapshots) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
