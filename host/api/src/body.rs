@@ -81,7 +81,9 @@ async fn whole(headers: &HeaderMap, body: &mut Body, limit: usize, time: Duratio
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let (waits, limit_u64) = (headers.contains_key(header::EXPECT), limit as u64);
-    if declared.is_some_and(|length| length > limit_u64 && waits || length > limit_u64.saturating_mul(OVERFLOW)) {
+    if declared
+        .is_some_and(|length| length > limit_u64 && waits || length > limit_u64.saturating_mul(OVERFLOW))
+    {
         // The client waits for our word before it sends, so there is nothing to read first; or would send more than anybody wants to read.
         return Err(too_large(limit));
     }
@@ -89,7 +91,10 @@ async fn whole(headers: &HeaderMap, body: &mut Body, limit: usize, time: Duratio
         Ok(read) => read,
         Err(_) => Err(Problem::new(
             ProblemKind::SlowBody,
-            format!("The body did not arrive within {}.", humantime::format_duration(time)),
+            format!(
+                "The body did not arrive within {}.",
+                humantime::format_duration(time)
+            ),
         )),
     }
 }

@@ -203,7 +203,10 @@ fn registered(
             Ok(entry) => Some((id, entry)),
             Err(error) => {
                 unusable.insert(id);
-                tracing::error!(plugin.version = version.info.version, "a version is not offered: {error}");
+                tracing::error!(
+                    plugin.version = version.info.version,
+                    "a version is not offered: {error}"
+                );
                 None
             }
         }
@@ -343,9 +346,17 @@ mod tests {
         }
         assert!((50..150).contains(&of_canary), "{of_canary}");
         let name = TaskType::new("x").unwrap();
-        assert_eq!(catalog.get(&name).unwrap().version, "1.0.0", "the stable one is shown");
+        assert_eq!(
+            catalog.get(&name).unwrap().version,
+            "1.0.0",
+            "the stable one is shown"
+        );
         let either = catalog.faults(&name, &Json::from(json!("a"))).unwrap();
-        assert_eq!(either.len(), 1, "an input for tasks that are not known must suit both");
+        assert_eq!(
+            either.len(),
+            1,
+            "an input for tasks that are not known must suit both"
+        );
     }
 
     #[test]
@@ -362,7 +373,10 @@ mod tests {
         assert_eq!(fits("good"), Ok(true));
         assert!(fits("bad").unwrap_err().contains("cannot be checked"));
         let half: Vec<_> = (0..50).map(|_| fits("half")).collect();
-        assert!(half.contains(&Ok(true)) && half.iter().any(Result::is_err), "{half:?}");
+        assert!(
+            half.contains(&Ok(true)) && half.iter().any(Result::is_err),
+            "{half:?}"
+        );
         assert_eq!(catalog.list().len(), 2);
     }
 
@@ -371,7 +385,17 @@ mod tests {
         let catalog = Catalog::new();
         let (plugin, mut versions) = registered("x", &[json!({"type": "string"})]);
         catalog.set_registry(&snapshot(2, vec![(plugin.clone(), versions.clone())]));
-        let schema = || Arc::clone(&catalog.snapshot().get(&plugin.name).unwrap().running().unwrap().input);
+        let schema = || {
+            Arc::clone(
+                &catalog
+                    .snapshot()
+                    .get(&plugin.name)
+                    .unwrap()
+                    .running()
+                    .unwrap()
+                    .input,
+            )
+        };
         let before = schema();
         catalog.set_registry(&snapshot(1, vec![]));
         assert!(catalog.get(&plugin.name).is_some());
@@ -394,7 +418,13 @@ mod tests {
         let plugins = vec![registered("ocr", &[json!(true)]), registered("x", &[json!(true)])];
         catalog.set_registry(&snapshot(1, plugins));
         assert_eq!(catalog.list().len(), 1);
-        assert!(catalog.snapshot().get(&TaskType::new("ocr").unwrap()).unwrap().is_external());
+        assert!(
+            catalog
+                .snapshot()
+                .get(&TaskType::new("ocr").unwrap())
+                .unwrap()
+                .is_external()
+        );
     }
 
     #[test]

@@ -89,7 +89,10 @@ pub(crate) struct By(pub(crate) String);
 impl<S: Sync> FromRequestParts<S> for By {
     type Rejection = Infallible;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let said = parts.headers.get("x-operator").and_then(|value| value.to_str().ok());
+        let said = parts
+            .headers
+            .get("x-operator")
+            .and_then(|value| value.to_str().ok());
         let said = said.map(str::trim).filter(|name| !name.is_empty());
         Ok(Self(shorten(said.unwrap_or("api"), 100).into_owned()))
     }

@@ -13,7 +13,8 @@ use taskforge_registry::{Reviewed, SecretInfo};
 use utoipa::ToSchema;
 
 pub(crate) use self::described::{
-    ActivateBody, AdviceBody, CanaryBody, GrantsBody, LimitsBody, RetireBody, ReviewBody, SecretBody, SettingsBody,
+    ActivateBody, AdviceBody, CanaryBody, GrantsBody, LimitsBody, RetireBody, ReviewBody, SecretBody,
+    SettingsBody,
 };
 use crate::catalog::{ExternalType, Handler, Offer};
 
@@ -212,7 +213,11 @@ pub(crate) struct VersionView<'a> {
 }
 
 impl<'a> VersionView<'a> {
-    pub(crate) fn new(plugin: &'a RegisteredPlugin, version: &'a PluginVersion, review: Vec<Reviewed>) -> Self {
+    pub(crate) fn new(
+        plugin: &'a RegisteredPlugin,
+        version: &'a PluginVersion,
+        review: Vec<Reviewed>,
+    ) -> Self {
         let (state, reason) = match &version.state {
             VersionState::Available => ("available", None),
             VersionState::RolledBack { reason } => ("rolled_back", Some(reason.as_str())),

@@ -9,7 +9,8 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         let kind = match error {
             RegistryError::Store(error) => return error.into(),
-            RegistryError::Load(LoadError::Internal(_)) | RegistryError::Secret(SecretError::NoRandomness) => {
+            RegistryError::Load(LoadError::Internal(_))
+            | RegistryError::Secret(SecretError::NoRandomness) => {
                 tracing::error!(%error, "the registry failed");
                 return Self::internal();
             }

@@ -56,7 +56,10 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .routes(routes!(plugins::versions::set_settings))
         .routes(routes!(plugins::rollout::activate))
         .routes(routes!(plugins::rollout::roll_back))
-        .routes(routes!(plugins::rollout::start_canary, plugins::rollout::stop_canary))
+        .routes(routes!(
+            plugins::rollout::start_canary,
+            plugins::rollout::stop_canary
+        ))
         .routes(routes!(plugins::rollout::pause))
         .routes(routes!(plugins::rollout::resume))
         .routes(routes!(plugins::rollout::retire))

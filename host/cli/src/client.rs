@@ -122,7 +122,8 @@ impl Client {
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
-        self.request(Method::DELETE, path, &[], None, Duration::ZERO).await
+        self.request(Method::DELETE, path, &[], None, Duration::ZERO)
+            .await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Value> {

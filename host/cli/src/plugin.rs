@@ -138,7 +138,11 @@ fn manifest_of(
         return Ok(beside);
     }
     let exports = inspect::inspect(&read(component)?).map(|found| found.exports);
-    let says_itself = exports.is_ok_and(|exports| exports.iter().any(|name| name.starts_with("taskforge:plugin/handler")));
+    let says_itself = exports.is_ok_and(|exports| {
+        exports
+            .iter()
+            .any(|name| name.starts_with("taskforge:plugin/handler"))
+    });
     if says_itself && name.is_none() && version.is_none() {
         return Ok(None);
     }
@@ -153,8 +157,10 @@ fn manifest_of(
 
 /// The settings file, with what the flags say over it.
 fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
-    let Beside { mut settings, manifest } =
-        plugin_folder::settings_of(component, args.settings.as_deref())?;
+    let Beside {
+        mut settings,
+        manifest,
+    } = plugin_folder::settings_of(component, args.settings.as_deref())?;
     let Limits {
         fuel,
         memory,
@@ -177,7 +183,8 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
     settings.config.extend(args.config.iter().cloned());
     for (name, variable) in &args.secret {
         // A guest reads both in the same way, and nothing of this run is kept.
-        let value = std::env::var(variable).with_context(|| format!("--secret {name}: the variable {variable}"))?;
+        let value =
+            std::env::var(variable).with_context(|| format!("--secret {name}: the variable {variable}"))?;
         settings.config.insert(name.clone(), value);
     }
     Ok(Beside { settings, manifest })

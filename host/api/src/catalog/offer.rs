@@ -92,10 +92,7 @@ impl Offer {
         }
     }
 
-    pub(super) const fn registered(
-        plugin: RegisteredPlugin,
-        versions: Vec<(VersionId, Arc<Entry>)>,
-    ) -> Self {
+    pub(super) const fn registered(plugin: RegisteredPlugin, versions: Vec<(VersionId, Arc<Entry>)>) -> Self {
         Self {
             registered: Some(plugin),
             versions,
@@ -104,7 +101,9 @@ impl Offer {
     }
 
     pub(crate) fn is_external(&self) -> bool {
-        self.only.as_ref().is_some_and(|entry| entry.handler.is_external())
+        self.only
+            .as_ref()
+            .is_some_and(|entry| entry.handler.is_external())
     }
 
     fn is_for(&self, tenant: &TenantId) -> bool {

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::MAX_WAIT;
 use crate::{
     FieldError, Problem,
-    completion::{self, Beat},
     body::JsonBody,
+    completion::{self, Beat},
     fields::{self, Fields, duration, parsed, several},
     handout::{self, Ask, Leased},
     lease_token::LeaseTokens,

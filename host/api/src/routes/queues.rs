@@ -10,8 +10,9 @@ use taskforge_domain::{QueuePolicy, TaskType, TenantId, TenantPolicy, TypePolicy
 use utoipa::ToSchema;
 
 use crate::{
-    FieldError, Problem, enqueue,
+    FieldError, Problem,
     body::JsonBody,
+    enqueue,
     extract::{Params, QueuePath, TenantPath},
     fields::{self, Fields},
     state::App,
@@ -106,7 +107,11 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Respo
     params.end("none")?;
     let policy = app.services.store.policy().await?;
     let known = app.services.catalog.snapshot();
-    let types: BTreeSet<&TaskType> = known.all().map(|(name, _)| name).chain(policy.types.keys()).collect();
+    let types: BTreeSet<&TaskType> = known
+        .all()
+        .map(|(name, _)| name)
+        .chain(policy.types.keys())
+        .collect();
     let default_tenant = TenantId::default();
     let list = QueueList {
         queues: types.into_iter().map(|name| queue(name, &policy)).collect(),

@@ -293,7 +293,8 @@ impl Api {
     /// Pushes a component. The query's values are written as they are: whoever needs one escaped writes it so.
     pub async fn push(&self, query: &str, component: &[u8]) -> Answer {
         let wasm = [("content-type", "application/wasm"), ("x-operator", "tester")];
-        self.send("POST", &format!("/plugins?{query}"), &wasm, component).await
+        self.send("POST", &format!("/plugins?{query}"), &wasm, component)
+            .await
     }
 
     /// Enqueues a task and returns its id.

@@ -24,7 +24,8 @@ fn query(pairs: &[(&str, &str)]) -> String {
 /// Pushes a WASI command under a version with an input schema, without activating it.
 async fn push_command(api: &Api, version: &str, input_schema: Value) -> Answer {
     let manifest = json!({"name": "shaped", "version": version, "input_schema": input_schema}).to_string();
-    api.push(&query(&[("manifest", &manifest)]), &guests::bytes("command")).await
+    api.push(&query(&[("manifest", &manifest)]), &guests::bytes("command"))
+        .await
 }
 
 async fn post(api: &Api, path: &str, body: Value) -> Value {
@@ -47,10 +48,23 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
     let version = pushed.json();
     let number = version["version"].as_str().unwrap().to_owned();
     assert_eq!(
-        (&version["name"], &version["owner"], &version["state"], &version["runs_as"]),
-        (&json!("fibonacci"), &Value::Null, &json!("available"), &Value::Null)
+        (
+            &version["name"],
+            &version["owner"],
+            &version["state"],
+            &version["runs_as"]
+        ),
+        (
+            &json!("fibonacci"),
+            &Value::Null,
+            &json!("available"),
+            &Value::Null
+        )
     );
-    assert_eq!((&version["shape"], &version["pushed_by"]), (&json!("handler"), &json!("tester")));
+    assert_eq!(
+        (&version["shape"], &version["pushed_by"]),
+        (&json!("handler"), &json!("tester"))
+    );
     assert_eq!(version["limits"]["memory"], 32 << 20);
     assert_eq!(version["config"], json!({"colour": "red"}));
     let review = version["review"].as_array().unwrap();
@@ -59,7 +73,12 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
 
     let task = json!({"task_type": "fibonacci", "input": {"n": 3}});
     let early = api.post("/tasks", &task).await.problem(422, "validation");
-    assert!(early["detail"].as_str().unwrap().contains("no version of plugin fibonacci is active yet"));
+    assert!(
+        early["detail"]
+            .as_str()
+            .unwrap()
+            .contains("no version of plugin fibonacci is active yet")
+    );
 
     let again = api.push(&query(&[("activate", "true")]), &component).await;
     assert_eq!(again.status, 200, "the same bytes again are no error: {again:?}");
@@ -67,15 +86,28 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
     assert_eq!(api.post("/tasks", &task).await.status, 201);
 
     let plugin = api.get("/plugins/fibonacci").await.json();
-    assert_eq!((&plugin["kind"], &plugin["version"]), (&json!("component"), &json!(number)));
+    assert_eq!(
+        (&plugin["kind"], &plugin["version"]),
+        (&json!("component"), &json!(number))
+    );
     assert_eq!(plugin["rollout"]["active"], json!(number));
     assert_eq!(plugin["input_schema"]["type"], "object");
     let list = api.get("/plugins").await.json();
     assert_eq!(list["plugins"][0]["version"], json!(number));
-    let bytes = api.get(&format!("/plugins/fibonacci/versions/{number}/component")).await;
-    assert_eq!((bytes.header("content-type"), bytes.body == component), ("application/wasm", true));
+    let bytes = api
+        .get(&format!("/plugins/fibonacci/versions/{number}/component"))
+        .await;
+    assert_eq!(
+        (bytes.header("content-type"), bytes.body == component),
+        ("application/wasm", true)
+    );
     let events = api.get("/plugins/fibonacci/events").await.json();
-    let kinds: Vec<_> = events["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+    let kinds: Vec<_> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| &event["kind"])
+        .collect();
     assert_eq!(kinds, ["activated", "pushed"]);
 }
 
@@ -86,11 +118,22 @@ async fn what_is_no_plugin_is_told_in_a_sentence() {
         let api = &api;
         async move {
             let answer = api.push("", &component).await;
-            answer.problem(422, "component")["detail"].as_str().unwrap().to_owned()
+            answer.problem(422, "component")["detail"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         }
     };
-    assert!(refused(b"hello".to_vec()).await.contains("not a WebAssembly file"));
-    assert!(refused(b"\0asm\x01\0\0\0".to_vec()).await.contains("core WebAssembly module"));
+    assert!(
+        refused(b"hello".to_vec())
+            .await
+            .contains("not a WebAssembly file")
+    );
+    assert!(
+        refused(b"\0asm\x01\0\0\0".to_vec())
+            .await
+            .contains("core WebAssembly module")
+    );
     let cut = guests::bytes("fibonacci")[..10_000].to_vec();
     assert!(refused(cut).await.contains("damaged or incomplete"));
     let nameless = refused(guests::bytes("command")).await;
@@ -100,11 +143,18 @@ async fn what_is_no_plugin_is_told_in_a_sentence() {
 
 #[tokio::test]
 async fn a_component_that_is_too_large_or_not_declared_is_refused_before_it_is_looked_at() {
-    let api = Setup::config(|config| config.component_limit = 1_000).start().await;
+    let api = Setup::config(|config| config.component_limit = 1_000)
+        .start()
+        .await;
     let large = api.push("", &[0; 1_001]).await.problem(413, "body-too-large");
-    assert!(large["detail"].as_str().unwrap().contains("1000 bytes"), "{large}");
+    assert!(
+        large["detail"].as_str().unwrap().contains("1000 bytes"),
+        "{large}"
+    );
     api.push("", &[0; 500_000]).await.problem(413, "body-too-large");
-    api.post("/plugins", &json!({})).await.problem(415, "unsupported-media-type");
+    api.post("/plugins", &json!({}))
+        .await
+        .problem(415, "unsupported-media-type");
     let headers = [("content-type", "application/wasm"), ("content-encoding", "gzip")];
     let packed = api.send("POST", "/plugins", &headers, b"x").await;
     packed.problem(415, "unsupported-media-type");
@@ -114,9 +164,17 @@ async fn a_component_that_is_too_large_or_not_declared_is_refused_before_it_is_l
 async fn a_parameter_that_is_wrong_is_named() {
     let api = Api::start().await;
     for (pairs, parameter, text) in [
-        (vec![("settings", r#"{"limits": {"feul": 1}}"#)], "settings", "limits.feul"),
+        (
+            vec![("settings", r#"{"limits": {"feul": 1}}"#)],
+            "settings",
+            "limits.feul",
+        ),
         (vec![("settings", "{")], "settings", "EOF"),
-        (vec![("settings", r#"{"config": {}, "config": {}}"#)], "settings", "config"),
+        (
+            vec![("settings", r#"{"config": {}, "config": {}}"#)],
+            "settings",
+            "config",
+        ),
         (vec![("manifest", r#"{"name": "x"}"#)], "manifest", "version"),
         (vec![("name", "x")], "version", "together with name"),
         (vec![("summary", "x")], "summary", "together with"),
@@ -125,7 +183,10 @@ async fn a_parameter_that_is_wrong_is_named() {
         (vec![("activate", "yes")], "activate", "true or false"),
         (vec![("colour", "red")], "colour", "known are tenant"),
     ] {
-        let problem = api.push(&query(&pairs), b"x").await.problem(400, "invalid-parameter");
+        let problem = api
+            .push(&query(&pairs), b"x")
+            .await
+            .problem(400, "invalid-parameter");
         assert_eq!(problem["errors"][0]["parameter"], parameter, "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains(text), "{problem}");
     }
@@ -138,18 +199,35 @@ async fn a_version_that_refuses_what_the_running_one_takes_must_be_forced() {
     let api = Api::start().await;
     for (version, least) in [("1.0.0", 0), ("1.1.0", 1)] {
         let pushed = push_command(&api, version, number(least)).await;
-        assert_eq!((pushed.status, pushed.json()["shape"] == "command"), (201, true), "{pushed:?}");
+        assert_eq!(
+            (pushed.status, pushed.json()["shape"] == "command"),
+            (201, true),
+            "{pushed:?}"
+        );
     }
     post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
     let breaking = json!({"version": "1.1.0"});
     let problem = api.post("/plugins/shaped/activate", &breaking).await;
     let problem = problem.problem(409, "breaking-change");
-    assert_eq!(problem["errors"], json!([{"pointer": "/n", "detail": "minimum rose from 0 to 1"}]));
+    assert_eq!(
+        problem["errors"],
+        json!([{"pointer": "/n", "detail": "minimum rose from 0 to 1"}])
+    );
     let canary = json!({"version": "1.1.0", "percent": 10});
-    api.post("/plugins/shaped/canary", &canary).await.problem(409, "breaking-change");
+    api.post("/plugins/shaped/canary", &canary)
+        .await
+        .problem(409, "breaking-change");
 
-    let forced = post(&api, "/plugins/shaped/activate", json!({"version": "1.1.0", "force": true})).await;
-    assert_eq!((&forced["active"], &forced["previous"]), (&json!("1.1.0"), &json!("1.0.0")));
+    let forced = post(
+        &api,
+        "/plugins/shaped/activate",
+        json!({"version": "1.1.0", "force": true}),
+    )
+    .await;
+    assert_eq!(
+        (&forced["active"], &forced["previous"]),
+        (&json!("1.1.0"), &json!("1.0.0"))
+    );
     let task = json!({"task_type": "shaped", "input": {"n": 0}});
     assert_eq!(api.post("/tasks", &task).await.pointers(), ["/input/n"]);
     let back = post(&api, "/plugins/shaped/rollback", json!({})).await;
@@ -167,24 +245,40 @@ async fn tasks_are_checked_against_the_version_that_will_run_them() {
     post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
     let canary = json!({"version": "1.1.0", "percent": 50, "guard": {"min_attempts": 7}, "force": true});
     let trial = post(&api, "/plugins/shaped/canary", canary).await;
-    assert_eq!((&trial["canary"]["percent"], &trial["canary"]["guard"]["min_attempts"]), (&json!(50), &json!(7)));
+    assert_eq!(
+        (
+            &trial["canary"]["percent"],
+            &trial["canary"]["guard"]["min_attempts"]
+        ),
+        (&json!(50), &json!(7))
+    );
     let task = json!({"task_type": "shaped", "input": {"n": 3}});
     let mut accepted = 0;
     for _ in 0..60 {
         accepted += i32::from(api.post("/tasks", &task).await.status == 201);
     }
-    assert!((10..50).contains(&accepted), "about half of them are of the stable version: {accepted}");
+    assert!(
+        (10..50).contains(&accepted),
+        "about half of them are of the stable version: {accepted}"
+    );
     assert_eq!(api.get("/plugins").await.json()["plugins"][0]["canary"], "1.1.0");
     let ended = api.delete("/plugins/shaped/canary").await;
     assert_eq!((ended.status, &ended.json()["canary"]), (200, &Value::Null));
-    api.delete("/plugins/shaped/canary").await.problem(409, "plugin-conflict");
+    api.delete("/plugins/shaped/canary")
+        .await
+        .problem(409, "plugin-conflict");
     assert_eq!(api.post("/tasks", &task).await.status, 201);
 }
 
 #[tokio::test]
 async fn a_plugin_of_a_tenant_is_not_there_for_others() {
     let api = Api::start().await;
-    let theirs = query(&[("tenant", "acme"), ("name", "theirs"), ("version", "1.0.0"), ("activate", "true")]);
+    let theirs = query(&[
+        ("tenant", "acme"),
+        ("name", "theirs"),
+        ("version", "1.0.0"),
+        ("activate", "true"),
+    ]);
     let pushed = api.push(&theirs, &guests::bytes("command")).await;
     assert_eq!((pushed.status, &pushed.json()["owner"]), (201, &json!("acme")));
     let mine = query(&[("name", "mine"), ("version", "1.0.0"), ("activate", "true")]);
@@ -200,7 +294,10 @@ async fn a_plugin_of_a_tenant_is_not_there_for_others() {
     assert_eq!(detail("theirs").await, detail("nobody").await);
     assert!(detail("theirs").await.ends_with("known are mine"));
     let taken = query(&[("name", "theirs"), ("version", "2.0.0")]);
-    let taken = api.push(&taken, &guests::bytes("command")).await.problem(409, "plugin-conflict");
+    let taken = api
+        .push(&taken, &guests::bytes("command"))
+        .await
+        .problem(409, "plugin-conflict");
     assert!(!taken.to_string().contains("acme"), "{taken}");
 }
 
@@ -210,24 +307,42 @@ async fn a_paused_plugin_takes_tasks_and_a_retired_one_says_that_it_is() {
     push_command(&api, "1.0.0", json!({})).await;
     post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
     let task = json!({"task_type": "shaped"});
-    assert_eq!(post(&api, "/plugins/shaped/pause", json!({})).await["paused"], true);
+    assert_eq!(
+        post(&api, "/plugins/shaped/pause", json!({})).await["paused"],
+        true
+    );
     assert_eq!(api.post("/tasks", &task).await.status, 201);
-    assert_eq!(post(&api, "/plugins/shaped/resume", json!({})).await["paused"], false);
-    let running = api.post("/plugins/shaped/retire", &json!({"version": "1.0.0"})).await;
+    assert_eq!(
+        post(&api, "/plugins/shaped/resume", json!({})).await["paused"],
+        false
+    );
+    let running = api
+        .post("/plugins/shaped/retire", &json!({"version": "1.0.0"}))
+        .await;
     running.problem(409, "plugin-conflict");
     // Without any body it is the whole plugin.
     let retired = api.send("POST", "/plugins/shaped/retire", &[], b"").await;
     assert_eq!((retired.status, &retired.json()["retired"]), (200, &json!(true)));
     let refused = api.post("/tasks", &task).await.problem(422, "validation");
-    assert_eq!(refused["errors"][0], json!({"pointer": "/task_type", "detail": "plugin shaped is retired"}));
+    assert_eq!(
+        refused["errors"][0],
+        json!({"pointer": "/task_type", "detail": "plugin shaped is retired"})
+    );
     post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
     assert_eq!(api.post("/tasks", &task).await.status, 201);
     push_command(&api, "2.0.0", json!({})).await;
     post(&api, "/plugins/shaped/retire", json!({"version": "2.0.0"})).await;
     let never = json!({"version": "2.0.0"});
-    api.post("/plugins/shaped/activate", &never).await.problem(409, "plugin-conflict");
+    api.post("/plugins/shaped/activate", &never)
+        .await
+        .problem(409, "plugin-conflict");
     let versions = api.get("/plugins/shaped/versions").await.json();
-    let states: Vec<_> = versions["versions"].as_array().unwrap().iter().map(|version| &version["state"]).collect();
+    let states: Vec<_> = versions["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| &version["state"])
+        .collect();
     assert_eq!(states, ["retired", "available"]);
 }
 
@@ -241,21 +356,35 @@ async fn settings_change_per_version_and_what_is_wrong_in_them_is_named() {
     let changed = api.put(path, &settings).await;
     assert_eq!(changed.status, 200, "{changed:?}");
     let version = changed.json();
-    assert_eq!((&version["limits"]["deadline"], &version["config"]), (&json!("5s"), &json!({"a": "b"})));
-    assert_eq!(version["grants"]["http"]["hosts"], settings["grants"]["http"]["hosts"]);
+    assert_eq!(
+        (&version["limits"]["deadline"], &version["config"]),
+        (&json!("5s"), &json!({"a": "b"}))
+    );
+    assert_eq!(
+        version["grants"]["http"]["hosts"],
+        settings["grants"]["http"]["hosts"]
+    );
     assert_eq!(api.get("/plugins/shaped/versions/1.0.0").await.json(), version);
     for (wrong, pointer) in [
         (json!({"limits": {"feul": 1}}), "/limits/feul"),
-        (json!({"grants": {"http": {"hosts": ["a", 7]}}}), "/grants/http/hosts/1"),
+        (
+            json!({"grants": {"http": {"hosts": ["a", 7]}}}),
+            "/grants/http/hosts/1",
+        ),
         (json!({"config": {"a": 1}}), "/config/a"),
         (json!({"limits": {"fuel": 0}}), "/limits/fuel"),
         (json!({"limits": {"memories": 1_000_000}}), "/limits/memories"),
     ] {
         assert_eq!(api.put(path, &wrong).await.pointers(), [pointer], "{wrong}");
     }
-    let unknown = api.put(path, &json!({"limit": {}})).await.problem(422, "validation");
+    let unknown = api
+        .put(path, &json!({"limit": {}}))
+        .await
+        .problem(422, "validation");
     assert!(unknown["detail"].as_str().unwrap().contains("limit"), "{unknown}");
-    let malformed = api.send("PUT", path, &[("content-type", "application/json")], b"{").await;
+    let malformed = api
+        .send("PUT", path, &[("content-type", "application/json")], b"{")
+        .await;
     malformed.problem(400, "malformed-body");
 }
 
@@ -267,8 +396,16 @@ async fn a_secret_is_set_and_never_shown() {
     early.problem(404, "not-found");
     push_command(&api, "1.0.0", json!({})).await;
     let set = api.put("/plugins/shaped/secrets/key", &secret).await;
-    assert_eq!((set.status, &set.json()["secrets"][0]["name"]), (200, &json!("key")));
-    let wrong = api.put("/plugins/shaped/secrets/key", &json!({"value": {"k": "k-0123456789"}})).await;
+    assert_eq!(
+        (set.status, &set.json()["secrets"][0]["name"]),
+        (200, &json!("key"))
+    );
+    let wrong = api
+        .put(
+            "/plugins/shaped/secrets/key",
+            &json!({"value": {"k": "k-0123456789"}}),
+        )
+        .await;
     assert_eq!(wrong.pointers(), ["/value"]);
     let listed = api.get("/plugins/shaped/secrets").await;
     let events = api.get("/plugins/shaped/events").await;
@@ -278,13 +415,18 @@ async fn a_secret_is_set_and_never_shown() {
     }
     let deleted = api.delete("/plugins/shaped/secrets/key").await;
     assert_eq!((deleted.status, deleted.json()), (200, json!({"secrets": []})));
-    api.delete("/plugins/shaped/secrets/key").await.problem(404, "not-found");
+    api.delete("/plugins/shaped/secrets/key")
+        .await
+        .problem(404, "not-found");
 }
 
 #[tokio::test]
 async fn a_host_that_asks_for_signatures_takes_nothing_else() {
     let pair = signature::keygen().unwrap();
-    let keys = format!("[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n", pair.public);
+    let keys = format!(
+        "[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n",
+        pair.public
+    );
     let setup = Setup {
         signatures: SignaturePolicy {
             required: true,
@@ -295,9 +437,14 @@ async fn a_host_that_asks_for_signatures_takes_nothing_else() {
     let api = setup.start().await;
     let component = guests::bytes("fibonacci");
     let unsigned = api.push("", &component).await.problem(403, "signature");
-    assert!(unsigned["detail"].as_str().unwrap().contains("not signed"), "{unsigned}");
+    assert!(
+        unsigned["detail"].as_str().unwrap().contains("not signed"),
+        "{unsigned}"
+    );
     let signed = signature::to_text(&signature::sign(&pair.private_pem, &component).unwrap());
-    let answer = api.push(&query(&[("signature", signed.trim())]), &component).await;
+    let answer = api
+        .push(&query(&[("signature", signed.trim())]), &component)
+        .await;
     assert_eq!((answer.status, &answer.json()["signed"]), (201, &json!(true)));
     let foreign = signature::sign(&signature::keygen().unwrap().private_pem, &component).unwrap();
     let foreign = signature::to_text(&foreign);
@@ -324,11 +471,23 @@ async fn what_is_not_there_is_not_found() {
         api.get(path).await.problem(404, "not-found");
     }
     let unknown = json!({"version": "9.0.0"});
-    for path in ["/plugins/nobody/activate", "/plugins/shaped/activate", "/plugins/nobody/pause", "/plugins/shaped/retire"] {
+    for path in [
+        "/plugins/nobody/activate",
+        "/plugins/shaped/activate",
+        "/plugins/nobody/pause",
+        "/plugins/shaped/retire",
+    ] {
         api.post(path, &unknown).await.problem(404, "not-found");
     }
-    api.get("/plugins/shaped/advice").await.problem(409, "plugin-conflict");
+    api.get("/plugins/shaped/advice")
+        .await
+        .problem(409, "plugin-conflict");
     let advice = api.get("/plugins/shaped/advice?version=1.0.0").await.json();
-    assert_eq!((&advice["attempts"], advice["reason"].is_string()), (&json!(0), true));
-    api.post("/plugins/shaped/rollback", &json!({})).await.problem(409, "plugin-conflict");
+    assert_eq!(
+        (&advice["attempts"], advice["reason"].is_string()),
+        (&json!(0), true)
+    );
+    api.post("/plugins/shaped/rollback", &json!({}))
+        .await
+        .problem(409, "plugin-conflict");
 }

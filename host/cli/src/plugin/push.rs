@@ -80,7 +80,9 @@ fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Option
     };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let signature = signature::from_text(&text);
-    Ok(Some(signature.with_context(|| format!("cannot use {}", file.display()))?))
+    Ok(Some(
+        signature.with_context(|| format!("cannot use {}", file.display()))?,
+    ))
 }
 
 /// Where a component's signature lies.
@@ -125,7 +127,9 @@ pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Resul
         args.name,
         escaped(&args.version)
     );
-    let version = client.put(&path, &Json::from(serde_json::to_value(&settings)?)).await?;
+    let version = client
+        .put(&path, &Json::from(serde_json::to_value(&settings)?))
+        .await?;
     if as_json {
         return output::json(&version);
     }

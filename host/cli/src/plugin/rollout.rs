@@ -26,9 +26,18 @@ pub(super) async fn steer(args: PluginNameArgs, verb: &str, as_json: bool) -> an
 
 pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Result<()> {
     let mut guard = Map::new();
-    guard.extend(args.min_attempts.map(|count| ("min_attempts".to_owned(), json!(count))));
-    guard.extend(args.failure_margin.map(|share| ("failure_margin".to_owned(), json!(share))));
-    guard.extend(args.latency_factor.map(|factor| ("latency_factor".to_owned(), json!(factor))));
+    guard.extend(
+        args.min_attempts
+            .map(|count| ("min_attempts".to_owned(), json!(count))),
+    );
+    guard.extend(
+        args.failure_margin
+            .map(|share| ("failure_margin".to_owned(), json!(share))),
+    );
+    guard.extend(
+        args.latency_factor
+            .map(|factor| ("latency_factor".to_owned(), json!(factor))),
+    );
     let body = json!({
         "version": args.version, "percent": args.percent, "guard": guard, "force": args.force,
     });
@@ -39,11 +48,16 @@ pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Res
 
 pub(super) async fn stop_canary(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    show(&client.delete(&format!("plugins/{}/canary", args.name)).await?, as_json)
+    show(
+        &client.delete(&format!("plugins/{}/canary", args.name)).await?,
+        as_json,
+    )
 }
 
 pub(super) async fn retire(args: RetireArgs, as_json: bool) -> anyhow::Result<()> {
-    let body = args.version.map(|version| Json::from(json!({ "version": version })));
+    let body = args
+        .version
+        .map(|version| Json::from(json!({ "version": version })));
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/retire", args.name);
     show(&client.post(&path, body.as_ref()).await?, as_json)
@@ -61,7 +75,11 @@ fn show(rollout: &Value, as_json: bool) -> anyhow::Result<()> {
 pub(super) fn pairs(rollout: &Value) -> Vec<(&'static str, String)> {
     let canary = match &rollout["canary"] {
         Value::Null => "-".to_owned(),
-        canary => format!("{} for {} % of the tasks", cell(&canary["version"]), canary["percent"]),
+        canary => format!(
+            "{} for {} % of the tasks",
+            cell(&canary["version"]),
+            canary["percent"]
+        ),
     };
     let tasks = match (&rollout["retired"], &rollout["paused"]) {
         (Value::Bool(true), _) => "refused: the plugin is retired",

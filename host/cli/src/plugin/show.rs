@@ -41,7 +41,10 @@ pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
     if plugin["rollout"].is_object() {
         output::pairs(&rollout::pairs(&plugin["rollout"]));
     }
-    let mut pairs = vec![("owner", cell(&plugin["owner"])), ("summary", cell(&plugin["summary"]))];
+    let mut pairs = vec![
+        ("owner", cell(&plugin["owner"])),
+        ("summary", cell(&plugin["summary"])),
+    ];
     for field in ["digest", "shape"] {
         pairs.push((field, cell(&plugin[field])));
     }
@@ -53,7 +56,11 @@ pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
     let Some(version) = plugin["version"].as_str() else {
         return Ok(());
     };
-    let path = format!("plugins/{}/versions/{}", args.name, crate::client::escaped(version));
+    let path = format!(
+        "plugins/{}/versions/{}",
+        args.name,
+        crate::client::escaped(version)
+    );
     if plugin["rollout"].is_object() {
         output::line("");
         push::show_review(&client.get(&path, &[]).await?);
@@ -63,7 +70,9 @@ pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
 
 pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let list = client.get(&format!("plugins/{}/versions", args.name), &[]).await?;
+    let list = client
+        .get(&format!("plugins/{}/versions", args.name), &[])
+        .await?;
     if as_json {
         return output::json(&list);
     }
@@ -85,7 +94,9 @@ pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Res
             cell(&version["pushed_by"]),
         ]
     });
-    let head = ["VERSION", "STATE", "SHAPE", "SIZE", "DIGEST", "SIGNED", "PUSHED", "BY"];
+    let head = [
+        "VERSION", "STATE", "SHAPE", "SIZE", "DIGEST", "SIGNED", "PUSHED", "BY",
+    ];
     output::table(&head, &rows.collect::<Vec<_>>());
     Ok(())
 }
@@ -101,14 +112,23 @@ pub(super) async fn events(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
         let fields = ["version", "by", "detail"].map(|field| cell(&event[field]));
         [cell(&event["at"]), what].into_iter().chain(fields).collect()
     });
-    output::table(&["WHEN", "WHAT", "VERSION", "BY", "DETAIL"], &rows.collect::<Vec<_>>());
+    output::table(
+        &["WHEN", "WHAT", "VERSION", "BY", "DETAIL"],
+        &rows.collect::<Vec<_>>(),
+    );
     Ok(())
 }
 
 pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let query: Vec<_> = args.version.map(|version| ("version", version)).into_iter().collect();
-    let advice = client.get(&format!("plugins/{}/advice", args.name), &query).await?;
+    let query: Vec<_> = args
+        .version
+        .map(|version| ("version", version))
+        .into_iter()
+        .collect();
+    let advice = client
+        .get(&format!("plugins/{}/advice", args.name), &query)
+        .await?;
     if as_json {
         return output::json(&advice);
     }

@@ -115,7 +115,9 @@ impl Asked {
         Ok(Self {
             owner: query.one("tenant", |text| text.parse().map_err(|error| format!("{error}")))?,
             manifest: manifest_of(manifest, name, version, summary)?,
-            settings: query.one("settings", object::<PluginSettings>)?.unwrap_or_default(),
+            settings: query
+                .one("settings", object::<PluginSettings>)?
+                .unwrap_or_default(),
             signature: query.one("signature", |text| {
                 signature::from_text(text).map_err(|error| error.to_string())
             })?,
@@ -134,12 +136,16 @@ fn manifest_of(
 ) -> Result<Option<Manifest>, Problem> {
     match (whole, name, version) {
         (Some(_), Some(_), _) => Err(Problem::parameter("name", "is in the manifest; give one of them")),
-        (Some(_), _, Some(_)) => Err(Problem::parameter("version", "is in the manifest; give one of them")),
+        (Some(_), _, Some(_)) => Err(Problem::parameter(
+            "version",
+            "is in the manifest; give one of them",
+        )),
         (None, Some(_), None) => Err(Problem::parameter("version", "must be given together with name")),
         (None, None, Some(_)) => Err(Problem::parameter("name", "must be given together with version")),
-        (Some(_), ..) | (None, None, None) if summary.is_some() => {
-            Err(Problem::parameter("summary", "must be given together with name and version"))
-        }
+        (Some(_), ..) | (None, None, None) if summary.is_some() => Err(Problem::parameter(
+            "summary",
+            "must be given together with name and version",
+        )),
         (whole, None, None) => Ok(whole),
         (None, Some(name), Some(version)) => {
             let manifest = Manifest::new(name, version, summary.unwrap_or_default());

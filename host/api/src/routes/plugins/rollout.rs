@@ -39,7 +39,11 @@ pub(crate) async fn activate(
         let force = force(fields, errors);
         Some((version?, force))
     })?;
-    let plugin = app.services.registry.activate(&name, &version, force, &by).await?;
+    let plugin = app
+        .services
+        .registry
+        .activate(&name, &version, force, &by)
+        .await?;
     shown(&app, &plugin).await
 }
 
@@ -99,7 +103,9 @@ pub(crate) async fn start_canary(
         Some((version?, percent?, guard.unwrap_or_default(), force))
     })?;
     let registry = &app.services.registry;
-    let plugin = registry.canary(&name, &version, percent, guard, force, &by).await?;
+    let plugin = registry
+        .canary(&name, &version, percent, guard, force, &by)
+        .await?;
     shown(&app, &plugin).await
 }
 

@@ -122,10 +122,7 @@ async fn shown(app: &App, name: &TaskType, version: &PluginVersion) -> Result<Re
     let registry = &app.services.registry;
     let plugin = registry.plugin(name).await?;
     let review = registry.review(&version.info);
-    Ok(json(
-        StatusCode::OK,
-        &VersionView::new(&plugin, version, review),
-    ))
+    Ok(json(StatusCode::OK, &VersionView::new(&plugin, version, review)))
 }
 
 fn settings(body: &[u8]) -> Result<PluginSettings, Problem> {
@@ -148,5 +145,6 @@ fn settings(body: &[u8]) -> Result<PluginSettings, Problem> {
 
 fn pointer(path: &str) -> String {
     let path = path.replace('[', ".").replace(']', "");
-    path.split('.').fold(String::new(), |pointer, token| crate::json::join(&pointer, token))
+    path.split('.')
+        .fold(String::new(), |pointer, token| crate::json::join(&pointer, token))
 }
