@@ -6,6 +6,7 @@
 //! | `fleet` | the roles `migrate`, `serve`, `worker`, `health`, and the database's upkeep |
 //! | `client` | commands that talk to a server |
 //! | `plugin` | running and inspecting a component without a server |
+//! | `push` | changing the plugins of a server, signing components |
 //! | `registry` | whose plugins a process trusts |
 //! | `load` | `demo` and `bench` |
 
@@ -13,13 +14,14 @@ mod client;
 mod fleet;
 mod load;
 mod plugin;
+mod push;
 mod registry;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{client::*, fleet::*, load::*, plugin::*, registry::*};
+pub(crate) use self::{client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
 
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
 #[derive(Debug, Parser)]
@@ -89,7 +91,7 @@ pub(crate) enum Command {
     /// Pause, resume and cap task types, and share the fleet out between tenants
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Run or inspect a component, without any server
+    /// Run, inspect and sign components; push them to a server and say which versions run
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Run a load of random tasks through a throw-away system and measure it

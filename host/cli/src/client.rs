@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
 use serde_json::Value;
 use taskforge_domain::Json;
 
@@ -14,10 +14,15 @@ pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
     key: Option<String>,
+    /// Who asks, for the record of what happened to a plugin.
+    operator: Option<String>,
 }
 
 /// How long the server may take to answer, beyond the time that a long poll asks for.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same for a component: sent, and compiled.
+const PUSH_PATIENCE: Duration = Duration::from_secs(450);
 
 impl Client {
     /// A client of the server that the arguments name.
@@ -41,10 +46,13 @@ impl Client {
             http: http.build()?,
             server,
             key,
+            operator: std::env::var("USER")
+                .ok()
+                .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())),
         })
     }
 
-    /// Sends a request and reads the answer as JSON. `path` is below the server's address; its segments must not need escaping.
+    /// Sends a request and reads the answer as JSON. `path` is below the server's address; segments that may need it must be [`escaped`].
     ///
     /// A problem document becomes an error that says what the server said.
     pub(crate) async fn request(
@@ -55,19 +63,40 @@ impl Client {
         body: Option<&Json>,
         patience: Duration,
     ) -> anyhow::Result<Value> {
-        let mut url = self.server.clone();
-        url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
-        let mut request = self
-            .http
-            .request(method, url)
-            .query(query)
-            .timeout(PATIENCE + patience);
+        let mut request = self.begin(method, path, query, PATIENCE + patience);
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.finish(request).await
+    }
+
+    /// Pushes a component, which may take a while to compile.
+    pub(crate) async fn push(&self, query: &[(&str, String)], component: Vec<u8>) -> anyhow::Result<Value> {
+        let request = self.begin(Method::POST, "plugins", query, PUSH_PATIENCE);
+        let wasm = request.header(CONTENT_TYPE, "application/wasm").body(component);
+        self.finish(wasm).await
+    }
+
+    fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        timeout: Duration,
+    ) -> reqwest::RequestBuilder {
+        let mut url = self.server.clone();
+        url.set_path(&format!("{}/{path}", self.server.path().trim_end_matches('/')));
+        let mut request = self.http.request(method, url).query(query).timeout(timeout);
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
+        if let Some(operator) = &self.operator {
+            request = request.header("x-operator", operator);
+        }
+        request
+    }
+
+    async fn finish(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
         let response = request.send().await.with_context(|| {
             format!(
                 "no answer from {}; is `taskforge dev` or `taskforge serve` running there? (--server, TASKFORGE_SERVER)",
@@ -87,9 +116,30 @@ impl Client {
         self.request(Method::GET, path, query, None, Duration::ZERO).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Json) -> anyhow::Result<Value> {
+        self.request(Method::PUT, path, &[], Some(body), Duration::ZERO)
+            .await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.request(Method::DELETE, path, &[], None, Duration::ZERO)
+            .await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Value> {
         self.request(Method::POST, path, &[], body, Duration::ZERO).await
     }
+}
+
+/// A segment of a path, whatever is in it.
+pub(crate) fn escaped(segment: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'+' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    };
+    segment.bytes().map(escape).collect()
 }
 
 /// The certificates of the web's authorities, as compiled in: the same on every machine.
@@ -119,7 +169,11 @@ fn problem(status: StatusCode, text: &str) -> String {
         .flatten()
     {
         let part = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
-        message.push_str(&format!("\n  {}: {}", part("pointer"), part("detail")));
+        let place = match part("pointer") {
+            "" => part("parameter"),
+            pointer => pointer,
+        };
+        message.push_str(&format!("\n  {place}: {}", part("detail")));
     }
     message
 }

@@ -1,4 +1,10 @@
-//! Running and inspecting a component without a server.
+//! Plugins: run and inspected here without a server, and in the files below pushed to one and steered there.
+
+mod push;
+mod rollout;
+mod secret;
+mod show;
+mod sign;
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
@@ -6,26 +12,54 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use taskforge_api::Catalog;
 use taskforge_domain::{
-    HostRule, Json, Limits, LogLine, MailGrant, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp,
+    HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
+    TaskId, TaskType, TenantId, Timestamp,
 };
-use taskforge_runtime::{Invocation, Invoked, Plugin, PluginSettings, Runtime, RuntimeConfig, inspect};
+use taskforge_runtime::{Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{PluginCommand, PluginInspectArgs, PluginRunArgs, SandboxArgs},
-    mailers, output, plugin_folder, task,
+    mailers, output,
+    plugin_folder::{self, Beside},
+    task,
 };
 
 pub(crate) async fn run(command: PluginCommand, json: bool) -> anyhow::Result<ExitCode> {
     match command {
         PluginCommand::Run(args) => run_once(*args, json).await,
         PluginCommand::Inspect(args) => describe(args, json).await,
+        command => on_server(command, json).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn on_server(command: PluginCommand, json: bool) -> anyhow::Result<()> {
+    match command {
+        // Handled above.
+        PluginCommand::Run(_) | PluginCommand::Inspect(_) => Ok(()),
+        PluginCommand::Push(args) => push::push(*args, json).await,
+        PluginCommand::List(args) => show::list(args, json).await,
+        PluginCommand::Show(args) => show::plugin(args, json).await,
+        PluginCommand::Versions(args) => show::versions(args, json).await,
+        PluginCommand::Events(args) => show::events(args, json).await,
+        PluginCommand::Advise(args) => show::advice(args, json).await,
+        PluginCommand::Activate(args) => rollout::activate(args, json).await,
+        PluginCommand::Rollback(args) => rollout::steer(args, "rollback", json).await,
+        PluginCommand::Pause(args) => rollout::steer(args, "pause", json).await,
+        PluginCommand::Resume(args) => rollout::steer(args, "resume", json).await,
+        PluginCommand::Canary(args) => rollout::start_canary(args, json).await,
+        PluginCommand::CanaryStop(args) => rollout::stop_canary(args, json).await,
+        PluginCommand::Retire(args) => rollout::retire(args, json).await,
+        PluginCommand::Settings(args) => push::settings(args, json).await,
+        PluginCommand::Secret(command) => secret::run(command, json).await,
+        PluginCommand::Keygen(args) => sign::keygen(&args, json),
+        PluginCommand::Sign(args) => sign::sign(&args, json),
     }
 }
 
 async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let input = task::read_input(&args.input)?;
-    let settings = settings(&args.file, &args.sandbox)?;
+    let Beside { settings, manifest } = settings(&args.file, &args.sandbox)?;
     let temporary = outbox()?;
     let outbox = match args.outbox {
         Some(folder) => folder,
@@ -36,10 +70,12 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mailer = mailers::build(&args.mail, outbox)?;
     let runtime = Runtime::new(RuntimeConfig {
         max_instances: 1,
+        key_value: Some(Arc::new(MemoryKeyValue::new())),
         ..RuntimeConfig::new(mailer)
     })?;
     let began = Timestamp::now();
-    let plugin = load(&runtime, &args.file, settings).await?;
+    let manifest = manifest_of(&args.file, args.name, args.version, manifest)?;
+    let plugin = load(&runtime, &args.file, settings, manifest.as_ref()).await?;
     let loading = Timestamp::now().duration_since(began).unsigned_abs();
     check_input(plugin.info(), &input)?;
     let invoked = runtime
@@ -73,20 +109,58 @@ fn outbox() -> anyhow::Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix("taskforge-outbox-").tempdir()?)
 }
 
-async fn load(runtime: &Runtime, file: &Path, settings: PluginSettings) -> anyhow::Result<Arc<Plugin>> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+async fn load(
+    runtime: &Runtime,
+    file: &Path,
+    settings: PluginSettings,
+    manifest: Option<&Manifest>,
+) -> anyhow::Result<Arc<Plugin>> {
+    let bytes = read(file)?;
     runtime
-        .load(bytes, settings)
+        .load_as(bytes, settings, manifest)
         .await
         .with_context(|| format!("cannot load {}", file.display()))
 }
 
-/// The settings file, with what the flags say over it.
-fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettings> {
-    let mut settings = match &args.settings {
-        Some(file) => plugin_folder::read_settings(file)?,
-        None => plugin_folder::settings_beside(component)?,
+/// A component's bytes.
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// What a component that does not describe itself is, to be run once: whatever was said of it.
+fn manifest_of(
+    component: &Path,
+    name: Option<TaskType>,
+    version: Option<String>,
+    beside: Option<Manifest>,
+) -> anyhow::Result<Option<Manifest>> {
+    if name.is_none() && version.is_none() && beside.is_some() {
+        return Ok(beside);
+    }
+    let exports = inspect::inspect(&read(component)?).map(|found| found.exports);
+    let says_itself = exports.is_ok_and(|exports| {
+        exports
+            .iter()
+            .any(|name| name.starts_with("taskforge:plugin/handler"))
+    });
+    if says_itself && name.is_none() && version.is_none() {
+        return Ok(None);
+    }
+    let stem = component.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match name {
+        Some(name) => name,
+        None => TaskType::new(&stem).context("the file's name is no task type: give one with --name")?,
     };
+    let version = version.unwrap_or_else(|| "0.0.0".to_owned());
+    Ok(Some(Manifest::new(name, version, String::new())))
+}
+
+/// The settings file, with what the flags say over it.
+fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
+    let Beside {
+        mut settings,
+        manifest,
+    } = plugin_folder::settings_of(component, args.settings.as_deref())?;
     let Limits {
         fuel,
         memory,
@@ -105,7 +179,15 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<PluginSettin
     if args.allow_mail {
         settings.grants.mail = MailGrant::unlimited();
     }
-    Ok(settings)
+    settings.grants.keyvalue.allowed |= args.allow_keyvalue;
+    settings.config.extend(args.config.iter().cloned());
+    for (name, variable) in &args.secret {
+        // A guest reads both in the same way, and nothing of this run is kept.
+        let value =
+            std::env::var(variable).with_context(|| format!("--secret {name}: the variable {variable}"))?;
+        settings.config.insert(name.clone(), value);
+    }
+    Ok(Beside { settings, manifest })
 }
 
 /// The same check that the server makes when a task is enqueued.
@@ -220,7 +302,7 @@ fn print_json(info: &PluginInfo, invoked: &Invoked, loading: Duration) -> anyhow
 }
 
 async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let bytes = read(&args.file)?;
     let found = inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
     let temporary = outbox()?;
     let mailer = mailers::build(
@@ -235,9 +317,8 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
         ..RuntimeConfig::new(mailer)
     })?;
     // A component that is no plugin can still be looked at.
-    let plugin = runtime
-        .load(bytes, plugin_folder::settings_beside(&args.file)?)
-        .await;
+    let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, None)?;
+    let plugin = runtime.load_as(bytes, settings, manifest.as_ref()).await;
     if json {
         let plugin = match &plugin {
             Ok(plugin) => serde_json::to_value(plugin.info())?,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use taskforge_runtime::PluginSettings;
+use taskforge_domain::{Manifest, PluginSettings};
 
 use crate::args::PluginFolderArgs;
 
@@ -26,20 +26,36 @@ pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
         .context("no plugins folder was found: name one with --plugins, or build the built-in ones with `make plugins`")
 }
 
-/// The settings in the `.toml` file beside a component, or the defaults if there is none.
-pub(crate) fn settings_beside(component: &Path) -> anyhow::Result<PluginSettings> {
-    let file = component.with_extension("toml");
-    if file.exists() {
-        read_settings(&file)
-    } else {
-        Ok(PluginSettings::default())
+/// What a settings file says: of a version, and of a component that does not describe itself (its table `[manifest]`).
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) settings: PluginSettings,
+    pub(crate) manifest: Option<Manifest>,
+}
+
+/// The settings file that is named, or the `.toml` file beside a component, or the defaults if there is none.
+pub(crate) fn settings_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Beside> {
+    let beside = component.with_extension("toml");
+    match named {
+        Some(file) => read_settings(file),
+        None if beside.exists() => read_settings(&beside),
+        None => Ok(Beside::default()),
     }
 }
 
 /// Reads a settings file.
-pub(crate) fn read_settings(file: &Path) -> anyhow::Result<PluginSettings> {
+pub(crate) fn read_settings(file: &Path) -> anyhow::Result<Beside> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    toml::from_str(&text).with_context(|| format!("cannot use the settings in {}", file.display()))
+    let wrong = || format!("cannot use the settings in {}", file.display());
+    let mut table: toml::Table = toml::from_str(&text).with_context(wrong)?;
+    let manifest = table.remove("manifest").map(|manifest| {
+        let manifest = serde_json::to_value(manifest)?;
+        serde_json::from_value(manifest)
+    });
+    Ok(Beside {
+        settings: table.try_into().with_context(wrong)?,
+        manifest: manifest.transpose().with_context(wrong)?,
+    })
 }
 
 fn components(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {

@@ -1,11 +1,14 @@
-//! Running and inspecting a component without a server.
+//! Plugins: run and inspected without a server, and on their way through the registry of one.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use taskforge_domain::HostPattern;
+use taskforge_domain::{HostPattern, TaskType};
 
-use super::MailArgs;
+use super::{
+    ActivateArgs, AdviseArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs, PluginServerArgs, PushArgs,
+    RetireArgs, SecretCommand, SettingsArgs, SignArgs,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
@@ -13,15 +16,58 @@ pub(crate) enum PluginCommand {
     Run(Box<PluginRunArgs>),
     /// Show what a component imports, exports and says about itself
     Inspect(PluginInspectArgs),
+    /// Push a component to a server, show what it imports beside what it is granted, and let it run
+    Push(Box<PushArgs>),
+    /// List the plugins of a server
+    List(PluginServerArgs),
+    /// Show a plugin and which of its versions run
+    Show(PluginNameArgs),
+    /// List the versions of a plugin, newest first
+    Versions(PluginNameArgs),
+    /// Let a version run all tasks
+    Activate(ActivateArgs),
+    /// Let the version before run again; once more undoes it
+    Rollback(PluginNameArgs),
+    /// Try a version on a share of the tasks; it is taken back by itself if it does worse
+    Canary(CanaryArgs),
+    /// End a trial
+    CanaryStop(PluginNameArgs),
+    /// Let the tasks of a plugin wait; they are still accepted
+    Pause(PluginNameArgs),
+    /// Let the tasks of a plugin run again
+    Resume(PluginNameArgs),
+    /// Accept no more tasks of a plugin, or never let a version run again
+    Retire(RetireArgs),
+    /// Set what a version may use and reach
+    Settings(SettingsArgs),
+    /// Set, list and delete what a plugin may know and nobody may read
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Show what attempts used, and limits that would fit
+    Advise(AdviseArgs),
+    /// Show what happened to a plugin, newest first
+    Events(PluginNameArgs),
+    /// Make a pair of keys to sign components with
+    Keygen(KeygenArgs),
+    /// Sign a component, so that hosts that ask for it take it
+    Sign(SignArgs),
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct PluginRunArgs {
     /// The component
     pub(crate) file: PathBuf,
     /// Input as JSON; `-` reads standard input, `@FILE` a file
     #[arg(long, short, default_value = "{}", value_name = "JSON")]
     pub(crate) input: String,
+    /// Task type, of a WASI command or web server, which does not say it itself [default: the file's name]
+    #[arg(long)]
+    pub(crate) name: Option<TaskType>,
+    /// Version, of a WASI command or web server [default: 0.0.0]
+    #[arg(long)]
+    pub(crate) version: Option<String>,
     #[command(flatten)]
     pub(crate) sandbox: SandboxArgs,
     #[command(flatten)]
@@ -54,6 +100,23 @@ pub(crate) struct SandboxArgs {
     /// Let it send mail
     #[arg(long)]
     pub(crate) allow_mail: bool,
+    /// Let it keep values, for as long as the run takes
+    #[arg(long)]
+    pub(crate) allow_keyvalue: bool,
+    /// A value that it reads through wasi:config (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) config: Vec<(String, String)>,
+    /// A value that it reads through wasi:config, from this variable of the environment (repeatable)
+    #[arg(long, value_name = "KEY=VARIABLE", value_parser = pair)]
+    pub(crate) secret: Vec<(String, String)>,
+}
+
+/// Reads a name and what it stands for.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be a name, an equals sign and a value".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -84,8 +84,8 @@ impl<'a> Search<'a> {
             }
         }
         match (shown, count) {
-            (Some(found), Count::AtLeastOne) if found.is_empty() => return found,
-            (Some(found), Count::ExactlyOne) if found.is_empty() && near.len() == 1 => return found,
+            (Some(found), Count::AtLeastOne) if found.is_empty() => found,
+            (Some(found), Count::ExactlyOne) if found.is_empty() && near.len() == 1 => found,
             (shown, _) => {
                 if let Some(cases) = self.apart(old) {
                     return self.each(&cases, |search, old| {

@@ -1,0 +1,144 @@
+//! A component on its way to a server, and what it may use there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use taskforge_domain::{Json, Manifest};
+use taskforge_registry::signature;
+
+use super::{read, rollout};
+use crate::{
+    args::{PushArgs, SettingsArgs},
+    client::{Client, escaped},
+    output,
+    plugin_folder::{self, Beside},
+    task,
+};
+
+/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is to wait.
+pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
+    let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
+    let mut query = vec![("settings", serde_json::to_string(&settings)?)];
+    if let Some(manifest) = named(&args)?.or(manifest) {
+        query.push(("manifest", serde_json::to_string(&manifest)?));
+    }
+    query.extend(args.tenant.as_ref().map(|tenant| ("tenant", tenant.to_string())));
+    if let Some(signature) = signature_of(&args.file, args.signature.as_deref())? {
+        query.push(("signature", signature::to_text(&signature).trim().to_owned()));
+    }
+    let client = Client::connect(&args.server)?;
+    let version = client.push(&query, read(&args.file)?).await?;
+    if !as_json {
+        show_review(&version);
+    }
+    let (name, number) = (text(&version, "name"), text(&version, "version"));
+    if args.stage {
+        if as_json {
+            return output::json(&version);
+        }
+        output::line(&format!(
+            "{name} {number} is stored and does not run yet: `taskforge plugin activate {name} {number}`"
+        ));
+        return Ok(());
+    }
+    let body = Json::from(json!({ "version": number, "force": args.force }));
+    let path = format!("plugins/{}/activate", escaped(name));
+    let rollout = client.post(&path, Some(&body)).await;
+    let rollout = rollout.with_context(|| format!("{name} {number} is stored and does not run"))?;
+    if as_json {
+        return output::json(&json!({ "version": version, "rollout": rollout }));
+    }
+    output::line(&format!("{name} {number} runs"));
+    Ok(())
+}
+
+/// What the flags say of a component that does not say it itself.
+fn named(args: &PushArgs) -> anyhow::Result<Option<Manifest>> {
+    let (Some(name), Some(version)) = (&args.name, &args.version) else {
+        return Ok(None);
+    };
+    let summary = args.summary.clone().unwrap_or_default();
+    let mut manifest = Manifest::new(name.clone(), version.clone(), summary);
+    let schema = |text: &Option<String>| text.as_deref().map(task::read_input).transpose();
+    if let Some(schema) = schema(&args.input_schema).context("--input-schema")? {
+        manifest.input_schema = schema;
+    }
+    if let Some(schema) = schema(&args.output_schema).context("--output-schema")? {
+        manifest.output_schema = schema;
+    }
+    Ok(Some(manifest))
+}
+
+/// The signature in the file that is named, or in the one beside the component, if there is one.
+fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
+    let beside = signature_file(component);
+    let file = match named {
+        Some(file) => file,
+        None if beside.exists() => &beside,
+        None => return Ok(None),
+    };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let signature = signature::from_text(&text);
+    Ok(Some(
+        signature.with_context(|| format!("cannot use {}", file.display()))?,
+    ))
+}
+
+/// Where a component's signature lies.
+pub(super) fn signature_file(component: &Path) -> PathBuf {
+    let mut file = component.as_os_str().to_owned();
+    file.push(".sig");
+    PathBuf::from(file)
+}
+
+/// What a version imports beside what it is granted.
+pub(super) fn show_review(version: &Value) {
+    let rows: Vec<&Value> = version["review"].as_array().into_iter().flatten().collect();
+    if rows.is_empty() {
+        return;
+    }
+    let mark = |row: &Value, field: &str| if row[field] == true { "yes" } else { "-" }.to_owned();
+    let cells = rows.iter().map(|row| {
+        vec![
+            text(row, "capability").to_owned(),
+            mark(row, "imported"),
+            text(row, "granted").to_owned(),
+        ]
+    });
+    output::table(&["CAPABILITY", "IMPORTED", "GRANTED"], &cells.collect::<Vec<_>>());
+    let missing = rows.iter().filter(|row| row["is_missing"] == true);
+    let missing: Vec<_> = missing.map(|row| text(row, "capability")).collect();
+    if !missing.is_empty() {
+        output::line(&format!(
+            "not granted: {}; attempts that use it will fail",
+            missing.join(", ")
+        ));
+    }
+    output::line("");
+}
+
+/// Sets what a version may use and reach.
+pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Result<()> {
+    let settings = plugin_folder::read_settings(&args.file)?.settings;
+    let client = Client::connect(&args.server)?;
+    let path = format!(
+        "plugins/{}/versions/{}/settings",
+        args.name,
+        escaped(&args.version)
+    );
+    let version = client
+        .put(&path, &Json::from(serde_json::to_value(&settings)?))
+        .await?;
+    if as_json {
+        return output::json(&version);
+    }
+    show_review(&version);
+    rollout::say(&version["name"], &args.version, "has these settings now");
+    Ok(())
+}
+
+/// A text of an answer.
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or("-")
+}

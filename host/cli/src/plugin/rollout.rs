@@ -1,0 +1,102 @@
+//! Which versions of a plugin run on a server.
+
+use serde_json::{Map, Value, json};
+use taskforge_domain::Json;
+
+use super::show::cell;
+use crate::{
+    args::{ActivateArgs, CanaryArgs, PluginNameArgs, RetireArgs},
+    client::Client,
+    output,
+};
+
+pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Result<()> {
+    let body = json!({ "version": args.version, "force": args.force });
+    let client = Client::connect(&args.server)?;
+    let path = format!("plugins/{}/activate", args.name);
+    show(&client.post(&path, Some(&Json::from(body))).await?, as_json)
+}
+
+/// Rollback, pause, resume: a word that needs no more.
+pub(super) async fn steer(args: PluginNameArgs, verb: &str, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    let path = format!("plugins/{}/{verb}", args.name);
+    show(&client.post(&path, None).await?, as_json)
+}
+
+pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Result<()> {
+    let mut guard = Map::new();
+    guard.extend(
+        args.min_attempts
+            .map(|count| ("min_attempts".to_owned(), json!(count))),
+    );
+    guard.extend(
+        args.failure_margin
+            .map(|share| ("failure_margin".to_owned(), json!(share))),
+    );
+    guard.extend(
+        args.latency_factor
+            .map(|factor| ("latency_factor".to_owned(), json!(factor))),
+    );
+    let body = json!({
+        "version": args.version, "percent": args.percent, "guard": guard, "force": args.force,
+    });
+    let client = Client::connect(&args.server)?;
+    let path = format!("plugins/{}/canary", args.name);
+    show(&client.post(&path, Some(&Json::from(body))).await?, as_json)
+}
+
+pub(super) async fn stop_canary(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    show(
+        &client.delete(&format!("plugins/{}/canary", args.name)).await?,
+        as_json,
+    )
+}
+
+pub(super) async fn retire(args: RetireArgs, as_json: bool) -> anyhow::Result<()> {
+    let body = args
+        .version
+        .map(|version| Json::from(json!({ "version": version })));
+    let client = Client::connect(&args.server)?;
+    let path = format!("plugins/{}/retire", args.name);
+    show(&client.post(&path, body.as_ref()).await?, as_json)
+}
+
+fn show(rollout: &Value, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return output::json(rollout);
+    }
+    output::pairs(&pairs(rollout));
+    Ok(())
+}
+
+/// Which versions run, for people.
+pub(super) fn pairs(rollout: &Value) -> Vec<(&'static str, String)> {
+    let canary = match &rollout["canary"] {
+        Value::Null => "-".to_owned(),
+        canary => format!(
+            "{} for {} % of the tasks",
+            cell(&canary["version"]),
+            canary["percent"]
+        ),
+    };
+    let tasks = match (&rollout["retired"], &rollout["paused"]) {
+        (Value::Bool(true), _) => "refused: the plugin is retired",
+        (_, Value::Bool(true)) => "wait: the plugin is paused",
+        _ => "run",
+    };
+    vec![
+        ("plugin", cell(&rollout["name"])),
+        ("active", cell(&rollout["active"])),
+        ("previous", cell(&rollout["previous"])),
+        ("canary", canary),
+        ("since", cell(&rollout["since"])),
+        ("tasks", tasks.to_owned()),
+    ]
+}
+
+/// A sentence about a version.
+pub(super) fn say(name: &Value, version: &str, what: &str) {
+    output::line(&format!("{} {version} {what}", cell(name)));
+}

@@ -1,0 +1,68 @@
+//! What a plugin may know and nobody may read.
+
+use std::io::Read as _;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use taskforge_domain::Json;
+
+use super::show::cell;
+use crate::{
+    args::{SecretCommand, SecretSetArgs},
+    client::{Client, escaped},
+    output,
+};
+
+pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result<()> {
+    let list = match command {
+        SecretCommand::Set(args) => {
+            let client = Client::connect(&args.server)?;
+            let body = Json::from(json!({ "value": value(&args)? }));
+            client.put(&path(&args.name, &args.key), &body).await?
+        }
+        SecretCommand::List(args) => {
+            let client = Client::connect(&args.server)?;
+            client.get(&format!("plugins/{}/secrets", args.name), &[]).await?
+        }
+        SecretCommand::Delete(args) => {
+            let client = Client::connect(&args.server)?;
+            client.delete(&path(&args.name, &args.key)).await?
+        }
+    };
+    if as_json {
+        return output::json(&list);
+    }
+    let secrets = list["secrets"].as_array().into_iter().flatten();
+    let rows = secrets.map(|secret| {
+        let opens = match secret["can_open"] {
+            Value::Bool(true) => "yes",
+            _ => "no: the server has another key",
+        };
+        vec![
+            cell(&secret["name"]),
+            cell(&secret["updated_at"]),
+            opens.to_owned(),
+        ]
+    });
+    output::table(&["SECRET", "SET", "CAN BE OPENED"], &rows.collect::<Vec<_>>());
+    Ok(())
+}
+
+fn path(plugin: &taskforge_domain::TaskType, key: &str) -> String {
+    format!("plugins/{plugin}/secrets/{}", escaped(key))
+}
+
+/// From where no other process and no shell history sees it.
+fn value(args: &SecretSetArgs) -> anyhow::Result<String> {
+    if let Some(variable) = &args.from_env {
+        return std::env::var(variable).with_context(|| format!("--from-env {variable}"));
+    }
+    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        output::aside("The value, ended with Ctrl-D:");
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.context("standard input cannot be read")?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}

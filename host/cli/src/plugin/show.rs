@@ -1,0 +1,182 @@
+//! Plugins of a server, for people.
+
+use serde_json::Value;
+
+use super::{push, rollout};
+use crate::{
+    args::{AdviseArgs, PluginNameArgs, PluginServerArgs},
+    client::Client,
+    output,
+};
+
+pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Result<()> {
+    let list = Client::connect(&args.server)?.get("plugins", &[]).await?;
+    if as_json {
+        return output::json(&list);
+    }
+    let rows = items(&list, "plugins").map(|plugin| {
+        let state = match (&plugin["kind"], &plugin["retired"], &plugin["paused"]) {
+            (Value::String(kind), ..) if kind == "external" => "external",
+            (_, Value::Bool(true), _) => "retired",
+            (_, _, Value::Bool(true)) => "paused",
+            _ if plugin["version"].is_null() => "not active yet",
+            _ => "runs",
+        };
+        let fields = ["name", "version", "canary", "owner"].map(|field| cell(&plugin[field]));
+        let summary = plugin["summary"].as_str().unwrap_or_default();
+        let last = [state.to_owned(), summary.to_owned()];
+        fields.into_iter().chain(last).collect()
+    });
+    let head = ["NAME", "VERSION", "CANARY", "OWNER", "STATE", "SUMMARY"];
+    output::table(&head, &rows.collect::<Vec<_>>());
+    Ok(())
+}
+
+pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    let plugin = client.get(&format!("plugins/{}", args.name), &[]).await?;
+    if as_json {
+        return output::json(&plugin);
+    }
+    if plugin["rollout"].is_object() {
+        output::pairs(&rollout::pairs(&plugin["rollout"]));
+    }
+    let mut pairs = vec![
+        ("owner", cell(&plugin["owner"])),
+        ("summary", cell(&plugin["summary"])),
+    ];
+    for field in ["digest", "shape"] {
+        pairs.push((field, cell(&plugin[field])));
+    }
+    let settings = ["limits", "grants", "config", "input_schema"].iter();
+    pairs.extend(settings.map(|field| (*field, indented(&plugin[*field]))));
+    pairs.retain(|(_, value)| value != "-");
+    output::line("");
+    output::pairs(&pairs);
+    let Some(version) = plugin["version"].as_str() else {
+        return Ok(());
+    };
+    let path = format!(
+        "plugins/{}/versions/{}",
+        args.name,
+        crate::client::escaped(version)
+    );
+    if plugin["rollout"].is_object() {
+        output::line("");
+        push::show_review(&client.get(&path, &[]).await?);
+    }
+    Ok(())
+}
+
+pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    let list = client
+        .get(&format!("plugins/{}/versions", args.name), &[])
+        .await?;
+    if as_json {
+        return output::json(&list);
+    }
+    let rows = items(&list, "versions").map(|version| {
+        let state = match version["runs_as"].as_str() {
+            Some(role) => role.to_owned(),
+            None => cell(&version["state"]).replace('_', " "),
+        };
+        let size = output::bytes(version["size"].as_u64().unwrap_or_default());
+        let digest = version["digest"].as_str().unwrap_or_default();
+        vec![
+            cell(&version["version"]),
+            state,
+            cell(&version["shape"]),
+            size,
+            digest.chars().take(12).collect(),
+            if version["signed"] == true { "yes" } else { "-" }.to_owned(),
+            cell(&version["pushed_at"]),
+            cell(&version["pushed_by"]),
+        ]
+    });
+    let head = [
+        "VERSION", "STATE", "SHAPE", "SIZE", "DIGEST", "SIGNED", "PUSHED", "BY",
+    ];
+    output::table(&head, &rows.collect::<Vec<_>>());
+    Ok(())
+}
+
+pub(super) async fn events(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    let list = client.get(&format!("plugins/{}/events", args.name), &[]).await?;
+    if as_json {
+        return output::json(&list);
+    }
+    let rows = items(&list, "events").map(|event| {
+        let what = cell(&event["kind"]).replace('_', " ");
+        let fields = ["version", "by", "detail"].map(|field| cell(&event[field]));
+        [cell(&event["at"]), what].into_iter().chain(fields).collect()
+    });
+    output::table(
+        &["WHEN", "WHAT", "VERSION", "BY", "DETAIL"],
+        &rows.collect::<Vec<_>>(),
+    );
+    Ok(())
+}
+
+pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    let query: Vec<_> = args
+        .version
+        .map(|version| ("version", version))
+        .into_iter()
+        .collect();
+    let advice = client
+        .get(&format!("plugins/{}/advice", args.name), &query)
+        .await?;
+    if as_json {
+        return output::json(&advice);
+    }
+    let row = |name: &str, field: &str, form: fn(u64) -> String| {
+        let figures = ["p50", "p99", "max", "limit", "suggested"].map(|part| {
+            let figure = advice[field][part].as_u64();
+            figure.map_or_else(|| "-".to_owned(), form)
+        });
+        [name.to_owned()].into_iter().chain(figures).collect()
+    };
+    output::line(&format!(
+        "{} {}: {} attempts, {} of them failed",
+        args.name,
+        cell(&advice["version"]),
+        advice["attempts"],
+        advice["failed"]
+    ));
+    output::table(
+        &["", "P50", "P99", "MAX", "LIMIT", "SUGGESTED"],
+        &[
+            row("fuel", "fuel", output::grouped),
+            row("memory", "memory", output::bytes),
+            row("deadline", "wall_micros", output::micros),
+            row("output", "output", output::bytes),
+        ],
+    );
+    if let Some(reason) = advice["reason"].as_str() {
+        output::line(reason);
+    }
+    Ok(())
+}
+
+fn items<'a>(list: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    list[field].as_array().into_iter().flatten()
+}
+
+/// A value in a table.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn indented(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        value => format!("{value:#}").replace('\n', "\n              "),
+    }
+}
