@@ -207,11 +207,14 @@ fn types_that_grow() -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
+/// Makes a component.
+type Bomb = fn() -> Vec<u8>;
+
 #[tokio::test]
 async fn a_compile_bomb_ends_at_its_caps() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = runtime(folder.path(), Compiler::Process(small()));
-    let bombs: [(&str, fn() -> Vec<u8>); 6] = [
+    let bombs: [(&str, Bomb); 6] = [
         ("many locals in many loops", many_locals_in_many_loops),
         ("tables of jumps", tables_of_jumps),
         ("fifty thousand functions", fifty_thousand_functions),
