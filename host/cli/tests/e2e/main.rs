@@ -10,4 +10,5 @@ mod compiling;
 mod crash;
 mod drain;
 mod first_task;
+mod registry;
 mod server;

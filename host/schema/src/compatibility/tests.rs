@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "a table of schemas reads best as literals")]
+
 use std::time::{Duration, Instant};
 
 use serde_json::json;
