@@ -1,4 +1,7 @@
-#![allow(clippy::needless_pass_by_value, reason = "a table of schemas reads best as literals")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "a table of schemas reads best as literals"
+)]
 
 use std::time::{Duration, Instant};
 
