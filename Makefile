@@ -58,7 +58,7 @@ lint: setup ## Check the format, the lints and the deployment files
 # In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice for it.
 .PHONY: bench
 bench: plugins ## Measure the sandbox, the store and the whole embedded system
-	cargo bench --workspace --profile dev --locked --bench invoke --bench sqlite
+	cargo bench --workspace --profile dev --locked --bench invoke --bench loading --bench sqlite
 	cargo build --workspace --locked --bin taskforge
 	"$(TARGET)/debug/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
 
@@ -68,3 +68,8 @@ bench-fleet: plugins ## Measure a fleet on the PostgreSQL and Redis that DATABAS
 	@test -n "$$DATABASE_URL" || { echo 'say where a database can be made for it: DATABASE_URL=postgres://...' >&2; exit 1; }
 	cargo build --workspace --locked --bin taskforge
 	"$(TARGET)/debug/taskforge" bench --plugins "$(TARGET)/plugins" $(ARGS)
+
+# On a PostgreSQL and a Redis of its own. ARGS="live swap attacks" are its parts.
+.PHONY: bench-plugins
+bench-plugins: plugins servers ## Measure how plugins go live, what a swap costs its neighbours, and how far attacks reach
+	cargo bench --workspace --profile dev --locked --bench plugins -- $(ARGS)

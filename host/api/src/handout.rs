@@ -191,7 +191,8 @@ async fn by_hint(
 async fn by_order(handout: &mut Handout, ask: &Ask, now: StoreResult<Timestamp>) -> StoreResult<()> {
     let now = now?;
     let app = handout.app.clone();
-    let policy: QueuePolicy = app.services.store.policy().await?;
+    let mut policy: QueuePolicy = app.services.store.policy().await?;
+    app.services.catalog.snapshot().overlay(&ask.types, &mut policy);
     while handout.leased.len() < ask.max {
         let by = ClaimBy::Order {
             types: &ask.types,

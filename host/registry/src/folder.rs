@@ -9,6 +9,7 @@ use std::{
 };
 
 use taskforge_domain::{Manifest, PluginEventKind, PluginSettings, PluginVersion, TaskType};
+use taskforge_runtime::LoadError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -52,6 +53,21 @@ pub enum FolderError {
     Registry(#[from] RegistryError),
 }
 
+impl FolderError {
+    /// Whether the same file may be taken at the next look.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable { .. }
+                | Self::Registry(
+                    RegistryError::Store(_)
+                        | RegistryError::Contended(_)
+                        | RegistryError::Load(LoadError::Internal(_))
+                )
+        )
+    }
+}
+
 /// What a look at a file came to.
 #[derive(Debug)]
 pub struct Looked {
@@ -82,6 +98,8 @@ enum Occasion {
     Start,
     /// Somebody has just put it there.
     Change,
+    /// Somebody has changed what stands beside it.
+    Settings,
 }
 
 impl Folder {
@@ -153,13 +171,25 @@ impl Folder {
             if !is_still || seen.taken == Some(stamp) {
                 continue;
             }
+            // Settings alone are no reason to run a version again that somebody has taken back.
+            let is_new = seen.taken.is_none_or(|taken| taken.first() != stamp.first());
             seen.taken = Some(stamp);
-            let Looked { file, result } = self.take(file.clone(), Occasion::Change).await;
+            let occasion = if is_new {
+                Occasion::Change
+            } else {
+                Occasion::Settings
+            };
+            let Looked { file, result } = self.take(file.clone(), occasion).await;
             match result {
                 Ok((plugin, version)) => {
                     tracing::info!(task.type = %plugin, version, "{} was taken", file.display());
                 }
-                Err(error) => tracing::error!("{} was not taken: {error}", file.display()),
+                Err(error) => {
+                    tracing::error!("{} was not taken: {error}", file.display());
+                    if let Some(seen) = self.files.get_mut(&file).filter(|_| error.may_pass()) {
+                        seen.taken = None;
+                    }
+                }
             }
         }
         let there: BTreeSet<_> = files.into_iter().collect();
@@ -227,7 +257,7 @@ impl Folder {
             });
             about.next().is_some_and(|last| last.by != FOLDER)
         };
-        let settings_are_ours = occasion == Occasion::Change
+        let settings_are_ours = occasion != Occasion::Start
             || pushed.version.pushed_by == FOLDER
                 && !by_hand(&[PluginEventKind::SettingsChanged], Some(&number));
         if !pushed.is_new && settings_are_ours {
@@ -240,7 +270,11 @@ impl Folder {
             PluginEventKind::RolledBack,
             PluginEventKind::Retired,
         ];
-        let is_ours = occasion == Occasion::Change || !by_hand(&decided, None);
+        let is_ours = match occasion {
+            Occasion::Change => true,
+            Occasion::Start => !by_hand(&decided, None),
+            Occasion::Settings => false,
+        };
         if is_ours && self.is_to_run(&pushed, occasion).await? {
             self.registry.activate(&plugin, &number, false, FOLDER).await?;
         }
@@ -252,12 +286,15 @@ impl Folder {
         let Some(stable) = pushed.plugin.rollout.stable else {
             return Ok(true);
         };
-        if self.is_watched || occasion == Occasion::Change || pushed.is_new {
+        if self.is_watched || occasion == Occasion::Change {
             return Ok(true);
         }
         let versions = self.registry.versions(&pushed.plugin.name).await?;
         let running = versions.iter().find(|version| version.id == stable);
-        Ok(running.is_none_or(|running| is_newer(&pushed.version, running)))
+        Ok(running.is_none_or(|running| {
+            let is_rebuilt = pushed.is_new && !is_newer(running, &pushed.version);
+            is_rebuilt || is_newer(&pushed.version, running)
+        }))
     }
 
     fn components(&self) -> Result<Vec<PathBuf>, FolderError> {

@@ -9,13 +9,17 @@ use std::{
     time::Duration,
 };
 
-use taskforge_domain::{QueuePolicy, Revision, Rollout, TaskId, TaskType, Timestamp, TypePolicy, VersionId};
+use taskforge_domain::{
+    QueuePolicy, Revision, Rollout, TaskId, TaskType, TenantId, Timestamp, TypePolicy, VersionId,
+};
 use taskforge_runtime::Plugin;
 use taskforge_schema::Schema;
 use taskforge_store::{RegistrySnapshot, SealedSecret};
 
 /// How long after the rollout changed a door may still have checked an input against another version: it looks each second, and clocks differ.
 const DOUBT: Duration = Duration::from_secs(10);
+/// How long a task waits for a version of which this process has not heard, or which it has not made ready.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// By how much clocks of hosts may differ before a task is taken for older than it is.
 const SKEW: Duration = Duration::from_secs(2);
 
@@ -43,6 +47,8 @@ pub(crate) struct Served {
     /// The plugin's in the registry.
     pub(crate) revision: Revision,
     pub(crate) rollout: Rollout,
+    /// The tenant whose tasks it runs. `None`: those of all.
+    pub(crate) owner: Option<TenantId>,
     pub(crate) versions: Vec<Loaded>,
 }
 
@@ -62,6 +68,8 @@ pub(crate) struct Loaded {
 pub struct Serving {
     /// The plugin, in the version that the task falls to.
     pub plugin: Arc<Plugin>,
+    /// The tenant whose tasks it runs. `None`: those of all. A task of another can only have been accepted before the plugin was there.
+    pub owner: Option<TenantId>,
     /// Under what its usage is counted: the version, and the phase of the rollout. `None` for a plugin that is in no registry.
     pub counted: Option<(VersionId, i64)>,
     /// The version's input schema. `None` if nothing can be checked against it.
@@ -85,6 +93,7 @@ impl Live {
             let served = Served {
                 revision: Revision::default(),
                 rollout: Rollout::default(),
+                owner: None,
                 versions: vec![loaded],
             };
             (name, Arc::new(served))
@@ -102,6 +111,7 @@ impl Live {
         let loaded = served.versions.iter().find(|loaded| loaded.id == picked)?;
         Some(Serving {
             plugin: Arc::clone(&loaded.plugin),
+            owner: served.owner.clone(),
             counted: loaded.id.map(|id| (id, served.rollout.phase)),
             input: loaded.input.clone(),
             recheck: served.rollout.since.is_some_and(|since| is_before(task, since)),
@@ -126,6 +136,13 @@ impl Live {
         let confirmed = self.confirmed.load(Ordering::Relaxed);
         let skew = i64::try_from(SKEW.as_millis()).unwrap_or(i64::MAX);
         is_served && made(task).is_none_or(|made| made + skew <= confirmed)
+    }
+
+    /// Whether a task is so young that this process may yet hear of the version that it was accepted for.
+    #[must_use]
+    pub fn is_young(task: TaskId) -> bool {
+        let patience = i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
+        made(task).is_some_and(|made| Timestamp::now().as_millisecond() < made.saturating_add(patience))
     }
 
     /// The task types that are served.
@@ -242,7 +259,12 @@ fn policy(snapshot: &RegistrySnapshot) -> BTreeMap<TaskType, TypePolicy> {
     let asked = snapshot.plugins.iter().map(|plugin| {
         let policy = TypePolicy {
             paused: plugin.rollout.paused,
-            max_running: plugin.rollout.stable.and_then(|id| caps.get(&id).copied()),
+            // Lanes know no versions, so the lowest cap holds for all of them.
+            max_running: plugin
+                .rollout
+                .running()
+                .filter_map(|id| caps.get(&id).copied())
+                .min(),
         };
         (plugin.name.clone(), policy)
     });

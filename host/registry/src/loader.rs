@@ -61,7 +61,8 @@ pub struct Loader {
 struct Progress {
     /// The revision of what is served.
     served: Option<Revision>,
-    is_loading: bool,
+    /// The revision that is being made ready. A newer one that comes meanwhile overtakes it.
+    loading: Option<Revision>,
     /// The revision of the last try, tries that failed in a row, what the last one said, and when the next one is due.
     tried: Option<Revision>,
     failed: u32,
@@ -132,7 +133,7 @@ impl Loader {
                 }
                 Some(done) = self.loading.join_next() => {
                     if let Ok(done) = done {
-                        self.finish(done);
+                        self.finish(done, &snapshot);
                     }
                 }
                 () = tokio::time::sleep_until(retry) => {}
@@ -152,13 +153,14 @@ impl Loader {
             let is_news = progress.tried != Some(plugin.revision);
             let is_due = is_news || progress.retry.is_none_or(|retry| retry <= Instant::now());
             let is_served = progress.served == Some(plugin.revision);
-            if is_served || progress.is_loading || !is_due {
+            let is_loading = progress.loading == Some(plugin.revision);
+            if is_served || is_loading || !is_due || progress.loading.is_some() && !is_news {
                 continue;
             }
             if self.loading.len() >= AT_ONCE {
                 return;
             }
-            progress.is_loading = true;
+            progress.loading = Some(plugin.revision);
             progress.tried = Some(plugin.revision);
             let (parts, live) = (self.parts.clone(), Arc::clone(&self.live));
             let (plugin, snapshot) = (plugin.clone(), Arc::clone(snapshot));
@@ -175,14 +177,18 @@ impl Loader {
         }
     }
 
-    fn finish(&mut self, done: Done) {
+    fn finish(&mut self, done: Done, snapshot: &RegistrySnapshot) {
         let Done {
             name,
             revision,
             result,
         } = done;
         let progress = self.plugins.entry(name.clone()).or_default();
-        progress.is_loading = false;
+        if progress.loading != Some(revision) {
+            // A rollback, say, did not wait for the compilation of what it takes back.
+            return;
+        }
+        progress.loading = None;
         match result {
             Ok(served) => {
                 if let Some(served) = &served {
@@ -212,13 +218,20 @@ impl Loader {
                 progress.failed += 1;
                 progress.said = Some(said);
                 progress.retry = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                if is_withdrawn(&self.live, &name, snapshot) {
+                    tracing::error!(task.type = %name, "its grants have changed, so it does not go on as it was: its tasks wait");
+                    self.live.put(&name, None);
+                }
             }
         }
     }
 
     /// When the next try is due. Far away if none is.
     fn next_retry(&self) -> Instant {
-        let retries = self.plugins.values().filter(|progress| !progress.is_loading);
+        let retries = self
+            .plugins
+            .values()
+            .filter(|progress| progress.loading.is_none());
         let next = retries.filter_map(|progress| progress.retry).min();
         // Not sooner than so, for one that is due may have to wait for room.
         let soon = Instant::now() + PAUSE / 4;
@@ -241,6 +254,16 @@ impl Loader {
             self.settled.send_replace(true);
         }
     }
+}
+
+/// Whether what is served may reach more, or other things, than it is granted now.
+fn is_withdrawn(live: &Live, name: &TaskType, snapshot: &RegistrySnapshot) -> bool {
+    let served = live.served(name);
+    served.iter().flat_map(|served| &served.versions).any(|loaded| {
+        let mut versions = snapshot.versions.iter();
+        let now = versions.find(|version| loaded.id == Some(version.id));
+        now.is_some_and(|version| version.info.grants != loaded.plugin.info().grants)
+    })
 }
 
 /// Makes the running versions of a plugin ready. `None`: none runs.
@@ -267,6 +290,7 @@ async fn make_ready(
     Ok((!versions.is_empty()).then(|| Served {
         revision: plugin.revision,
         rollout: plugin.rollout.clone(),
+        owner: plugin.owner.clone(),
         versions,
     }))
 }

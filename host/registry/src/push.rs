@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use taskforge_domain::{
     Manifest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
-    TenantId, Timestamp, VersionId, VersionState,
+    TaskType, TenantId, Timestamp, VersionId, VersionState,
 };
 use taskforge_schema::Schema;
 use taskforge_store::Added;
@@ -74,17 +74,21 @@ impl Registry {
         } = push;
         settings::check(&settings)?;
         let component = Arc::new(component);
+        // First: a stranger's bytes are not worth a compilation where only signed ones are taken. What they call themselves is not known yet.
+        let called = match &manifest {
+            Some(manifest) => manifest.name.clone(),
+            None => TaskType::new("component").map_err(|error| RegistryError::State(error.to_string()))?,
+        };
+        let policy = &self.parts.signatures;
+        policy.check(&called, owner.as_ref(), &component, signature.as_deref())?;
         let load = self
             .parts
             .runtime
             .load_as(component.to_vec(), settings, manifest.as_ref());
         let loaded = load.await?;
-        // Its name is known only now. Nothing that came in was kept or run but `describe`, which reaches nothing.
         let info = loaded.info().clone();
         drop(loaded);
         let whose = owner.as_ref();
-        let policy = &self.parts.signatures;
-        policy.check(&info.name, whose, &component, signature.as_deref())?;
         check_schemas(&info).await?;
 
         let mut version = PluginVersion {

@@ -1,37 +1,82 @@
 //! What plugins keep, in the store.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use async_trait::async_trait;
-use taskforge_domain::KeyValueGrant;
+use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
 use taskforge_runtime::{KeyValue, KeyValueError, Space};
 use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError};
+use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore, SemaphorePermit};
+
+/// Calls that ask the database at once, of all attempts in this process. They share its connections with the heartbeat and the claims, which
+/// must not wait for guests.
+const AT_ONCE: usize = 2;
+
+type Writers = HashMap<(TenantId, TaskType), Weak<Turns<()>>>;
 
 /// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart, the same on every host.
-#[derive(Clone)]
-pub struct StoredValues(Arc<dyn PluginStore>);
+pub struct StoredValues {
+    store: Arc<dyn PluginStore>,
+    calls: Semaphore,
+    /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where each would hold a connection.
+    writers: Mutex<Writers>,
+}
 
 impl StoredValues {
     /// Values in this store.
     #[must_use]
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
-        Self(store)
+        Self {
+            store,
+            calls: Semaphore::new(AT_ONCE),
+            writers: Mutex::default(),
+        }
+    }
+
+    /// A turn at the database. `None` never comes: the semaphore is not closed.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.calls.acquire().await.ok()
+    }
+
+    /// A turn among those who write the same values.
+    async fn write(&self, space: &Space) -> OwnedMutexGuard<()> {
+        let turns = {
+            let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+            writers.retain(|_, turns| turns.strong_count() > 0);
+            let key = (space.tenant.clone(), space.plugin.clone());
+            let turns = writers.get(&key).and_then(Weak::upgrade);
+            let turns = turns.unwrap_or_default();
+            writers.insert(key, Arc::downgrade(&turns));
+            turns
+        };
+        turns.lock_owned().await
     }
 }
 
 #[async_trait]
 impl KeyValue for StoredValues {
     async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        self.0.get_value(&keys(space), key).await.map_err(away)
+        let _turn = self.turn().await;
+        self.store.get_value(&keys(space), key).await.map_err(away)
     }
 
     async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
-        let kept = self.0.set_values(&keys(space), &values, quota(space)).await;
+        let _write = self.write(space).await;
+        let _turn = self.turn().await;
+        let kept = self.store.set_values(&keys(space), &values, quota(space)).await;
         written(kept.map_err(away)?, space)
     }
 
     async fn delete(&self, space: &Space, deleted: Vec<String>) -> Result<(), KeyValueError> {
-        self.0.delete_values(&keys(space), &deleted).await.map_err(away)
+        let _write = self.write(space).await;
+        let _turn = self.turn().await;
+        self.store
+            .delete_values(&keys(space), &deleted)
+            .await
+            .map_err(away)
     }
 
     async fn keys(
@@ -40,13 +85,16 @@ impl KeyValue for StoredValues {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError> {
-        let listed = self.0.list_keys(&keys(space), after, limit).await;
+        let _turn = self.turn().await;
+        let listed = self.store.list_keys(&keys(space), after, limit).await;
         listed.map_err(away)
     }
 
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError> {
+        let _write = self.write(space).await;
+        let _turn = self.turn().await;
         let kept = self
-            .0
+            .store
             .increment_value(&keys(space), key, delta, quota(space))
             .await;
         written(kept.map_err(away)?, space)

@@ -1,6 +1,6 @@
 //! What a loaded plugin takes, and how fast its code comes back: 200 distinct components made of one handler.
 //!
-//! `cargo bench -p taskforge-runtime --bench loading`, after `make plugins`. Prints the process's memory as the kernel counts it: all of
+//! `cargo bench --workspace --profile dev --bench loading`, after `make plugins`. Prints the process's memory as the kernel counts it: all of
 //! it, the part that only this process has, and the part that lies in files and may be dropped.
 
 // A benchmark that cannot start has nothing to say but why.

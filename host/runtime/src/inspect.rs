@@ -7,6 +7,7 @@ use wasmparser::{Encoding, Parser, Payload};
 
 use crate::{
     contract::{HANDLER, HANDLER_FAMILY},
+    load,
     refusal::LoadError,
 };
 
@@ -25,6 +26,10 @@ pub struct Inspection {
     pub shape: Option<Shape>,
 }
 
+/// Names that are kept to be shown, and their length. In a file of some megabytes there may be millions.
+const SHOWN: usize = 20_000;
+const SHOWN_BYTES: usize = 2 << 20;
+
 /// Reads a component's outer imports and exports. The code inside is not looked at.
 ///
 /// # Errors
@@ -34,6 +39,14 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
         return Err(LoadError::NotWasm(other_kind(bytes)));
     }
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let (mut count, mut length) = (0, 0);
+    let mut keep = |names: &mut Vec<String>, name: &str| {
+        count += 1;
+        length += name.len();
+        if count <= SHOWN && length <= SHOWN_BYTES {
+            names.push(name.to_owned());
+        }
+    };
     // Nested modules and components come as their own payloads; only the outermost level counts.
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -46,16 +59,24 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    imports.push(import?.name.name.to_owned());
+                    keep(&mut imports, import?.name.name);
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
-                    exports.push(export?.name.name.to_owned());
+                    keep(&mut exports, export?.name.name);
                 }
             }
             _ => {}
         }
+    }
+    if count > SHOWN || length > SHOWN_BYTES {
+        return Err(LoadError::TooManyNames {
+            count,
+            bytes: length,
+            limit: load::NAMES,
+            byte_limit: load::NAME_BYTES,
+        });
     }
     Ok(Inspection {
         digest: digest(bytes),

@@ -36,6 +36,9 @@ use crate::{
     verdict::{self, Ending},
 };
 
+/// After which time a task is tried again whose plugin could not be loaded.
+const UNLOADED_RETRY: Duration = Duration::from_secs(10);
+
 /// One attempt at a task.
 pub struct Invocation {
     /// Whose task it is. Tenants never share a connection.
@@ -91,8 +94,11 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         Some(Ok(ready)) if !cancel.is_cancelled() => ready,
         Some(Err(error)) => {
             tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
-            let failure = Failure::new(FailureKind::Internal, "the host could not load the plugin");
-            return unused(failure);
+            // Retried later than other failures: what is in the way is this host's, and takes longer to pass.
+            return unused(Failure {
+                retry_after: Some(UNLOADED_RETRY),
+                ..Failure::new(FailureKind::Internal, "the host could not load the plugin")
+            });
         }
         _ => return unused(verdict::cancelled()),
     };

@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// Names that a component may import and export. A large interpreter has some hundred.
-const NAMES: usize = 1000;
+pub(crate) const NAMES: usize = 1000;
 
 /// Their length, in bytes.
-const NAME_BYTES: usize = 128 << 10;
+pub(crate) const NAME_BYTES: usize = 128 << 10;
 
 /// Linked code.
 pub(crate) struct Loaded {

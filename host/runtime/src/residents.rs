@@ -84,7 +84,11 @@ impl Place {
                 Ok(residents.admit(self, loaded))
             }
             Err(error) => {
-                let pause = PAUSE.max(begun.elapsed() * PAUSE_FACTOR);
+                // What the host itself is at fault for may have passed by then.
+                let pause = match error {
+                    LoadError::Internal(_) => PAUSE,
+                    _ => PAUSE.max(begun.elapsed() * PAUSE_FACTOR),
+                };
                 *failed = Some(Failed {
                     error: error.clone(),
                     until: Instant::now() + pause,

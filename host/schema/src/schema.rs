@@ -1,9 +1,9 @@
 //! A plugin's input schema, compiled, and checks against it that always end soon.
 //!
 //! Schemas come from strangers. Nothing is fetched for one, patterns are matched in linear time, and a check has a budget: thirty
-//! lines of nested `anyOf` and `$ref` can ask for more steps than there are atoms. Without references a schema is a tree, and a check
-//! as long as the tree and the input; so before every reference stands a keyword of ours that counts how often it is followed, and
-//! ends the check when that was too often.
+//! lines of nested `anyOf` and `$ref` can ask for more steps than there are atoms, and a schema of ten thousand conditions on the items
+//! of a list of a million for as many as both multiplied. So in every schema, and before every reference, stands a keyword of ours that
+//! counts how often it is met, and ends the check when that was too often.
 
 use std::{
     cell::Cell,
@@ -27,6 +27,15 @@ const COLLECT_BELOW: usize = 64 << 10;
 /// small objects, each by reference, needs about one for every ten bytes.
 const STEPS: u64 = 100_000;
 const STEPS_A_BYTE: u64 = 8;
+/// Alternatives of an `enum` that are looked through in the time of a step.
+const LISTED_A_STEP: usize = 64;
+/// Places of a document that may be schemas, and the length of all pointers to them: a name of a hundred kilobytes stands in the pointer to
+/// everything below it.
+const PLACES: usize = 20_000;
+const PLACE_BYTES: usize = 8 << 20;
+/// Patterns of a schema, and the memory that one may take when it is compiled.
+const PATTERNS: usize = 100;
+const PATTERN_BYTES: usize = 256 << 10;
 /// The counting keyword.
 const COUNT: &str = "x-taskforge-count";
 
@@ -44,11 +53,17 @@ impl Schema {
     /// What is wrong with it, and where.
     pub fn compile(text: &str) -> Result<Self, String> {
         let mut schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        count_references(&mut schema)?;
+        count_steps(&mut schema)?;
         jsonschema::options()
             .offline()
-            .with_pattern_options(PatternOptions::regex())
-            .with_keyword(COUNT, |_, _, _| Ok(Box::new(Count)))
+            .with_pattern_options(
+                PatternOptions::regex()
+                    .size_limit(PATTERN_BYTES)
+                    .dfa_size_limit(PATTERN_BYTES),
+            )
+            .with_keyword(COUNT, |_, steps, _| {
+                Ok(Box::new(Count(steps.as_u64().unwrap_or(1))))
+            })
             .build(&schema)
             .map(Self)
             .map_err(|error| {
@@ -114,7 +129,7 @@ fn within<T>(steps: u64, check: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// The keyword that counts. The validator has no way to be told to stop, so the check is unwound, without a panic message.
-struct Count;
+struct Count(u64);
 
 impl<'i> Keyword<'i> for Count {
     fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
@@ -123,7 +138,7 @@ impl<'i> Keyword<'i> for Count {
     }
 
     fn is_valid(&self, _: &'i Value) -> bool {
-        match LEFT.get().checked_sub(1) {
+        match LEFT.get().checked_sub(self.0) {
             Some(left) => LEFT.set(left),
             None => resume_unwind(Box::new(Spent)),
         }
@@ -162,8 +177,10 @@ pub(crate) const MAPS: [&str; 6] = [
 ];
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
-/// Puts the counting keyword before every reference: `{"$ref": x}` becomes `{"allOf": [{count}, {"$ref": x}]}`, which means the same.
-fn count_references(schema: &mut Value) -> Result<(), String> {
+/// Puts the counting keyword before every reference, so that it is met before the reference is followed: `{"$ref": x}` becomes
+/// `{"allOf": [{count}, {"$ref": x}]}`, which means the same. And into every other schema, because a large one costs its size for each element
+/// of a large input.
+fn count_steps(schema: &mut Value) -> Result<(), String> {
     // Up to draft 7 a reference hides what stands beside it, except the definitions that references lead to.
     let dialect = schema.get("$schema").and_then(Value::as_str).unwrap_or_default();
     let hides = ["draft-03", "draft-04", "draft-06", "draft-07"]
@@ -177,9 +194,10 @@ fn count_references(schema: &mut Value) -> Result<(), String> {
             .iter()
             .filter_map(|keyword| Some((*keyword, members.remove(*keyword)?)));
         let counted: Vec<Value> = references
-            .flat_map(|(keyword, to)| [json!({COUNT: true}), json!({keyword: to})])
+            .flat_map(|(keyword, to)| [json!({COUNT: 1}), json!({keyword: to})])
             .collect();
         if counted.is_empty() {
+            members.insert(COUNT.to_owned(), json!(steps(members)));
             continue;
         }
         if hides {
@@ -194,9 +212,18 @@ fn count_references(schema: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
+/// What a schema costs by itself: one step, and one for every so many alternatives or names that it lists.
+fn steps(members: &serde_json::Map<String, Value>) -> usize {
+    let listed = ["enum", "required", "type"]
+        .iter()
+        .filter_map(|keyword| members.get(*keyword)?.as_array());
+    1 + listed.map(Vec::len).sum::<usize>() / LISTED_A_STEP
+}
+
 /// The pointers of every place in a document that is used as a schema.
 fn subschemas(document: &Value) -> Result<BTreeSet<String>, String> {
     let mut found = BTreeSet::new();
+    let (mut bytes, mut patterns) = (0, 0);
     let mut waiting = vec![String::new()];
     while let Some(pointer) = waiting.pop() {
         let Some(Value::Object(members)) = document.pointer(&pointer) else {
@@ -210,10 +237,24 @@ fn subschemas(document: &Value) -> Result<BTreeSet<String>, String> {
         if !found.insert(pointer.clone()) {
             continue;
         }
+        bytes += pointer.len();
+        if found.len() > PLACES || bytes + waiting.len() * pointer.len() > PLACE_BYTES {
+            return Err("it has too many parts, or too long names".to_owned());
+        }
+        patterns += usize::from(members.contains_key("pattern"));
+        if let Some(Value::Object(by_pattern)) = members.get("patternProperties") {
+            patterns += by_pattern.len();
+        }
+        if patterns > PATTERNS {
+            return Err(format!("it has more than {PATTERNS} patterns"));
+        }
         let at = |keyword: &str| format!("{pointer}/{keyword}");
         for keyword in SCHEMAS {
             match members.get(keyword) {
                 Some(Value::Array(list)) => {
+                    if list.len() > PLACES || list.len() * pointer.len() > PLACE_BYTES {
+                        return Err(format!("{keyword} has too many parts"));
+                    }
                     waiting.extend((0..list.len()).map(|n| format!("{}/{n}", at(keyword))));
                 }
                 Some(_) => waiting.push(at(keyword)),

@@ -24,6 +24,9 @@ use crate::{
 /// registry each second.
 const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
+/// After which time a task is tried again that failed on a version which it was perhaps not accepted for.
+const BEHIND_RETRY: Duration = Duration::from_secs(2);
+
 /// What every attempt of a worker shares.
 pub(crate) struct Bench {
     pub(crate) worker: WorkerId,
@@ -53,7 +56,7 @@ pub(crate) struct Held {
 pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     let Held { task, guard, .. } = &held;
     let completion = match bench.live.get(&task.task_type, task.id) {
-        Some(serving) => match execute(&bench, &serving, task, guard).await {
+        Some(serving) => match execute_safely(&bench, &serving, task, guard).await {
             Some(invoked) => {
                 observe(task, &invoked);
                 conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
@@ -92,11 +95,28 @@ pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     drop(held.slot);
 }
 
+/// [`execute`], whose panics are this host's fault and end the attempt like any other failure.
+async fn execute_safely(
+    bench: &Arc<Bench>,
+    serving: &Serving,
+    task: &ClaimedTask,
+    guard: &RunningGuard,
+) -> Option<Invoked> {
+    if serving.owner.as_ref().is_some_and(|owner| *owner != task.tenant) {
+        let message = "the plugin belongs to another tenant; it was not there when the task was accepted";
+        return Some(failed(Failure::new(FailureKind::Permanent, message)));
+    }
+    let executed = AssertUnwindSafe(execute(bench, serving, task, guard))
+        .catch_unwind()
+        .await;
+    executed.unwrap_or_else(|_| Some(panicked()))
+}
+
 /// Runs a task, unless its input does not fit the version that it falls to. `None`: the version that it was accepted for may be one that is
 /// not here yet, so it is for a worker that has it.
 ///
 /// A version that takes more than the one before is live for the door a moment before it is for this worker, so what fails here is
-/// looked at too: it may be of the kind that only the new version takes.
+/// looked at too: it may be of the kind that only the new version takes, and is tried again.
 async fn execute(
     bench: &Arc<Bench>,
     serving: &Serving,
@@ -105,17 +125,19 @@ async fn execute(
 ) -> Option<Invoked> {
     let is_current = || bench.live.is_current(&task.task_type, task.id);
     if serving.recheck
-        && let Some(failure) = misfit(serving, task)
+        && let Some(failure) = misfit(serving, task).await
     {
-        return is_current().then(|| failed(failure));
+        // Not for ever: a worker that never gets the version would be handed the task again and again.
+        return (is_current() || !Live::is_young(task.id)).then(|| failed(failure));
     }
-    let invoked = AssertUnwindSafe(invoke(bench, &serving.plugin, task, guard))
-        .catch_unwind()
-        .await;
-    let invoked = invoked.unwrap_or_else(|_| panicked());
-    let has_failed = matches!(invoked.outcome, Outcome::Failed(_));
-    if has_failed && !is_current() && misfit(serving, task).is_some() {
-        return None;
+    let mut invoked = invoke(bench, &serving.plugin, task, guard).await;
+    if let Outcome::Failed(failure) = &mut invoked.outcome
+        && !failure.kind.is_retryable()
+        && !is_current()
+        && misfit(serving, task).await.is_some()
+    {
+        failure.kind = FailureKind::Retryable;
+        failure.retry_after = Some(BEHIND_RETRY);
     }
     bench
         .slots
@@ -129,15 +151,18 @@ async fn execute(
 }
 
 /// What is wrong with an input that was accepted before this version ran: the door checked it against another one.
-fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
-    let schema = serving.input.as_ref()?;
-    let mut faults = Vec::new();
-    schema.check(
-        &task.input.to_value(),
-        task.input.as_str().len(),
-        "/input",
-        &mut faults,
-    );
+async fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
+    let (schema, input) = (Arc::clone(serving.input.as_ref()?), task.input.clone());
+    // Apart: a large input and a large schema take as long as a handler may, and do not yield.
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut faults = Vec::new();
+        schema.check(&input.to_value(), input.as_str().len(), "/input", &mut faults);
+        faults
+    });
+    let faults = match checked.await {
+        Ok(faults) => faults,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    };
     let first = faults.first()?;
     let message = format!(
         "the input does not fit version {}, which became current after the task was accepted: {}: {}",

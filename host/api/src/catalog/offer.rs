@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
-use taskforge_domain::{Json, PluginInfo, RegisteredPlugin, TaskId, TaskType, TenantId, VersionId};
+use taskforge_domain::{
+    Json, PluginInfo, QueuePolicy, RegisteredPlugin, TaskId, TaskType, TenantId, VersionId,
+};
 use taskforge_schema::{Fault, MAX_ERRORS, Schema};
 
 use super::{CatalogError, ExternalType};
@@ -61,6 +63,26 @@ impl Plugins {
     /// A type that a tenant may use. Those of others are not there for it.
     pub(crate) fn find(&self, tenant: &TenantId, name: &TaskType) -> Option<&Arc<Offer>> {
         self.0.get(name).filter(|offer| offer.is_for(tenant))
+    }
+
+    /// Lays what plugins ask of the queue over its policy, as workers do: a paused one waits, and of two caps the lower one counts.
+    pub(crate) fn overlay(&self, types: &[TaskType], policy: &mut QueuePolicy) {
+        for name in types {
+            let Some(offer) = self.0.get(name) else { continue };
+            let Some(registered) = &offer.registered else {
+                continue;
+            };
+            let caps = offer
+                .versions
+                .iter()
+                .filter_map(|(_, entry)| match &entry.handler {
+                    Handler::Component(info) => info.limits.concurrency,
+                    Handler::External(_) => None,
+                });
+            let entry = policy.types.entry(name.clone()).or_default();
+            entry.paused |= registered.rollout.paused;
+            entry.max_running = caps.chain(entry.max_running).min();
+        }
     }
 
     /// The names of types that a tenant may use.

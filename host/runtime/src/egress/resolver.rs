@@ -1,6 +1,6 @@
 //! Asking what addresses a name has.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -13,7 +13,7 @@ type Lookup = dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAdd
 /// Looks names up, a bounded number at once.
 pub(super) struct Resolver {
     lookup: Box<Lookup>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
 }
 
 impl Resolver {
@@ -31,14 +31,22 @@ impl Resolver {
     {
         Self {
             lookup: Box::new(lookup),
-            lookups: Semaphore::new(LOOKUPS),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
         }
     }
 
     /// The addresses of a name, each with the port.
     pub(super) async fn resolve(&self, name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
         // Closed never; a lookup without a permit would be the lesser evil.
-        let _permit = self.lookups.acquire().await.ok();
-        (self.lookup)(name, port).await
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.ok();
+        let lookup = (self.lookup)(name, port);
+        // In a task of its own, because the system's resolver cannot be called off: whoever asked may give up after a millisecond, and the
+        // thread that asks for him goes on for half a minute. The permit stays with the thread.
+        let looking = tokio::spawn(async move {
+            let found = lookup.await;
+            drop(permit);
+            found
+        });
+        looking.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
