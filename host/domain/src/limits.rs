@@ -37,7 +37,7 @@ pub struct Limits {
     pub tables: u32,
     /// Outgoing HTTP requests.
     pub http_requests: u32,
-    /// Bytes of all HTTP response bodies together, as they come over the wire.
+    /// Bytes of all HTTP response bodies together, as they come over the wire, and as many again of all request bodies.
     #[serde(with = "size")]
     pub http_bytes: u64,
     /// Attempts that may run at once in the whole fleet, like a cap of the queue: the lower of the two counts. `None`: no such limit.

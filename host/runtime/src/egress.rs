@@ -74,6 +74,7 @@ pub(crate) struct Outbound {
     log: SharedLog,
     requests: u32,
     received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
 }
 
 impl Outbound {
@@ -85,6 +86,7 @@ impl Outbound {
             log,
             requests: 0,
             received: Arc::new(AtomicU64::new(0)),
+            sent: Arc::new(AtomicU64::new(0)),
         }
     }
 
@@ -160,6 +162,7 @@ impl WasiHttpHooks for Outbound {
             tenant: self.tenant.clone(),
             log: self.log.clone(),
             received: Arc::clone(&self.received),
+            sent: Arc::clone(&self.sent),
             options: options.unwrap_or_default(),
         };
         Box::new(async move {
@@ -178,6 +181,7 @@ struct Exchange {
     tenant: TenantId,
     log: SharedLog,
     received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     options: RequestOptions,
 }
 
@@ -203,7 +207,12 @@ impl Exchange {
         let client = self.egress.clients.get(key)?;
 
         let (parts, outgoing) = request.into_parts();
-        let outgoing = body::outgoing(&parts, outgoing).await?;
+        let sent = body::Sent {
+            bytes: Arc::clone(&self.sent),
+            limit: self.plugin.limits.http_bytes,
+            log: self.log.clone(),
+        };
+        let outgoing = body::outgoing(&parts, outgoing, sent).await?;
         let request = client
             .request(parts.method, destination.url)
             .headers(parts.headers)

@@ -137,7 +137,7 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
 
 /// What a file is that is no WebAssembly, as far as its beginning tells.
 fn other_kind(bytes: &[u8]) -> &'static str {
-    const KINDS: [(&[u8], &str); 10] = [
+    const KINDS: [(&[u8], &str); 11] = [
         (b"PK\x03\x04", "a ZIP archive"),
         (b"\x7fELF", "an ELF program"),
         (b"MZ", "a Windows program"),
@@ -148,6 +148,7 @@ fn other_kind(bytes: &[u8]) -> &'static str {
         (b"!<arch>", "a static library"),
         (b"#!", "a script"),
         (b"(component", "WebAssembly text, which must be assembled first"),
+        (b"(module", "WebAssembly text, which must be assembled first"),
     ];
     if bytes.is_empty() {
         return "an empty file";

@@ -211,7 +211,7 @@ async fn a_wrong_method_is_answered_with_the_right_ones() {
         ("PATCH", format!("/tasks/{id}"), vec!["GET", "HEAD"]),
         ("GET", format!("/tasks/{id}/cancel"), vec!["POST"]),
         ("POST", "/metrics".to_owned(), vec!["GET", "HEAD"]),
-        ("BREW", "/plugins".to_owned(), vec!["GET", "HEAD"]),
+        ("BREW", "/plugins".to_owned(), vec!["GET", "HEAD", "POST"]),
     ] {
         let answer = api.send(method, &path, &[], b"").await;
         answer.problem(405, "method-not-allowed");

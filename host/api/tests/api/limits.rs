@@ -148,21 +148,18 @@ async fn headers_are_limited_in_size_and_number() {
     for request in [
         format!(
             "GET /healthz HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n",
-            "x".repeat(20_000)
+            "x".repeat(70_000)
         ),
         format!(
             "GET /healthz HTTP/1.1\r\nhost: a\r\n{}\r\n",
             "x: y\r\n".repeat(101)
         ),
-        format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(20_000)),
+        format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(70_000)),
     ] {
         let raw = api.raw(request.as_bytes()).await.unwrap();
-        assert_eq!(
-            Answer::parse(&raw).unwrap().status,
-            431,
-            "{}",
-            String::from_utf8_lossy(&raw)
-        );
+        let status = Answer::parse(&raw).unwrap().status;
+        // 414 for an address that is too long to be one.
+        assert!([414, 431].contains(&status), "{}", String::from_utf8_lossy(&raw));
     }
 }
 

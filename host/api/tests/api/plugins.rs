@@ -127,12 +127,12 @@ async fn what_is_no_plugin_is_told_in_a_sentence() {
     assert!(
         refused(b"hello".to_vec())
             .await
-            .contains("not a WebAssembly file")
+            .contains("not a WebAssembly component")
     );
     assert!(
         refused(b"\0asm\x01\0\0\0".to_vec())
             .await
-            .contains("core WebAssembly module")
+            .contains("core module, not a component")
     );
     let cut = guests::bytes("fibonacci")[..10_000].to_vec();
     assert!(refused(cut).await.contains("damaged or incomplete"));

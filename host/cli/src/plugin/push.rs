@@ -16,6 +16,9 @@ use crate::{
     task,
 };
 
+/// The largest component that a host can be told to load, in bytes.
+const LARGEST: usize = 128 << 20;
+
 /// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is to wait.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
@@ -28,7 +31,16 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
         query.push(("signature", signature::to_text(&signature).trim().to_owned()));
     }
     let client = Client::connect(&args.server)?;
-    let version = client.push(&query, read(&args.file)?).await?;
+    let component = read(&args.file)?;
+    // A server would hang up in the middle of it, and nobody would hear why.
+    anyhow::ensure!(
+        component.len() <= LARGEST,
+        "{} has {}; no server takes a component of more than {}",
+        args.file.display(),
+        output::bytes(component.len() as u64),
+        output::bytes(LARGEST as u64)
+    );
+    let version = client.push(&query, component).await?;
     if !as_json {
         show_review(&version);
     }
@@ -96,6 +108,7 @@ pub(super) fn signature_file(component: &Path) -> PathBuf {
 pub(super) fn show_review(version: &Value) {
     let rows: Vec<&Value> = version["review"].as_array().into_iter().flatten().collect();
     if rows.is_empty() {
+        output::line("it imports nothing that needs a grant");
         return;
     }
     let mark = |row: &Value, field: &str| if row[field] == true { "yes" } else { "-" }.to_owned();

@@ -154,9 +154,9 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     for what in [
         "pushed",
         "activated",
-        "rolled_back",
-        "settings_changed",
-        "secret_set",
+        "rolled back",
+        "settings changed",
+        "secret set",
         "retired",
         "tester",
     ] {

