@@ -97,18 +97,29 @@ impl CodeCache {
     /// The compiled component, if this host compiled it before with this engine. A file that is not as it was written
     /// is ignored.
     pub(crate) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+        self.find(engine, digest).unwrap_or_else(|error| {
+            tracing::warn!(%digest, error = %format!("{error:#}"), "a file of the code cache does not suit this engine");
+            None
+        })
+    }
+
+    /// [`CodeCache::load`], which says why the engine refuses code that is there: a memory that is larger than the pool's, for example.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub(crate) fn find(&self, engine: &Engine, digest: &Digest) -> wasmtime::Result<Option<Component>> {
         let name = self.name(digest);
         let path = self.folder.join(&name);
         match verified(&path, &name) {
-            Ok(true) => map(engine, &path),
+            Ok(true) => map(engine, &path).map(Some),
             Ok(false) => {
                 tracing::warn!(path = %path.display(), "a file of the code cache is damaged or foreign and was ignored");
-                None
+                Ok(None)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a file of the code cache cannot be read");
-                None
+                Ok(None)
             }
         }
     }
@@ -223,17 +234,11 @@ fn sum(name: &str, file: &mut impl io::Read, length: u64) -> io::Result<[u8; 32]
 }
 
 #[allow(unsafe_code)]
-fn map(engine: &Engine, path: &Path) -> Option<Component> {
+fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: the engine demands that the file is unchanged output of its own compiler, and stays so while it is mapped. It lies in a
     // folder that only this user can write, under a name that only `adopt` gives, its sum is the one that `adopt` wrote, and nothing
     // here writes to a file that has its name. The engine itself checks version, target and settings.
-    match unsafe { Component::deserialize_file(engine, path) } {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), error = %format!("{error:#}"), "a file of the code cache does not suit this engine");
-            None
-        }
-    }
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 #[cfg(test)]

@@ -130,12 +130,13 @@ pub(crate) async fn code(
             };
             blocking(shared, move |shared| {
                 adopt(shared).transpose()?;
-                let component = shared
-                    .cache
-                    .as_ref()
-                    .and_then(|cache| cache.load(&shared.engine, &digest));
-                let component =
-                    component.ok_or_else(|| LoadError::internal("its code is not in the cache"))?;
+                let cache = shared.cache.as_ref();
+                let opened = cache.map(|cache| cache.find(&shared.engine, &digest)).transpose();
+                // What it has compiled this engine refuses only for what the component asks of it.
+                let opened = opened.map_err(|error| LoadError::unsupported(&error))?;
+                let component = opened
+                    .flatten()
+                    .ok_or_else(|| LoadError::internal("its code is not in the cache"))?;
                 link(shared, &component, shape)
             })
             .await

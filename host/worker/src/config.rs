@@ -17,7 +17,8 @@ pub struct WorkerConfig {
     pub heartbeat_timeout: Duration,
     /// How long running attempts may go on after a request to stop; what is left then goes back to the queue uncounted.
     pub drain_grace: Duration,
-    /// How long one wait for hints lasts before the loop looks around.
+    /// How long one wait for hints lasts before the loop looks around. An idle worker takes tasks of a plugin that is new after that at the
+    /// latest: until then it waits for the types that it served before.
     pub hint_wait: Duration,
     /// How often progress reports are written.
     pub progress_interval: Duration,
@@ -30,7 +31,7 @@ impl Default for WorkerConfig {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(10),
             drain_grace: Duration::from_secs(30),
-            hint_wait: Duration::from_secs(5),
+            hint_wait: Duration::from_secs(1),
             progress_interval: Duration::from_millis(500),
         }
     }

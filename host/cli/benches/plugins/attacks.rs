@@ -1,4 +1,5 @@
-//! A neighbour's tasks while each attack runs at full concurrency, beside the same tasks on a quiet fleet.
+//! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of the fleet's slots, beside the same tasks on
+//! a quiet fleet.
 
 use std::time::Duration;
 
@@ -13,19 +14,27 @@ use crate::{
 };
 
 const RATE: u32 = 100;
-const SECONDS: Duration = Duration::from_secs(8);
-/// More than both workers have slots for.
-const ATTACKERS: usize = 200;
+const SECONDS: Duration = Duration::from_secs(5);
+/// Half of what both workers have slots for.
+const CONCURRENCY: u32 = 32;
+/// More than that, so that some always wait.
+const ATTACKERS: usize = 64;
 
 pub(crate) async fn measure() {
     let bed = Bed::new();
     let _api = bed.start_api();
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
+    let settings = json!({
+        "limits": { "concurrency": CONCURRENCY, "deadline": "8s" },
+        "grants": { "http": { "hosts": ["*:*"] } },
+    });
+    bed.ask("PUT", "/plugins/hostile/versions/0.1.0/settings", Some(&settings))
+        .await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let quiet = round(&bed, None).await;
     println!("fibonacci at {RATE} a second, alone: {quiet}");
     println!(
-        "| attack, {ATTACKERS} tasks of it at a time | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
+        "| attack, {CONCURRENCY} attempts of it at a time | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
     );
     let slow = web::Server::dripping(Duration::from_secs(1)).await;
     let headers = web::Server::answering(|_| {
