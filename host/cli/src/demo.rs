@@ -30,7 +30,7 @@ use crate::{
     client::Client,
     output, plugin_folder,
     registry::Trust,
-    stack::{SandboxConfig, Stack, StackConfig},
+    stack::{self, SandboxConfig, Stack, StackConfig},
 };
 
 /// Tasks in one `POST /tasks/batch`.
@@ -73,18 +73,20 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
+    let instances = stack::instances(args.workers, args.concurrency);
     let stack = Stack::start(StackConfig {
         data_dir,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         workers: args.workers,
         worker: WorkerConfig {
             concurrency: args.concurrency as usize,
+            instances: instances as usize,
             ..WorkerConfig::default()
         },
         sandbox: SandboxConfig {
             cache_dir: data_dir.join("cache"),
             mailer,
-            attempts: args.workers * args.concurrency,
+            instances: args.workers * instances,
             allow_private: private,
         },
         folder: &folder,

@@ -10,7 +10,7 @@ use crate::{
     mailers, output, plugin_folder,
     registry::Trust,
     signals::{INTERRUPTED, Signals},
-    stack::{SandboxConfig, Stack, StackConfig},
+    stack::{self, SandboxConfig, Stack, StackConfig},
 };
 
 /// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next start recovers.
@@ -24,19 +24,21 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         .cache_dir
         .clone()
         .unwrap_or_else(|| args.data_dir.join("cache"));
+    let instances = stack::instances(1, args.concurrency);
     let stack = Stack::start(StackConfig {
         data_dir: &args.data_dir,
         listen: args.listen,
         workers: 1,
         worker: WorkerConfig {
             concurrency: args.concurrency as usize,
+            instances: instances as usize,
             drain_grace: args.drain_grace,
             ..WorkerConfig::default()
         },
         sandbox: SandboxConfig {
             cache_dir: cache,
             mailer,
-            attempts: args.concurrency,
+            instances,
             allow_private: args.plugins.allow_private.clone(),
         },
         folder: &folder,

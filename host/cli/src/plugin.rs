@@ -15,7 +15,9 @@ use taskforge_domain::{
     HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
     TaskId, TaskType, TenantId, Timestamp,
 };
-use taskforge_runtime::{Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect};
+use taskforge_runtime::{
+    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, Start, inspect,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -89,6 +91,7 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
                 input,
                 cancel: stop_on_interrupt(),
                 progress: Some(Arc::new(show_progress)),
+                start: Start::default(),
             },
         )
         .await;

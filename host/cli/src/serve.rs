@@ -126,7 +126,7 @@ fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Acces
     let sandbox = SandboxConfig {
         cache_dir: args.folders.cache(),
         mailer: Arc::new(mailer),
-        attempts: PUSHES,
+        instances: PUSHES,
         allow_private: args.plugins.allow_private.clone(),
     };
     Ok(Access {

@@ -35,8 +35,8 @@ pub(crate) struct StackConfig<'a> {
 pub(crate) struct SandboxConfig {
     pub(crate) cache_dir: PathBuf,
     pub(crate) mailer: Arc<dyn Mailer>,
-    /// Attempts that run at once.
-    pub(crate) attempts: u32,
+    /// For attempts; those that describe themselves have their own.
+    pub(crate) instances: u32,
     pub(crate) allow_private: Vec<IpNet>,
 }
 
@@ -72,13 +72,24 @@ fn compiler() -> anyhow::Result<Compiler> {
     )))
 }
 
+/// More instances than this do not fit into the address space.
+const MAX_INSTANCES: usize = 1_000;
+
+/// Instances besides, for components that describe themselves while attempts have all the others.
+const DESCRIBING: u32 = 4;
+
+/// The instances that each of so many workers has for so many attempts at once.
+pub(crate) fn instances(workers: u32, concurrency: u32) -> u32 {
+    let each = taskforge_worker::places(concurrency as usize).min(MAX_INSTANCES / workers.max(1) as usize);
+    u32::try_from(each).unwrap_or(u32::MAX)
+}
+
 /// The sandbox of a process, whose components and values are in a store. Components are compiled in processes of their own.
 pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(config.cache_dir),
         compiler: compiler()?,
-        // More slots than this do not fit into the address space; attempts beyond it wait for an instance.
-        max_instances: config.attempts.min(1_000),
+        max_instances: config.instances + DESCRIBING,
         allow_private: config.allow_private,
         source: Some(Arc::new(StoredComponents::new(store.clone()))),
         key_value: Some(Arc::new(StoredValues::new(store))),

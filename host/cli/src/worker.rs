@@ -37,10 +37,11 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.folders.data_dir)
         .with_context(|| format!("cannot make the data folder {}", args.folders.data_dir.display()))?;
     let mailer = mailers::build(&args.mail, args.folders.data_dir.join("outbox"))?;
+    let instances = stack::instances(1, args.concurrency);
     let sandbox = SandboxConfig {
         cache_dir: args.folders.cache(),
         mailer,
-        attempts: args.concurrency,
+        instances,
         allow_private: args.plugins.allow_private.clone(),
     };
     let trust = Trust::read(&args.trust)?;
@@ -75,6 +76,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
+        instances: instances as usize,
         heartbeat_timeout: args.heartbeat_timeout,
         drain_grace: args.drain_grace,
         ..WorkerConfig::default()

@@ -32,6 +32,21 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
+    /// What was counted since an earlier state of this histogram. The greatest value is that of all, as which one it was since is not
+    /// known.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let counts = self.counts.iter().filter_map(|(bucket, count)| {
+            let before = earlier.counts.get(bucket).copied().unwrap_or(0);
+            let since = count.saturating_sub(before);
+            (since > 0).then_some((*bucket, since))
+        });
+        Self {
+            counts: counts.collect(),
+            max: self.max,
+        }
+    }
+
     /// The buckets that hold something, with their counts.
     pub fn buckets(&self) -> impl Iterator<Item = (u16, u64)> {
         self.counts.iter().map(|(bucket, count)| (*bucket, *count))
@@ -140,7 +155,10 @@ mod tests {
             right.record(value);
             both.record(value);
         }
+        let before = left.clone();
         left.merge(&right);
         assert_eq!(left, both);
+        assert_eq!(left.since(&before), right);
+        assert_eq!(left.since(&left).count(), 0);
     }
 }

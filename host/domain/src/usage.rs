@@ -54,6 +54,19 @@ impl VersionUsage {
         self.output.merge(&other.output);
     }
 
+    /// What was added since an earlier state of this usage.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_sub(earlier.attempts),
+            failed: self.failed.saturating_sub(earlier.failed),
+            fuel: self.fuel.since(&earlier.fuel),
+            memory: self.memory.since(&earlier.memory),
+            wall_micros: self.wall_micros.since(&earlier.wall_micros),
+            output: self.output.since(&earlier.output),
+        }
+    }
+
     /// The share of attempts that failed, 0.0 to 1.0. 0.0 of none.
     #[must_use]
     pub fn failure_share(&self) -> f64 {
@@ -92,5 +105,6 @@ mod tests {
             sum
         };
         assert_eq!((twice.attempts, twice.failed, twice.output.max()), (4, 2, 1));
+        assert_eq!(twice.since(&usage), usage);
     }
 }

@@ -1,10 +1,13 @@
 //! Takes back a canary that is worse than the stable version.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEventKind, RegisteredPlugin, Rollout, VersionId, VersionState, VersionUsage,
+    Canary, CanaryGuard, PluginEventKind, RegisteredPlugin, Rollout, TaskType, VersionState, VersionUsage,
 };
 use taskforge_store::{PluginStore, RegistrySnapshot, StoreResult};
 
@@ -27,17 +30,60 @@ const SLOW: f64 = 0.9;
 pub struct Trials {
     store: Arc<dyn PluginStore>,
     broker: Arc<dyn Broker>,
+    windows: Arc<Mutex<HashMap<TaskType, Window>>>,
+}
+
+/// The latest attempts of a trial. A version may turn bad after a hundred thousand good attempts (a certificate expires, a table fills up),
+/// which would hide the next thousand in any sum.
+#[derive(Default)]
+struct Window {
+    phase: i64,
+    /// What the canary and the stable version had used at moments of the past, oldest first.
+    marks: VecDeque<(VersionUsage, VersionUsage)>,
+}
+
+impl Window {
+    /// Of what both have used by now, what they have used lately: during the canary's last attempts, at least `least` of them. `None`: it has
+    /// not made so many.
+    fn latest(
+        &mut self,
+        tried: &VersionUsage,
+        stable: &VersionUsage,
+        least: u64,
+    ) -> Option<(VersionUsage, VersionUsage)> {
+        let is_past =
+            |mark: &(VersionUsage, VersionUsage)| tried.attempts.saturating_sub(mark.0.attempts) >= least;
+        // Older marks than the newest that is far enough in the past are of no more use.
+        while self.marks.get(1).is_some_and(is_past) {
+            self.marks.pop_front();
+        }
+        let latest = self.marks.front().filter(|mark| is_past(mark));
+        let latest = latest.map(|(canary, other)| (tried.since(canary), stable.since(other)));
+        if self.marks.back().is_none_or(is_past) {
+            self.marks.push_back((tried.clone(), stable.clone()));
+        }
+        latest
+    }
 }
 
 impl Trials {
     /// Watches the trials of this registry.
     #[must_use]
     pub fn new(store: Arc<dyn PluginStore>, broker: Arc<dyn Broker>) -> Self {
-        Self { store, broker }
+        Self {
+            store,
+            broker,
+            windows: Arc::default(),
+        }
     }
 
     /// Looks at every version on trial once, and takes back those whose guards say so.
     pub async fn judge(&self, snapshot: &RegistrySnapshot) {
+        let is_on_trial = |name: &TaskType| {
+            let mut plugins = snapshot.plugins.iter();
+            plugins.any(|plugin| plugin.name == *name && plugin.rollout.canary.is_some())
+        };
+        self.windows().retain(|name, _| is_on_trial(name));
         for plugin in &snapshot.plugins {
             let Some(canary) = plugin.rollout.canary else {
                 continue;
@@ -54,11 +100,7 @@ impl Trials {
         if tried.attempts < u64::from(canary.guard.min_attempts) {
             return Ok(());
         }
-        let stable = match plugin.rollout.stable {
-            Some(stable) => self.stable(stable, phase, &canary.guard).await?,
-            None => VersionUsage::default(),
-        };
-        let Some(reason) = fault(&tried, &stable, &canary.guard) else {
+        let Some(reason) = self.fault(plugin, phase, &tried, &canary.guard).await? else {
             return Ok(());
         };
         let (_, has_changed) = change(&*self.store, &plugin.name, |seen| {
@@ -102,13 +144,44 @@ impl Trials {
         Ok(())
     }
 
-    /// What the stable version did beside the canary, or ever, if that is too little to compare with.
-    async fn stable(&self, stable: VersionId, phase: i64, guard: &CanaryGuard) -> StoreResult<VersionUsage> {
-        let beside = self.store.usage(stable, Some(phase)).await?;
-        if beside.attempts >= u64::from(guard.min_attempts) {
-            return Ok(beside);
-        }
-        self.store.usage(stable, None).await
+    /// Why a canary is to be taken back, if so: by all its attempts, or by its latest.
+    async fn fault(
+        &self,
+        plugin: &RegisteredPlugin,
+        phase: i64,
+        tried: &VersionUsage,
+        guard: &CanaryGuard,
+    ) -> StoreResult<Option<String>> {
+        let least = u64::from(guard.min_attempts);
+        let beside = match plugin.rollout.stable {
+            Some(stable) => self.store.usage(stable, Some(phase)).await?,
+            None => VersionUsage::default(),
+        };
+        let latest = {
+            let mut windows = self.windows();
+            let window = windows.entry(plugin.name.clone()).or_default();
+            if window.phase != phase {
+                *window = Window {
+                    phase,
+                    ..Window::default()
+                };
+            }
+            window.latest(tried, &beside, least)
+        };
+        // What the stable version did beside the canary, or ever, if that is too little to compare with.
+        let stable = match plugin.rollout.stable {
+            Some(stable) if beside.attempts < least => self.store.usage(stable, None).await?,
+            _ => beside,
+        };
+        let lately = |(tried, beside): (VersionUsage, VersionUsage)| {
+            let comparable = if beside.attempts < least { &stable } else { &beside };
+            fault(&tried, comparable, guard)
+        };
+        Ok(fault(tried, &stable, guard).or_else(|| latest.and_then(lately)))
+    }
+
+    fn windows(&self) -> MutexGuard<'_, HashMap<TaskType, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,6 +258,31 @@ mod tests {
         );
         assert_eq!(fault(&used(50, 2, 100), &used(430, 1, 100), &guard), None);
         assert!(fault(&used(50, 3, 100), &used(0, 0, 0), &guard).is_some());
+    }
+
+    #[test]
+    fn a_window_is_of_the_latest_attempts() {
+        let (mut window, stable) = (Window::default(), used(10, 0, 100));
+        assert_eq!(window.latest(&used(60, 0, 100), &stable, 50), None);
+        assert_eq!(
+            window.latest(&used(80, 0, 100), &stable, 50),
+            None,
+            "twenty are too few"
+        );
+        let mut tried = used(60, 0, 100);
+        tried.merge(&used(100_000, 0, 100));
+        window.latest(&tried, &stable, 50).unwrap();
+        for bad in [30, 30, 30] {
+            tried.merge(&used(bad, bad, 100));
+            let latest = window.latest(&tried, &stable, 50);
+            let latest = latest.filter(|(latest, _)| latest.attempts < 1_000);
+            if let Some((latest, _)) = latest {
+                assert!((50..150).contains(&latest.attempts), "{}", latest.attempts);
+                assert_eq!(latest.failed, latest.attempts);
+                return;
+            }
+        }
+        panic!("ninety bad attempts stayed hidden");
     }
 
     #[test]

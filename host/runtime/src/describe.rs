@@ -9,6 +9,7 @@ use taskforge_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::{Start, Wish},
     contract::{BindingsPre, handler::Description},
     host::{Attempt, HostState},
     inspect::Inspection,
@@ -47,14 +48,15 @@ fn limits(limits: &Limits) -> Limits {
     }
 }
 
-/// Calls `describe`.
+/// Calls `describe`, in the background: nobody waits for it who is in a hurry.
 pub(crate) async fn ask(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     bindings: &BindingsPre<HostState>,
     inspection: &Inspection,
     settings: &PluginSettings,
 ) -> Result<Description, LoadError> {
-    let _slot = shared.slots.acquire().await.map_err(LoadError::internal)?;
+    let slot = Arc::clone(&shared.slots).acquire_owned().await;
+    let slot = slot.map_err(LoadError::internal)?;
     let info = Arc::new(PluginInfo {
         name: TaskType::new("describe").map_err(LoadError::internal)?,
         version: String::new(),
@@ -71,6 +73,23 @@ pub(crate) async fn ask(
         grants: Grants::default(),
         config: BTreeMap::new(),
     });
+    let (host, bindings) = (Arc::clone(shared), bindings.clone());
+    let described = async move {
+        let _slot = slot;
+        call(&host, &bindings, info).await
+    };
+    let (said, _) = shared
+        .background
+        .run(Box::pin(described), Start::Background, &Wish::default())
+        .await;
+    said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
+}
+
+async fn call(
+    shared: &Shared,
+    bindings: &BindingsPre<HostState>,
+    info: Arc<PluginInfo>,
+) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
         tenant: TenantId::default(),
@@ -80,6 +99,7 @@ pub(crate) async fn ask(
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,
+        wish: Wish::default(),
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {

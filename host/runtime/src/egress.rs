@@ -25,7 +25,10 @@ use taskforge_domain::{FailureKind, HttpGrant, PluginInfo, TenantId};
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::host::{Attempt, SharedLog};
+use crate::{
+    background::Background,
+    host::{Attempt, SharedLog},
+};
 use clients::Clients;
 use destination::{Destination, Refusal};
 use resolver::Resolver;
@@ -47,14 +50,19 @@ pub(crate) struct Egress {
     clients: Clients,
     resolver: Resolver,
     house: HttpGrant,
+    background: Arc<Background>,
 }
 
 impl Egress {
-    pub(crate) fn new(allow_private: Vec<IpNet>) -> Result<Self, rustls::Error> {
-        Self::resolving(Resolver::system(), allow_private)
+    pub(crate) fn new(allow_private: Vec<IpNet>, background: Arc<Background>) -> Result<Self, rustls::Error> {
+        Self::resolving(Resolver::system(), allow_private, background)
     }
 
-    fn resolving(resolver: Resolver, allow_private: Vec<IpNet>) -> Result<Self, rustls::Error> {
+    fn resolving(
+        resolver: Resolver,
+        allow_private: Vec<IpNet>,
+        background: Arc<Background>,
+    ) -> Result<Self, rustls::Error> {
         Ok(Self {
             clients: Clients::new()?,
             resolver,
@@ -62,6 +70,7 @@ impl Egress {
                 hosts: Vec::new(),
                 private_networks: allow_private,
             },
+            background,
         })
     }
 }
@@ -166,7 +175,12 @@ impl WasiHttpHooks for Outbound {
             options: options.unwrap_or_default(),
         };
         Box::new(async move {
-            let response = exchange.run(admitted?, request).await?;
+            let background = Arc::clone(&exchange.egress.background);
+            // The connection is then driven there too: what comes over it takes nothing from the threads that commit and claim.
+            let response = background
+                .continued(Box::pin(exchange.run(admitted?, request)))
+                .await;
+            let response = response.unwrap_or(Err(Error::InternalError(None)))?;
             // Connections belong to the client's pool, so there is nothing left to drive.
             let nothing: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
             Ok((response, nothing))

@@ -22,14 +22,16 @@ use futures_util::FutureExt as _;
 use taskforge_domain::{
     Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
+    background::{Start, Wish},
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
-    host::{Attempt, HostState, Switch},
+    host::{Attempt, HostState, Switch, Values},
     plugin::Plugin,
     refusal::LoadError,
     runtime::Shared,
@@ -55,6 +57,8 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// Called with each of the handler's reports, on the thread that runs it; must not block.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    /// Which threads it begins on.
+    pub start: Start,
 }
 
 /// What an attempt came to.
@@ -66,31 +70,25 @@ pub struct Invoked {
     pub usage: Usage,
     /// What the handler and the host had to say, oldest first.
     pub logs: Vec<LogLine>,
+    /// The processor time that it took.
+    pub computed: Duration,
 }
 
 /// See [`crate::Runtime::invoke`].
 pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: Invocation) -> Invoked {
-    let Invocation {
-        tenant,
-        task,
-        attempt,
-        max_attempts,
-        input,
-        cancel,
-        progress,
-    } = invocation;
+    let cancel = &invocation.cancel;
     // The code first: a plugin that must be compiled waits without taking an instance from its neighbours.
     let ready = async {
         let code = plugin.code(shared).await?;
-        let slot = shared.slots.acquire().await.map_err(LoadError::internal)?;
-        Ok::<_, LoadError>((code, slot))
+        let slot = Arc::clone(&shared.slots).acquire_owned().await;
+        Ok::<_, LoadError>((code, slot.map_err(LoadError::internal)?))
     };
     let ready = tokio::select! {
         biased;
         ready = ready => Some(ready),
         () = cancel.cancelled() => None,
     };
-    let (code, _slot) = match ready {
+    let (code, slot) = match ready {
         Some(Ok(ready)) if !cancel.is_cancelled() => ready,
         Some(Err(error)) => {
             tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
@@ -102,40 +100,73 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         }
         _ => return unused(verdict::cancelled()),
     };
-    let started = Instant::now();
-    let info = plugin.shared_info();
-    let host = Attempt {
-        plugin: Arc::clone(info),
-        tenant,
-        task,
-        progress,
-        mailer: Arc::clone(&shared.config.mailer),
-        egress: Arc::clone(&shared.egress),
+    let (start, wish) = (invocation.start, Wish::default());
+    let entered = Entered {
+        shared: Arc::clone(shared),
+        info: Arc::clone(plugin.shared_info()),
         config: Arc::clone(plugin.config()),
-        key_value: shared.config.key_value.clone(),
+        code,
+        invocation,
+        wish: wish.clone(),
+        _slot: slot,
     };
-    let id = task.to_string();
-    let task = Task {
-        id: &id,
-        attempt,
-        max_attempts,
-        deadline: deadline_millis(info.limits.deadline),
-        input: input.as_str(),
-    };
+    let (ended, computed) = shared.background.run(Box::pin(entered.run()), start, &wish).await;
+    let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
+    Invoked { computed, ..ended }
+}
 
-    let mut store = store(shared, info, HostState::new(host));
-    let ending = {
-        let run = call(&code, &mut store, task);
-        // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
-        bounded(
-            AssertUnwindSafe(run).catch_unwind(),
-            info.limits.deadline,
-            &cancel,
-        )
-        .await
-    };
-    let outcome = verdict::of_attempt(ending, &store, info);
-    finish(store, info, outcome, started)
+/// An attempt that has its code and its instance.
+struct Entered {
+    shared: Arc<Shared>,
+    info: Arc<PluginInfo>,
+    config: Arc<Values>,
+    code: Arc<Code>,
+    invocation: Invocation,
+    wish: Wish,
+    // The last to go: what is dropped before it includes the instance.
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Entered {
+    async fn run(self) -> Invoked {
+        let started = Instant::now();
+        let Self {
+            shared, info, code, ..
+        } = &self;
+        let invocation = &self.invocation;
+        let host = Attempt {
+            plugin: Arc::clone(info),
+            tenant: invocation.tenant.clone(),
+            task: invocation.task,
+            progress: invocation.progress.clone(),
+            mailer: Arc::clone(&shared.config.mailer),
+            egress: Arc::clone(&shared.egress),
+            config: Arc::clone(&self.config),
+            key_value: shared.config.key_value.clone(),
+            wish: self.wish.clone(),
+        };
+        let id = invocation.task.to_string();
+        let task = Task {
+            id: &id,
+            attempt: invocation.attempt,
+            max_attempts: invocation.max_attempts,
+            deadline: deadline_millis(info.limits.deadline),
+            input: invocation.input.as_str(),
+        };
+        let mut store = store(shared, info, HostState::new(host));
+        let ending = {
+            let run = call(code, &mut store, task);
+            // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
+            bounded(
+                AssertUnwindSafe(run).catch_unwind(),
+                info.limits.deadline,
+                &invocation.cancel,
+            )
+            .await
+        };
+        let outcome = verdict::of_attempt(ending, &store, info);
+        finish(store, info, outcome, started)
+    }
 }
 
 /// Hands the task in by the component's own door, and takes the text of an output or a failure of the handler's own.
@@ -170,6 +201,7 @@ fn unused(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
+        computed: Duration::ZERO,
     }
 }
 
@@ -186,13 +218,18 @@ fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, star
         http_requests: state.outbound.requests(),
         http_bytes: state.outbound.received(),
     };
-    Invoked { outcome, usage, logs }
+    Invoked {
+        outcome,
+        usage,
+        logs,
+        computed: Duration::ZERO,
+    }
 }
 
 /// A store with its limits set. Also serves `describe`.
 pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Store<HostState> {
     let mut store = Store::new(&shared.engine, state);
-    store.limiter(|state| &mut state.limiter);
+    store.limiter_async(|state| &mut state.limiter);
     store.call_hook_async(Switch);
     // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel
     // traps at once.

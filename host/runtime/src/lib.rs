@@ -18,6 +18,8 @@
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
+//! | [`background`] | threads of a lower priority, for attempts that compute for long |
+//! | `priority` | less of a processor for a thread |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
@@ -40,10 +42,12 @@ mod host;
 mod limiter;
 mod load;
 mod log;
+mod priority;
 mod refusal;
 mod residents;
 mod verdict;
 
+pub mod background;
 pub mod compiler;
 pub mod engine;
 pub mod inspect;
@@ -54,6 +58,7 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
+pub use background::Start;
 pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};

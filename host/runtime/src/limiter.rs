@@ -3,11 +3,19 @@
 //! The engine asks before each memory and each table grows, one at a time. A limiter that looks at each alone allows
 //! a component with thirty memories thirty times the limit, so this one adds up.
 
+use async_trait::async_trait;
 use taskforge_domain::Limits;
-use wasmtime::ResourceLimiter;
+use tokio::task::yield_now;
+use wasmtime::ResourceLimiterAsync;
+
+use crate::background::Wish;
 
 /// Bytes that a table element takes in the host.
 const ELEMENT: u64 = size_of::<usize>() as u64;
+
+/// Memory in bytes with which an instance counts as large. It takes about a millisecond to touch so much for the first time, in which the guest
+/// hardly burns fuel, so that it would not yield.
+const LARGE: u64 = 4 << 20;
 
 /// Keeps the sums of one instance.
 #[derive(Debug)]
@@ -21,10 +29,11 @@ pub(crate) struct MemoryLimiter {
     elements: u64,
     peak: u64,
     denied: Option<String>,
+    wish: Wish,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, wish: Wish) -> Self {
         Self {
             memory_limit: limits.memory,
             element_limit: limits.table_elements,
@@ -35,6 +44,7 @@ impl MemoryLimiter {
             elements: 0,
             peak: 0,
             denied: None,
+            wish,
         }
     }
 
@@ -72,6 +82,14 @@ impl MemoryLimiter {
         true
     }
 
+    /// Before a large instance gets its memory: lets it go on in the background.
+    async fn moved(&self) {
+        if self.bytes > LARGE && !self.wish.is_made() {
+            self.wish.make();
+            yield_now().await;
+        }
+    }
+
     /// A granted growth that the engine could not carry out stays counted: the engine also reports failures that it
     /// never asked about, and a guest could have its sum taken back with those. Growth beyond a maximum, the usual
     /// cause, is refused before.
@@ -87,8 +105,9 @@ fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
 
 // A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once: an interpreter
 // may collect its garbage and go on. A guest that traps after a refusal was killed by it (see `verdict`).
-impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(
+#[async_trait]
+impl ResourceLimiterAsync for MemoryLimiter {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -100,7 +119,9 @@ impl ResourceLimiter for MemoryLimiter {
             ));
             return Ok(false);
         }
-        Ok(self.grow(desired.saturating_sub(current) as u64, 0))
+        let granted = self.grow(desired.saturating_sub(current) as u64, 0);
+        self.moved().await;
+        Ok(granted)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -108,7 +129,7 @@ impl ResourceLimiter for MemoryLimiter {
         Ok(())
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -147,38 +168,50 @@ mod tests {
     use super::*;
 
     fn limiter(memory: u64, table_elements: u64) -> MemoryLimiter {
-        MemoryLimiter::new(&Limits {
+        let limits = Limits {
             memory,
             table_elements,
             ..Limits::default()
-        })
+        };
+        MemoryLimiter::new(&limits, Wish::default())
     }
 
-    #[test]
-    fn memories_and_tables_share_one_sum() {
+    #[tokio::test]
+    async fn memories_and_tables_share_one_sum() {
         let mut limiter = limiter(1000, 100);
-        assert!(limiter.memory_growing(0, 500, None).unwrap());
-        assert!(limiter.memory_growing(0, 400, None).unwrap());
-        assert!(limiter.table_growing(0, 10, None).unwrap());
-        assert!(!limiter.memory_growing(500, 600, None).unwrap());
+        assert!(limiter.memory_growing(0, 500, None).await.unwrap());
+        assert!(limiter.memory_growing(0, 400, None).await.unwrap());
+        assert!(limiter.table_growing(0, 10, None).await.unwrap());
+        assert!(!limiter.memory_growing(500, 600, None).await.unwrap());
         assert!(limiter.denied().unwrap().contains("1080 bytes"));
         assert_eq!(limiter.peak(), 980);
     }
 
-    #[test]
-    fn a_reported_failure_takes_nothing_off_the_sum() {
+    #[tokio::test]
+    async fn a_reported_failure_takes_nothing_off_the_sum() {
         let mut limiter = limiter(1000, 100);
-        assert!(limiter.memory_growing(0, 900, None).unwrap());
+        assert!(limiter.memory_growing(0, 900, None).await.unwrap());
         limiter
             .memory_grow_failed(wasmtime::Error::msg("beyond the type's limits"))
             .unwrap();
-        assert!(!limiter.memory_growing(900, 1001, None).unwrap());
+        assert!(!limiter.memory_growing(900, 1001, None).await.unwrap());
     }
 
-    #[test]
-    fn growth_beyond_a_memorys_own_maximum_is_not_counted() {
+    #[tokio::test]
+    async fn growth_beyond_a_memorys_own_maximum_is_not_counted() {
         let mut limiter = limiter(1000, 100);
         assert!(!limiter.memory_growing(0, 900, Some(800)).unwrap());
-        assert!(limiter.memory_growing(0, 1000, None).unwrap());
+        assert!(limiter.memory_growing(0, 1000, None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_large_instance_asks_for_the_background_before_it_gets_its_memory() {
+        let mut limiter = limiter(1 << 30, 0);
+        assert!(limiter.memory_growing(0, 1 << 20, None).await.unwrap());
+        assert!(!limiter.wish.is_made());
+        let mut growing = std::pin::pin!(limiter.memory_growing(1 << 20, 64 << 20, None));
+        assert!(futures_util::poll!(growing.as_mut()).is_pending());
+        assert!(growing.await.unwrap());
+        assert!(limiter.wish.is_made());
     }
 }

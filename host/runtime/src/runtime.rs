@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Linker};
 
 use crate::{
+    background::Background,
     cache::CodeCache,
     compiler::Compiler,
     egress::Egress,
@@ -145,7 +146,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<CodeCache>,
     pub(crate) egress: Arc<Egress>,
     // As many permits as the pool has room for, so that the pool is never asked in vain.
-    pub(crate) slots: Semaphore,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) background: Arc<Background>,
     pub(crate) residents: Table,
     // Two, so that one component that takes long does not keep the next waiting.
     pub(crate) compiling: Semaphore,
@@ -194,9 +196,10 @@ impl Runtime {
             }
             None => None,
         };
-        let egress = Egress::new(config.allow_private.clone())
+        let background = Arc::new(Background::default());
+        let egress = Egress::new(config.allow_private.clone(), Arc::clone(&background))
             .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
-        let slots = Semaphore::new(config.max_instances as usize);
+        let slots = Arc::new(Semaphore::new(config.max_instances as usize));
         let budget = Budget {
             plugins: config.resident_plugins,
             bytes: config.resident_bytes,
@@ -209,6 +212,7 @@ impl Runtime {
             cache,
             egress: Arc::new(egress),
             slots,
+            background,
             residents: Table::new(budget),
             compiling: Semaphore::new(COMPILATIONS),
         };
@@ -273,7 +277,8 @@ impl Runtime {
     }
 
     /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its
-    /// limits have ended it or it was cancelled.
+    /// limits have ended it or it was cancelled. One that computes for longer than [`FOREGROUND`](crate::background::FOREGROUND) is
+    /// continued on threads of a lower priority than the caller's.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }

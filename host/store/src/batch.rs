@@ -31,8 +31,9 @@ pub struct BatcherConfig {
     pub max_items: usize,
     /// How long an incomplete batch waits for more items. Zero, the default, flushes as soon as the writer is free.
     pub linger: Duration,
-    /// How long a batch waits for more items when the one before had at least [`BatcherConfig::busy_from`]. For a writer whose flushes
-    /// have a large fixed cost: under load it pays for itself, and a lone caller never waits.
+    /// How long a batch waits for more items when the one before had at least [`BatcherConfig::busy_from`], ended less than this time ago,
+    /// and took at least as long. For a writer whose flushes have a large fixed cost: under load it pays for itself. A lone caller never
+    /// waits, and who comes after a single burst no longer than that took.
     pub busy_linger: Duration,
     /// See [`BatcherConfig::busy_linger`].
     pub busy_from: usize,
@@ -95,7 +96,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                 messages,
                 next: None,
                 closing: false,
-                last: 0,
+                last: Flush::default(),
             }
             .run(flush),
         );
@@ -164,8 +165,28 @@ struct Writer<T, R> {
     /// A group that did not fit into the last batch and begins the next.
     next: Option<Group<T, R>>,
     closing: bool,
-    /// Items in the last batch.
-    last: usize,
+    last: Flush,
+}
+
+/// The last batch that was flushed.
+#[derive(Default)]
+struct Flush {
+    items: usize,
+    took: Duration,
+    ended: Option<Instant>,
+}
+
+impl Flush {
+    fn linger(&self, config: &BatcherConfig) -> Duration {
+        let is_recent = self
+            .ended
+            .is_some_and(|ended| ended.elapsed() < config.busy_linger);
+        if is_recent && self.items >= config.busy_from {
+            config.linger.max(config.busy_linger.min(self.took))
+        } else {
+            config.linger
+        }
+    }
 }
 
 impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
@@ -188,7 +209,13 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
             let answers = flush(items).await;
             // Exact below 2^52 items.
             size.record(count as f64);
-            time.record(begin.elapsed());
+            let ended = Instant::now();
+            self.last = Flush {
+                items: count,
+                took: ended - begin,
+                ended: Some(ended),
+            };
+            time.record(self.last.took);
             reply(answers, count, callers);
         }
     }
@@ -203,11 +230,7 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
         tokio::task::yield_now().await;
         let mut count = first.items.len();
         let mut batch = vec![first];
-        let linger = if self.last >= self.config.busy_from {
-            self.config.linger.max(self.config.busy_linger)
-        } else {
-            self.config.linger
-        };
+        let linger = self.last.linger(&self.config);
         let until = Instant::now() + linger;
         while count < self.config.max_items {
             let group = match self.try_receive() {
@@ -225,7 +248,6 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
             count += group.items.len();
             batch.push(group);
         }
-        self.last = count;
         Some(batch)
     }
 

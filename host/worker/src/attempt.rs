@@ -1,22 +1,22 @@
 //! One task from claim to commit.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, poll};
 use taskforge_broker::{Broker, Hint};
 use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
-use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime};
+use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime, Start};
 use taskforge_store::{Commit, Completion, Store, StoreError};
 
 use crate::{
     Clock,
     heartbeat::StoreBackoff,
+    places::{PATIENCE, Place, Places, Slot},
     progress::ProgressBoard,
     running::{Running, RunningGuard, StopReason},
-    slots::{Slot, Slots},
     teller::{News, Teller},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Bench {
     pub(crate) progress: Arc<ProgressBoard>,
     pub(crate) teller: Teller,
     pub(crate) clock: Clock,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) places: Arc<Places>,
 }
 
 /// A claimed task, and what it takes up while it runs.
@@ -57,18 +57,11 @@ pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     let Held { task, guard, .. } = &held;
     let completion = match bench.live.get(&task.task_type, task.id) {
         Some(serving) => match execute_safely(&bench, &serving, task, guard).await {
-            Some(invoked) => {
+            Executed::Ended(invoked) => {
                 observe(task, &invoked);
                 conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
             }
-            None => {
-                tokio::time::sleep(BEHIND_PAUSE).await;
-                Some(hand_back(
-                    &bench,
-                    task,
-                    "the version that it was accepted for is not here yet",
-                ))
-            }
+            Executed::NotHere(why) => Some(hand_back(&bench, task, why)),
         },
         // The plugin went away between the hint and the claim. It is not among the types that the next hints are for, so the task does not
         // come back here.
@@ -95,25 +88,33 @@ pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
     drop(held.slot);
 }
 
+/// What came of a task on this worker.
+enum Executed {
+    /// An attempt, or a failure before it began.
+    Ended(Invoked),
+    /// It is for another worker, or for later.
+    NotHere(&'static str),
+}
+
 /// [`execute`], whose panics are this host's fault and end the attempt like any other failure.
 async fn execute_safely(
     bench: &Arc<Bench>,
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
-) -> Option<Invoked> {
+) -> Executed {
     if serving.owner.as_ref().is_some_and(|owner| *owner != task.tenant) {
         let message = "the plugin belongs to another tenant; it was not there when the task was accepted";
-        return Some(failed(Failure::new(FailureKind::Permanent, message)));
+        return Executed::Ended(failed(Failure::new(FailureKind::Permanent, message)));
     }
     let executed = AssertUnwindSafe(execute(bench, serving, task, guard))
         .catch_unwind()
         .await;
-    executed.unwrap_or_else(|_| Some(panicked()))
+    executed.unwrap_or_else(|_| Executed::Ended(panicked()))
 }
 
-/// Runs a task, unless its input does not fit the version that it falls to. `None`: the version that it was accepted for may be one that is
-/// not here yet, so it is for a worker that has it.
+/// Runs a task, unless its input does not fit the version that it falls to (the version that it was accepted for may be one that is not here
+/// yet), or slow attempts of its lane leave it no place.
 ///
 /// A version that takes more than the one before is live for the door a moment before it is for this worker, so what fails here is
 /// looked at too: it may be of the kind that only the new version takes, and is tried again.
@@ -122,15 +123,30 @@ async fn execute(
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
-) -> Option<Invoked> {
+) -> Executed {
     let is_current = || bench.live.is_current(&task.task_type, task.id);
     if serving.recheck
         && let Some(failure) = misfit(serving, task).await
     {
         // Not for ever: a worker that never gets the version would be handed the task again and again.
-        return (is_current() || !Live::is_young(task.id)).then(|| failed(failure));
+        if is_current() || !Live::is_young(task.id) {
+            return Executed::Ended(failed(failure));
+        }
+        tokio::time::sleep(BEHIND_PAUSE).await;
+        return Executed::NotHere("the version that it was accepted for is not here yet");
     }
-    let mut invoked = invoke(bench, &serving.plugin, task, guard).await;
+    // Before it takes a place, which it would keep while it compiles. Why the code is not there the attempt says.
+    bench.runtime.prepare(&serving.plugin).await.ok();
+    let stopped = guard.switch().token();
+    let place = tokio::select! {
+        biased;
+        () = stopped.cancelled() => None,
+        place = bench.places.enter(&task.tenant, &task.task_type) => match place {
+            Some(place) => Some(place),
+            None => return Executed::NotHere("slow attempts of its kind take all the places that it can have on this worker"),
+        },
+    };
+    let mut invoked = invoke_timed(bench, &serving.plugin, task, guard, place).await;
     if let Outcome::Failed(failure) = &mut invoked.outcome
         && !failure.kind.is_retryable()
         && !is_current()
@@ -139,15 +155,12 @@ async fn execute(
         failure.kind = FailureKind::Retryable;
         failure.retry_after = Some(BEHIND_RETRY);
     }
-    bench
-        .slots
-        .observe(Duration::from_micros(invoked.usage.wall_micros));
     if let Some((version, phase)) = serving.counted {
         bench
             .usage
             .record(version, phase, &invoked.outcome, &invoked.usage);
     }
-    Some(invoked)
+    Executed::Ended(invoked)
 }
 
 /// What is wrong with an input that was accepted before this version ran: the door checked it against another one.
@@ -178,6 +191,7 @@ fn failed(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
+        computed: Duration::ZERO,
     }
 }
 
@@ -189,7 +203,41 @@ fn panicked() -> Invoked {
     failed(Failure::new(FailureKind::Internal, message))
 }
 
-async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
+/// Runs an attempt in its place, which learns how long it takes. Without one, because it was stopped before, it ends at once.
+async fn invoke_timed(
+    bench: &Arc<Bench>,
+    plugin: &Plugin,
+    task: &ClaimedTask,
+    guard: &RunningGuard,
+    place: Option<Place>,
+) -> Invoked {
+    let Some(mut place) = place else {
+        return invoke(bench, plugin, task, guard, Start::default()).await;
+    };
+    let mut running = pin!(invoke(bench, plugin, task, guard, place.start()));
+    let invoked = match poll!(running.as_mut()) {
+        Poll::Ready(invoked) => invoked,
+        // Only now, so that most attempts need no timer.
+        Poll::Pending => tokio::select! {
+            biased;
+            invoked = running.as_mut() => invoked,
+            () = tokio::time::sleep(PATIENCE) => {
+                place.mark_slow();
+                running.await
+            }
+        },
+    };
+    place.observe(Duration::from_micros(invoked.usage.wall_micros), invoked.computed);
+    invoked
+}
+
+async fn invoke(
+    bench: &Arc<Bench>,
+    plugin: &Plugin,
+    task: &ClaimedTask,
+    guard: &RunningGuard,
+    start: Start,
+) -> Invoked {
     let (board, id, run_lease) = (bench.progress.clone(), task.id, task.run_lease);
     bench
         .runtime
@@ -203,6 +251,7 @@ async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: 
                 input: task.input.clone(),
                 cancel: guard.switch().token(),
                 progress: Some(Arc::new(move |progress| board.report(id, run_lease, progress))),
+                start,
             },
         )
         .await

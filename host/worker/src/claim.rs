@@ -16,8 +16,8 @@ use crate::{
     config::WorkerConfig,
     heartbeat::StoreBackoff,
     orphans,
+    places::Places,
     policy::PolicyCopy,
-    slots::Slots,
     teller::News,
 };
 
@@ -32,6 +32,10 @@ const GATHER: Duration = Duration::from_millis(8);
 const COMPARE: Duration = Duration::from_secs(5);
 /// How long after its failure a claim may yet be committed. Longer than the database works on a statement.
 const DOUBT: Duration = Duration::from_secs(60);
+
+/// How often tasks of types are asked for that slow attempts block, and how many.
+const PROBE: Duration = Duration::from_millis(500);
+const PROBED: usize = 4;
 
 /// The claiming side of a worker.
 pub(crate) struct Claims {
@@ -67,6 +71,43 @@ impl Doubt {
     }
 }
 
+/// What is asked for next.
+struct Wanted {
+    types: Arc<[TaskType]>,
+    free: usize,
+    wait: Duration,
+    /// Nobody waits for an answer to it: the next one is asked for at once.
+    is_probe: bool,
+}
+
+/// Leaves out the types whose tasks would wait here for slow attempts of their own lane: another worker may have room for them. But a lane
+/// is one tenant's, and the type may have others, so from time to time a few of them are asked for nevertheless; those that are
+/// of the lane go back.
+#[derive(Default)]
+struct Probe {
+    last: Option<Instant>,
+}
+
+impl Probe {
+    fn restrict(&mut self, mut wanted: Wanted, blocked: &[TaskType]) -> Wanted {
+        if blocked.is_empty() {
+            return wanted;
+        }
+        if self.last.is_none_or(|last| last.elapsed() >= PROBE) {
+            self.last = Some(Instant::now());
+            wanted.free = wanted.free.min(PROBED);
+            wanted.wait = Duration::ZERO;
+            wanted.is_probe = true;
+        } else {
+            let open = wanted.types.iter().filter(|name| !blocked.contains(name));
+            wanted.types = open.cloned().collect();
+            // They may be open again by then.
+            wanted.wait = wanted.wait.min(POLL);
+        }
+        wanted
+    }
+}
+
 /// Tasks that this worker now holds.
 struct Haul {
     tasks: Vec<ClaimedTask>,
@@ -82,14 +123,15 @@ impl Claims {
     /// `stop` is looked at only between claims: a claim under way is finished and its tasks are started, because a committed claim that
     /// nobody runs would wait for the lease to lapse.
     pub(crate) async fn run_until(self, stop: CancellationToken) {
-        let slots = self.bench.slots.clone();
+        let places = self.bench.places.clone();
+        let mut probe = Probe::default();
         let mut backoff = StoreBackoff::new();
         let mut doubt = Doubt::default();
         let mut wait = self.config.hint_wait;
         let mut is_backlog = false;
         let mut store_has_more = false;
         loop {
-            let Some(free) = stop.run_until_cancelled(room(&slots, is_backlog)).await else {
+            let Some(free) = stop.run_until_cancelled(room(&places, is_backlog)).await else {
                 return;
             };
             // Between two claims, so that none is under way.
@@ -98,15 +140,21 @@ impl Claims {
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let types = self.bench.live.types();
+            let all = Wanted {
+                types: self.bench.live.types(),
+                free,
+                wait,
+                is_probe: false,
+            };
+            let wanted = probe.restrict(all, &places.blocked());
             let asked = Instant::now();
-            let Some(mut popped) = stop.run_until_cancelled(self.pop(&types, free, wait)).await else {
+            let Some(mut popped) = stop.run_until_cancelled(self.pop(&wanted)).await else {
                 return;
             };
             let had_hints = !popped.hints.is_empty();
             // What the store has more of, a broker that knows nothing of it will not name.
             popped.look_in_store |= store_has_more;
-            match self.claim(popped, &types, free).await {
+            match self.claim(popped, &wanted.types, wanted.free).await {
                 Ok(haul) => {
                     backoff = StoreBackoff::new();
                     // A backlog in the store is no news that anybody would send: it is gone through without waiting for any.
@@ -117,12 +165,15 @@ impl Claims {
                         self.config.hint_wait
                     };
                     // Hints that were of no use may be followed by better ones.
-                    is_backlog = haul.tasks.len() == free;
+                    is_backlog = haul.tasks.len() == wanted.free;
                     if haul.tasks.is_empty() && !had_hints {
+                        if wanted.is_probe {
+                            continue;
+                        }
                         stop.run_until_cancelled(tokio::time::sleep(POLL.saturating_sub(asked.elapsed())))
                             .await;
                     } else {
-                        self.start(haul, &slots);
+                        self.start(haul);
                     }
                 }
                 Err(error) => {
@@ -136,8 +187,13 @@ impl Claims {
     }
 
     /// Hints, or the advice to look in the store, which also stands for a broker that does not answer.
-    async fn pop(&self, types: &[TaskType], max: usize, wait: Duration) -> Popped {
-        match self.bench.broker.pop(Want { types, max, wait }).await {
+    async fn pop(&self, wanted: &Wanted) -> Popped {
+        let want = Want {
+            types: &wanted.types,
+            max: wanted.free,
+            wait: wanted.wait,
+        };
+        match self.bench.broker.pop(want).await {
             Ok(popped) => popped,
             Err(error) => {
                 tracing::debug!(%error, "claiming from the store directly");
@@ -223,7 +279,7 @@ impl Claims {
         }
     }
 
-    fn start(&self, mut haul: Haul, slots: &Arc<Slots>) {
+    fn start(&self, mut haul: Haul) {
         for task in haul.tasks {
             let counted = haul.counted.remove(&task.id);
             // Entered here and not in the attempt's own time: the next comparison must find it.
@@ -233,7 +289,7 @@ impl Claims {
                 attempt::Held {
                     task,
                     guard,
-                    slot: slots.take(),
+                    slot: self.bench.places.hold(),
                     counted,
                 },
             ));
@@ -247,10 +303,10 @@ fn counted(hints: Vec<Taken>) -> HashMap<TaskId, Hint> {
 }
 
 /// Waits until tasks can be taken; says how many.
-async fn room(slots: &Slots, is_backlog: bool) -> usize {
-    let free = slots.free().await;
-    if is_backlog && free < slots.limit() / 2 {
+async fn room(places: &Places, is_backlog: bool) -> usize {
+    let free = places.free().await;
+    if is_backlog && free < places.limit() / 2 {
         tokio::time::sleep(GATHER).await;
     }
-    slots.free_now().max(1)
+    places.free_now().max(1)
 }

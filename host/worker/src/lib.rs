@@ -9,7 +9,7 @@
 //! | [`worker`](mod@worker) | one boot of a worker: starts the loops below, drains them at the end |
 //! | [`config`] | its knobs |
 //! | [`claim`] | hints and claims |
-//! | `slots` | how many tasks a worker holds |
+//! | `places` | how many tasks a worker holds, and which of them run: fair shares of the places among lanes |
 //! | [`attempt`] | one task from claim to commit |
 //! | `orphans` | tasks that the store says this worker runs, and that it does not |
 //! | [`running`] | what runs now, and how to stop it |
@@ -30,15 +30,16 @@ pub mod clock;
 pub mod config;
 pub mod heartbeat;
 mod orphans;
+mod places;
 mod policy;
 pub mod progress;
 pub mod running;
-mod slots;
 pub mod sweeper;
 mod teller;
 pub mod worker;
 
 pub use clock::Clock;
 pub use config::{SweeperConfig, WorkerConfig};
+pub use places::places;
 pub use sweeper::Sweeper;
 pub use worker::{Services, Worker};

@@ -15,10 +15,10 @@ use crate::{
     claim::Claims,
     config::WorkerConfig,
     heartbeat::{StoreBackoff, beat_until, obey_cancels},
+    places::Places,
     policy::PolicyCopy,
     progress::ProgressBoard,
     running::{Running, StopReason},
-    slots::Slots,
     teller::Teller,
 };
 
@@ -191,7 +191,7 @@ impl Worker {
             progress: progress.clone(),
             teller,
             clock: self.clock.clone(),
-            slots: Slots::new(self.config.concurrency),
+            places: Places::new(self.config.concurrency, self.config.instances),
         })
     }
 

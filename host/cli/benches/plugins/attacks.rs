@@ -1,10 +1,8 @@
-//! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of the fleet's slots, beside the same tasks on
-//! a quiet fleet.
+//! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of the fleet's slots (or all that it can
+//! get), beside the same tasks on a quiet fleet.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
 use serde_json::{Value, json};
 use taskforge_testing::{guests, web};
 
@@ -14,22 +12,19 @@ use crate::{
 };
 
 const RATE: u32 = 100;
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(10);
 /// Half of what both workers have slots for.
 const CONCURRENCY: u32 = 32;
 /// More than that, so that some always wait.
 const ATTACKERS: usize = 64;
+/// Without a cap, far more than there are slots.
+const MANY: usize = 1_000;
 
 pub(crate) async fn measure() {
     let bed = Bed::new();
     let _api = bed.start_api();
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
-    let settings = json!({
-        "limits": { "concurrency": CONCURRENCY, "deadline": "8s" },
-        "grants": { "http": { "hosts": ["*:*"] } },
-    });
-    bed.ask("PUT", "/plugins/hostile/versions/0.1.0/settings", Some(&settings))
-        .await;
+    set(&bed, json!({ "concurrency": CONCURRENCY, "deadline": "8s" })).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let quiet = round(&bed, None).await;
     println!("fibonacci at {RATE} a second, alone: {quiet}");
@@ -37,17 +32,9 @@ pub(crate) async fn measure() {
         "| attack, {CONCURRENCY} attempts of it at a time | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
     );
     let slow = web::Server::dripping(Duration::from_secs(1)).await;
-    let headers = web::Server::answering(|_| {
-        let mut response = Response::new(Bytes::from_static(b"many headers"));
-        for n in 0..10_000 {
-            let name = http::HeaderName::from_bytes(format!("x-header-{n}").as_bytes()).unwrap();
-            response
-                .headers_mut()
-                .insert(name, http::HeaderValue::from_static("v"));
-        }
-        response
-    })
-    .await;
+    // Prepared, so that the server of the attacker, which would be on a machine of its own, takes little of this one.
+    let lines: String = (0..10_000).map(|n| format!("x-header-{n}: v\r\n")).collect();
+    let headers = web::Server::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{lines}\r\n")).await;
     let attack = |name: &str| json!({ "attack": name });
     let get = |url: String| json!({ "attack": "http_get", "url": url });
     let attacks: Vec<(&str, Value)> = vec![
@@ -55,7 +42,7 @@ pub(crate) async fn measure() {
         ("endless recursion", attack("endless_recursion")),
         ("memory without end", attack("grow_memory")),
         (
-            "64 MiB touched each",
+            "50 MiB touched by each",
             json!({ "attack": "allocate", "bytes": 50 << 20 }),
         ),
         ("output of 100 MB", attack("huge_output")),
@@ -71,23 +58,53 @@ pub(crate) async fn measure() {
         ("slow responses", get(slow.url("/"))),
     ];
     for (name, input) in attacks {
-        let figures = round(&bed, Some(&input)).await;
-        println!(
-            "| {name} | {:.1} ms | {:.1} ms | {:.2} | {} |",
-            figures.p50,
-            figures.p99,
-            figures.p99 / quiet.p99,
-            figures.failed
-        );
+        let figures = round(&bed, Some((&input, ATTACKERS))).await;
+        print(name, &figures, &quiet);
     }
     pushes(&bed, &quiet).await;
+    let again = round(&bed, None).await;
+    println!(
+        "alone, once more: {again}\n\n| attack, {MANY} tasks of it each two seconds, no cap | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
+    );
+    set(&bed, json!({ "deadline": "8s" })).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (name, input) in [
+        ("endless loop", attack("endless_loop")),
+        (
+            "50 MiB touched by each",
+            json!({ "attack": "allocate", "bytes": 50 << 20 }),
+        ),
+        ("waiting for an hour", attack("sleep")),
+        ("slow responses", get(slow.url("/"))),
+    ] {
+        let figures = round(&bed, Some((&input, MANY))).await;
+        print(name, &figures, &quiet);
+    }
 }
 
-async fn round(bed: &Bed, attack: Option<&Value>) -> latency::Figures {
-    let attacker = attack.map(|input| {
+/// Sets the limits of the attacking plugin.
+async fn set(bed: &Bed, limits: Value) {
+    let settings = json!({ "limits": limits, "grants": { "http": { "hosts": ["*:*"] } } });
+    bed.ask("PUT", "/plugins/hostile/versions/0.1.0/settings", Some(&settings))
+        .await;
+}
+
+fn print(name: &str, figures: &latency::Figures, quiet: &latency::Figures) {
+    println!(
+        "| {name} | {:.1} ms | {:.1} ms | {:.2} | {} |",
+        figures.p50,
+        figures.p99,
+        figures.p99 / quiet.p99,
+        figures.failed
+    );
+}
+
+/// A round of the neighbour, beside so many tasks of an attack each two seconds.
+async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
+    let attacker = attack.map(|(input, attackers)| {
         let (http, url) = (bed.http.clone(), bed.url("/tasks/batch"));
         let task = json!({ "task_type": "hostile", "input": input, "max_retries": 0 });
-        let body = json!({ "tasks": vec![task; ATTACKERS] });
+        let body = json!({ "tasks": vec![task; attackers] });
         tokio::spawn(async move {
             loop {
                 let request = http.post(&url).bearer_auth(crate::bed::KEY).json(&body);
@@ -106,11 +123,13 @@ async fn round(bed: &Bed, attack: Option<&Value>) -> latency::Figures {
         attacker.abort();
         // What is left of the attack is called off, so that the next round begins in quiet.
         let open = "select count(*) from tasks where task_type = 'hostile' and state in ('pending', 'running', 'scheduled')";
-        for id in bed
-            .sql("select id from tasks where task_type = 'hostile' and state in ('pending', 'running', 'scheduled')")
-            .lines()
-        {
-            bed.send("POST", &format!("/tasks/{id}/cancel"), None).await.unwrap();
+        let ids = bed.sql(
+            "select id from tasks where task_type = 'hostile' and state in ('pending', 'running', 'scheduled')",
+        );
+        for id in ids.lines() {
+            bed.send("POST", &format!("/tasks/{id}/cancel"), None)
+                .await
+                .unwrap();
         }
         while bed.count(open) > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -144,14 +163,7 @@ async fn pushes(bed: &Bed, quiet: &latency::Figures) {
         }
         load.finish(bed, "fibonacci").await;
         let figures = latency::since(bed, "fibonacci", &moment);
-        println!(
-            "| pushes of {name} ({} bytes, {} pushes) | {:.1} ms | {:.1} ms | {:.2} | {} |",
-            component.len(),
-            answers.len(),
-            figures.p50,
-            figures.p99,
-            figures.p99 / quiet.p99,
-            figures.failed
-        );
+        let name = format!("{} pushes of {name} of {} bytes", answers.len(), component.len());
+        print(&name, &figures, quiet);
     }
 }

@@ -163,6 +163,59 @@ async fn a_canary_that_fails_is_taken_back_by_itself_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
+    let bed = Bed::new().await;
+    let work = name("work");
+    let (one, two) = (bed.push("work", "1.0.0").await, bed.push("work", "2.0.0").await);
+    bed.activate("work", "1.0.0").await;
+    let guard = CanaryGuard::default();
+    let tried = bed
+        .registry
+        .canary(&work, "2.0.0", 10, guard, false, BY)
+        .await
+        .unwrap();
+    let phase = tried.rollout.phase;
+    let trials = Trials::new(bed.store.clone(), bed.parts.broker.clone());
+    let judge = async || {
+        trials.judge(&bed.registry.plugins().await.unwrap()).await;
+        bed.registry.plugin(&work).await.unwrap().rollout.canary.is_some()
+    };
+    let count = async |used: &[_]| bed.store.add_usage(used).await.unwrap();
+
+    let good = [
+        (one.version.id, phase, used(90_000, 0)),
+        (two.version.id, phase, used(10_000, 0)),
+    ];
+    count(&good).await;
+    assert!(judge().await);
+    // Both fail: what they call is away, which is no fault of the canary's.
+    count(&[
+        (one.version.id, phase, used(450, 450)),
+        (two.version.id, phase, used(50, 50)),
+    ])
+    .await;
+    assert!(judge().await);
+    count(&[
+        (one.version.id, phase, used(450, 0)),
+        (two.version.id, phase, used(50, 0)),
+    ])
+    .await;
+    assert!(judge().await);
+    // A hundred failures of ten thousand attempts, but all of the latest fifty.
+    count(&[
+        (one.version.id, phase, used(450, 0)),
+        (two.version.id, phase, used(50, 50)),
+    ])
+    .await;
+    assert!(!judge().await);
+    let record = &bed.record("work").await[0];
+    assert_eq!(
+        record,
+        "canary_stopped 2.0.0 failed 50 of 50 attempts (100 %), the stable version 0 of 450 (0 %)"
+    );
+}
+
+#[tokio::test]
 async fn of_many_changes_at_once_none_is_lost() {
     let bed = Bed::new().await;
     for version in ["1.0.0", "2.0.0"] {

@@ -7,9 +7,9 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::engine;
+use crate::{engine, priority};
 
 /// The exit code that goes with a reason why a component cannot be compiled.
 pub(super) const REFUSED: i32 = 65;
@@ -19,9 +19,6 @@ pub(super) const PANICKED: i32 = 101;
 
 /// The exit code of a compiler that could not begin.
 const FAILED: u8 = 70;
-
-/// Lower than anything a host does besides, so that a compilation takes only what attempts leave.
-const NICENESS: i32 = 10;
 
 /// Address space that the program takes before it allocates anything.
 const PROGRAM: u64 = 1 << 30;
@@ -56,7 +53,8 @@ impl CompileJob {
 
     /// Gives up, for good, what the compilation must not take.
     fn confine(&self) -> io::Result<()> {
-        nice(NICENESS)?;
+        // Lower than anything a host does besides, so that a compilation takes only what attempts leave.
+        priority::lower()?;
         // A compiler that crashes on a stranger's file is no reason to fill the disk.
         lower(Resource::Core, 0, 0)?;
         lower(Resource::Cpu, self.seconds, self.seconds + 1)?;

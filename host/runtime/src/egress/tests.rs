@@ -86,7 +86,7 @@ impl Asker {
 }
 
 async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
-    let asker = Asker::new(Egress::new(Vec::new()).unwrap(), "127.0.0.0/8");
+    let asker = Asker::new(Egress::new(Vec::new(), Arc::default()).unwrap(), "127.0.0.0/8");
     asker.send(&server.url("/"), options).await
 }
 
@@ -113,7 +113,7 @@ impl Rebinding {
             }
             Box::pin(async move { Ok(vec![(found, port).into()]) })
         });
-        Egress::resolving(resolver, Vec::new()).unwrap()
+        Egress::resolving(resolver, Vec::new(), Arc::default()).unwrap()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Configuration, secrets, and values that outlive an attempt.
 
 use serde_json::{Value, json};
-use taskforge_domain::{FailureKind, TenantId};
+use taskforge_domain::{FailureKind, Outcome, TenantId};
 use taskforge_runtime::{Plugin, RuntimeConfig};
 
 use crate::bed::{Bed, config, invocation, log, output};
@@ -247,4 +247,65 @@ async fn a_quota_is_the_operators() {
         "{said}"
     );
     assert_eq!(said[4], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_never_sees_what_another_has_sent_or_said() {
+    let bed = Bed::new().await;
+    let granted = json!({"grants": {"mail": true, "http": {"hosts": ["*:*"]}, "keyvalue": true}});
+    let plugin = bed.hostile(granted).await;
+    let run = async |tenant: &str, input: Value| {
+        let mut invocation = invocation(input);
+        invocation.tenant = TenantId::new(tenant).unwrap();
+        bed.runtime.invoke(&plugin, invocation).await
+    };
+    let letter =
+        json!({"attack": "mail", "to": ["a@example.com"], "subject": "ours", "text": "a secret of tenant a"});
+    let sent = run("a", letter).await;
+    let receipt = output(&sent).to_string();
+    run("a", json!({"attack": "log_flood", "lines": 3, "bytes": 20})).await;
+    let letters = || {
+        let files = std::fs::read_dir(bed.outbox.path()).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let before = letters();
+    assert_eq!(before.len(), 1);
+    let written = std::fs::read_to_string(&before[0]).unwrap();
+    assert!(written.contains("a secret of tenant a"));
+
+    let (folder, file) = (
+        bed.outbox.path().display().to_string(),
+        before[0].display().to_string(),
+    );
+    for path in [
+        file.clone(),
+        format!("./{file}"),
+        format!("../../../../../..{file}"),
+        format!("//proc/self/root{file}"),
+        format!("/proc/self/cwd/{file}"),
+        format!("file://{file}"),
+        folder,
+        "/".to_owned(),
+        ".".to_owned(),
+    ] {
+        let tried = run("b", json!({"attack": "read_file", "path": path})).await;
+        assert!(matches!(tried.outcome, Outcome::Failed(_)), "{path}: {tried:?}");
+        assert!(!format!("{tried:?}").contains("a secret"), "{path}");
+    }
+    let by_http = run(
+        "b",
+        json!({"attack": "http_get", "url": format!("file://{file}")}),
+    )
+    .await;
+    assert!(matches!(by_http.outcome, Outcome::Failed(_)), "{by_http:?}");
+    let seen = run("b", json!({"attack": "environment"})).await;
+    let seen = format!("{:?} {:?}", output(&seen), seen.logs);
+    assert!(!seen.contains("a secret") && !seen.contains(&receipt), "{seen}");
+    // Nor does it overwrite it: its own letter is another file.
+    let own = json!({"attack": "mail", "to": ["b@example.com"], "subject": "ours", "text": "of tenant b"});
+    output(&run("b", own).await);
+    assert_eq!(letters().len(), 2);
+    assert_eq!(std::fs::read_to_string(&before[0]).unwrap(), written);
 }

@@ -209,6 +209,25 @@ async fn a_linger_lets_late_callers_join() {
     assert_eq!(gate.next().await, [1, 2]);
 }
 
+#[test]
+fn a_busy_writer_waits_for_company_no_longer_than_a_flush_takes() {
+    let config = BatcherConfig {
+        busy_linger: Duration::from_millis(200),
+        ..BatcherConfig::default()
+    };
+    let last = |items, took: u64, ago: u64| Flush {
+        items,
+        took: Duration::from_millis(took),
+        ended: Instant::now().checked_sub(Duration::from_millis(ago)),
+    };
+    let lingers = |flush: Flush| flush.linger(&config).as_millis();
+    assert_eq!(lingers(last(32, 40, 0)), 40);
+    assert_eq!(lingers(last(500, 1_000, 0)), 200);
+    assert_eq!(lingers(last(31, 40, 0)), 0, "few");
+    assert_eq!(lingers(last(500, 40, 300)), 0, "long ago");
+    assert_eq!(lingers(Flush::default()), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_crowd_gets_every_answer_from_few_flushes() {
     let flushes = Arc::new(AtomicUsize::new(0));
