@@ -175,7 +175,7 @@ mod tests {
         let background = Background::default();
         let here = thread();
         let (there, _) = background
-            .run(Box::pin(async { thread() }), Start::Foreground)
+            .run(Box::pin(async { thread() }), Start::Foreground, &Wish::default())
             .await;
         assert_eq!(there.unwrap(), here);
         assert!(background.0.get().is_none(), "no threads were needed");

@@ -2,7 +2,7 @@
 //! in the database. Each ends as its own kind of failure, and its neighbours complete.
 
 use serde_json::{Value, json};
-use taskforge_testing::guests;
+use taskforge_testing::{guests, wait::wait_until};
 
 use crate::bed::Bed;
 
@@ -115,4 +115,46 @@ async fn hand_written_attacks_are_refused_at_push_or_fail_alone() {
     }
     let id = bed.submit("fibonacci", json!({ "n": 10 })).await;
     assert_eq!(bed.ended(&id).await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_wait_keep_no_other_type_out() {
+    let bed = Bed::new();
+    bed.command("worker");
+    let settings = bed.data.path().join("plugins/hostile.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}\n[limits]\ndeadline = \"2m\"\n")).unwrap();
+    let _api = bed.start_api();
+    let _worker = bed.start_worker(&[]);
+    let sleep = json!({ "attack": "sleep", "ms": 3_600_000 });
+    // Quick ones before, so that the worker has learned to hold more than it runs.
+    for n in 0..20 {
+        let id = bed.submit("fibonacci", json!({ "n": n })).await;
+        assert_eq!(bed.ended(&id).await["status"], "completed");
+    }
+    let tasks = vec![json!({ "task_type": "hostile", "input": sleep, "max_retries": 0 }); 200];
+    bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
+        .await;
+    let in_state = |state: &str| {
+        bed.count(&format!(
+            "select count(*) from tasks where task_type = 'hostile' and state {state}"
+        ))
+    };
+    wait_until("every usual place is taken", async || {
+        in_state("= 'running'") >= 32
+    })
+    .await;
+    for n in 0..20 {
+        let id = bed.submit("fibonacci", json!({ "n": n })).await;
+        assert_eq!(bed.ended(&id).await["status"], "completed");
+    }
+    wait_until("what was claimed in excess has gone back", async || {
+        in_state("= 'running'") <= 40
+    })
+    .await;
+    assert_eq!(
+        in_state("not in ('running', 'pending')"),
+        0,
+        "all of them still wait"
+    );
 }

@@ -122,7 +122,7 @@ fn a_lane_that_others_have_crowded_out_is_not_blocked_by_its_own() {
     assert_eq!(places.blocked(), [task_type("many")]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_task_that_waits_behind_slow_ones_of_its_lane_is_sent_away() {
     let places = places_of(8);
     let slow = take_slow(&places, "slow", 8);
@@ -135,7 +135,7 @@ async fn a_task_that_waits_behind_slow_ones_of_its_lane_is_sent_away() {
     assert!(take(&places, "slow").is_some());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_task_that_waits_behind_quick_ones_waits_for_its_turn() {
     let places = places_of(1);
     let quick = take(&places, "quick").unwrap();
