@@ -250,7 +250,7 @@ mod tests {
         let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
         let work: Work<()> = Box::pin(async move {
             let _alive = alive;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         let left = tokio::time::timeout(
             Duration::from_millis(50),
