@@ -72,11 +72,11 @@ fn compiler() -> anyhow::Result<Compiler> {
     )))
 }
 
-/// More instances than this do not fit into the address space.
-const MAX_INSTANCES: usize = 1_000;
-
-/// Instances besides, for components that describe themselves while attempts have all the others.
+/// Instances besides those of attempts, for components that describe themselves while attempts have all the others.
 const DESCRIBING: u32 = 4;
+
+/// Instances for attempts. A thousand in all fit into the address space.
+const MAX_INSTANCES: usize = 1_000 - DESCRIBING as usize;
 
 /// The instances that each of so many workers has for so many attempts at once.
 pub(crate) fn instances(workers: u32, concurrency: u32) -> u32 {

@@ -25,6 +25,36 @@ const NOISE: f64 = 1_000.0;
 /// The share of attempts whose time is compared.
 const SLOW: f64 = 0.9;
 
+/// By how many standard deviations the latest attempts must be over a margin that all attempts must merely be over. A trial has thousands of
+/// such windows, each of them small, and in none of them shall chance look like a fault.
+const CERTAIN: f64 = 4.0;
+
+/// Which attempts of a canary are judged.
+#[derive(Clone, Copy, PartialEq)]
+enum Judged {
+    All,
+    Latest,
+}
+
+impl Judged {
+    /// By how much a share of `count` attempts must be over the expected one, 0.0 to 1.0.
+    #[allow(clippy::cast_precision_loss, reason = "a share, to be compared with a margin")]
+    fn slack(self, expected: f64, count: u64) -> f64 {
+        let expected = expected.clamp(0.0, 1.0);
+        match self {
+            Self::All => 0.0,
+            Self::Latest => CERTAIN * (expected * (1.0 - expected) / count.max(1) as f64).sqrt(),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Latest => "its latest ",
+        }
+    }
+}
+
 /// Watches trials, in the process that leads the sweep. Two that do so at once do no harm: the first one's change is the one that counts.
 #[derive(Clone)]
 pub struct Trials {
@@ -175,9 +205,9 @@ impl Trials {
         };
         let lately = |(tried, beside): (VersionUsage, VersionUsage)| {
             let comparable = if beside.attempts < least { &stable } else { &beside };
-            fault(&tried, comparable, guard)
+            fault(Judged::Latest, &tried, comparable, guard)
         };
-        Ok(fault(tried, &stable, guard).or_else(|| latest.and_then(lately)))
+        Ok(fault(Judged::All, tried, &stable, guard).or_else(|| latest.and_then(lately)))
     }
 
     fn windows(&self) -> MutexGuard<'_, HashMap<TaskType, Window>> {
@@ -186,20 +216,27 @@ impl Trials {
 }
 
 /// Why a canary is to be taken back, if so.
-fn fault(canary: &VersionUsage, stable: &VersionUsage, guard: &CanaryGuard) -> Option<String> {
-    if canary.failure_share() > stable.failure_share() + guard.failure_margin {
+fn fault(
+    judged: Judged,
+    canary: &VersionUsage,
+    stable: &VersionUsage,
+    guard: &CanaryGuard,
+) -> Option<String> {
+    let allowed = stable.failure_share() + guard.failure_margin;
+    if canary.failure_share() > allowed + judged.slack(allowed, canary.attempts) {
         return Some(format!(
             "failed {}, the stable version {}",
-            failures(canary, " attempts"),
-            failures(stable, "")
+            failures(canary, judged.as_str(), " attempts"),
+            failures(stable, "", "")
         ));
     }
     // Without attempts of the stable version there is no time to compare with.
     if stable.attempts == 0 {
         return None;
     }
+    let share = (1.0 - SLOW) + judged.slack(1.0 - SLOW, canary.attempts);
     let (slow, usual) = (
-        canary.wall_micros.percentile(SLOW),
+        canary.wall_micros.percentile(1.0 - share),
         stable.wall_micros.percentile(SLOW),
     );
     // Times of attempts are far below what a float holds exactly.
@@ -207,8 +244,10 @@ fn fault(canary: &VersionUsage, stable: &VersionUsage, guard: &CanaryGuard) -> O
     let is_slower = slow as f64 > usual as f64 * guard.latency_factor + NOISE;
     is_slower.then(|| {
         format!(
-            "took {} ms for the slowest tenth of {} attempts, the stable version {} ms",
+            "took {} ms or more for {:.0} % of {}{} attempts, the stable version for 10 % {} ms",
             millis(slow),
+            share * 100.0,
+            judged.as_str(),
             canary.attempts,
             millis(usual)
         )
@@ -216,10 +255,10 @@ fn fault(canary: &VersionUsage, stable: &VersionUsage, guard: &CanaryGuard) -> O
 }
 
 /// `12 of 50 attempts (24 %)`.
-fn failures(used: &VersionUsage, what: &str) -> String {
+fn failures(used: &VersionUsage, which: &str, what: &str) -> String {
     let share = format!("{:.1}", used.failure_share() * 100.0);
     let share = share.strip_suffix(".0").unwrap_or(&share);
-    format!("{} of {}{what} ({share} %)", used.failed, used.attempts)
+    format!("{} of {which}{}{what} ({share} %)", used.failed, used.attempts)
 }
 
 fn millis(micros: u64) -> String {
@@ -251,13 +290,38 @@ mod tests {
     #[test]
     fn a_canary_that_fails_more_than_its_margin_is_taken_back_with_the_figures() {
         let guard = CanaryGuard::default();
-        let reason = fault(&used(50, 12, 100), &used(430, 1, 100), &guard).unwrap();
+        let reason = fault(Judged::All, &used(50, 12, 100), &used(430, 1, 100), &guard).unwrap();
         assert_eq!(
             reason,
             "failed 12 of 50 attempts (24 %), the stable version 1 of 430 (0.2 %)"
         );
-        assert_eq!(fault(&used(50, 2, 100), &used(430, 1, 100), &guard), None);
-        assert!(fault(&used(50, 3, 100), &used(0, 0, 0), &guard).is_some());
+        assert_eq!(
+            fault(Judged::All, &used(50, 2, 100), &used(430, 1, 100), &guard),
+            None
+        );
+        assert!(fault(Judged::All, &used(50, 3, 100), &used(0, 0, 0), &guard).is_some());
+    }
+
+    #[test]
+    fn chance_does_not_take_a_canary_back_by_its_latest_attempts() {
+        let (guard, stable) = (CanaryGuard::default(), used(450, 4, 100));
+        let judge = |canary: &VersionUsage| fault(Judged::Latest, canary, &stable, &guard);
+        // Of fifty attempts that fail one time in a hundred, four fail once in some hundred windows.
+        assert_eq!(judge(&used(50, 5, 100)), None);
+        let reason = judge(&used(50, 15, 100)).unwrap();
+        assert!(
+            reason.starts_with("failed 15 of its latest 50 attempts (30 %)"),
+            "{reason}"
+        );
+        // Nor do slow ones that are a little more than a tenth.
+        let slower = |slow| {
+            let mut mixed = used(50 - slow, 0, 100);
+            mixed.merge(&used(slow, 0, 100_000));
+            mixed
+        };
+        assert_eq!(judge(&slower(8)), None);
+        let reason = judge(&slower(25)).unwrap();
+        assert!(reason.contains("27 % of its latest 50 attempts"), "{reason}");
     }
 
     #[test]
@@ -288,12 +352,15 @@ mod tests {
     #[test]
     fn a_canary_that_is_slower_by_its_factor_is_taken_back_unless_it_is_noise() {
         let guard = CanaryGuard::default();
-        let reason = fault(&used(50, 0, 50_000), &used(430, 0, 10_000), &guard).unwrap();
-        assert!(
-            reason.contains("ms for the slowest tenth of 50 attempts"),
-            "{reason}"
+        let reason = fault(Judged::All, &used(50, 0, 50_000), &used(430, 0, 10_000), &guard).unwrap();
+        assert!(reason.contains("ms or more for 10 % of 50 attempts"), "{reason}");
+        assert_eq!(
+            fault(Judged::All, &used(50, 0, 15_000), &used(430, 0, 10_000), &guard),
+            None
         );
-        assert_eq!(fault(&used(50, 0, 15_000), &used(430, 0, 10_000), &guard), None);
-        assert_eq!(fault(&used(50, 0, 900), &used(430, 0, 100), &guard), None);
+        assert_eq!(
+            fault(Judged::All, &used(50, 0, 900), &used(430, 0, 100), &guard),
+            None
+        );
     }
 }

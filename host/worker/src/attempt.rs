@@ -135,15 +135,13 @@ async fn execute(
         tokio::time::sleep(BEHIND_PAUSE).await;
         return Executed::NotHere("the version that it was accepted for is not here yet");
     }
-    // Before it takes a place, which it would keep while it compiles. Why the code is not there the attempt says.
-    bench.runtime.prepare(&serving.plugin).await.ok();
     let stopped = guard.switch().token();
     let place = tokio::select! {
         biased;
         () = stopped.cancelled() => None,
-        place = bench.places.enter(&task.tenant, &task.task_type) => match place {
+        place = enter(bench, &serving.plugin, task) => match place {
             Some(place) => Some(place),
-            None => return Executed::NotHere("slow attempts of its kind take all the places that it can have on this worker"),
+            None => return Executed::NotHere("slow attempts take all the places that it can have on this worker"),
         },
     };
     let mut invoked = invoke_timed(bench, &serving.plugin, task, guard, place).await;
@@ -161,6 +159,17 @@ async fn execute(
             .record(version, phase, &invoked.outcome, &invoked.usage);
     }
     Executed::Ended(invoked)
+}
+
+/// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`: it is better off on another worker.
+async fn enter(bench: &Bench, plugin: &Plugin, task: &ClaimedTask) -> Option<Place> {
+    let mut prepared = pin!(bench.runtime.prepare(plugin));
+    if poll!(prepared.as_mut()).is_pending() {
+        let _aside = bench.places.set_aside(&task.tenant, &task.task_type);
+        // Why the code cannot be had the attempt says.
+        prepared.await.ok();
+    }
+    bench.places.enter(&task.tenant, &task.task_type).await
 }
 
 /// What is wrong with an input that was accepted before this version ran: the door checked it against another one.

@@ -33,9 +33,11 @@ const COMPARE: Duration = Duration::from_secs(5);
 /// How long after its failure a claim may yet be committed. Longer than the database works on a statement.
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// How often tasks of types are asked for that slow attempts block, and how many.
+/// How often tasks are asked for whose types are closed, and how many.
 const PROBE: Duration = Duration::from_millis(500);
 const PROBED: usize = 4;
+/// How long a wait for hints of the other types lasts meanwhile: the closed ones may be open again at any moment.
+const RECHECK: Duration = Duration::from_millis(10);
 
 /// The claiming side of a worker.
 pub(crate) struct Claims {
@@ -76,33 +78,31 @@ struct Wanted {
     types: Arc<[TaskType]>,
     free: usize,
     wait: Duration,
-    /// Nobody waits for an answer to it: the next one is asked for at once.
-    is_probe: bool,
+    /// Not everything that could be asked for is, so what does not come says nothing about a backlog.
+    is_partial: bool,
 }
 
-/// Leaves out the types whose tasks would wait here for slow attempts of their own lane: another worker may have room for them. But a lane
-/// is one tenant's, and the type may have others, so from time to time a few of them are asked for nevertheless; those that are
-/// of the lane go back.
+/// Leaves out the closed types, whose tasks would only wait here: another worker may have room for them. But a lane is one tenant's, and the
+/// type may have others, so from time to time a few of them are asked for nevertheless; those that cannot begin go back.
 #[derive(Default)]
 struct Probe {
     last: Option<Instant>,
 }
 
 impl Probe {
-    fn restrict(&mut self, mut wanted: Wanted, blocked: &[TaskType]) -> Wanted {
-        if blocked.is_empty() {
+    fn restrict(&mut self, mut wanted: Wanted, closed: &[TaskType]) -> Wanted {
+        if closed.is_empty() {
             return wanted;
         }
+        wanted.is_partial = true;
         if self.last.is_none_or(|last| last.elapsed() >= PROBE) {
             self.last = Some(Instant::now());
             wanted.free = wanted.free.min(PROBED);
             wanted.wait = Duration::ZERO;
-            wanted.is_probe = true;
         } else {
-            let open = wanted.types.iter().filter(|name| !blocked.contains(name));
+            let open = wanted.types.iter().filter(|name| !closed.contains(name));
             wanted.types = open.cloned().collect();
-            // They may be open again by then.
-            wanted.wait = wanted.wait.min(POLL);
+            wanted.wait = wanted.wait.min(RECHECK);
         }
         wanted
     }
@@ -144,9 +144,15 @@ impl Claims {
                 types: self.bench.live.types(),
                 free,
                 wait,
-                is_probe: false,
+                is_partial: false,
             };
-            let wanted = probe.restrict(all, &places.blocked());
+            let wanted = probe.restrict(all, &places.closed());
+            if wanted.is_partial && wanted.types.is_empty() {
+                // Nothing to ask for before something ends.
+                stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed()))
+                    .await;
+                continue;
+            }
             let asked = Instant::now();
             let Some(mut popped) = stop.run_until_cancelled(self.pop(&wanted)).await else {
                 return;
@@ -158,7 +164,7 @@ impl Claims {
                 Ok(haul) => {
                     backoff = StoreBackoff::new();
                     // A backlog in the store is no news that anybody would send: it is gone through without waiting for any.
-                    store_has_more = haul.store_has_more;
+                    store_has_more = haul.store_has_more || (wanted.is_partial && store_has_more);
                     wait = if store_has_more {
                         Duration::ZERO
                     } else {
@@ -167,10 +173,8 @@ impl Claims {
                     // Hints that were of no use may be followed by better ones.
                     is_backlog = haul.tasks.len() == wanted.free;
                     if haul.tasks.is_empty() && !had_hints {
-                        if wanted.is_probe {
-                            continue;
-                        }
-                        stop.run_until_cancelled(tokio::time::sleep(POLL.saturating_sub(asked.elapsed())))
+                        let pause = if wanted.is_partial { RECHECK } else { POLL };
+                        stop.run_until_cancelled(tokio::time::sleep(pause.saturating_sub(asked.elapsed())))
                             .await;
                     } else {
                         self.start(haul);

@@ -2,8 +2,8 @@
 //!
 //! A place is what an attempt takes while it runs. There are as many as the operator says, in any mixture of lanes (a lane is a tenant's tasks
 //! of one type), and a few more in reserve. When all the usual ones are taken, a lane gets places of the reserve only in a small share of it.
-//! So whoever fills a worker with attempts that take their time (they wait for a slow server, or sleep) keeps nobody out: a task of another
-//! lane finds a place at once, and as the slow attempts end, their places go around among all lanes that want one.
+//! So one lane that fills a worker with attempts that take their time (they wait for a slow server, or sleep) does not keep out another type:
+//! its tasks find a place, and as the slow attempts end, their places go around among all lanes that want one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 /// How long a task may be expected to wait for a place after it was claimed; and how long an attempt runs before it counts as slow.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long a task waits for a place behind slow attempts of its own lane before it is for another worker.
+/// How long a task waits while its lane is stuck before it is for another worker.
 const BLOCKED: Duration = Duration::from_millis(100);
 
 /// The most that is held for quick attempts, in multiples of the places that they can have.
@@ -67,6 +67,8 @@ struct State {
     running: usize,
     /// Of those that run.
     slow: usize,
+    /// Tasks that wait for their code.
+    aside: usize,
     /// Average time of an attempt, in microseconds.
     pace: u32,
     /// Those of which something runs or waits.
@@ -82,7 +84,14 @@ struct State {
 struct Lane {
     running: usize,
     slow: usize,
+    aside: usize,
     waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
+}
+
+impl Lane {
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.aside == 0 && self.waiting.is_empty()
+    }
 }
 
 /// One held task; no longer held when it is dropped.
@@ -95,6 +104,12 @@ pub(crate) struct Place {
     places: Arc<Places>,
     lane: LaneKey,
     is_slow: bool,
+}
+
+/// A task that waits for its code, and wants no place yet; no longer when it is dropped.
+pub(crate) struct Aside<'a> {
+    places: &'a Places,
+    lane: LaneKey,
 }
 
 /// Somebody who waits for a place; no longer when it is dropped.
@@ -116,6 +131,7 @@ impl Places {
                 held: 0,
                 running: 0,
                 slow: 0,
+                aside: 0,
                 // Slow, until attempts have shown otherwise.
                 pace: u32::MAX / 2,
                 lanes: HashMap::new(),
@@ -125,6 +141,16 @@ impl Places {
             }),
             freed: Notify::new(),
         })
+    }
+
+    /// How many places there are in any mixture, and how many more in reserve.
+    pub(crate) const fn size(&self) -> (usize, usize) {
+        (self.usual, self.reserve)
+    }
+
+    /// Waits until something is freed, or may have been since the last such wait. Only one caller may wait here or in [`Self::free`].
+    pub(crate) async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     /// Waits until a task can be taken; says how many. Only one caller may wait, who also is the only one that takes.
@@ -152,48 +178,66 @@ impl Places {
 
     fn limit_of(&self, state: &State) -> usize {
         let usual = self.usual.saturating_sub(state.slow);
+        // The reserve is counted on only for those whom slow attempts would keep out.
         let places = if state.slow == 0 {
             usual
         } else {
-            usual.max(self.reserve)
+            usual.max(
+                self.reserve
+                    .min((self.usual + self.reserve).saturating_sub(state.slow)),
+            )
         };
         let pace = u128::from(state.pace.max(1));
         let most = places * (MOST - 1);
         let more = usize::try_from(places as u128 * PATIENCE.as_micros() / pace).unwrap_or(most);
-        // What waits behind its own lane is held for nothing, and handed back soon.
-        let blocked: usize = state
+        // What cannot begin is held for nothing: it is handed back soon, or waits for its code.
+        let stuck: usize = state
             .turns
             .iter()
             .filter_map(|key| state.lanes.get(key))
-            .filter(|lane| self.is_blocked(state, lane))
+            .filter(|lane| self.is_stuck(state, lane))
             .map(|lane| lane.waiting.len())
             .sum();
-        state.slow + places + more.min(most) + blocked
+        state.slow + places + more.min(most) + stuck + state.aside
+    }
+
+    /// What one lane may have of the reserve.
+    const fn share(&self) -> usize {
+        self.reserve.div_ceil(SHARE)
     }
 
     /// Whether a lane that has so many can have another place.
-    fn is_open(&self, all_running: usize, lane_running: usize) -> bool {
-        all_running < self.usual
-            || (all_running < self.usual + self.reserve && lane_running < self.reserve.div_ceil(SHARE))
+    const fn is_open(&self, all_running: usize, lane_running: usize) -> bool {
+        all_running < self.usual || (all_running < self.usual + self.reserve && lane_running < self.share())
     }
 
-    /// Whether a lane must wait for slow attempts of its own, of which it has no fewer than others have: who has fewer gets the next place.
-    fn is_blocked(&self, state: &State, lane: &Lane) -> bool {
-        let has_its_share = lane.running * state.lanes.len() >= self.usual;
-        lane.slow > 0 && has_its_share && !self.is_open(state.running, lane.running)
+    /// Whether a lane can have no place before a slow attempt ends: neither a usual one nor one of its share of the reserve.
+    fn is_stuck(&self, state: &State, lane: &Lane) -> bool {
+        let reserve_is_slow = lane.slow >= self.share() || state.slow >= self.usual + self.reserve;
+        state.slow >= self.usual && reserve_is_slow && !self.is_open(state.running, lane.running)
     }
 
-    /// The types of which a task that is claimed now would wait for slow attempts of its own lane.
-    pub(crate) fn blocked(&self) -> Vec<TaskType> {
+    /// The types that are not worth claiming: their lanes are stuck, or their code is not here yet.
+    pub(crate) fn closed(&self) -> Vec<TaskType> {
         let state = self.lock();
-        if state.slow == 0 {
+        if state.slow < self.usual && state.aside == 0 {
             return Vec::new();
         }
-        let blocked = state
-            .lanes
-            .iter()
-            .filter(|(_, lane)| self.is_blocked(&state, lane));
-        blocked.map(|((_, task_type), _)| task_type.clone()).collect()
+        let lanes = state.lanes.iter();
+        let closed = lanes.filter(|(_, lane)| lane.aside > 0 || self.is_stuck(&state, lane));
+        closed.map(|((_, task_type), _)| task_type.clone()).collect()
+    }
+
+    /// Counts a task that waits for its code, which does not keep others from being claimed.
+    pub(crate) fn set_aside(&self, tenant: &TenantId, task_type: &TaskType) -> Aside<'_> {
+        let lane = (tenant.clone(), task_type.clone());
+        {
+            let mut state = self.lock();
+            state.aside += 1;
+            state.lanes.entry(lane.clone()).or_default().aside += 1;
+        }
+        self.freed.notify_one();
+        Aside { places: self, lane }
     }
 
     /// Holds a task.
@@ -202,7 +246,7 @@ impl Places {
         Slot(self.clone())
     }
 
-    /// Waits for a place. `None`: the lane's own attempts keep it waiting, so the task is better off on another worker.
+    /// Waits for a place. `None`: the lane is stuck, so the task is better off on another worker.
     pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantId, task_type: &TaskType) -> Option<Place> {
         let lane = (tenant.clone(), task_type.clone());
         let (ticket, mut place) = match self.try_enter(&lane) {
@@ -220,7 +264,7 @@ impl Places {
                 Err(_) => {
                     let state = self.lock();
                     let lane = state.lanes.get(&lane)?;
-                    if self.is_blocked(&state, lane) {
+                    if self.is_stuck(&state, lane) {
                         return None;
                     }
                 }
@@ -244,6 +288,10 @@ impl Places {
             state.turns.push_back(key.clone());
         }
         lane.waiting.push_back((state.tickets, sender));
+        if state.slow > 0 {
+            // It may be held for nothing, so that there is more room than before.
+            self.freed.notify_one();
+        }
         Err((state.tickets, receiver))
     }
 
@@ -292,7 +340,7 @@ impl Places {
             if let Some(lane) = state.lanes.get_mut(key) {
                 lane.running -= 1;
                 lane.slow -= usize::from(was_slow);
-                if lane.running == 0 && lane.waiting.is_empty() {
+                if lane.is_idle() {
                     state.lanes.remove(key);
                 }
             }
@@ -378,13 +426,29 @@ impl Drop for Slot {
     }
 }
 
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        {
+            let mut state = self.places.lock();
+            state.aside -= 1;
+            if let Some(lane) = state.lanes.get_mut(&self.lane) {
+                lane.aside -= 1;
+                if lane.is_idle() {
+                    state.lanes.remove(&self.lane);
+                }
+            }
+        }
+        self.places.freed.notify_one();
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.places.lock();
         if let Some(lane) = state.lanes.get_mut(self.lane) {
             lane.waiting.retain(|(ticket, _)| *ticket != self.ticket);
             if lane.waiting.is_empty() {
-                if lane.running == 0 {
+                if lane.is_idle() {
                     state.lanes.remove(self.lane);
                 }
                 state.turns.retain(|key| key != self.lane);

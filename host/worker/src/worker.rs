@@ -83,7 +83,6 @@ impl Worker {
                 return Ended::Drained;
             }
         }
-        tracing::info!(worker.id = %worker, slots = self.config.concurrency, "worker started");
         let running = Arc::new(Running::default());
         let progress = Arc::new(ProgressBoard::default());
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
@@ -92,6 +91,8 @@ impl Worker {
         let policy = PolicyCopy::new(self.services.live.clone());
         policy.refresh(&*self.services.store).await;
         let bench = self.bench(worker, &running, &progress, teller);
+        let (slots, reserve) = bench.places.size();
+        tracing::info!(worker.id = %worker, slots, reserve, "worker started");
         // Ends the side loops; they outlive the claims, because draining attempts still need their lease and their cancels.
         let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let Services { store, broker, .. } = &self.services;

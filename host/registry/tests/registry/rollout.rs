@@ -1,9 +1,10 @@
 //! Which versions run.
 
 use taskforge_domain::{
-    CanaryGuard, Failure, FailureKind, Json, Outcome, PluginSettings, Usage, VersionState, VersionUsage,
+    CanaryGuard, Failure, FailureKind, Json, Outcome, PluginSettings, TaskType, Usage, VersionState,
+    VersionUsage,
 };
-use taskforge_registry::{RegistryError, Trials};
+use taskforge_registry::{Pushed, RegistryError, Trials};
 
 use crate::bed::{BY, Bed, name};
 
@@ -113,19 +114,20 @@ fn used(attempts: u64, failed: u64) -> VersionUsage {
     used
 }
 
+/// A stable version, one on trial, and the phase of the trial.
+async fn on_trial(bed: &Bed, work: &TaskType) -> (Pushed, Pushed, i64) {
+    let (one, two) = (bed.push("work", "1.0.0").await, bed.push("work", "2.0.0").await);
+    bed.activate("work", "1.0.0").await;
+    let guard = CanaryGuard::default();
+    let canary = bed.registry.canary(work, "2.0.0", 10, guard, false, BY).await;
+    (one, two, canary.unwrap().rollout.phase)
+}
+
 #[tokio::test]
 async fn a_canary_that_fails_is_taken_back_by_itself_and_says_why() {
     let bed = Bed::new().await;
     let work = name("work");
-    let (one, two) = (bed.push("work", "1.0.0").await, bed.push("work", "2.0.0").await);
-    bed.activate("work", "1.0.0").await;
-    let guard = CanaryGuard::default();
-    let tried = bed
-        .registry
-        .canary(&work, "2.0.0", 10, guard, false, BY)
-        .await
-        .unwrap();
-    let phase = tried.rollout.phase;
+    let (one, two, phase) = on_trial(&bed, &work).await;
     let trials = Trials::new(bed.store.clone(), bed.parts.broker.clone());
     let judge = async || trials.judge(&bed.registry.plugins().await.unwrap()).await;
 
@@ -166,15 +168,7 @@ async fn a_canary_that_fails_is_taken_back_by_itself_and_says_why() {
 async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
     let bed = Bed::new().await;
     let work = name("work");
-    let (one, two) = (bed.push("work", "1.0.0").await, bed.push("work", "2.0.0").await);
-    bed.activate("work", "1.0.0").await;
-    let guard = CanaryGuard::default();
-    let tried = bed
-        .registry
-        .canary(&work, "2.0.0", 10, guard, false, BY)
-        .await
-        .unwrap();
-    let phase = tried.rollout.phase;
+    let (one, two, phase) = on_trial(&bed, &work).await;
     let trials = Trials::new(bed.store.clone(), bed.parts.broker.clone());
     let judge = async || {
         trials.judge(&bed.registry.plugins().await.unwrap()).await;
@@ -211,7 +205,7 @@ async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
     let record = &bed.record("work").await[0];
     assert_eq!(
         record,
-        "canary_stopped 2.0.0 failed 50 of 50 attempts (100 %), the stable version 0 of 450 (0 %)"
+        "canary_stopped 2.0.0 failed 50 of its latest 50 attempts (100 %), the stable version 0 of 450 (0 %)"
     );
 }
 

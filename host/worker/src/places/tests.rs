@@ -104,23 +104,91 @@ fn there_are_no_more_places_than_instances() {
 }
 
 #[test]
-fn only_lanes_that_slow_attempts_fill_are_blocked() {
+fn a_type_is_closed_while_only_slow_attempts_could_make_room() {
     let places = places_of(4);
     let mut busy: Vec<_> = std::iter::from_fn(|| take(&places, "busy")).collect();
     assert_eq!(busy.len(), 4);
-    assert!(places.blocked().is_empty(), "they may be over in a moment");
-    busy[0].mark_slow();
-    assert_eq!(places.blocked(), [task_type("busy")]);
-    busy.remove(1);
-    assert!(places.blocked().is_empty());
+    for place in &mut busy {
+        assert!(places.closed().is_empty(), "others may be over in a moment");
+        place.mark_slow();
+    }
+    assert_eq!(places.closed(), [task_type("busy")]);
+    busy.pop();
+    assert!(places.closed().is_empty());
 }
 
 #[test]
-fn a_lane_that_others_have_crowded_out_is_not_blocked_by_its_own() {
-    let places = places_of(8);
-    let _many = take_slow(&places, "many", 8);
-    let _one = take_slow(&places, "few", usize::MAX);
-    assert_eq!(places.blocked(), [task_type("many")]);
+fn the_reserve_is_not_counted_on_once_slow_attempts_have_it() {
+    let places = places_of(64);
+    let _usual = take_slow(&places, "slow", usize::MAX);
+    let lanes: Vec<_> = (0..4)
+        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
+        .collect();
+    assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), 16);
+    assert_eq!(places.limit(), 80);
+}
+
+#[tokio::test]
+async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
+    let places = places_of(64);
+    let place = take(&places, "quick").unwrap();
+    for _ in 0..5_000 {
+        place.observe(Duration::from_micros(50), Duration::ZERO);
+    }
+    drop(place);
+    let (_first, _second) = (
+        take_slow(&places, "first", usize::MAX),
+        take_slow(&places, "second", usize::MAX),
+    );
+    let slots: Vec<_> = (0..512).map(|_| places.hold()).collect();
+    let waiters: Vec<_> = (0..222)
+        .flat_map(|_| [spawn(&places, "first"), spawn(&places, "second")])
+        .collect();
+    let waiting = || {
+        places
+            .lock()
+            .lanes
+            .values()
+            .map(|lane| lane.waiting.len())
+            .sum::<usize>()
+    };
+    while waiting() < waiters.len() {
+        tokio::task::yield_now().await;
+    }
+    assert!(places.free_now() > 0, "their excess counts for nothing");
+    let mut closed = places.closed();
+    closed.sort();
+    assert_eq!(closed, [task_type("first"), task_type("second")]);
+    for waiter in waiters {
+        assert!(waiter.await.unwrap().is_none(), "it goes back");
+    }
+    drop(slots);
+    assert!(take(&places, "third").is_some());
+}
+
+#[test]
+fn what_waits_for_its_code_is_no_reason_to_claim_nothing() {
+    let places = places_of(4);
+    let slots: Vec<_> = (0..4).map(|_| places.hold()).collect();
+    assert_eq!(places.free_now(), 0);
+    let (tenant, name) = (tenant("t"), task_type("cold"));
+    let aside: Vec<_> = slots.iter().map(|_| places.set_aside(&tenant, &name)).collect();
+    assert_eq!(
+        (places.free_now(), places.closed().as_slice()),
+        (4, vec![name.clone(); 1].as_slice())
+    );
+    drop(aside);
+    assert!(places.closed().is_empty());
+    assert!(places.lock().lanes.is_empty());
+}
+
+#[test]
+fn a_lane_whose_places_in_the_reserve_are_quick_is_not_closed() {
+    let places = places_of(32);
+    let _many = take_slow(&places, "many", 32);
+    let mut few: Vec<_> = std::iter::from_fn(|| take(&places, "few")).collect();
+    few[0].mark_slow();
+    assert_eq!(places.closed(), [task_type("many")]);
 }
 
 #[tokio::test]
