@@ -31,9 +31,9 @@ pub struct BatcherConfig {
     pub max_items: usize,
     /// How long an incomplete batch waits for more items. Zero, the default, flushes as soon as the writer is free.
     pub linger: Duration,
-    /// How long a batch waits for more items when the one before had at least [`BatcherConfig::busy_from`], ended less than this time ago,
-    /// and took at least as long. For a writer whose flushes have a large fixed cost: under load it pays for itself. A lone caller never
-    /// waits, and who comes after a single burst no longer than that took.
+    /// How long a batch waits for more items, at most, when the one before had at least [`BatcherConfig::busy_from`] and ended less than
+    /// this time ago: no longer than that one took. For a writer whose flushes have a large fixed cost: under load it pays for itself. A
+    /// lone caller never waits, and who comes right after a burst waits no longer than for another flush.
     pub busy_linger: Duration,
     /// See [`BatcherConfig::busy_linger`].
     pub busy_from: usize,
