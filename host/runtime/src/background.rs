@@ -2,98 +2,155 @@
 //!
 //! An attempt begins on the threads of its caller, which also claim, commit and talk to the stores: most are over in microseconds, and a
 //! change of threads would cost them more than that. One that goes on computing is continued here, on as many threads as there are
-//! processors and of a lower priority than everything else: it gets what the others leave, which is all of an idle machine and a tenth of a
-//! busy one. Its page faults, its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other end may be
+//! processors, which have a lower priority and give way to everything else: it gets what the others leave, which is all of an idle machine
+//! and a tenth of a busy one. Its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other end may be
 //! anybody's.
+//!
+//! Some work does not come back for milliseconds and so cannot give way: above all the first touch of much memory, which the kernel clears
+//! page by page within a single instruction of the guest. It is confined to threads that keep to half of the processors.
 
 use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::priority;
+use crate::processors::{self, computed};
 
 /// How long an attempt may compute before it is continued in the background: a few yields, far more than a change of threads costs.
-pub const FOREGROUND: Duration = Duration::from_micros(500);
+const FOREGROUND: Duration = Duration::from_micros(500);
+
+/// How long work may compute without coming back before it counts as work that does not give way. A guest in a loop comes back after a tenth
+/// of a millisecond.
+const STUBBORN: Duration = Duration::from_millis(2);
+
+/// How long it takes to touch a mebibyte for the first time: 0.6 ms where it was measured, without huge pages.
+const TOUCH: Duration = Duration::from_millis(1);
 
 /// Work that can be continued on another thread.
 pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Said by work that is about to take long: that it be continued in the background from its next wait on.
+/// The memory in bytes that work was granted and has not been given the time to touch yet.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wish(Arc<AtomicBool>);
+pub(crate) struct Untouched(Arc<AtomicU64>);
 
-impl Wish {
-    pub(crate) fn make(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Untouched {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_made(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// The time to touch it all; counted as given.
+    pub(crate) fn take(&self) -> Duration {
+        // Read first, because it hardly ever is anything.
+        match self.0.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            _ => {
+                let mebibytes = self.0.swap(0, Ordering::Relaxed).div_ceil(1 << 20);
+                TOUCH.saturating_mul(u32::try_from(mebibytes).unwrap_or(u32::MAX))
+            }
+        }
     }
 }
 
-/// Which threads an attempt begins on.
+/// Which threads work runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
+pub enum Threads {
     /// Those of the caller.
     #[default]
     Foreground,
-    /// Those of a lower priority: for what is known to compute for long.
+    /// Those that have a lower priority and give way.
     Background,
+    /// Those that in addition keep to half of the processors.
+    Confined,
+}
+
+/// What an attempt took of the processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effort {
+    /// Processor time.
+    pub computed: Duration,
+    /// The longest that it computed without coming back.
+    pub longest: Duration,
+}
+
+impl Effort {
+    /// Where work is to begin that can be expected to take so much.
+    #[must_use]
+    pub fn threads(&self) -> Threads {
+        if self.longest >= STUBBORN {
+            Threads::Confined
+        } else if self.computed >= FOREGROUND {
+            Threads::Background
+        } else {
+            Threads::Foreground
+        }
+    }
 }
 
 /// The threads; started when they are first needed.
-#[derive(Default)]
-pub(crate) struct Background(OnceLock<Option<Runtime>>);
+pub(crate) struct Background {
+    processors: usize,
+    giving_way: OnceLock<Option<Runtime>>,
+    confined: OnceLock<Option<Runtime>>,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Self {
+            // Not when they are first needed: that may be on a thread that is confined.
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            giving_way: OnceLock::new(),
+            confined: OnceLock::new(),
+        }
+    }
+}
 
 impl Background {
-    /// Drives work to its end. Says how much processor time it took, and what it came to; nothing if the process
-    /// is ending.
+    /// Drives work to its end. Says what it came to, or nothing if the process is ending, and what it took.
     ///
     /// # Panics
     /// If the work does.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        mut work: Work<T>,
-        start: Start,
-        wish: &Wish,
-    ) -> (Option<T>, Duration) {
-        let mut spent = Duration::ZERO;
-        if start == Start::Foreground {
-            let done = poll_fn(|context| match poll_timed(&mut work, context, &mut spent) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending if spent >= FOREGROUND || wish.is_made() => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            });
-            if let Some(done) = done.await {
-                return (Some(done), spent);
-            }
-        }
-        let rest = async move {
-            let done = poll_fn(|context| {
-                let polled = poll_timed(&mut work, context, &mut spent);
-                if polled.is_pending() {
-                    // Whoever woke up meanwhile need not wait until this thread's slice is over.
-                    std::thread::yield_now();
-                }
-                polled
-            });
-            (done.await, spent)
+        work: Work<T>,
+        begin: Threads,
+        untouched: &Untouched,
+    ) -> (Option<T>, Effort) {
+        let mut driven = Driven {
+            work,
+            effort: Effort::default(),
+            untouched: untouched.clone(),
+            confined: if begin == Threads::Confined {
+                Duration::MAX
+            } else {
+                Duration::ZERO
+            },
         };
-        match self.continued(Box::pin(rest)).await {
-            Some((done, spent)) => (Some(done), spent),
-            None => (None, spent),
+        let mut threads = begin;
+        loop {
+            let so_far = driven.effort;
+            let ended = if threads == Threads::Foreground {
+                driven.run_on(threads).await
+            } else if let Some(pool) = self.pool(threads) {
+                match on(pool, driven.run_on(threads)).await {
+                    Some(ended) => ended,
+                    None => return (None, so_far),
+                }
+            } else {
+                return (Some(driven.work.await), so_far);
+            };
+            match ended {
+                (Next::Done(done), effort) => return (Some(done), effort),
+                (Next::GoOn(rest, there), _) => (driven, threads) = (rest, there),
+            }
         }
     }
 
@@ -101,64 +158,143 @@ impl Background {
     ///
     /// # Panics
     /// If the work does.
-    pub(crate) async fn continued<T: Send + 'static>(&self, work: Work<T>) -> Option<T> {
-        let Some(threads) = self.threads() else {
+    pub(crate) async fn continued<T: Send + 'static>(&self, mut work: Work<T>) -> Option<T> {
+        let Some(pool) = self.pool(Threads::Background) else {
             return Some(work.await);
         };
-        // Ended with its caller, like everything that the caller awaits.
-        match AbortOnDropHandle::new(threads.spawn(work)).await {
-            Ok(done) => Some(done),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => None,
-            },
-        }
+        let giving_way = poll_fn(move |context| {
+            let polled = work.as_mut().poll(context);
+            if polled.is_pending() {
+                processors::give_way();
+            }
+            polled
+        });
+        on(pool, giving_way).await
     }
 
-    /// `None` if the system gives no threads: then everything runs on those of its caller.
-    fn threads(&self) -> Option<&Handle> {
-        let started = self.0.get_or_init(|| {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let runtime = Builder::new_multi_thread()
-                .worker_threads(threads)
-                .thread_name("background")
-                .enable_all()
-                .on_thread_start(|| {
-                    // If it is refused, the work is merely as important as the rest.
-                    if let Err(error) = priority::lower() {
-                        tracing::debug!(%error, "the priority of a thread was not lowered");
-                    }
+    /// `None` for those of the caller, and if the system gives no threads.
+    fn pool(&self, threads: Threads) -> Option<&Handle> {
+        let pool = match threads {
+            Threads::Foreground => return None,
+            Threads::Background => self
+                .giving_way
+                .get_or_init(|| start("background", self.processors, processors::lower)),
+            Threads::Confined => self.confined.get_or_init(|| {
+                start("confined", (self.processors / 2).max(1), || {
+                    processors::lower().and(processors::confine())
                 })
-                .build();
-            runtime
-                .inspect_err(|error| tracing::warn!(%error, "no threads for attempts that compute for long"))
-                .ok()
-        });
-        started.as_ref().map(Runtime::handle)
+            }),
+        };
+        pool.as_ref().map(Runtime::handle)
+    }
+}
+
+fn start(name: &str, threads: usize, prepare: fn() -> std::io::Result<()>) -> Option<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .on_thread_start(move || {
+            // If it is refused, the work is merely as important as the rest.
+            if let Err(error) = prepare() {
+                tracing::debug!(%error, "a thread was not set back behind the others");
+            }
+        })
+        .build()
+        .inspect_err(|error| tracing::warn!(%error, "no threads for attempts that compute for long"))
+        .ok()
+}
+
+/// Runs a future on other threads, to its end or that of its caller. `None`: the process is ending.
+async fn on<T: Send + 'static>(pool: &Handle, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match AbortOnDropHandle::new(pool.spawn(future)).await {
+        Ok(done) => Some(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
         // Whoever drops it may be a thread that must not block.
-        if let Some(Some(runtime)) = self.0.take() {
-            runtime.shutdown_background();
+        for pool in [self.giving_way.take(), self.confined.take()] {
+            if let Some(Some(runtime)) = pool {
+                runtime.shutdown_background();
+            }
         }
     }
 }
 
-fn poll_timed<T>(work: &mut Work<T>, context: &mut Context<'_>, spent: &mut Duration) -> Poll<T> {
-    let begun = computed();
-    let polled = work.as_mut().poll(context);
-    *spent += computed().saturating_sub(begun);
-    polled
+/// Work on its way from threads to threads.
+struct Driven<T> {
+    work: Work<T>,
+    effort: Effort,
+    untouched: Untouched,
+    /// The processor time that it is still to be confined for.
+    confined: Duration,
 }
 
-/// The processor time of this thread. Not the time on a clock: who was kept from computing by others has not computed for long.
-fn computed() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_nanos(nanos.unwrap_or(0))
+/// What comes after work has run on some threads.
+enum Next<T> {
+    /// Nothing.
+    Done(T),
+    /// The rest, on these.
+    GoOn(Driven<T>, Threads),
+}
+
+impl<T> Driven<T> {
+    /// Drives the work until it is done, or belongs on other threads.
+    async fn run_on(mut self, threads: Threads) -> (Next<T>, Effort) {
+        let done = poll_fn(|context| {
+            let begun = computed();
+            let polled = self.work.as_mut().poll(context);
+            self.count(computed().saturating_sub(begun));
+            if let Poll::Ready(done) = polled {
+                return Poll::Ready(Some(done));
+            }
+            if threads != Threads::Foreground {
+                processors::give_way();
+            }
+            if self.belongs(threads) == threads {
+                Poll::Pending
+            } else {
+                Poll::Ready(None)
+            }
+        })
+        .await;
+        let effort = self.effort;
+        let next = done.map_or_else(
+            || {
+                let there = self.belongs(threads);
+                Next::GoOn(self, there)
+            },
+            Next::Done,
+        );
+        (next, effort)
+    }
+
+    fn count(&mut self, took: Duration) {
+        self.effort.computed += took;
+        self.effort.longest = self.effort.longest.max(took);
+        if took >= STUBBORN {
+            // Once is enough: it may do so again at any time.
+            self.confined = Duration::MAX;
+        } else if self.confined != Duration::MAX {
+            self.confined = self.confined.saturating_sub(took) + self.untouched.take();
+        }
+    }
+
+    fn belongs(&self, threads: Threads) -> Threads {
+        if !self.confined.is_zero() {
+            Threads::Confined
+        } else if threads == Threads::Foreground && self.effort.computed < FOREGROUND {
+            Threads::Foreground
+        } else {
+            Threads::Background
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,10 +311,14 @@ mod tests {
         let background = Background::default();
         let here = thread();
         let (there, _) = background
-            .run(Box::pin(async { thread() }), Start::Foreground, &Wish::default())
+            .run(
+                Box::pin(async { thread() }),
+                Threads::Foreground,
+                &Untouched::default(),
+            )
             .await;
         assert_eq!(there.unwrap(), here);
-        assert!(background.0.get().is_none(), "no threads were needed");
+        assert!(background.giving_way.get().is_none(), "no threads were needed");
     }
 
     #[tokio::test]
@@ -187,34 +327,85 @@ mod tests {
         let (_, usual) = thread();
         let work = async {
             let before = thread();
-            let begun = computed();
-            while computed() - begun < FOREGROUND {}
-            tokio::task::yield_now().await;
+            compute(FOREGROUND).await;
             (before, thread())
         };
-        let (done, spent) = background
-            .run(Box::pin(work), Start::Foreground, &Wish::default())
+        let (done, effort) = background
+            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
             .await;
         let (before, after) = done.unwrap();
         assert_eq!(before.1, usual);
         assert_eq!(
             after,
-            ("background".to_owned(), (usual + priority::NICENESS).min(19))
+            ("background".to_owned(), (usual + processors::NICENESS).min(19))
         );
-        assert!(spent >= FOREGROUND);
+        assert!(effort.computed >= FOREGROUND);
+        assert_eq!(effort.threads(), Threads::Background);
+    }
+
+    /// Computes for so long, then lets others run.
+    async fn compute(time: Duration) {
+        let begun = computed();
+        while computed() - begun < time {}
+        tokio::task::yield_now().await;
     }
 
     #[tokio::test]
-    async fn work_that_wishes_for_it_goes_on_there_at_its_next_wait() {
-        let (background, wish) = (Background::default(), Wish::default());
-        let wished = wish.clone();
-        let work = async move {
-            wished.make();
-            tokio::task::yield_now().await;
-            thread().0
+    async fn work_that_is_granted_memory_is_confined_until_it_has_had_the_time_to_touch_it() {
+        let background = Background::default();
+        // Again if the machine itself stood still for a moment, which looks like work that does not come back.
+        for _ in 0..10 {
+            let untouched = Untouched::default();
+            let granted = untouched.clone();
+            let work = async move {
+                granted.add(20 << 20);
+                tokio::task::yield_now().await;
+                let at_first = thread().0;
+                for _ in 0..20 {
+                    compute(FOREGROUND).await;
+                }
+                let meanwhile = thread().0;
+                for _ in 0..100 {
+                    compute(FOREGROUND).await;
+                }
+                (at_first, meanwhile, thread().0)
+            };
+            let (there, effort) = background
+                .run(Box::pin(work), Threads::Foreground, &untouched)
+                .await;
+            if effort.longest < STUBBORN {
+                let names = ["confined", "confined", "background"].map(str::to_owned);
+                assert_eq!(there.unwrap(), names.into());
+                assert!(effort.computed >= 20 * TOUCH, "{effort:?}");
+                return;
+            }
+        }
+        panic!("it never came back in time");
+    }
+
+    #[tokio::test]
+    async fn work_that_does_not_come_back_is_confined_for_good() {
+        let background = Background::default();
+        let work = async {
+            compute(STUBBORN).await;
+            for _ in 0..100 {
+                compute(FOREGROUND).await;
+            }
+            (
+                thread().0,
+                rustix::thread::sched_getaffinity(None).unwrap().count(),
+            )
         };
-        let (there, _) = background.run(Box::pin(work), Start::Foreground, &wish).await;
-        assert_eq!(there.unwrap(), "background");
+        let (there, effort) = background
+            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
+            .await;
+        let half = rustix::thread::sched_getaffinity(None)
+            .unwrap()
+            .count()
+            .div_ceil(2);
+        assert_eq!(there.unwrap(), ("confined".to_owned(), half));
+        assert!(effort.longest >= STUBBORN);
+        assert_eq!(effort.threads(), Threads::Confined);
     }
 
     #[tokio::test]
@@ -225,11 +416,11 @@ mod tests {
             thread()
         };
         let here = thread();
-        let (there, spent) = background
-            .run(Box::pin(work), Start::Foreground, &Wish::default())
+        let (there, effort) = background
+            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
             .await;
         assert_eq!(there.unwrap(), here);
-        assert!(spent < 20 * FOREGROUND);
+        assert!(effort.computed < 20 * FOREGROUND);
     }
 
     #[tokio::test]
@@ -237,7 +428,7 @@ mod tests {
         let work: Work<()> = Box::pin(async { panic!("so it was") });
         let caller = tokio::spawn(async move {
             Background::default()
-                .run(work, Start::Background, &Wish::default())
+                .run(work, Threads::Background, &Untouched::default())
                 .await
         });
         let panic = caller.await.unwrap_err().into_panic();
@@ -254,7 +445,7 @@ mod tests {
         });
         let left = tokio::time::timeout(
             Duration::from_millis(50),
-            background.run(work, Start::Background, &Wish::default()),
+            background.run(work, Threads::Background, &Untouched::default()),
         )
         .await;
         assert!(left.is_err());

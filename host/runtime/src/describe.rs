@@ -9,7 +9,7 @@ use taskforge_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::{Start, Wish},
+    background::{Threads, Untouched},
     contract::{BindingsPre, handler::Description},
     host::{Attempt, HostState},
     inspect::Inspection,
@@ -80,7 +80,7 @@ pub(crate) async fn ask(
     };
     let (said, _) = shared
         .background
-        .run(Box::pin(described), Start::Background, &Wish::default())
+        .run(Box::pin(described), Threads::Background, &Untouched::default())
         .await;
     said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
 }
@@ -99,7 +99,7 @@ async fn call(
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,
-        wish: Wish::default(),
+        untouched: Untouched::default(),
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {

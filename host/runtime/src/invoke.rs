@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    background::{Start, Wish},
+    background::{Effort, Threads, Untouched},
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
@@ -58,7 +58,7 @@ pub struct Invocation {
     /// Called with each of the handler's reports, on the thread that runs it; must not block.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     /// Which threads it begins on.
-    pub start: Start,
+    pub threads: Threads,
 }
 
 /// What an attempt came to.
@@ -70,8 +70,8 @@ pub struct Invoked {
     pub usage: Usage,
     /// What the handler and the host had to say, oldest first.
     pub logs: Vec<LogLine>,
-    /// The processor time that it took.
-    pub computed: Duration,
+    /// What it took of the processors.
+    pub effort: Effort,
 }
 
 /// See [`crate::Runtime::invoke`].
@@ -100,19 +100,22 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         }
         _ => return unused(verdict::cancelled()),
     };
-    let (start, wish) = (invocation.start, Wish::default());
+    let (threads, untouched) = (invocation.threads, Untouched::default());
     let entered = Entered {
         shared: Arc::clone(shared),
         info: Arc::clone(plugin.shared_info()),
         config: Arc::clone(plugin.config()),
         code,
         invocation,
-        wish: wish.clone(),
+        untouched: untouched.clone(),
         _slot: slot,
     };
-    let (ended, computed) = shared.background.run(Box::pin(entered.run()), start, &wish).await;
+    let running = shared
+        .background
+        .run(Box::pin(entered.run()), threads, &untouched);
+    let (ended, effort) = running.await;
     let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
-    Invoked { computed, ..ended }
+    Invoked { effort, ..ended }
 }
 
 /// An attempt that has its code and its instance.
@@ -122,7 +125,7 @@ struct Entered {
     config: Arc<Values>,
     code: Arc<Code>,
     invocation: Invocation,
-    wish: Wish,
+    untouched: Untouched,
     // The last to go: what is dropped before it includes the instance.
     _slot: OwnedSemaphorePermit,
 }
@@ -143,7 +146,7 @@ impl Entered {
             egress: Arc::clone(&shared.egress),
             config: Arc::clone(&self.config),
             key_value: shared.config.key_value.clone(),
-            wish: self.wish.clone(),
+            untouched: self.untouched.clone(),
         };
         let id = invocation.task.to_string();
         let task = Task {
@@ -201,7 +204,7 @@ fn unused(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
-        computed: Duration::ZERO,
+        effort: Effort::default(),
     }
 }
 
@@ -222,7 +225,7 @@ fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, star
         outcome,
         usage,
         logs,
-        computed: Duration::ZERO,
+        effort: Effort::default(),
     }
 }
 

@@ -19,7 +19,7 @@
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
 //! | [`background`] | threads of a lower priority, for attempts that compute for long |
-//! | `priority` | less of a processor for a thread |
+//! | `processors` | what the threads of attempts leave to others |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
@@ -42,7 +42,7 @@ mod host;
 mod limiter;
 mod load;
 mod log;
-mod priority;
+mod processors;
 mod refusal;
 mod residents;
 mod verdict;
@@ -58,7 +58,7 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
-pub use background::Start;
+pub use background::{Effort, Threads};
 pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};

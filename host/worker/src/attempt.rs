@@ -8,7 +8,7 @@ use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
-use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime, Start};
+use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime, Threads};
 use taskforge_store::{Commit, Completion, Store, StoreError};
 
 use crate::{
@@ -200,7 +200,7 @@ fn failed(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
-        computed: Duration::ZERO,
+        effort: Effort::default(),
     }
 }
 
@@ -221,9 +221,9 @@ async fn invoke_timed(
     place: Option<Place>,
 ) -> Invoked {
     let Some(mut place) = place else {
-        return invoke(bench, plugin, task, guard, Start::default()).await;
+        return invoke(bench, plugin, task, guard, Threads::default()).await;
     };
-    let mut running = pin!(invoke(bench, plugin, task, guard, place.start()));
+    let mut running = pin!(invoke(bench, plugin, task, guard, place.threads()));
     let invoked = match poll!(running.as_mut()) {
         Poll::Ready(invoked) => invoked,
         // Only now, so that most attempts need no timer.
@@ -236,7 +236,7 @@ async fn invoke_timed(
             }
         },
     };
-    place.observe(Duration::from_micros(invoked.usage.wall_micros), invoked.computed);
+    place.observe(Duration::from_micros(invoked.usage.wall_micros), invoked.effort);
     invoked
 }
 
@@ -245,7 +245,7 @@ async fn invoke(
     plugin: &Plugin,
     task: &ClaimedTask,
     guard: &RunningGuard,
-    start: Start,
+    threads: Threads,
 ) -> Invoked {
     let (board, id, run_lease) = (bench.progress.clone(), task.id, task.run_lease);
     bench
@@ -260,7 +260,7 @@ async fn invoke(
                 input: task.input.clone(),
                 cancel: guard.switch().token(),
                 progress: Some(Arc::new(move |progress| board.report(id, run_lease, progress))),
-                start,
+                threads,
             },
         )
         .await

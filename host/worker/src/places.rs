@@ -12,7 +12,7 @@ use std::{
 };
 
 use taskforge_domain::{TaskType, TenantId};
-use taskforge_runtime::{Start, background::FOREGROUND};
+use taskforge_runtime::{Effort, Threads};
 use tokio::sync::{Notify, oneshot};
 
 /// How long a task may be expected to wait for a place after it was claimed; and how long an attempt runs before it counts as slow.
@@ -36,7 +36,7 @@ const RESERVE: usize = 4;
 /// Of the reserve, this part is for one lane.
 const SHARE: usize = 4;
 
-/// Lanes of which it is known for how long they compute. Each is some hundred bytes.
+/// Lanes of which it is known what they take of the processors. Each is some hundred bytes.
 const MAX_KNOWN: usize = 4_096;
 
 type LaneKey = (TenantId, TaskType);
@@ -69,14 +69,14 @@ struct State {
     slow: usize,
     /// Tasks that wait for their code.
     aside: usize,
-    /// Average time of an attempt, in microseconds.
-    pace: u32,
+    /// Average time of an attempt.
+    pace: Duration,
     /// Those of which something runs or waits.
     lanes: HashMap<LaneKey, Lane>,
     /// Those of which something waits, in the order in which they get places.
     turns: VecDeque<LaneKey>,
-    /// Average time that an attempt of a lane computes, in microseconds.
-    computing: HashMap<LaneKey, u32>,
+    /// What an attempt of a lane takes on average.
+    efforts: HashMap<LaneKey, Effort>,
     tickets: u64,
 }
 
@@ -133,10 +133,10 @@ impl Places {
                 slow: 0,
                 aside: 0,
                 // Slow, until attempts have shown otherwise.
-                pace: u32::MAX / 2,
+                pace: Duration::from_secs(2_000),
                 lanes: HashMap::new(),
                 turns: VecDeque::new(),
-                computing: HashMap::new(),
+                efforts: HashMap::new(),
                 tickets: 0,
             }),
             freed: Notify::new(),
@@ -187,7 +187,7 @@ impl Places {
                     .min((self.usual + self.reserve).saturating_sub(state.slow)),
             )
         };
-        let pace = u128::from(state.pace.max(1));
+        let pace = state.pace.as_micros().max(1);
         let most = places * (MOST - 1);
         let more = usize::try_from(places as u128 * PATIENCE.as_micros() / pace).unwrap_or(most);
         // What cannot begin is held for nothing: it is handed back soon, or waits for its code.
@@ -360,14 +360,12 @@ impl Places {
 
 impl Place {
     /// Where the attempt is to begin, by what the lane's attempts before it were like.
-    pub(crate) fn start(&self) -> Start {
+    pub(crate) fn threads(&self) -> Threads {
         let state = self.places.lock();
-        let average = state.computing.get(&self.lane).copied().unwrap_or(0);
-        if u128::from(average) >= FOREGROUND.as_micros() {
-            Start::Background
-        } else {
-            Start::Foreground
-        }
+        state
+            .efforts
+            .get(&self.lane)
+            .map_or_else(Threads::default, Effort::threads)
     }
 
     /// The attempt has taken longer than [`PATIENCE`].
@@ -387,30 +385,24 @@ impl Place {
     }
 
     /// Takes what an attempt took into the averages.
-    pub(crate) fn observe(&self, time: Duration, computed: Duration) {
+    pub(crate) fn observe(&self, time: Duration, effort: Effort) {
         let mut state = self.places.lock();
         // Slow ones count by their number; a few of them shall not hide for long that the others are quick.
         state.pace = average(state.pace, time.min(4 * PATIENCE), INERTIA);
-        match state.computing.get_mut(&self.lane) {
-            Some(known) => *known = average(*known, computed, LANE_INERTIA),
-            None => {
-                if state.computing.len() >= MAX_KNOWN {
-                    state.computing.clear();
-                }
-                state.computing.insert(self.lane.clone(), micros(computed));
+        if let Some(known) = state.efforts.get_mut(&self.lane) {
+            known.computed = average(known.computed, effort.computed, LANE_INERTIA);
+            known.longest = average(known.longest, effort.longest, LANE_INERTIA);
+        } else {
+            if state.efforts.len() >= MAX_KNOWN {
+                state.efforts.clear();
             }
+            state.efforts.insert(self.lane.clone(), effort);
         }
     }
 }
 
-fn micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros())
-        .unwrap_or(u32::MAX)
-        .min(u32::MAX / 2)
-}
-
-fn average(known: u32, time: Duration, inertia: u32) -> u32 {
-    known - known / inertia + micros(time) / inertia
+fn average(known: Duration, time: Duration, inertia: u32) -> Duration {
+    known - known / inertia + time / inertia
 }
 
 impl Drop for Place {

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{engine, priority};
+use crate::{engine, processors};
 
 /// The exit code that goes with a reason why a component cannot be compiled.
 pub(super) const REFUSED: i32 = 65;
@@ -53,8 +53,9 @@ impl CompileJob {
 
     /// Gives up, for good, what the compilation must not take.
     fn confine(&self) -> io::Result<()> {
-        // Lower than anything a host does besides, so that a compilation takes only what attempts leave.
-        priority::lower()?;
+        // Lower than anything a host does besides, so that a compilation takes only what attempts leave. And it does not give way by itself.
+        processors::lower()?;
+        processors::confine()?;
         // A compiler that crashes on a stranger's file is no reason to fill the disk.
         lower(Resource::Core, 0, 0)?;
         lower(Resource::Cpu, self.seconds, self.seconds + 1)?;

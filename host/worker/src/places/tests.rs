@@ -48,11 +48,11 @@ fn quick_attempts_let_a_worker_hold_more_and_slow_ones_do_not() {
     assert_eq!(places.limit(), 100);
     let place = take(&places, "quick").unwrap();
     for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Duration::ZERO);
+        place.observe(Duration::from_micros(50), Effort::default());
     }
     assert_eq!(places.limit(), 800);
     for _ in 0..500 {
-        place.observe(Duration::from_secs(1), Duration::ZERO);
+        place.observe(Duration::from_secs(1), Effort::default());
     }
     assert!((100..130).contains(&places.limit()), "{}", places.limit());
 }
@@ -62,7 +62,7 @@ fn what_slow_attempts_occupy_is_not_counted_on() {
     let places = places_of(40);
     let place = take(&places, "quick").unwrap();
     for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Duration::ZERO);
+        place.observe(Duration::from_micros(50), Effort::default());
     }
     drop(place);
     assert_eq!(places.limit(), 320);
@@ -133,7 +133,7 @@ async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
     let places = places_of(64);
     let place = take(&places, "quick").unwrap();
     for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Duration::ZERO);
+        place.observe(Duration::from_micros(50), Effort::default());
     }
     drop(place);
     let (_first, _second) = (
@@ -257,17 +257,25 @@ async fn who_stops_waiting_leaves_nothing_behind() {
 fn a_lane_that_computes_for_long_begins_in_the_background() {
     let places = places_of(4);
     let (long, short) = (take(&places, "long").unwrap(), take(&places, "short").unwrap());
-    assert_eq!(long.start(), Start::Foreground, "nothing is known yet");
+    assert_eq!(long.threads(), Threads::Foreground, "nothing is known yet");
+    let effort = |computed, longest| Effort {
+        computed: Duration::from_micros(computed),
+        longest: Duration::from_micros(longest),
+    };
     for _ in 0..20 {
-        long.observe(Duration::from_secs(1), Duration::from_secs(1));
-        short.observe(Duration::from_secs(1), FOREGROUND / 10);
+        long.observe(Duration::from_secs(1), effort(1_000_000, 100));
+        short.observe(Duration::from_secs(1), effort(50, 50));
     }
     assert_eq!(
-        (long.start(), short.start()),
-        (Start::Background, Start::Foreground)
+        (long.threads(), short.threads()),
+        (Threads::Background, Threads::Foreground)
     );
-    for _ in 0..200 {
-        long.observe(Duration::from_secs(1), Duration::ZERO);
+    for _ in 0..20 {
+        long.observe(Duration::from_secs(1), effort(1_000_000, 30_000));
     }
-    assert_eq!(long.start(), Start::Foreground);
+    assert_eq!(long.threads(), Threads::Confined, "it does not give way");
+    for _ in 0..200 {
+        long.observe(Duration::from_secs(1), Effort::default());
+    }
+    assert_eq!(long.threads(), Threads::Foreground);
 }
