@@ -74,13 +74,15 @@ pub(crate) async fn ask(
         config: BTreeMap::new(),
     });
     let (host, bindings) = (Arc::clone(shared), bindings.clone());
+    let untouched = Untouched::default();
+    let granted = untouched.clone();
     let described = async move {
         let _slot = slot;
-        call(&host, &bindings, info).await
+        call(&host, &bindings, info, granted).await
     };
     let (said, _) = shared
         .background
-        .run(Box::pin(described), Threads::Background, &Untouched::default())
+        .run(Box::pin(described), Threads::Background, &untouched)
         .await;
     said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
 }
@@ -89,6 +91,7 @@ async fn call(
     shared: &Shared,
     bindings: &BindingsPre<HostState>,
     info: Arc<PluginInfo>,
+    untouched: Untouched,
 ) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -99,7 +102,7 @@ async fn call(
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,
-        untouched: Untouched::default(),
+        untouched,
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {

@@ -8,7 +8,7 @@
 use std::{cell::Cell, fs::File, io, os::unix::fs::FileExt as _, sync::LazyLock, time::Duration};
 
 use rustix::{
-    process::nice,
+    process::{getpriority_process, setpriority_process},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
@@ -23,23 +23,48 @@ const TURN: Duration = Duration::from_micros(300);
 /// How long it then leaves its processor to them: enough for several of the quick steps that a task takes through the processes of a fleet.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Lowers the priority of the calling thread, and of the processes that it starts.
-pub(crate) fn lower() -> io::Result<()> {
-    nice(NICENESS)?;
-    Ok(())
+/// What a thread has of the processors by itself. What is made of it is absolute, because threads inherit from whichever thread starts them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    niceness: i32,
+    /// `None` where the system does not say.
+    allowed: Option<CpuSet>,
 }
 
-/// Keeps the calling thread, and the processes that it starts, on half of the processors that it may use: the same half in every process of
-/// the machine, so that the other half is free of whatever is confined, however many processes do so. A single processor is all.
-pub(crate) fn confine() -> io::Result<()> {
-    let allowed = sched_getaffinity(None)?;
-    let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-    let mut half = CpuSet::new();
-    for &cpu in usable.iter().skip(usable.len() / 2) {
-        half.set(cpu);
+impl Share {
+    pub(crate) fn of_this_thread() -> Self {
+        Self {
+            niceness: getpriority_process(None).unwrap_or(0),
+            allowed: sched_getaffinity(None).ok(),
+        }
     }
-    sched_setaffinity(None, &half)?;
-    Ok(())
+
+    /// Gives the calling thread, and the processes that it starts, this share with a lower priority.
+    pub(crate) fn lower(&self) -> io::Result<()> {
+        setpriority_process(None, (self.niceness + NICENESS).min(19))?;
+        match &self.allowed {
+            Some(allowed) if sched_getaffinity(None)? != *allowed => Ok(sched_setaffinity(None, allowed)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Self::lower`], and half of the processors: the same half in every process of the machine with the same share, so that the other
+    /// half is free of whatever is confined, however many processes do so. A single processor is all. (Two that are one core to the machine
+    /// may be in different halves; they share it as any two threads would.)
+    pub(crate) fn confine(&self) -> io::Result<()> {
+        // One may be allowed without the other.
+        let lowered = self.lower();
+        if let Some(allowed) = &self.allowed {
+            let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+            let kept = (usable.len() / 2).max(1);
+            let mut half = CpuSet::new();
+            for &cpu in usable.iter().rev().take(kept) {
+                half.set(cpu);
+            }
+            sched_setaffinity(None, &half)?;
+        }
+        lowered
+    }
 }
 
 /// The processor time of this thread. Not the time on a clock: who was kept from computing by others has not computed for long.
@@ -65,15 +90,17 @@ pub(crate) fn give_way() {
     });
 }
 
+/// The processors of the whole machine, as the load is the whole machine's.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
+    let online = online.ok().and_then(|text| count(text.trim()));
+    // Counts only those that this process may use.
+    online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+});
+
 /// Whether more threads of this machine want to run than it has processors. Where the system does not say, they never do. Costs 1 µs.
 fn is_crowded() -> bool {
     static LOAD: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/loadavg").ok());
-    static PROCESSORS: LazyLock<usize> = LazyLock::new(|| {
-        let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-        let online = online.ok().and_then(|text| count(text.trim()));
-        // Of the whole machine, as the load is; the latter counts only those that this process may use.
-        online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-    });
     let mut text = [0; 64];
     let read = LOAD.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
     let load = read.and_then(|read| std::str::from_utf8(text.get(..read)?).ok());
@@ -112,27 +139,47 @@ mod tests {
 
     #[test]
     fn who_is_confined_keeps_half_of_the_processors() {
-        let (before, after) = std::thread::spawn(|| {
-            let before = sched_getaffinity(None).unwrap();
-            confine().unwrap();
-            (before, sched_getaffinity(None).unwrap())
-        })
-        .join()
-        .unwrap();
-        assert_eq!(after.count(), before.count().div_ceil(2));
-        assert!((0..CpuSet::MAX_CPU).all(|cpu| before.is_set(cpu) || !after.is_set(cpu)));
-        let again = std::thread::spawn(|| {
-            confine().unwrap();
-            sched_getaffinity(None).unwrap()
-        });
-        assert_eq!(again.join().unwrap(), after, "the same half for all");
+        let share = Share::of_this_thread();
+        let allowed = share.allowed.unwrap();
+        let confined = || {
+            std::thread::spawn(move || {
+                share.confine().unwrap();
+                // From a thread that is confined.
+                let by_it = std::thread::spawn(move || {
+                    let inherited = sched_getaffinity(None).unwrap();
+                    share.lower().unwrap();
+                    (
+                        inherited,
+                        sched_getaffinity(None).unwrap(),
+                        getpriority_process(None).unwrap(),
+                    )
+                });
+                (sched_getaffinity(None).unwrap(), by_it.join().unwrap())
+            })
+            .join()
+            .unwrap()
+        };
+        let (half, (inherited, whole, niceness)) = confined();
+        assert_eq!(half.count(), (allowed.count() / 2).max(1));
+        assert!((0..CpuSet::MAX_CPU).all(|cpu| allowed.is_set(cpu) || !half.is_set(cpu)));
+        assert_eq!(
+            (inherited, whole),
+            (half, allowed),
+            "what is inherited is not kept"
+        );
+        assert_eq!(niceness, (share.niceness + NICENESS).min(19), "nor added to");
+        assert_eq!(confined().0, half, "the same half for all");
     }
 
     #[test]
     fn a_machine_is_crowded_when_more_threads_compute_than_it_has_processors() {
         use std::sync::atomic::{AtomicBool, Ordering};
         static OVER: AtomicBool = AtomicBool::new(false);
-        let busy: Vec<_> = (0..2 * std::thread::available_parallelism().unwrap().get())
+        if std::thread::available_parallelism().unwrap().get() < *PROCESSORS {
+            println!("this process may not use all processors, so it cannot crowd them");
+            return;
+        }
+        let busy: Vec<_> = (0..2 * *PROCESSORS)
             .map(|_| {
                 std::thread::spawn(|| {
                     while !OVER.load(Ordering::Relaxed) {
@@ -141,13 +188,15 @@ mod tests {
                 })
             })
             .collect();
-        let begun = std::time::Instant::now();
-        while !is_crowded() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "never crowded");
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        let mut was_crowded = false;
+        while !was_crowded && std::time::Instant::now() < until {
+            was_crowded = is_crowded();
         }
         OVER.store(true, Ordering::Relaxed);
         for thread in busy {
             thread.join().unwrap();
         }
+        assert!(was_crowded);
     }
 }

@@ -277,8 +277,8 @@ impl Runtime {
     }
 
     /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its
-    /// limits have ended it or it was cancelled. One that computes for longer than [`FOREGROUND`](crate::background::FOREGROUND) is
-    /// continued on threads of a lower priority than the caller's.
+    /// limits have ended it or it was cancelled. One that computes for long is continued on
+    /// threads that give way to the caller's.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }

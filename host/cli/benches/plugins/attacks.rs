@@ -1,7 +1,13 @@
 //! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of the fleet's slots (or all that it can
 //! get), beside the same tasks on a quiet fleet.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use taskforge_testing::{guests, web};
@@ -17,8 +23,10 @@ const SECONDS: Duration = Duration::from_secs(10);
 const CONCURRENCY: u32 = 32;
 /// More than that, so that some always wait.
 const ATTACKERS: usize = 64;
-/// Without a cap, far more than there are slots.
-const MANY: usize = 1_000;
+/// Without a cap, more than there are places, so that some always wait.
+const MANY: usize = 128;
+/// As many as the door takes at a time.
+const PUSHERS: usize = 4;
 
 pub(crate) async fn measure() {
     let bed = Bed::new();
@@ -139,31 +147,73 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
     figures
 }
 
-/// Components that are attacks by themselves, pushed one after the other while the neighbour works.
+/// Components that are attacks by themselves, pushed as often as the door takes them while the neighbour works.
 async fn pushes(bed: &Bed, quiet: &latency::Figures) {
-    let bomb = {
-        // One function of a hundred thousand nested additions: slow to compile, small to send.
-        let body = "(i32.add (i32.const 1) ".repeat(2_000) + "(i32.const 1)" + &")".repeat(2_000);
-        let functions: String = (0..2_000)
-            .map(|n| format!("(func (export \"f{n}\") (result i32) {body})"))
-            .collect();
-        wat::parse_str(format!("(component (core module {functions}))")).unwrap()
-    };
     let endless = wat::parse_str(guests::wat("endless_describe")).unwrap();
     for (name, component) in [
-        ("a bomb for the compiler", bomb),
+        ("a bomb for the compiler", bomb()),
         ("an endless describe", endless),
     ] {
+        let (pushed, answers) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let pushers: Vec<_> = (0..PUSHERS)
+            .map(|_| {
+                let (http, url) = (bed.http.clone(), bed.url("/plugins"));
+                let (component, pushed, answers) =
+                    (component.clone(), Arc::clone(&pushed), Arc::clone(&answers));
+                tokio::spawn(async move {
+                    loop {
+                        let push = http.post(&url).bearer_auth(crate::bed::KEY);
+                        let push = push.header("content-type", "application/wasm");
+                        let status = push
+                            .body(another(&component, pushed.fetch_add(1, Ordering::Relaxed)))
+                            .send()
+                            .await
+                            .unwrap()
+                            .status();
+                        assert_eq!(status, 422, "it was to be refused");
+                        answers.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let moment = latency::now(bed);
         let load = Load::start(bed, "fibonacci", RATE);
-        let mut answers = Vec::new();
-        let until = std::time::Instant::now() + SECONDS;
-        while std::time::Instant::now() < until {
-            answers.push(bed.push("", component.clone()).await.0);
-        }
+        tokio::time::sleep(SECONDS).await;
         load.finish(bed, "fibonacci").await;
         let figures = latency::since(bed, "fibonacci", &moment);
-        let name = format!("{} pushes of {name} of {} bytes", answers.len(), component.len());
+        // Nobody waits for the answers any more, so what is under way is called off.
+        pushers.iter().for_each(tokio::task::JoinHandle::abort);
+        let name = format!(
+            "{PUSHERS} pushes at a time of {name} of {} bytes, {} answered",
+            component.len(),
+            answers.load(Ordering::Relaxed)
+        );
         print(&name, &figures, quiet);
     }
+}
+
+/// The same with other bytes, since what was refused once is refused at once from then on: a custom section at the end, named `n`.
+fn another(component: &[u8], number: u32) -> Vec<u8> {
+    let section = [0, 6, 1, b'n'];
+    [component, &section, &number.to_le_bytes()].concat()
+}
+
+/// A handler that takes a minute and much memory to compile: where each of many loops begins, each of many locals is merged.
+fn bomb() -> Vec<u8> {
+    let (locals, loops) = (3000, 1500);
+    let body: String = (0..loops)
+        .map(|index| {
+            let (to, from) = ((index * 7) % locals, (index * 13) % locals);
+            format!(
+                "(loop (local.set {to} (i32.add (local.get {to}) (local.get {from}))) (br_if 0 (local.get {})))",
+                index % locals
+            )
+        })
+        .collect();
+    let function = format!("(func (local {}) {body})", "i32 ".repeat(locals));
+    let text = format!(
+        r#"(component (core module {function}) (instance $i) (export "taskforge:plugin/handler@0.1.0" (instance $i)))"#
+    );
+    wat::parse_str(text).unwrap()
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{engine, processors};
+use crate::{engine, processors::Share};
 
 /// The exit code that goes with a reason why a component cannot be compiled.
 pub(super) const REFUSED: i32 = 65;
@@ -54,8 +54,9 @@ impl CompileJob {
     /// Gives up, for good, what the compilation must not take.
     fn confine(&self) -> io::Result<()> {
         // Lower than anything a host does besides, so that a compilation takes only what attempts leave. And it does not give way by itself.
-        processors::lower()?;
-        processors::confine()?;
+        // Where that is forbidden it only takes more than it should, which is no reason to compile nothing. Nor to say so: the first line that
+        // is said is taken for the reason of a failure.
+        Share::of_this_thread().confine().ok();
         // A compiler that crashes on a stranger's file is no reason to fill the disk.
         lower(Resource::Core, 0, 0)?;
         lower(Resource::Cpu, self.seconds, self.seconds + 1)?;
