@@ -54,9 +54,13 @@ pub(crate) struct Held {
 /// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged or refused that, not before: a worker
 /// that cannot commit must not claim more.
 pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
-    let Held { task, guard, .. } = &held;
+    let mut held = held;
+    let Held {
+        task, guard, slot, ..
+    } = &mut held;
+    let (task, guard) = (&*task, &*guard);
     let completion = match bench.live.get(&task.task_type, task.id) {
-        Some(serving) => match execute_safely(&bench, &serving, task, guard).await {
+        Some(serving) => match execute_safely(&bench, &serving, task, guard, slot).await {
             Executed::Ended(invoked) => {
                 observe(task, &invoked);
                 conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
@@ -102,12 +106,13 @@ async fn execute_safely(
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
+    slot: &mut Slot,
 ) -> Executed {
     if serving.owner.as_ref().is_some_and(|owner| *owner != task.tenant) {
         let message = "the plugin belongs to another tenant; it was not there when the task was accepted";
         return Executed::Ended(failed(Failure::new(FailureKind::Permanent, message)));
     }
-    let executed = AssertUnwindSafe(execute(bench, serving, task, guard))
+    let executed = AssertUnwindSafe(execute(bench, serving, task, guard, slot))
         .catch_unwind()
         .await;
     executed.unwrap_or_else(|_| Executed::Ended(panicked()))
@@ -123,6 +128,7 @@ async fn execute(
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
+    slot: &mut Slot,
 ) -> Executed {
     let is_current = || bench.live.is_current(&task.task_type, task.id);
     if serving.recheck
@@ -139,7 +145,7 @@ async fn execute(
     let place = tokio::select! {
         biased;
         () = stopped.cancelled() => None,
-        place = enter(bench, &serving.plugin, task) => match place {
+        place = enter(bench, &serving.plugin, slot) => match place {
             Some(place) => Some(place),
             None => return Executed::NotHere("slow attempts take all the places that it can have on this worker"),
         },
@@ -162,14 +168,14 @@ async fn execute(
 }
 
 /// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`: it is better off on another worker.
-async fn enter(bench: &Bench, plugin: &Plugin, task: &ClaimedTask) -> Option<Place> {
+async fn enter(bench: &Bench, plugin: &Plugin, slot: &mut Slot) -> Option<Place> {
     let mut prepared = pin!(bench.runtime.prepare(plugin));
     if poll!(prepared.as_mut()).is_pending() {
-        let _aside = bench.places.set_aside(&task.tenant, &task.task_type);
+        let _aside = slot.set_aside();
         // Why the code cannot be had the attempt says.
         prepared.await.ok();
     }
-    bench.places.enter(&task.tenant, &task.task_type).await
+    slot.enter().await
 }
 
 /// What is wrong with an input that was accepted before this version ran: the door checked it against another one.

@@ -16,7 +16,7 @@ use crate::{
     config::WorkerConfig,
     heartbeat::StoreBackoff,
     orphans,
-    places::Places,
+    places::{Crowd, Places},
     policy::PolicyCopy,
     teller::News,
 };
@@ -80,28 +80,56 @@ struct Wanted {
     wait: Duration,
     /// Not everything that could be asked for is, so what does not come says nothing about a backlog.
     is_partial: bool,
+    /// Fewer are asked for than there is room for, so to get them all says nothing about a backlog either.
+    is_cut: bool,
 }
 
 /// Leaves out the closed types, whose tasks would only wait here: another worker may have room for them. But a lane is one tenant's, and the
 /// type may have others, so from time to time a few of them are asked for nevertheless; those that cannot begin go back.
+///
+/// Types that have room for a few tasks only are asked for in turns with those that have more.
 #[derive(Default)]
 struct Probe {
     last: Option<Instant>,
+    was_tight: bool,
 }
 
 impl Probe {
-    fn restrict(&mut self, mut wanted: Wanted, closed: &[TaskType]) -> Wanted {
-        if closed.is_empty() {
+    fn restrict(&mut self, mut wanted: Wanted, crowd: &Crowd) -> Wanted {
+        if *crowd == Crowd::default() {
             return wanted;
         }
         wanted.is_partial = true;
-        if self.last.is_none_or(|last| last.elapsed() >= PROBE) {
+        let is_due = || self.last.is_none_or(|last| last.elapsed() >= PROBE);
+        if !crowd.closed.is_empty() && is_due() {
             self.last = Some(Instant::now());
             wanted.free = wanted.free.min(PROBED);
             wanted.wait = Duration::ZERO;
+            wanted.is_cut = true;
+            return wanted;
+        }
+        let is_closed = |name: &TaskType| crowd.closed.contains(name);
+        let is_open = |name: &TaskType| !is_closed(name) && !crowd.tight.contains(name);
+        let is_any_open = wanted.types.iter().any(is_open);
+        let is_tight = !crowd.tight.is_empty() && (!is_any_open || !self.was_tight);
+        self.was_tight = is_tight;
+        // In the order that they have: a broker takes a list that it has not seen before for a new worker's.
+        if is_tight {
+            wanted.types = wanted
+                .types
+                .iter()
+                .filter(|name| !is_closed(name))
+                .cloned()
+                .collect();
+            wanted.is_cut = crowd.room < wanted.free;
+            wanted.free = wanted.free.min(crowd.room);
         } else {
-            let open = wanted.types.iter().filter(|name| !closed.contains(name));
-            wanted.types = open.cloned().collect();
+            wanted.types = wanted
+                .types
+                .iter()
+                .filter(|name| is_open(name))
+                .cloned()
+                .collect();
             wanted.wait = wanted.wait.min(RECHECK);
         }
         wanted
@@ -145,8 +173,9 @@ impl Claims {
                 free,
                 wait,
                 is_partial: false,
+                is_cut: false,
             };
-            let wanted = probe.restrict(all, &places.closed());
+            let wanted = probe.restrict(all, &places.crowd());
             if wanted.is_partial && wanted.types.is_empty() {
                 // Nothing to ask for before something ends.
                 stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed()))
@@ -171,7 +200,7 @@ impl Claims {
                         self.config.hint_wait
                     };
                     // Hints that were of no use may be followed by better ones.
-                    is_backlog = haul.tasks.len() == wanted.free;
+                    is_backlog = haul.tasks.len() == wanted.free && !wanted.is_cut;
                     if haul.tasks.is_empty() && !had_hints {
                         let pause = if wanted.is_partial { RECHECK } else { POLL };
                         stop.run_until_cancelled(tokio::time::sleep(pause.saturating_sub(asked.elapsed())))
@@ -288,12 +317,13 @@ impl Claims {
             let counted = haul.counted.remove(&task.id);
             // Entered here and not in the attempt's own time: the next comparison must find it.
             let guard = self.bench.running.enter(task.id, task.run_lease);
+            let slot = self.bench.places.hold(&task.tenant, &task.task_type);
             self.attempts.spawn(attempt::run(
                 self.bench.clone(),
                 attempt::Held {
                     task,
                     guard,
-                    slot: self.bench.places.hold(),
+                    slot,
                     counted,
                 },
             ));

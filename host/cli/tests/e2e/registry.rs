@@ -96,10 +96,16 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     let staged = run(&server, &["plugin", "push", &two, "--stage"]);
     assert!(staged.contains("plugin activate shellplug 1.1.0"), "{staged}");
     assert_eq!(version_of_a_task(&server, "shellplug").await, "1.0.0");
-    run(&server, &["plugin", "activate", "shellplug", "1.1.0"]);
-    assert_eq!(version_of_a_task(&server, "shellplug").await, "1.1.0");
-    run(&server, &["plugin", "rollback", "shellplug"]);
-    assert_eq!(version_of_a_task(&server, "shellplug").await, "1.0.0");
+    for (change, version) in [
+        (&["plugin", "activate", "shellplug", "1.1.0"][..], "1.1.0"),
+        (&["plugin", "rollback", "shellplug"], "1.0.0"),
+    ] {
+        run(&server, change);
+        wait_until("the worker has heard of it", async || {
+            version_of_a_task(&server, "shellplug").await == version
+        })
+        .await;
+    }
 
     let canary = ["plugin", "canary", "shellplug", "1.1.0", "--percent", "50"];
     assert_eq!(json(&server, &canary)["canary"]["percent"], 50);

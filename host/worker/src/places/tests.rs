@@ -1,4 +1,11 @@
-use super::*;
+use std::time::Duration;
+
+use taskforge_runtime::{Effort, Threads};
+
+use super::{
+    held::{BLOCKED, Waiting},
+    *,
+};
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -38,8 +45,27 @@ fn take_slow(places: &Arc<Places>, name: &str, most: usize) -> Vec<Place> {
 }
 
 fn spawn(places: &Arc<Places>, name: &str) -> tokio::task::JoinHandle<Option<Place>> {
-    let (places, name) = (places.clone(), task_type(name));
-    tokio::spawn(async move { places.enter(&tenant("t"), &name).await })
+    let mut slot = hold(places, name);
+    tokio::spawn(async move { slot.enter().await })
+}
+
+fn hold(places: &Arc<Places>, name: &str) -> Slot {
+    places.hold(&tenant("t"), &task_type(name))
+}
+
+fn closed(names: &[&str]) -> Crowd {
+    Crowd {
+        closed: names.iter().map(|name| task_type(name)).collect(),
+        ..Crowd::default()
+    }
+}
+
+/// Lets a lane's average be this.
+fn teach(places: &Arc<Places>, name: &str, time: Duration) {
+    let place = take(places, name).unwrap();
+    for _ in 0..5_000 {
+        place.observe(time, Effort::default());
+    }
 }
 
 #[test]
@@ -60,11 +86,7 @@ fn quick_attempts_let_a_worker_hold_more_and_slow_ones_do_not() {
 #[test]
 fn what_slow_attempts_occupy_is_not_counted_on() {
     let places = places_of(40);
-    let place = take(&places, "quick").unwrap();
-    for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Effort::default());
-    }
-    drop(place);
+    teach(&places, "quick", Duration::from_micros(50));
     assert_eq!(places.limit(), 320);
     let some = take_slow(&places, "slow", 20);
     assert_eq!(places.limit(), 20 + 8 * 20);
@@ -82,9 +104,19 @@ fn a_lane_alone_has_all_the_usual_places_and_little_of_the_reserve() {
     assert_eq!(slow.len(), 64);
     let other = take_slow(&places, "other", usize::MAX);
     assert_eq!(other.len(), 4, "a quarter of the reserve of sixteen");
-    let lanes = (0..4).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX));
+}
+
+#[test]
+fn the_last_places_of_the_reserve_are_for_lanes_that_are_quick() {
+    let places = places_of(64);
+    teach(&places, "quick", Duration::from_millis(2));
+    let _usual = take_slow(&places, "slow", usize::MAX);
+    let lanes = (0..8).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX));
     let lanes: Vec<_> = lanes.collect();
-    assert_eq!(lanes.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 0]);
+    let taken: Vec<_> = lanes.iter().map(Vec::len).collect();
+    assert_eq!(taken, [4, 4, 4, 0, 0, 0, 0, 0]);
+    let quick: Vec<_> = std::iter::from_fn(|| take(&places, "quick")).collect();
+    assert_eq!(quick.len(), 4);
 }
 
 #[test]
@@ -108,13 +140,72 @@ fn a_type_is_closed_while_only_slow_attempts_could_make_room() {
     let places = places_of(4);
     let mut busy: Vec<_> = std::iter::from_fn(|| take(&places, "busy")).collect();
     assert_eq!(busy.len(), 4);
+    assert_eq!(places.crowd(), Crowd::default(), "they may be over in a moment");
     for place in &mut busy {
-        assert!(places.closed().is_empty(), "others may be over in a moment");
         place.mark_slow();
     }
-    assert_eq!(places.closed(), [task_type("busy")]);
+    assert_eq!(places.crowd(), closed(&["busy"]));
     busy.pop();
-    assert!(places.closed().is_empty());
+    let one = Crowd {
+        tight: vec![task_type("busy")],
+        room: 1,
+        ..Crowd::default()
+    };
+    assert_eq!(places.crowd(), one);
+    let slot = hold(&places, "busy");
+    assert_eq!(
+        places.crowd(),
+        closed(&["busy"]),
+        "one is on its way to the place"
+    );
+    drop(slot);
+    assert_eq!(places.crowd(), one);
+}
+
+#[test]
+fn of_a_slow_lane_as_many_are_claimed_as_will_find_places_in_time() {
+    let places = places_of(32);
+    // In 20 ms sixteen of 32 attempts end.
+    teach(&places, "even", Duration::from_millis(40));
+    let _running = take_slow(&places, "even", usize::MAX);
+    let room = || places.crowd().room;
+    assert_eq!(room(), 16);
+    let mut slots: Vec<_> = (0..8).map(|_| hold(&places, "even")).collect();
+    assert_eq!(room(), 8);
+    slots.push(hold(&places, "even"));
+    assert_eq!(
+        places.crowd(),
+        closed(&["even"]),
+        "until there is room for half as many again"
+    );
+}
+
+#[tokio::test]
+async fn what_begins_behind_slow_attempts_does_not_keep_others_from_being_claimed() {
+    let places = places_of(32);
+    teach(&places, "slow", Duration::from_secs(2));
+    let mut slow = take_slow(&places, "slow", usize::MAX);
+    let slots: Vec<_> = (0..32).map(|_| hold(&places, "slow")).collect();
+    let free = places.free_now();
+    assert!(free >= 8, "the reserve: {free}");
+    // Most end, and others of the lane begin, which have not run for long enough to be slow.
+    slow.truncate(2);
+    let fresh: Vec<_> = std::iter::from_fn(|| take(&places, "slow")).collect();
+    assert_eq!(fresh.len(), 30);
+    let waiters: Vec<_> = (0..20).map(|_| spawn(&places, "slow")).collect();
+    while places
+        .lock()
+        .lanes
+        .values()
+        .map(|lane| lane.waiting.len())
+        .sum::<usize>()
+        < waiters.len()
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(places.free_now(), free);
+    assert_eq!(places.crowd(), closed(&["slow"]));
+    drop(slots);
 }
 
 #[test]
@@ -124,23 +215,23 @@ fn the_reserve_is_not_counted_on_once_slow_attempts_have_it() {
     let lanes: Vec<_> = (0..4)
         .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
         .collect();
-    assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), 16);
+    assert_eq!(
+        lanes.iter().map(Vec::len).sum::<usize>(),
+        12,
+        "the rest is for quick ones"
+    );
     assert_eq!(places.limit(), 80);
 }
 
 #[tokio::test]
 async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
     let places = places_of(64);
-    let place = take(&places, "quick").unwrap();
-    for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Effort::default());
-    }
-    drop(place);
+    teach(&places, "quick", Duration::from_micros(50));
     let (_first, _second) = (
         take_slow(&places, "first", usize::MAX),
         take_slow(&places, "second", usize::MAX),
     );
-    let slots: Vec<_> = (0..512).map(|_| places.hold()).collect();
+    let slots: Vec<_> = (0..64).map(|_| hold(&places, "first")).collect();
     let waiters: Vec<_> = (0..222)
         .flat_map(|_| [spawn(&places, "first"), spawn(&places, "second")])
         .collect();
@@ -156,9 +247,9 @@ async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
         tokio::task::yield_now().await;
     }
     assert!(places.free_now() > 0, "their excess counts for nothing");
-    let mut closed = places.closed();
-    closed.sort();
-    assert_eq!(closed, [task_type("first"), task_type("second")]);
+    let mut crowd = places.crowd();
+    crowd.closed.sort();
+    assert_eq!(crowd, closed(&["first", "second"]));
     for waiter in waiters {
         assert!(waiter.await.unwrap().is_none(), "it goes back");
     }
@@ -169,16 +260,13 @@ async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
 #[test]
 fn what_waits_for_its_code_is_no_reason_to_claim_nothing() {
     let places = places_of(4);
-    let slots: Vec<_> = (0..4).map(|_| places.hold()).collect();
+    let slots: Vec<_> = (0..4).map(|_| hold(&places, "cold")).collect();
     assert_eq!(places.free_now(), 0);
-    let (tenant, name) = (tenant("t"), task_type("cold"));
-    let aside: Vec<_> = slots.iter().map(|_| places.set_aside(&tenant, &name)).collect();
-    assert_eq!(
-        (places.free_now(), places.closed().as_slice()),
-        (4, vec![name.clone(); 1].as_slice())
-    );
+    let aside: Vec<_> = slots.iter().map(Slot::set_aside).collect();
+    assert_eq!((places.free_now(), places.crowd()), (4, closed(&["cold"])));
     drop(aside);
-    assert!(places.closed().is_empty());
+    assert_eq!(places.crowd(), Crowd::default());
+    drop(slots);
     assert!(places.lock().lanes.is_empty());
 }
 
@@ -187,19 +275,20 @@ fn a_lane_whose_places_in_the_reserve_are_quick_is_not_closed() {
     let places = places_of(32);
     let _many = take_slow(&places, "many", 32);
     let mut few: Vec<_> = std::iter::from_fn(|| take(&places, "few")).collect();
+    assert_eq!(few.len(), 2);
     few[0].mark_slow();
-    assert_eq!(places.closed(), [task_type("many")]);
+    assert_eq!(places.crowd(), closed(&["many"]));
 }
 
 #[tokio::test]
 async fn a_task_that_waits_behind_slow_ones_of_its_lane_is_sent_away() {
     let places = places_of(8);
     let slow = take_slow(&places, "slow", 8);
-    let (limit, waiter) = (places.limit(), spawn(&places, "slow"));
+    let (free, waiter) = (places.free_now(), spawn(&places, "slow"));
     tokio::task::yield_now().await;
-    assert_eq!(places.limit(), limit + 1, "it is held for nothing");
+    assert_eq!(places.free_now(), free, "it is held for nothing");
     assert!(waiter.await.unwrap().is_none());
-    assert_eq!(places.limit(), limit);
+    assert_eq!(places.free_now(), free);
     drop(slow);
     assert!(take(&places, "slow").is_some());
 }
