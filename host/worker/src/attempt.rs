@@ -138,6 +138,7 @@ async fn execute(
         if is_current() || !Live::is_young(task.id) {
             return Executed::Ended(failed(failure));
         }
+        slot.turn_away();
         tokio::time::sleep(BEHIND_PAUSE).await;
         return Executed::NotHere("the version that it was accepted for is not here yet");
     }

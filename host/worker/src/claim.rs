@@ -1,5 +1,7 @@
 //! Hints and claims.
 
+mod asks;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -11,12 +13,14 @@ use taskforge_domain::{ClaimedTask, TaskId, TaskType};
 use taskforge_store::{ClaimBy, ClaimRequest, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use asks::{Asks, Wanted};
+
 use crate::{
     attempt::{self, Bench},
     config::WorkerConfig,
     heartbeat::StoreBackoff,
     orphans,
-    places::{Crowd, Places},
+    places::Places,
     policy::PolicyCopy,
     teller::News,
 };
@@ -32,12 +36,6 @@ const GATHER: Duration = Duration::from_millis(8);
 const COMPARE: Duration = Duration::from_secs(5);
 /// How long after its failure a claim may yet be committed. Longer than the database works on a statement.
 const DOUBT: Duration = Duration::from_secs(60);
-
-/// How often tasks are asked for whose types are closed, and how many.
-const PROBE: Duration = Duration::from_millis(500);
-const PROBED: usize = 4;
-/// How long a wait for hints of the other types lasts meanwhile: the closed ones may be open again at any moment.
-const RECHECK: Duration = Duration::from_millis(10);
 
 /// The claiming side of a worker.
 pub(crate) struct Claims {
@@ -73,69 +71,6 @@ impl Doubt {
     }
 }
 
-/// What is asked for next.
-struct Wanted {
-    types: Arc<[TaskType]>,
-    free: usize,
-    wait: Duration,
-    /// Not everything that could be asked for is, so what does not come says nothing about a backlog.
-    is_partial: bool,
-    /// Fewer are asked for than there is room for, so to get them all says nothing about a backlog either.
-    is_cut: bool,
-}
-
-/// Leaves out the closed types, whose tasks would only wait here: another worker may have room for them. But a lane is one tenant's, and the
-/// type may have others, so from time to time a few of them are asked for nevertheless; those that cannot begin go back.
-///
-/// Types that have room for a few tasks only are asked for in turns with those that have more.
-#[derive(Default)]
-struct Probe {
-    last: Option<Instant>,
-    was_tight: bool,
-}
-
-impl Probe {
-    fn restrict(&mut self, mut wanted: Wanted, crowd: &Crowd) -> Wanted {
-        if *crowd == Crowd::default() {
-            return wanted;
-        }
-        wanted.is_partial = true;
-        let is_due = || self.last.is_none_or(|last| last.elapsed() >= PROBE);
-        if !crowd.closed.is_empty() && is_due() {
-            self.last = Some(Instant::now());
-            wanted.free = wanted.free.min(PROBED);
-            wanted.wait = Duration::ZERO;
-            wanted.is_cut = true;
-            return wanted;
-        }
-        let is_closed = |name: &TaskType| crowd.closed.contains(name);
-        let is_open = |name: &TaskType| !is_closed(name) && !crowd.tight.contains(name);
-        let is_any_open = wanted.types.iter().any(is_open);
-        let is_tight = !crowd.tight.is_empty() && (!is_any_open || !self.was_tight);
-        self.was_tight = is_tight;
-        // In the order that they have: a broker takes a list that it has not seen before for a new worker's.
-        if is_tight {
-            wanted.types = wanted
-                .types
-                .iter()
-                .filter(|name| !is_closed(name))
-                .cloned()
-                .collect();
-            wanted.is_cut = crowd.room < wanted.free;
-            wanted.free = wanted.free.min(crowd.room);
-        } else {
-            wanted.types = wanted
-                .types
-                .iter()
-                .filter(|name| is_open(name))
-                .cloned()
-                .collect();
-            wanted.wait = wanted.wait.min(RECHECK);
-        }
-        wanted
-    }
-}
-
 /// Tasks that this worker now holds.
 struct Haul {
     tasks: Vec<ClaimedTask>,
@@ -152,7 +87,7 @@ impl Claims {
     /// nobody runs would wait for the lease to lapse.
     pub(crate) async fn run_until(self, stop: CancellationToken) {
         let places = self.bench.places.clone();
-        let mut probe = Probe::default();
+        let mut asks = Asks::default();
         let mut backoff = StoreBackoff::new();
         let mut doubt = Doubt::default();
         let mut wait = self.config.hint_wait;
@@ -168,15 +103,8 @@ impl Claims {
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let all = Wanted {
-                types: self.bench.live.types(),
-                free,
-                wait,
-                is_partial: false,
-                is_cut: false,
-            };
-            let wanted = probe.restrict(all, &places.crowd());
-            if wanted.is_partial && wanted.types.is_empty() {
+            let wanted = asks.next(Wanted::all(self.bench.live.types(), free, wait), &places.crowd());
+            if wanted.types.is_empty() && wanted.is_partial {
                 // Nothing to ask for before something ends.
                 stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed()))
                     .await;
@@ -200,11 +128,10 @@ impl Claims {
                         self.config.hint_wait
                     };
                     // Hints that were of no use may be followed by better ones.
-                    is_backlog = haul.tasks.len() == wanted.free && !wanted.is_cut;
+                    is_backlog = haul.tasks.len() == wanted.free && !wanted.is_cut && !wanted.is_partial;
                     if haul.tasks.is_empty() && !had_hints {
-                        let pause = if wanted.is_partial { RECHECK } else { POLL };
-                        stop.run_until_cancelled(tokio::time::sleep(pause.saturating_sub(asked.elapsed())))
-                            .await;
+                        let pause = wanted.pause.saturating_sub(asked.elapsed());
+                        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     } else {
                         self.start(haul);
                     }

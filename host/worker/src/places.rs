@@ -18,22 +18,13 @@ use taskforge_domain::{TaskType, TenantId};
 use tokio::sync::{Notify, oneshot};
 
 pub(crate) use held::{Place, Slot};
-use state::{Lane, LaneKey, State};
+use state::{LaneKey, Size, State};
 
 /// How long a task may be expected to wait for a place after it was claimed; and how long an attempt runs before it counts as slow.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The most that is held for quick attempts, in multiples of the places that they can have.
-const MOST: usize = 8;
-
 /// Of the usual places, this part is there in addition, in reserve.
 const RESERVE: usize = 4;
-
-/// Of the reserve, this part is for one lane.
-const SHARE: usize = 4;
-
-/// Of the reserve, this part is for lanes that are quick.
-const KEPT: usize = 4;
 
 /// The places that a worker needs for so many attempts in any mixture, with the reserve.
 #[must_use]
@@ -49,8 +40,7 @@ pub const fn places(concurrency: usize) -> usize {
 /// expected to begin within some milliseconds; and what slow attempts occupy is not counted on.
 #[derive(Debug)]
 pub(crate) struct Places {
-    usual: usize,
-    reserve: usize,
+    size: Size,
     state: Mutex<State>,
     freed: Notify,
 }
@@ -60,10 +50,8 @@ pub(crate) struct Places {
 pub(crate) struct Crowd {
     /// Types of which nothing can begin soon.
     pub(crate) closed: Vec<TaskType>,
-    /// Types whose slow attempts leave them fewer places than there are for others.
-    pub(crate) tight: Vec<TaskType>,
-    /// So many tasks of the tight types can begin soon; at least 1 if there are any.
-    pub(crate) room: usize,
+    /// Types whose slow attempts leave them only so many places; at least 1.
+    pub(crate) tight: Vec<(TaskType, usize)>,
 }
 
 impl Places {
@@ -71,17 +59,20 @@ impl Places {
     pub(crate) fn new(concurrency: usize, instances: usize) -> Arc<Self> {
         let all = places(concurrency).min(instances);
         let reserve = all / (RESERVE + 1);
-        Arc::new(Self {
+        let size = Size {
             usual: all - reserve,
             reserve,
-            state: Mutex::new(State::new()),
+        };
+        Arc::new(Self {
+            size,
+            state: Mutex::new(State::new(size)),
             freed: Notify::new(),
         })
     }
 
     /// How many places there are in any mixture, and how many more in reserve.
     pub(crate) const fn size(&self) -> (usize, usize) {
-        (self.usual, self.reserve)
+        (self.size.usual, self.size.reserve)
     }
 
     /// Waits until something is freed, or may have been since the last such wait. Only one caller may wait here or in [`Self::free`].
@@ -103,103 +94,17 @@ impl Places {
 
     /// How many can be taken now.
     pub(crate) fn free_now(&self) -> usize {
-        let state = self.lock();
-        self.limit_of(&state).saturating_sub(state.held)
+        self.lock().free()
     }
 
     /// How many may be held.
     pub(crate) fn limit(&self) -> usize {
-        self.limit_of(&self.lock())
+        self.lock().limit()
     }
 
-    fn limit_of(&self, state: &State) -> usize {
-        let (mut slow, mut behind) = (0, 0);
-        for lane in state.lanes.values() {
-            slow += if lane.is_known_as_slow() {
-                lane.running
-            } else {
-                lane.slow
-            };
-            // What waits behind slow attempts of its own lane keeps nobody else out.
-            if self.is_slow(lane) {
-                behind += lane.waiting.len();
-            }
-        }
-        let usual = self.usual.saturating_sub(slow);
-        // The reserve is counted on only for those whom slow attempts would keep out.
-        let places = if slow == 0 {
-            usual
-        } else {
-            usual.max(self.reserve.min((self.usual + self.reserve).saturating_sub(slow)))
-        };
-        let pace = state.pace.as_micros().max(1);
-        let most = places * (MOST - 1);
-        let more = usize::try_from(places as u128 * PATIENCE.as_micros() / pace).unwrap_or(most);
-        slow + places + more.min(most) + behind + state.aside
-    }
-
-    /// What one lane may have of the reserve.
-    const fn share(&self) -> usize {
-        self.reserve.div_ceil(SHARE)
-    }
-
-    /// Whether what else a lane can have depends on when its slow attempts end.
-    fn is_slow(&self, lane: &Lane) -> bool {
-        lane.slow >= self.share().max(1) || lane.is_known_as_slow()
-    }
-
-    /// Whether a lane can have another place.
-    fn is_open(&self, all_running: usize, lane: &Lane) -> bool {
-        all_running < self.usual || (lane.running < self.share() && all_running < self.reach(lane))
-    }
-
-    /// So many places are there for a lane and all others together.
-    fn reach(&self, lane: &Lane) -> usize {
-        let kept = if lane.is_known_as_quick() {
-            0
-        } else {
-            self.reserve / KEPT
-        };
-        self.usual + self.reserve - kept
-    }
-
-    /// Whether a lane can have no place before a slow attempt ends: neither a usual one nor one of its share of the reserve.
-    fn is_stuck(&self, state: &State, lane: &Lane) -> bool {
-        let reserve_is_slow = lane.slow >= self.share() || state.slow >= self.reach(lane);
-        state.slow >= self.usual && reserve_is_slow && !self.is_open(state.running, lane)
-    }
-
-    /// How many more tasks of a slow lane may be claimed: as many as find a usual place, and as many as probably will while a task may wait.
-    /// Nothing as long as it would be little beside what waits already: few claims of many cost less than many of few.
-    fn room_of(&self, state: &State, lane: &Lane) -> usize {
-        let ends = lane.time.map_or(0, |time| {
-            let pace = time.as_micros().max(1);
-            usize::try_from(self.usual as u128 * PATIENCE.as_micros() / pace).unwrap_or(usize::MAX)
-        });
-        let ends = ends.min(self.usual * (MOST - 1));
-        let room = (self.usual.saturating_sub(state.running) + ends)
-            .saturating_sub(lane.waiting.len() + lane.coming);
-        if 2 * room >= ends { room } else { 0 }
-    }
-
-    /// What is not worth claiming: types of which a lane is slow and has no room, is stuck, or waits for its code.
+    /// What is not worth claiming now.
     pub(crate) fn crowd(&self) -> Crowd {
-        let state = self.lock();
-        let mut crowd = Crowd::default();
-        let mut room = usize::MAX;
-        for (key, lane) in &state.lanes {
-            let lane_room = self.is_slow(lane).then(|| self.room_of(&state, lane));
-            if lane.aside > 0 || lane_room == Some(0) || (lane_room.is_none() && self.is_stuck(&state, lane))
-            {
-                crowd.closed.push(key.1.clone());
-            } else if let Some(lane_room) = lane_room {
-                crowd.tight.push(key.1.clone());
-                room = room.min(lane_room);
-            }
-        }
-        crowd.tight.retain(|name| !crowd.closed.contains(name));
-        crowd.room = if crowd.tight.is_empty() { 0 } else { room };
-        crowd
+        self.lock().crowd()
     }
 
     /// Holds a task.
@@ -207,7 +112,7 @@ impl Places {
         let lane = (tenant.clone(), task_type.clone());
         let mut state = self.lock();
         state.held += 1;
-        state.lane(&lane).coming += 1;
+        state.change(&lane, |lane| lane.coming += 1);
         Slot {
             places: self.clone(),
             lane,
@@ -215,28 +120,23 @@ impl Places {
         }
     }
 
-    fn try_enter(self: &Arc<Self>, key: &LaneKey) -> Result<Place, (u64, oneshot::Receiver<Place>)> {
-        let mut state = self.lock();
-        let running = state.running;
-        let lane = state.lane(key);
-        // Nobody is overtaken: who waits could not have this place.
-        if lane.waiting.is_empty() && self.is_open(running, lane) {
-            lane.running += 1;
-            state.running += 1;
-            return Ok(self.place(key.clone()));
-        }
-        state.tickets += 1;
-        let (ticket, (sender, receiver)) = (state.tickets, oneshot::channel());
-        let lane = state.lane(key);
-        lane.waiting.push_back((ticket, sender));
-        if lane.waiting.len() == 1 {
-            state.turns.push_back(key.clone());
-        }
-        if state.slow > 0 {
-            // It may be held for nothing, so that there is more room than before.
+    /// Takes a place, or gets in line. `is_coming`: the task was on its way there.
+    fn try_enter(
+        self: &Arc<Self>,
+        key: &LaneKey,
+        is_coming: bool,
+    ) -> Result<Place, (u64, oneshot::Receiver<Place>)> {
+        let (entered, has_more) = {
+            let mut state = self.lock();
+            let before = state.free();
+            let entered = state.try_enter(key, is_coming);
+            (entered, state.free() > before)
+        };
+        if has_more {
+            // What waits behind slow attempts of its own lane keeps nobody else out.
             self.freed.notify_one();
         }
-        Err((ticket, receiver))
+        entered.map(|()| self.place(key.clone()))
     }
 
     fn place(self: &Arc<Self>, lane: LaneKey) -> Place {
@@ -247,51 +147,25 @@ impl Places {
         }
     }
 
-    /// Gives free places to those who wait, in turns among the lanes.
-    fn give(&self, state: &mut State) -> Vec<(LaneKey, oneshot::Sender<Place>)> {
-        let mut given = Vec::new();
-        let mut passed = 0;
-        while passed < state.turns.len() {
-            let Some(key) = state.turns.pop_front() else { break };
-            let Some(lane) = state.lanes.get(&key).filter(|lane| !lane.waiting.is_empty()) else {
-                continue;
-            };
-            if !self.is_open(state.running, lane) {
-                passed += 1;
-                state.turns.push_back(key);
-                continue;
-            }
-            passed = 0;
-            if let Some(lane) = state.lanes.get_mut(&key)
-                && let Some((_, waiter)) = lane.waiting.pop_front()
-            {
-                lane.running += 1;
-                state.running += 1;
-                given.push((key.clone(), waiter));
-                if !lane.waiting.is_empty() {
-                    state.turns.push_back(key);
-                }
-            }
-        }
-        given
-    }
-
     fn leave(self: &Arc<Self>, key: &LaneKey, was_slow: bool) {
-        let given = {
-            let mut state = self.lock();
-            state.running -= 1;
-            state.slow -= usize::from(was_slow);
+        let given = self.free_by(|state| {
             state.change(key, |lane| {
                 lane.running -= 1;
                 lane.slow -= usize::from(was_slow);
             });
-            self.give(&mut state)
-        };
+            state.give()
+        });
         for (lane, waiter) in given {
             // Who has gone in the meantime gives the place back by dropping it, which must not happen under the lock.
             drop(waiter.send(self.place(lane)));
         }
+    }
+
+    /// Makes a change after which there may be more room, and says so.
+    fn free_by<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let changed = change(&mut self.lock());
         self.freed.notify_one();
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

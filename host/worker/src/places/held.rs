@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use taskforge_runtime::{Effort, Threads};
 
-use super::{
-    Places,
-    state::{Lane, LaneKey},
-};
+use super::{Places, state::LaneKey};
 
 /// How long a task waits while its lane is stuck before it is for another worker.
 pub(super) const BLOCKED: Duration = Duration::from_millis(100);
@@ -42,20 +39,15 @@ pub(super) struct Waiting<'a> {
 impl Slot {
     /// The task waits for its code, which does not keep others from being claimed.
     pub(crate) fn set_aside(&self) -> Aside<'_> {
-        {
-            let mut state = self.places.lock();
-            state.aside += 1;
-            state.lane(&self.lane).aside += 1;
-        }
-        self.places.freed.notify_one();
+        self.places
+            .free_by(|state| state.change(&self.lane, |lane| lane.aside += 1));
         Aside(self)
     }
 
     /// Waits for a place. `None`: the lane is stuck, so the task is better off on another worker.
     pub(crate) async fn enter(&mut self) -> Option<Place> {
-        let entered = self.places.try_enter(&self.lane);
-        self.arrive();
-        let (ticket, mut place) = match entered {
+        let is_coming = std::mem::replace(&mut self.is_coming, false);
+        let (ticket, mut place) = match self.places.try_enter(&self.lane, is_coming) {
             Ok(place) => return Some(place),
             Err(waits) => waits,
         };
@@ -68,9 +60,10 @@ impl Slot {
             match tokio::time::timeout(BLOCKED, &mut place).await {
                 Ok(place) => return place.ok(),
                 Err(_) => {
-                    let state = self.places.lock();
+                    let mut state = self.places.lock();
                     let lane = state.lanes.get(&self.lane)?;
-                    if self.places.is_stuck(&state, lane) {
+                    if state.is_stuck(lane) {
+                        state.refuse(&self.lane);
                         return None;
                     }
                 }
@@ -78,20 +71,31 @@ impl Slot {
         }
     }
 
-    /// It is not on its way any more.
-    fn arrive(&mut self) {
+    /// The task will want no place, or not soon.
+    pub(crate) fn turn_away(&mut self) {
         if std::mem::replace(&mut self.is_coming, false) {
-            let mut state = self.places.lock();
-            state.change(&self.lane, |lane| lane.coming -= 1);
+            self.places
+                .free_by(|state| state.change(&self.lane, |lane| lane.coming -= 1));
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.arrive();
-        self.places.lock().held -= 1;
-        self.places.freed.notify_one();
+        self.places.free_by(|state| {
+            state.held -= 1;
+            if self.is_coming {
+                state.change(&self.lane, |lane| lane.coming -= 1);
+            }
+        });
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        let Self(slot) = self;
+        slot.places
+            .free_by(|state| state.change(&slot.lane, |lane| lane.aside -= 1));
     }
 }
 
@@ -100,25 +104,16 @@ impl Place {
     pub(crate) fn threads(&self) -> Threads {
         let state = self.places.lock();
         state
-            .known
-            .get(&self.lane)
-            .map_or_else(Threads::default, |known| known.effort.threads())
+            .effort(&self.lane)
+            .map_or_else(Threads::default, Effort::threads)
     }
 
-    /// The attempt has taken longer than [`PATIENCE`].
+    /// The attempt has taken longer than [`PATIENCE`](super::PATIENCE).
     pub(crate) fn mark_slow(&mut self) {
-        if std::mem::replace(&mut self.is_slow, true) {
-            return;
+        if !std::mem::replace(&mut self.is_slow, true) {
+            self.places
+                .free_by(|state| state.change(&self.lane, |lane| lane.slow += 1));
         }
-        {
-            let mut state = self.places.lock();
-            state.slow += 1;
-            if let Some(lane) = state.lanes.get_mut(&self.lane) {
-                lane.slow += 1;
-            }
-        }
-        // There may be more room for others than before.
-        self.places.freed.notify_one();
     }
 
     /// Takes what an attempt took into the averages.
@@ -133,26 +128,8 @@ impl Drop for Place {
     }
 }
 
-impl Drop for Aside<'_> {
-    fn drop(&mut self) {
-        {
-            let mut state = self.0.places.lock();
-            state.aside -= 1;
-            state.change(&self.0.lane, |lane| lane.aside -= 1);
-        }
-        self.0.places.freed.notify_one();
-    }
-}
-
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.places.lock();
-        state.change(self.lane, |lane| {
-            lane.waiting.retain(|(ticket, _)| *ticket != self.ticket);
-        });
-        let waits = |lane: &Lane| !lane.waiting.is_empty();
-        if !state.lanes.get(self.lane).is_some_and(waits) {
-            state.turns.retain(|key| key != self.lane);
-        }
+        self.places.lock().give_up(self.lane, self.ticket);
     }
 }

@@ -4,6 +4,7 @@ use taskforge_runtime::{Effort, Threads};
 
 use super::{
     held::{BLOCKED, Waiting},
+    state::Sums,
     *,
 };
 
@@ -22,7 +23,7 @@ fn places_of(concurrency: usize) -> Arc<Places> {
 /// A place that is free now.
 fn take(places: &Arc<Places>, name: &str) -> Option<Place> {
     let lane = (tenant("t"), task_type(name));
-    match places.try_enter(&lane) {
+    match places.try_enter(&lane, false) {
         Ok(place) => Some(place),
         Err((ticket, _)) => {
             drop(Waiting {
@@ -147,8 +148,7 @@ fn a_type_is_closed_while_only_slow_attempts_could_make_room() {
     assert_eq!(places.crowd(), closed(&["busy"]));
     busy.pop();
     let one = Crowd {
-        tight: vec![task_type("busy")],
-        room: 1,
+        tight: vec![(task_type("busy"), 1)],
         ..Crowd::default()
     };
     assert_eq!(places.crowd(), one);
@@ -168,7 +168,7 @@ fn of_a_slow_lane_as_many_are_claimed_as_will_find_places_in_time() {
     // In 20 ms sixteen of 32 attempts end.
     teach(&places, "even", Duration::from_millis(40));
     let _running = take_slow(&places, "even", usize::MAX);
-    let room = || places.crowd().room;
+    let room = || places.crowd().tight[0].1;
     assert_eq!(room(), 16);
     let mut slots: Vec<_> = (0..8).map(|_| hold(&places, "even")).collect();
     assert_eq!(room(), 8);
@@ -178,6 +178,84 @@ fn of_a_slow_lane_as_many_are_claimed_as_will_find_places_in_time() {
         closed(&["even"]),
         "until there is room for half as many again"
     );
+}
+
+#[test]
+fn many_slow_lanes_together_are_claimed_no_more_than_one() {
+    let places = places_of(32);
+    let lanes: Vec<_> = (0..16).map(|n| format!("lane_{n}")).collect();
+    for name in &lanes {
+        teach(&places, name, Duration::from_millis(40));
+    }
+    let _running: Vec<_> = (lanes.iter()).map(|name| take_slow(&places, name, 2)).collect();
+    let crowd = places.crowd();
+    assert_eq!(crowd.tight.len(), 16);
+    assert_eq!(
+        crowd.tight.iter().map(|(_, room)| room).sum::<usize>(),
+        16,
+        "{crowd:?}"
+    );
+}
+
+#[test]
+fn a_slow_lane_is_claimed_for_its_share_of_the_reserve() {
+    let places = places_of(64);
+    let _usual = take_slow(&places, "busy", usize::MAX);
+    teach(&places, "slow", Duration::from_secs(2));
+    let _one = take_slow(&places, "slow", 1);
+    let crowd = places.crowd();
+    assert_eq!(crowd.closed, [task_type("busy")]);
+    assert_eq!(crowd.tight, [(task_type("slow"), 3)]);
+}
+
+#[tokio::test]
+async fn a_lane_that_was_sent_away_is_closed_until_there_is_a_place_for_it() {
+    let places = places_of(64);
+    let _usual = take_slow(&places, "busy", usize::MAX);
+    let mut lanes: Vec<_> = (0..3)
+        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
+        .collect();
+    let late = spawn(&places, "late");
+    assert!(late.await.unwrap().is_none());
+    assert!(places.crowd().closed.contains(&task_type("late")));
+    lanes.pop();
+    assert!(!places.crowd().closed.contains(&task_type("late")));
+}
+
+#[tokio::test]
+async fn whoever_gets_in_line_behind_slow_attempts_makes_room_at_once() {
+    let places = places_of(4);
+    teach(&places, "slow", Duration::from_secs(2));
+    let _running: Vec<_> = std::iter::from_fn(|| take(&places, "slow")).collect();
+    let mut slots: Vec<_> =
+        std::iter::from_fn(|| (places.free_now() > 0).then(|| hold(&places, "slow"))).collect();
+    // What was freed before.
+    places.freed().await;
+    let free = {
+        let places = places.clone();
+        tokio::spawn(async move { places.free().await })
+    };
+    tokio::task::yield_now().await;
+    assert!(!free.is_finished());
+    let mut last = slots.pop().unwrap();
+    let line = tokio::spawn(async move { last.enter().await });
+    let freed = tokio::time::timeout(BLOCKED / 2, free);
+    assert!(freed.await.expect("at once").unwrap() > 0);
+    line.abort();
+}
+
+#[test]
+fn one_long_attempt_of_a_quick_lane_is_forgotten_soon() {
+    let places = places_of(32);
+    teach(&places, "quick", Duration::from_millis(1));
+    let _two = take_slow(&places, "quick", 2);
+    let place = take(&places, "quick").unwrap();
+    place.observe(Duration::from_secs(3_600), Effort::default());
+    for _ in 0..24 {
+        place.observe(Duration::from_millis(1), Effort::default());
+    }
+    let room = places.crowd().tight[0].1;
+    assert!(room >= 32, "29 are free, and three end in 20 ms: {room}");
 }
 
 #[tokio::test]
@@ -339,7 +417,8 @@ async fn who_stops_waiting_leaves_nothing_behind() {
     }
     drop(first);
     let state = places.lock();
-    assert_eq!((state.running, state.lanes.len(), state.turns.len()), (0, 0, 0));
+    assert_eq!(state.sums, Sums::default());
+    assert_eq!((state.held, state.lanes.len(), state.turns.len()), (0, 0, 0));
 }
 
 #[test]
