@@ -91,7 +91,7 @@ impl Claims {
         let mut backoff = StoreBackoff::new();
         let mut doubt = Doubt::default();
         let mut wait = self.config.hint_wait;
-        let mut is_backlog = false;
+        let (mut is_filled, mut is_backlog) = (false, false);
         let mut store_has_more = false;
         loop {
             let Some(free) = stop.run_until_cancelled(room(&places, is_backlog)).await else {
@@ -103,8 +103,9 @@ impl Claims {
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let wanted = asks.next(Wanted::all(self.bench.live.types(), free, wait), &places.crowd());
-            if wanted.types.is_empty() && wanted.is_partial {
+            let all = Wanted::all(self.bench.live.types(), free, wait);
+            let wanted = asks.next(all, &places.crowd(), is_filled);
+            if wanted.types.is_empty() && !self.bench.live.types().is_empty() {
                 // Nothing to ask for before something ends.
                 stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed()))
                     .await;
@@ -128,7 +129,8 @@ impl Claims {
                         self.config.hint_wait
                     };
                     // Hints that were of no use may be followed by better ones.
-                    is_backlog = haul.tasks.len() == wanted.free && !wanted.is_cut && !wanted.is_partial;
+                    is_filled = haul.tasks.len() == wanted.free;
+                    is_backlog = is_filled && !wanted.is_cut;
                     if haul.tasks.is_empty() && !had_hints {
                         let pause = wanted.pause.saturating_sub(asked.elapsed());
                         stop.run_until_cancelled(tokio::time::sleep(pause)).await;

@@ -25,7 +25,7 @@ pub(super) struct Wanted {
     pub(super) wait: Duration,
     /// How long an ask that finds nothing takes at least.
     pub(super) pause: Duration,
-    /// Types are left out, so what does not come says nothing about a backlog.
+    /// Types are left out that could be asked for, so what does not come says nothing about a backlog.
     pub(super) is_partial: bool,
     /// Fewer are asked for than there is room for, so to get them all says nothing either.
     pub(super) is_cut: bool,
@@ -63,7 +63,8 @@ impl Wanted {
 /// type may have others, so from time to time a few of them are asked for nevertheless; those that cannot begin go back.
 ///
 /// A broker gives what is due of all that it is asked for, so to ask for types together means to ask for no more than each of them has room for.
-/// Those that have room for more have their turns: the open ones, then some of the tight ones, then all together, which is when it waits.
+/// Those that have room for more have their turns after an ask that got all that it asked for: the open ones, then some of the tight ones, then
+/// all together again, which is when it waits.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     probed: Option<Instant>,
@@ -75,15 +76,17 @@ pub(super) struct Asks {
 #[derive(Debug, Default, Clone, Copy)]
 enum Step {
     #[default]
+    All,
     Open,
     Tight,
-    All,
 }
 
 impl Asks {
-    /// What to ask for now, given all that could be.
-    pub(super) fn next(&mut self, mut wanted: Wanted, crowd: &Crowd) -> Wanted {
-        if !crowd.closed.is_empty() && self.probed.is_none_or(|last| last.elapsed() >= PROBE) {
+    /// What to ask for now, given all that could be. `is_filled`: the last ask got all that it asked for.
+    pub(super) fn next(&mut self, mut wanted: Wanted, crowd: &Crowd, is_filled: bool) -> Wanted {
+        let is_closed = |name: &TaskType| crowd.closed.contains(name);
+        let is_any_closed = wanted.types.iter().any(is_closed);
+        if is_any_closed && self.probed.is_none_or(|last| last.elapsed() >= PROBE) {
             self.probed = Some(Instant::now());
             wanted.narrow(|_| true);
             wanted.cut(PROBED);
@@ -93,7 +96,6 @@ impl Asks {
             let tight = crowd.tight.iter().find(|(tight, _)| tight == name);
             tight.map_or(usize::MAX, |(_, room)| *room)
         };
-        let is_closed = |name: &TaskType| crowd.closed.contains(name);
         let mut rooms: Vec<_> = wanted
             .types
             .iter()
@@ -106,13 +108,12 @@ impl Asks {
         let is_any_open = rooms.last().is_some_and(|room| *room >= wanted.free);
         rooms.retain(|room| *room < wanted.free);
         loop {
-            let step = self.step;
-            self.step = match step {
+            self.step = match self.step {
+                Step::All if is_filled => Step::Open,
                 Step::Open => Step::Tight,
-                Step::Tight => Step::All,
-                Step::All => Step::Open,
+                Step::All | Step::Tight => Step::All,
             };
-            match (step, rooms.first()) {
+            match (self.step, rooms.first()) {
                 (Step::Open, Some(_)) if is_any_open => {
                     let free = wanted.free;
                     wanted.narrow(|name| !is_closed(name) && room(name) >= free);
@@ -131,10 +132,11 @@ impl Asks {
                     if let Some(least) = least {
                         wanted.cut(*least);
                     }
-                    if !crowd.closed.is_empty() {
+                    if is_any_closed {
                         let wait = wanted.wait.min(RECHECK);
                         wanted.narrow(|name| !is_closed(name));
-                        (wanted.wait, wanted.pause) = (wait, RECHECK);
+                        // All that could be asked for.
+                        (wanted.wait, wanted.pause, wanted.is_partial) = (wait, RECHECK, false);
                     }
                     return wanted;
                 }
@@ -167,11 +169,11 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(1);
 
-    /// What is asked for in so many turns: how many of which types.
+    /// What is asked for in so many turns: how many of which types. The last ask before each was filled.
     fn turns(asks: &mut Asks, crowd: &Crowd, turns: usize) -> Vec<(usize, String, Duration)> {
         let ask = |_| {
             let all = Wanted::all(names("a b c d").into(), 100, WAIT);
-            let wanted = asks.next(all, crowd);
+            let wanted = asks.next(all, crowd, true);
             let types: Vec<_> = wanted.types.iter().map(TaskType::as_str).collect();
             (wanted.free, types.join(" "), wanted.wait)
         };
@@ -185,27 +187,26 @@ mod tests {
     #[test]
     fn without_slow_attempts_everything_is_asked_for() {
         let mut asks = Asks::default();
-        for _ in 0..3 {
+        for is_filled in [false, true, true] {
             let all = || Wanted::all(names("a b").into(), 7, WAIT);
-            assert_eq!(asks.next(all(), &Crowd::default()), all());
+            assert_eq!(asks.next(all(), &Crowd::default(), is_filled), all());
         }
     }
 
     #[test]
     fn closed_types_are_left_out_and_probed() {
-        let (mut asks, crowd) = (Asks::default(), crowd("b d", &[]));
+        let (mut asks, crowd) = (Asks::default(), crowd("b d elsewhere", &[]));
         let asked = turns(&mut asks, &crowd, 3);
+        let probe = ask(4, "a b c d", Duration::ZERO);
+        assert_eq!(asked, [probe, ask(100, "a c", RECHECK), ask(100, "a c", RECHECK)]);
+        let nothing = asks.next(Wanted::all(names("b d").into(), 100, WAIT), &crowd, false);
+        assert!(nothing.types.is_empty());
+        let all = || Wanted::all(names("a c").into(), 100, WAIT);
         assert_eq!(
-            asked,
-            [
-                ask(4, "a b c d", Duration::ZERO),
-                ask(100, "a c", RECHECK),
-                ask(100, "a c", RECHECK)
-            ]
+            asks.next(all(), &crowd, false),
+            all(),
+            "what is closed is not served here"
         );
-        let all = Wanted::all(names("b d").into(), 100, WAIT);
-        let nothing = asks.next(all, &crowd);
-        assert!(nothing.types.is_empty() && nothing.is_partial);
     }
 
     #[test]
@@ -218,23 +219,30 @@ mod tests {
     #[test]
     fn nor_are_tight_types_that_have_more_room() {
         let crowd = crowd("", &[("a", 1), ("b", 2), ("c", 50), ("d", 100)]);
-        let asked = turns(&mut Asks::default(), &crowd, 9);
+        let asked = turns(&mut Asks::default(), &crowd, 8);
         let (open, all) = (ask(100, "d", Duration::ZERO), ask(1, "a b c d", WAIT));
         let some = |free, types| ask(free, types, Duration::ZERO);
-        assert_eq!(
-            asked,
-            [
-                open.clone(),
-                some(2, "b c d"),
-                all.clone(),
-                open.clone(),
-                some(50, "c d"),
-                all.clone(),
-                open.clone(),
-                all.clone(),
-                open
-            ]
-        );
+        let (two, fifty) = (some(2, "b c d"), some(50, "c d"));
+        let cycles = [
+            open.clone(),
+            two,
+            all.clone(),
+            open.clone(),
+            fifty,
+            all.clone(),
+            open,
+            all,
+        ];
+        assert_eq!(asked, cycles);
+    }
+
+    #[test]
+    fn who_finds_nothing_waits_for_all() {
+        let (mut asks, crowd) = (Asks::default(), crowd("", &[("b", 2)]));
+        for _ in 0..3 {
+            let wanted = asks.next(Wanted::all(names("a b").into(), 100, WAIT), &crowd, false);
+            assert_eq!((wanted.types.len(), wanted.free, wanted.wait), (2, 2, WAIT));
+        }
     }
 
     #[test]
@@ -242,7 +250,7 @@ mod tests {
         let mut asks = Asks::default();
         let crowd = crowd("", &[("b", 2)]);
         let mut next = || {
-            let wanted = asks.next(Wanted::all(names("a b").into(), 100, WAIT), &crowd);
+            let wanted = asks.next(Wanted::all(names("a b").into(), 100, WAIT), &crowd, true);
             (wanted.is_partial, wanted.is_cut)
         };
         assert_eq!((next(), next()), ((true, false), (false, true)));

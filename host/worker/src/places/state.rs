@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) turns: VecDeque<LaneKey>,
     /// What an attempt of a lane takes on average.
     known: HashMap<LaneKey, Known>,
-    /// Those of which a task was sent away, until there is a place for them.
+    /// Those of which a task was sent away, until one of them runs.
     refused: HashSet<LaneKey>,
     tickets: u64,
 }
@@ -237,8 +237,14 @@ impl State {
     fn room_of(&self, lane: &Lane) -> usize {
         let ends = lane.time.map_or(0, |time| {
             let time = time.as_micros().max(1);
+            // Of a lane that is quick as a rule, what is slow now may never end.
+            let running = if lane.is_known_as_slow() {
+                lane.running
+            } else {
+                lane.running - lane.slow
+            };
             // To the nearest.
-            let ends = (lane.running as u128 * PATIENCE.as_micros() + time / 2) / time;
+            let ends = (running as u128 * PATIENCE.as_micros() + time / 2) / time;
             usize::try_from(ends).unwrap_or(usize::MAX)
         });
         let ends = ends.min(self.size.usual * (MOST - 1));
@@ -246,26 +252,42 @@ impl State {
         if 2 * room >= ends { room } else { 0 }
     }
 
-    /// What is not worth claiming. A type of which one tenant's lane is closed is closed for all: who asks for a type gets tasks of all.
+    /// What is not worth claiming. A type of which one tenant's lane is closed is closed for all: who asks for a type gets tasks of all. Only
+    /// if what closes it is a lane that has nothing here, and others of the type run, these are claimed one by one.
     pub(super) fn crowd(&mut self) -> Crowd {
         if self.sums.expected_slow == 0 && self.sums.aside == 0 && self.refused.is_empty() {
             return Crowd::default();
         }
-        self.forget_refused();
-        let mut closed: BTreeSet<_> = self.refused.iter().map(|(_, name)| name).collect();
-        let mut tight = BTreeMap::new();
+        let lanes = &self.lanes;
+        self.refused
+            .retain(|key| lanes.get(key).is_none_or(|lane| lane.running == 0));
+        let mut rooms: BTreeMap<&TaskType, usize> = BTreeMap::new();
+        let mut limit = |name, room| {
+            let least = rooms.entry(name).or_insert(room);
+            *least = room.min(*least);
+        };
+        let mut run_well = BTreeSet::new();
         for ((_, name), lane) in &self.lanes {
-            let room = self.size.is_slow(lane).then(|| self.room_of(lane));
-            if lane.aside > 0 || room == Some(0) || (room.is_none() && self.is_stuck(lane)) {
-                closed.insert(name);
-            } else if let Some(room) = room {
-                let least = tight.entry(name).or_insert(room);
-                *least = room.min(*least);
+            if lane.aside > 0 {
+                limit(name, 0);
+            } else if self.size.is_slow(lane) {
+                limit(name, self.room_of(lane));
+            } else if self.is_stuck(lane) {
+                limit(name, 0);
+            } else if lane.running > 0 {
+                run_well.insert(name);
             }
         }
-        tight.retain(|name, _| !closed.contains(*name));
+        for key in &self.refused {
+            let room = match self.lanes.get(key) {
+                Some(lane) => self.room_of(lane),
+                None => self.room_of(&self.absent(key)),
+            };
+            limit(&key.1, room.max(usize::from(run_well.contains(&key.1))));
+        }
+        let (closed, tight): (Vec<_>, Vec<_>) = rooms.into_iter().partition(|(_, room)| *room == 0);
         Crowd {
-            closed: closed.into_iter().cloned().collect(),
+            closed: closed.into_iter().map(|(name, _)| name.clone()).collect(),
             tight: tight
                 .into_iter()
                 .map(|(name, room)| (name.clone(), room))
@@ -278,15 +300,6 @@ impl State {
         if self.refused.len() < MAX_KNOWN {
             self.refused.insert(key.clone());
         }
-    }
-
-    fn forget_refused(&mut self) {
-        let mut refused = std::mem::take(&mut self.refused);
-        refused.retain(|key| match self.lanes.get(key) {
-            Some(lane) => !self.is_open(lane),
-            None => !self.is_open(&self.absent(key)),
-        });
-        self.refused = refused;
     }
 
     /// Takes a place, or gets in line.
@@ -324,7 +337,7 @@ impl State {
     pub(super) fn give(&mut self) -> Vec<(LaneKey, oneshot::Sender<Place>)> {
         let mut given = Vec::new();
         let mut passed = 0;
-        while passed < self.turns.len() {
+        while passed < self.turns.len() && self.sums.running < self.size.usual + self.size.reserve {
             let Some(key) = self.turns.pop_front() else { break };
             match self.lanes.get(&key) {
                 Some(lane) if lane.waiting.is_empty() => continue,
