@@ -53,8 +53,7 @@ pub(crate) struct Held {
 
 /// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged or refused that, not before: a worker
 /// that cannot commit must not claim more.
-pub(crate) async fn run(bench: Arc<Bench>, held: Held) {
-    let mut held = held;
+pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
     let Held {
         task, guard, slot, ..
     } = &mut held;

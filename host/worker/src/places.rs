@@ -40,7 +40,6 @@ pub const fn places(concurrency: usize) -> usize {
 /// expected to begin within some milliseconds; and what slow attempts occupy is not counted on.
 #[derive(Debug)]
 pub(crate) struct Places {
-    size: Size,
     state: Mutex<State>,
     freed: Notify,
 }
@@ -64,15 +63,15 @@ impl Places {
             reserve,
         };
         Arc::new(Self {
-            size,
             state: Mutex::new(State::new(size)),
             freed: Notify::new(),
         })
     }
 
     /// How many places there are in any mixture, and how many more in reserve.
-    pub(crate) const fn size(&self) -> (usize, usize) {
-        (self.size.usual, self.size.reserve)
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let Size { usual, reserve } = self.lock().size;
+        (usual, reserve)
     }
 
     /// Waits until something is freed, or may have been since the last such wait. Only one caller may wait here or in [`Self::free`].

@@ -45,7 +45,7 @@ pub(super) struct Size {
 
 #[derive(Debug)]
 pub(super) struct State {
-    size: Size,
+    pub(super) size: Size,
     pub(super) held: usize,
     /// Over all lanes.
     pub(super) sums: Sums,
@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) turns: VecDeque<LaneKey>,
     /// What an attempt of a lane takes on average.
     known: HashMap<LaneKey, Known>,
-    /// Those of which a task was sent away, until one of them runs.
+    /// Those of which a task was sent away, until one of them runs or there is a usual place again.
     refused: HashSet<LaneKey>,
     tickets: u64,
 }
@@ -65,9 +65,9 @@ pub(super) struct State {
 /// What a lane, or all of them, make of what is held.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sums {
-    pub(super) running: usize,
+    running: usize,
     /// Of those that run, those that have been slow.
-    pub(super) slow: usize,
+    slow: usize,
     /// Of those that run, those that have been slow or are of a lane that is known for it.
     expected_slow: usize,
     /// Tasks that wait behind slow attempts of their own lane.
@@ -167,12 +167,11 @@ impl State {
 
     /// Changes a lane. The only way to do so: it keeps the sums. A lane of which nothing is left is forgotten.
     pub(super) fn change<R>(&mut self, key: &LaneKey, change: impl FnOnce(&mut Lane) -> R) -> R {
-        // Most are there, and need no key of their own.
-        if !self.lanes.contains_key(key) {
-            let lane = self.absent(key);
-            self.lanes.insert(key.clone(), lane);
-        }
-        let lane = self.lanes.entry(key.clone()).or_default();
+        let known = &self.known;
+        let lane = self
+            .lanes
+            .entry(key.clone())
+            .or_insert_with(|| absent(known, key));
         let before = self.size.sums(lane);
         let changed = change(lane);
         self.sums = self.sums.exchange(before, self.size.sums(lane));
@@ -180,14 +179,6 @@ impl State {
             self.lanes.remove(key);
         }
         changed
-    }
-
-    /// A lane of which nothing is held.
-    fn absent(&self, key: &LaneKey) -> Lane {
-        Lane {
-            time: self.known.get(key).map(|known| known.time),
-            ..Lane::default()
-        }
     }
 
     /// How many can be taken now.
@@ -258,6 +249,9 @@ impl State {
         if self.sums.expected_slow == 0 && self.sums.aside == 0 && self.refused.is_empty() {
             return Crowd::default();
         }
+        if self.sums.running < self.size.usual {
+            self.refused.clear();
+        }
         let lanes = &self.lanes;
         self.refused
             .retain(|key| lanes.get(key).is_none_or(|lane| lane.running == 0));
@@ -281,7 +275,7 @@ impl State {
         for key in &self.refused {
             let room = match self.lanes.get(key) {
                 Some(lane) => self.room_of(lane),
-                None => self.room_of(&self.absent(key)),
+                None => self.room_of(&absent(&self.known, key)),
             };
             limit(&key.1, room.max(usize::from(run_well.contains(&key.1))));
         }
@@ -311,7 +305,7 @@ impl State {
         // Nobody is overtaken: who waits could not have this place.
         let is_open = match self.lanes.get(key) {
             Some(lane) => lane.waiting.is_empty() && self.is_open(lane),
-            None => self.is_open(&self.absent(key)),
+            None => self.is_open(&absent(&self.known, key)),
         };
         if is_open {
             self.change(key, |lane| {
@@ -396,6 +390,14 @@ impl State {
             time
         };
         self.change(key, |lane| lane.time = Some(time));
+    }
+}
+
+/// A lane of which nothing is held.
+fn absent(known: &HashMap<LaneKey, Known>, key: &LaneKey) -> Lane {
+    Lane {
+        time: known.get(key).map(|known| known.time),
+        ..Lane::default()
     }
 }
 

@@ -231,6 +231,26 @@ async fn a_lane_that_was_sent_away_is_claimed_no_further_than_there_are_places_f
 }
 
 #[tokio::test]
+async fn a_lane_that_was_sent_away_and_never_came_back_is_forgotten() {
+    let places = places_of(64);
+    let mut busy = take_slow(&places, "busy", usize::MAX);
+    let _lanes: Vec<_> = (0..3)
+        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
+        .collect();
+    assert!(spawn(&places, "late").await.unwrap().is_none());
+    let knows_late = || {
+        let (crowd, late) = (places.crowd(), task_type("late"));
+        crowd.closed.contains(&late) || crowd.tight.iter().any(|(name, _)| *name == late)
+    };
+    busy.truncate(52);
+    assert!(knows_late(), "64 of 64 usual places are taken");
+    busy.pop();
+    assert!(!knows_late());
+    busy.extend(take_slow(&places, "busy", 1));
+    assert!(!knows_late());
+}
+
+#[tokio::test]
 async fn a_tenant_that_was_sent_away_does_not_close_a_type_for_others() {
     let places = places_of(64);
     let other = (tenant("other"), task_type("both"));
