@@ -1,6 +1,6 @@
 //! The database of a fleet.
 //!
-//! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has one [`Batcher`] and one connection of its
+//! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has a [`Batcher`] and a connection of its
 //! own in a process: whatever its callers bring while a commit is under way becomes the next statement, whose rows travel as arrays that
 //! `unnest` unfolds. A flush is one round trip and one implicit transaction, so nothing of ours ever waits in the middle of one.
 //! Everything else takes a connection from a pool.
@@ -98,6 +98,8 @@ use crate::{
 /// Dropping it flushes what was queued; [`PostgresStore::close`] does so too and returns when that is done.
 pub struct PostgresStore {
     enqueues: Batcher<NewTask, ()>,
+    /// Those of [`MANY`] tasks or more.
+    bulk: Batcher<NewTask, ()>,
     claims: Batcher<Claim, Vec<ClaimedTask>>,
     ends: Batcher<End, Commit>,
     reports: Batcher<ProgressReport, ()>,
@@ -113,7 +115,10 @@ struct Shared {
 }
 
 /// Connections of the hot operations.
-const LINES: u32 = 5;
+const LINES: u32 = 6;
+
+/// So many tasks take the database long enough that a single one of somebody else should not wait for them: it has a writer of its own.
+const MANY: usize = 32;
 
 impl PostgresStore {
     /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime, which then runs the writers.
@@ -129,17 +134,8 @@ impl PostgresStore {
         };
         on_pool!(shared, Repeat::Safe, |connection| schema::check(connection))?;
 
-        let line = line(config)?;
-        let enqueues = Batcher::new(batching("postgres_enqueue"), move |mut tasks: Vec<NewTask>| {
-            let line = line.clone();
-            async move {
-                let mut line = line.lock().await;
-                on_line!(&mut line, Repeat::Safe, |connection| enqueue::run(
-                    connection, &mut tasks
-                ))
-                .map(|()| vec![(); tasks.len()])
-            }
-        });
+        let enqueues = enqueue_writer("postgres_enqueue", config)?;
+        let bulk = enqueue_writer("postgres_enqueue_bulk", config)?;
         let line = SharedLine::new(Line::claims(config)?);
         let claims = Batcher::new(batching("postgres_claim"), move |claims: Vec<Claim>| {
             let line = line.clone();
@@ -176,6 +172,7 @@ impl PostgresStore {
         );
         Ok(Arc::new(Self {
             enqueues,
+            bulk,
             claims,
             ends,
             reports,
@@ -187,6 +184,7 @@ impl PostgresStore {
     /// Flushes what is queued and closes the connections. Every later call fails with [`StoreError::Closed`].
     pub async fn close(&self) {
         self.enqueues.close().await;
+        self.bulk.close().await;
         self.claims.close().await;
         self.ends.close().await;
         self.reports.close().await;
@@ -207,6 +205,21 @@ fn line(config: &PostgresConfig) -> StoreResult<SharedLine> {
     Line::hot(config).map(SharedLine::new)
 }
 
+/// A writer of new tasks.
+fn enqueue_writer(name: &'static str, config: &PostgresConfig) -> StoreResult<Batcher<NewTask, ()>> {
+    let line = line(config)?;
+    Ok(Batcher::new(batching(name), move |mut tasks: Vec<NewTask>| {
+        let line = line.clone();
+        async move {
+            let mut line = line.lock().await;
+            on_line!(&mut line, Repeat::Safe, |connection| enqueue::run(
+                connection, &mut tasks
+            ))
+            .map(|()| vec![(); tasks.len()])
+        }
+    }))
+}
+
 /// A statement costs the database a fixed share of time besides its rows, as much as some hundred of them, so ends that come one by one are
 /// worth waiting for once there are many.
 fn batching(name: &'static str) -> BatcherConfig {
@@ -221,7 +234,12 @@ fn batching(name: &'static str) -> BatcherConfig {
 #[async_trait]
 impl Store for PostgresStore {
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
-        self.enqueues.submit(tasks.to_vec()).await.map(drop)
+        let writer = if tasks.len() < MANY {
+            &self.enqueues
+        } else {
+            &self.bulk
+        };
+        writer.submit(tasks.to_vec()).await.map(drop)
     }
 
     async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {

@@ -17,8 +17,8 @@ pub struct PostgresConfig {
     /// `prefer`, `require`, `verify-ca`, `verify-full`; the system's certificates if it names none). If it says nothing: `disable` for a
     /// server on this very host, and `prefer` for any other.
     pub url: String,
-    /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take two. Five are kept for the hot
-    /// operations, one each; the others are opened as they are needed. At least 7.
+    /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take two. Six are kept for the hot
+    /// operations; the others are opened as they are needed. At least 8.
     pub max_connections: u32,
     /// How long to wait for a connection, new or free, before the operation counts as failed.
     pub acquire_timeout: Duration,
@@ -38,7 +38,7 @@ pub struct PostgresConfig {
 
 impl PostgresConfig {
     /// The least that [`PostgresConfig::max_connections`] may be.
-    pub const MIN_CONNECTIONS: u32 = 7;
+    pub const MIN_CONNECTIONS: u32 = 8;
 
     /// The defaults for a database.
     #[must_use]

@@ -6,7 +6,7 @@ use sqlx::Connection;
 use taskforge_domain::{TypePolicy, WorkerId};
 
 use super::*;
-use crate::Commit;
+use crate::{Commit, postgres::enqueue};
 
 /// Drains the queue through one store by turns of ids and order, and says what it completed.
 async fn drain(store: Arc<PostgresStore>, ids: Vec<TaskId>, policy: QueuePolicy) -> Vec<TaskId> {
@@ -86,6 +86,35 @@ async fn caps_hold_for_claims_of_several_processes() {
     for claimer in running {
         assert!(eventually(claimer).await.unwrap() >= 30);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_task_does_not_wait_for_the_many_of_somebody_else() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let tasks = new_tasks(100);
+    // Somebody is about to insert one of the many.
+    let mut other = database.connection().await;
+    let mut open = other.begin().await.unwrap();
+    enqueue::run(&mut open, &mut [tasks[50].clone()]).await.unwrap();
+    let many = {
+        let (store, tasks) = (store.clone(), tasks.clone());
+        tokio::spawn(async move { store.enqueue(&tasks).await })
+    };
+    let mut watch = database.connection().await;
+    eventually(async {
+        let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watch).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    eventually(store.enqueue(&new_tasks(1))).await.unwrap();
+    assert!(!many.is_finished());
+    open.rollback().await.unwrap();
+    eventually(many).await.unwrap().unwrap();
+    let worker = WorkerId::generate();
+    assert_eq!(claim(&store, worker, ClaimBy::Ids(&ids(&tasks))).await.len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
