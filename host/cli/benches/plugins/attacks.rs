@@ -28,7 +28,9 @@ const MANY: usize = 128;
 /// As many as the door takes at a time.
 const PUSHERS: usize = 4;
 
-pub(crate) async fn measure() {
+/// Of the attacks those whose names contain one of `chosen`; all if there is none.
+pub(crate) async fn measure(chosen: &[&str]) {
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|part| name.contains(part));
     let bed = Bed::new();
     let _api = bed.start_api();
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
@@ -65,19 +67,19 @@ pub(crate) async fn measure() {
         ("10,000 response headers", get(headers.url("/"))),
         ("slow responses", get(slow.url("/"))),
     ];
-    for (name, input) in &attacks {
+    for (name, input) in attacks.iter().filter(|(name, _)| is_chosen(name)) {
         let figures = round(&bed, Some((input, ATTACKERS))).await;
         print(name, &figures, &quiet);
     }
-    pushes(&bed, &quiet).await;
+    pushes(&bed, &quiet, is_chosen).await;
     let again = round(&bed, None).await;
     println!(
         "alone, once more: {again}\n\n| attack, {MANY} tasks of it each two seconds, no cap | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
     );
     set(&bed, json!({ "deadline": "8s" })).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    for (name, input) in attacks {
-        let figures = round(&bed, Some((&input, MANY))).await;
+    for (name, input) in attacks.iter().filter(|(name, _)| is_chosen(name)) {
+        let figures = round(&bed, Some((input, MANY))).await;
         print(name, &figures, &quiet);
     }
 }
@@ -140,12 +142,13 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
 }
 
 /// Components that are attacks by themselves, pushed as often as the door takes them while the neighbour works.
-async fn pushes(bed: &Bed, quiet: &latency::Figures) {
+async fn pushes(bed: &Bed, quiet: &latency::Figures, is_chosen: impl Fn(&str) -> bool) {
     let endless = wat::parse_str(guests::wat("endless_describe")).unwrap();
-    for (name, component) in [
+    let components = [
         ("a bomb for the compiler", bomb()),
         ("an endless describe", endless),
-    ] {
+    ];
+    for (name, component) in components.into_iter().filter(|(name, _)| is_chosen(name)) {
         let (pushed, answers) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let pushers: Vec<_> = (0..PUSHERS)
             .map(|_| {

@@ -1,6 +1,7 @@
 //! How quickly plugins go live, what a swap costs the tasks that run beside it, and how far attacks reach. Figures, no verdicts.
 //!
 //! `cargo bench --workspace --profile dev --bench plugins -- live swap attacks` on servers of its own; without names, all of them.
+//! Names beside `attacks` choose among the attacks: `attacks memory recursion`.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +23,8 @@ mod live;
 mod node;
 mod swap;
 
+const PARTS: [&str; 3] = ["live", "swap", "attacks"];
+
 fn main() {
     // Cargo adds flags of its own.
     let wanted: Vec<_> = std::env::args()
@@ -41,7 +44,8 @@ fn main() {
             swap::measure().await;
         }
         if is_wanted("attacks") {
-            attacks::measure().await;
+            let chosen = wanted.iter().filter(|name| !PARTS.contains(&name.as_str()));
+            attacks::measure(&chosen.map(String::as_str).collect::<Vec<_>>()).await;
         }
     });
 }
