@@ -128,6 +128,7 @@ async fn pop(app: &App, ask: &Ask, wait: Duration) -> Popped {
         Popped {
             hints: Vec::new(),
             look_in_store: true,
+            keeps_caps: false,
         }
     })
 }
@@ -156,7 +157,7 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
         .leased
         .sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
     if popped.look_in_store
-        && let Err(error) = by_order(&mut handout, &ask, now).await
+        && let Err(error) = by_order(&mut handout, &ask, popped.keeps_caps, now).await
     {
         trouble = Some(error);
     }
@@ -188,11 +189,19 @@ async fn by_hint(
     claimed
 }
 
-async fn by_order(handout: &mut Handout, ask: &Ask, now: StoreResult<Timestamp>) -> StoreResult<()> {
+async fn by_order(
+    handout: &mut Handout,
+    ask: &Ask,
+    broker_keeps_caps: bool,
+    now: StoreResult<Timestamp>,
+) -> StoreResult<()> {
     let now = now?;
     let app = handout.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
     app.services.catalog.snapshot().overlay(&ask.types, &mut policy);
+    if broker_keeps_caps {
+        policy = policy.without_capped();
+    }
     while handout.leased.len() < ask.max {
         let by = ClaimBy::Order {
             types: &ask.types,

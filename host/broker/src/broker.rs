@@ -43,6 +43,9 @@ pub struct Popped {
     /// this comes after `want.wait` or [`LOOK_PAUSE`], whichever is shorter. So a worker whose last look found as much as it
     /// could use asks again with a `wait` of zero, and does not sleep on a backlog.
     pub look_in_store: bool,
+    /// The broker counts what runs under caps. What was claimed from the store it would not count, so a look there leaves out what has a cap;
+    /// the broker names that, or will.
+    pub keeps_caps: bool,
 }
 
 /// How long a broker lets a worker wait for hints when all that it can tell is to look in the store. It bounds how often an idle fleet asks
@@ -166,7 +169,8 @@ pub trait Broker: Send + Sync + 'static {
         is_all: bool,
     ) -> BrokerResult<()>;
 
-    /// Takes over the policy: pauses, caps, weights.
+    /// Takes over the policy: pauses, caps, weights. If something has a cap that had none, or nobody has said what the policy is since a loss,
+    /// pops take nothing and send workers to the store, which counts for itself, until [`Broker::set_running`].
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()>;
 
     /// Says what runs of the types and tenants that have caps, so that what was lost or left behind is put right. Hints that were popped less than

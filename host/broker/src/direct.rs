@@ -105,6 +105,7 @@ impl StoreBroker {
         Popped {
             hints: Vec::new(),
             look_in_store: true,
+            keeps_caps: false,
         }
     }
 }

@@ -53,6 +53,7 @@ impl State {
         Popped {
             hints,
             look_in_store: self.queue.look_in_store(types),
+            keeps_caps: self.queue.keeps_caps(),
         }
     }
 

@@ -103,9 +103,45 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_flush_nothing_is_given_out_before_the_policy_and_what_runs_were_told() {
+    let server = Server::start();
+    let broker = RedisBroker::connect(&server.config()).await.unwrap();
+    let other = RedisBroker::connect(&server.config()).await.unwrap();
+    let capped = TypePolicy {
+        paused: false,
+        max_running: Some(2),
+    };
+    let policy = QueuePolicy {
+        types: [(kind("t"), capped)].into(),
+        ..QueuePolicy::default()
+    };
+    broker.set_policy(&policy).await.unwrap();
+    broker.set_running(&[]).await.unwrap();
+    broker.push(&hints("a", "t", 3, 9)).await.unwrap();
+    let running = take(&other, &["t"], 9).await;
+    assert_eq!(running.len(), 2);
+
+    server.flush();
+    let store_serves = async || {
+        let popped = pop(&other, &["t"], 9).await;
+        popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps
+    };
+    other.push(&hints("a", "t", 3, 9)).await.unwrap();
+    assert!(store_serves().await);
+    // A sweeper that has not noticed.
+    broker.set_running(&running).await.unwrap();
+    assert!(store_serves().await);
+    assert!(!broker.is_complete().await.unwrap());
+    assert!(store_serves().await, "the policy is known, and not what runs");
+    broker.set_running(&running[..1]).await.unwrap();
+    assert_eq!(take(&other, &["t"], 9).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     let mut server = Server::start();
     let broker = Arc::new(RedisBroker::connect(&server.config()).await.unwrap());
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
     broker.mark_complete().await.unwrap();
     assert_eq!(broker.mode(), Mode::Redis);
     let mut signals = broker.subscribe();
@@ -152,6 +188,7 @@ async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_t
         RedisBroker::connect(&config).await.unwrap(),
         RedisBroker::connect(&server.config()).await.unwrap(),
     );
+    other.set_policy(&QueuePolicy::default()).await.unwrap();
     other.mark_complete().await.unwrap();
     let kept = hint("a", "t", 3);
     other.push(std::slice::from_ref(&kept)).await.unwrap();
@@ -188,6 +225,7 @@ async fn brokers_of_one_server_wake_each_other_and_share_caps() {
         ..QueuePolicy::default()
     };
     one.set_policy(&policy).await.unwrap();
+    one.set_running(&[]).await.unwrap();
     let worker = waiting(&two, &["t"], LONG);
     one.push(&hints("a", "t", 3, 20)).await.unwrap();
     let mut running = taken(soon(worker).await);
@@ -214,6 +252,7 @@ async fn a_cluster_serves_as_well() {
     let server = Server::start_cluster();
     let config = RedisConfig::new(server.url().replace("redis://", "redis-cluster://"));
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
     assert!(!broker.is_complete().await.unwrap());
     broker.mark_complete().await.unwrap();
     let mut signals = broker.subscribe();
@@ -269,6 +308,7 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     let redis = RedisBroker::connect(&server.config()).await.unwrap();
     let fleet = Arc::new(FleetBroker::new(redis, board.clone()));
     let mut signals = fleet.subscribe();
+    fleet.set_policy(&QueuePolicy::default()).await.unwrap();
     fleet.mark_complete().await.unwrap();
     take(&*fleet, &["t"], 1).await;
     let pushed = hints("a", "t", 3, 2);
@@ -281,7 +321,8 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     let cut_off = StoreBroker::new(board.clone());
     let worker = waiting(&fleet, &["t"], LONG);
     cut_off.push(&hints("a", "t", 3, 1)).await.unwrap();
-    assert!(soon(worker).await.look_in_store);
+    let popped = soon(worker).await;
+    assert!(popped.look_in_store && popped.keeps_caps);
     let id = TaskId::generate();
     cut_off.publish(&[Signal::Cancel(id)]).await.unwrap();
     assert_eq!(next(&mut signals).await.0, Signal::Cancel(id));
@@ -293,7 +334,7 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     .await;
     fleet.push(&hints("a", "t", 3, 1)).await.unwrap();
     let popped = soon(waiting(&fleet, &["t"], LONG)).await;
-    assert!(popped.hints.is_empty() && popped.look_in_store);
+    assert!(popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps);
     assert!(fleet.is_complete().await.unwrap() && fleet.short_lanes().await.unwrap().is_empty());
     fleet.release(&pushed).await.unwrap();
     fleet.publish(&[Signal::Finished(id)]).await.unwrap();

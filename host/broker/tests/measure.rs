@@ -23,7 +23,7 @@ use std::{
 use hints::{LONG, hint, kind, kinds, pop};
 use server::Server;
 use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Signal, Want};
-use taskforge_domain::{Lane, TaskId, TaskType};
+use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
 
 const BATCH: usize = 256;
 
@@ -32,6 +32,7 @@ const BATCH: usize = 256;
 async fn throughput_latency_and_idle_cost() {
     let server = Server::start();
     let redis = Arc::new(RedisBroker::connect(&server.config()).await.unwrap());
+    redis.set_policy(&QueuePolicy::default()).await.unwrap();
     redis.mark_complete().await.unwrap();
     let local = LocalBroker::new();
     local.mark_complete().await.unwrap();

@@ -132,6 +132,9 @@ impl Stack {
             .with_plugins(live.clone(), trials);
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
+        // So caps hold from the first hint on.
+        broker.set_policy(&live.overlay(store.policy().await?)).await?;
+        broker.set_running(&[]).await?;
         let api = ApiConfig {
             listen: config.listen,
             ..ApiConfig::default()

@@ -114,6 +114,18 @@ impl QueuePolicy {
         self.tenants.get(tenant)?.max_running
     }
 
+    /// The same for everything that has no cap. What has one waits.
+    #[must_use]
+    pub fn without_capped(mut self) -> Self {
+        for policy in self.types.values_mut() {
+            policy.paused |= policy.max_running.take().is_some();
+        }
+        for policy in self.tenants.values_mut() {
+            policy.max_running = policy.max_running.map(|_| 0);
+        }
+        self
+    }
+
     /// Whether anything is capped, so that what runs must be counted.
     #[must_use]
     pub fn has_caps(&self) -> bool {
@@ -138,6 +150,30 @@ mod tests {
         };
         policy.types.insert(kind.clone(), capped);
         assert_eq!((policy.type_cap(&kind), policy.has_caps()), (Some(0), true));
+    }
+
+    #[test]
+    fn what_has_a_cap_can_be_left_out() {
+        let mut policy = QueuePolicy::default();
+        let names = ["capped", "free", "paused"].map(|name| TaskType::new(name).unwrap());
+        for (name, (paused, max_running)) in names.iter().zip([(false, Some(5)), (false, None), (true, None)])
+        {
+            policy
+                .types
+                .insert(name.clone(), TypePolicy { paused, max_running });
+        }
+        let some = policy.clone().without_capped();
+        assert_eq!(
+            names.each_ref().map(|name| some.is_paused(name)),
+            [true, false, true]
+        );
+        assert!(!some.has_caps(), "so nothing needs to be counted");
+        let capped = TenantPolicy {
+            max_running: Some(5),
+            ..TenantPolicy::default()
+        };
+        policy.tenants.insert(TenantId::default(), capped);
+        assert_eq!(policy.without_capped().tenant_cap(&TenantId::default()), Some(0));
     }
 
     #[test]

@@ -162,6 +162,7 @@ impl Claims {
                 Popped {
                     hints: Vec::new(),
                     look_in_store: true,
+                    keeps_caps: false,
                 }
             }
         }
@@ -186,7 +187,10 @@ impl Claims {
             self.release_unclaimed(&mut haul);
         }
         if popped.look_in_store && haul.tasks.len() < max && !types.is_empty() {
-            let policy = self.policy.get();
+            let mut policy = self.policy.get();
+            if popped.keeps_caps {
+                policy = policy.without_capped();
+            }
             let room = max - haul.tasks.len();
             let by = ClaimBy::Order {
                 types,

@@ -31,10 +31,11 @@ use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A broker that can be away.
+/// A broker that can be away, or know of no task.
 struct Flaky {
     broker: LocalBroker,
     away: AtomicBool,
+    knows_nothing: AtomicBool,
 }
 
 impl Flaky {
@@ -47,11 +48,19 @@ impl Flaky {
     }
 }
 
-/// Every method but the two that ask nothing of anyone.
+/// Every method but the three that ask nothing of anyone.
 macro_rules! delegate {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
         impl Broker for Flaky {
+            async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
+                self.check()?;
+                if self.knows_nothing.load(Ordering::SeqCst) {
+                    tokio::time::sleep(want.wait).await;
+                    return Ok(Popped { look_in_store: true, keeps_caps: true, ..Popped::default() });
+                }
+                self.broker.pop(want).await
+            }
             $(async fn $name(&self, $($argument: $type),*) -> BrokerResult<$answer> {
                 self.check()?;
                 self.broker.$name($($argument),*).await
@@ -68,7 +77,6 @@ macro_rules! delegate {
 
 delegate! {
     push(hints: &[Hint]) -> ();
-    pop(want: Want<'_>) -> Popped;
     release(hints: &[Hint]) -> ();
     depth() -> u64;
     is_complete() -> bool;
@@ -156,6 +164,7 @@ impl Bed {
         let broker = Arc::new(Flaky {
             broker: LocalBroker::new(),
             away: AtomicBool::new(false),
+            knows_nothing: AtomicBool::new(false),
         });
         let runtime = sandbox(data.path());
         let hostile = runtime
@@ -268,6 +277,35 @@ async fn a_task_that_fails_twice_completes_at_the_third_attempt() {
     assert_eq!((task.attempt, task.retry_count(), task.error), (3, 2, None));
     let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
     assert_eq!(story.attempts.len(), 3);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_cap_is_not_claimed_past_a_broker_that_counts() {
+    let bed = Bed::new().await;
+    bed.broker.knows_nothing.store(true, Ordering::SeqCst);
+    let set_cap = async |max_running| {
+        let policy = TypePolicy {
+            paused: false,
+            max_running,
+        };
+        let hostile = TaskType::new("hostile").unwrap();
+        bed.store.set_type_policy(&hostile, policy).await.unwrap();
+    };
+    set_cap(Some(5)).await;
+    let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
+    bed.start_worker(|_| {});
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(bed.task(id).await.state, TaskState::Pending);
+    set_cap(None).await;
+    bed.broker.publish(&[Signal::Policy]).await.unwrap();
+    bed.reaches(id, TaskState::Completed).await;
+    // Nor is it left lying when the broker is away, and counts nothing.
+    set_cap(Some(5)).await;
+    bed.broker.publish(&[Signal::Policy]).await.unwrap();
+    bed.broker.away.store(true, Ordering::SeqCst);
+    let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
+    bed.reaches(id, TaskState::Completed).await;
     bed.stop().await;
 }
 

@@ -296,6 +296,7 @@ fn a_tenant_at_its_cap_is_out_of_the_turns_until_there_is_room_and_saves_none_up
         tenants: [(TenantId::new("a").unwrap(), tenant)].into(),
         ..QueuePolicy::default()
     });
+    queue.set_running(&[], now());
     for _ in 0..200 {
         assert!(queue.push(&hint("a", "t", 3)));
         assert!(queue.push(&hint("b", "t", 3)));

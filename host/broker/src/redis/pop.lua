@@ -1,6 +1,8 @@
 -- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the overdue, the name of this set of types, how
 -- many sets have a count, types.
--- Answers: whether to look in the store; the names of lanes; and for each hint its id and twice the number of its lane, plus one if it counts.
+-- Answers: whether to look in the store, plus two if caps are kept here; the names of lanes; and for each hint its id and twice the number of its
+-- lane, plus one if it counts.
+if call('GET', base .. 'counted') ~= 'yes' then return { 1, {}, {} } end
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local popped_at = server_now()
 local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -365,15 +367,15 @@ local function pop_all()
 end
 
 local function look_in_store()
-  if call('EXISTS', base .. 'epoch') == 0 then return 1 end
+  if call('EXISTS', base .. 'epoch') == 0 then return 3 end
   for _, task_type in ipairs(call('SMEMBERS', base .. 'dry')) do
-    if wanted[task_type] and room_of(task_type) > 0 then
+    if wanted[task_type] and room_of(task_type) > 0 and not capped[task_type] then
       for _, name in ipairs(call('SMEMBERS', base .. 'dry:' .. task_type)) do
-        if tenant_of(name:match('^%d:[^:]+:(.+)$')).room > 0 then return 1 end
+        if not tenant_of(name:match('^%d:[^:]+:(.+)$')).capped then return 3 end
       end
     end
   end
-  return 0
+  return 2
 end
 
 if max > 0 and next(wanted) then

@@ -15,6 +15,8 @@
 --   dry:<type>                    set: lanes that have overflowed and are empty; `dry` names these types
 --   running:type:<type>           sorted set: counted ids by when they were popped; running:tenant:<tenant> the same
 --   policy                        hash: paused:<type>, type_cap:<type>, cost:<tenant>, tenant_cap:<tenant>
+--   counted                       yes: the policy here is the store's and everything that has a cap in it was counted. no: not everything yet.
+--                                 Absent: nobody has said what the policy is. While it is not yes, nothing is given out
 --   pops                          hash: set of types -> pops since the last one of the overdue
 --   depth                         hints in all lanes
 --   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due

@@ -205,7 +205,8 @@ pub(super) fn popped((look, names, taken): PopAnswer) -> BrokerResult<Popped> {
     });
     Ok(Popped {
         hints: hints.collect::<BrokerResult<_>>()?,
-        look_in_store: look == 1,
+        look_in_store: look & 1 == 1,
+        keeps_caps: look & 2 == 2,
     })
 }
 

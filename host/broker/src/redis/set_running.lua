@@ -11,6 +11,11 @@ for at = 2, #ARGV, 3 do
   add('tenant', ARGV[at + 1], ARGV[at + 2])
 end
 local woken = {}
+-- Not while nobody has said what the policy is: after a loss that comes first.
+if call('GET', base .. 'counted') == 'no' then
+  call('SET', base .. 'counted', 'yes')
+  wake({ ['*'] = true })
+end
 for _, field in ipairs(call('HKEYS', base .. 'policy')) do
   local kind, name = field:match('^(%l+)_cap:(.+)$')
   if kind then

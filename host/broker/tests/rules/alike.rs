@@ -80,6 +80,11 @@ async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
                 }
                 local.set_policy(&policy).await.unwrap();
                 redis.set_policy(&policy).await.unwrap();
+                // Mostly at once, as the sweeper does.
+                if random.u8(0..4) > 0 {
+                    local.set_running(&counted).await.unwrap();
+                    redis.set_running(&counted).await.unwrap();
+                }
             }
             17 => {
                 local.set_running(&counted).await.unwrap();

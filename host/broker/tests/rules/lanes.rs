@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use taskforge_broker::{Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::PATIENCE};
-use taskforge_domain::TaskId;
+use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::PATIENCE};
+use taskforge_domain::{QueuePolicy, TaskId};
 
 use crate::{
     bench::{Bench, Dyn},
@@ -52,8 +52,10 @@ async fn redis_incomplete() -> Bench {
     let server = Server::start();
     let mut config = server.config();
     config.lane_capacity = 8;
+    let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
     Bench {
-        broker: Arc::new(RedisBroker::connect(&config).await.unwrap()),
+        broker,
         _server: Some(server),
     }
 }

@@ -11,6 +11,8 @@ both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
     a_cap_holds_until_room_is_given_back(100);
+    while_what_has_a_cap_was_not_counted_the_store_serves(100);
+    of_what_has_a_cap_the_store_is_not_asked_for_more(2);
     what_runs_is_put_right(100);
 }
 
@@ -52,6 +54,7 @@ async fn a_cap_holds_until_room_is_given_back(broker: Dyn) {
         .tenants
         .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
     broker.set_policy(&policy).await.unwrap();
+    broker.set_running(&[]).await.unwrap();
     broker.push(&hints("a", "t", 3, 10)).await.unwrap();
     let first = pop(&*broker, &["t"], 10).await;
     assert!(first.hints.len() == 3 && first.hints.iter().all(|taken| taken.counted));
@@ -78,6 +81,64 @@ async fn a_cap_holds_until_room_is_given_back(broker: Dyn) {
     let next = soon(u).await;
     assert_eq!(count_of("b", &next), 1);
     assert_eq!(take(&*broker, &["t", "u"], 10).await, []);
+}
+
+async fn while_what_has_a_cap_was_not_counted_the_store_serves(broker: Dyn) {
+    let capped = |cap| type_policy("t", false, Some(cap));
+    broker.set_policy(&capped(3)).await.unwrap();
+    let pushed = hints("a", "t", 3, 10);
+    broker.push(&pushed).await.unwrap();
+    let popped = pop(&*broker, &["t"], 10).await;
+    assert_eq!(
+        (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
+        (0, true, false)
+    );
+    let worker = waiting(&broker, &["t"], 10);
+    assert_eq!(soon(worker).await, [], "it is sent to the store");
+
+    broker.set_running(&hints("a", "t", 3, 2)).await.unwrap();
+    let popped = pop(&*broker, &["t"], 10).await;
+    assert_eq!(
+        (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
+        (1, false, true)
+    );
+    // It goes on counting under another cap, and when the same is said again.
+    broker.set_policy(&capped(4)).await.unwrap();
+    broker.set_policy(&capped(4)).await.unwrap();
+    assert_eq!(take(&*broker, &["t"], 10).await, pushed[1..2]);
+    // Another has a cap now, of which it does not know what runs.
+    let mut both = capped(4);
+    both.tenants
+        .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
+    broker.set_policy(&both).await.unwrap();
+    assert!(!pop(&*broker, &["t"], 10).await.keeps_caps);
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
+    assert_eq!(take(&*broker, &["t"], 10).await, pushed[2..]);
+}
+
+async fn of_what_has_a_cap_the_store_is_not_asked_for_more(broker: Dyn) {
+    let mut policy = type_policy("t", false, Some(3));
+    policy
+        .tenants
+        .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(3)));
+    broker.set_policy(&policy).await.unwrap();
+    broker.set_running(&[]).await.unwrap();
+    // Lanes that overflow and run dry.
+    for (tenant, task_type) in [("a", "t"), ("b", "u"), ("a", "u")] {
+        broker.push(&hints(tenant, task_type, 3, 3)).await.unwrap();
+        assert_eq!(take(&*broker, &[task_type], 2).await.len(), 2);
+        let popped = pop(&*broker, &[task_type], 2).await;
+        let is_free = (tenant, task_type) == ("a", "u");
+        assert_eq!(
+            (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
+            (0, is_free, true)
+        );
+    }
+    assert_eq!(
+        broker.short_lanes().await.unwrap().len(),
+        3,
+        "the sweeper fills them all"
+    );
 }
 
 async fn what_runs_is_put_right(broker: Dyn) {

@@ -32,6 +32,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
         .set_policy(&type_policy("t", false, Some(64)))
         .await
         .unwrap();
+    broker.set_running(&[]).await.unwrap();
     let pushed = hints("a", "t", 3, 64);
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {
