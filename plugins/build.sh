@@ -2,7 +2,7 @@
 # Builds the handlers that ship with TaskForge and puts each, with its settings file, into the plugins folder:
 #   $CARGO_TARGET_DIR/plugins/NAME.wasm, NAME.toml        what `taskforge dev` loads
 #   $CARGO_TARGET_DIR/plugins-test/hostile.wasm, .toml    the attacks, for tests only
-#   $CARGO_TARGET_DIR/plugins-test/{command,web,careless}.wasm    handlers of other shapes, for tests only
+#   $CARGO_TARGET_DIR/plugins-test/{command,keeper,web,careless}.wasm    handlers of other shapes, for tests only
 # A file is replaced only when its content changed, and in one step, so that a server that watches the folder never reads half a file.
 set -euo pipefail
 
@@ -44,6 +44,6 @@ for pair in fibonacci:fibonacci scraper_plugin:scraper email:email sms:sms; do
 done
 install "$built/hostile.wasm" "$target_dir/plugins-test/hostile.wasm"
 install plugins/hostile/hostile.toml "$target_dir/plugins-test/hostile.toml"
-for pair in command:command web:web shapes:careless; do
+for pair in command:command keeper:keeper web:web shapes:careless; do
     install "$built/${pair%:*}.wasm" "$target_dir/plugins-test/${pair#*:}.wasm"
 done

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
-use taskforge_runtime::{KeyValue, KeyValueError, Space};
+use taskforge_runtime::{KeyValue, KeyValueError, Seen, Space};
 use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError};
 use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore, SemaphorePermit};
 
@@ -98,6 +98,25 @@ impl KeyValue for StoredValues {
             .increment_value(&keys(space), key, delta, quota(space))
             .await;
         written(kept.map_err(away)?, space)
+    }
+
+    async fn swap(
+        &self,
+        space: &Space,
+        key: &str,
+        seen: Seen,
+        value: Vec<u8>,
+    ) -> Result<bool, KeyValueError> {
+        let _write = self.write(space).await;
+        let _turn = self.turn().await;
+        let kept = self
+            .store
+            .swap_value(&keys(space), key, seen, &value, quota(space))
+            .await;
+        match kept.map_err(away)? {
+            Kept::Mismatch => Ok(false),
+            kept => written(kept, space).map(|()| true),
+        }
     }
 }
 

@@ -25,6 +25,27 @@ mod generated {
     });
 }
 
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+mod draft2 {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "wasi:keyvalue/imports",
+        imports: { default: async | trappable },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::host::Bucket,
+            "wasi:keyvalue/atomics.cas": crate::host::Cas,
+        },
+        require_store_data_send: true,
+    });
+}
+
+pub(crate) use draft2::wasi::keyvalue as keyvalue2;
 pub(crate) use generated::PluginPre as BindingsPre;
 pub(crate) use generated::exports::taskforge::plugin::handler;
 pub(crate) use generated::taskforge::plugin::{mail, progress};

@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 pub(crate) use calls::{Calls, HostCallLimit, Switch};
 pub(crate) use config::Values;
-pub use keyvalue::Bucket;
+pub use keyvalue::{Bucket, Cas};
 pub(crate) use stdio::{Captured, OutputLimit};
 
 use crate::{

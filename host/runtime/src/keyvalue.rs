@@ -3,6 +3,7 @@
 mod memory;
 
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
 
 pub use memory::MemoryKeyValue;
@@ -73,4 +74,20 @@ pub trait KeyValue: Send + Sync + 'static {
     /// # Errors
     /// When the value that is there is no number, on overflow, beyond the quota, or when the values cannot be reached.
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError>;
+
+    /// Writes a value if the one that is there is the one that was seen. `false`: it is another.
+    ///
+    /// # Errors
+    /// When that would be more than the quota, or the values cannot be reached.
+    async fn swap(&self, space: &Space, key: &str, seen: Seen, value: Vec<u8>)
+    -> Result<bool, KeyValueError>;
+}
+
+/// What a value was like: its SHA-256, or that there was none.
+pub type Seen = Option<[u8; 32]>;
+
+/// What this value is like.
+#[must_use]
+pub fn seen(value: Option<&[u8]>) -> Seen {
+    value.map(|value| Sha256::digest(value).into())
 }

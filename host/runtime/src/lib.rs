@@ -62,7 +62,7 @@ pub use background::{Effort, Threads};
 pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
-pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Space};
+pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Seen, Space};
 pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
 pub use plugin::Plugin;
 pub use refusal::LoadError;

@@ -11,7 +11,7 @@ use taskforge_domain::{
 };
 
 pub(crate) use self::{
-    holding::{Holding, first_after, sum},
+    holding::{Holding, first_after, is_seen, sum},
     metric::{Metric, UsageRow, usage_rows},
 };
 use crate::StoreResult;
@@ -102,7 +102,8 @@ pub enum Kept<T> {
     Written(T),
     /// It would have been more than the quota; nothing changed.
     OverQuota,
-    /// The value that is there is not a number, or the sum would be none of 64 bits (of an increment); nothing changed.
+    /// The value that is there is not a number, or the sum would be none of 64 bits (of an increment), or it is not the one that was seen (of
+    /// a swap); nothing changed.
     Mismatch,
 }
 
@@ -215,4 +216,17 @@ pub trait PluginStore: Send + Sync + 'static {
         delta: i64,
         quota: KeyQuota,
     ) -> StoreResult<Kept<i64>>;
+
+    /// Writes a value if the SHA-256 of the one that is there is `seen`; `None`: if there is none.
+    ///
+    /// # Errors
+    /// As [`PluginStore::set_values`].
+    async fn swap_value(
+        &self,
+        space: &KeySpace,
+        key: &str,
+        seen: Option<[u8; 32]>,
+        value: &[u8],
+        quota: KeyQuota,
+    ) -> StoreResult<Kept<()>>;
 }

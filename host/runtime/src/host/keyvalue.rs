@@ -3,6 +3,8 @@
 //! Everything that a guest names or hands over has a bound here, and so has what a call brings back, so that the rooms behind see no
 //! absurd size and the host holds none.
 
+mod draft2;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use taskforge_domain::{FailureKind, LogLevel};
@@ -14,8 +16,10 @@ use crate::{
         atomics, batch,
         store::{self, Error, KeyResponse},
     },
-    keyvalue::{KeyValue, KeyValueError, MAX_BUCKET, MAX_KEY, MAX_VALUE, Space},
+    keyvalue::{KeyValue, KeyValueError, MAX_BUCKET, MAX_KEY, MAX_VALUE, Seen, Space},
 };
+
+pub use draft2::Cas;
 
 /// Keys on a page of `list-keys`.
 const PAGE: u32 = 1000;
@@ -30,6 +34,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const CURSORS: usize = 16;
 
 /// A bucket that a guest has opened. Public because the generated bindings export it again; nothing leaves this crate.
+#[derive(Clone)]
 pub struct Bucket {
     space: Space,
     values: Arc<dyn KeyValue>,
@@ -164,16 +169,11 @@ impl store::HostBucket for HostState {
             Some(place) => place,
             None => None,
         };
-        let keys = match bucket.values.keys(&bucket.space, after, PAGE).await {
-            Ok(keys) => keys,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let more = keys.len() >= PAGE as usize;
-        let cursor = keys
-            .last()
-            .filter(|_| more)
-            .map(|last| self.cursors.give(last.clone()));
-        Ok(Ok(KeyResponse { keys, cursor }))
+        let page = bucket.page(after).await;
+        Ok(page.map(|(keys, last)| KeyResponse {
+            keys,
+            cursor: last.map(|last| self.cursors.give(last)),
+        }))
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
@@ -201,7 +201,14 @@ impl Bucket {
         Ok(self.values.delete(&self.space, keys).await?)
     }
 
-    async fn get_many(&self, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    /// A page of keys, and its last one if there may be more.
+    async fn page(&self, after: Option<&str>) -> Result<(Vec<String>, Option<String>), Error> {
+        let keys = self.values.keys(&self.space, after, PAGE).await?;
+        let last = keys.last().filter(|_| keys.len() >= PAGE as usize).cloned();
+        Ok((keys, last))
+    }
+
+    async fn get_many(&self, keys: Vec<String>) -> Result<Vec<(String, Option<Vec<u8>>)>, Error> {
         keys_fit(keys.len(), &keys)?;
         let mut found = Vec::with_capacity(keys.len());
         let mut bytes = 0;
@@ -209,17 +216,27 @@ impl Bucket {
             let value = self.values.get(&self.space, &key).await?;
             bytes += value.as_ref().map_or(0, Vec::len);
             bounded("what the batch found", bytes, BATCH_BYTES)?;
-            found.push(value.map(|value| (key, value)));
+            found.push((key, value));
         }
         Ok(found)
     }
 
-    /// The interface counts without a sign, and other programs may have written a negative number.
-    async fn increment(&self, key: &str, delta: u64) -> Result<u64, Error> {
+    async fn add(&self, key: &str, delta: i64) -> Result<i64, Error> {
         key_fits(key)?;
+        Ok(self.values.increment(&self.space, key, delta).await?)
+    }
+
+    /// `false`: it is not what was seen any more.
+    async fn swap(&self, key: &str, seen: Seen, value: Vec<u8>) -> Result<bool, Error> {
+        bounded("the value", value.len(), MAX_VALUE)?;
+        Ok(self.values.swap(&self.space, key, seen, value).await?)
+    }
+
+    /// The first draft counts without a sign, and other programs may have written a negative number.
+    async fn increment(&self, key: &str, delta: u64) -> Result<u64, Error> {
         let delta = i64::try_from(delta)
             .map_err(|_| Error::Other(format!("{delta} is more than can be added at once")))?;
-        let sum = self.values.increment(&self.space, key, delta).await?;
+        let sum = self.add(key, delta).await?;
         u64::try_from(sum).map_err(|_| Error::Other(format!("the sum is {sum}, less than 0")))
     }
 }
@@ -238,7 +255,11 @@ impl batch::Host for HostState {
         keys: Vec<String>,
     ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let bucket = self.table.get(&bucket)?;
-        Ok(bucket.get_many(keys).await)
+        let found = bucket.get_many(keys).await;
+        Ok(found.map(|found| {
+            let found = found.into_iter();
+            found.map(|(key, value)| Some((key, value?))).collect()
+        }))
     }
 
     async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
@@ -255,7 +276,8 @@ impl batch::Host for HostState {
 pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     store::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     atomics::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
-    batch::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)
+    batch::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    draft2::link(linker)
 }
 
 #[cfg(test)]

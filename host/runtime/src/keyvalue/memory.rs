@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use taskforge_domain::{TaskType, TenantId};
 
-use super::{KeyValue, KeyValueError, Space};
+use super::{KeyValue, KeyValueError, Seen, Space, seen};
 
 /// Keeps values in memory: for `plugin run`, and for tests.
 #[derive(Debug, Default)]
@@ -125,6 +125,22 @@ impl KeyValue for MemoryKeyValue {
             Ok(sum)
         })
     }
+
+    async fn swap(
+        &self,
+        space: &Space,
+        key: &str,
+        expected: Seen,
+        value: Vec<u8>,
+    ) -> Result<bool, KeyValueError> {
+        self.on_shelf(space, |shelf| {
+            if seen(shelf.get(&place(space, key)).map(Vec::as_slice)) != expected {
+                return Ok(false);
+            }
+            put(shelf, space, vec![(key.to_owned(), value)])?;
+            Ok(true)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +212,28 @@ mod tests {
             .unwrap();
         assert_eq!(kept.keys(&space, None, 2).await.unwrap(), ["a", "b"]);
         assert_eq!(kept.keys(&space, Some("b"), 2).await.unwrap(), ["c"]);
+    }
+
+    #[tokio::test]
+    async fn a_value_is_swapped_if_it_is_the_one_that_was_seen() {
+        let kept = MemoryKeyValue::new();
+        let space = space("me", "a");
+        let swap = async |expected: Option<&str>, value: &str| {
+            let expected = seen(expected.map(str::as_bytes));
+            kept.swap(&space, "k", expected, value.as_bytes().to_vec()).await
+        };
+        assert!(
+            !swap(Some(""), "1").await.unwrap(),
+            "no value is not an empty one"
+        );
+        assert!(swap(None, "1").await.unwrap());
+        assert!(!swap(None, "2").await.unwrap());
+        assert!(swap(Some("1"), "2").await.unwrap());
+        assert!(
+            swap(Some("2"), &"v".repeat(20)).await.is_err(),
+            "beyond the quota"
+        );
+        assert_eq!(kept.get(&space, "k").await.unwrap().unwrap(), b"2");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use taskforge_domain::{FailureKind, Outcome, TenantId};
 use taskforge_runtime::{Plugin, RuntimeConfig};
+use taskforge_testing::guests;
 
 use crate::bed::{Bed, config, invocation, log, output};
 
@@ -247,6 +248,85 @@ async fn a_quota_is_the_operators() {
         "{said}"
     );
     assert_eq!(said[4], json!([]));
+}
+
+/// A handler that imports the second draft.
+async fn keeper(bed: &Bed, grants: Value) -> std::sync::Arc<Plugin> {
+    bed.shaped(guests::bytes("keeper"), json!({ "grants": grants }))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_are_kept_under_the_second_draft_too() {
+    let bed = Bed::new().await;
+    let plugin = keeper(&bed, json!({"keyvalue": true})).await;
+    let steps = json!([
+        {"do": "get", "key": "a"},
+        {"do": "set", "key": "a", "value": "grüße"},
+        {"do": "exists", "key": "a"},
+        {"do": "increment", "key": "n", "delta": -40},
+        {"do": "increment", "key": "n", "delta": 2},
+        {"do": "increment", "key": "a", "delta": 2},
+        {"do": "set_many", "keys": ["b", "c"], "value": "v"},
+        {"do": "get_many", "keys": ["a", "none", "c"]},
+        {"do": "delete_many", "keys": ["b", "none"]},
+        {"do": "delete", "key": "c"},
+        {"do": "keys"},
+        {"do": "keys", "cursor": "a"},
+        {"do": "get", "key": ""},
+        {"do": "keys", "cursor": "k".repeat(2000)},
+    ]);
+    let (said, _) = bed.completes(&plugin, steps).await;
+    let error = |n: usize| said[n]["error"].as_str().unwrap_or_default();
+    assert!(
+        error(5).contains("no number") && error(12).contains("empty") && error(13).contains("cursor"),
+        "{said}"
+    );
+    assert_eq!(
+        said.as_array().unwrap()[..5],
+        [json!(null), json!(null), json!(true), json!(-40), json!(-38)]
+    );
+    assert_eq!(said[7], json!([["a", "grüße"], ["none", null], ["c", "v"]]));
+    assert_eq!(said[10], json!({"keys": ["a", "n"], "cursor": null}));
+    assert_eq!(said[11], json!({"keys": ["n"], "cursor": null}));
+    let (said, _) = bed.completes(&plugin, json!([{"do": "get", "key": "n"}])).await;
+    assert_eq!(said, json!(["-38"]), "the next attempt finds it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_is_swapped_only_if_nobody_changed_it() {
+    let bed = Bed::new().await;
+    let plugin = keeper(&bed, json!({"keyvalue": {"bytes": 100, "keys": 2}})).await;
+    let steps = json!([
+        {"do": "swap", "key": "a", "value": "1"},
+        {"do": "swap", "key": "a", "value": "2", "meanwhile": "other"},
+        {"do": "get", "key": "a"},
+        {"do": "swap", "key": "a", "value": "v".repeat(100)},
+        {"do": "swap", "key": "", "value": "1"},
+        {"do": "hold", "key": "a", "handles": 900},
+        {"do": "get", "key": "a"},
+    ]);
+    let (said, _) = bed.completes(&plugin, steps).await;
+    assert_eq!(said[0], json!([null, true]));
+    assert_eq!(said[1], json!(["1", false, "other", true]));
+    assert_eq!(said[2], "2");
+    let error = |n: usize| said[n]["error"].as_str().unwrap_or_default();
+    assert!(error(3).contains("quota") && error(4).contains("empty"), "{said}");
+    assert_eq!((&said[5], &said[6]), (&json!(900), &json!("2")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_draft_needs_the_same_grant() {
+    let bed = Bed::new().await;
+    let plugin = keeper(&bed, json!({})).await;
+    let invoked = bed
+        .fails_as(FailureKind::CapabilityDenied, &plugin, json!([]))
+        .await;
+    assert!(
+        log(&invoked).contains("grant it with `keyvalue = true`"),
+        "{}",
+        log(&invoked)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! What plugins keep.
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 use crate::{BUCKET_BYTES, KEY_BYTES, Kept, KeyQuota, KeySpace, PluginStore, StoreError};
 
@@ -261,6 +263,60 @@ pub async fn a_number_is_added_to(world: World) {
     );
 }
 
+fn digest(value: &[u8]) -> [u8; 32] {
+    Sha256::digest(value).into()
+}
+
+pub async fn a_value_is_swapped_if_it_is_the_one_that_was_seen(world: World) {
+    let space = one();
+    let swap = async |seen: Option<&[u8]>, value: &[u8], quota| {
+        let swapped = world
+            .plugins
+            .swap_value(&space, "k", seen.map(digest), value, quota);
+        swapped.await.unwrap()
+    };
+    assert_eq!(
+        swap(Some(b""), b"1", AMPLE).await,
+        Kept::Mismatch,
+        "no value is not an empty one"
+    );
+    assert_eq!(world.value(&space, "k").await, None);
+    assert_eq!(swap(None, b"1", quota(1, 9)).await, Kept::OverQuota);
+    assert_eq!(swap(None, b"1", quota(2, 1)).await, Kept::Written(()));
+    assert_eq!(swap(None, b"2", AMPLE).await, Kept::Mismatch);
+    assert_eq!(swap(Some(b"2"), b"3", AMPLE).await, Kept::Mismatch);
+    assert_eq!(swap(Some(b"1"), b"23", quota(2, 1)).await, Kept::OverQuota);
+    assert_eq!(world.value(&space, "k").await, Some(b"1".to_vec()));
+    assert_eq!(swap(Some(b"1"), b"", quota(1, 1)).await, Kept::Written(()));
+    assert_eq!(swap(Some(b""), b"!", quota(2, 1)).await, Kept::Written(()));
+    assert_eq!(world.value(&space, "k").await, Some(b"!".to_vec()));
+}
+
+pub async fn of_many_swaps_at_once_each_sees_the_one_before(world: World) {
+    let swappers = (0..8).map(|_| {
+        let plugins = Arc::clone(&world.plugins);
+        tokio::spawn(async move {
+            let (space, mut done) = (one(), 0);
+            while done < 10 {
+                let old = plugins.get_value(&space, "n").await.unwrap();
+                let number: u32 = old
+                    .as_deref()
+                    .map_or(0, |old| String::from_utf8_lossy(old).parse().unwrap());
+                let next = (number + 1).to_string();
+                let seen = old.as_deref().map(digest);
+                let swapped = plugins
+                    .swap_value(&space, "n", seen, next.as_bytes(), AMPLE)
+                    .await;
+                done += u32::from(swapped.unwrap() == Kept::Written(()));
+            }
+        })
+    });
+    for swapper in swappers.collect::<Vec<_>>() {
+        swapper.await.unwrap();
+    }
+    assert_eq!(world.value(&one(), "n").await, Some(b"80".to_vec()));
+}
+
 pub async fn a_hundred_increments_at_once_make_a_hundred(world: World) {
     let increments: Vec<_> = (0..100)
         .map(|n| {
@@ -348,6 +404,8 @@ pub async fn names_have_a_bound(world: World) {
         assert!(matches!(set, Err(StoreError::Refused(_))), "{set:?}");
         let sum = world.plugins.increment_value(space, key, 1, AMPLE).await;
         assert!(matches!(sum, Err(StoreError::Refused(_))), "{sum:?}");
+        let swapped = world.plugins.swap_value(space, key, None, b"", AMPLE).await;
+        assert!(matches!(swapped, Err(StoreError::Refused(_))), "{swapped:?}");
         assert_eq!(world.value(space, key).await, None);
     }
 }

@@ -1,5 +1,7 @@
 //! What is kept in key spaces: how much, whether there is room for more, and in which order.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::KeyQuota;
 
 /// A number of keys, and the bytes of them and their values.
@@ -38,6 +40,24 @@ impl Holding {
         let fits = next.bytes <= quota.bytes.max(self.bytes) && next.keys <= quota.keys.max(self.keys);
         fits.then_some(next)
     }
+
+    /// After the value of one key has given way to another.
+    pub(crate) fn exchanging(
+        self,
+        key: &str,
+        old: Option<&[u8]>,
+        new: &[u8],
+        quota: KeyQuota,
+    ) -> Option<Self> {
+        let key = key.as_bytes();
+        let old = Self::of(old.map(|value| (key, value)));
+        self.replacing(old, Self::of([(key, new)]), quota)
+    }
+}
+
+/// Whether a value is the one that was seen, by its SHA-256.
+pub(crate) fn is_seen(value: Option<&[u8]>, seen: Option<[u8; 32]>) -> bool {
+    value.map(|value| Sha256::digest(value).into()) == seen
 }
 
 /// The number that a value becomes. `None`: it is no number, or the sum is none of 64 bits.

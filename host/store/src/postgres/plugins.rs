@@ -169,4 +169,17 @@ impl PluginStore for PostgresStore {
             connection, space, key, delta, quota
         ))
     }
+
+    async fn swap_value(
+        &self,
+        space: &KeySpace,
+        key: &str,
+        seen: Option<[u8; 32]>,
+        value: &[u8],
+        quota: KeyQuota,
+    ) -> StoreResult<Kept<()>> {
+        run_once!(self, |connection| values::swap(
+            connection, space, key, seen, value, quota
+        ))
+    }
 }

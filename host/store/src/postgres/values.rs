@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Kept, KeyQuota, KeySpace,
-    plugins::{Holding, first_after, sum},
+    plugins::{Holding, first_after, is_seen, sum},
 };
 
 /// How much is kept, under a lock.
@@ -163,20 +163,46 @@ pub(super) async fn increment(
     let Some(sum) = sum(old.as_deref(), delta) else {
         return Ok(Kept::Mismatch);
     };
-    let (key, text) = (key.as_bytes(), sum.to_string());
-    let old = Holding::of(old.as_deref().map(|value| (key, value)));
-    let new = Holding::of([(key, text.as_bytes())]);
-    let Some(next) = held.replacing(old, new, quota) else {
+    let text = sum.to_string();
+    let Some(next) = held.exchanging(key, old.as_deref(), text.as_bytes(), quota) else {
         return Ok(Kept::OverQuota);
     };
-    in_space!(SET, space)
-        .bind([key])
-        .bind([text.as_bytes()])
-        .execute(&mut *transaction)
-        .await?;
+    set_one(&mut transaction, space, key, text.as_bytes()).await?;
     set_holding(&mut transaction, space, next).await?;
     transaction.commit().await?;
     Ok(Kept::Written(sum))
+}
+
+pub(super) async fn swap(
+    connection: &mut PgConnection,
+    space: &KeySpace,
+    key: &str,
+    seen: Option<[u8; 32]>,
+    value: &[u8],
+    quota: KeyQuota,
+) -> Attempted<Kept<()>> {
+    let mut transaction = connection.begin().await?;
+    let held = hold(&mut transaction, space).await?;
+    let old = get(&mut transaction, space, key).await?;
+    if !is_seen(old.as_deref(), seen) {
+        return Ok(Kept::Mismatch);
+    }
+    let Some(next) = held.exchanging(key, old.as_deref(), value, quota) else {
+        return Ok(Kept::OverQuota);
+    };
+    set_one(&mut transaction, space, key, value).await?;
+    set_holding(&mut transaction, space, next).await?;
+    transaction.commit().await?;
+    Ok(Kept::Written(()))
+}
+
+async fn set_one(connection: &mut PgConnection, space: &KeySpace, key: &str, value: &[u8]) -> Attempted<()> {
+    in_space!(SET, space)
+        .bind([key.as_bytes()])
+        .bind([value])
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Locks what is kept, and says how much it is. `None`: nothing ever was.

@@ -149,4 +149,17 @@ impl PluginStore for SqliteStore {
         let transaction = begin!(self, writer);
         values::increment(transaction, space, key, delta, quota).await
     }
+
+    async fn swap_value(
+        &self,
+        space: &KeySpace,
+        key: &str,
+        seen: Option<[u8; 32]>,
+        value: &[u8],
+        quota: KeyQuota,
+    ) -> StoreResult<Kept<()>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        values::swap(transaction, space, key, seen, value, quota).await
+    }
 }

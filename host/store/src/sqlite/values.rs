@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Kept, KeyQuota, KeySpace, StoreResult,
-    plugins::{Holding, first_after, sum},
+    plugins::{Holding, first_after, is_seen, sum},
 };
 
 const HELD: &str = "select bytes, keys from plugin_holdings where tenant = ?1 and plugin = ?2";
@@ -145,20 +145,50 @@ pub(super) async fn increment(
     let Some(sum) = sum(old.as_deref(), delta) else {
         return Ok(Kept::Mismatch);
     };
-    let (key, text) = (key.as_bytes(), sum.to_string());
-    let old = Holding::of(old.as_deref().map(|value| (key, value)));
-    let new = Holding::of([(key, text.as_bytes())]);
-    let Some(next) = held.replacing(old, new, quota) else {
+    let text = sum.to_string();
+    let Some(next) = held.exchanging(key, old.as_deref(), text.as_bytes(), quota) else {
         return Ok(Kept::OverQuota);
     };
-    let row = RowText::new().hex(key).hex(text.as_bytes()).finish();
-    in_space!(SET, space)
-        .bind(format!("[{row}]"))
-        .execute(&mut *transaction)
-        .await?;
+    set_one(&mut transaction, space, key, text.as_bytes()).await?;
     set_holding(&mut transaction, space, next).await?;
     transaction.commit().await?;
     Ok(Kept::Written(sum))
+}
+
+pub(super) async fn swap(
+    mut transaction: SqliteTransaction<'_>,
+    space: &KeySpace,
+    key: &str,
+    seen: Option<[u8; 32]>,
+    value: &[u8],
+    quota: KeyQuota,
+) -> StoreResult<Kept<()>> {
+    let held = held(&mut transaction, space).await?;
+    let old = get(&mut *transaction, space, key).await?;
+    if !is_seen(old.as_deref(), seen) {
+        return Ok(Kept::Mismatch);
+    }
+    let Some(next) = held.exchanging(key, old.as_deref(), value, quota) else {
+        return Ok(Kept::OverQuota);
+    };
+    set_one(&mut transaction, space, key, value).await?;
+    set_holding(&mut transaction, space, next).await?;
+    transaction.commit().await?;
+    Ok(Kept::Written(()))
+}
+
+async fn set_one(
+    connection: &mut SqliteConnection,
+    space: &KeySpace,
+    key: &str,
+    value: &[u8],
+) -> StoreResult<()> {
+    let row = RowText::new().hex(key.as_bytes()).hex(value).finish();
+    in_space!(SET, space)
+        .bind(format!("[{row}]"))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn held(connection: &mut SqliteConnection, space: &KeySpace) -> StoreResult<Holding> {
