@@ -198,9 +198,12 @@ async fn by_order(
     let now = now?;
     let app = handout.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
-    app.services.catalog.snapshot().overlay(&ask.types, &mut policy);
+    app.services.catalog.snapshot().overlay(&mut policy);
     if broker_keeps_caps {
         policy = policy.without_capped();
+    }
+    if ask.types.iter().all(|name| policy.is_paused(name)) {
+        return Ok(());
     }
     while handout.leased.len() < ask.max {
         let by = ClaimBy::Order {

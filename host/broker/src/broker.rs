@@ -43,8 +43,7 @@ pub struct Popped {
     /// this comes after `want.wait` or [`LOOK_PAUSE`], whichever is shorter. So a worker whose last look found as much as it
     /// could use asks again with a `wait` of zero, and does not sleep on a backlog.
     pub look_in_store: bool,
-    /// The broker counts what runs under caps. What was claimed from the store it would not count, so a look there leaves out what has a cap;
-    /// the broker names that, or will.
+    /// The broker counts what runs under caps. What was claimed from the store it would not count, so a look there leaves out what has a cap.
     pub keeps_caps: bool,
 }
 
@@ -169,13 +168,14 @@ pub trait Broker: Send + Sync + 'static {
         is_all: bool,
     ) -> BrokerResult<()>;
 
-    /// Takes over the policy: pauses, caps, weights. If something has a cap that had none, or nobody has said what the policy is since a loss,
-    /// pops take nothing and send workers to the store, which counts for itself, until [`Broker::set_running`].
+    /// Takes over the policy: pauses, caps, weights. Until one was said since a loss, nothing is given out. What has a cap now and had none is not
+    /// given out before [`Broker::set_running`] has said twice what runs of it.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()>;
 
-    /// Says what runs of the types and tenants that have caps, so that what was lost or left behind is put right. Hints that were popped less than
-    /// a few seconds ago and are not in the list are left counted: their claims may be under way.
-    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()>;
+    /// Says what runs of the types and tenants that have caps in `policy`, so that what was lost or left behind is put right. Hints that were
+    /// popped less than a few seconds ago and are not in the list are left counted: their claims may be under way. `false`: of something it was
+    /// said for the first time, and is to be said again, because claims that the broker does not know of may have been under way.
+    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool>;
 
     /// Sends signals to every subscriber in the fleet.
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()>;

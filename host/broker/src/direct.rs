@@ -227,8 +227,8 @@ impl Broker for StoreBroker {
         Ok(())
     }
 
-    async fn set_running(&self, _: &[Hint]) -> BrokerResult<()> {
-        Ok(())
+    async fn set_running(&self, _: &QueuePolicy, _: &[Hint]) -> BrokerResult<bool> {
+        Ok(true)
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

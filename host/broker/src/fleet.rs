@@ -139,11 +139,11 @@ impl Broker for FleetBroker {
         self.redis.set_policy(policy).await
     }
 
-    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()> {
+    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
         if self.redis.is_away() {
-            return Ok(());
+            return Ok(true);
         }
-        self.redis.set_running(running).await
+        self.redis.set_running(policy, running).await
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

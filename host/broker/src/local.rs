@@ -53,7 +53,7 @@ impl State {
         Popped {
             hints,
             look_in_store: self.queue.look_in_store(types),
-            keeps_caps: self.queue.keeps_caps(),
+            keeps_caps: true,
         }
     }
 
@@ -234,11 +234,11 @@ impl Broker for LocalBroker {
         Ok(())
     }
 
-    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()> {
+    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
         let mut state = self.state();
-        state.queue.set_running(running, now());
+        let is_settled = state.queue.set_running(policy, running, now());
         state.wake(usize::MAX);
-        Ok(())
+        Ok(is_settled)
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

@@ -3,7 +3,7 @@
 //! The rules, in the order in which they decide:
 //!
 //! 1. **Pauses and caps.** Hints of a paused type stay. So do those of a type or a tenant of which as many are taken as may run at once.
-//!    While it is not known what runs of something that has a cap, nothing is taken at all, and the store serves.
+//!    What has a cap stays as long as it is not known what runs of it.
 //! 2. **Priority.** A hint of a higher priority goes before one of a lower.
 //! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask for the same types, every
 //!    [`AGED_SHARE`]th takes from the priority that holds the oldest overdue hint among those types, instead of the
@@ -68,8 +68,6 @@ pub struct Queue {
     complete: bool,
     policy: QueuePolicy,
     running: Running,
-    /// Everything that has a cap was counted since it has one.
-    is_counted: bool,
     /// Where tenants that are at their cap have hints. These are out of the turns until there is room, so that nobody steps over them
     /// at every pop.
     parked: HashMap<TenantId, Vec<(usize, TaskType)>>,
@@ -91,7 +89,6 @@ impl Queue {
             complete: false,
             policy: QueuePolicy::default(),
             running: Running::default(),
-            is_counted: true,
             parked: HashMap::new(),
             pops: HashMap::new(),
         }
@@ -132,9 +129,6 @@ impl Queue {
     /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds since 1970.
     pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Taken> {
         let mut taken = Vec::new();
-        if !self.is_counted {
-            return taken;
-        }
         let mut open = self.open(types);
         if max == 0 || !self.has(&open) {
             return taken;
@@ -254,7 +248,6 @@ impl Queue {
     #[must_use]
     pub fn look_in_store(&self, types: &[TaskType]) -> bool {
         !self.complete
-            || !self.is_counted
             || self.short.keys().any(|lane| {
                 types.contains(&lane.task_type)
                     && self.levels[level_of(lane.priority)].len(&lane.tenant, &lane.task_type) == 0
@@ -262,12 +255,6 @@ impl Queue {
                     && self.policy.type_cap(&lane.task_type).is_none()
                     && self.policy.tenant_cap(&lane.tenant).is_none()
             })
-    }
-
-    /// See [`Popped::keeps_caps`](crate::Popped::keeps_caps).
-    #[must_use]
-    pub const fn keeps_caps(&self) -> bool {
-        self.is_counted
     }
 
     /// Gives back the room of hints that were counted.
@@ -278,26 +265,18 @@ impl Queue {
         }
     }
 
-    /// Takes over the policy. If something has a cap that had none, nothing is taken until what runs is [known](Self::set_running).
+    /// Takes over the policy; see [`Broker::set_policy`](crate::Broker::set_policy).
     pub fn set_policy(&mut self, policy: &QueuePolicy) {
-        let types = policy.types.keys().filter(|name| policy.type_cap(name).is_some());
-        let tenants = policy
-            .tenants
-            .keys()
-            .filter(|name| policy.tenant_cap(name).is_some());
-        let is_known = types.clone().all(|name| self.policy.type_cap(name).is_some())
-            && tenants.clone().all(|name| self.policy.tenant_cap(name).is_some());
-        self.is_counted = !policy.has_caps() || (self.is_counted && is_known);
         self.policy = policy.clone();
         self.running.forget_uncapped(policy);
         self.unpark_all();
     }
 
     /// Puts right what counts as running; see [`Broker::set_running`](crate::Broker::set_running).
-    pub fn set_running(&mut self, running: &[Hint], now: u64) {
-        self.running.set(&self.policy, running, now);
-        self.is_counted = true;
+    pub fn set_running(&mut self, counted: &QueuePolicy, running: &[Hint], now: u64) -> bool {
+        let is_settled = self.running.set(&self.policy, counted, running, now);
         self.unpark_all();
+        is_settled
     }
 
     /// See [`Broker::short_lanes`](crate::Broker::short_lanes).

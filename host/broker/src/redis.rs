@@ -51,7 +51,8 @@ const COMPLETE: &str = "complete";
 ///
 /// # When Redis is away
 /// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is back. If a push failed meanwhile, or the answer
-/// to a pop did, the queues have lost hints: the broker says so when it returns by not being complete, and the sweeper rebuilds them.
+/// to a pop did, the queues have lost hints: the broker says so when it returns by not being complete, and the sweeper rebuilds them. What has
+/// a cap is not given out before it was counted anew.
 #[derive(Debug)]
 pub struct RedisBroker {
     core: Arc<Core>,
@@ -70,8 +71,6 @@ struct Core {
     ear: Ear,
     waiters: Waiters,
     signals: broadcast::Sender<Signal>,
-    /// Set again after a loss.
-    policy: Mutex<Option<QueuePolicy>>,
     /// The rebuild that was due when this process first heard of a loss.
     rebuild: Mutex<Option<String>>,
 }
@@ -90,7 +89,6 @@ impl RedisBroker {
             capacity: config.lane_capacity.max(1),
             waiters: Waiters::default(),
             signals: broadcast::Sender::new(SIGNALS),
-            policy: Mutex::default(),
             rebuild: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
@@ -202,12 +200,6 @@ impl Core {
             .call(&self.scripts.completeness(ask, rebuild), Carries::Nothing)
             .await
     }
-
-    async fn send_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
-        self.link
-            .call(&self.scripts.set_policy(policy), Carries::Nothing)
-            .await
-    }
 }
 
 /// Hints on their way to the caller of a pop.
@@ -289,24 +281,11 @@ impl Broker for RedisBroker {
         let fresh = TaskId::generate().to_string();
         let answer = self.core.completeness("ask", &fresh).await?;
         let is_complete = answer == COMPLETE;
-        let policy = {
-            let mut rebuild = self.core.rebuild.lock().unwrap_or_else(PoisonError::into_inner);
-            if is_complete {
-                *rebuild = None;
-                None
-            } else if rebuild.is_none() {
-                *rebuild = Some(answer);
-                self.core
-                    .policy
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()
-            } else {
-                None
-            }
-        };
-        if let Some(policy) = policy {
-            self.core.send_policy(&policy).await?;
+        let mut rebuild = self.core.rebuild.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_complete {
+            *rebuild = None;
+        } else if rebuild.is_none() {
+            *rebuild = Some(answer);
         }
         Ok(is_complete)
     }
@@ -347,12 +326,12 @@ impl Broker for RedisBroker {
     }
 
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
-        *self.core.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
-        self.core.send_policy(policy).await
+        let script = self.core.scripts.set_policy(policy);
+        self.core.link.call(&script, Carries::Nothing).await
     }
 
-    async fn set_running(&self, running: &[Hint]) -> BrokerResult<()> {
-        let script = self.core.scripts.set_running(running);
+    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
+        let script = self.core.scripts.set_running(policy, running);
         self.core.link.call(&script, Carries::Nothing).await
     }
 

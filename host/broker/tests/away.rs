@@ -12,7 +12,7 @@ mod server;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bulletin::Board;
-use hints::{LONG, hint, hints, kind, kinds, pop, take, taken};
+use hints::{LONG, hint, hints, kind, kinds, pop, take, taken, tell};
 use server::Server;
 use taskforge_broker::{
     Broker, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
@@ -87,11 +87,14 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
     server.flush();
     assert!(pop(&other, &["t"], 1).await.look_in_store);
     assert!(!broker.is_complete().await.unwrap());
-    // What is there is served, and pauses hold again.
+    // Nothing is given out before it is known what is paused.
     let pushed = [hint("a", "t", 3), hint("a", "paused", 3)];
     broker.push(&pushed).await.unwrap();
     let popped = pop(&other, &["t", "paused"], 8).await;
-    assert!(popped.look_in_store);
+    assert!(popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps);
+    broker.set_policy(&policy).await.unwrap();
+    let popped = pop(&other, &["t", "paused"], 8).await;
+    assert!(popped.look_in_store && popped.keeps_caps);
     assert_eq!(taken(popped), pushed[..1]);
 
     // Lost again in the midst of the rebuild: its end is not that of the rebuild that is due now.
@@ -102,39 +105,92 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
     assert!(other.is_complete().await.unwrap());
 }
 
+fn at_most(cap: u32) -> QueuePolicy {
+    let capped = TypePolicy {
+        paused: false,
+        max_running: Some(cap),
+    };
+    QueuePolicy {
+        types: [(kind("t"), capped)].into(),
+        ..QueuePolicy::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_flush_nothing_is_given_out_before_the_policy_and_what_runs_were_told() {
+async fn after_a_flush_what_has_a_cap_is_given_out_when_it_was_counted() {
     let server = Server::start();
     let broker = RedisBroker::connect(&server.config()).await.unwrap();
     let other = RedisBroker::connect(&server.config()).await.unwrap();
-    let capped = TypePolicy {
-        paused: false,
-        max_running: Some(2),
-    };
-    let policy = QueuePolicy {
-        types: [(kind("t"), capped)].into(),
-        ..QueuePolicy::default()
-    };
-    broker.set_policy(&policy).await.unwrap();
-    broker.set_running(&[]).await.unwrap();
+    let policy = at_most(2);
+    tell(&broker, &policy, &[]).await;
     broker.push(&hints("a", "t", 3, 9)).await.unwrap();
     let running = take(&other, &["t"], 9).await;
     assert_eq!(running.len(), 2);
 
     server.flush();
-    let store_serves = async || {
-        let popped = pop(&other, &["t"], 9).await;
-        popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps
-    };
     other.push(&hints("a", "t", 3, 9)).await.unwrap();
-    assert!(store_serves().await);
+    let popped = async || {
+        let popped = pop(&other, &["t"], 9).await;
+        (popped.hints.len(), popped.look_in_store, popped.keeps_caps)
+    };
+    assert_eq!(popped().await, (0, true, false), "the store serves");
     // A sweeper that has not noticed.
-    broker.set_running(&running).await.unwrap();
-    assert!(store_serves().await);
-    assert!(!broker.is_complete().await.unwrap());
-    assert!(store_serves().await, "the policy is known, and not what runs");
-    broker.set_running(&running[..1]).await.unwrap();
-    assert_eq!(take(&other, &["t"], 9).await.len(), 1);
+    broker.set_running(&policy, &running).await.unwrap();
+    assert_eq!(popped().await, (0, true, false));
+    broker.set_policy(&policy).await.unwrap();
+    assert_eq!(
+        popped().await,
+        (0, true, true),
+        "of what has no cap, until all is known"
+    );
+    assert!(!broker.set_running(&policy, &running[..1]).await.unwrap());
+    assert_eq!(popped().await, (0, true, true));
+    assert!(broker.set_running(&policy, &running[..1]).await.unwrap());
+    assert_eq!(popped().await, (1, true, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_what_has_a_cap_is_counted_anew() {
+    let server = Server::start();
+    let mut config = server.config();
+    config.timeout = Duration::from_millis(200);
+    let broker = RedisBroker::connect(&config).await.unwrap();
+    let policy = at_most(2);
+    tell(&broker, &policy, &[]).await;
+    server.stand_still();
+    assert!(broker.depth().await.is_err());
+    server.go_on();
+    until("it is back", || async { !broker.is_away() }).await;
+    // Meanwhile somebody has claimed two from the store.
+    broker.push(&hints("a", "t", 3, 9)).await.unwrap();
+    assert_eq!(take(&broker, &["t"], 9).await, []);
+    let running = hints("a", "t", 3, 2);
+    while !broker.set_running(&policy, &running).await.unwrap() {}
+    assert_eq!(take(&broker, &["t"], 9).await, []);
+    broker.set_running(&policy, &running[..1]).await.unwrap();
+    assert_eq!(take(&broker, &["t"], 9).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_cap_is_the_stores_when_nobody_counts_any_more() {
+    let server = Server::start();
+    let broker = RedisBroker::connect(&server.config()).await.unwrap();
+    broker.mark_complete().await.unwrap();
+    tell(&broker, &at_most(2), &[]).await;
+    let pushed = [hint("a", "t", 3), hint("a", "u", 3)];
+    broker.push(&pushed).await.unwrap();
+    // The server's own clock ends it.
+    until("the counts have expired", || async {
+        !pop(&broker, &["other"], 1).await.keeps_caps
+    })
+    .await;
+    let popped = pop(&broker, &["t", "u"], 9).await;
+    assert!(popped.look_in_store && !popped.keeps_caps);
+    assert_eq!(
+        taken(popped),
+        pushed[1..],
+        "what has no cap is given out all the same"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,6 +217,7 @@ async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     server.restart();
     until("it is back", || async { !broker.is_away() }).await;
     assert!(!broker.is_complete().await.unwrap());
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
     let worker = waiting(&broker, &["t"], LONG);
     let pushed = hints("a", "t", 3, 2);
     broker.push(&pushed).await.unwrap();
@@ -224,8 +281,7 @@ async fn brokers_of_one_server_wake_each_other_and_share_caps() {
         types: [(kind("t"), capped)].into(),
         ..QueuePolicy::default()
     };
-    one.set_policy(&policy).await.unwrap();
-    one.set_running(&[]).await.unwrap();
+    tell(&*one, &policy, &[]).await;
     let worker = waiting(&two, &["t"], LONG);
     one.push(&hints("a", "t", 3, 20)).await.unwrap();
     let mut running = taken(soon(worker).await);
@@ -265,7 +321,6 @@ async fn a_cluster_serves_as_well() {
     assert_eq!(broker.depth().await.unwrap(), 1);
     assert_eq!(broker.short_lanes().await.unwrap(), []);
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    broker.set_running(&[]).await.unwrap();
     broker.release(&pushed).await.unwrap();
     broker.publish(&[Signal::Policy]).await.unwrap();
     assert_eq!(next(&mut signals).await, (Signal::Policy, false));
@@ -343,6 +398,7 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     server.restart();
     until("it is back", || async { fleet.mode() == Mode::Redis }).await;
     assert!(!fleet.is_complete().await.unwrap());
+    fleet.set_policy(&QueuePolicy::default()).await.unwrap();
     fleet.mark_complete().await.unwrap();
     until("hints come from Redis again", || async {
         fleet.push(&pushed).await.unwrap();

@@ -132,9 +132,10 @@ impl Stack {
             .with_plugins(live.clone(), trials);
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
-        // So caps hold from the first hint on.
-        broker.set_policy(&live.overlay(store.policy().await?)).await?;
-        broker.set_running(&[]).await?;
+        // So pauses and caps hold from the first hint on. Nothing runs yet.
+        let policy = live.overlay(store.policy().await?);
+        broker.set_policy(&policy).await?;
+        while !broker.set_running(&policy, &[]).await? {}
         let api = ApiConfig {
             listen: config.listen,
             ..ApiConfig::default()

@@ -126,11 +126,22 @@ impl QueuePolicy {
         self
     }
 
-    /// Whether anything is capped, so that what runs must be counted.
+    /// Whether anything is capped.
     #[must_use]
     pub fn has_caps(&self) -> bool {
-        self.types.values().any(|policy| policy.max_running.is_some())
-            || self.tenants.values().any(|policy| policy.max_running.is_some())
+        self.caps().next().is_some()
+    }
+
+    /// Whether what runs must be counted: a cap of 0 needs no count.
+    #[must_use]
+    pub fn must_count(&self) -> bool {
+        self.caps().any(|cap| cap > 0)
+    }
+
+    fn caps(&self) -> impl Iterator<Item = u32> {
+        let types = self.types.values().map(|policy| policy.max_running);
+        let tenants = self.tenants.values().map(|policy| policy.max_running);
+        types.chain(tenants).flatten()
     }
 }
 
@@ -167,13 +178,16 @@ mod tests {
             names.each_ref().map(|name| some.is_paused(name)),
             [true, false, true]
         );
-        assert!(!some.has_caps(), "so nothing needs to be counted");
+        assert!(!some.has_caps());
         let capped = TenantPolicy {
             max_running: Some(5),
             ..TenantPolicy::default()
         };
         policy.tenants.insert(TenantId::default(), capped);
-        assert_eq!(policy.without_capped().tenant_cap(&TenantId::default()), Some(0));
+        assert!(policy.must_count());
+        let some = policy.without_capped();
+        assert_eq!(some.tenant_cap(&TenantId::default()), Some(0));
+        assert!(!some.must_count());
     }
 
     #[test]

@@ -134,8 +134,13 @@ impl PostgresStore {
         };
         on_pool!(shared, Repeat::Safe, |connection| schema::check(connection))?;
 
-        let enqueues = enqueue_writer("postgres_enqueue", config)?;
-        let bulk = enqueue_writer("postgres_enqueue_bulk", config)?;
+        let enqueues = enqueue_writer(batching("postgres_enqueue"), config)?;
+        // A large batch is worth a statement of its own, whatever else comes.
+        let bulk = BatcherConfig {
+            busy_linger: Duration::ZERO,
+            ..batching("postgres_enqueue_bulk")
+        };
+        let bulk = enqueue_writer(bulk, config)?;
         let line = SharedLine::new(Line::claims(config)?);
         let claims = Batcher::new(batching("postgres_claim"), move |claims: Vec<Claim>| {
             let line = line.clone();
@@ -206,9 +211,9 @@ fn line(config: &PostgresConfig) -> StoreResult<SharedLine> {
 }
 
 /// A writer of new tasks.
-fn enqueue_writer(name: &'static str, config: &PostgresConfig) -> StoreResult<Batcher<NewTask, ()>> {
+fn enqueue_writer(batching: BatcherConfig, config: &PostgresConfig) -> StoreResult<Batcher<NewTask, ()>> {
     let line = line(config)?;
-    Ok(Batcher::new(batching(name), move |mut tasks: Vec<NewTask>| {
+    Ok(Batcher::new(batching, move |mut tasks: Vec<NewTask>| {
         let line = line.clone();
         async move {
             let mut line = line.lock().await;
@@ -429,7 +434,11 @@ impl Store for PostgresStore {
 
     async fn ping(&self) -> StoreResult<()> {
         // A store that can only read is of no use.
-        if self.enqueues.is_closed() || self.claims.is_closed() || self.ends.is_closed() {
+        if self.enqueues.is_closed()
+            || self.bulk.is_closed()
+            || self.claims.is_closed()
+            || self.ends.is_closed()
+        {
             return Err(StoreError::Closed);
         }
         run!(self, |connection| schema::check(connection))

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,8 @@ struct Flaky {
     broker: LocalBroker,
     away: AtomicBool,
     knows_nothing: AtomicBool,
+    /// How often, while it knows of none.
+    asked: AtomicUsize,
 }
 
 impl Flaky {
@@ -56,6 +58,7 @@ macro_rules! delegate {
             async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
                 self.check()?;
                 if self.knows_nothing.load(Ordering::SeqCst) {
+                    self.asked.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(want.wait).await;
                     return Ok(Popped { look_in_store: true, keeps_caps: true, ..Popped::default() });
                 }
@@ -84,7 +87,7 @@ delegate! {
     short_lanes() -> Vec<ShortLane>;
     refill(lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
     set_policy(policy: &QueuePolicy) -> ();
-    set_running(running: &[Hint]) -> ();
+    set_running(policy: &QueuePolicy, running: &[Hint]) -> bool;
     publish(signals: &[Signal]) -> ();
 }
 
@@ -165,6 +168,7 @@ impl Bed {
             broker: LocalBroker::new(),
             away: AtomicBool::new(false),
             knows_nothing: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
         });
         let runtime = sandbox(data.path());
         let hostile = runtime
@@ -295,7 +299,11 @@ async fn what_has_a_cap_is_not_claimed_past_a_broker_that_counts() {
     set_cap(Some(5)).await;
     let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
     bed.start_worker(|_| {});
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // When it asks for the third time, it has looked in the store twice.
+    wait_until("it has looked", async || {
+        bed.broker.asked.load(Ordering::SeqCst) > 2
+    })
+    .await;
     assert_eq!(bed.task(id).await.state, TaskState::Pending);
     set_cap(None).await;
     bed.broker.publish(&[Signal::Policy]).await.unwrap();

@@ -66,9 +66,8 @@ impl Plugins {
     }
 
     /// Lays what plugins ask of the queue over its policy, as workers do: a paused one waits, and of two caps the lower one counts.
-    pub(crate) fn overlay(&self, types: &[TaskType], policy: &mut QueuePolicy) {
-        for name in types {
-            let Some(offer) = self.0.get(name) else { continue };
+    pub(crate) fn overlay(&self, policy: &mut QueuePolicy) {
+        for (name, offer) in &self.0 {
             let Some(registered) = &offer.registered else {
                 continue;
             };

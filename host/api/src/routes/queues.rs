@@ -275,7 +275,9 @@ async fn change(
 /// Tells the fleet at once what it would notice by itself some seconds later.
 async fn spread(app: &App) -> Result<QueuePolicy, Problem> {
     let policy = app.services.store.policy().await?;
-    enqueue::told("set_policy", app.services.broker.set_policy(&policy)).await;
+    let mut told = policy.clone();
+    app.services.catalog.snapshot().overlay(&mut told);
+    enqueue::told("set_policy", app.services.broker.set_policy(&told)).await;
     enqueue::publish(&*app.services.broker, &[Signal::Policy]).await;
     Ok(policy)
 }

@@ -328,7 +328,7 @@ away! {
     short_lanes() -> Vec<ShortLane>;
     refill(&Lane, Option<TaskId>, &[TaskId], bool) -> ();
     set_policy(&QueuePolicy) -> ();
-    set_running(&[Hint]) -> ();
+    set_running(&QueuePolicy, &[Hint]) -> bool;
     publish(&[Signal]) -> ();
 }
 
@@ -491,7 +491,7 @@ capped! {
     short_lanes(&self) -> Vec<ShortLane>;
     refill(&self, lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
     set_policy(&self, policy: &QueuePolicy) -> ();
-    set_running(&self, running: &[Hint]) -> ();
+    set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> bool;
     publish(&self, signals: &[Signal]) -> ();
 }
 

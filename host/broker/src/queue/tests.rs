@@ -292,11 +292,12 @@ fn a_tenant_at_its_cap_is_out_of_the_turns_until_there_is_room_and_saves_none_up
         weight: Weight::default(),
         max_running: Some(1),
     };
-    queue.set_policy(&QueuePolicy {
+    let policy = QueuePolicy {
         tenants: [(TenantId::new("a").unwrap(), tenant)].into(),
         ..QueuePolicy::default()
-    });
-    queue.set_running(&[], now());
+    };
+    queue.set_policy(&policy);
+    while !queue.set_running(&policy, &[], now()) {}
     for _ in 0..200 {
         assert!(queue.push(&hint("a", "t", 3)));
         assert!(queue.push(&hint("b", "t", 3)));

@@ -32,6 +32,8 @@ pub(super) struct Link {
     is_up: watch::Sender<bool>,
     /// Hints may have been lost on the way: a push did not arrive, or what was popped did not.
     has_lost: AtomicBool,
+    /// It was down, and this process may have claimed what Redis should have counted.
+    was_away: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +77,7 @@ impl Link {
             connection: Mutex::new(None),
             is_up: watch::Sender::new(false),
             has_lost: AtomicBool::new(false),
+            was_away: AtomicBool::new(false),
         })
     }
 
@@ -137,6 +140,7 @@ impl Link {
             self.has_lost.store(true, Ordering::Release);
         }
         self.connection().take();
+        self.was_away.store(true, Ordering::Release);
         if self.is_up.send_replace(false) {
             tracing::warn!(%error, "Redis is away");
         }
@@ -160,6 +164,7 @@ impl Link {
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => {
+                    self.was_away.store(true, Ordering::Release);
                     tracing::debug!(%error, "Redis is still away");
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(RETRY.1);
@@ -185,6 +190,10 @@ impl Link {
                 self.has_lost.store(true, Ordering::Release);
                 return Err(refused(error));
             }
+        }
+        if self.was_away.load(Ordering::Acquire) {
+            connection.run::<()>(&scripts.uncount()).await.map_err(refused)?;
+            self.was_away.store(false, Ordering::Release);
         }
         Ok(connection)
     }

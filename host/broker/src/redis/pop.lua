@@ -1,8 +1,10 @@
 -- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the overdue, the name of this set of types, how
 -- many sets have a count, types.
--- Answers: whether to look in the store, plus two if caps are kept here; the names of lanes; and for each hint its id and twice the number of its
--- lane, plus one if it counts.
-if call('GET', base .. 'counted') ~= 'yes' then return { 1, {}, {} } end
+-- Answers: whether to look in the store (1 or 0); whether caps are kept here (1 or 0); the names of lanes; and for each hint its id and twice the
+-- number of its lane, plus one if it counts.
+local told = call('GET', base .. 'told')
+if not told then return { 1, 0, {}, {} } end
+local keeps_caps = told == 'free' or call('EXISTS', base .. 'counts') == 1
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local popped_at = server_now()
 local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -23,7 +25,10 @@ local function room_of(task_type)
     local found = call('HMGET', base .. 'policy', 'paused:' .. task_type, 'type_cap:' .. task_type)
     if found[2] then
       capped[task_type] = true
-      room = tonumber(found[2]) - call('ZCARD', base .. 'running:type:' .. task_type)
+      room = 0
+      if is_counted('type_cap:' .. task_type) then
+        room = tonumber(found[2]) - call('ZCARD', base .. 'running:type:' .. task_type)
+      end
     end
     if found[1] then room = 0 end
   end
@@ -41,7 +46,10 @@ local function tenant_of(name)
     if found[1] then tenant.cost = tonumber(found[1]) end
     if found[2] then
       tenant.capped = true
-      tenant.room = tonumber(found[2]) - call('ZCARD', base .. 'running:tenant:' .. name)
+      tenant.room = 0
+      if is_counted('tenant_cap:' .. name) then
+        tenant.room = tonumber(found[2]) - call('ZCARD', base .. 'running:tenant:' .. name)
+      end
     end
   end
   tenants[name] = tenant
@@ -367,19 +375,19 @@ local function pop_all()
 end
 
 local function look_in_store()
-  if call('EXISTS', base .. 'epoch') == 0 then return 3 end
+  if not keeps_caps or call('EXISTS', base .. 'epoch') == 0 then return 1 end
   for _, task_type in ipairs(call('SMEMBERS', base .. 'dry')) do
     if wanted[task_type] and room_of(task_type) > 0 and not capped[task_type] then
       for _, name in ipairs(call('SMEMBERS', base .. 'dry:' .. task_type)) do
-        if not tenant_of(name:match('^%d:[^:]+:(.+)$')).capped then return 3 end
+        if not tenant_of(name:match('^%d:[^:]+:(.+)$')).capped then return 1 end
       end
     end
   end
-  return 2
+  return 0
 end
 
 if max > 0 and next(wanted) then
   find_groups()
   pop_all()
 end
-return { look_in_store(), names, taken }
+return { look_in_store(), keeps_caps and 1 or 0, names, taken }

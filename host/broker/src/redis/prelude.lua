@@ -15,8 +15,9 @@
 --   dry:<type>                    set: lanes that have overflowed and are empty; `dry` names these types
 --   running:type:<type>           sorted set: counted ids by when they were popped; running:tenant:<tenant> the same
 --   policy                        hash: paused:<type>, type_cap:<type>, cost:<tenant>, tenant_cap:<tenant>
---   counted                       yes: the policy here is the store's and everything that has a cap in it was counted. no: not everything yet.
---                                 Absent: nobody has said what the policy is. While it is not yes, nothing is given out
+--   told                          caps | free: a policy was said since the last loss, with or without caps. Absent: nothing is given out
+--   counts                        hash: type_cap:<type>, tenant_cap:<tenant> -> how often it was said what runs of it, up to 2, from when on
+--                                 it is given out; and the field `on`. Absent: nobody counts, and what has a cap is the store's
 --   pops                          hash: set of types -> pops since the last one of the overdue
 --   depth                         hints in all lanes
 --   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
@@ -158,8 +159,18 @@ local function cap_of(kind, name)
   return tonumber(call('HGET', base .. 'policy', kind .. '_cap:' .. name) or math.huge)
 end
 
+local function is_counted(field) return call('HGET', base .. 'counts', field) == '2' end
+
 local function has_room(kind, name)
-  return call('ZCARD', base .. 'running:' .. kind .. ':' .. name) < cap_of(kind, name)
+  local cap = cap_of(kind, name)
+  if cap == math.huge then return true end
+  return is_counted(kind .. '_cap:' .. name) and call('ZCARD', base .. 'running:' .. kind .. ':' .. name) < cap
+end
+
+-- From here on somebody counts, for as long as they go on saying so.
+local function begin_counts()
+  call('HSET', base .. 'counts', 'on', 1)
+  call('EXPIRE', base .. 'counts', COUNTED_FOR)
 end
 
 -- Gives the lanes of a tenant that has room again their turns back, from the current one on.

@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     refill: Script,
     set_policy: Script,
     set_running: Script,
+    uncount: Script,
     completeness: Script,
     erase: Script,
 }
@@ -36,9 +37,12 @@ pub(super) struct Scripts {
 /// Lanes in one answer of `short_lanes`: more than a sweeper fills in a tick.
 const MAX_SHORT_LANES: usize = 256;
 
+/// How long what was counted holds when nobody counts again, in seconds. A sweeper that leads counts every second.
+const COUNTED_FOR: u32 = 10;
+
 fn script(body: &str) -> Script {
     Script::new(&format!(
-        "local TURN = {TURN}\n{}{body}",
+        "local TURN, COUNTED_FOR = {TURN}, {COUNTED_FOR}\n{}{body}",
         include_str!("prelude.lua")
     ))
 }
@@ -56,6 +60,7 @@ impl Scripts {
             refill: script(include_str!("refill.lua")),
             set_policy: script(include_str!("set_policy.lua")),
             set_running: script(include_str!("set_running.lua")),
+            uncount: script(include_str!("uncount.lua")),
             completeness: script(include_str!("completeness.lua")),
             erase: script(include_str!("erase.lua")),
         }
@@ -151,9 +156,23 @@ impl Scripts {
         call
     }
 
-    pub(super) fn set_running(&self, running: &[Hint]) -> ScriptInvocation<'_> {
+    pub(super) fn uncount(&self) -> ScriptInvocation<'_> {
+        self.uncount.key(&self.base)
+    }
+
+    pub(super) fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> ScriptInvocation<'_> {
+        let types = policy.types.iter().filter(|(_, rule)| rule.max_running.is_some());
+        let tenants = policy
+            .tenants
+            .iter()
+            .filter(|(_, rule)| rule.max_running.is_some());
+        let mut counted: Vec<_> = types.map(|(name, _)| format!("type_cap:{name}")).collect();
+        counted.extend(tenants.map(|(name, _)| format!("tenant_cap:{name}")));
         let mut call = self.set_running.key(&self.base);
-        call.arg(millis(CLAIM_GRACE));
+        call.arg(millis(CLAIM_GRACE)).arg(counted.len());
+        for field in counted {
+            call.arg(field);
+        }
         add_hints(&mut call, running);
         call
     }
@@ -187,9 +206,9 @@ fn name_of(types: &[TaskType]) -> u64 {
 }
 
 /// What `pop.lua` answers.
-pub(super) type PopAnswer = (u8, Vec<String>, Vec<(Vec<u8>, usize)>);
+pub(super) type PopAnswer = (bool, bool, Vec<String>, Vec<(Vec<u8>, usize)>);
 
-pub(super) fn popped((look, names, taken): PopAnswer) -> BrokerResult<Popped> {
+pub(super) fn popped((look_in_store, keeps_caps, names, taken): PopAnswer) -> BrokerResult<Popped> {
     let lanes = names
         .iter()
         .map(|name| lane_of(name))
@@ -205,8 +224,8 @@ pub(super) fn popped((look, names, taken): PopAnswer) -> BrokerResult<Popped> {
     });
     Ok(Popped {
         hints: hints.collect::<BrokerResult<_>>()?,
-        look_in_store: look & 1 == 1,
-        keeps_caps: look & 2 == 2,
+        look_in_store,
+        keeps_caps,
     })
 }
 

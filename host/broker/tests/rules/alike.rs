@@ -24,6 +24,7 @@ async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
     const TENANTS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     let mut random = fastrand::Rng::with_seed(seed);
     let mut counted: Vec<Hint> = Vec::new();
+    let mut told = QueuePolicy::default();
     for step in 0..250 {
         let at = format!("seed {seed}, step {step}");
         match random.u8(0..20) {
@@ -81,14 +82,19 @@ async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
                 local.set_policy(&policy).await.unwrap();
                 redis.set_policy(&policy).await.unwrap();
                 // Mostly at once, as the sweeper does.
-                if random.u8(0..4) > 0 {
-                    local.set_running(&counted).await.unwrap();
-                    redis.set_running(&counted).await.unwrap();
+                for _ in 0..random.u8(0..4) {
+                    let settled = local.set_running(&policy, &counted).await.unwrap();
+                    assert_eq!(
+                        redis.set_running(&policy, &counted).await.unwrap(),
+                        settled,
+                        "{at}"
+                    );
                 }
+                told = policy;
             }
             17 => {
-                local.set_running(&counted).await.unwrap();
-                redis.set_running(&counted).await.unwrap();
+                let settled = local.set_running(&told, &counted).await.unwrap();
+                assert_eq!(redis.set_running(&told, &counted).await.unwrap(), settled, "{at}");
             }
             _ => {
                 let sorted = |mut lanes: Vec<ShortLane>| {

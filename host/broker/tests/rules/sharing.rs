@@ -4,14 +4,14 @@ use taskforge_domain::{QueuePolicy, TenantId};
 
 use crate::{
     bench::{Dyn, count_of, soon, tenant_policy, type_policy, waiting},
-    hints::{hints, pop, take, taken},
+    hints::{hints, pop, take, taken, tell},
 };
 
 both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
     a_cap_holds_until_room_is_given_back(100);
-    while_what_has_a_cap_was_not_counted_the_store_serves(100);
+    what_has_a_cap_stays_until_it_was_counted_twice(100);
     of_what_has_a_cap_the_store_is_not_asked_for_more(2);
     what_runs_is_put_right(100);
 }
@@ -53,8 +53,7 @@ async fn a_cap_holds_until_room_is_given_back(broker: Dyn) {
     policy
         .tenants
         .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
-    broker.set_policy(&policy).await.unwrap();
-    broker.set_running(&[]).await.unwrap();
+    tell(&*broker, &policy, &[]).await;
     broker.push(&hints("a", "t", 3, 10)).await.unwrap();
     let first = pop(&*broker, &["t"], 10).await;
     assert!(first.hints.len() == 3 && first.hints.iter().all(|taken| taken.counted));
@@ -83,37 +82,48 @@ async fn a_cap_holds_until_room_is_given_back(broker: Dyn) {
     assert_eq!(take(&*broker, &["t", "u"], 10).await, []);
 }
 
-async fn while_what_has_a_cap_was_not_counted_the_store_serves(broker: Dyn) {
+async fn what_has_a_cap_stays_until_it_was_counted_twice(broker: Dyn) {
     let capped = |cap| type_policy("t", false, Some(cap));
-    broker.set_policy(&capped(3)).await.unwrap();
-    let pushed = hints("a", "t", 3, 10);
-    broker.push(&pushed).await.unwrap();
-    let popped = pop(&*broker, &["t"], 10).await;
+    let three = capped(3);
+    broker.set_policy(&three).await.unwrap();
+    let (pushed, free) = (hints("a", "t", 3, 10), hints("a", "u", 3, 2));
+    broker.push(&[&pushed[..], &free[..1]].concat()).await.unwrap();
     assert_eq!(
-        (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
-        (0, true, false)
+        take(&*broker, &["t", "u"], 10).await,
+        free[..1],
+        "the others are served"
     );
-    let worker = waiting(&broker, &["t"], 10);
-    assert_eq!(soon(worker).await, [], "it is sent to the store");
+    let (t, u) = (waiting(&broker, &["t"], 10), waiting(&broker, &["t", "u"], 10));
+    broker.push(&free[1..]).await.unwrap();
+    assert_eq!(soon(u).await, free[1..]);
 
-    broker.set_running(&hints("a", "t", 3, 2)).await.unwrap();
+    let running = hints("a", "t", 3, 2);
+    // A list that was made before there was the cap says nothing of it.
+    assert!(!broker.set_running(&QueuePolicy::default(), &[]).await.unwrap());
+    assert!(!broker.set_running(&three, &running).await.unwrap());
     let popped = pop(&*broker, &["t"], 10).await;
     assert_eq!(
         (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
-        (1, false, true)
+        (0, false, true)
     );
+    assert!(broker.set_running(&three, &running).await.unwrap());
+    assert_eq!(soon(t).await, pushed[..1], "who waited is called");
     // It goes on counting under another cap, and when the same is said again.
     broker.set_policy(&capped(4)).await.unwrap();
     broker.set_policy(&capped(4)).await.unwrap();
     assert_eq!(take(&*broker, &["t"], 10).await, pushed[1..2]);
-    // Another has a cap now, of which it does not know what runs.
-    let mut both = capped(4);
+    // Also while another is new.
+    let mut both = capped(5);
     both.tenants
         .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
     broker.set_policy(&both).await.unwrap();
-    assert!(!pop(&*broker, &["t"], 10).await.keeps_caps);
+    broker.push(&hints("b", "u", 3, 1)).await.unwrap();
+    assert_eq!(take(&*broker, &["t", "u"], 10).await, pushed[2..3]);
+    // A cap that comes back is counted anew.
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, pushed[2..]);
+    assert_eq!(take(&*broker, &["t"], 1).await, pushed[3..4]);
+    broker.set_policy(&capped(9)).await.unwrap();
+    assert_eq!(take(&*broker, &["t"], 10).await, []);
 }
 
 async fn of_what_has_a_cap_the_store_is_not_asked_for_more(broker: Dyn) {
@@ -121,8 +131,7 @@ async fn of_what_has_a_cap_the_store_is_not_asked_for_more(broker: Dyn) {
     policy
         .tenants
         .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(3)));
-    broker.set_policy(&policy).await.unwrap();
-    broker.set_running(&[]).await.unwrap();
+    tell(&*broker, &policy, &[]).await;
     // Lanes that overflow and run dry.
     for (tenant, task_type) in [("a", "t"), ("b", "u"), ("a", "u")] {
         broker.push(&hints(tenant, task_type, 3, 3)).await.unwrap();
@@ -142,19 +151,16 @@ async fn of_what_has_a_cap_the_store_is_not_asked_for_more(broker: Dyn) {
 }
 
 async fn what_runs_is_put_right(broker: Dyn) {
-    broker
-        .set_policy(&type_policy("t", false, Some(2)))
-        .await
-        .unwrap();
+    let policy = type_policy("t", false, Some(2));
     let (running, waits) = (hints("a", "t", 3, 2), hints("a", "t", 3, 2));
-    broker.set_running(&running).await.unwrap();
+    tell(&*broker, &policy, &running).await;
     broker.push(&waits).await.unwrap();
     assert_eq!(take(&*broker, &["t"], 10).await, []);
-    broker.set_running(&running[..1]).await.unwrap();
+    broker.set_running(&policy, &running[..1]).await.unwrap();
     let popped = take(&*broker, &["t"], 10).await;
     assert_eq!(popped, waits[..1]);
     // The store does not know of that claim yet, and it counts all the same.
-    broker.set_running(&running[..1]).await.unwrap();
+    broker.set_running(&policy, &running[..1]).await.unwrap();
     assert_eq!(take(&*broker, &["t"], 10).await, []);
     broker.release(&popped).await.unwrap();
     assert_eq!(take(&*broker, &["t"], 10).await, waits[1..]);

@@ -7,7 +7,7 @@ use taskforge_domain::TaskId;
 
 use crate::{
     bench::{Dyn, soon, type_policy, waiting},
-    hints::{LONG, hints, kinds, take, taken},
+    hints::{LONG, hints, kinds, take, taken, tell},
 };
 
 both_keep! {
@@ -28,11 +28,7 @@ async fn a_waiting_worker_gets_what_is_pushed(broker: Dyn) {
 }
 
 async fn a_dropped_pop_takes_nothing(broker: Dyn) {
-    broker
-        .set_policy(&type_policy("t", false, Some(64)))
-        .await
-        .unwrap();
-    broker.set_running(&[]).await.unwrap();
+    tell(&*broker, &type_policy("t", false, Some(64)), &[]).await;
     let pushed = hints("a", "t", 3, 64);
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {

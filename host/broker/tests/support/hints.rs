@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskforge_broker::{Broker, Hint, Popped, Want, queue::PATIENCE};
-use taskforge_domain::{Lane, Priority, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 use uuid::{NoContext, Timestamp, Uuid};
 
 /// Longer than any test.
@@ -44,6 +44,12 @@ pub fn overdue(hint: Hint) -> Hint {
         id: TaskId::from_uuid(Uuid::new_v7(then)),
         ..hint
     }
+}
+
+/// Says the policy, and what runs under its caps.
+pub async fn tell(broker: &dyn Broker, policy: &QueuePolicy, running: &[Hint]) {
+    broker.set_policy(policy).await.unwrap();
+    while !broker.set_running(policy, running).await.unwrap() {}
 }
 
 pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {

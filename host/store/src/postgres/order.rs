@@ -116,7 +116,7 @@ async fn take_from(
     if levels.is_empty() {
         return Ok(Vec::new());
     }
-    if !order.policy.has_caps() {
+    if !order.policy.must_count() {
         // Each statement of its own: a claim is not all or nothing, and fewer round trips are quicker.
         return take_levels(connection, order, levels, &mut Room::unlimited(order.policy)).await;
     }
@@ -143,7 +143,7 @@ async fn take_levels(
         match level.take(connection, order, priority, left, room).await {
             Ok(tasks) => claimed.extend(tasks),
             // What was taken without a transaction is taken; the caller must get it.
-            Err(fault) if !claimed.is_empty() && !order.policy.has_caps() => {
+            Err(fault) if !claimed.is_empty() && !order.policy.must_count() => {
                 tracing::warn!(error = %fault, "a claim was cut short");
                 break;
             }

@@ -225,7 +225,7 @@ impl Room {
                 .filter_map(|name| Some((name.clone(), policy.tenant_cap(name)?)))
                 .collect(),
         };
-        if policy.has_caps() {
+        if policy.must_count() {
             for running in sqlx::query(RUNNING).fetch_all(connection).await? {
                 let count: u32 = row::number(&running, 2)?;
                 if let Some(left) = room.tenants.get_mut(&row::word::<TenantId>(&running, 0)?) {
