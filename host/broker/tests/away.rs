@@ -134,15 +134,14 @@ async fn after_a_flush_what_has_a_cap_is_given_out_when_it_was_counted() {
         (popped.hints.len(), popped.look_in_store, popped.keeps_caps)
     };
     assert_eq!(popped().await, (0, true, false), "the store serves");
+    broker.set_policy(&policy).await.unwrap();
+    assert_eq!(popped().await, (0, true, false), "until somebody counts");
+    server.flush();
+    other.push(&hints("a", "t", 3, 9)).await.unwrap();
     // A sweeper that has not noticed.
     broker.set_running(&policy, &running).await.unwrap();
     assert_eq!(popped().await, (0, true, false));
     broker.set_policy(&policy).await.unwrap();
-    assert_eq!(
-        popped().await,
-        (0, true, true),
-        "of what has no cap, until all is known"
-    );
     assert!(!broker.set_running(&policy, &running[..1]).await.unwrap());
     assert_eq!(popped().await, (0, true, true));
     assert!(broker.set_running(&policy, &running[..1]).await.unwrap());
@@ -169,6 +168,13 @@ async fn after_an_outage_what_has_a_cap_is_counted_anew() {
     assert_eq!(take(&broker, &["t"], 9).await, []);
     broker.set_running(&policy, &running[..1]).await.unwrap();
     assert_eq!(take(&broker, &["t"], 9).await.len(), 1);
+    // One that comes and goes does not keep it from the others.
+    server.stand_still();
+    assert!(broker.depth().await.is_err());
+    server.go_on();
+    until("it is back", || async { !broker.is_away() }).await;
+    broker.set_running(&policy, &[]).await.unwrap();
+    assert!(!take(&broker, &["t"], 9).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

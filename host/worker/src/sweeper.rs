@@ -312,14 +312,14 @@ impl Sweeper {
             self.told_revision = revision;
         }
         let policy = self.told_policy.as_ref().filter(|policy| policy.has_caps());
-        let is_due = |last: Instant| last.elapsed() >= self.config.count_interval;
         if let Some(policy) = policy
-            && self.due.count.is_none_or(is_due)
+            && is_due(&mut self.due.count, self.config.count_interval)
         {
             let (types, tenants) = capped(policy);
             let running = self.store.running(&types, &tenants).await?;
-            let is_settled = self.broker.set_running(policy, &hints(&running)).await?;
-            self.due.count = is_settled.then(Instant::now);
+            if !self.broker.set_running(policy, &hints(&running)).await? {
+                self.due.count = None;
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@
 --   told                          caps | free: a policy was said since the last loss, with or without caps. Absent: nothing is given out
 --   counts                        hash: type_cap:<type>, tenant_cap:<tenant> -> how often it was said what runs of it, up to 2, from when on
 --                                 it is given out; and the field `on`. Absent: nobody counts, and what has a cap is the store's
+--   uncounted                     exists for some seconds after counts were forgotten
 --   pops                          hash: set of types -> pops since the last one of the overdue
 --   depth                         hints in all lanes
 --   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due

@@ -21,6 +21,5 @@ for at = 1, #ARGV, 1000 do
   call('HSET', base .. 'policy', unpack(ARGV, at, math.min(at + 999, #ARGV)))
 end
 call('SET', base .. 'told', has_caps and 'caps' or 'free')
-if has_caps and call('EXISTS', base .. 'counts') == 0 then begin_counts() end
 unpark_all({})
 wake({ ['*'] = true })

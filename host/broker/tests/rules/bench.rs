@@ -31,6 +31,7 @@ pub(crate) async fn redis(capacity: usize) -> Bench {
     config.lane_capacity = capacity;
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
+    broker.set_running(&QueuePolicy::default(), &[]).await.unwrap();
     broker.mark_complete().await.unwrap();
     Bench {
         broker,
