@@ -8,8 +8,8 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use taskforge_broker::{Hint, Popped, Taken, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskType,
-    Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskState,
+    TaskType, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, StoreError, StoreResult, WorkerRecord};
 use tokio::{
@@ -178,8 +178,17 @@ async fn by_hint(
         Ok(now) => claim(&app, &ask, ClaimBy::Ids(&[hint.id]), counted, now).await,
         Err(error) => Err(error),
     };
+    // What was not claimed makes room under caps, unless somebody found it in the store and runs it.
+    let makes_room = match &claimed {
+        Ok(Some(_)) => false,
+        Ok(None) if counted => {
+            let task = app.services.store.task(&hint.lane.tenant, hint.id).await;
+            task.is_ok_and(|task| task.is_none_or(|task| task.state != TaskState::Running))
+        }
+        Ok(None) | Err(_) => counted,
+    };
     let hints = [hint];
-    if counted && !matches!(claimed, Ok(Some(_))) {
+    if makes_room {
         enqueue::release(&*app.services.broker, &hints).await;
     }
     if claimed.is_err() {

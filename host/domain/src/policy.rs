@@ -8,7 +8,7 @@ use crate::{TaskType, TenantId};
 
 /// How the fleet is shared between task types and tenants. What is not named has the defaults: not paused, no cap, weight 1.
 ///
-/// The store keeps it; brokers and workers hold copies that are seconds old at most.
+/// The store keeps it; brokers hold copies that are seconds old at most.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueuePolicy {
     /// By task type.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use taskforge_broker::{Hint, Popped, Taken, Want};
-use taskforge_domain::{ClaimedTask, TaskId, TaskType};
+use taskforge_domain::{ClaimedTask, TaskId, TaskState, TaskType};
 use taskforge_store::{ClaimBy, ClaimRequest, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,7 +21,6 @@ use crate::{
     heartbeat::StoreBackoff,
     orphans,
     places::Places,
-    policy::PolicyCopy,
     teller::News,
 };
 
@@ -41,7 +40,6 @@ const DOUBT: Duration = Duration::from_secs(60);
 pub(crate) struct Claims {
     pub(crate) bench: Arc<Bench>,
     pub(crate) config: WorkerConfig,
-    pub(crate) policy: PolicyCopy,
     pub(crate) attempts: TaskTracker,
 }
 
@@ -187,17 +185,8 @@ impl Claims {
             self.release_unclaimed(&mut haul);
         }
         if popped.look_in_store && haul.tasks.len() < max && !types.is_empty() {
-            let mut policy = self.policy.get();
-            if popped.keeps_caps {
-                policy = policy.without_capped();
-            }
             let room = max - haul.tasks.len();
-            let by = ClaimBy::Order {
-                types,
-                limit: u32::try_from(room).unwrap_or(u32::MAX),
-                policy: &policy,
-            };
-            match self.claim_by(by).await {
+            match self.claim_in_order(types, room, popped.keeps_caps).await {
                 Ok(more) => {
                     haul.store_has_more = more.len() == room;
                     haul.tasks.extend(more);
@@ -212,6 +201,25 @@ impl Claims {
         Ok(haul)
     }
 
+    /// Claims what the store has. The policy is read each time: who has paused a type relies on it from then on.
+    async fn claim_in_order(
+        &self,
+        types: &[TaskType],
+        room: usize,
+        broker_keeps_caps: bool,
+    ) -> StoreResult<Vec<ClaimedTask>> {
+        let mut policy = self.bench.live.overlay(self.bench.store.policy().await?);
+        if broker_keeps_caps {
+            policy = policy.without_capped();
+        }
+        self.claim_by(ClaimBy::Order {
+            types,
+            limit: u32::try_from(room).unwrap_or(u32::MAX),
+            policy: &policy,
+        })
+        .await
+    }
+
     async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Vec<ClaimedTask>> {
         self.bench
             .store
@@ -223,16 +231,27 @@ impl Claims {
             .await
     }
 
-    /// Tasks that were hinted and not claimed (cancelled, taken by somebody else) do not run.
+    /// Tasks that were hinted and not claimed do not run, because they were cancelled or have ended, and make room under caps. Or somebody found them
+    /// in the store and runs them: then they are still to be counted. An answer that does not come is for the sweeper's next count.
     fn release_unclaimed(&self, haul: &mut Haul) {
         if haul.counted.is_empty() {
             return;
         }
         let claimed: std::collections::HashSet<_> = haul.tasks.iter().map(|task| task.id).collect();
         let unclaimed = haul.counted.extract_if(|id, _| !claimed.contains(id));
-        for (_, hint) in unclaimed {
-            self.bench.teller.tell(News::Ended(hint));
+        let unclaimed: Vec<_> = unclaimed.map(|(_, hint)| hint).collect();
+        if unclaimed.is_empty() {
+            return;
         }
+        let bench = self.bench.clone();
+        self.attempts.spawn(async move {
+            for hint in unclaimed {
+                let task = bench.store.task(&hint.lane.tenant, hint.id).await;
+                if task.is_ok_and(|task| task.is_none_or(|task| task.state != TaskState::Running)) {
+                    bench.teller.tell(News::Ended(hint));
+                }
+            }
+        });
     }
 
     /// Hints were taken but not used: others may have more luck with them. If this fails too, the sweeper's audit finds the tasks.

@@ -15,7 +15,6 @@
 //! | [`running`] | what runs now, and how to stop it |
 //! | [`heartbeat`] | the lease on everything that the worker holds |
 //! | [`clock`] | the time on the database's clock |
-//! | `policy` | a fresh copy of the queue policy |
 //! | `teller` | news for the broker, many in a round trip |
 //! | [`progress`] | reports of running handlers, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
@@ -31,7 +30,6 @@ pub mod config;
 pub mod heartbeat;
 mod orphans;
 mod places;
-mod policy;
 pub mod progress;
 pub mod running;
 pub mod sweeper;

@@ -14,10 +14,11 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use taskforge_broker::{Broker, BrokerError, Hint};
+use taskforge_broker::{Broker, BrokerError, Hint, Signal, Signals};
 use taskforge_domain::{QueuePolicy, Revision, Timestamp, WorkerId};
 use taskforge_registry::{Live, Trials};
 use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::lanes::Lanes;
@@ -134,9 +135,14 @@ impl Sweeper {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let renew_every = self.config.term / 5;
         let (mut term, mut asked) = (None, None);
+        let mut signals = self.broker.subscribe();
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             if is_due(&mut asked, renew_every) {
                 term = self.lead(term).await;
+            }
+            if heard_of_policy(&mut signals) {
+                // What was read before may have been told after what is new.
+                (self.due.policy, self.due.tell) = (None, None);
             }
             let Some(leading) = term else { continue };
             match self.tick(leading).await {
@@ -302,10 +308,18 @@ impl Sweeper {
         let revision = self.live.snapshot().revision;
         let is_news = self.told_revision != revision;
         if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten || is_news {
-            let policy = self.live.overlay(self.store.policy().await?);
+            let mut policy = self.live.overlay(self.store.policy().await?);
             let has_changed = self.told_policy.as_ref() != Some(&policy);
             if is_due(&mut self.due.tell, TELL_INTERVAL) || forgotten || has_changed {
-                self.broker.set_policy(&policy).await?;
+                // Who changes the policy tells the broker at once, and this must not take it back.
+                loop {
+                    self.broker.set_policy(&policy).await?;
+                    let now = self.live.overlay(self.store.policy().await?);
+                    if now == policy {
+                        break;
+                    }
+                    policy = now;
+                }
                 self.due.count = None;
             }
             self.told_policy = Some(policy);
@@ -322,6 +336,18 @@ impl Sweeper {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the policy has changed since the last look, as far as is known.
+fn heard_of_policy(signals: &mut Signals) -> bool {
+    let mut heard = false;
+    loop {
+        match signals.try_recv() {
+            Ok(Signal::Policy | Signal::Missed) | Err(TryRecvError::Lagged(_)) => heard = true,
+            Ok(Signal::Cancel(_) | Signal::Finished(_) | Signal::Plugins) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return heard,
+        }
     }
 }
 

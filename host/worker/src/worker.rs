@@ -16,7 +16,6 @@ use crate::{
     config::WorkerConfig,
     heartbeat::{StoreBackoff, beat_until, obey_cancels},
     places::Places,
-    policy::PolicyCopy,
     progress::ProgressBoard,
     running::{Running, StopReason},
     teller::Teller,
@@ -88,8 +87,6 @@ impl Worker {
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
         let (teller, telling) = Teller::new(self.services.broker.clone());
         loops.spawn(telling);
-        let policy = PolicyCopy::new(self.services.live.clone());
-        policy.refresh(&*self.services.store).await;
         let bench = self.bench(worker, &running, &progress, teller);
         let (slots, reserve) = bench.places.size();
         tracing::info!(worker.id = %worker, slots, reserve, "worker started");
@@ -103,15 +100,9 @@ impl Worker {
             running.clone(),
             ended.clone(),
         ));
-        loops.spawn(
-            policy
-                .clone()
-                .follow(store.clone(), broker.clone(), ended.clone()),
-        );
         let claims = Claims {
             bench,
             config: self.config.clone(),
-            policy,
             attempts: attempts.clone(),
         };
         let claiming = TaskTracker::new();

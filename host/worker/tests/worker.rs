@@ -237,15 +237,18 @@ impl Bed {
 
     async fn submit(&self, attack: Value, max_retries: u32) -> TaskId {
         let id = self.commit(attack, max_retries).await;
+        self.broker.push(&[self.hint(id).await]).await.unwrap();
+        id
+    }
+
+    async fn hint(&self, id: TaskId) -> Hint {
         let task = self.task(id).await;
         let lane = Lane {
             tenant: task.tenant,
             task_type: task.task_type,
             priority: task.priority,
         };
-        let hint = Hint { id, lane };
-        self.broker.push(&[hint]).await.unwrap();
-        id
+        Hint { id, lane }
     }
 
     async fn task(&self, id: TaskId) -> Task {
@@ -314,6 +317,38 @@ async fn what_has_a_cap_is_not_claimed_past_a_broker_that_counts() {
     bed.broker.away.store(true, Ordering::SeqCst);
     let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
     bed.reaches(id, TaskState::Completed).await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_of_what_runs_already_makes_no_room_under_a_cap() {
+    let bed = Bed::new().await;
+    let hostile = TaskType::new("hostile").unwrap();
+    let cap = TypePolicy {
+        paused: false,
+        max_running: Some(2),
+    };
+    bed.store.set_type_policy(&hostile, cap).await.unwrap();
+    // Claimed from the store, so that the broker hears of it from the sweeper only.
+    bed.broker.away.store(true, Ordering::SeqCst);
+    bed.start_worker(|_| {});
+    let first = bed
+        .hint(bed.commit(json!({ "attack": "sleep", "ms": 6000 }), 0).await)
+        .await;
+    bed.reaches(first.id, TaskState::Running).await;
+    bed.broker.away.store(false, Ordering::SeqCst);
+    bed.broker.push(std::slice::from_ref(&first)).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        others.push(bed.submit(json!({ "attack": "sleep", "ms": 1500 }), 0).await);
+    }
+    let mut most = 0;
+    wait_until("the others have ended", async || {
+        most = most.max(bed.store.running(&[hostile.clone()], &[]).await.unwrap().len());
+        bed.task(others[1]).await.state == TaskState::Completed
+    })
+    .await;
+    assert_eq!(most, 2);
     bed.stop().await;
 }
 

@@ -240,8 +240,6 @@ async fn a_paused_type_waits_and_a_cap_holds_across_the_fleet() {
     let _api = bed.start_api();
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
     run(&bed, &["queue", "pause", "hostile"]);
-    // Workers that look in the store, as they do when they start, follow within a second or so.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let mut ids = Vec::new();
     for _ in 0..12 {
         ids.push(

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Takes the oldest tasks of some lanes of one priority: from each tenant at most its quota, of each type at most what its cap leaves; for
-/// a lapsed worker none. Tasks that others are taking are passed over. Those that were found are locked, so that nothing needs to be asked
+/// a lapsed worker none. Of what was paused meanwhile none either: a task that was enqueued after that never starts. Tasks that others are taking are passed over. Those that were found are locked, so that nothing needs to be asked
 /// again when they are taken.
 pub(super) const TAKE: &str = concat!(
     "with found as materialized (
@@ -37,6 +37,7 @@ pub(super) const TAKE: &str = concat!(
                and id >= lane.first
              order by id limit least(lane.quota, lane.room) for update skip locked) as next
          where not exists (select 1 from workers where workers.id = $7 and lapsed_at is not null)
+           and not exists (select 1 from type_policies where type_policies.task_type = lane.task_type and paused)
      ), fair as (
          select *, row_number() over (partition by tenant order by id) as turn from found
      ), fitting as (

@@ -118,6 +118,26 @@ async fn a_single_task_does_not_wait_for_the_many_of_somebody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_paused_is_not_claimed_under_an_older_policy() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let worker = WorkerId::generate();
+    let pause = async |paused| {
+        let policy = TypePolicy {
+            paused,
+            ..TypePolicy::default()
+        };
+        store.set_type_policy(&kind(), policy).await.unwrap();
+    };
+    let older = QueuePolicy::default();
+    pause(true).await;
+    store.enqueue(&new_tasks(3)).await.unwrap();
+    assert!(claim_order(&store, worker, 9, &older).await.is_empty());
+    pause(false).await;
+    assert_eq!(claim_order(&store, worker, 9, &older).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_is_left_open_stops_nobody() {
     let database = TestDatabase::new().await;
     let store = database.store().await;
