@@ -129,13 +129,25 @@ impl QueuePolicy {
     /// Whether anything is capped.
     #[must_use]
     pub fn has_caps(&self) -> bool {
-        self.caps().next().is_some()
+        self.capped_types().next().is_some() || self.capped_tenants().next().is_some()
     }
 
     /// Whether what runs must be counted: a cap of 0 needs no count.
     #[must_use]
     pub fn must_count(&self) -> bool {
         self.caps().any(|cap| cap > 0)
+    }
+
+    /// The types that have a cap.
+    pub fn capped_types(&self) -> impl Iterator<Item = &TaskType> {
+        let types = self.types.iter();
+        types.filter_map(|(name, policy)| policy.max_running.is_some().then_some(name))
+    }
+
+    /// The tenants that have a cap.
+    pub fn capped_tenants(&self) -> impl Iterator<Item = &TenantId> {
+        let tenants = self.tenants.iter();
+        tenants.filter_map(|(name, policy)| policy.max_running.is_some().then_some(name))
     }
 
     fn caps(&self) -> impl Iterator<Item = u32> {

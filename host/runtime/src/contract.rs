@@ -9,47 +9,42 @@
     clippy::expect_used
 )]
 mod generated {
-    wasmtime::component::bindgen!({
-        path: "../../wit",
-        world: "taskforge:plugin/plugin",
-        imports: {
-            "taskforge:plugin/mail.send": async,
-            "wasi:keyvalue": async | trappable,
-        },
-        with: {
-            "wasi:keyvalue/store.bucket": crate::host::Bucket,
-        },
-        exports: { default: async },
-        ownership: Borrowing { duplicate_if_necessary: true },
-        require_store_data_send: true,
-    });
+    pub(super) mod contract {
+        wasmtime::component::bindgen!({
+            path: "../../wit",
+            world: "taskforge:plugin/plugin",
+            imports: {
+                "taskforge:plugin/mail.send": async,
+                "wasi:keyvalue": async | trappable,
+            },
+            with: {
+                "wasi:keyvalue/store.bucket": crate::host::Bucket,
+            },
+            exports: { default: async },
+            ownership: Borrowing { duplicate_if_necessary: true },
+            require_store_data_send: true,
+        });
+    }
+
+    pub(super) mod draft2 {
+        wasmtime::component::bindgen!({
+            path: "wit",
+            world: "wasi:keyvalue/imports",
+            imports: { default: async | trappable },
+            with: {
+                "wasi:keyvalue/store.bucket": crate::host::Bucket,
+                "wasi:keyvalue/atomics.cas": crate::host::Cas,
+            },
+            require_store_data_send: true,
+        });
+    }
 }
 
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    clippy::expect_used
-)]
-mod draft2 {
-    wasmtime::component::bindgen!({
-        path: "wit",
-        world: "wasi:keyvalue/imports",
-        imports: { default: async | trappable },
-        with: {
-            "wasi:keyvalue/store.bucket": crate::host::Bucket,
-            "wasi:keyvalue/atomics.cas": crate::host::Cas,
-        },
-        require_store_data_send: true,
-    });
-}
-
-pub(crate) use draft2::wasi::keyvalue as keyvalue2;
-pub(crate) use generated::PluginPre as BindingsPre;
-pub(crate) use generated::exports::taskforge::plugin::handler;
-pub(crate) use generated::taskforge::plugin::{mail, progress};
-pub(crate) use generated::wasi::{config::store as config, keyvalue, logging::logging};
+pub(crate) use generated::contract::PluginPre as BindingsPre;
+pub(crate) use generated::contract::exports::taskforge::plugin::handler;
+pub(crate) use generated::contract::taskforge::plugin::{mail, progress};
+pub(crate) use generated::contract::wasi::{config::store as config, keyvalue, logging::logging};
+pub(crate) use generated::draft2::wasi::keyvalue as keyvalue_draft2;
 
 /// The interface that makes a component a plugin, in any version of [`HANDLER_FAMILY`].
 pub(crate) const HANDLER: &str = "taskforge:plugin/handler";

@@ -329,7 +329,8 @@ impl Sweeper {
         if let Some(policy) = policy
             && is_due(&mut self.due.count, self.config.count_interval)
         {
-            let (types, tenants) = capped(policy);
+            let types: Vec<_> = policy.capped_types().cloned().collect();
+            let tenants: Vec<_> = policy.capped_tenants().cloned().collect();
             let running = self.store.running(&types, &tenants).await?;
             if !self.broker.set_running(policy, &hints(&running)).await? {
                 self.due.count = None;
@@ -349,21 +350,6 @@ fn heard_of_policy(signals: &mut Signals) -> bool {
             Err(TryRecvError::Empty | TryRecvError::Closed) => return heard,
         }
     }
-}
-
-fn capped(policy: &QueuePolicy) -> (Vec<taskforge_domain::TaskType>, Vec<taskforge_domain::TenantId>) {
-    let types = policy
-        .types
-        .iter()
-        .filter(|(_, policy)| policy.max_running.is_some());
-    let tenants = policy
-        .tenants
-        .iter()
-        .filter(|(_, policy)| policy.max_running.is_some());
-    (
-        types.map(|(name, _)| name.clone()).collect(),
-        tenants.map(|(name, _)| name.clone()).collect(),
-    )
 }
 
 fn hints(tasks: &[LanedTask]) -> Vec<Hint> {

@@ -344,7 +344,13 @@ async fn a_hint_of_what_runs_already_makes_no_room_under_a_cap() {
     }
     let mut most = 0;
     wait_until("the others have ended", async || {
-        most = most.max(bed.store.running(&[hostile.clone()], &[]).await.unwrap().len());
+        most = most.max(
+            bed.store
+                .running(std::slice::from_ref(&hostile), &[])
+                .await
+                .unwrap()
+                .len(),
+        );
         bed.task(others[1]).await.state == TaskState::Completed
     })
     .await;

@@ -76,14 +76,10 @@ impl Running {
         now: u64,
     ) -> bool {
         let mut is_settled = true;
-        for name in policy.types.keys().filter(|name| policy.type_cap(name).is_some()) {
+        for name in policy.capped_types() {
             is_settled &= tell(&mut self.told_types, name, counted.type_cap(name).is_some());
         }
-        for name in policy
-            .tenants
-            .keys()
-            .filter(|name| policy.tenant_cap(name).is_some())
-        {
+        for name in policy.capped_tenants() {
             is_settled &= tell(&mut self.told_tenants, name, counted.tenant_cap(name).is_some());
         }
         let recent = now.saturating_sub(millis(CLAIM_GRACE));

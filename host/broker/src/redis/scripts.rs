@@ -161,13 +161,9 @@ impl Scripts {
     }
 
     pub(super) fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> ScriptInvocation<'_> {
-        let types = policy.types.iter().filter(|(_, rule)| rule.max_running.is_some());
-        let tenants = policy
-            .tenants
-            .iter()
-            .filter(|(_, rule)| rule.max_running.is_some());
-        let mut counted: Vec<_> = types.map(|(name, _)| format!("type_cap:{name}")).collect();
-        counted.extend(tenants.map(|(name, _)| format!("tenant_cap:{name}")));
+        let types = policy.capped_types().map(|name| format!("type_cap:{name}"));
+        let tenants = policy.capped_tenants().map(|name| format!("tenant_cap:{name}"));
+        let counted: Vec<_> = types.chain(tenants).collect();
         let mut call = self.set_running.key(&self.base);
         call.arg(millis(CLAIM_GRACE)).arg(counted.len());
         for field in counted {

@@ -173,17 +173,9 @@ impl<'a> Room<'a> {
     /// Locks the caps until the end of the transaction.
     async fn counted(connection: &mut PgConnection, policy: &'a QueuePolicy) -> Attempted<Self> {
         sqlx::query(LOCK_CAPS).execute(&mut *connection).await?;
-        let types = policy
-            .types
-            .iter()
-            .filter(|(_, policy)| policy.max_running.is_some());
-        let tenants = policy
-            .tenants
-            .iter()
-            .filter(|(_, policy)| policy.max_running.is_some());
         let query = sqlx::query(RUNNING)
-            .bind(types.map(|(name, _)| name.as_str()).collect::<Vec<_>>())
-            .bind(tenants.map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+            .bind(policy.capped_types().map(TaskType::as_str).collect::<Vec<_>>())
+            .bind(policy.capped_tenants().map(TenantId::as_str).collect::<Vec<_>>());
         let mut room = Self::unlimited(policy);
         for row in query.fetch_all(connection).await? {
             let running = row.try_get::<i64, _>(2)?.unsigned_abs();

@@ -6,7 +6,7 @@ use super::{Bucket, key_fits};
 use crate::{
     contract::{
         keyvalue::store::Error as FirstError,
-        keyvalue2::{
+        keyvalue_draft2::{
             atomics::{self, CasError},
             batch,
             store::{self, Error, KeyResponse},
@@ -37,10 +37,6 @@ impl From<FirstError> for Error {
     }
 }
 
-const fn said<T>(result: Result<T, Error>) -> Answer<T> {
-    Ok(result)
-}
-
 impl Cas {
     async fn of(bucket: Bucket, key: String) -> Result<Self, FirstError> {
         let value = bucket.get(&key).await?;
@@ -55,8 +51,8 @@ impl Cas {
 impl store::Host for HostState {
     async fn open(&mut self, name: String) -> Answer<Resource<Bucket>> {
         match self.open_bucket(name) {
-            Ok(bucket) => said(Ok(self.table.push(bucket)?)),
-            Err(error) => said(Err(error.into())),
+            Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
+            Err(error) => Ok(Err(error.into())),
         }
     }
 }
@@ -64,32 +60,32 @@ impl store::Host for HostState {
 impl store::HostBucket for HostState {
     async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.get(&key).await.map_err(Error::from))
+        Ok(bucket.get(&key).await.map_err(Error::from))
     }
 
     async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.set(vec![(key, value)]).await.map_err(Error::from))
+        Ok(bucket.set(vec![(key, value)]).await.map_err(Error::from))
     }
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.delete(vec![key]).await.map_err(Error::from))
+        Ok(bucket.delete(vec![key]).await.map_err(Error::from))
     }
 
     async fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
         let bucket = self.table.get(&bucket)?;
         let value = bucket.get(&key).await.map_err(Error::from);
-        said(value.map(|value| value.is_some()))
+        Ok(value.map(|value| value.is_some()))
     }
 
     async fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<String>) -> Answer<KeyResponse> {
         let bucket = self.table.get(&bucket)?;
         if cursor.as_ref().is_some_and(|cursor| cursor.len() > MAX_KEY) {
-            return said(Err(Error::Other("this cursor is not known".to_owned())));
+            return Ok(Err(Error::Other("this cursor is not known".to_owned())));
         }
         let page = bucket.page(cursor.as_deref()).await.map_err(Error::from);
-        said(page.map(|(keys, cursor)| KeyResponse { keys, cursor }))
+        Ok(page.map(|(keys, cursor)| KeyResponse { keys, cursor }))
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
@@ -102,8 +98,8 @@ impl atomics::HostCas for HostState {
     async fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
         let bucket = self.table.get(&bucket)?.clone();
         match Cas::of(bucket, key).await {
-            Ok(cas) => said(Ok(self.table.push(cas)?)),
-            Err(error) => said(Err(error.into())),
+            Ok(cas) => Ok(Ok(self.table.push(cas)?)),
+            Err(error) => Ok(Err(error.into())),
         }
     }
 
@@ -113,7 +109,7 @@ impl atomics::HostCas for HostState {
         if let Ok(value) = &value {
             cas.seen = seen(value.as_deref());
         }
-        said(value)
+        Ok(value)
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {
@@ -125,7 +121,7 @@ impl atomics::HostCas for HostState {
 impl atomics::Host for HostState {
     async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.add(&key, delta).await.map_err(Error::from))
+        Ok(bucket.add(&key, delta).await.map_err(Error::from))
     }
 
     async fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> wasmtime::Result<Result<(), CasError>> {
@@ -140,7 +136,7 @@ impl atomics::Host for HostState {
         Ok(match swapped.await {
             Ok(None) => Ok(()),
             Ok(Some(cas)) => Err(CasError::CasFailed(self.table.push(cas)?)),
-            Err(error) => Err(CasError::StoreError(FirstError::into(error))),
+            Err(error) => Err(CasError::StoreError(error.into())),
         })
     }
 }
@@ -152,17 +148,17 @@ impl batch::Host for HostState {
         keys: Vec<String>,
     ) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.get_many(keys).await.map_err(Error::from))
+        Ok(bucket.get_many(keys).await.map_err(Error::from))
     }
 
     async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.set(values).await.map_err(Error::from))
+        Ok(bucket.set(values).await.map_err(Error::from))
     }
 
     async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
-        said(bucket.delete(keys).await.map_err(Error::from))
+        Ok(bucket.delete(keys).await.map_err(Error::from))
     }
 }
 
