@@ -16,7 +16,7 @@ use taskforge_domain::{
     TaskId, TaskType, TenantId, Timestamp,
 };
 use taskforge_runtime::{
-    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, Threads, inspect,
+    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +91,6 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
                 input,
                 cancel: stop_on_interrupt(),
                 progress: Some(Arc::new(show_progress)),
-                threads: Threads::default(),
             },
         )
         .await;

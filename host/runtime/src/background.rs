@@ -1,13 +1,15 @@
 //! Threads for attempts that compute for long.
 //!
-//! An attempt begins on the threads of its caller, which also claim, commit and talk to the stores: most are over in microseconds, and a
-//! change of threads would cost them more than that. One that goes on computing is continued here, on as many threads as there are
+//! An attempt of a [lane] that is known to be quick begins on the threads of its caller, which also claim, commit and talk to the stores:
+//! most are over in microseconds, and a change of threads would cost them more than that. Any other, and one that goes on computing, runs here, on as many threads as there are
 //! processors, which have a lower priority and give way to everything else: it gets what the others leave, which is all of an idle machine
 //! and a tenth of a busy one. Its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other end may be
 //! anybody's.
 //!
 //! Some work does not come back for milliseconds and so cannot give way: above all the first touch of much memory, which the kernel clears
 //! page by page within a single instruction of the guest. It is confined to threads that keep to half of the processors.
+
+mod lane;
 
 use std::{
     future::poll_fn,
@@ -24,6 +26,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::processors::{self, Share, computed};
+pub(crate) use lane::{Lane, Lanes};
 
 /// How long an attempt may compute before it is continued in the background: a few yields, far more than a change of threads costs.
 const FOREGROUND: Duration = Duration::from_micros(500);
@@ -61,12 +64,12 @@ impl Untouched {
 }
 
 /// Which threads work runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Threads {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Threads {
     /// Those of the caller.
-    #[default]
     Foreground,
     /// Those that have a lower priority and give way.
+    #[default]
     Background,
     /// Those that in addition keep to half of the processors.
     Confined,
@@ -74,17 +77,16 @@ pub enum Threads {
 
 /// What an attempt took of the processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Effort {
+pub(crate) struct Effort {
     /// Processor time.
-    pub computed: Duration,
+    pub(crate) computed: Duration,
     /// The longest that it computed without coming back.
-    pub longest: Duration,
+    pub(crate) longest: Duration,
 }
 
 impl Effort {
-    /// Where work is to begin that can be expected to take so much.
-    #[must_use]
-    pub fn threads(&self) -> Threads {
+    /// Where work belongs that takes so much.
+    pub(crate) fn threads(&self) -> Threads {
         if self.longest >= STUBBORN {
             Threads::Confined
         } else if self.computed >= FOREGROUND {
@@ -123,11 +125,13 @@ impl Background {
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: Work<T>,
-        begin: Threads,
+        lane: &Arc<Lane>,
         untouched: &Untouched,
     ) -> (Option<T>, Effort) {
+        let begin = lane.threads();
         let mut driven = Driven {
             work,
+            lane: Arc::clone(lane),
             effort: Effort::default(),
             untouched: untouched.clone(),
             confined: if begin == Threads::Confined {
@@ -150,8 +154,16 @@ impl Background {
                 return (Some(driven.work.await), so_far);
             };
             match ended {
-                (Next::Done(done), effort) => return (Some(done), effort),
-                (Next::GoOn(rest, there), _) => (driven, threads) = (rest, there),
+                (Next::Done(done), effort) => {
+                    lane.ended(effort, threads);
+                    return (Some(done), effort);
+                }
+                (Next::GoOn(rest, there), effort) => {
+                    if threads == Threads::Foreground {
+                        lane.left(effort);
+                    }
+                    (driven, threads) = (rest, there);
+                }
             }
         }
     }
@@ -240,6 +252,7 @@ impl Drop for Background {
 /// Work on its way from threads to threads.
 struct Driven<T> {
     work: Work<T>,
+    lane: Arc<Lane>,
     effort: Effort,
     untouched: Untouched,
     /// The processor time that it is still to be confined for.
@@ -260,6 +273,9 @@ impl<T> Driven<T> {
         let done = poll_fn(|context| {
             if threads != Threads::Foreground {
                 processors::give_way();
+            } else if !self.lane.is_trusted() {
+                // Another attempt of the lane holds a thread, or has just done so.
+                return Poll::Ready(None);
             }
             let begun = computed();
             let polled = self.work.as_mut().poll(context);
@@ -299,7 +315,10 @@ impl<T> Driven<T> {
     fn belongs(&self, threads: Threads) -> Threads {
         if !self.confined.is_zero() {
             Threads::Confined
-        } else if threads == Threads::Foreground && self.effort.computed < FOREGROUND {
+        } else if threads == Threads::Foreground
+            && self.effort.computed < FOREGROUND
+            && self.lane.is_trusted()
+        {
             Threads::Foreground
         } else {
             Threads::Background

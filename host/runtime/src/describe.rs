@@ -9,7 +9,7 @@ use taskforge_domain::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::{Threads, Untouched},
+    background::Untouched,
     contract::{BindingsPre, handler::Description},
     host::{Attempt, HostState},
     inspect::Inspection,
@@ -82,7 +82,7 @@ pub(crate) async fn ask(
     };
     let (said, _) = shared
         .background
-        .run(Box::pin(described), Threads::Background, &untouched)
+        .run(Box::pin(described), &Arc::default(), &untouched)
         .await;
     said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
 }

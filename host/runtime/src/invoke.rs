@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    background::{Effort, Threads, Untouched},
+    background::Untouched,
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
@@ -57,8 +57,6 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// Called with each of the handler's reports, on the thread that runs it; must not block.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
-    /// Which threads it begins on.
-    pub threads: Threads,
 }
 
 /// What an attempt came to.
@@ -70,8 +68,6 @@ pub struct Invoked {
     pub usage: Usage,
     /// What the handler and the host had to say, oldest first.
     pub logs: Vec<LogLine>,
-    /// What it took of the processors.
-    pub effort: Effort,
 }
 
 /// See [`crate::Runtime::invoke`].
@@ -100,7 +96,8 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         }
         _ => return unused(verdict::cancelled()),
     };
-    let (threads, untouched) = (invocation.threads, Untouched::default());
+    let lane = shared.lanes.of(&invocation.tenant, plugin.info().digest);
+    let untouched = Untouched::default();
     let entered = Entered {
         shared: Arc::clone(shared),
         info: Arc::clone(plugin.shared_info()),
@@ -112,10 +109,9 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
     };
     let running = shared
         .background
-        .run(Box::pin(entered.run()), threads, &untouched);
-    let (ended, effort) = running.await;
-    let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
-    Invoked { effort, ..ended }
+        .run(Box::pin(entered.run()), &lane, &untouched);
+    let (ended, _) = running.await;
+    ended.unwrap_or_else(|| unused(verdict::cancelled()))
 }
 
 /// An attempt that has its code and its instance.
@@ -204,7 +200,6 @@ fn unused(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
-        effort: Effort::default(),
     }
 }
 
@@ -225,7 +220,6 @@ fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, star
         outcome,
         usage,
         logs,
-        effort: Effort::default(),
     }
 }
 

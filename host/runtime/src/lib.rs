@@ -18,7 +18,7 @@
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
-//! | [`background`] | threads of a lower priority, for attempts that compute for long |
+//! | `background` | threads of a lower priority, for attempts that compute for long |
 //! | `processors` | what the threads of attempts leave to others |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
@@ -47,7 +47,7 @@ mod refusal;
 mod residents;
 mod verdict;
 
-pub mod background;
+mod background;
 pub mod compiler;
 pub mod engine;
 pub mod inspect;
@@ -58,7 +58,6 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
-pub use background::{Effort, Threads};
 pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};

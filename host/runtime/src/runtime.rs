@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Linker};
 
 use crate::{
-    background::Background,
+    background::{Background, Lanes},
     cache::CodeCache,
     compiler::Compiler,
     egress::Egress,
@@ -148,6 +148,7 @@ pub(crate) struct Shared {
     // As many permits as the pool has room for, so that the pool is never asked in vain.
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) background: Arc<Background>,
+    pub(crate) lanes: Lanes,
     pub(crate) residents: Table,
     // Two, so that one component that takes long does not keep the next waiting.
     pub(crate) compiling: Semaphore,
@@ -213,6 +214,7 @@ impl Runtime {
             egress: Arc::new(egress),
             slots,
             background,
+            lanes: Lanes::default(),
             residents: Table::new(budget),
             compiling: Semaphore::new(COMPILATIONS),
         };
@@ -277,8 +279,8 @@ impl Runtime {
     }
 
     /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its
-    /// limits have ended it or it was cancelled. One that computes for long is continued on
-    /// threads that give way to the caller's.
+    /// limits have ended it or it was cancelled. It runs on threads that give way to the caller's,
+    /// unless the tenant's attempts of this plugin were quick so far.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }

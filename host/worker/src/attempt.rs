@@ -8,7 +8,7 @@ use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
-use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime, Threads};
+use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime};
 use taskforge_store::{Commit, Completion, Store, StoreError};
 
 use crate::{
@@ -206,7 +206,6 @@ fn failed(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
-        effort: Effort::default(),
     }
 }
 
@@ -227,9 +226,9 @@ async fn invoke_timed(
     place: Option<Place>,
 ) -> Invoked {
     let Some(mut place) = place else {
-        return invoke(bench, plugin, task, guard, Threads::default()).await;
+        return invoke(bench, plugin, task, guard).await;
     };
-    let mut running = pin!(invoke(bench, plugin, task, guard, place.threads()));
+    let mut running = pin!(invoke(bench, plugin, task, guard));
     let invoked = match poll!(running.as_mut()) {
         Poll::Ready(invoked) => invoked,
         // Only now, so that most attempts need no timer.
@@ -242,17 +241,11 @@ async fn invoke_timed(
             }
         },
     };
-    place.observe(Duration::from_micros(invoked.usage.wall_micros), invoked.effort);
+    place.observe(Duration::from_micros(invoked.usage.wall_micros));
     invoked
 }
 
-async fn invoke(
-    bench: &Arc<Bench>,
-    plugin: &Plugin,
-    task: &ClaimedTask,
-    guard: &RunningGuard,
-    threads: Threads,
-) -> Invoked {
+async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
     let (board, id, run_lease) = (bench.progress.clone(), task.id, task.run_lease);
     bench
         .runtime
@@ -266,7 +259,6 @@ async fn invoke(
                 input: task.input.clone(),
                 cancel: guard.switch().token(),
                 progress: Some(Arc::new(move |progress| board.report(id, run_lease, progress))),
-                threads,
             },
         )
         .await

@@ -12,7 +12,7 @@ async fn quick_work_stays_where_it_is() {
     let (there, _) = background
         .run(
             Box::pin(async { thread() }),
-            Threads::Foreground,
+            &Lane::beginning(Threads::Foreground),
             &Untouched::default(),
         )
         .await;
@@ -32,7 +32,11 @@ async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
             (before, thread())
         };
         let (done, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
+            .run(
+                Box::pin(work),
+                &Lane::beginning(Threads::Foreground),
+                &Untouched::default(),
+            )
             .await;
         let (before, after) = done.unwrap();
         assert_eq!(before.1, usual);
@@ -58,7 +62,11 @@ async fn what_confined_work_asks_for_runs_on_all_processors() {
         (thread().0, asking.continued(Box::pin(asked)).await.unwrap())
     };
     let (done, _) = background
-        .run(Box::pin(work), Threads::Confined, &Untouched::default())
+        .run(
+            Box::pin(work),
+            &Lane::beginning(Threads::Confined),
+            &Untouched::default(),
+        )
         .await;
     let (name, ((other, niceness), allowed)) = done.unwrap();
     assert_eq!((name.as_str(), other.as_str()), ("confined", "background"));
@@ -96,7 +104,7 @@ async fn work_that_is_granted_memory_is_confined_until_it_has_had_the_time_to_to
             (took, [at_first, meanwhile, thread().0])
         };
         let (done, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &untouched)
+            .run(Box::pin(work), &Lane::beginning(Threads::Foreground), &untouched)
             .await;
         let (took, there) = done.unwrap();
         if effort.longest < STUBBORN && took < 20 * TOUCH {
@@ -122,7 +130,11 @@ async fn work_that_does_not_come_back_is_confined_for_good() {
         )
     };
     let (there, effort) = background
-        .run(Box::pin(work), Threads::Foreground, &Untouched::default())
+        .run(
+            Box::pin(work),
+            &Lane::beginning(Threads::Foreground),
+            &Untouched::default(),
+        )
         .await;
     let half = (rustix::thread::sched_getaffinity(None).unwrap().count() / 2).max(1);
     assert_eq!(there.unwrap(), ("confined".to_owned(), half));
@@ -140,7 +152,11 @@ async fn what_waits_does_not_compute() {
             thread()
         };
         let (there, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
+            .run(
+                Box::pin(work),
+                &Lane::beginning(Threads::Foreground),
+                &Untouched::default(),
+            )
             .await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
@@ -156,7 +172,7 @@ async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
     let caller = tokio::spawn(async move {
         Background::default()
-            .run(work, Threads::Background, &Untouched::default())
+            .run(work, &Lane::beginning(Threads::Background), &Untouched::default())
             .await
     });
     let panic = caller.await.unwrap_err().into_panic();
@@ -173,9 +189,38 @@ async fn work_ends_with_its_caller() {
     });
     let left = tokio::time::timeout(
         Duration::from_millis(50),
-        background.run(work, Threads::Background, &Untouched::default()),
+        background.run(work, &Lane::beginning(Threads::Background), &Untouched::default()),
     )
     .await;
     assert!(left.is_err());
     assert_eq!(ended.recv().await, None);
+}
+
+#[tokio::test]
+async fn attempts_that_are_under_way_go_on_in_the_background_when_one_holds_a_thread() {
+    let background = Background::default();
+    let lane = Lane::beginning(Threads::Foreground);
+    let (begun, mut begins) = tokio::sync::mpsc::channel(1);
+    let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
+    // It waits for something, as an attempt does for a host call, and then goes on in a place of its choice.
+    let waits = async move {
+        begun.send(thread().0).await.unwrap();
+        goes_on.await.unwrap();
+        thread().0
+    };
+    let holds = async move {
+        let before = begins.recv().await.unwrap();
+        compute(STUBBORN).await;
+        go_on.send(()).unwrap();
+        (before, thread().0)
+    };
+    let untouched = Untouched::default();
+    let (waited, held) = tokio::join!(
+        background.run(Box::pin(waits), &lane, &untouched),
+        background.run(Box::pin(holds), &lane, &untouched),
+    );
+    let (before, held) = held.0.unwrap();
+    assert_eq!((before, held.as_str()), (thread().0, "confined"));
+    assert_eq!(waited.0.as_deref(), Some("background"));
+    assert_eq!(lane.threads(), Threads::Background, "and so does the next");
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use taskforge_domain::{Digest, Failure, FailureKind, Json, Manifest, Outcome, Progress, TaskId, TenantId};
 use taskforge_runtime::{
     CancellationToken, ComponentSource, Invocation, Invoked, MemoryKeyValue, OutboxMailer, Plugin,
-    PluginSettings, Runtime, RuntimeConfig, Threads, inspect,
+    PluginSettings, Runtime, RuntimeConfig, inspect,
 };
 use taskforge_testing::guests;
 use tempfile::TempDir;
@@ -187,7 +187,6 @@ pub fn invocation(input: Value) -> Invocation {
         input: Json::from(input),
         cancel: CancellationToken::new(),
         progress: None,
-        threads: Threads::default(),
     }
 }
 

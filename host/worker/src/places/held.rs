@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskforge_runtime::{Effort, Threads};
-
 use super::{Places, state::LaneKey};
 
 /// How long a task waits while its lane is stuck before it is for another worker.
@@ -100,14 +98,6 @@ impl Drop for Aside<'_> {
 }
 
 impl Place {
-    /// Where the attempt is to begin, by what the lane's attempts before it were like.
-    pub(crate) fn threads(&self) -> Threads {
-        let state = self.places.lock();
-        state
-            .effort(&self.lane)
-            .map_or_else(Threads::default, Effort::threads)
-    }
-
     /// The attempt has taken longer than [`PATIENCE`](super::PATIENCE).
     pub(crate) fn mark_slow(&mut self) {
         if !std::mem::replace(&mut self.is_slow, true) {
@@ -117,8 +107,8 @@ impl Place {
     }
 
     /// Takes what an attempt took into the averages.
-    pub(crate) fn observe(&self, time: Duration, effort: Effort) {
-        self.places.lock().observe(&self.lane, time, effort);
+    pub(crate) fn observe(&self, time: Duration) {
+        self.places.lock().observe(&self.lane, time);
     }
 }
 

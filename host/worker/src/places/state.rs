@@ -6,7 +6,6 @@ use std::{
 };
 
 use taskforge_domain::{TaskType, TenantId};
-use taskforge_runtime::Effort;
 use tokio::sync::oneshot;
 
 use super::{Crowd, PATIENCE, held::Place};
@@ -56,7 +55,7 @@ pub(super) struct State {
     /// Those of which something waits, in the order in which they get places.
     pub(super) turns: VecDeque<LaneKey>,
     /// What an attempt of a lane takes on average.
-    known: HashMap<LaneKey, Known>,
+    known: HashMap<LaneKey, Duration>,
     /// Those of which a task was sent away, until one of them runs or there is a usual place again.
     refused: HashSet<LaneKey>,
     tickets: u64,
@@ -74,12 +73,6 @@ pub(super) struct Sums {
     behind: usize,
     /// Tasks that wait for their code.
     aside: usize,
-}
-
-#[derive(Debug)]
-struct Known {
-    time: Duration,
-    effort: Effort,
 }
 
 #[derive(Debug, Default)]
@@ -367,26 +360,19 @@ impl State {
         }
     }
 
-    /// What an attempt of the lane takes of the processors on average.
-    pub(super) fn effort(&self, key: &LaneKey) -> Option<&Effort> {
-        self.known.get(key).map(|known| &known.effort)
-    }
-
     /// Takes what an attempt took into the averages.
-    pub(super) fn observe(&mut self, key: &LaneKey, time: Duration, effort: Effort) {
+    pub(super) fn observe(&mut self, key: &LaneKey, time: Duration) {
         // Slow ones count by their number; a few of them shall not hide for long that the others are quick.
         self.pace = average(self.pace, time.min(4 * PATIENCE), INERTIA);
         let time = time.min(LONGEST);
         let time = if let Some(known) = self.known.get_mut(key) {
-            known.time = average(known.time, time, LANE_INERTIA);
-            known.effort.computed = average(known.effort.computed, effort.computed, LANE_INERTIA);
-            known.effort.longest = average(known.effort.longest, effort.longest, LANE_INERTIA);
-            known.time
+            *known = average(*known, time, LANE_INERTIA);
+            *known
         } else {
             if self.known.len() >= MAX_KNOWN {
                 self.known.clear();
             }
-            self.known.insert(key.clone(), Known { time, effort });
+            self.known.insert(key.clone(), time);
             time
         };
         self.change(key, |lane| lane.time = Some(time));
@@ -394,9 +380,9 @@ impl State {
 }
 
 /// A lane of which nothing is held.
-fn absent(known: &HashMap<LaneKey, Known>, key: &LaneKey) -> Lane {
+fn absent(known: &HashMap<LaneKey, Duration>, key: &LaneKey) -> Lane {
     Lane {
-        time: known.get(key).map(|known| known.time),
+        time: known.get(key).copied(),
         ..Lane::default()
     }
 }

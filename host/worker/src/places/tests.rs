@@ -1,7 +1,5 @@
 use std::time::Duration;
 
-use taskforge_runtime::{Effort, Threads};
-
 use super::{
     held::{BLOCKED, Waiting},
     state::Sums,
@@ -65,7 +63,7 @@ fn closed(names: &[&str]) -> Crowd {
 fn teach(places: &Arc<Places>, name: &str, time: Duration) {
     let place = take(places, name).unwrap();
     for _ in 0..5_000 {
-        place.observe(time, Effort::default());
+        place.observe(time);
     }
 }
 
@@ -75,11 +73,11 @@ fn quick_attempts_let_a_worker_hold_more_and_slow_ones_do_not() {
     assert_eq!(places.limit(), 100);
     let place = take(&places, "quick").unwrap();
     for _ in 0..5_000 {
-        place.observe(Duration::from_micros(50), Effort::default());
+        place.observe(Duration::from_micros(50));
     }
     assert_eq!(places.limit(), 800);
     for _ in 0..500 {
-        place.observe(Duration::from_secs(1), Effort::default());
+        place.observe(Duration::from_secs(1));
     }
     assert!((100..130).contains(&places.limit()), "{}", places.limit());
 }
@@ -294,9 +292,9 @@ fn one_long_attempt_of_a_quick_lane_is_forgotten_soon() {
     teach(&places, "quick", Duration::from_millis(1));
     let _two = take_slow(&places, "quick", 2);
     let place = take(&places, "quick").unwrap();
-    place.observe(Duration::from_secs(3_600), Effort::default());
+    place.observe(Duration::from_secs(3_600));
     for _ in 0..24 {
-        place.observe(Duration::from_millis(1), Effort::default());
+        place.observe(Duration::from_millis(1));
     }
     let room = places.crowd().tight[0].1;
     assert!(room > 29, "so many are free, and the quick one ends soon");
@@ -463,31 +461,4 @@ async fn who_stops_waiting_leaves_nothing_behind() {
     let state = places.lock();
     assert_eq!(state.sums, Sums::default());
     assert_eq!((state.held, state.lanes.len(), state.turns.len()), (0, 0, 0));
-}
-
-#[test]
-fn a_lane_that_computes_for_long_begins_in_the_background() {
-    let places = places_of(4);
-    let (long, short) = (take(&places, "long").unwrap(), take(&places, "short").unwrap());
-    assert_eq!(long.threads(), Threads::Foreground, "nothing is known yet");
-    let effort = |computed, longest| Effort {
-        computed: Duration::from_micros(computed),
-        longest: Duration::from_micros(longest),
-    };
-    for _ in 0..20 {
-        long.observe(Duration::from_secs(1), effort(1_000_000, 100));
-        short.observe(Duration::from_secs(1), effort(50, 50));
-    }
-    assert_eq!(
-        (long.threads(), short.threads()),
-        (Threads::Background, Threads::Foreground)
-    );
-    for _ in 0..20 {
-        long.observe(Duration::from_secs(1), effort(1_000_000, 30_000));
-    }
-    assert_eq!(long.threads(), Threads::Confined, "it does not give way");
-    for _ in 0..200 {
-        long.observe(Duration::from_secs(1), Effort::default());
-    }
-    assert_eq!(long.threads(), Threads::Foreground);
 }
