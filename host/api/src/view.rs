@@ -16,7 +16,7 @@ use crate::Problem;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Task, example = json!({
     "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "fibonacci", "status": "completed", "priority": 4,
-    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "error_group": null, "attempt": 1, "retry_count": 0,
+    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "error_group": null, "attempt": 1, "retry_count": 0, "lapses": 0,
     "max_retries": 3, "progress": null, "created_at": "2026-11-01T10:00:00Z", "run_at": "2026-11-01T10:00:00Z",
     "started_at": "2026-11-01T10:00:00.004Z", "finished_at": "2026-11-01T10:00:00.005Z"}))]
 pub(crate) struct TaskView<'a> {
@@ -50,6 +50,8 @@ pub(crate) struct TaskView<'a> {
     attempt: u32,
     /// Attempts after the first.
     retry_count: u32,
+    /// Times since then that its worker died or fell silent, which is not counted as an attempt.
+    lapses: u32,
     /// Retries allowed.
     max_retries: u32,
     /// The running attempt's latest report.
@@ -98,6 +100,7 @@ impl<'a> From<&'a Task> for TaskView<'a> {
                 .map(|error| Fingerprint::of(error.kind, &error.message)),
             attempt: task.attempt,
             retry_count: task.retry_count(),
+            lapses: task.lapses,
             max_retries: task.retry.max_retries,
             progress: task.progress.as_ref().map(|progress| ProgressView {
                 fraction: progress.fraction,
@@ -125,6 +128,7 @@ impl<'a> From<&'a NewTask> for TaskView<'a> {
             error_group: None,
             attempt: 0,
             retry_count: 0,
+            lapses: 0,
             max_retries: task.retry.max_retries,
             progress: None,
             created_at: task.created_at,

@@ -97,7 +97,8 @@ failure_kinds! {
     Incompatible = "incompatible", false;
     /// The task was cancelled while it ran.
     Cancelled = "cancelled", false;
-    /// The worker stopped answering while it held the task.
+    /// The worker stopped answering while it held the task. That is not counted as an attempt: the kind
+    /// of dead letters whose workers stopped too often.
     LeaseLapsed = "lease_lapsed", true;
     /// The host's fault.
     Internal = "internal", true;

@@ -24,6 +24,17 @@ impl RetryPolicy {
     /// The longest `base` and `cap`, and the longest delay that a handler may ask for.
     pub const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
 
+    /// Lapses that a task survives, at the least: a task that takes no retries is not to blame for
+    /// two workers that died under it.
+    pub const MIN_LAPSES: u32 = 2;
+
+    /// Lapses that a task survives; one more ends it. As many as its retries, but at least
+    /// [`Self::MIN_LAPSES`], and at most [`Self::MAX_RETRIES`].
+    #[must_use]
+    pub fn max_lapses(&self) -> u32 {
+        self.max_retries.clamp(Self::MIN_LAPSES, Self::MAX_RETRIES)
+    }
+
     /// Attempts in all.
     #[must_use]
     pub const fn max_attempts(&self) -> u32 {
@@ -87,15 +98,43 @@ pub fn after(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: Timesta
                 Some(wish) => wish.min(RetryPolicy::MAX_DELAY),
                 None => policy.backoff(attempt, random),
             };
-            // Times are stored in microseconds; a delay is far below what a timestamp holds.
-            let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-            Next::RetryAt(
-                now.checked_add(jiff::SignedDuration::from_micros(micros))
-                    .unwrap_or(Timestamp::MAX),
-            )
+            Next::RetryAt(later(now, delay))
         }
         Outcome::Failed(_) => Next::DeadLetter,
     }
+}
+
+/// The delays after lapses, whatever the task asks for after failures: a task that kills its
+/// workers must not choose how soon it is back, nor beside whom.
+const LAPSE_DELAYS: RetryPolicy = RetryPolicy {
+    max_retries: RetryPolicy::MAX_RETRIES,
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(30),
+};
+
+/// Decides what follows a lapse: the worker that held the task died or fell silent.
+///
+/// Nobody can tell whether the task did that or a neighbour, so the attempt is not counted, and the
+/// lapses are counted apart. `lapses` includes this one. A task that kills its worker each time
+/// ends as a dead letter after [`RetryPolicy::max_lapses`]; the delays with their jitter meanwhile
+/// part it from its neighbours. Lapses are counted over a task's life, until an operator's retry:
+/// if an attempt that ends set them back, a killer could fail in between and go on for ever.
+///
+/// `random` is in `[0, 1)`.
+#[must_use]
+pub fn after_lapse(lapses: u32, policy: &RetryPolicy, now: Timestamp, random: f64) -> Next {
+    if lapses > policy.max_lapses() {
+        Next::DeadLetter
+    } else {
+        Next::RetryAt(later(now, LAPSE_DELAYS.backoff(lapses, random)))
+    }
+}
+
+fn later(now: Timestamp, delay: Duration) -> Timestamp {
+    // Times are stored in microseconds; a delay is far below what a timestamp holds.
+    let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+    now.checked_add(jiff::SignedDuration::from_micros(micros))
+        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -134,6 +173,35 @@ mod tests {
             after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5),
             Next::DeadLetter
         );
+    }
+
+    #[test]
+    fn the_third_lapse_at_the_least_is_a_dead_letter() {
+        let now = Timestamp::UNIX_EPOCH;
+        for (max_retries, survived) in [(0, 2), (1, 2), (2, 2), (3, 3), (u32::MAX, 100)] {
+            let policy = RetryPolicy {
+                max_retries,
+                ..POLICY
+            };
+            for lapses in 1..=survived {
+                let next = after_lapse(lapses, &policy, now, 0.5);
+                assert!(matches!(next, Next::RetryAt(_)), "{max_retries} {lapses}");
+            }
+            let next = after_lapse(survived + 1, &policy, now, 0.5);
+            assert_eq!(next, Next::DeadLetter, "{max_retries}");
+        }
+    }
+
+    #[test]
+    fn a_lapse_is_waited_for_whatever_the_task_asks() {
+        let hasty = RetryPolicy {
+            base: Duration::ZERO,
+            cap: Duration::ZERO,
+            max_retries: 100,
+        };
+        let delays = [1, 2, 9].map(|lapses| after_lapse(lapses, &hasty, Timestamp::UNIX_EPOCH, 0.5));
+        let at = |millis| Next::RetryAt(Timestamp::from_millisecond(millis).unwrap());
+        assert_eq!(delays, [at(500), at(1_000), at(15_000)]);
     }
 
     #[test]

@@ -72,7 +72,8 @@ impl TaskState {
             (self, to),
             (Scheduled, Pending | Cancelled)
                 | (Pending, Running | Cancelled)
-                // Back to pending: handed back by a draining worker. To scheduled: a retry, after its backoff.
+                // Back to pending: handed back by a draining worker. To scheduled: a retry or a lapse,
+                // after its backoff.
                 | (Running, Completed | Failed | Cancelled | Scheduled | Pending)
                 // An operator's retry.
                 | (Failed | Cancelled, Pending)

@@ -173,6 +173,8 @@ pub struct Task {
     pub priority: Priority,
     /// Attempts begun since it was created or last requeued by an operator.
     pub attempt: u32,
+    /// Times since then that its worker died or fell silent. Such an attempt is not counted.
+    pub lapses: u32,
     /// How its failures are retried.
     pub retry: RetryPolicy,
     /// Its input.

@@ -89,8 +89,8 @@ pub use self::{
 };
 use crate::{
     Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts,
-    DeadLetterGroup, LanedTask, LapsedTask, Page, ProgressReport, RetryOutcome, Store, StoreError,
-    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
+    StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
@@ -105,6 +105,8 @@ pub struct PostgresStore {
     reports: Batcher<ProgressReport, ()>,
     /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
     order: Mutex<(Line, Outlook)>,
+    /// For further connections.
+    config: PostgresConfig,
     shared: Shared,
 }
 
@@ -182,6 +184,7 @@ impl PostgresStore {
             ends,
             reports,
             order: Mutex::new((Line::order(config)?, Outlook::default())),
+            config: config.clone(),
             shared,
         }))
     }
@@ -358,6 +361,10 @@ impl Store for PostgresStore {
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
         run!(self, |connection| workers::heartbeat(connection, worker, now))
+    }
+
+    async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
+        Ok(Box::new(Line::lease(&self.config)?))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {

@@ -1,6 +1,6 @@
 //! The embedded database.
 //!
-//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
+//! One connection writes (but for heartbeats, which have their own), a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
 //! enqueues, completions, progress reports and claims wait while a commit is under way become the next transaction, with one statement for
 //! each kind, so a commit's fsync is shared by all of them. Rare operations take the same connection for a transaction of their own.
 //!
@@ -49,7 +49,11 @@ mod usage;
 mod values;
 mod versions;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
@@ -70,8 +74,8 @@ use self::{
 };
 use crate::{
     Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
-    LanedTask, LapsedTask, Page, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story,
-    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store, StoreError,
+    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -83,6 +87,7 @@ pub struct SqliteStore {
 }
 
 struct Shared {
+    path: PathBuf,
     /// The one connection that writes; `None` once closed. Waiters get it in the order in which they asked.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
@@ -135,6 +140,7 @@ impl SqliteStore {
         let writer = open::writer(path).await?;
         let readers = open::readers(path).await?;
         let shared = Arc::new(Shared {
+            path: path.to_owned(),
             writer: Mutex::new(Some(writer)),
             readers,
             walk: Mutex::default(),
@@ -281,6 +287,13 @@ impl Store for SqliteStore {
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
         sweep::heartbeat(&mut *self.shared.writer().await?, worker, now).await
+    }
+
+    async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
+        if self.writes.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        Ok(Box::new(open::leases(&self.shared.path).await?))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {

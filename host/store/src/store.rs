@@ -130,6 +130,8 @@ pub struct LapsedTask {
     pub run_lease: RunLease,
     /// The attempt that it was in.
     pub attempt: u32,
+    /// Its lapses before this one.
+    pub lapses: u32,
     /// How its failures are retried.
     pub retry: RetryPolicy,
     /// The worker that held it.
@@ -143,7 +145,8 @@ pub struct Verdict {
     pub id: TaskId,
     /// The lease that lapsed; guards the statement.
     pub run_lease: RunLease,
-    /// [`Next::RetryAt`], [`Next::DeadLetter`] or [`Next::HandBack`].
+    /// [`Next::RetryAt`] or [`Next::DeadLetter`] for a lapse, [`Next::HandBack`] if there was none.
+    /// The attempt is not counted in any of the cases.
     pub next: Next,
     /// For the task's error and its event.
     pub detail: String,
@@ -244,6 +247,18 @@ pub struct Counts {
     pub by_type: Vec<(TaskType, TaskState, u64)>,
 }
 
+/// A connection that keeps a worker's lease alive, and does nothing else. Whoever awaits it makes and
+/// drives it: on a thread of its own it depends on nothing that happens in the rest of the process, and
+/// it waits for no other operation of the store.
+#[async_trait]
+pub trait LeaseConnection: Send {
+    /// As [`Store::heartbeat`].
+    async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool>;
+
+    /// Takes leave of the database. To be called before the store is closed.
+    async fn close(self: Box<Self>);
+}
+
 /// The database, as the rest of the system sees it.
 ///
 /// Every method that changes a task is one guarded transaction: it either moves the task along a legal arrow of
@@ -276,7 +291,7 @@ pub trait Store: Send + Sync + 'static {
     /// Cancels a task that has not ended.
     async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome>;
 
-    /// Makes a failed or cancelled task pending again with fresh attempts. Its lease number, its last error and its history stay.
+    /// Makes a failed or cancelled task pending again with fresh attempts and no lapses. Its lease number, its last error and its history stay.
     async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome>;
 
     /// Deletes the oldest `limit` tasks that match and have ended, with their attempts and events. Tasks that have not ended are
@@ -330,6 +345,9 @@ pub trait Store: Send + Sync + 'static {
     /// must stop what it runs.
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool>;
 
+    /// A connection of its own for a worker's heartbeat. It may not be open yet.
+    async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>>;
+
     /// Removes a worker that has stopped cleanly. Tasks that it still holds count as lapsed at once.
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()>;
 
@@ -361,7 +379,7 @@ pub trait Store: Send + Sync + 'static {
     /// next [`Store::heartbeat`] is refused.
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>>;
 
-    /// Carries out verdicts on lapsed tasks; returns the ids of those that moved. `None` for a worker that judges its own tasks, which
+    /// Carries out verdicts on lapsed tasks and counts the lapses; returns the ids of those that moved. `None` for a worker that judges its own tasks, which
     /// needs no leadership.
     async fn resolve_lapsed(
         &self,

@@ -11,6 +11,7 @@ use std::{
 use jiff::SignedDuration;
 use taskforge_domain::Timestamp;
 use taskforge_store::{Store, StoreResult};
+use tokio_util::sync::CancellationToken;
 
 /// The time on the database's clock, told from this host's clock and the difference between the two.
 ///
@@ -22,6 +23,9 @@ pub struct Clock {
     ahead: Arc<AtomicI64>,
     is_compared: Arc<AtomicBool>,
 }
+
+/// How often a process compares the clocks.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
 /// An answer that took longer says too little to replace what is known.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -57,6 +61,19 @@ impl Clock {
         };
         self.ahead.store(ahead, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Compares the clocks again and again until `stop`.
+    pub(crate) async fn keep_until(self, store: Arc<dyn Store>, stop: CancellationToken) {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(COMPARE_EVERY))
+            .await
+            .is_some()
+        {
+            if let Err(error) = self.compare(&*store).await {
+                tracing::debug!(%error, "the clocks were not compared");
+            }
+        }
     }
 }
 

@@ -13,7 +13,8 @@
 //! | [`attempt`] | one task from claim to commit |
 //! | `orphans` | tasks that the store says this worker runs, and that it does not |
 //! | [`running`] | what runs now, and how to stop it |
-//! | [`heartbeat`] | the lease on everything that the worker holds |
+//! | `heartbeat` | the lease on everything that the worker holds, on a thread of its own |
+//! | `cancels` | attempts whose own lease is gone |
 //! | [`clock`] | the time on the database's clock |
 //! | `teller` | news for the broker, many in a round trip |
 //! | [`progress`] | reports of running handlers, written in batches |
@@ -24,10 +25,11 @@
 //! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
 
 pub mod attempt;
+mod cancels;
 pub mod claim;
 pub mod clock;
 pub mod config;
-pub mod heartbeat;
+mod heartbeat;
 mod orphans;
 mod places;
 pub mod progress;

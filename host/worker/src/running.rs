@@ -64,17 +64,27 @@ impl StopSwitch {
 
 /// The attempts that a worker holds a lease for, from claim to commit.
 #[derive(Debug, Default)]
-pub struct Running {
+pub struct Running(Mutex<Attempts>);
+
+#[derive(Debug, Default)]
+struct Attempts {
     /// By task and lease: after a lapse or a quick retry the same process may hold a task twice, and only one of the two is to stop.
-    attempts: Mutex<HashMap<(TaskId, RunLease), StopSwitch>>,
+    switches: HashMap<(TaskId, RunLease), StopSwitch>,
+    /// The worker's lease is gone. A claim may have been under way then, whose attempts come too late.
+    has_lapsed: bool,
 }
 
 impl Running {
-    /// Enters an attempt. The guard takes it out again.
+    /// Enters an attempt, which is stopped at once if the worker's lease has lapsed. The guard takes it out
+    /// again.
     #[must_use]
     pub fn enter(self: &Arc<Self>, id: TaskId, run_lease: RunLease) -> RunningGuard {
         let switch = StopSwitch::default();
-        self.lock().insert((id, run_lease), switch.clone());
+        let mut attempts = self.lock();
+        if attempts.has_lapsed {
+            switch.stop(StopReason::Lapsed);
+        }
+        attempts.switches.insert((id, run_lease), switch.clone());
         RunningGuard {
             running: self.clone(),
             id,
@@ -85,14 +95,16 @@ impl Running {
 
     /// Stops one attempt, if it runs here.
     pub fn stop(&self, held: (TaskId, RunLease), reason: StopReason) {
-        if let Some(switch) = self.lock().get(&held) {
+        if let Some(switch) = self.lock().switches.get(&held) {
             switch.stop(reason);
         }
     }
 
-    /// Stops everything.
+    /// Stops everything; after a lapse, also what is entered later.
     pub fn stop_all(&self, reason: StopReason) {
-        for switch in self.lock().values() {
+        let mut attempts = self.lock();
+        attempts.has_lapsed |= reason == StopReason::Lapsed;
+        for switch in attempts.switches.values() {
             switch.stop(reason);
         }
     }
@@ -100,11 +112,11 @@ impl Running {
     /// What is held, for asking the store whether it still is.
     #[must_use]
     pub fn held(&self) -> Vec<(TaskId, RunLease)> {
-        self.lock().keys().copied().collect()
+        self.lock().switches.keys().copied().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(TaskId, RunLease), StopSwitch>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +139,7 @@ impl RunningGuard {
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
-        self.running.lock().remove(&(self.id, self.run_lease));
+        self.running.lock().switches.remove(&(self.id, self.run_lease));
     }
 }
 
@@ -146,6 +158,14 @@ mod tests {
         assert!(guard.switch().has_lapsed());
         assert_eq!(guard.switch().reason(), Some(StopReason::Cancelled));
         assert!(guard.switch().token().is_cancelled());
+    }
+
+    #[test]
+    fn what_is_claimed_after_a_lapse_is_stopped_at_once() {
+        let running = Arc::new(Running::default());
+        running.stop_all(StopReason::Lapsed);
+        let late = running.enter(TaskId::generate(), RunLease(1));
+        assert!(late.switch().has_lapsed() && late.switch().token().is_cancelled());
     }
 
     #[test]

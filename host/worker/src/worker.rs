@@ -6,15 +6,17 @@ use taskforge_broker::Broker;
 use taskforge_domain::WorkerId;
 use taskforge_registry::{Live, UsageBoard};
 use taskforge_runtime::Runtime;
-use taskforge_store::{Store, StoreResult, WorkerRecord};
+use taskforge_store::{Store, StoreError, StoreResult, WorkerRecord};
+use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Clock,
     attempt::Bench,
+    cancels,
     claim::Claims,
     config::WorkerConfig,
-    heartbeat::{StoreBackoff, beat_until, obey_cancels},
+    heartbeat::{Heartbeat, StoreBackoff},
     places::Places,
     progress::ProgressBoard,
     running::{Running, StopReason},
@@ -42,6 +44,9 @@ pub struct Worker {
     services: Services,
     clock: Clock,
 }
+
+/// Heartbeats between two looks at the store for leases that were lost without a signal reaching this worker.
+const BEATS_PER_LOOK: u32 = 5;
 
 /// How one boot ended.
 enum Ended {
@@ -76,13 +81,20 @@ impl Worker {
     async fn run_once(&self, stop: &CancellationToken) -> Ended {
         let worker = WorkerId::generate();
         let mut backoff = StoreBackoff::new();
-        while let Err(error) = self.register(worker).await {
-            tracing::warn!(%error, worker.id = %worker, "the worker was not registered; trying again");
+        let running = Arc::new(Running::default());
+        // The first ends the side loops, which outlive the claims: draining attempts still need their lease and their cancels.
+        let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
+        let mut lapse = loop {
+            match self.join(worker, &running, &no_more_claims, &ended).await {
+                Ok(lapse) => break lapse,
+                Err(error) => {
+                    tracing::warn!(%error, worker.id = %worker, "the worker was not registered; trying again");
+                }
+            }
             if stop.run_until_cancelled(backoff.wait()).await.is_none() {
                 return Ended::Drained;
             }
-        }
-        let running = Arc::new(Running::default());
+        };
         let progress = Arc::new(ProgressBoard::default());
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
         let (teller, telling) = Teller::new(self.services.broker.clone());
@@ -90,55 +102,68 @@ impl Worker {
         let bench = self.bench(worker, &running, &progress, teller);
         let (slots, reserve) = bench.places.size();
         tracing::info!(worker.id = %worker, slots, reserve, "worker started");
-        // Ends the side loops; they outlive the claims, because draining attempts still need their lease and their cancels.
-        let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let Services { store, broker, .. } = &self.services;
         loops.spawn(progress.write_until(store.clone(), self.config.progress_interval, ended.clone()));
-        loops.spawn(obey_cancels(
+        loops.spawn(cancels::obey_until(
             broker.clone(),
             store.clone(),
             running.clone(),
+            self.config.heartbeat_interval * BEATS_PER_LOOK,
             ended.clone(),
         ));
+        loops.spawn(self.clock.clone().keep_until(store.clone(), ended.clone()));
         let claims = Claims {
             bench,
             config: self.config.clone(),
             attempts: attempts.clone(),
         };
         let claiming = TaskTracker::new();
-        claiming.spawn(claims.run_until(no_more_claims.clone()));
+        claiming.spawn(claims.run_until(no_more_claims));
         claiming.close();
-        let heart = beat_until(
-            store.clone(),
-            running.clone(),
-            worker,
-            self.config.clone(),
-            self.clock.clone(),
-            ended.clone(),
-        );
         let drain = self.drain(&claiming, &attempts, &running, stop);
         let end = tokio::select! {
-            lapsed = heart => if lapsed { Ended::Lapsed } else { Ended::Drained },
+            _ = &mut lapse => Ended::Lapsed,
             () = drain => Ended::Drained,
         };
-        no_more_claims.cancel();
         if matches!(end, Ended::Lapsed) {
-            tracing::warn!(worker.id = %worker, "the worker's lease lapsed; dropping what it holds");
-            running.stop_all(StopReason::Lapsed);
-            // A claim under way is finished first, and what it started is stopped like the rest.
+            // The heartbeat has stopped what runs. A claim under way is finished first, and what it starts is stopped at once.
             claiming.wait().await;
-            running.stop_all(StopReason::Lapsed);
             attempts.close();
             attempts.wait().await;
         }
         ended.cancel();
         loops.close();
         loops.wait().await;
+        if matches!(end, Ended::Drained) {
+            lapse.await.ok();
+        }
         if let Err(error) = store.remove_worker(worker).await {
             tracing::debug!(%error, worker.id = %worker, "the worker's row stays until the sweeper finds it");
         }
         tracing::info!(worker.id = %worker, "worker stopped");
         end
+    }
+
+    /// Announces the worker and starts its heartbeat. The answer hears of the end of that: a lapse, unless `ended` is cancelled before.
+    async fn join(
+        &self,
+        worker: WorkerId,
+        running: &Arc<Running>,
+        no_more_claims: &CancellationToken,
+        ended: &CancellationToken,
+    ) -> StoreResult<oneshot::Receiver<()>> {
+        self.register(worker).await?;
+        let heartbeat = Heartbeat {
+            store: self.services.store.clone(),
+            running: running.clone(),
+            worker,
+            config: self.config.clone(),
+            clock: self.clock.clone(),
+            no_more_claims: no_more_claims.clone(),
+        };
+        heartbeat
+            .start(ended.clone())
+            .map_err(|error| StoreError::Unavailable(format!("no thread for the heartbeat: {error}")))
     }
 
     async fn register(&self, worker: WorkerId) -> StoreResult<()> {

@@ -23,9 +23,9 @@ use taskforge_domain::{
 use taskforge_registry::Live;
 use taskforge_runtime::{OutboxMailer, PluginSettings, Runtime, RuntimeConfig};
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, Page,
-    ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story, TaskFilter, Term,
-    Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story,
+    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -133,6 +133,7 @@ delegate_store! {
     set_tenant_policy(tenant: &TenantId, policy: TenantPolicy) -> ();
     register_worker(worker: &WorkerRecord, now: Timestamp) -> ();
     heartbeat(worker: WorkerId, now: Timestamp) -> bool;
+    lease_connection() -> Box<dyn LeaseConnection>;
     remove_worker(worker: WorkerId) -> ();
     lost_leases(held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
     held(worker: WorkerId) -> Vec<LapsedTask>;

@@ -16,9 +16,9 @@ use taskforge_domain::{
     TypePolicy, WorkerId,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, Page,
-    ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story, TaskFilter, Term,
-    Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story,
+    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -91,6 +91,7 @@ guarded! {
     set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> ();
     register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> ();
     heartbeat(&self, worker: WorkerId, now: Timestamp) -> bool;
+    lease_connection(&self) -> Box<dyn LeaseConnection>;
     remove_worker(&self, worker: WorkerId) -> ();
     lost_leases(&self, held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
     held(&self, worker: WorkerId) -> Vec<LapsedTask>;

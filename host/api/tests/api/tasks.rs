@@ -39,6 +39,7 @@ async fn an_accepted_task_can_be_read_back_as_it_was_answered() {
         "progress",
         "result",
         "retry_count",
+        "lapses",
         "run_at",
         "started_at",
         "status",

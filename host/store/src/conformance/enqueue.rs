@@ -30,6 +30,7 @@ pub async fn what_goes_in_comes_out(world: World) {
         state: TaskState::Scheduled,
         priority: Priority::MAX,
         attempt: 0,
+        lapses: 0,
         retry,
         input,
         result: None,

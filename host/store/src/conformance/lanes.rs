@@ -103,6 +103,7 @@ pub async fn what_a_worker_holds_is_what_runs_under_its_lease(world: World) {
             },
             run_lease: task.run_lease,
             attempt: task.attempt,
+            lapses: 0,
             retry: task.retry,
             worker: mine,
         })

@@ -62,6 +62,7 @@ pub async fn what_is_requeued_begins_afresh_with_one_event(world: World) {
     let expected = Task {
         state: TaskState::Pending,
         attempt: 0,
+        lapses: 0,
         run_at: at(50),
         finished_at: None,
         ..before.task.clone()

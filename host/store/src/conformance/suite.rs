@@ -24,7 +24,8 @@ macro_rules! conformance_suite {
             sweep: a_task_is_due_at_its_time_and_not_before, due_tasks_come_in_the_order_of_their_times,
                 the_next_due_time_is_known, a_heartbeat_renews_the_lease, a_worker_that_the_sweeper_found_silent_stays_lapsed,
                 a_heartbeat_that_comes_too_late_is_refused_for_good, tasks_of_silent_workers_are_found,
-                tasks_of_a_worker_that_left_are_found_at_once, a_lapse_counts_as_an_attempt, a_lapse_can_end_in_a_dead_letter,
+                tasks_of_a_worker_that_left_are_found_at_once, a_lapse_is_counted_apart_from_attempts,
+                a_killer_ends_at_its_third_lapse_and_its_neighbours_lose_no_attempt, a_lapse_can_end_in_a_dead_letter,
                 a_lapse_can_be_handed_back, a_verdict_on_another_lease_changes_nothing, a_verdict_that_is_none_is_refused,
                 lost_leases_are_told,
                 a_workers_own_lease_decides_its_lapse, a_store_that_works_says_so, the_stores_clock_goes_on;

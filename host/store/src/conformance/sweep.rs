@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::LanedTask;
-use taskforge_domain::{EventKind, Priority, TaskError};
+use taskforge_domain::{EventKind, Priority, TaskError, retry};
 
 async fn scheduled(world: &World, second: i64) -> TaskId {
     world
@@ -155,7 +155,7 @@ pub async fn tasks_of_a_worker_that_left_are_found_at_once(world: World) {
     world.store.remove_worker(world.worker).await.unwrap();
 }
 
-pub async fn a_lapse_counts_as_an_attempt(world: World) {
+pub async fn a_lapse_is_counted_apart_from_attempts(world: World) {
     let claimed = world.running().await;
     assert!(
         world
@@ -170,12 +170,12 @@ pub async fn a_lapse_counts_as_an_attempt(world: World) {
     assert_eq!(
         (
             story.task.state,
-            story.task.attempt,
+            (story.task.attempt, story.task.lapses),
             story.task.run_at,
             story.task.error,
             story.task.worker
         ),
-        (TaskState::Scheduled, 1, at(60), Some(error), None)
+        (TaskState::Scheduled, (0, 1), at(60), Some(error), None)
     );
     let events: Vec<_> = story
         .events
@@ -185,7 +185,7 @@ pub async fn a_lapse_counts_as_an_attempt(world: World) {
     assert_eq!(events, [(EventKind::Lapsed, claimed.run_lease, at(5))]);
     assert_eq!(story.events[0].detail, "its worker fell silent");
     promote(&world, at(60), 10).await;
-    assert_eq!(world.claim(claimed.id).await.attempt, 2);
+    assert_eq!(world.claim(claimed.id).await.attempt, 1);
 }
 
 pub async fn a_lapse_can_end_in_a_dead_letter(world: World) {
@@ -197,7 +197,50 @@ pub async fn a_lapse_can_end_in_a_dead_letter(world: World) {
     );
     let task = world.get(claimed.id).await;
     assert_eq!((task.state, task.finished_at), (TaskState::Failed, Some(at(5))));
+    assert_eq!((task.attempt, task.lapses), (0, 1));
     assert_eq!(task.error.unwrap().kind, FailureKind::LeaseLapsed);
+}
+
+pub async fn a_killer_ends_at_its_third_lapse_and_its_neighbours_lose_no_attempt(world: World) {
+    let no_retries = || {
+        let mut task = new_task();
+        task.retry.max_retries = 0;
+        task
+    };
+    let (killer, neighbour) = (world.add(no_retries()).await, world.add(no_retries()).await);
+    let mut held = vec![killer, neighbour];
+    for lapses in 1..=3 {
+        // The neighbour is there the first two times.
+        held.truncate(if lapses < 3 { 2 } else { 1 });
+        let worker = WorkerId::generate();
+        world.register(worker, 0).await;
+        let claimed = world.claim_as(worker, &held, 1).await;
+        assert!(claimed.iter().all(|task| task.attempt == 1), "{lapses}");
+        let lapsed = world.store.lapsed(world.term, at(20), 10).await.unwrap();
+        assert_eq!(lapsed.len(), held.len());
+        for task in lapsed {
+            assert_eq!((task.attempt, task.lapses), (1, lapses - 1));
+            let next = retry::after_lapse(task.lapses + 1, &task.retry, at(20), 0.5);
+            assert!(world.resolve(task.id, task.run_lease, next).await);
+        }
+        promote(&world, at(100), 10).await;
+    }
+    let task = world.get(killer).await;
+    assert_eq!((task.state, task.attempt, task.lapses), (TaskState::Failed, 0, 3));
+    // An attempt that fails sets nothing back; an operator does.
+    world.register(world.worker, 0).await;
+    let last = world.claim_as(WorkerId::generate(), &[neighbour], 30).await;
+    assert_eq!((last[0].attempt, world.get(neighbour).await.lapses), (1, 2));
+    world.end(&last[0], Next::DeadLetter).await;
+    assert_eq!(world.get(neighbour).await.lapses, 2);
+    for id in [killer, neighbour] {
+        assert!(matches!(world.retry(id).await, RetryOutcome::Requeued(_)));
+        let task = world.get(id).await;
+        assert_eq!(
+            (task.state, task.attempt, task.lapses),
+            (TaskState::Pending, 0, 0)
+        );
+    }
 }
 
 pub async fn a_lapse_can_be_handed_back(world: World) {
@@ -208,6 +251,7 @@ pub async fn a_lapse_can_be_handed_back(world: World) {
         (story.task.state, story.task.attempt, story.task.error),
         (TaskState::Pending, 0, None)
     );
+    assert_eq!(story.task.lapses, 0, "it is none");
     assert_eq!(
         story.events.iter().map(|event| event.kind).collect::<Vec<_>>(),
         [EventKind::HandedBack]

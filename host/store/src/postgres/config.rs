@@ -17,7 +17,8 @@ pub struct PostgresConfig {
     /// `prefer`, `require`, `verify-ca`, `verify-full`; the system's certificates if it names none). If it says nothing: `disable` for a
     /// server on this very host, and `prefer` for any other.
     pub url: String,
-    /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take two. Six are kept for the hot
+    /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take two, and the heartbeat of each worker
+    /// in it, which takes one. Six are kept for the hot
     /// operations; the others are opened as they are needed. At least 8.
     pub max_connections: u32,
     /// How long to wait for a connection, new or free, before the operation counts as failed.

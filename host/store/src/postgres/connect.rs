@@ -75,6 +75,11 @@ impl Line {
         Self::with(config, &[&ORDER[..], lazy(config)].concat())
     }
 
+    /// For a heartbeat.
+    pub(super) fn lease(config: &PostgresConfig) -> StoreResult<Self> {
+        Self::with(config, &COOL)
+    }
+
     /// With other settings.
     pub(super) fn with(config: &PostgresConfig, settings: &[(&str, &str)]) -> StoreResult<Self> {
         Ok(Self {
@@ -100,6 +105,14 @@ impl Line {
                 })?,
         };
         Ok(self.connection.insert(connection))
+    }
+
+    /// Ends the connection, if there is one, in the way that the database expects.
+    pub(super) async fn leave(self) {
+        if let Some(connection) = self.connection {
+            // The other end may be gone.
+            within(self.connect_timeout, connection.close()).await.ok();
+        }
     }
 
     /// How long an answer may take.

@@ -36,7 +36,7 @@ pub(super) async fn requeue(
     };
     let mut transaction = connection.begin().await?;
     let mut statement = QueryBuilder::new(
-        "update tasks set state = 'pending', attempt = 0, finished_at = null, worker = null, run_at = ",
+        "update tasks set state = 'pending', attempt = 0, lapses = 0, finished_at = null, worker = null, run_at = ",
     );
     statement.push_bind(time(now));
     if let Some(input) = input {

@@ -20,7 +20,7 @@ macro_rules! select_task {
                 (select output from attempts
                  where attempts.task_id = tasks.id and attempts.run_lease = tasks.run_lease and tasks.state = 'completed') as output,
                 error_kind, error_message, progress, progress_note, case state when 'running' then worker end as worker, run_lease,
-                created_at, run_at, started_at, finished_at
+                created_at, run_at, started_at, finished_at, lapses
          from tasks"
     };
 }
@@ -157,6 +157,7 @@ fn read_task(row: &PgRow) -> Attempted<Task> {
         state,
         priority: row::priority(row, 4)?,
         attempt: row::small_number(row, 5)?,
+        lapses: row::tiny_number(row, 21)?,
         retry: row::retry(row, 6)?,
         input: row::json(row, 9)?,
         result: row::optional_json(row, 10)?,

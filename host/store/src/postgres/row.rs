@@ -70,6 +70,11 @@ pub(super) fn small_number<T: TryFrom<i32, Error: Display>>(row: &PgRow, column:
     T::try_from(get::<i32>(row, column)?).map_err(|error| corrupt(row, column, error))
 }
 
+/// The same from the narrowest.
+pub(super) fn tiny_number<T: TryFrom<i16, Error: Display>>(row: &PgRow, column: usize) -> Attempted<T> {
+    T::try_from(get::<i16>(row, column)?).map_err(|error| corrupt(row, column, error))
+}
+
 pub(super) fn priority(row: &PgRow, column: usize) -> Attempted<Priority> {
     let level = u8::try_from(get::<i16>(row, column)?).map_err(|error| corrupt(row, column, error))?;
     Priority::new(level).map_err(|error| corrupt(row, column, error))

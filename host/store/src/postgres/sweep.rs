@@ -42,7 +42,7 @@ const FORGET_WORKERS: &str = "
 macro_rules! select_lapsed {
     () => {
         "select tasks.id, tasks.run_lease, tasks.attempt, tasks.max_retries, tasks.retry_base_ms, tasks.retry_cap_ms, tasks.worker, \
-         tasks.tenant, tasks.task_type, tasks.priority"
+         tasks.tenant, tasks.task_type, tasks.priority, tasks.lapses"
     };
 }
 pub(super) use select_lapsed;
@@ -64,12 +64,13 @@ const LAPSED: &str = concat!(
      limit $1"
 );
 
-/// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. A task that is handed back keeps the
-/// error that it had.
+/// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. The
+/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it had.
 const RESOLVE_LAPSED: &str = "
     update tasks
     set state = verdict.state,
-        attempt = tasks.attempt - (verdict.state = 'pending')::integer,
+        attempt = tasks.attempt - 1,
+        lapses = tasks.lapses + (verdict.state <> 'pending')::integer,
         run_at = coalesce(verdict.run_at, tasks.run_at),
         finished_at = verdict.finished_at,
         worker = null,
@@ -159,6 +160,7 @@ pub(super) fn read_lapsed(row: &PgRow) -> Attempted<LapsedTask> {
         lane: row::lane(row, 7)?,
         run_lease: RunLease(row.try_get(1)?),
         attempt: row::small_number(row, 2)?,
+        lapses: row::tiny_number(row, 10)?,
         retry: row::retry(row, 3)?,
         worker: row::worker_id(row, 6)?,
     })
@@ -171,8 +173,8 @@ pub(super) struct Sentence {
     state: TaskState,
     run_at: Option<i64>,
     finished_at: Option<i64>,
-    /// A lapse that counts is an error; the detail says more.
-    counts: bool,
+    /// A lapse is an error; the detail says more.
+    is_lapse: bool,
     detail: String,
 }
 
@@ -196,7 +198,7 @@ impl Sentence {
             state,
             run_at,
             finished_at: state.is_terminal().then(|| time(now)),
-            counts: state != TaskState::Pending,
+            is_lapse: state != TaskState::Pending,
             detail: text(&verdict.detail).into_owned(),
         })
     }
@@ -224,9 +226,9 @@ pub(super) async fn resolve_lapsed(
         .bind(column!(verdict => verdict.state.as_str()))
         .bind(column!(verdict => verdict.run_at))
         .bind(column!(verdict => verdict.finished_at))
-        .bind(column!(verdict => verdict.counts.then_some(kind.as_str())))
-        .bind(column!(verdict => verdict.counts.then_some(verdict.detail.as_str())))
-        .bind(column!(verdict => verdict.counts.then(|| Fingerprint::of(kind, &verdict.detail).to_i64())))
+        .bind(column!(verdict => verdict.is_lapse.then_some(kind.as_str())))
+        .bind(column!(verdict => verdict.is_lapse.then_some(verdict.detail.as_str())))
+        .bind(column!(verdict => verdict.is_lapse.then(|| Fingerprint::of(kind, &verdict.detail).to_i64())))
         .fetch_all(&mut *transaction)
         .await?;
     let by_id: HashMap<_, _> = sentences.iter().map(|verdict| (verdict.id, verdict)).collect();
@@ -236,7 +238,7 @@ pub(super) async fn resolve_lapsed(
         .map(|verdict| NewEvent {
             task: TaskId::from_uuid(verdict.id),
             at: time(now),
-            kind: if verdict.counts {
+            kind: if verdict.is_lapse {
                 EventKind::Lapsed
             } else {
                 EventKind::HandedBack

@@ -1,14 +1,16 @@
 //! Workers announce themselves, and prove with a heartbeat that they live.
 
+use async_trait::async_trait;
 use sqlx::PgConnection;
 use taskforge_domain::{RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
 
 use super::{
-    fault::Attempted,
+    connect::{Line, on_line},
+    fault::{Attempted, Repeat},
     param::{millis, text, time},
     row, sweep,
 };
-use crate::{LanedTask, LapsedTask, WorkerRecord};
+use crate::{LanedTask, LapsedTask, LeaseConnection, StoreResult, WorkerRecord};
 
 /// A repeat leaves the first as it is.
 const REGISTER: &str = "
@@ -75,6 +77,19 @@ pub(super) async fn heartbeat(
         .fetch_optional(connection)
         .await?;
     Ok(holds.unwrap_or(false))
+}
+
+#[async_trait]
+impl LeaseConnection for Line {
+    async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
+        on_line!(self, Repeat::Safe, |connection| heartbeat(
+            connection, worker, now
+        ))
+    }
+
+    async fn close(self: Box<Self>) {
+        self.leave().await;
+    }
 }
 
 pub(super) async fn remove(connection: &mut PgConnection, worker: WorkerId) -> Attempted<()> {

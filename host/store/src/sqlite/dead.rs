@@ -32,8 +32,9 @@ pub(super) async fn requeue(
     let Some(filter) = only_dead(filter) else {
         return Ok(Vec::new());
     };
-    let mut statement =
-        QueryBuilder::new("update tasks set state = 'pending', attempt = 0, finished_at = null, run_at = ");
+    let mut statement = QueryBuilder::new(
+        "update tasks set state = 'pending', attempt = 0, lapses = 0, finished_at = null, run_at = ",
+    );
     statement.push_bind(time(now)).push(" where id in (");
     list::push_ids(
         &mut statement,

@@ -43,7 +43,8 @@ const RUNNING: &str = "
       and (task_type in (select value from json_each(?1)) or tenant in (select value from json_each(?2)))";
 
 const HELD: &str = "
-    select id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker, tenant, task_type, priority
+    select id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
+           tenant, task_type, priority, lapses
     from tasks indexed by tasks_running
     where state = 'running' and worker = ?1";
 

@@ -16,10 +16,10 @@ const CANCEL: &str = "
     where tenant = ?1 and id = ?2 and state in ('scheduled', 'pending', 'running')
     returning run_lease, worker is not null";
 
-/// `failed` and `cancelled` become `pending` with all attempts to come. The lease number stays, so that an attempt that is
+/// `failed` and `cancelled` become `pending` with all attempts to come and no lapses. The lease number stays, so that an attempt that is
 /// still under way somewhere is not taken for a new one; so does the last error, until an attempt ends better.
 const RETRY: &str = "
-    update tasks set state = 'pending', attempt = 0, run_at = ?3, finished_at = null, worker = null
+    update tasks set state = 'pending', attempt = 0, lapses = 0, run_at = ?3, finished_at = null, worker = null
     where tenant = ?1 and id = ?2 and state in ('failed', 'cancelled')
     returning run_lease";
 

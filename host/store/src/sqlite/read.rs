@@ -19,7 +19,7 @@ macro_rules! select_task {
         "select tasks.id, tenant, task_type, state, priority, attempt, max_retries, retry_base_ms, retry_cap_ms,
                 task_inputs.input, attempts.output, error_kind, error_message, progress, progress_note,
                 iif(state = 'running', tasks.worker, null) as worker, tasks.run_lease, created_at, run_at,
-                tasks.started_at, tasks.finished_at
+                tasks.started_at, tasks.finished_at, lapses
          from tasks
          join task_inputs on task_inputs.task_id = tasks.id
          left join attempts on attempts.task_id = tasks.id and attempts.run_lease = tasks.run_lease
@@ -160,6 +160,7 @@ fn read_task(row: &SqliteRow) -> StoreResult<Task> {
         state,
         priority: row::priority(row, 4)?,
         attempt: row::number(row, 5)?,
+        lapses: row::number(row, 21)?,
         retry: row::retry(row, 6)?,
         input: row::json(row, 9)?,
         result: row::optional_json(row, 10)?,

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use sqlx::{Row, SqliteConnection, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
+use async_trait::async_trait;
+use sqlx::{Connection, Row, SqliteConnection, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
 use taskforge_domain::{
     EventKind, FailureKind, Fingerprint, Next, RunLease, TaskId, TaskState, Timestamp, WorkerId,
 };
@@ -14,7 +15,7 @@ use super::{
     param::{RowText, arrays, millis, time, time_before, worker_id},
     row,
 };
-use crate::{LanedTask, LapsedTask, StoreError, StoreResult, Term, Verdict, WorkerRecord};
+use crate::{LanedTask, LapsedTask, LeaseConnection, StoreError, StoreResult, Term, Verdict, WorkerRecord};
 
 /// `scheduled` becomes `pending` when its time has come, the earliest first.
 const PROMOTE_DUE: &str = "
@@ -51,18 +52,19 @@ const FORGET_WORKERS: &str = "
 /// Running tasks whose worker has lapsed or is gone. `cross join` keeps the small side, what runs, outside.
 const LAPSED: &str = "
     select tasks.id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
-           tenant, task_type, priority
+           tenant, task_type, priority, lapses
     from tasks indexed by tasks_running
     left join workers on workers.id = tasks.worker
     where tasks.state = 'running' and (workers.id is null or workers.lapsed_at is not null)
     limit ?1";
 
-/// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. A task that is handed back keeps the
-/// error that it had.
+/// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. The
+/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it had.
 const RESOLVE_LAPSED: &str = "
     update tasks
     set state = verdict.state,
-        attempt = tasks.attempt - (verdict.state = 'pending'),
+        attempt = tasks.attempt - 1,
+        lapses = tasks.lapses + (verdict.state <> 'pending'),
         run_at = coalesce(verdict.run_at, tasks.run_at),
         finished_at = verdict.finished_at,
         worker = null,
@@ -156,6 +158,19 @@ pub(super) async fn heartbeat(
     Ok(false)
 }
 
+#[async_trait]
+impl LeaseConnection for SqliteConnection {
+    async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
+        heartbeat(self, worker, now).await
+    }
+
+    async fn close(self: Box<Self>) {
+        if let Err(error) = Connection::close(*self).await {
+            tracing::debug!(%error, "a heartbeat's connection was not closed cleanly");
+        }
+    }
+}
+
 pub(super) async fn remove_worker(connection: &mut SqliteConnection, worker: WorkerId) -> StoreResult<()> {
     sqlx::query("delete from workers where id = ?1")
         .bind(worker_id(worker))
@@ -204,13 +219,14 @@ pub(super) async fn lapsed(
     rows.iter().map(read_lapsed).collect()
 }
 
-/// A running task from ten columns, in the order of [`LAPSED`].
+/// A running task from eleven columns, in the order of [`LAPSED`].
 pub(super) fn read_lapsed(row: &SqliteRow) -> StoreResult<LapsedTask> {
     Ok(LapsedTask {
         id: row::task_id(row, 0)?,
         lane: super::lanes::read_lane(row, 7)?,
         run_lease: RunLease(row.try_get(1)?),
         attempt: row::number(row, 2)?,
+        lapses: row::number(row, 10)?,
         retry: row::retry(row, 3)?,
         worker: row::worker_id(row, 6)?,
     })
@@ -267,15 +283,15 @@ fn verdict_row(verdict: &Verdict, now: Timestamp) -> StoreResult<String> {
         }
     };
     let lapse = FailureKind::LeaseLapsed;
-    let counts = state != TaskState::Pending;
+    let is_lapse = state != TaskState::Pending;
     Ok(RowText::new()
         .id(verdict.id.as_uuid())
         .int(verdict.run_lease.0)
         .text(state.as_str())
         .optional_int(run_at)
         .optional_int(state.is_terminal().then(|| time(now)))
-        .optional_text(counts.then_some(lapse.as_str()))
-        .optional_text(counts.then_some(verdict.detail.as_str()))
-        .optional_int(counts.then(|| Fingerprint::of(lapse, &verdict.detail).to_i64()))
+        .optional_text(is_lapse.then_some(lapse.as_str()))
+        .optional_text(is_lapse.then_some(verdict.detail.as_str()))
+        .optional_int(is_lapse.then(|| Fingerprint::of(lapse, &verdict.detail).to_i64()))
         .finish())
 }

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use taskforge_broker::{Broker, Hint, Signal};
-use taskforge_domain::{Failure, FailureKind, Next, Outcome, Timestamp, retry};
+use taskforge_domain::{Next, Timestamp, retry};
 use taskforge_store::{LapsedTask, Store, StoreError, Term, Verdict};
 
 /// What became of lapsed tasks.
 pub(super) struct Resolved {
     /// How many moved.
     pub(super) moved: usize,
-    /// Those that had no attempt left.
+    /// Those whose workers have stopped too often.
     dead: Vec<Signal>,
     /// What runs no more, and makes room under caps.
     ended: Vec<Hint>,
@@ -26,7 +26,7 @@ impl Resolved {
     }
 }
 
-/// Retries lapsed tasks or makes them dead letters: a lapse counts as a failed attempt.
+/// Returns lapsed tasks, or makes dead letters of those that have lapsed too often.
 pub(super) async fn resolve(
     store: &dyn Store,
     term: Term,
@@ -56,24 +56,15 @@ pub(super) async fn resolve(
     })
 }
 
-/// A task that kills its worker must end as a dead letter.
 fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {
-    let detail = format!(
-        "worker {} stopped answering during attempt {}",
-        task.worker, task.attempt
-    );
-    let failure = Failure::new(FailureKind::LeaseLapsed, detail.clone());
-    let next = retry::after(
-        &Outcome::Failed(failure),
-        task.attempt,
-        &task.retry,
-        now,
-        fastrand::f64(),
-    );
+    let lapses = task.lapses.saturating_add(1);
     Verdict {
         id: task.id,
         run_lease: task.run_lease,
-        next,
-        detail,
+        next: retry::after_lapse(lapses, &task.retry, now, fastrand::f64()),
+        detail: format!(
+            "worker {} stopped answering during attempt {} (lapse {lapses})",
+            task.worker, task.attempt
+        ),
     }
 }
