@@ -22,6 +22,8 @@ pub(crate) async fn obey_until(
 ) {
     let mut signals = broker.subscribe();
     let mut is_open = true;
+    // No interval may be zero.
+    let look = look.max(Duration::from_millis(1));
     let mut looks = tokio::time::interval_at(Instant::now() + look, look);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -43,9 +43,17 @@ impl Heartbeat {
     /// When the system gives no thread.
     pub(crate) fn start(self, stop: CancellationToken) -> std::io::Result<oneshot::Receiver<()>> {
         let (ends, end) = oneshot::channel();
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let beat = move || {
-            runtime.block_on(self.beat_until(stop));
+            // Made here: where it is dropped it must be allowed to block.
+            match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(self.beat_until(stop)),
+                Err(error) => {
+                    tracing::error!(%error, worker.id = %self.worker, "the heartbeat cannot begin");
+                    // The worker begins anew, which must not be at once.
+                    std::thread::sleep(Duration::from_secs(1));
+                    self.stop_all();
+                }
+            }
             // Nobody listens any more if the process ends.
             ends.send(()).ok();
         };
@@ -60,12 +68,16 @@ impl Heartbeat {
         let beating = self.beat(&mut connection);
         if stop.run_until_cancelled(beating).await.is_some() {
             tracing::warn!(worker.id = %self.worker, "the worker's lease lapsed; dropping what it holds");
-            self.no_more_claims.cancel();
-            self.running.stop_all(StopReason::Lapsed);
+            self.stop_all();
         }
         if let Some(connection) = connection {
             connection.close().await;
         }
+    }
+
+    fn stop_all(&self) {
+        self.no_more_claims.cancel();
+        self.running.stop_all(StopReason::Lapsed);
     }
 
     /// Returns once the lease has lapsed.

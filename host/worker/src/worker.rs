@@ -45,7 +45,8 @@ pub struct Worker {
     clock: Clock,
 }
 
-/// Heartbeats between two looks at the store for leases that were lost without a signal reaching this worker.
+/// Heartbeats between two looks at the store for leases that were lost without a signal reaching this
+/// worker.
 const BEATS_PER_LOOK: u32 = 5;
 
 /// How one boot ended.
@@ -82,7 +83,8 @@ impl Worker {
         let worker = WorkerId::generate();
         let mut backoff = StoreBackoff::new();
         let running = Arc::new(Running::default());
-        // The first ends the side loops, which outlive the claims: draining attempts still need their lease and their cancels.
+        // The first ends the side loops, which outlive the claims: draining attempts still need their lease
+        // and their cancels.
         let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let mut lapse = loop {
             match self.join(worker, &running, &no_more_claims, &ended).await {
@@ -118,7 +120,7 @@ impl Worker {
             attempts: attempts.clone(),
         };
         let claiming = TaskTracker::new();
-        claiming.spawn(claims.run_until(no_more_claims));
+        claiming.spawn(claims.run_until(no_more_claims.clone()));
         claiming.close();
         let drain = self.drain(&claiming, &attempts, &running, stop);
         let end = tokio::select! {
@@ -126,7 +128,10 @@ impl Worker {
             () = drain => Ended::Drained,
         };
         if matches!(end, Ended::Lapsed) {
-            // The heartbeat has stopped what runs. A claim under way is finished first, and what it starts is stopped at once.
+            // The heartbeat has done so, unless it panicked.
+            no_more_claims.cancel();
+            running.stop_all(StopReason::Lapsed);
+            // A claim under way is finished first, and what it starts is stopped at once.
             claiming.wait().await;
             attempts.close();
             attempts.wait().await;
@@ -144,7 +149,8 @@ impl Worker {
         end
     }
 
-    /// Announces the worker and starts its heartbeat. The answer hears of the end of that: a lapse, unless `ended` is cancelled before.
+    /// Announces the worker and starts its heartbeat. The answer hears of the end of that: a lapse, unless
+    /// `ended` is cancelled before.
     async fn join(
         &self,
         worker: WorkerId,

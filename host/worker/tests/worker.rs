@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
-    path::Path,
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread::ThreadId,
     time::Duration,
 };
 
@@ -21,7 +22,9 @@ use taskforge_domain::{
     Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_registry::Live;
-use taskforge_runtime::{OutboxMailer, PluginSettings, Runtime, RuntimeConfig};
+use taskforge_runtime::{
+    MailError, MailMessage, MailReceipt, Mailer, OutboxMailer, PluginSettings, Runtime, RuntimeConfig,
+};
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
     LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story,
@@ -164,6 +167,17 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let data = tempfile::tempdir().unwrap();
+        let outbox = OutboxMailer::new(data.path().join("outbox"), "test@localhost").unwrap();
+        Self::with_data(data, Arc::new(outbox), PluginSettings::default()).await
+    }
+
+    /// One whose plugin may do more, and sends its mail there.
+    async fn with(mailer: Arc<dyn Mailer>, settings: Value) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        Self::with_data(data, mailer, serde_json::from_value(settings).unwrap()).await
+    }
+
+    async fn with_data(data: tempfile::TempDir, mailer: Arc<dyn Mailer>, settings: PluginSettings) -> Self {
         let store = SqliteStore::open(&data.path().join("tasks.db")).await.unwrap();
         let broker = Arc::new(Flaky {
             broker: LocalBroker::new(),
@@ -171,11 +185,8 @@ impl Bed {
             knows_nothing: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
         });
-        let runtime = sandbox(data.path());
-        let hostile = runtime
-            .load(guests::bytes("hostile"), PluginSettings::default())
-            .await
-            .unwrap();
+        let runtime = sandbox(mailer);
+        let hostile = runtime.load(guests::bytes("hostile"), settings).await.unwrap();
         let services = Services {
             store: store.clone(),
             broker: broker.clone(),
@@ -222,6 +233,10 @@ impl Bed {
 
     /// Commits a task without telling the broker.
     async fn commit(&self, attack: Value, max_retries: u32) -> TaskId {
+        self.commit_for(&TenantId::default(), attack, max_retries).await
+    }
+
+    async fn commit_for(&self, tenant: &TenantId, attack: Value, max_retries: u32) -> TaskId {
         let hostile = TaskType::new("hostile").unwrap();
         let retry = RetryPolicy {
             max_retries,
@@ -230,7 +245,7 @@ impl Bed {
         };
         let task = NewTask {
             retry,
-            ..NewTask::new(TenantId::default(), hostile, Json::from(attack), Timestamp::now())
+            ..NewTask::new(tenant.clone(), hostile, Json::from(attack), Timestamp::now())
         };
         self.store.enqueue(std::slice::from_ref(&task)).await.unwrap();
         task.id
@@ -265,8 +280,7 @@ impl Bed {
     }
 }
 
-fn sandbox(data: &Path) -> Runtime {
-    let mailer = Arc::new(OutboxMailer::new(data.join("outbox"), "test@localhost").unwrap());
+fn sandbox(mailer: Arc<dyn Mailer>) -> Runtime {
     let cache = guests::folder().with_file_name("test-cache");
     Runtime::new(RuntimeConfig {
         cache_dir: Some(cache),
@@ -455,7 +469,7 @@ async fn a_worker_found_lapsed_drops_its_task_and_another_attempt_completes() {
     bed.store.lapsed(term, later, 10).await.unwrap();
     bed.store.resign(term).await.unwrap();
     let task = bed.reaches(id, TaskState::Completed).await;
-    assert_eq!(task.attempt, 2);
+    assert_eq!((task.attempt, task.lapses), (1, 1), "a lapse is no attempt");
     assert!(task.run_lease > running.run_lease);
     let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
     assert_eq!(story.attempts.len(), 1, "the lapsed attempt committed nothing");
@@ -465,6 +479,71 @@ async fn a_worker_found_lapsed_drops_its_task_and_another_attempt_completes() {
         "the worker came back under a fresh id"
     );
     assert!(story.events.iter().any(|event| event.kind == EventKind::Lapsed));
+    bed.stop().await;
+}
+
+/// Mail that goes nowhere. A message whose subject says so holds the thread that sends it.
+#[derive(Default)]
+struct Blocking {
+    /// The names of the threads that were held.
+    held: Mutex<HashMap<ThreadId, String>>,
+}
+
+/// Longer than the lease of the worker under test.
+const HELD: Duration = Duration::from_secs(3);
+
+#[async_trait]
+impl Mailer for Blocking {
+    async fn send(&self, message: MailMessage) -> Result<MailReceipt, MailError> {
+        if message.subject == "hold" {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default().to_owned();
+            self.held.lock().unwrap().insert(thread.id(), name);
+            std::thread::sleep(HELD);
+        }
+        Ok(MailReceipt {
+            message_id: "<1@localhost>".into(),
+            accepted: Vec::new(),
+            log: Vec::new(),
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
+    let mailer = Arc::new(Blocking::default());
+    let bed = Bed::with(mailer.clone(), json!({ "grants": { "mail": true } })).await;
+    bed.start_worker(|config| config.heartbeat_timeout = Duration::from_secs(1));
+    let mail = |subject| json!({ "attack": "mail", "to": ["a@b.test"], "subject": subject, "text": "x" });
+    // One after the other, so that its lane begins on the threads that claim and commit.
+    for _ in 0..20 {
+        let quick = bed.submit(mail("quick"), 0).await;
+        bed.reaches(quick, TaskState::Completed).await;
+    }
+    let mut holding = Vec::new();
+    for tenant in [
+        "default", "stranger", "default", "stranger", "default", "stranger",
+    ] {
+        let tenant = TenantId::new(tenant).unwrap();
+        let id = bed.commit_for(&tenant, mail("hold"), 0).await;
+        holding.push((tenant, id));
+    }
+    // The audit finds them, all at once.
+    for (tenant, id) in holding {
+        wait_until("it has ended", async || {
+            let task = bed.store.task(&tenant, id).await.unwrap().unwrap();
+            task.state.is_terminal()
+        })
+        .await;
+        let story = bed.store.story(&tenant, id).await.unwrap().unwrap();
+        let kinds: Vec<_> = story.events.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [], "no lease was lost: {:?}", story.events);
+        assert_eq!((story.task.state, story.task.attempt), (TaskState::Completed, 1));
+    }
+    let held = mailer.held.lock().unwrap().clone();
+    let foreground = held.values().filter(|name| name.starts_with("tokio")).count();
+    assert_eq!(foreground, 2, "all threads that claim and commit: {held:?}");
+    assert!(held.values().any(|name| name == "background"), "{held:?}");
     bed.stop().await;
 }
 

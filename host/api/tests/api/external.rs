@@ -259,7 +259,8 @@ async fn after_a_lapse_the_next_holder_counts_and_the_first_does_not() {
         .collect();
     api.broker.push(&hints).await.unwrap();
     let second = lease(&api, "ocr").await;
-    assert_eq!(second["attempt"], 2, "the lapse counts");
+    assert_eq!(second["attempt"], 1, "a lapse is no attempt");
+    assert_eq!(read(&api, &second).await["lapses"], 1);
     complete(&api, &first, json!({"output": {"text": "late"}}))
         .await
         .problem(409, "lease-lost");

@@ -69,7 +69,7 @@ async fn a_killed_process_loses_no_acknowledged_task() {
 }
 
 #[tokio::test]
-async fn a_task_that_was_on_its_last_attempt_when_the_process_died_is_a_dead_letter() {
+async fn a_task_whose_process_dies_each_time_is_a_dead_letter_after_the_third() {
     let data = tempfile::tempdir().unwrap();
     let hostile = taskforge_testing::guests::path("hostile");
     let start = || {
@@ -80,19 +80,37 @@ async fn a_task_that_was_on_its_last_attempt_when_the_process_died_is_a_dead_let
     let server = start();
     let body = json!({ "task_type": "hostile", "input": { "attack": "sleep" }, "max_retries": 0 });
     let (_, task) = server.try_post("/tasks", &body).await.unwrap();
-    let id = task["id"].as_str().unwrap();
-    wait_until("it runs", async || {
-        server.get(&format!("/tasks/{id}")).await["status"] == "running"
-    })
-    .await;
-    server.kill();
-
-    let task = start().ended(id).await;
+    let id = task["id"].as_str().unwrap().to_owned();
+    kill_while_it_runs(server, &id, 0).await;
+    // It takes no retries, and survives two deaths of its process, to which each time it is as good as new.
+    for lapses in 1..3 {
+        kill_while_it_runs(start(), &id, lapses).await;
+    }
+    let task = start().ended(&id).await;
     assert_eq!(
         (&task["status"], &task["error_kind"]),
         (&json!("failed"), &json!("lease_lapsed")),
         "{task}"
     );
+    assert_eq!(
+        (&task["attempt"], &task["lapses"]),
+        (&json!(0), &json!(3)),
+        "{task}"
+    );
+}
+
+async fn kill_while_it_runs(server: Server, id: &str, lapses: u32) {
+    wait_until("it runs", async || {
+        server.get(&format!("/tasks/{id}")).await["status"] == "running"
+    })
+    .await;
+    let task = server.get(&format!("/tasks/{id}")).await;
+    assert_eq!(
+        (&task["attempt"], &task["lapses"]),
+        (&json!(1), &json!(lapses)),
+        "{task}"
+    );
+    server.kill();
 }
 
 #[tokio::test]

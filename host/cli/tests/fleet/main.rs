@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `roles` | `migrate`, `serve`, `worker` and the commands for operators |
 //! | `drain` | what SIGTERM does, and a rolling restart |
+//! | `lapses` | what the death of a worker costs its tasks |
 //! | `attacks` | the attacks of `plugins/hostile` through the whole fleet |
 //! | `plugins` | plugins that come, change and go |
 //! | `chaos` | the kill matrix |
@@ -25,6 +26,7 @@ mod bed;
 mod binary;
 mod chaos;
 mod drain;
+mod lapses;
 mod node;
 mod plugins;
 mod roles;

@@ -111,7 +111,7 @@ fn task(number: usize, counter: &str) -> (Value, Expected) {
     };
     let task = json!({
         "task_type": task_type, "input": input, "priority": 1 + number % 5,
-        // A lapse is an attempt too, and none of these may run out of them.
+        // A task survives as many lapses as it has retries, and none of these may run out of them.
         "max_retries": 50, "retry_base": "50ms", "retry_cap": "500ms",
     });
     (task, expected)

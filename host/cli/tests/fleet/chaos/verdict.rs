@@ -81,6 +81,9 @@ pub(super) struct Verdict {
     doubled: Vec<String>,
     /// Tasks that ran more often than attempts and lapses account for.
     unaccounted: Vec<String>,
+    /// Tasks whose number of attempts is not that of the attempts on record, or whose lapses are not those
+    /// of their history.
+    miscounted: Vec<String>,
     lapses: u64,
     runs: usize,
     counted: usize,
@@ -144,6 +147,13 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
         unaccounted: unaccounted
             .map(|(id, accounted)| format!("{id}: {:?} runs, {accounted} accounted for", runs.get(id)))
             .collect(),
+        miscounted: lines(&bed.sql(
+            "select id from tasks
+             where attempt <> (select count(*) from attempts where task_id = id)
+                or lapses <> (select count(*) from events where task_id = id and kind = 'lapsed')",
+        ))
+        .into_iter()
+        .collect(),
         lapses: bed.count("select count(*) from events where kind = 'lapsed'"),
         runs: runs.values().sum(),
         counted: accounted.len(),
@@ -161,8 +171,8 @@ async fn leaks(storm: &mut Storm) -> Vec<String> {
         bed.count("select count(*) from workers where lapsed_at is null") == storm.workers.len() as u64
     })
     .await;
-    // Twelve for the store, two for notices.
-    let allowed = processes * 14;
+    // Twelve for the store, two for notices, one for a worker's heartbeat.
+    let allowed = processes * 15;
     let connections =
         bed.count("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()");
     if connections > allowed {
@@ -219,6 +229,12 @@ impl Verdict {
             "{} ran unaccounted: {:?}",
             self.unaccounted.len(),
             first(&self.unaccounted)
+        );
+        assert!(
+            self.miscounted.is_empty(),
+            "{} counted wrongly: {:?}",
+            self.miscounted.len(),
+            first(&self.miscounted)
         );
         assert!(self.leaks.is_empty(), "{:?}", self.leaks);
         // No more than what the leases and the retries allow on a machine that does nothing else; the measured figures are far lower.

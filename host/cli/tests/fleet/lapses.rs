@@ -1,0 +1,86 @@
+//! What the death of a worker costs the tasks that it held.
+
+use serde_json::{Value, json};
+use taskforge_testing::wait::wait_until;
+
+use crate::bed::Bed;
+
+/// Enqueues tasks without retries that take some seconds, more than one worker runs at once.
+async fn enqueue(bed: &Bed, count: usize) -> Vec<String> {
+    let sleep = json!({ "attack": "sleep", "ms": 4_000 });
+    let task = json!({ "task_type": "hostile", "input": sleep, "max_retries": 0 });
+    let batch = json!({ "tasks": vec![task; count] });
+    let answer = bed.ask("POST", "/tasks/batch", Some(&batch)).await;
+    let ids = answer["ids"].as_array().unwrap();
+    ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_that_die_or_fall_silent_cost_no_task_an_attempt() {
+    let bed = Bed::new();
+    let _api = bed.start_api();
+    let lease = ["--heartbeat-timeout", "2s"];
+    let [killed, silent] = [bed.start_worker(&lease), bed.start_worker(&lease)];
+    let ids = enqueue(&bed, 48).await;
+    wait_until("both hold tasks", async || {
+        held_by(&bed, killed.pid()) > 0 && held_by(&bed, silent.pid()) > 0
+    })
+    .await;
+    killed.kill();
+    silent.signal("STOP");
+    let survivors = [bed.start_worker(&lease), bed.start_worker(&lease)];
+    wait_until("what the silent one held is taken from it", async || {
+        held_by(&bed, silent.pid()) == 0
+    })
+    .await;
+    assert!(bed.count("select count(*) from events where kind = 'lapsed'") >= 2);
+    // What it still has to say is said too late.
+    silent.signal("CONT");
+    for id in &ids {
+        let task = bed.ended(id).await;
+        let seen = (&task["status"], &task["attempt"]);
+        assert_eq!(seen, (&json!("completed"), &json!(1)), "{task}");
+    }
+    assert_eq!(
+        bed.count("select count(*) from tasks where lapses <> (select count(*) from events where task_id = id and kind = 'lapsed')"),
+        0
+    );
+    drop(survivors);
+}
+
+/// Tasks that the process with this id holds.
+fn held_by(bed: &Bed, pid: u32) -> u64 {
+    bed.count(&format!(
+        "select count(*) from tasks join workers on workers.id = tasks.worker
+         where state = 'running' and pid = {pid}"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_there_whenever_its_worker_dies_ends_after_the_third() {
+    let bed = Bed::new();
+    let _api = bed.start_api();
+    let id = enqueue(&bed, 1).await.remove(0);
+    for lapses in 0..3 {
+        let worker = bed.start_worker(&["--heartbeat-timeout", "2s"]);
+        bed.reaches(&id, "running").await;
+        let task = bed.task(&id).await;
+        assert_eq!(
+            (&task["attempt"], &task["lapses"]),
+            (&json!(1), &json!(lapses)),
+            "{task}"
+        );
+        worker.kill();
+    }
+    // Whoever sweeps after the third.
+    let _sweeper = bed.start_worker(&[]);
+    let task = bed.ended(&id).await;
+    assert_eq!(
+        (&task["status"], &task["error_kind"]),
+        (&json!("failed"), &json!("lease_lapsed")),
+        "{task}"
+    );
+    let retried: Value = bed.ask("POST", &format!("/tasks/{id}/retry"), None).await;
+    assert_eq!(retried["lapses"], 0, "{retried}");
+    assert_eq!(bed.ended(&id).await["status"], "completed");
+}
