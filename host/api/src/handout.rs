@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use crate::{Problem, enqueue, lease_token::Lease, state::App};
+use crate::{Problem, enqueue, lease_token::Lease, request::Gone, state::App};
 
 /// What stands for the version of a plugin in an attempt that no plugin made.
 pub(crate) const VERSION: &str = "external";
@@ -44,8 +44,8 @@ pub(crate) struct Leased {
     pub(crate) expires_at: Timestamp,
 }
 
-/// Tasks on their way to a client. What is not [delivered](Handout::deliver) is handed back, uncounted, wherever this is dropped: in a
-/// handler whose client has hung up, or in a claim that outlived its handler.
+/// Tasks on their way to a client. What is not [delivered](Handout::deliver) is handed back, uncounted, wherever this is
+/// dropped: in a handler whose client has hung up, or in a claim that outlived its handler.
 struct Handout {
     app: App,
     leased: Vec<Leased>,
@@ -79,8 +79,14 @@ impl Drop for Handout {
     }
 }
 
-/// Leases tasks to a client; waits until `deadline` while there are none, or until the server shuts down.
-pub(crate) async fn take(app: &App, ask: Ask, deadline: Instant) -> Result<Vec<Leased>, Problem> {
+/// Leases tasks to a client; waits until `deadline` while there are none, until the server shuts down, or until the client
+/// has gone. What was leased by then is handed back.
+pub(crate) async fn take(
+    app: &App,
+    ask: Ask,
+    deadline: Instant,
+    Gone(gone): &Gone,
+) -> Result<Vec<Leased>, Problem> {
     let ask = Arc::new(ask);
     let mut pause = LOOK_AGAIN.0;
     loop {
@@ -88,6 +94,7 @@ pub(crate) async fn take(app: &App, ask: Ask, deadline: Instant) -> Result<Vec<L
         let popped = tokio::select! {
             popped = pop(app, &ask, deadline.saturating_duration_since(asked)) => popped,
             () = app.draining.cancelled() => return Ok(Vec::new()),
+            () = gone.cancelled() => return Ok(Vec::new()),
         };
         let (looked, hinted) = (popped.look_in_store, !popped.hints.is_empty());
         if looked || hinted {
@@ -97,6 +104,9 @@ pub(crate) async fn take(app: &App, ask: Ask, deadline: Instant) -> Result<Vec<L
                 tracing::error!(%error, "a claim ended badly");
                 Err(StoreError::Closed)
             })?;
+            if gone.is_cancelled() {
+                return Ok(Vec::new());
+            }
             if !handout.leased.is_empty() {
                 return Ok(handout.deliver());
             }
@@ -111,6 +121,7 @@ pub(crate) async fn take(app: &App, ask: Ask, deadline: Instant) -> Result<Vec<L
             tokio::select! {
                 _ = timeout_at(deadline, nap) => {}
                 () = app.draining.cancelled() => return Ok(Vec::new()),
+                () = gone.cancelled() => return Ok(Vec::new()),
             }
             pause = (pause * 2).min(LOOK_AGAIN.1);
         }
@@ -376,7 +387,9 @@ mod tests {
             length: Duration::from_secs(60),
             worker: "test".into(),
         };
-        take(app, ask, Instant::now() + PATIENCE).await.unwrap()
+        take(app, ask, Instant::now() + PATIENCE, &Gone::default())
+            .await
+            .unwrap()
     }
 
     #[tokio::test]

@@ -1,15 +1,22 @@
 //! Around every request: its id, its span, its metrics, its time limit, and the writing out of problems.
+//!
+//! # Cancellation
+//! A handler is never dropped: it runs in a task of its own, and a client that hangs up, or a time limit, only ends the
+//! wait for its answer. So no client is left with half a change, and none can make the store give up a connection in the
+//! middle of an operation. A handler that waits for something to happen asks for [`Gone`], and stops when it comes. The
+//! requests under way stay bounded, because a connection's place is taken until its request has ended ([`Held`]).
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
 use http_body::Body;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -20,8 +27,31 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Cancelled when nobody waits for the request's answer any more.
+#[derive(Clone, Default)]
+pub(crate) struct Gone(pub(crate) CancellationToken);
+
+impl<S: Sync> FromRequestParts<S> for Gone {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
+
+/// What a connection holds, and with it every request of its own until that has ended: its place among the connections,
+/// and the server's attention when it shuts down. Connections put it into the extensions of their requests.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) _slot: Arc<OwnedSemaphorePermit>,
+    pub(crate) _running: TaskTrackerToken,
+}
+
 /// The outermost layer.
-pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(
+    State(config): State<Arc<ApiConfig>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = known(request.method());
@@ -32,7 +62,18 @@ pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request
         .to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
     let limit = config.handler_timeout + clients_share(&config, &route, &request);
-    let mut response = answer(next.run(request), limit).instrument(span.clone()).await;
+    let gone = Gone::default();
+    // At the end of this function nobody waits any more, wherever that is.
+    let _gone = gone.0.clone().drop_guard();
+    request.extensions_mut().insert(gone);
+    let held = request.extensions_mut().remove::<Held>();
+    let handler = async move {
+        let response = next.run(request).await;
+        drop(held);
+        response
+    };
+    let handler = tokio::spawn(handler.instrument(span.clone()));
+    let mut response = answer(handler, limit).instrument(span.clone()).await;
     finish(&mut response, &id);
     let (status, elapsed) = (response.status(), started.elapsed());
     span.in_scope(|| {
@@ -66,9 +107,14 @@ fn clients_share(config: &ApiConfig, route: &str, request: &Request) -> Duration
     share(waits, MAX_WAIT) + share(sends, config.body_timeout)
 }
 
-async fn answer(handler: impl Future<Output = Response>, limit: Duration) -> Response {
+async fn answer(handler: JoinHandle<Response>, limit: Duration) -> Response {
     match tokio::time::timeout(limit, handler).await {
-        Ok(response) => response,
+        Ok(Ok(response)) => response,
+        // Panics are caught further in; this is the end of the runtime.
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a handler ended badly");
+            Problem::internal().into_response()
+        }
         Err(_) => {
             tracing::error!(
                 limit_s = limit.as_secs(),

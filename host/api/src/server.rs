@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -12,10 +12,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ApiConfig, Metrics, Services, routes, socket::Socket, state::App};
+use crate::{ApiConfig, Metrics, Services, request::Held, routes, socket::Socket, state::App};
 
 /// After the process ran out of descriptors or memory, accepting again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// What connections have to end after they were cut off.
+const CUT: Duration = Duration::from_secs(1);
 /// Histograms gather their samples in memory until they are sorted into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -149,11 +151,11 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, connections: &Co
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = connections.serve(stream);
-                connections.running.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
+                let held = Held {
+                    _slot: Arc::new(slot),
+                    _running: connections.running.token(),
+                };
+                tokio::spawn(connections.serve(stream, held));
             }
             // The client went away between its connect and our accept: its affair.
             Err(error) if is_clients_fault(&error) => {}
@@ -183,19 +185,23 @@ struct Connections {
     drain: CancellationToken,
     /// Ends them where they are.
     cut: CancellationToken,
+    /// Connections, and requests that outlive theirs.
     running: TaskTracker,
 }
 
 impl Connections {
-    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + use<> {
+    fn serve(&self, stream: TcpStream, held: Held) -> impl Future<Output = ()> + Send + use<> {
         // Answers are written whole, so waiting to fill a segment would only delay their last piece.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let socket = Socket::new(stream, self.write_timeout);
-        let connection = self
-            .http
-            .serve_connection(socket, TowerToHyperService::new(self.router.clone()));
+        let (router, holds) = (TowerToHyperService::new(self.router.clone()), held.clone());
+        let answer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(holds.clone());
+            router.call(request)
+        });
+        let connection = self.http.serve_connection(socket, answer);
         let (drain, cut) = (self.drain.clone(), self.cut.clone());
         async move {
             let open = metrics::gauge!("taskforge_http_connections");
@@ -213,6 +219,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection ended early");
             }
             open.decrement(1.0);
+            drop(held);
         }
     }
 
@@ -223,7 +230,8 @@ impl Connections {
         }
         let busy = self.running.len();
         self.cut.cancel();
-        self.running.wait().await;
+        // Connections end at once. A request that the store keeps waiting is left to itself.
+        tokio::time::timeout(CUT, self.running.wait()).await.ok();
         if busy == 0 {
             Ok(())
         } else {

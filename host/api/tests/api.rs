@@ -23,6 +23,8 @@ mod errors;
 mod external;
 #[path = "api/faults.rs"]
 mod faults;
+#[path = "api/hangups.rs"]
+mod hangups;
 #[path = "api/hostile.rs"]
 mod hostile;
 #[path = "api/key.rs"]

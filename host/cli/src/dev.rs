@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use taskforge_api::ApiConfig;
 use taskforge_worker::WorkerConfig;
 
 use crate::{
@@ -25,7 +26,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| args.data_dir.join("cache"));
     let instances = stack::instances(1, args.concurrency);
-    let stack = Stack::start(StackConfig {
+    let start = Stack::start(StackConfig {
         data_dir: &args.data_dir,
         listen: args.listen,
         workers: 1,
@@ -44,15 +45,17 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         folder: &folder,
         is_watched: true,
         trust: Trust::read(&args.trust)?,
-    })
-    .await?;
+    });
+    let stack = tokio::select! {
+        started = start => started?,
+        () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
     greet(&args, &stack, &folder);
     signals.next().await;
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
-    tokio::select! {
-        () = stack.stop() => Ok(ExitCode::SUCCESS),
-        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
-    }
+    // The API ends beside the workers.
+    let grace = args.drain_grace.max(ApiConfig::default().shutdown_grace);
+    Ok(signals.end(grace, stack.stop()).await)
 }
 
 fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path) {

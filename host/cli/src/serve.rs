@@ -111,10 +111,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tasks.wait().await;
         fleet.leave().await;
     };
-    tokio::select! {
-        () = stopped => Ok(ExitCode::SUCCESS),
-        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
-    }
+    Ok(signals.end(args.shutdown_grace, stopped).await)
 }
 
 /// What it takes to change the registry. The door runs no tasks; its sandbox is for what is pushed, and sends no mail.

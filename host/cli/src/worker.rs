@@ -123,10 +123,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         rest.wait().await;
         fleet.leave().await;
     };
-    tokio::select! {
-        () = stopped => Ok(ExitCode::SUCCESS),
-        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
-    }
+    Ok(signals.end(args.drain_grace, stopped).await)
 }
 
 /// Registers what is in the folder, and serves what the registry says.

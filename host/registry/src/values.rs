@@ -1,4 +1,9 @@
 //! What plugins keep, in the store.
+//!
+//! # Cancellation
+//! A guest's deadline may drop a call at any moment. While it waits for its turn it has not begun, and never will. From
+//! then on a task of its own carries it out, which holds its turns until it has ended: the guest's deadline ends the wait
+//! and not the operation, so no guest can make the store give up a connection, and those under way are as many as before.
 
 use std::{
     collections::HashMap,
@@ -8,8 +13,8 @@ use std::{
 use async_trait::async_trait;
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
 use taskforge_runtime::{KeyValue, KeyValueError, Seen, Space};
-use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError};
-use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore, SemaphorePermit};
+use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError, StoreResult};
+use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore};
 
 /// Calls that ask the database at once, of all attempts in this process. They share its connections with the heartbeat and the claims, which
 /// must not wait for guests.
@@ -20,7 +25,7 @@ type Writers = HashMap<(TenantId, TaskType), Weak<Turns<()>>>;
 /// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart, the same on every host.
 pub struct StoredValues {
     store: Arc<dyn PluginStore>,
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
     /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where each would hold a connection.
     writers: Mutex<Writers>,
 }
@@ -31,14 +36,31 @@ impl StoredValues {
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
         Self {
             store,
-            calls: Semaphore::new(AT_ONCE),
+            calls: Arc::new(Semaphore::new(AT_ONCE)),
             writers: Mutex::default(),
         }
     }
 
-    /// A turn at the database. `None` never comes: the semaphore is not closed.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.calls.acquire().await.ok()
+    /// Waits for a turn at the database and then carries a call out, whether or not anybody still waits for its answer.
+    /// `write`: the turn of a call that writes, which it keeps until it has ended.
+    async fn call<T, F>(
+        &self,
+        write: Option<OwnedMutexGuard<()>>,
+        ask: impl FnOnce(Arc<dyn PluginStore>) -> F,
+    ) -> Result<T, KeyValueError>
+    where
+        T: Send + 'static,
+        F: Future<Output = StoreResult<T>> + Send + 'static,
+    {
+        // Cancellation point: dropped here, the call has not begun. The semaphore is never closed.
+        let turn = Arc::clone(&self.calls).acquire_owned().await;
+        let asked = ask(Arc::clone(&self.store));
+        let call = tokio::spawn(async move {
+            let answer = asked.await;
+            drop((write, turn));
+            answer
+        });
+        call.await.unwrap_or(Err(StoreError::Closed)).map_err(away)
     }
 
     /// A turn among those who write the same values.
@@ -59,24 +81,27 @@ impl StoredValues {
 #[async_trait]
 impl KeyValue for StoredValues {
     async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        let _turn = self.turn().await;
-        self.store.get_value(&keys(space), key).await.map_err(away)
+        let (keys, key) = (keys(space), key.to_owned());
+        self.call(None, |store| async move { store.get_value(&keys, &key).await })
+            .await
     }
 
     async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self.store.set_values(&keys(space), &values, quota(space)).await;
-        written(kept.map_err(away)?, space)
+        let write = self.write(space).await;
+        let (keys, quota) = (keys(space), quota(space));
+        let set = self.call(Some(write), move |store| async move {
+            store.set_values(&keys, &values, quota).await
+        });
+        written(set.await?, space)
     }
 
     async fn delete(&self, space: &Space, deleted: Vec<String>) -> Result<(), KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        self.store
-            .delete_values(&keys(space), &deleted)
-            .await
-            .map_err(away)
+        let write = self.write(space).await;
+        let keys = keys(space);
+        self.call(Some(write), move |store| async move {
+            store.delete_values(&keys, &deleted).await
+        })
+        .await
     }
 
     async fn keys(
@@ -85,19 +110,20 @@ impl KeyValue for StoredValues {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError> {
-        let _turn = self.turn().await;
-        let listed = self.store.list_keys(&keys(space), after, limit).await;
-        listed.map_err(away)
+        let (keys, after) = (keys(space), after.map(str::to_owned));
+        self.call(None, move |store| async move {
+            store.list_keys(&keys, after.as_deref(), limit).await
+        })
+        .await
     }
 
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self
-            .store
-            .increment_value(&keys(space), key, delta, quota(space))
-            .await;
-        written(kept.map_err(away)?, space)
+        let write = self.write(space).await;
+        let (keys, key, quota) = (keys(space), key.to_owned(), quota(space));
+        let sum = self.call(Some(write), move |store| async move {
+            store.increment_value(&keys, &key, delta, quota).await
+        });
+        written(sum.await?, space)
     }
 
     async fn swap(
@@ -107,13 +133,12 @@ impl KeyValue for StoredValues {
         seen: Seen,
         value: Vec<u8>,
     ) -> Result<bool, KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self
-            .store
-            .swap_value(&keys(space), key, seen, &value, quota(space))
-            .await;
-        match kept.map_err(away)? {
+        let write = self.write(space).await;
+        let (keys, key, quota) = (keys(space), key.to_owned(), quota(space));
+        let swapped = self.call(Some(write), move |store| async move {
+            store.swap_value(&keys, &key, seen, &value, quota).await
+        });
+        match swapped.await? {
             Kept::Mismatch => Ok(false),
             kept => written(kept, space).map(|()| true),
         }

@@ -20,6 +20,7 @@
 pub mod claim;
 pub mod complete;
 pub mod dead;
+pub mod drops;
 pub mod enqueue;
 pub mod lanes;
 pub mod lead;

@@ -7,6 +7,7 @@
 //! | file | the concept |
 //! |---|---|
 //! | `open` | the file, its lock, its settings, its schema |
+//! | `writer` | the connection that writes, and when it is replaced |
 //! | `flush` | many writes, one transaction |
 //! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
 //! | `order`, `lanes` | which tasks go first, and where they wait |
@@ -48,6 +49,7 @@ mod sweep;
 mod usage;
 mod values;
 mod versions;
+mod writer;
 
 use std::{
     path::{Path, PathBuf},
@@ -56,12 +58,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection, SqlitePool};
+use sqlx::SqlitePool;
 use taskforge_domain::{
     ClaimedTask, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
     Timestamp, TypePolicy, WorkerId,
 };
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
 use self::{
     claim::ClaimOp,
@@ -71,6 +73,7 @@ use self::{
     forget::Walk,
     open::FileLock,
     progress::ProgressRow,
+    writer::{Writer, in_transaction, on_writer},
 };
 use crate::{
     Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
@@ -88,30 +91,13 @@ pub struct SqliteStore {
 
 struct Shared {
     path: PathBuf,
-    /// The one connection that writes; `None` once closed. Waiters get it in the order in which they asked.
-    writer: Mutex<Option<SqliteConnection>>,
+    writer: Writer,
     readers: SqlitePool,
     /// How far upkeep has come; held for the length of one, so that two do not do the same work.
     walk: Mutex<Walk>,
     /// Declared last: the file is given up after its connections.
     lock: Mutex<Option<FileLock>>,
 }
-
-impl Shared {
-    async fn writer(&self) -> StoreResult<MappedMutexGuard<'_, SqliteConnection>> {
-        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| StoreError::Closed)
-    }
-}
-
-/// Takes the writer and begins a transaction, which rolls back when it is dropped before its commit.
-macro_rules! begin {
-    ($store:ident, $writer:ident) => {{
-        $writer = $store.shared.writer().await?;
-        // Immediate: the database's lock is taken here, not halfway through.
-        $writer.begin_with("begin immediate").await?
-    }};
-}
-use begin;
 
 impl SqliteStore {
     /// Opens the database file `path`, and makes it, its folder and its schema if they are not there. Must be called within a tokio
@@ -137,11 +123,11 @@ impl SqliteStore {
     /// As [`SqliteStore::open`].
     pub async fn open_with(path: &Path, batching: BatcherConfig) -> StoreResult<Arc<Self>> {
         let lock = FileLock::take(path)?;
-        let writer = open::writer(path).await?;
+        let writer = Writer::new(path, open::writer(path).await?);
         let readers = open::readers(path).await?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            writer: Mutex::new(Some(writer)),
+            writer,
             readers,
             walk: Mutex::default(),
             lock: Mutex::new(Some(lock)),
@@ -149,7 +135,7 @@ impl SqliteStore {
         let owner = Arc::clone(&shared);
         let writes = Batcher::new(batching, move |writes| {
             let shared = Arc::clone(&owner);
-            async move { flush(&mut *shared.writer().await?, writes).await }
+            async move { on_writer!(shared.writer, |connection| flush(connection, writes)) }
         });
         Ok(Arc::new(Self { writes, shared }))
     }
@@ -161,12 +147,9 @@ impl SqliteStore {
     pub async fn close(&self) -> StoreResult<()> {
         self.writes.close().await;
         self.shared.readers.close().await;
-        let closed = match self.shared.writer.lock().await.take() {
-            Some(writer) => writer.close().await,
-            None => Ok(()),
-        };
+        let closed = self.shared.writer.close().await;
         *self.shared.lock.lock().await = None;
-        Ok(closed?)
+        closed
     }
 }
 
@@ -214,21 +197,30 @@ impl Store for SqliteStore {
     }
 
     async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        operate::cancel(transaction, tenant, id, now).await
+        in_transaction!(self.shared.writer, |transaction| operate::cancel(
+            transaction,
+            tenant,
+            id,
+            now
+        ))
     }
 
     async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        operate::retry(transaction, tenant, id, now).await
+        in_transaction!(self.shared.writer, |transaction| operate::retry(
+            transaction,
+            tenant,
+            id,
+            now
+        ))
     }
 
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        forget::prune(transaction, tenant, filter, limit).await
+        in_transaction!(self.shared.writer, |transaction| forget::prune(
+            transaction,
+            tenant,
+            filter,
+            limit
+        ))
     }
 
     async fn requeue(
@@ -239,9 +231,14 @@ impl Store for SqliteStore {
         input: Option<&Json>,
         now: Timestamp,
     ) -> StoreResult<Vec<LanedTask>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        dead::requeue(transaction, tenant, filter, limit, input, now).await
+        in_transaction!(self.shared.writer, |transaction| dead::requeue(
+            transaction,
+            tenant,
+            filter,
+            limit,
+            input,
+            now
+        ))
     }
 
     async fn dead_letters(
@@ -274,19 +271,25 @@ impl Store for SqliteStore {
     }
 
     async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()> {
-        policy::set_type(&mut *self.shared.writer().await?, task_type, policy).await
+        on_writer!(self.shared.writer, |writer| policy::set_type(
+            writer, task_type, policy
+        ))
     }
 
     async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()> {
-        policy::set_tenant(&mut *self.shared.writer().await?, tenant, policy).await
+        on_writer!(self.shared.writer, |writer| policy::set_tenant(
+            writer, tenant, policy
+        ))
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        sweep::register_worker(&mut *self.shared.writer().await?, worker, now).await
+        on_writer!(self.shared.writer, |writer| sweep::register_worker(
+            writer, worker, now
+        ))
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        sweep::heartbeat(&mut *self.shared.writer().await?, worker, now).await
+        on_writer!(self.shared.writer, |writer| sweep::heartbeat(writer, worker, now))
     }
 
     async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
@@ -297,7 +300,7 @@ impl Store for SqliteStore {
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
-        sweep::remove_worker(&mut *self.shared.writer().await?, worker).await
+        on_writer!(self.shared.writer, |writer| sweep::remove_worker(writer, worker))
     }
 
     async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>> {
@@ -313,17 +316,20 @@ impl Store for SqliteStore {
     }
 
     async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {
-        lead::lead(&mut *self.shared.writer().await?, who, now, ttl).await
+        on_writer!(self.shared.writer, |writer| lead::lead(writer, who, now, ttl))
     }
 
     async fn resign(&self, term: Term) -> StoreResult<()> {
-        lead::resign(&mut *self.shared.writer().await?, term).await
+        on_writer!(self.shared.writer, |writer| lead::resign(writer, term))
     }
 
     async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        sweep::promote_due(transaction, term, now, limit).await
+        in_transaction!(self.shared.writer, |transaction| sweep::promote_due(
+            transaction,
+            term,
+            now,
+            limit
+        ))
     }
 
     async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
@@ -331,9 +337,12 @@ impl Store for SqliteStore {
     }
 
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        sweep::lapsed(transaction, term, now, limit).await
+        in_transaction!(self.shared.writer, |transaction| sweep::lapsed(
+            transaction,
+            term,
+            now,
+            limit
+        ))
     }
 
     async fn resolve_lapsed(
@@ -342,9 +351,12 @@ impl Store for SqliteStore {
         verdicts: &[Verdict],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        sweep::resolve_lapsed(transaction, term, verdicts, now).await
+        in_transaction!(self.shared.writer, |transaction| sweep::resolve_lapsed(
+            transaction,
+            term,
+            verdicts,
+            now
+        ))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
@@ -358,9 +370,12 @@ impl Store for SqliteStore {
     async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
         let mut walk = self.shared.walk.lock().await;
         let stretch = walk.look(&self.shared.readers, now, retention).await?;
-        let mut writer;
-        let transaction = begin!(self, writer);
-        let (upkeep, next) = stretch.forget(transaction, term, now, retention).await?;
+        let (upkeep, next) = in_transaction!(self.shared.writer, |transaction| stretch.forget(
+            transaction,
+            term,
+            now,
+            retention
+        ))?;
         *walk = next;
         Ok(upkeep)
     }
@@ -371,11 +386,9 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        // A store that can only read is of no use.
-        if self.writes.is_closed() {
-            return Err(StoreError::Closed);
-        }
-        open::check(&self.shared.readers).await
+        open::check(&self.shared.readers).await?;
+        // A store that can only read is of no use, and only a commit finds out. It is shared with whatever else is written.
+        self.writes.submit(vec![Write::Trial]).await.map(drop)
     }
 }
 

@@ -10,12 +10,14 @@
 //! | [`smtp`] | a mail server that keeps what it is sent |
 //! | [`server`] | PostgreSQL and Redis servers of a test's own, to be killed at will |
 //! | [`proxy`] | a TCP proxy that can cut the wire |
+//! | [`hangup`] | HTTP clients that hang up at any moment |
 //! | [`wait`] | waiting until something is true, with a deadline |
 
 // Test support fails a test by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod guests;
+pub mod hangup;
 pub mod proxy;
 pub mod server;
 pub mod smtp;

@@ -18,6 +18,7 @@ use crate::{
     handout::{self, Ask, Leased},
     lease_token::LeaseTokens,
     report::{self, CompleteBody, Report},
+    request::Gone,
     state::App,
     submission::DurationText,
     view::json,
@@ -152,9 +153,13 @@ pub(super) struct Ended {
         example = json!({"task_types": ["fibonacci"], "max": 4, "lease": "30s", "wait": "20s", "worker": "gpu-7"})),
     responses((status = 200, description = "The tasks, perhaps none", body = NextTasks<'_>)),
 )]
-pub(super) async fn next(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+pub(super) async fn next(
+    State(app): State<App>,
+    gone: Gone,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
     let (ask, wait) = read_ask(&app, &body)?;
-    let leased = handout::take(&app, ask, Instant::now() + wait).await?;
+    let leased = handout::take(&app, ask, Instant::now() + wait, &gone).await?;
     // No wait from here on: what is leased now is the client's.
     let tasks = leased
         .iter()

@@ -13,6 +13,7 @@ use super::{MAX_WAIT, now};
 use crate::{
     Problem, ProblemKind, Tenant, enqueue,
     extract::{Params, TaskPath, duration},
+    request::Gone,
     state::App,
     story::{self, LogView},
     view::{TaskView, json},
@@ -36,16 +37,23 @@ pub(super) async fn read(
     State(app): State<App>,
     Tenant(tenant): Tenant,
     TaskPath(id): TaskPath,
+    gone: Gone,
     mut params: Params,
 ) -> Result<Response, Problem> {
     let wait = params.one("wait", duration(MAX_WAIT))?.unwrap_or_default();
     params.end("wait")?;
-    let task = ended(&app, &tenant, id, wait).await?;
+    let task = ended(&app, &tenant, id, wait, &gone).await?;
     Ok(json(StatusCode::OK, &TaskView::from(&task)))
 }
 
-/// Reads the task when it has ended, when the time is over, or when the server shuts down.
-async fn ended(app: &App, tenant: &TenantId, id: TaskId, wait: Duration) -> Result<Task, Problem> {
+/// Reads the task when it has ended, when the time is over, when the server shuts down, or when nobody waits any more.
+async fn ended(
+    app: &App,
+    tenant: &TenantId,
+    id: TaskId,
+    wait: Duration,
+    Gone(gone): &Gone,
+) -> Result<Task, Problem> {
     let deadline = Instant::now() + wait;
     let watch = app.finishes.watch(id);
     loop {
@@ -58,13 +66,15 @@ async fn ended(app: &App, tenant: &TenantId, id: TaskId, wait: Duration) -> Resu
             .await?
             .ok_or_else(|| unknown(id))?;
         let now = Instant::now();
-        if task.state.is_terminal() || now >= deadline || app.draining.is_cancelled() {
+        let is_over = now >= deadline || app.draining.is_cancelled() || gone.is_cancelled();
+        if task.state.is_terminal() || is_over {
             return Ok(task);
         }
         tokio::select! {
             () = finished => {}
             () = sleep_until(deadline.min(now + LOOK_AGAIN)) => {}
             () = app.draining.cancelled() => {}
+            () = gone.cancelled() => {}
         }
     }
 }

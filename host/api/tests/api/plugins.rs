@@ -22,7 +22,7 @@ fn query(pairs: &[(&str, &str)]) -> String {
 }
 
 /// Pushes a WASI command under a version with an input schema, without activating it.
-async fn push_command(api: &Api, version: &str, input_schema: Value) -> Answer {
+pub(crate) async fn push_command(api: &Api, version: &str, input_schema: Value) -> Answer {
     let manifest = json!({"name": "shaped", "version": version, "input_schema": input_schema}).to_string();
     api.push(&query(&[("manifest", &manifest)]), &guests::bytes("command"))
         .await

@@ -8,6 +8,8 @@
 //! | `attacks` | the attacks of `plugins/hostile` through the whole fleet |
 //! | `plugins` | plugins that come, change and go |
 //! | `chaos` | the kill matrix |
+//! | `hangups` | clients that hang up at any moment |
+//! | `frozen` | a database that hangs |
 //! | `bed`, `node` | the fleet under test |
 //!
 //! `TASKFORGE_CHAOS=full` makes the kill matrix as long as `docs/reliability.md` says; `make chaos` sets it.
@@ -26,6 +28,8 @@ mod bed;
 mod binary;
 mod chaos;
 mod drain;
+mod frozen;
+mod hangups;
 mod lapses;
 mod node;
 mod plugins;

@@ -90,7 +90,7 @@ enum Step {
 
 /// One connection's part.
 struct Bench {
-    line: Line,
+    connection: PgConnection,
     batch: usize,
     worker: WorkerId,
     tasks: Vec<NewTask>,
@@ -99,7 +99,7 @@ struct Bench {
 
 impl Bench {
     async fn new(config: &PostgresConfig, tasks: usize, batch: usize) -> StoreResult<Self> {
-        let mut line = Line::hot(config)?;
+        let mut connection = Line::hot(config)?.take().await?;
         // Registered, or a sweeper that is at work on the same database would take its tasks away.
         let worker = WorkerRecord {
             id: WorkerId::generate(),
@@ -108,13 +108,13 @@ impl Bench {
             started_at: Timestamp::now(),
             lease: Duration::from_secs(3_600),
         };
-        workers::register(line.connect().await?, &worker, Timestamp::now()).await?;
+        workers::register(&mut connection, &worker, Timestamp::now()).await?;
         let task_type = TaskType::new("ceiling").map_err(refused)?;
         let tenant = TenantId::new("ceiling").map_err(refused)?;
         let input = Json::parse("{\"n\":20}".into()).map_err(refused)?;
         let new = || NewTask::new(tenant.clone(), task_type.clone(), input.clone(), Timestamp::now());
         Ok(Self {
-            line,
+            connection,
             batch,
             worker: worker.id,
             tasks: std::iter::repeat_with(new).take(tasks).collect(),
@@ -132,7 +132,7 @@ impl Bench {
     }
 
     async fn enqueue(&mut self) -> Result<(), Fault> {
-        let connection = self.line.connect().await?;
+        let connection = &mut self.connection;
         for some in self.tasks.chunks_mut(self.batch) {
             enqueue::run(connection, some).await?;
         }
@@ -140,7 +140,7 @@ impl Bench {
     }
 
     async fn claim(&mut self) -> Result<(), Fault> {
-        let connection = self.line.connect().await?;
+        let connection = &mut self.connection;
         for some in self.tasks.chunks(self.batch) {
             let claim = Claim {
                 worker: self.worker,
@@ -154,7 +154,7 @@ impl Bench {
     }
 
     async fn complete(&mut self) -> Result<(), Fault> {
-        let connection = self.line.connect().await?;
+        let connection = &mut self.connection;
         let mut committed = 0;
         for some in self.claimed.chunks(self.batch) {
             let ends = some
@@ -173,7 +173,7 @@ impl Bench {
     /// Leaves the database as it was.
     async fn forget(&mut self) -> StoreResult<()> {
         let ids: Vec<Uuid> = self.tasks.iter().map(|task| *task.id.as_uuid()).collect();
-        let connection = self.line.connect().await?;
+        let connection = &mut self.connection;
         forget(connection, &ids).await?;
         workers::remove(connection, self.worker).await.map_err(Into::into)
     }

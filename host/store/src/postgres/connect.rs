@@ -1,14 +1,27 @@
 //! Connections: one for each hot operation, a pool for the rest.
+//!
+//! # Cancellation
+//! An operation may be dropped at any `.await`: a deadline passes, a caller goes away, the process ends. What its
+//! connection is in the middle of then, nobody knows: a `begin` may be on its way, an answer may be outstanding. So an
+//! operation *takes* a connection, out of the line or out of the pool, and gives it back when it has ended by itself
+//! and left no transaction open. Dropped in between, the connection is closed, the database rolls back what was not
+//! committed, and the next operation gets another connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
-    Connection, PgConnection, PgPool,
+    Connection, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
+    Shared,
     fault::{Attempted, Fault},
     nodelay,
 };
@@ -51,12 +64,17 @@ pub(super) const COOL: [(&str, &str); 4] = [
     ("enable_mergejoin", "off"),
 ];
 
+/// A connection that was idle for longer is tried before it is used: the database, a proxy or a firewall may have ended
+/// it meanwhile, and an operation that must not be carried out twice could only report that.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 /// A connection of one owner that comes back after it was lost.
 pub(super) struct Line {
     options: PgConnectOptions,
     connect_timeout: Duration,
     patience: Duration,
-    connection: Option<PgConnection>,
+    /// The connection while no operation has it, and since when. `None`: the next operation opens one.
+    idle: Option<(PgConnection, Instant)>,
 }
 
 impl Line {
@@ -86,25 +104,31 @@ impl Line {
             options: config.options()?.options(settings.iter().copied()),
             connect_timeout: config.acquire_timeout,
             patience: config.patience(),
-            connection: None,
+            idle: None,
         })
     }
 
-    /// Connects if there is no connection.
-    pub(super) async fn connect(&mut self) -> Attempted<&mut PgConnection> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => within(self.connect_timeout, connect(&self.options))
-                .await
-                // Whatever it was: nothing was carried out.
-                .map_err(|fault| match fault {
-                    Fault::Sql(sqlx::Error::Io(_)) | Fault::Silence(_) => {
-                        Fault::NoConnection(fault.to_string())
-                    }
-                    fault => fault,
-                })?,
-        };
-        Ok(self.connection.insert(connection))
+    /// Takes the connection, or opens one.
+    pub(super) async fn take(&mut self) -> Attempted<PgConnection> {
+        if let Some((mut connection, since)) = self.idle.take()
+            && (since.elapsed() < TRUSTED || within(self.connect_timeout, connection.ping()).await.is_ok())
+        {
+            return Ok(connection);
+        }
+        within(self.connect_timeout, connect(&self.options))
+            .await
+            // Whatever it was: nothing was carried out.
+            .map_err(|fault| match fault {
+                Fault::Sql(sqlx::Error::Io(_)) | Fault::Silence(_) => Fault::NoConnection(fault.to_string()),
+                fault => fault,
+            })
+    }
+
+    /// Takes a connection back, unless the operation left it in doubt.
+    pub(super) async fn give_back<T>(&mut self, mut connection: PgConnection, attempted: &Attempted<T>) {
+        if is_sound(&mut connection, attempted, self.patience).await {
+            self.idle = Some((connection, Instant::now()));
+        }
     }
 
     /// Ends the connection, if there is one, in the way that the database expects.
@@ -119,34 +143,73 @@ impl Line {
     pub(super) const fn patience(&self) -> Duration {
         self.patience
     }
+}
 
-    /// Gives the connection up after a fault that leaves it in an unknown state, so that the next attempt begins with a new one.
-    pub(super) fn mend<T>(&mut self, attempted: &Attempted<T>) {
-        if let Err(fault) = attempted
-            && !matches!(fault, Fault::Sql(sqlx::Error::Database(error)) if !is_fatal(error.as_ref()))
-        {
-            self.connection = None;
+/// A connection of the pool in the hands of an operation. Dropped before it was found sound, it is closed instead of
+/// going back.
+pub(super) struct Taken {
+    connection: PoolConnection<Postgres>,
+    is_sound: bool,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.is_sound {
+            self.connection.close_on_drop();
         }
     }
 }
 
-fn lazy(config: &PostgresConfig) -> &'static [(&'static str, &'static str)] {
-    if config.durable_claims { &[] } else { &LAZY }
+impl Deref for Taken {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
 }
 
-/// The database ends the session after such an error; or the server only reads (25006), as one does that was the primary until a failover,
-/// and a new connection finds the one that writes.
-fn is_fatal(error: &dyn sqlx::error::DatabaseError) -> bool {
-    let only_reads = error.code().is_some_and(|code| code == "25006");
-    only_reads
-        || error
-            .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-            .is_none_or(|error| {
-                !matches!(
-                    error.severity(),
-                    sqlx::postgres::PgSeverity::Error | sqlx::postgres::PgSeverity::Warning
-                )
-            })
+impl DerefMut for Taken {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Shared {
+    /// Takes a connection out of the pool.
+    pub(super) async fn take(&self) -> Attempted<Taken> {
+        Ok(Taken {
+            connection: self.pool.acquire().await?,
+            is_sound: false,
+        })
+    }
+
+    /// Puts a connection back into the pool, unless the operation left it in doubt.
+    pub(super) async fn give_back<T>(&self, mut taken: Taken, attempted: &Attempted<T>) {
+        taken.is_sound = is_sound(&mut taken, attempted, self.patience).await;
+    }
+
+    /// How long an answer may take.
+    pub(super) const fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+/// Whether an operation that has ended by itself left its connection fit for the next one.
+async fn is_sound<T>(connection: &mut PgConnection, attempted: &Attempted<T>, patience: Duration) -> bool {
+    if attempted.as_ref().is_err_and(Fault::loses_connection) {
+        return false;
+    }
+    // A transaction that was dropped before its commit has left a rollback to be sent, and a statement that failed has
+    // left the end of its answer to be read.
+    let has_loose_ends = attempted.is_err() || connection.should_flush();
+    if has_loose_ends && within(patience, connection.ping()).await.is_err() {
+        return false;
+    }
+    !connection.is_in_transaction()
+}
+
+fn lazy(config: &PostgresConfig) -> &'static [(&'static str, &'static str)] {
+    if config.durable_claims { &[] } else { &LAZY }
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
@@ -187,8 +250,10 @@ pub(super) fn pool(config: &PostgresConfig, size: u32) -> StoreResult<PgPool> {
     Ok(PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(config.acquire_timeout)
-        // A connection that has died is found by its first statement, which is then tried again.
         .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { Ok(meta.idle_for < TRUSTED || connection.ping().await.is_ok()) })
+        })
         .idle_timeout(Duration::from_secs(300))
         .after_connect(move |_, _| {
             nodelay::set(port);
@@ -197,19 +262,23 @@ pub(super) fn pool(config: &PostgresConfig, size: u32) -> StoreResult<PgPool> {
         .connect_lazy_with(options.options(COOL)))
 }
 
-/// Tries `$work` on a [`Line`] or a pool until it succeeds or there is no sense in trying again. A connection is `$connection` in `$work`,
-/// which is evaluated anew for each attempt.
+/// Tries `$work` on a connection of a [`Line`] until it succeeds or there is no sense in trying again. The connection is
+/// `$connection` in `$work`, which is evaluated anew for each attempt.
 macro_rules! on_line {
     ($line:expr, $repeat:expr, |$connection:ident| $work:expr) => {{
         let mut retries = $crate::postgres::fault::Retries::new($repeat);
-        let line: &mut $crate::postgres::connect::Line = $line;
+        let source = $line;
         loop {
-            let patience = line.patience();
-            let attempted = match line.connect().await {
-                Ok($connection) => $crate::postgres::connect::within(patience, $work).await,
+            // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
+            let attempted = match source.take().await {
+                Ok(mut taken) => {
+                    let $connection: &mut sqlx::PgConnection = &mut taken;
+                    let attempted = $crate::postgres::connect::within(source.patience(), $work).await;
+                    source.give_back(taken, &attempted).await;
+                    attempted
+                }
                 Err(fault) => Err(fault),
             };
-            line.mend(&attempted);
             if let Some(answer) = retries.settle(attempted).await {
                 break answer;
             }
@@ -217,27 +286,11 @@ macro_rules! on_line {
     }};
 }
 
+/// The same on a connection of a pool.
 macro_rules! on_pool {
-    ($shared:expr, $repeat:expr, |$connection:ident| $work:expr) => {{
-        let mut retries = $crate::postgres::fault::Retries::new($repeat);
-        loop {
-            let attempted = match $shared.pool.acquire().await {
-                Ok(mut taken) => {
-                    let $connection: &mut sqlx::PgConnection = &mut taken;
-                    let attempted = $crate::postgres::connect::within($shared.patience, $work).await;
-                    if let Err($crate::postgres::fault::Fault::Silence(_)) = &attempted {
-                        // Nothing more will come of it, and the pool would wait for it.
-                        drop(taken.detach());
-                    }
-                    attempted
-                }
-                Err(error) => Err(error.into()),
-            };
-            if let Some(answer) = retries.settle(attempted).await {
-                break answer;
-            }
-        }
-    }};
+    ($shared:expr, $repeat:expr, |$connection:ident| $work:expr) => {
+        $crate::postgres::connect::on_line!(&$shared, $repeat, |$connection| $work)
+    };
 }
 
 /// Tries an operation of a store on a connection of its pool.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use crate::{StoreError, StoreResult};
 
 /// Why an attempt at an operation failed.
@@ -23,73 +25,164 @@ pub(super) enum Fault {
 
 pub(super) type Attempted<T> = Result<T, Fault>;
 
-/// What a fault says about the operation.
+/// What a fault says about the operation and its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It was rolled back, because it got in another's way.
+    /// It was rolled back, because it got in another's way. The connection is good.
     Conflict,
+    /// It was not begun: there is no connection, or the one there was is of no use any more. A new one may do.
+    NotBegun,
     /// The connection is gone or of no use, and with it the knowledge whether the operation was carried out.
     Lost,
-    /// There never was a connection: nothing was carried out.
-    Unreachable,
-    /// The same again would fail in the same way.
-    Final,
+    /// The same would fail again until somebody has put something right; then it succeeds. Nothing was carried out, and
+    /// the connection is good.
+    Later,
+    /// The database is not the one that this program knows.
+    Schema,
+    /// The database cannot read its own data.
+    Corrupt,
+    /// The store is closed.
+    Closed,
+    /// The same again would fail in the same way: a fault of ours.
+    Never,
 }
 
 impl Fault {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Store(_) => Kind::Final,
-            Self::NoConnection(_) => Kind::Unreachable,
+            Self::Store(_) => Kind::Never,
+            Self::NoConnection(_) => Kind::NotBegun,
             Self::Silence(_) => Kind::Lost,
             Self::Sql(error) => match error {
-                sqlx::Error::Database(error) => of_code(error.code().as_deref().unwrap_or_default()),
+                sqlx::Error::Database(error) => of_database(error.as_ref()),
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => Kind::Lost,
-                sqlx::Error::PoolTimedOut => Kind::Unreachable,
-                _ => Kind::Final,
+                // The last two: the connection was left in a transaction by somebody else.
+                sqlx::Error::PoolTimedOut
+                | sqlx::Error::BeginFailed
+                | sqlx::Error::InvalidSavePointStatement => Kind::NotBegun,
+                sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Kind::Closed,
+                sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Kind::Corrupt,
+                _ => Kind::Never,
             },
+        }
+    }
+
+    /// Whether the operation's connection must not be used again: it is gone, or nobody knows what it is in the middle of.
+    pub(super) fn loses_connection(&self) -> bool {
+        match self {
+            // Said by an operation of ours, which has ended.
+            Self::Store(_) => false,
+            Self::Sql(sqlx::Error::Database(error)) => {
+                ends_session(error.as_ref()) || matches!(self.kind(), Kind::Lost | Kind::NotBegun)
+            }
+            _ => true,
         }
     }
 }
 
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn of_code(code: &str) -> Kind {
-    match code {
-        // serialization_failure, deadlock_detected, lock_not_available
-        "40001" | "40P01" | "55P03" => Kind::Conflict,
-        // admin_shutdown, crash_shutdown, idle_in_transaction_session_timeout; read_only_sql_transaction: this was the primary, until it
-        // failed over. A new connection may find the new one.
-        "57P01" | "57P02" | "25P03" | "25006" => Kind::Lost,
-        // cannot_connect_now, too_many_connections
-        "57P03" | "53300" => Kind::Unreachable,
-        code if code.starts_with("08") => Kind::Lost,
-        _ => Kind::Final,
+fn of_database(error: &dyn sqlx::error::DatabaseError) -> Kind {
+    let code = error.code().unwrap_or_default();
+    let kind = of_code(&code);
+    // After a change of the schema, plans that a connection keeps cannot be used by it any more.
+    let is_stale_plan = code == "0A000"
+        && error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"));
+    match kind {
+        _ if is_stale_plan => Kind::NotBegun,
+        // Whatever it was about, the connection is gone.
+        Kind::Never if ends_session(error) => Kind::Lost,
+        kind => kind,
     }
+}
+
+/// FATAL and PANIC.
+fn ends_session(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_none_or(|error| !matches!(error.severity(), PgSeverity::Error | PgSeverity::Warning))
+}
+
+/// What an SQLSTATE says: <https://www.postgresql.org/docs/current/errcodes-appendix.html>. The first line that fits decides; a
+/// code of two characters is a class. What is not here is a fault of ours: bad data (22), broken constraints (23), bad
+/// syntax (42) and their like.
+const CODES: &[(&str, Kind)] = &[
+    // serialization_failure and deadlock_detected: rolled back in favour of somebody else.
+    ("40001", Kind::Conflict),
+    ("40P01", Kind::Conflict),
+    // statement_completion_unknown
+    ("40003", Kind::Lost),
+    // transaction_rollback: the rest of the class.
+    ("40", Kind::Conflict),
+    // lock_not_available: `lock_timeout` or `nowait`.
+    ("55P03", Kind::Conflict),
+    // snapshot_too_old
+    ("72000", Kind::Conflict),
+    // sqlclient_unable_to_establish_sqlconnection, sqlserver_rejected_establishment_of_sqlconnection
+    ("08001", Kind::NotBegun),
+    ("08004", Kind::NotBegun),
+    // connection_exception: the rest of the class. Poolers report theirs as 08P01.
+    ("08", Kind::Lost),
+    // idle_in_transaction_session_timeout: ended between two statements of a transaction, which was rolled back.
+    ("25P03", Kind::NotBegun),
+    // in_failed_sql_transaction, active_sql_transaction, no_active_sql_transaction: the connection is not in the state
+    // that every operation begins with.
+    ("25P02", Kind::NotBegun),
+    ("25001", Kind::NotBegun),
+    ("25P01", Kind::NotBegun),
+    // read_only_sql_transaction: this was the primary until a failover. A new connection may find the new one.
+    ("25006", Kind::NotBegun),
+    // transaction_timeout
+    ("25P04", Kind::Lost),
+    // invalid_sql_statement_name: a pooler or `deallocate all` has forgotten what this connection had prepared.
+    ("26000", Kind::NotBegun),
+    // idle_session_timeout: ended while it waited for the statement that now gets this answer.
+    ("57P05", Kind::NotBegun),
+    // cannot_connect_now: starting, stopping or recovering.
+    ("57P03", Kind::NotBegun),
+    // admin_shutdown, crash_shutdown, database_dropped: may strike between a commit and its answer.
+    ("57P01", Kind::Lost),
+    ("57P02", Kind::Lost),
+    ("57P04", Kind::Lost),
+    // operator_intervention: the rest of the class, foremost query_canceled, which the statement timeout is too.
+    ("57", Kind::Later),
+    // too_many_connections: a moment later there may be one.
+    ("53300", Kind::NotBegun),
+    // insufficient_resources: disk_full, out_of_memory and their like.
+    ("53", Kind::Later),
+    // system_error: io_error, undefined_file.
+    ("58", Kind::Later),
+    // configuration_file_error
+    ("F0", Kind::Later),
+    // invalid_authorization_specification, invalid_password; invalid_catalog_name; insufficient_privilege: for an
+    // operator to put right.
+    ("28", Kind::Later),
+    ("3D000", Kind::Later),
+    ("42501", Kind::Later),
+    // undefined_table, undefined_column, undefined_function, invalid_schema_name
+    ("42P01", Kind::Schema),
+    ("42703", Kind::Schema),
+    ("42883", Kind::Schema),
+    ("3F000", Kind::Schema),
+    // internal_error, data_corrupted, index_corrupted
+    ("XX", Kind::Corrupt),
+];
+
+fn of_code(code: &str) -> Kind {
+    let fits = |(known, _): &&(&str, Kind)| code.starts_with(known);
+    CODES.iter().find(fits).map_or(Kind::Never, |(_, kind)| *kind)
 }
 
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         let text = fault.to_string();
-        match &fault {
-            Fault::Store(error) => error.clone(),
-            Fault::Sql(sqlx::Error::Database(error)) => match error.code().as_deref().unwrap_or_default() {
-                // query_canceled: the statement timeout.
-                "57014" => Self::Unavailable(text),
-                // insufficient_resources, system_error
-                code if code.starts_with("53") || code.starts_with("58") => Self::Unavailable(text),
-                // undefined_table, undefined_column, undefined_function
-                "42P01" | "42703" | "42883" => Self::Schema(format!("{text}; run `taskforge migrate`")),
-                // data_corrupted, index_corrupted
-                code if code.starts_with("XX") => Self::Corrupt(text),
-                // invalid_password, invalid_catalog_name: for an operator to put right, and then the same call succeeds.
-                code if code.starts_with("28") || code == "3D000" => Self::Unavailable(text),
-                _ if fault.kind() == Kind::Final => Self::Refused(text),
-                _ => Self::Unavailable(text),
-            },
-            Fault::Sql(sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => Self::Closed,
-            Fault::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => Self::Corrupt(text),
-            Fault::Sql(_) if fault.kind() == Kind::Final => Self::Refused(text),
-            _ => Self::Unavailable(text),
+        match (&fault, fault.kind()) {
+            (Fault::Store(error), _) => error.clone(),
+            (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => Self::Unavailable(text),
+            (_, Kind::Schema) => Self::Schema(format!("{text}; run `taskforge migrate`")),
+            (_, Kind::Corrupt) => Self::Corrupt(text),
+            (_, Kind::Closed) => Self::Closed,
+            (_, Kind::Never) => Self::Refused(text),
         }
     }
 }
@@ -137,9 +230,9 @@ impl Retries {
             Err(fault) => fault,
         };
         let again = match fault.kind() {
-            Kind::Conflict | Kind::Unreachable => true,
+            Kind::Conflict | Kind::NotBegun => true,
             Kind::Lost => self.repeat == Repeat::Safe,
-            Kind::Final => false,
+            Kind::Later | Kind::Schema | Kind::Corrupt | Kind::Closed | Kind::Never => false,
         };
         if !again || self.left == 0 || self.begin.elapsed() > LONGEST {
             return Some(Err(fault.into()));
@@ -191,6 +284,54 @@ mod tests {
         let mut retries = impatient(Repeat::Unsafe);
         let unreachable = Err::<(), _>(Fault::Sql(sqlx::Error::PoolTimedOut));
         assert_eq!(retries.settle(unreachable).await, None);
+    }
+
+    #[test]
+    fn every_class_of_sqlstate_says_what_comes_of_the_operation() {
+        for (code, kind) in [
+            ("40001", Kind::Conflict),
+            ("40P01", Kind::Conflict),
+            ("40002", Kind::Conflict),
+            ("40003", Kind::Lost),
+            ("55P03", Kind::Conflict),
+            ("55006", Kind::Never),
+            ("08006", Kind::Lost),
+            ("08P01", Kind::Lost),
+            ("08001", Kind::NotBegun),
+            ("57P05", Kind::NotBegun),
+            ("57P03", Kind::NotBegun),
+            ("25P03", Kind::NotBegun),
+            ("25P02", Kind::NotBegun),
+            ("25006", Kind::NotBegun),
+            ("26000", Kind::NotBegun),
+            ("53300", Kind::NotBegun),
+            ("57P01", Kind::Lost),
+            ("57P02", Kind::Lost),
+            ("57P04", Kind::Lost),
+            ("57014", Kind::Later),
+            ("53100", Kind::Later),
+            ("53200", Kind::Later),
+            ("58030", Kind::Later),
+            ("28P01", Kind::Later),
+            ("3D000", Kind::Later),
+            ("42501", Kind::Later),
+            ("42P01", Kind::Schema),
+            ("XX001", Kind::Corrupt),
+            ("22021", Kind::Never),
+            ("23505", Kind::Never),
+            ("42601", Kind::Never),
+            ("", Kind::Never),
+        ] {
+            assert_eq!(of_code(code), kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_the_table_is_hidden_by_one_before_it() {
+        for (place, (code, _)) in CODES.iter().enumerate() {
+            let hidden = CODES[..place].iter().find(|(before, _)| code.starts_with(before));
+            assert_eq!(hidden, None, "{code}");
+        }
     }
 
     #[tokio::test]

@@ -111,8 +111,13 @@ impl Notices {
     }
 }
 
+/// Whoever listens is idle by nature. A setting that the database does not know is left alone.
+const STAY: &str = "
+    select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
+
 async fn listen(pool: &PgPool) -> Attempted<PgListener> {
     let mut listener = PgListener::connect_with(pool).await?;
+    sqlx::query(STAY).execute(&mut listener).await?;
     // Otherwise it would come back by itself, and nobody would know that something was missed.
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;

@@ -1,4 +1,5 @@
 mod database;
+mod drops;
 mod fleet;
 mod loss;
 mod notices;
@@ -6,7 +7,7 @@ mod partitions;
 mod plans;
 mod schema;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType, TenantId,

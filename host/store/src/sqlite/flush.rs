@@ -17,11 +17,13 @@ pub(super) enum Write {
     Complete(CompleteRow),
     Progress(ProgressRow),
     Claim(ClaimOp),
+    /// Something that is written only to see whether it can be.
+    Trial,
 }
 
 /// What became of it.
 pub(super) enum Written {
-    /// For an enqueue and for progress.
+    /// For an enqueue, for progress and for a trial.
     Done,
     Ended(Commit),
     Claimed(Vec<ClaimedTask>),
@@ -52,6 +54,7 @@ pub(super) async fn flush(
     let (mut tasks, mut reports) = (Vec::new(), Vec::new());
     let (mut ends, mut end_places) = (Vec::new(), Vec::new());
     let (mut claims, mut claim_places) = (Vec::new(), Vec::new());
+    let mut is_trial = false;
     for (place, write) in writes.into_iter().enumerate() {
         match write {
             Write::Enqueue(row) => tasks.push(row),
@@ -60,6 +63,7 @@ pub(super) async fn flush(
                 claims.push(op);
                 claim_places.push(place);
             }
+            Write::Trial => is_trial = true,
             Write::Complete(row) => {
                 ends.push(row);
                 end_places.push(place);
@@ -82,6 +86,22 @@ pub(super) async fn flush(
     {
         written[place] = Written::Claimed(tasks);
     }
+    if is_trial {
+        trial(&mut transaction).await?;
+    }
     transaction.commit().await?;
     Ok(written)
+}
+
+/// Changes a number in the file's header that nobody uses, so that there is a page to write.
+async fn trial(connection: &mut SqliteConnection) -> StoreResult<()> {
+    let number: i64 = sqlx::query_scalar("pragma user_version")
+        .fetch_one(&mut *connection)
+        .await?;
+    let other = match number {
+        0 => "pragma user_version = 1",
+        _ => "pragma user_version = 0",
+    };
+    sqlx::query(other).execute(connection).await?;
+    Ok(())
 }

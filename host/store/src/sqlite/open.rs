@@ -8,7 +8,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, SqliteConnection, SqlitePool,
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -105,19 +105,32 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// Opens the connection that writes, creates the file if there is none, and brings the schema up to date.
 pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
-    let mut connection = options(path)
-        .create_if_missing(true)
-        .page_size(PAGE_SIZE)
+    let options = writer_options(path).create_if_missing(true).page_size(PAGE_SIZE);
+    let mut connection = connect(path, options).await?;
+    migrate(path, &mut connection).await?;
+    lead::vacate(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Opens another connection that writes, in place of one that was lost. The file must be there: an empty new one in the place
+/// of one that somebody has removed would look as if there had never been a task.
+pub(super) async fn writer_again(path: &Path) -> StoreResult<SqliteConnection> {
+    connect(path, writer_options(path)).await
+}
+
+fn writer_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
         // Negative: kibibytes.
         .pragma("cache_size", "-65536")
         .pragma("wal_autocheckpoint", WAL_PAGES.to_string())
         .thread_name(|_| "taskforge-store-write".to_owned())
+}
+
+async fn connect(path: &Path, options: SqliteConnectOptions) -> StoreResult<SqliteConnection> {
+    options
         .connect()
         .await
-        .map_err(|error| explain(path, error.into()))?;
-    migrate(path, &mut connection).await?;
-    lead::vacate(&mut connection).await?;
-    Ok(connection)
+        .map_err(|error| explain(path, error.into()))
 }
 
 /// Opens a connection for a heartbeat. It writes a row each second, and waits for the file's lock as long
@@ -147,6 +160,10 @@ pub(super) async fn readers(path: &Path) -> StoreResult<SqlitePool> {
         .max_connections(READERS)
         .acquire_timeout(Duration::from_secs(10))
         .test_before_acquire(false)
+        // One that is left in a transaction would show for ever what was there when that began.
+        .after_release(|connection, _| {
+            Box::pin(async move { Ok(connection.ping().await.is_ok() && !connection.is_in_transaction()) })
+        })
         .connect_with(options)
         .await
         .map_err(|error| explain(path, error.into()))

@@ -1,13 +1,12 @@
 //! What the store keeps of plugins.
 
 use async_trait::async_trait;
-use sqlx::Connection;
 use taskforge_domain::{
     Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType, TenantId,
     VersionId, VersionState, VersionUsage,
 };
 
-use super::{SqliteStore, begin, registry, secrets, usage, values, versions};
+use super::{SqliteStore, registry, secrets, usage, values, versions, writer::in_transaction};
 use crate::{
     Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
 };
@@ -29,9 +28,13 @@ impl PluginStore for SqliteStore {
         component: &[u8],
         event: &PluginEvent,
     ) -> StoreResult<Added> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        versions::add(transaction, owner, version, component, event).await
+        in_transaction!(self.shared.writer, |transaction| versions::add(
+            transaction,
+            owner,
+            version,
+            component,
+            event
+        ))
     }
 
     async fn plugin(&self, name: &TaskType) -> StoreResult<Option<RegisteredPlugin>> {
@@ -51,9 +54,10 @@ impl PluginStore for SqliteStore {
     }
 
     async fn change_rollout(&self, change: &RolloutChange) -> StoreResult<Option<Revision>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        registry::change(transaction, change).await
+        in_transaction!(self.shared.writer, |transaction| registry::change(
+            transaction,
+            change
+        ))
     }
 
     async fn set_settings(
@@ -62,9 +66,12 @@ impl PluginStore for SqliteStore {
         settings: &PluginSettings,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        versions::set_settings(transaction, version, settings, event).await
+        in_transaction!(self.shared.writer, |transaction| versions::set_settings(
+            transaction,
+            version,
+            settings,
+            event
+        ))
     }
 
     async fn set_version_state(
@@ -73,9 +80,12 @@ impl PluginStore for SqliteStore {
         state: &VersionState,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        versions::change_state(transaction, version, state, event).await
+        in_transaction!(self.shared.writer, |transaction| versions::change_state(
+            transaction,
+            version,
+            state,
+            event
+        ))
     }
 
     async fn set_secret(
@@ -84,15 +94,21 @@ impl PluginStore for SqliteStore {
         secret: &SealedSecret,
         event: &PluginEvent,
     ) -> StoreResult<()> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        secrets::set(transaction, plugin, secret, event).await
+        in_transaction!(self.shared.writer, |transaction| secrets::set(
+            transaction,
+            plugin,
+            secret,
+            event
+        ))
     }
 
     async fn delete_secret(&self, plugin: &TaskType, name: &str, event: &PluginEvent) -> StoreResult<bool> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        secrets::delete(transaction, plugin, name, event).await
+        in_transaction!(self.shared.writer, |transaction| secrets::delete(
+            transaction,
+            plugin,
+            name,
+            event
+        ))
     }
 
     async fn secrets(&self, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>> {
@@ -104,9 +120,7 @@ impl PluginStore for SqliteStore {
     }
 
     async fn add_usage(&self, used: &[(VersionId, i64, VersionUsage)]) -> StoreResult<()> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        usage::add(transaction, used).await
+        in_transaction!(self.shared.writer, |transaction| usage::add(transaction, used))
     }
 
     async fn usage(&self, version: VersionId, phase: Option<i64>) -> StoreResult<VersionUsage> {
@@ -123,15 +137,20 @@ impl PluginStore for SqliteStore {
         values: &[(String, Vec<u8>)],
         quota: KeyQuota,
     ) -> StoreResult<Kept<()>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        values::set(transaction, space, values, quota).await
+        in_transaction!(self.shared.writer, |transaction| values::set(
+            transaction,
+            space,
+            values,
+            quota
+        ))
     }
 
     async fn delete_values(&self, space: &KeySpace, keys: &[String]) -> StoreResult<()> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        values::delete(transaction, space, keys).await
+        in_transaction!(self.shared.writer, |transaction| values::delete(
+            transaction,
+            space,
+            keys
+        ))
     }
 
     async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>> {
@@ -145,9 +164,13 @@ impl PluginStore for SqliteStore {
         delta: i64,
         quota: KeyQuota,
     ) -> StoreResult<Kept<i64>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        values::increment(transaction, space, key, delta, quota).await
+        in_transaction!(self.shared.writer, |transaction| values::increment(
+            transaction,
+            space,
+            key,
+            delta,
+            quota
+        ))
     }
 
     async fn swap_value(
@@ -158,8 +181,13 @@ impl PluginStore for SqliteStore {
         value: &[u8],
         quota: KeyQuota,
     ) -> StoreResult<Kept<()>> {
-        let mut writer;
-        let transaction = begin!(self, writer);
-        values::swap(transaction, space, key, seen, value, quota).await
+        in_transaction!(self.shared.writer, |transaction| values::swap(
+            transaction,
+            space,
+            key,
+            seen,
+            value,
+            quota
+        ))
     }
 }

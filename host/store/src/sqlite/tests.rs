@@ -1,13 +1,14 @@
+mod full;
 mod migrate;
 mod plans;
 mod turns;
 mod upkeep;
 
-use sqlx::Row;
+use sqlx::{Connection, Row, SqliteConnection};
 use tempfile::TempDir;
 
 use super::*;
-use crate::conformance::Fixture;
+use crate::{StoreError, conformance::Fixture};
 
 async fn open() -> Fixture {
     let (folder, store) = fresh().await;
@@ -88,7 +89,7 @@ async fn a_newer_schema_is_refused() {
     let sql = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
                values (9999, 'from the future', true, x'00', 0)";
     sqlx::query(sql)
-        .execute(&mut *store.shared.writer().await.unwrap())
+        .execute(&mut store.shared.writer.turn().await.take().await.unwrap())
         .await
         .unwrap();
     assert!(matches!(store.ping().await, Err(StoreError::Schema(_))));
@@ -156,7 +157,7 @@ async fn a_folder_that_cannot_be_made_is_named() {
 async fn the_schema_refuses_impossible_tasks() {
     let (_folder, store) = fresh().await;
     store.enqueue(&[new_task()]).await.unwrap();
-    let mut writer = store.shared.writer().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
     for sql in [
         "update tasks set state = 'sleeping'",
         "update tasks set state = 'running'",
@@ -175,24 +176,24 @@ async fn the_schema_refuses_impossible_tasks() {
         "update tasks set id = x'00'",
         "update tasks set tenant = null",
     ] {
-        let error = StoreError::from(sqlx::query(sql).execute(&mut *writer).await.expect_err(sql));
+        let error = StoreError::from(sqlx::query(sql).execute(&mut writer).await.expect_err(sql));
         assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");
     }
     let legal = "update tasks set state = 'running', worker = randomblob(16), attempt = 1, run_lease = 1, started_at = 1,
                  progress = 0.5";
-    sqlx::query(legal).execute(&mut *writer).await.unwrap();
+    sqlx::query(legal).execute(&mut writer).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_commit_is_on_the_disk_before_it_is_answered() {
     let (_folder, store) = fresh().await;
-    let mut writer = store.shared.writer().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
     let journal: String = sqlx::query_scalar("pragma journal_mode")
-        .fetch_one(&mut *writer)
+        .fetch_one(&mut writer)
         .await
         .unwrap();
     let synchronous: i64 = sqlx::query_scalar("pragma synchronous")
-        .fetch_one(&mut *writer)
+        .fetch_one(&mut writer)
         .await
         .unwrap();
     assert_eq!((journal.as_str(), synchronous), ("wal", 2), "2 is FULL");

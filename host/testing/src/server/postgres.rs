@@ -141,6 +141,48 @@ impl Postgres {
         server.wait().unwrap();
     }
 
+    /// Stops every process of the server where it is, as a machine that hangs does: connections stay, and nothing
+    /// answers until [`Postgres::thaw`].
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn freeze(&self) {
+        for pid in self.processes() {
+            signal(pid, "STOP");
+        }
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn thaw(&self) {
+        for pid in self.processes() {
+            signal(pid, "CONT");
+        }
+    }
+
+    /// The first process of the server, and those that it has started.
+    fn processes(&self) -> Vec<u32> {
+        let first = self.server.as_ref().expect("it runs").id();
+        let mut found = vec![first];
+        for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok());
+            // After the name in parentheses: the state, and then the parent.
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+            if let (Some(pid), true) = (pid, parent == Some(first)) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
     /// Where clients find a database of it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
@@ -175,6 +217,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if self.server.is_some() {
+            self.thaw();
             self.stop();
         }
     }

@@ -84,6 +84,10 @@ impl TestDatabase {
         PostgresStore::connect(&config).await.unwrap()
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) async fn connection(&self) -> PgConnection {
         PgConnection::connect(&self.url).await.unwrap()
     }

@@ -1,9 +1,6 @@
 //! Connections that are lost, and answers that do not come.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use taskforge_domain::TaskState;
 

@@ -110,7 +110,7 @@ async fn the_rules_of_the_new_columns_hold_in_an_old_file() {
     let path = folder.path().join("taskforge.db");
     old_file(&path).await;
     let store = SqliteStore::open(&path).await.unwrap();
-    let mut writer = store.shared.writer().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
     for sql in [
         "update tasks set error_fingerprint = 1 where error_kind is null",
         "update tasks set error_fingerprint = null where error_kind is not null",
@@ -132,11 +132,11 @@ async fn the_rules_of_the_new_columns_hold_in_an_old_file() {
         "insert into plugin_events (plugin, at, kind, who, detail) values ('x', 0, 'forgotten', 'me', '')",
         "insert into plugin_holdings (tenant, plugin, bytes, keys) values ('a', 'x', -1, 0)",
     ] {
-        let error = StoreError::from(sqlx::query(sql).execute(&mut *writer).await.expect_err(sql));
+        let error = StoreError::from(sqlx::query(sql).execute(&mut writer).await.expect_err(sql));
         assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");
     }
     let check: String = sqlx::query_scalar("pragma integrity_check")
-        .fetch_one(&mut *writer)
+        .fetch_one(&mut writer)
         .await
         .unwrap();
     assert_eq!(check, "ok");

@@ -1,0 +1,106 @@
+//! The one connection that writes.
+//!
+//! # Cancellation
+//! An operation takes the connection and gives it back when it has ended by itself and left no transaction open. One
+//! that is dropped before, or fails (of a full disk, the database rolls back more than the driver knows of), closes it;
+//! what it had not committed is rolled back, and the next operation opens another. Those that come in between wait for
+//! the database's own lock.
+
+use std::path::{Path, PathBuf};
+
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::open;
+use crate::{StoreError, StoreResult};
+
+/// Gives the connection to one operation at a time, in the order in which they asked.
+pub(super) struct Writer(Mutex<Place>);
+
+/// Where the connection is while nobody writes.
+pub(super) struct Place {
+    path: PathBuf,
+    /// `None`: the next operation opens one.
+    connection: Option<SqliteConnection>,
+    is_closed: bool,
+}
+
+impl Writer {
+    pub(super) fn new(path: &Path, connection: SqliteConnection) -> Self {
+        Self(Mutex::new(Place {
+            path: path.to_owned(),
+            connection: Some(connection),
+            is_closed: false,
+        }))
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, Place> {
+        self.0.lock().await
+    }
+
+    /// Closes the connection. Every later operation fails with [`StoreError::Closed`].
+    pub(super) async fn close(&self) -> StoreResult<()> {
+        let mut place = self.turn().await;
+        place.is_closed = true;
+        match place.connection.take() {
+            Some(connection) => Ok(connection.close().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Place {
+    /// Takes the connection, or opens one.
+    pub(super) async fn take(&mut self) -> StoreResult<SqliteConnection> {
+        match self.connection.take() {
+            _ if self.is_closed => Err(StoreError::Closed),
+            Some(connection) => Ok(connection),
+            None => open::writer_again(&self.path).await,
+        }
+    }
+
+    /// Takes the connection back, unless the operation left it in doubt.
+    pub(super) async fn give_back<T>(&mut self, mut connection: SqliteConnection, answer: &StoreResult<T>) {
+        // The term was over, which is no failure of the database's.
+        if !matches!(answer, Ok(_) | Err(StoreError::Deposed)) {
+            metrics::counter!("taskforge_store_writers_replaced_total").increment(1);
+            return;
+        }
+        // A transaction that was dropped before its commit is rolled back by the connection's thread, before this answers.
+        if connection.is_in_transaction() && connection.ping().await.is_err() {
+            return;
+        }
+        if !connection.is_in_transaction() {
+            self.connection = Some(connection);
+        }
+    }
+}
+
+/// Carries out `$work` on the connection that writes, which is `$connection` in it.
+macro_rules! on_writer {
+    ($writer:expr, |$connection:ident| $work:expr) => {{
+        let mut place = $writer.turn().await;
+        // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
+        let mut taken = place.take().await?;
+        let answer = {
+            let $connection: &mut sqlx::SqliteConnection = &mut taken;
+            $work.await
+        };
+        place.give_back(taken, &answer).await;
+        answer
+    }};
+}
+
+/// The same in a transaction, which rolls back unless `$work` commits it.
+macro_rules! in_transaction {
+    ($writer:expr, |$transaction:ident| $work:expr) => {
+        $crate::sqlite::writer::on_writer!($writer, |connection| async {
+            // Immediate: the database's lock is taken here, not halfway through.
+            let $transaction = sqlx::Connection::begin_with(connection, "begin immediate").await?;
+            $work.await
+        })
+    };
+}
+
+pub(super) use {in_transaction, on_writer};

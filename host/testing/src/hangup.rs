@@ -1,0 +1,46 @@
+//! HTTP clients that hang up at any moment.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// A request with a JSON body, or none if that is empty, on a connection of its own.
+#[must_use]
+pub fn request(method: &str, path: &str, key: Option<&str>, body: &str) -> String {
+    let key = key.map_or_else(String::new, |key| format!("authorization: Bearer {key}\r\n"));
+    let json = match body {
+        "" => "",
+        _ => "content-type: application/json\r\n",
+    };
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}{json}content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then. The status, if the whole
+/// answer came.
+pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<u16> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        let head = String::from_utf8_lossy(&answer);
+        head.split(' ').nth(1)?.parse().ok()
+    };
+    tokio::time::timeout(patience, exchange).await.ok().flatten()
+}
+
+/// Of a request that was sent in part only: what the client had written when it hung up.
+#[must_use]
+pub fn cut(request: &str, at: usize) -> &str {
+    let mut end = at.min(request.len());
+    while !request.is_char_boundary(end) {
+        end -= 1;
+    }
+    &request[..end]
+}
