@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taskforge_domain::{Digest, Limits, Manifest, PluginSettings, Shape};
+use taskforge_domain::{Digest, Manifest, PluginSettings, Shape};
 use wasmtime::component::Component;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     plugin::Plugin,
     refusal::LoadError,
     residents::Key,
-    runtime::{RuntimeConfig, Shared},
+    runtime::Shared,
 };
 
 /// Names that a component may import and export. A large interpreter has some hundred.
@@ -36,7 +36,7 @@ pub(crate) async fn load(
     settings: PluginSettings,
     manifest: Option<&Manifest>,
 ) -> Result<Arc<Plugin>, LoadError> {
-    check_limits(&shared.config, &settings.limits)?;
+    settings.limits.within(&shared.config.ceilings)?;
     let (size, limit) = (bytes.len() as u64, shared.config.max_component);
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
@@ -61,26 +61,6 @@ pub(crate) async fn load(
         (_, None) => return Err(LoadError::Nameless(inspection.entry().to_owned())),
     };
     Ok(Plugin::new(info, place))
-}
-
-pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
-    let ceilings = &config.ceilings;
-    for (field, wanted, allowed) in [
-        ("memory", limits.memory, config.max_memory),
-        ("instances", limits.instances.into(), ceilings.instances.into()),
-        ("memories", limits.memories.into(), ceilings.memories.into()),
-        ("tables", limits.tables.into(), ceilings.tables.into()),
-        ("table_elements", limits.table_elements, ceilings.table_elements),
-    ] {
-        if wanted > allowed {
-            return Err(LoadError::Limits {
-                field,
-                wanted,
-                allowed,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Names are kept with the plugin and shown to people.

@@ -14,8 +14,8 @@ use wasmtime::{CallHook, CallHookHandler, StoreContextMut};
 
 use super::HostState;
 
-/// What one call may carry from the guest to the host, in bytes. A stream takes a megabyte at a time.
-const CARGO: usize = 4 << 20;
+/// What one call may carry from the guest to the host, in bytes, if the attempt's memory has as much room.
+pub(crate) const CARGO: usize = 4 << 20;
 
 /// What a result needs beside its text: tags, lengths, the failure's retry wish.
 const RESULT_OVERHEAD: usize = 64;
@@ -83,7 +83,8 @@ impl Switch {
                 if due {
                     calls.crossings = 0;
                 }
-                store.set_hostcall_fuel(CARGO);
+                let cargo = store.data_mut().cargo(CARGO);
+                store.set_hostcall_fuel(cargo);
                 return Ok(due);
             }
             CallHook::ReturningFromHost => {
@@ -96,6 +97,7 @@ impl Switch {
             CallHook::ReturningFromWasm => {
                 calls.returned = true;
                 let output = calls.output;
+                let output = store.data_mut().cargo(output);
                 store.set_hostcall_fuel(output);
             }
         }
