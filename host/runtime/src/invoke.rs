@@ -11,6 +11,7 @@ mod handler;
 mod web;
 
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
@@ -246,7 +247,9 @@ pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Sto
 
 /// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds the guest.
 ///
-/// A handler that ends before it first waits or yields, as most do, never touches the timer.
+/// The clock is read whenever the future comes back: on a busy thread a timer fires late. The timer
+/// is for a guest that waits. A handler that ends before it first waits or yields, as most do,
+/// never touches either.
 pub(crate) async fn bounded<T>(
     future: impl Future<Output = std::thread::Result<wasmtime::Result<T>>>,
     deadline: Duration,
@@ -261,12 +264,18 @@ pub(crate) async fn bounded<T>(
     if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
         return Ending::of(result);
     }
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Ending::Cancelled,
-        () = tokio::time::sleep_until(limit) => Ending::Deadline,
-        result = future => Ending::of(result),
-    }
+    let mut cancelled = pin!(cancel.cancelled());
+    let mut timer = pin!(tokio::time::sleep_until(limit));
+    poll_fn(|context| {
+        if cancelled.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ending::Cancelled);
+        }
+        if timer.as_mut().poll(context).is_ready() || tokio::time::Instant::now() >= limit {
+            return Poll::Ready(Ending::Deadline);
+        }
+        future.as_mut().poll(context).map(Ending::of)
+    })
+    .await
 }
 
 fn deadline_millis(deadline: Duration) -> u64 {

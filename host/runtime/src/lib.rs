@@ -15,6 +15,7 @@
 //! | [`describe`](mod@describe) | what a plugin says about itself, or its manifest for it |
 //! | [`refusal`] | why bytes did not become a plugin |
 //! | [`compiler`] | from a component to machine code: here, or apart under caps |
+//! | [`chunks`] | bulk memory in chunks, so that no instruction of a guest holds a thread |
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
@@ -34,6 +35,7 @@
 //! It knows no queue and no database.
 
 mod cache;
+mod chunks;
 mod code;
 mod contract;
 mod describe;

@@ -6,6 +6,7 @@ use taskforge_domain::{Digest, Limits, Manifest, PluginSettings, Shape};
 use wasmtime::component::Component;
 
 use crate::{
+    chunks,
     code::Code,
     compiler::Compiler,
     describe,
@@ -168,10 +169,10 @@ async fn fetch(shared: &Arc<Shared>, wanted: &Digest) -> Result<Arc<Vec<u8>>, Lo
 /// it is logged and no error.
 fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Component, LoadError> {
     let refused = |error: wasmtime::Error| LoadError::unsupported(&error);
+    let code = chunks::precompile(&shared.engine, bytes).map_err(refused)?;
     let Some(cache) = &shared.cache else {
-        return Component::from_binary(&shared.engine, bytes).map_err(refused);
+        return deserialize(shared, &code);
     };
-    let code = shared.engine.precompile_component(bytes).map_err(refused)?;
     let stored = cache.draft(digest).and_then(|draft| {
         std::fs::write(draft.path(), &code)?;
         cache.adopt(&draft, digest)
@@ -197,6 +198,8 @@ fn deserialize(shared: &Shared, code: &[u8]) -> Result<Component, LoadError> {
 fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, LoadError> {
     let image = component.image_range();
     let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
+    // Here, and not when the first instance is made, on the thread of an attempt.
+    component.initialize_copy_on_write_image().map_err(LoadError::internal)?;
     let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
     let code = Code::link(shape, linked).map_err(incompatible)?;
     Ok(Loaded {
