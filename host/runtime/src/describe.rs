@@ -6,10 +6,11 @@ use futures_util::FutureExt as _;
 use taskforge_domain::{
     Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::{Threads, Untouched},
+    background::Threads,
     contract::{BindingsPre, handler::Description},
     host::{Attempt, HostState},
     inspect::Inspection,
@@ -74,15 +75,10 @@ pub(crate) async fn ask(
         config: BTreeMap::new(),
     });
     let (host, bindings) = (Arc::clone(shared), bindings.clone());
-    let untouched = Untouched::default();
-    let granted = untouched.clone();
-    let described = async move {
-        let _slot = slot;
-        call(&host, &bindings, info, granted).await
-    };
+    let described = async move { call(&host, &bindings, info, slot).await };
     let (said, _) = shared
         .background
-        .run(Box::pin(described), Threads::Background, &untouched)
+        .run(Box::pin(described), Threads::Background)
         .await;
     said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
 }
@@ -91,7 +87,7 @@ async fn call(
     shared: &Shared,
     bindings: &BindingsPre<HostState>,
     info: Arc<PluginInfo>,
-    untouched: Untouched,
+    slot: OwnedSemaphorePermit,
 ) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -102,7 +98,6 @@ async fn call(
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,
-        untouched,
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {
@@ -120,7 +115,9 @@ async fn call(
         )
         .await
     };
-    verdict::of_other(ending, &store, &info).map_err(LoadError::describe)
+    let said = verdict::of_other(ending, &store, &info).map_err(LoadError::describe);
+    invoke::retire(&shared.background, store, slot);
+    said
 }
 
 /// What is known of a plugin that describes itself. A manifest that came with it must agree.

@@ -22,7 +22,6 @@ pub(crate) use stdio::{Captured, OutputLimit};
 
 use crate::{
     KeyValue,
-    background::Untouched,
     contract::{self, logging, progress},
     egress::{Egress, Outbound},
     limiter::MemoryLimiter,
@@ -67,7 +66,6 @@ pub(crate) struct Attempt {
     pub(crate) egress: Arc<Egress>,
     pub(crate) config: Arc<Values>,
     pub(crate) key_value: Option<Arc<dyn KeyValue>>,
-    pub(crate) untouched: Untouched,
 }
 
 /// Everything that host functions reach through the store.
@@ -94,7 +92,7 @@ impl HostState {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
-            limiter: MemoryLimiter::new(limits, attempt.untouched.clone()),
+            limiter: MemoryLimiter::new(limits),
             calls: Calls::new(limits),
             outbound: Outbound::new(&attempt, log.clone()),
             log,

@@ -23,12 +23,12 @@ use futures_util::FutureExt as _;
 use taskforge_domain::{
     Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    background::{Effort, Threads, Untouched},
+    background::{Background, Effort, Threads},
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
@@ -101,19 +101,16 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         }
         _ => return unused(verdict::cancelled()),
     };
-    let (threads, untouched) = (invocation.threads, Untouched::default());
+    let threads = invocation.threads;
     let entered = Entered {
         shared: Arc::clone(shared),
         info: Arc::clone(plugin.shared_info()),
         config: Arc::clone(plugin.config()),
         code,
         invocation,
-        untouched: untouched.clone(),
-        _slot: slot,
+        slot,
     };
-    let running = shared
-        .background
-        .run(Box::pin(entered.run()), threads, &untouched);
+    let running = shared.background.run(Box::pin(entered.run()), threads);
     let (ended, effort) = running.await;
     let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
     Invoked { effort, ..ended }
@@ -126,28 +123,29 @@ struct Entered {
     config: Arc<Values>,
     code: Arc<Code>,
     invocation: Invocation,
-    untouched: Untouched,
-    // The last to go: what is dropped before it includes the instance.
-    _slot: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 impl Entered {
     async fn run(self) -> Invoked {
         let started = Instant::now();
         let Self {
-            shared, info, code, ..
-        } = &self;
-        let invocation = &self.invocation;
+            shared,
+            info,
+            config,
+            code,
+            invocation,
+            slot,
+        } = self;
         let host = Attempt {
-            plugin: Arc::clone(info),
+            plugin: Arc::clone(&info),
             tenant: invocation.tenant.clone(),
             task: invocation.task,
             progress: invocation.progress.clone(),
             mailer: Arc::clone(&shared.config.mailer),
             egress: Arc::clone(&shared.egress),
-            config: Arc::clone(&self.config),
+            config,
             key_value: shared.config.key_value.clone(),
-            untouched: self.untouched.clone(),
         };
         let id = invocation.task.to_string();
         let task = Task {
@@ -157,9 +155,9 @@ impl Entered {
             deadline: deadline_millis(info.limits.deadline),
             input: invocation.input.as_str(),
         };
-        let mut store = store(shared, info, HostState::new(host));
+        let mut store = store(&shared, &info, HostState::new(host));
         let ending = {
-            let run = call(code, &mut store, task);
+            let run = call(&code, &mut store, task);
             // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
             bounded(
                 AssertUnwindSafe(run).catch_unwind(),
@@ -168,8 +166,69 @@ impl Entered {
             )
             .await
         };
-        let outcome = verdict::of_attempt(ending, &store, info);
-        finish(store, info, outcome, started)
+        let ended = Ended {
+            ending,
+            store,
+            info,
+            started,
+            background: Arc::clone(&shared.background),
+            slot,
+        };
+        ended.finish().await
+    }
+}
+
+/// The size in bytes from which on an output is read apart. JSON is read at some 300 MB/s.
+const LARGE_OUTPUT: usize = 256 << 10;
+
+/// The memory in bytes from which on an instance is given back apart. Giving back takes 0.1 ms for
+/// each mebibyte that was touched.
+const LARGE_INSTANCE: u64 = 8 << 20;
+
+/// An attempt that is over, and what it left.
+struct Ended {
+    ending: Ending<Result<String, Failure>>,
+    store: Store<HostState>,
+    info: Arc<PluginInfo>,
+    started: Instant,
+    background: Arc<Background>,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Ended {
+    async fn finish(self) -> Invoked {
+        let large = matches!(&self.ending, Ending::Returned(Ok(output)) if output.len() >= LARGE_OUTPUT);
+        if !large {
+            return self.judge();
+        }
+        let background = Arc::clone(&self.background);
+        let (sender, receiver) = oneshot::channel();
+        background.apart(move || {
+            // Nobody waits for it if the process is ending.
+            sender.send(self.judge()).ok();
+        });
+        receiver.await.unwrap_or_else(|_| unused(verdict::cancelled()))
+    }
+
+    fn judge(mut self) -> Invoked {
+        let outcome = verdict::of_attempt(self.ending, &self.store, &self.info);
+        let invoked = record(&mut self.store, &self.info, outcome, self.started);
+        retire(&self.background, self.store, self.slot);
+        invoked
+    }
+}
+
+/// Gives an instance back, and then its slot.
+pub(crate) fn retire(background: &Background, store: Store<HostState>, slot: OwnedSemaphorePermit) {
+    let large = store.data().limiter.peak() >= LARGE_INSTANCE;
+    let give_back = move || {
+        drop(store);
+        drop(slot);
+    };
+    if large {
+        background.apart(give_back);
+    } else {
+        give_back();
     }
 }
 
@@ -210,7 +269,7 @@ fn unused(failure: Failure) -> Invoked {
 }
 
 /// Usage and logs, taken before the instance is dropped.
-fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
+fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
     let fuel = info.limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let state = store.data_mut();
     let logs = state.log.lock().finish();

@@ -10,11 +10,7 @@ async fn quick_work_stays_where_it_is() {
     let background = Background::default();
     let here = thread();
     let (there, _) = background
-        .run(
-            Box::pin(async { thread() }),
-            Threads::Foreground,
-            &Untouched::default(),
-        )
+        .run(Box::pin(async { thread() }), Threads::Foreground)
         .await;
     assert_eq!(there.unwrap(), here);
     assert!(background.giving_way.get().is_none(), "no threads were needed");
@@ -24,46 +20,38 @@ async fn quick_work_stays_where_it_is() {
 async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
     let background = Background::default();
     let (_, usual) = thread();
-    // Again if the machine itself stood still for a moment, which looks like work that does not come back.
-    for _ in 0..20 {
-        let work = async {
-            let before = thread();
-            compute(FOREGROUND).await;
-            (before, thread())
-        };
-        let (done, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
-            .await;
-        let (before, after) = done.unwrap();
-        assert_eq!(before.1, usual);
-        assert!(effort.computed >= FOREGROUND);
-        if effort.longest < STUBBORN {
-            assert_eq!(
-                after,
-                ("background".to_owned(), (usual + processors::NICENESS).min(19))
-            );
-            assert_eq!(effort.threads(), Threads::Background);
-            return;
-        }
-    }
-    panic!("it never came back in time");
+    let work = async {
+        let before = thread();
+        compute(FOREGROUND).await;
+        (before, thread())
+    };
+    let (done, effort) = background.run(Box::pin(work), Threads::Foreground).await;
+    let (before, after) = done.unwrap();
+    assert_eq!(before.1, usual);
+    assert!(effort.computed >= FOREGROUND);
+    let lower = (usual + processors::NICENESS).min(19);
+    assert_eq!(after, ("background".to_owned(), lower));
+    assert_eq!(effort.threads(), Threads::Background);
 }
 
 #[tokio::test]
-async fn what_confined_work_asks_for_runs_on_all_processors() {
-    let background = Arc::new(Background::default());
-    let asking = Arc::clone(&background);
-    let work = async move {
-        let asked = async { (thread(), rustix::thread::sched_getaffinity(None).unwrap()) };
-        (thread().0, asking.continued(Box::pin(asked)).await.unwrap())
-    };
-    let (done, _) = background
-        .run(Box::pin(work), Threads::Confined, &Untouched::default())
-        .await;
-    let (name, ((other, niceness), allowed)) = done.unwrap();
-    assert_eq!((name.as_str(), other.as_str()), ("confined", "background"));
+async fn what_cannot_yield_holds_no_thread_that_others_need() {
+    let background = Background::default();
+    let (held, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let (done, ended) = tokio::sync::oneshot::channel();
+    background.apart(move || {
+        released.lock().unwrap().recv().ok();
+        done.send(thread()).ok();
+    });
+    // As many as there are threads, and more.
+    for _ in 0..2 * background.processors {
+        let work = async { compute(FOREGROUND).await };
+        background.run(Box::pin(work), Threads::Background).await;
+    }
+    drop(held);
+    let (_, niceness) = ended.await.unwrap();
     assert_eq!(niceness, (thread().1 + processors::NICENESS).min(19));
-    assert_eq!(allowed, rustix::thread::sched_getaffinity(None).unwrap());
 }
 
 /// Computes for so long, then lets others run.
@@ -71,63 +59,6 @@ async fn compute(time: Duration) {
     let begun = computed();
     while computed() - begun < time {}
     tokio::task::yield_now().await;
-}
-
-#[tokio::test]
-async fn work_that_is_granted_memory_is_confined_until_it_has_had_the_time_to_touch_it() {
-    let background = Background::default();
-    // Again if the machine itself stood still for a moment, which looks like work that computes.
-    for _ in 0..20 {
-        let untouched = Untouched::default();
-        let granted = untouched.clone();
-        let work = async move {
-            granted.add(40 << 20);
-            tokio::task::yield_now().await;
-            let (at_first, mut took) = (thread().0, Duration::ZERO);
-            for _ in 0..4 {
-                let begun = std::time::Instant::now();
-                compute(FOREGROUND).await;
-                took += begun.elapsed();
-            }
-            let meanwhile = thread().0;
-            for _ in 0..200 {
-                compute(FOREGROUND).await;
-            }
-            (took, [at_first, meanwhile, thread().0])
-        };
-        let (done, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &untouched)
-            .await;
-        let (took, there) = done.unwrap();
-        if effort.longest < STUBBORN && took < 20 * TOUCH {
-            assert_eq!(there, ["confined", "confined", "background"]);
-            assert!(effort.computed >= 40 * TOUCH, "{effort:?}");
-            return;
-        }
-    }
-    panic!("it never came back in time");
-}
-
-#[tokio::test]
-async fn work_that_does_not_come_back_is_confined_for_good() {
-    let background = Background::default();
-    let work = async {
-        compute(STUBBORN).await;
-        for _ in 0..100 {
-            compute(FOREGROUND).await;
-        }
-        (
-            thread().0,
-            rustix::thread::sched_getaffinity(None).unwrap().count(),
-        )
-    };
-    let (there, effort) = background
-        .run(Box::pin(work), Threads::Foreground, &Untouched::default())
-        .await;
-    let half = (rustix::thread::sched_getaffinity(None).unwrap().count() / 2).max(1);
-    assert_eq!(there.unwrap(), ("confined".to_owned(), half));
-    assert!(effort.longest >= STUBBORN);
-    assert_eq!(effort.threads(), Threads::Confined);
 }
 
 #[tokio::test]
@@ -140,7 +71,7 @@ async fn what_waits_does_not_compute() {
             thread()
         };
         let (there, effort) = background
-            .run(Box::pin(work), Threads::Foreground, &Untouched::default())
+            .run(Box::pin(work), Threads::Foreground)
             .await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
@@ -156,7 +87,7 @@ async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
     let caller = tokio::spawn(async move {
         Background::default()
-            .run(work, Threads::Background, &Untouched::default())
+            .run(work, Threads::Background)
             .await
     });
     let panic = caller.await.unwrap_err().into_panic();
@@ -173,7 +104,7 @@ async fn work_ends_with_its_caller() {
     });
     let left = tokio::time::timeout(
         Duration::from_millis(50),
-        background.run(work, Threads::Background, &Untouched::default()),
+        background.run(work, Threads::Background),
     )
     .await;
     assert!(left.is_err());
