@@ -12,13 +12,10 @@ use serde::{
 };
 use serde_json::{Map, Number, Value, value::RawValue};
 
+use taskforge_domain::json::{MAX_DEPTH, too_deep};
 pub(crate) use taskforge_schema::text::{join, shorten};
 
 use crate::{Problem, ProblemKind};
-
-/// Arrays and objects inside each other. Below the limit of serde_json (128), which handlers in Rust have too, and far below what a
-/// recursive schema check needs for a stack.
-const MAX_DEPTH: usize = 100;
 
 /// Checks that a body is UTF-8 and nests no deeper than allowed.
 ///
@@ -48,34 +45,6 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
             ))
         }
     }
-}
-
-/// The offset of the bracket that goes one level too deep.
-fn too_deep(text: &str) -> Option<usize> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Some(at);
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    None
 }
 
 fn position(text: &str, at: usize) -> (usize, usize) {

@@ -24,11 +24,9 @@ impl From<RegistryError> for Problem {
                 let pointer = format!("/{}", field.replace('.', "/"));
                 return Self::validation(vec![FieldError::at(pointer, reason)]);
             }
-            RegistryError::Load(LoadError::Limits { field, .. }) => {
-                return Self::validation(vec![FieldError::at(
-                    format!("/limits/{field}"),
-                    error.to_string(),
-                )]);
+            RegistryError::Load(LoadError::Limits(above)) => {
+                let pointer = format!("/limits/{}", above.field);
+                return Self::validation(vec![FieldError::at(pointer, above.to_string())]);
             }
             RegistryError::UnknownPlugin(_)
             | RegistryError::UnknownVersion { .. }

@@ -8,8 +8,10 @@
 //! | `plugin` | running and inspecting a component without a server |
 //! | `push` | changing the plugins of a server, signing components |
 //! | `registry` | whose plugins a process trusts |
+//! | `ceilings` | the most that the limits of plugins may be |
 //! | `load` | `demo` and `bench` |
 
+mod ceilings;
 mod client;
 mod fleet;
 mod load;
@@ -21,7 +23,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::{client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
+pub(crate) use self::{ceilings::*, client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
 
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
 #[derive(Debug, Parser)]
@@ -132,6 +134,9 @@ pub(crate) struct DevArgs {
     /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to the queue
     #[arg(long, env = "TASKFORGE_DRAIN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) drain_grace: Duration,
+
+    #[command(flatten)]
+    pub(crate) ceilings: CeilingArgs,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

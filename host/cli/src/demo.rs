@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use taskforge_broker::{Broker as _, Signal};
-use taskforge_domain::{Json, Task, TaskState, TaskType, TenantId};
+use taskforge_domain::{Json, Limits, Task, TaskState, TaskType, TenantId};
 use taskforge_runtime::OutboxMailer;
 use taskforge_store::{Cursor, Page, Store, TaskFilter};
 use taskforge_worker::WorkerConfig;
@@ -88,6 +88,7 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
             mailer,
             instances: args.workers * instances,
             allow_private: private,
+            ceilings: Limits::ceilings(),
         },
         folder: &folder,
         is_watched: false,

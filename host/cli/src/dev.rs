@@ -40,6 +40,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             mailer,
             instances,
             allow_private: args.plugins.allow_private.clone(),
+            ceilings: args.ceilings.ceilings(),
         },
         folder: &folder,
         is_watched: true,

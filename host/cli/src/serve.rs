@@ -128,6 +128,7 @@ fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Acces
         mailer: Arc::new(mailer),
         instances: PUSHES,
         allow_private: args.plugins.allow_private.clone(),
+        ceilings: args.ceilings.ceilings(),
     };
     Ok(Access {
         store: fleet.store.clone(),

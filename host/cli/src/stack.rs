@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
+use taskforge_domain::Limits;
 use taskforge_registry::{Folder, Live, StoredComponents, StoredValues, Trials};
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig};
 use taskforge_store::{PluginStore, SqliteStore, Store};
@@ -38,6 +39,7 @@ pub(crate) struct SandboxConfig {
     /// For attempts; those that describe themselves have their own.
     pub(crate) instances: u32,
     pub(crate) allow_private: Vec<IpNet>,
+    pub(crate) ceilings: Limits,
 }
 
 /// A running system.
@@ -91,6 +93,7 @@ pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> any
         compiler: compiler()?,
         max_instances: config.instances + DESCRIBING,
         allow_private: config.allow_private,
+        ceilings: config.ceilings,
         source: Some(Arc::new(StoredComponents::new(store.clone()))),
         key_value: Some(Arc::new(StoredValues::new(store))),
         ..RuntimeConfig::new(config.mailer)

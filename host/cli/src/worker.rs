@@ -43,6 +43,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         mailer,
         instances,
         allow_private: args.plugins.allow_private.clone(),
+        ceilings: args.ceilings.ceilings(),
     };
     let trust = Trust::read(&args.trust)?;
     let (stop, stop_rest) = (CancellationToken::new(), CancellationToken::new());

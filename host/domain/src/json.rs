@@ -5,6 +5,40 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+/// Arrays and objects inside each other that a text may have. Below the limit of `serde_json` (128), which handlers in
+/// Rust have too, and far below what a recursive schema check needs for a stack.
+pub const MAX_DEPTH: usize = 100;
+
+/// The offset of the bracket that goes one level deeper than [`MAX_DEPTH`]. Takes one pass and no stack, whatever the
+/// text is.
+#[must_use]
+pub fn too_deep(text: &str) -> Option<usize> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Some(at);
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// JSON text, checked once and then passed on as it is: inputs and results are not ours to reformat, and parsing a large one into
 /// a tree at every hop would be the most expensive thing the host does with it.
 #[derive(Clone, Serialize, Deserialize)]

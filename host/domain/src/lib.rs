@@ -16,6 +16,7 @@
 //! | [`fingerprint`] | which failures are the same failure |
 //! | [`policy`] | pauses, caps and shares, as operators set them |
 //! | [`limits`] | what one attempt may use |
+//! | [`ceilings`] | the most that limits may be on one host |
 //! | [`grants`] | what a plugin may reach |
 //! | [`settings`] | what an operator sets for one version of a plugin |
 //! | [`plugin`] | what is known of a loaded plugin |
@@ -24,6 +25,7 @@
 //! | [`histogram`] | counts from which percentiles can be read |
 
 pub mod attempt;
+pub mod ceilings;
 pub mod fingerprint;
 pub mod grants;
 pub mod histogram;
@@ -41,6 +43,7 @@ pub mod task;
 pub mod usage;
 
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
+pub use ceilings::AboveCeiling;
 pub use fingerprint::Fingerprint;
 pub use grants::{DomainPattern, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
 pub use histogram::Histogram;

@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Limits {
     /// Fuel, roughly one unit an instruction.
     pub fuel: u64,
-    /// Linear memory plus table storage of all instances in the component, in bytes.
+    /// Linear memory plus table storage of all instances in the component, and all that the host holds for the attempt:
+    /// requests, headers, bodies, streams, the log, the output. In bytes. The host's part may go beyond by a little
+    /// more than 1 MiB, so that a handler that uses all its memory can still log and return.
     #[serde(with = "size")]
     pub memory: u64,
     /// Wall time from instantiation to output, waiting host calls included.
@@ -22,7 +24,8 @@ pub struct Limits {
     /// Bytes of the output JSON.
     #[serde(with = "size")]
     pub output: u64,
-    /// Bytes of log text kept; what comes after is dropped, and a marker says so.
+    /// Bytes of log kept as it is stored, 72 for each line beside its text; what comes after is dropped, and a marker
+    /// says so.
     #[serde(with = "size")]
     pub log: u64,
     /// Calls from the guest to the host.

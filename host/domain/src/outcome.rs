@@ -81,13 +81,14 @@ failure_kinds! {
     StackOverflow = "stack_overflow", false;
     /// The fuel limit.
     OutOfFuel = "out_of_fuel", false;
-    /// The limit on memories and tables, in bytes, elements or number.
+    /// The limit on memory, which the handler's own and what the host holds for it share, or on memories and tables in
+    /// elements or number.
     OutOfMemory = "out_of_memory", false;
     /// The time limit.
     Deadline = "deadline", true;
     /// The output is larger than allowed.
     OutputTooLarge = "output_too_large", false;
-    /// The output is not JSON.
+    /// The output is not JSON, or nests too deep.
     InvalidOutput = "invalid_output", false;
     /// The limit on host calls, or on what one may carry.
     HostCallLimit = "host_call_limit", false;
@@ -128,7 +129,8 @@ pub struct Usage {
     /// Fuel, roughly one unit a WebAssembly instruction. After a trap it is a lower bound: the engine adds fuel up when a basic
     /// block ends.
     pub fuel: u64,
-    /// The most memory that all memories and tables of the instance held together, in bytes.
+    /// The most memory that all memories and tables of the instance and what the host held for it took together, in
+    /// bytes.
     pub peak_memory: u64,
     /// Wall time from instantiation to the end, in microseconds.
     pub wall_micros: u64,

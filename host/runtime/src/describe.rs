@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use futures_util::FutureExt as _;
 use taskforge_domain::{
-    Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId,
+    Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId, json,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -203,12 +203,12 @@ pub(crate) fn by_manifest(
 }
 
 fn schema(field: &str, text: String) -> Result<Json, LoadError> {
-    check_length(field, text.len())?;
+    check_size(field, &text)?;
     Json::parse(text).map_err(|error| LoadError::description(&format!("{field} is not JSON: {error}")))
 }
 
 fn check_schema(field: &str, schema: &Json) -> Result<(), LoadError> {
-    check_length(field, schema.as_str().len())?;
+    check_size(field, schema.as_str())?;
     if schema.to_value().is_object() {
         Ok(())
     } else {
@@ -216,10 +216,18 @@ fn check_schema(field: &str, schema: &Json) -> Result<(), LoadError> {
     }
 }
 
-fn check_length(field: &str, length: usize) -> Result<(), LoadError> {
+/// Before anything parses it.
+fn check_size(field: &str, schema: &str) -> Result<(), LoadError> {
+    let length = schema.len();
     if length > SCHEMA {
         return Err(LoadError::description(&format!(
             "{field} has {length} bytes; it may have {SCHEMA}"
+        )));
+    }
+    if let Some(at) = json::too_deep(schema) {
+        let most = json::MAX_DEPTH;
+        return Err(LoadError::description(&format!(
+            "{field} nests deeper than {most} levels, at byte {at}"
         )));
     }
     Ok(())
@@ -278,6 +286,15 @@ mod tests {
             text.contains("input-schema has 262157 bytes; it may have 262144"),
             "{text}"
         );
+        let deep = format!("{}{}", "{\"not\":".repeat(100_000 / 8), "}".repeat(100_000 / 8));
+        let text = refusal(
+            Description {
+                input_schema: deep,
+                ..said()
+            },
+            None,
+        );
+        assert!(text.contains("input-schema nests deeper than 100 levels"), "{text}");
         let text = refusal(
             Description {
                 output_schema: "[]".to_owned(),

@@ -27,7 +27,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::{
     background::Background,
-    host::{Attempt, SharedLog},
+    budget::{Budget, Charge, OverBudget},
+    host::{Attempt, SharedLog, headers},
 };
 use clients::Clients;
 use destination::{Destination, Refusal};
@@ -43,6 +44,13 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Response headers, in bytes of names and values.
 const MAX_HEADERS: usize = 128 << 10;
+
+/// What an exchange makes the host hold at most besides its headers and the parts of bodies that wait to be read or
+/// sent, in bytes: the HTTP library's buffer for what it reads, which grows to 408 KiB, and its and TLS's own state.
+const EXCHANGE: u64 = 512 << 10;
+
+/// What one write to a request's body carries, in bytes. Two of them wait at most until they are sent.
+const CHUNK: usize = 64 << 10;
 
 /// What all attempts share: the clients with their pooled connections, the resolver, and the private networks that this host lets every
 /// plugin reach whose grant names a host there.
@@ -81,18 +89,20 @@ pub(crate) struct Outbound {
     plugin: Arc<PluginInfo>,
     tenant: TenantId,
     log: SharedLog,
+    budget: Budget,
     requests: u32,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
 }
 
 impl Outbound {
-    pub(crate) fn new(attempt: &Attempt, log: SharedLog) -> Self {
+    pub(crate) fn new(attempt: &Attempt, log: SharedLog, budget: Budget) -> Self {
         Self {
             egress: Arc::clone(&attempt.egress),
             plugin: Arc::clone(&attempt.plugin),
             tenant: attempt.tenant.clone(),
             log,
+            budget,
             requests: 0,
             received: Arc::new(AtomicU64::new(0)),
             sent: Arc::new(AtomicU64::new(0)),
@@ -109,8 +119,8 @@ impl Outbound {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Everything that can be said before any I/O.
-    fn admit(&mut self, request: &Request<WasiBody>) -> Result<Destination, Error> {
+    /// Everything that can be said before any I/O, and the charge for what the exchange will hold.
+    fn admit(&mut self, request: &Request<WasiBody>) -> Result<(Destination, Charge), Error> {
         self.requests = self.requests.saturating_add(1);
         let limit = self.plugin.limits.http_requests;
         if self.requests > limit {
@@ -121,8 +131,14 @@ impl Outbound {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
-        Destination::granted(request.method(), request.uri(), &self.plugin.grants.http)
-            .map_err(|refusal| refuse(&self.log, refusal))
+        let destination = Destination::granted(request.method(), request.uri(), &self.plugin.grants.http)
+            .map_err(|refusal| refuse(&self.log, refusal))?;
+        let uri = request.uri();
+        let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+        let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+        let held = EXCHANGE + headers(request.headers()) + (path + authority) as u64;
+        let charge = self.budget.charge("the HTTP exchange", held);
+        Ok((destination, charge.map_err(|over| crowded(&self.log, &over))?))
     }
 }
 
@@ -147,6 +163,12 @@ fn refuse(log: &SharedLog, refusal: Refusal) -> Error {
     }
 }
 
+/// A guest whose request found no memory may wait for another to end, or give up because of it.
+fn crowded(log: &SharedLog, over: &OverBudget) -> Error {
+    log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
+    Error::ConnectionLimitReached
+}
+
 type Answer = (
     Response<WasiBody>,
     Box<dyn Future<Output = Result<(), Error>> + Send>,
@@ -156,6 +178,10 @@ impl WasiHttpHooks for Outbound {
     /// The client writes the `Host` header of the address that it dials; guests cannot set one.
     fn set_host_header(&mut self) -> bool {
         false
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
     }
 
     fn send_request(
@@ -172,13 +198,15 @@ impl WasiHttpHooks for Outbound {
             log: self.log.clone(),
             received: Arc::clone(&self.received),
             sent: Arc::clone(&self.sent),
+            budget: self.budget.clone(),
             options: options.unwrap_or_default(),
         };
         Box::new(async move {
             let background = Arc::clone(&exchange.egress.background);
+            let (destination, charge) = admitted?;
             // The connection is then driven there too: what comes over it takes nothing from the threads that commit and claim.
             let response = background
-                .continued(Box::pin(exchange.run(admitted?, request)))
+                .continued(Box::pin(exchange.run(destination, charge, request)))
                 .await;
             let response = response.unwrap_or(Err(Error::InternalError(None)))?;
             // Connections belong to the client's pool, so there is nothing left to drive.
@@ -196,6 +224,7 @@ struct Exchange {
     log: SharedLog,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
+    budget: Budget,
     options: RequestOptions,
 }
 
@@ -203,6 +232,7 @@ impl Exchange {
     async fn run(
         self,
         destination: Destination,
+        charge: Charge,
         request: Request<WasiBody>,
     ) -> Result<Response<WasiBody>, Error> {
         let connect_timeout = self.options.connect_timeout.map(|limit| limit.min(LONGEST));
@@ -243,7 +273,7 @@ impl Exchange {
             }
             None => answer.await?,
         };
-        self.accept(response.into())
+        self.accept(response.into(), charge)
     }
 
     async fn resolve(&self, destination: &Destination) -> Result<Vec<std::net::SocketAddr>, Error> {
@@ -256,18 +286,30 @@ impl Exchange {
         allowed.map_err(|refusal| refuse(&self.log, refusal))
     }
 
-    fn accept(self, response: Response<reqwest::Body>) -> Result<Response<WasiBody>, Error> {
-        let headers: usize = response
+    fn accept(
+        self,
+        response: Response<reqwest::Body>,
+        mut charge: Charge,
+    ) -> Result<Response<WasiBody>, Error> {
+        let texts: usize = response
             .headers()
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
-        if headers > MAX_HEADERS {
-            return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(headers).ok()));
+        if texts > MAX_HEADERS {
+            return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(texts).ok()));
         }
+        let paid = charge.add("the response's headers", headers(response.headers()));
+        paid.map_err(|over| crowded(&self.log, &over))?;
         let quiet = self.options.between_bytes_timeout.map(|limit| limit.min(LONGEST));
-        let limit = self.plugin.limits.http_bytes;
-        Ok(response.map(|incoming| body::incoming(incoming, self.received, limit, quiet, self.log)))
+        let received = body::Received {
+            bytes: self.received,
+            limit: self.plugin.limits.http_bytes,
+            log: self.log,
+            budget: self.budget,
+            _exchange: charge,
+        };
+        Ok(response.map(|incoming| body::incoming(incoming, received, quiet)))
     }
 }
 

@@ -141,7 +141,7 @@ fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig 
     pool.max_tables_per_component(ceilings.tables);
     pool.max_memories_per_module(ceilings.memories);
     pool.max_tables_per_module(ceilings.tables);
-    pool.max_memory_size(usize::try_from(config.max_memory).unwrap_or(usize::MAX));
+    pool.max_memory_size(usize::try_from(ceilings.memory).unwrap_or(usize::MAX));
     pool.table_elements(usize::try_from(ceilings.table_elements).unwrap_or(usize::MAX));
 
     pool.linear_memory_keep_resident(tuning.memory_keep_resident);

@@ -3,6 +3,9 @@
 mod calls;
 mod capabilities;
 mod config;
+mod handles;
+mod http;
+mod io;
 mod keyvalue;
 mod mail;
 mod network;
@@ -13,15 +16,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use taskforge_domain::{PluginInfo, Progress, TaskId, TenantId};
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2::pipe::MemoryInputPipe};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView};
 
-pub(crate) use calls::{Calls, HostCallLimit, Switch};
+pub(crate) use calls::{CARGO, Calls, HostCallLimit, Switch};
 pub(crate) use config::Values;
+pub(crate) use handles::headers;
 pub use keyvalue::{Bucket, Cas};
 pub(crate) use stdio::{Captured, OutputLimit};
 
 use crate::{
     KeyValue,
+    budget::{Budget, Charge, OverBudget},
     contract::{self, logging, progress},
     egress::{Egress, Outbound},
     limiter::MemoryLimiter,
@@ -29,8 +34,12 @@ use crate::{
     mailer::Mailer,
 };
 
-/// Handles that a guest may hold at once: streams, pollables, header maps, requests. Each is host memory.
+/// Handles of the host's that a guest may hold at once: streams, pollables, header maps, requests.
 pub(crate) const MAX_HANDLES: usize = 1000;
+
+/// Handles of any kind, those of the component's own resources and borrowed ones included. Each takes some 24 bytes of
+/// the host.
+pub(crate) const MAX_ALL_HANDLES: usize = 10_000;
 
 /// The size of one header map, in bytes of host memory.
 const MAX_FIELDS: usize = 64 << 10;
@@ -43,8 +52,8 @@ const MAX_RANDOM: u64 = 64 << 10;
 pub(crate) struct SharedLog(Arc<Mutex<Log>>);
 
 impl SharedLog {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self(Arc::new(Mutex::new(Log::new(limit))))
+    pub(crate) fn new(limit: u64, budget: &Budget) -> Self {
+        Self(Arc::new(Mutex::new(Log::new(limit, budget))))
     }
 
     /// Never held across an await, and nothing under it panics; if something did, the lines are still good.
@@ -70,6 +79,7 @@ pub(crate) struct Attempt {
 
 /// Everything that host functions reach through the store.
 pub(crate) struct HostState {
+    pub(crate) budget: Budget,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) calls: Calls,
     pub(crate) log: SharedLog,
@@ -78,6 +88,12 @@ pub(crate) struct HostState {
     mails: u32,
     cursors: keyvalue::Cursors,
     table: ResourceTable,
+    // What is behind the table's handles.
+    handles: handles::Handles,
+    // What has no handle any more and lives until the attempt ends.
+    kept: Charge,
+    // What the last call brought back; the engine copies it into the guest after the host function has returned.
+    carried: Charge,
     http: WasiHttpCtx,
     // Made at the first call that needs it: a handler that computes never asks for clocks, randomness or streams.
     wasi: Option<Box<WasiCtx>>,
@@ -86,23 +102,41 @@ pub(crate) struct HostState {
 impl HostState {
     pub(crate) fn new(attempt: Attempt) -> Self {
         let limits = &attempt.plugin.limits;
-        let log = SharedLog::new(limits.log);
+        let budget = Budget::new(limits.memory);
+        let log = SharedLog::new(limits.log, &budget);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
-            limiter: MemoryLimiter::new(limits),
+            limiter: MemoryLimiter::new(limits, budget.clone()),
             calls: Calls::new(limits),
-            outbound: Outbound::new(&attempt, log.clone()),
+            outbound: Outbound::new(&attempt, log.clone(), budget.clone()),
             log,
             attempt,
             mails: 0,
             cursors: keyvalue::Cursors::default(),
             table,
+            handles: handles::Handles::default(),
+            kept: Charge::empty(&budget),
+            carried: Charge::empty(&budget),
             http,
             wasi: None,
+            budget,
         }
+    }
+
+    /// What the next copy from the guest may have, in bytes: no more than there is room for. What the call before
+    /// brought back is in the guest by now.
+    pub(crate) fn cargo(&mut self, most: usize) -> usize {
+        // An empty charge always fits.
+        let _ = self.carried.resize("nothing", 0);
+        usize::try_from(self.budget.room()).unwrap_or(usize::MAX).min(most)
+    }
+
+    /// Charges for what a call brings back, until the next call.
+    fn carry(&mut self, what: &'static str, bytes: usize) -> Result<(), OverBudget> {
+        self.carried.resize(what, bytes as u64)
     }
 
     /// The most that the output may have, in bytes.
@@ -111,19 +145,25 @@ impl HostState {
     }
 
     /// Gives a command its standard input and its variables, and keeps its standard output apart from the log.
-    pub(crate) fn serve_command(&mut self, input: &str, variables: &[(&str, String)]) -> Captured {
-        let output = Captured::new(self.output_limit());
+    ///
+    /// # Errors
+    /// When the input does not fit beside what the command may have.
+    pub(crate) fn serve_command(
+        &mut self,
+        input: &str,
+        variables: &[(&str, String)],
+    ) -> Result<Captured, OverBudget> {
+        let output = Captured::new(self.output_limit(), &self.budget);
+        let input = self.budget.bytes("the input", input.as_bytes().to_vec())?;
         let mut context = wasi_context(&self.log);
         context
-            .stdin(MemoryInputPipe::new(bytes::Bytes::copy_from_slice(
-                input.as_bytes(),
-            )))
+            .stdin(MemoryInputPipe::new(input))
             .stdout(output.clone())
             // Programs expect their own name there, and some fall over its absence.
             .arg(self.attempt.plugin.name.as_str())
             .envs(variables);
         self.wasi = Some(Box::new(context.build()));
-        output
+        Ok(output)
     }
 
     /// The view of `wasi:http` for the host's own use.
@@ -156,13 +196,6 @@ impl WasiView for HostState {
     }
 }
 
-impl WasiHttpView for HostState {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.calls.count();
-        self.uncounted_http()
-    }
-}
-
 /// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are the real ones.
 fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
     let mut context = WasiCtx::builder();
@@ -183,9 +216,9 @@ fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
 /// When two definitions collide, which is a bug.
 pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    io::link(linker)?;
+    http::link(linker)?;
     network::refuse_sockets(linker)?;
-    network::explain_body_errors(linker)?;
     logging::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     progress::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     contract::mail::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;

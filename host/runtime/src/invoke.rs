@@ -32,7 +32,7 @@ use crate::{
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
-    host::{Attempt, HostState, Switch, Values},
+    host::{Attempt, HostState, MAX_ALL_HANDLES, Switch, Values},
     plugin::Plugin,
     refusal::LoadError,
     runtime::Shared,
@@ -220,7 +220,7 @@ impl Ended {
 
 /// Gives an instance back, and then its slot.
 pub(crate) fn retire(background: &Background, store: Store<HostState>, slot: OwnedSemaphorePermit) {
-    let large = store.data().limiter.peak() >= LARGE_INSTANCE;
+    let large = store.data().budget.peak() >= LARGE_INSTANCE;
     let give_back = move || {
         drop(store);
         drop(slot);
@@ -275,7 +275,7 @@ fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, sta
     let logs = state.log.lock().finish();
     let usage = Usage {
         fuel,
-        peak_memory: state.limiter.peak(),
+        peak_memory: state.budget.peak(),
         wall_micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         host_calls: state.calls.made(),
         http_requests: state.outbound.requests(),
@@ -293,6 +293,7 @@ fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, sta
 pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Store<HostState> {
     let mut store = Store::new(&shared.engine, state);
     store.limiter_async(|state| &mut state.limiter);
+    store.set_max_component_handles(MAX_ALL_HANDLES);
     store.call_hook_async(Switch);
     // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel
     // traps at once.

@@ -22,7 +22,8 @@
 //! | [`background`] | threads of a lower priority, for attempts that compute for long |
 //! | `processors` | what the threads of attempts leave to others |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
-//! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
+//! | [`budget`] | the memory of an attempt: one sum of what the guest has and the host holds for it |
+//! | [`limiter`] | the guest's part of it, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
@@ -34,6 +35,7 @@
 //!
 //! It knows no queue and no database.
 
+mod budget;
 mod cache;
 mod chunks;
 mod code;
@@ -69,7 +71,7 @@ pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, Out
 pub use plugin::Plugin;
 pub use refusal::LoadError;
 pub use residents::Residents;
-pub use runtime::{Ceilings, Runtime, RuntimeConfig, RuntimeError};
+pub use runtime::{Runtime, RuntimeConfig, RuntimeError};
 pub use source::ComponentSource;
 pub use taskforge_domain::PluginSettings;
 pub use tokio_util::sync::CancellationToken;

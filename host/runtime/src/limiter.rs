@@ -1,11 +1,13 @@
-//! Memory as a sum, and the other ceilings that the engine asks about.
+//! The guest's part of the memory budget, and the other ceilings that the engine asks about.
 //!
 //! The engine asks before each memory and each table grows, one at a time. A limiter that looks at each alone allows
-//! a component with thirty memories thirty times the limit, so this one adds up.
+//! a component with thirty memories thirty times the limit, so this one takes all from the attempt's [`Budget`].
 
 use async_trait::async_trait;
 use taskforge_domain::Limits;
 use wasmtime::ResourceLimiterAsync;
+
+use crate::budget::Budget;
 
 /// Bytes that a table element takes in the host.
 const ELEMENT: u64 = size_of::<usize>() as u64;
@@ -13,35 +15,28 @@ const ELEMENT: u64 = size_of::<usize>() as u64;
 /// Keeps the sums of one instance.
 #[derive(Debug)]
 pub(crate) struct MemoryLimiter {
-    memory_limit: u64,
+    budget: Budget,
     element_limit: u64,
     instances: u32,
     memories: u32,
     tables: u32,
     bytes: u64,
     elements: u64,
-    peak: u64,
     denied: Option<String>,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, budget: Budget) -> Self {
         Self {
-            memory_limit: limits.memory,
+            budget,
             element_limit: limits.table_elements,
             instances: limits.instances,
             memories: limits.memories,
             tables: limits.tables,
             bytes: 0,
             elements: 0,
-            peak: 0,
             denied: None,
         }
-    }
-
-    /// The most that all memories and tables held together, in bytes.
-    pub(crate) const fn peak(&self) -> u64 {
-        self.peak
     }
 
     /// The latest request that was refused, in a sentence. `None` while everything was granted.
@@ -50,17 +45,7 @@ impl MemoryLimiter {
     }
 
     fn grow(&mut self, bytes: u64, elements: u64) -> bool {
-        let (total, count) = (
-            self.bytes.saturating_add(bytes),
-            self.elements.saturating_add(elements),
-        );
-        if total > self.memory_limit {
-            self.denied = Some(format!(
-                "{total} bytes of memory were asked for and the limit is {}",
-                self.memory_limit
-            ));
-            return false;
-        }
+        let count = self.elements.saturating_add(elements);
         if count > self.element_limit {
             self.denied = Some(format!(
                 "{count} table elements were asked for and the limit is {}",
@@ -68,8 +53,12 @@ impl MemoryLimiter {
             ));
             return false;
         }
-        (self.bytes, self.elements) = (total, count);
-        self.peak = self.peak.max(total);
+        if let Err(over) = self.budget.grow(bytes) {
+            self.denied = Some(over.to_string());
+            return false;
+        }
+        self.elements = count;
+        self.bytes += bytes;
         true
     }
 
@@ -154,7 +143,7 @@ mod tests {
             table_elements,
             ..Limits::default()
         };
-        MemoryLimiter::new(&limits)
+        MemoryLimiter::new(&limits, Budget::new(memory))
     }
 
     #[tokio::test]
@@ -164,8 +153,12 @@ mod tests {
         assert!(limiter.memory_growing(0, 400, None).await.unwrap());
         assert!(limiter.table_growing(0, 10, None).await.unwrap());
         assert!(!limiter.memory_growing(500, 600, None).await.unwrap());
-        assert!(limiter.denied().unwrap().contains("1080 bytes"));
-        assert_eq!(limiter.peak(), 980);
+        let denied = limiter.denied().unwrap();
+        assert!(
+            denied.contains("memory of 100 bytes") && denied.contains("had 980 of them"),
+            "{denied}"
+        );
+        assert_eq!(limiter.budget.peak(), 980);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taskforge_domain::{Digest, Limits, Manifest, PluginSettings, Shape};
+use taskforge_domain::{Digest, Manifest, PluginSettings, Shape};
 use wasmtime::component::Component;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     plugin::Plugin,
     refusal::LoadError,
     residents::Key,
-    runtime::{RuntimeConfig, Shared},
+    runtime::Shared,
 };
 
 /// Names that a component may import and export. A large interpreter has some hundred.
@@ -37,12 +37,24 @@ pub(crate) async fn load(
     settings: PluginSettings,
     manifest: Option<&Manifest>,
 ) -> Result<Arc<Plugin>, LoadError> {
-    check_limits(&shared.config, &settings.limits)?;
+    settings.limits.within(&shared.config.ceilings)?;
     let (size, limit) = (bytes.len() as u64, shared.config.max_component);
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
     }
     let bytes = Arc::new(bytes);
+    let loaded = load_from(shared, Arc::clone(&bytes), settings, manifest).await;
+    // Giving back 128 MiB takes some milliseconds, which a thread of attempts has not.
+    tokio::task::spawn_blocking(move || drop(bytes));
+    loaded
+}
+
+async fn load_from(
+    shared: &Arc<Shared>,
+    bytes: Arc<Vec<u8>>,
+    settings: PluginSettings,
+    manifest: Option<&Manifest>,
+) -> Result<Arc<Plugin>, LoadError> {
     let seen = Arc::clone(&bytes);
     let inspection = blocking(shared, move |_| inspect(&seen)).await?;
     let shape = inspection.callable()?;
@@ -56,32 +68,17 @@ pub(crate) async fn load(
     let info = match (&*code, manifest) {
         (Code::Handler(bindings), manifest) => {
             let said = describe::ask(shared, bindings, &inspection, &settings).await?;
-            describe::by_itself(said, manifest, inspection, settings)?
+            let manifest = manifest.cloned();
+            // Its schemas are read, and are a stranger's too.
+            blocking(shared, move |_| {
+                describe::by_itself(said, manifest.as_ref(), inspection, settings)
+            })
+            .await?
         }
         (_, Some(manifest)) => describe::by_manifest(manifest, shape, inspection, settings)?,
         (_, None) => return Err(LoadError::Nameless(inspection.entry().to_owned())),
     };
     Ok(Plugin::new(info, place))
-}
-
-pub(crate) fn check_limits(config: &RuntimeConfig, limits: &Limits) -> Result<(), LoadError> {
-    let ceilings = &config.ceilings;
-    for (field, wanted, allowed) in [
-        ("memory", limits.memory, config.max_memory),
-        ("instances", limits.instances.into(), ceilings.instances.into()),
-        ("memories", limits.memories.into(), ceilings.memories.into()),
-        ("tables", limits.tables.into(), ceilings.tables.into()),
-        ("table_elements", limits.table_elements, ceilings.table_elements),
-    ] {
-        if wanted > allowed {
-            return Err(LoadError::Limits {
-                field,
-                wanted,
-                allowed,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Names are kept with the plugin and shown to people.

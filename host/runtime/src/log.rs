@@ -2,12 +2,22 @@
 
 use taskforge_domain::{Failure, FailureKind, LogLevel, LogLine, Timestamp};
 
+use crate::budget::{Budget, Charge};
+
 /// Lines that the host itself may add. They do not count against the handler's limit, so that a handler cannot drown
 /// the reason why it failed.
 const MAX_NOTES: usize = 50;
 
 /// The longest line that the host adds, in bytes.
 const NOTE_LENGTH: usize = 2000;
+
+/// What a line takes beside its text, in bytes: time, level and punctuation as they are stored. An empty line is not
+/// free.
+pub(crate) const LINE: u64 =
+    r#"{"at":"2026-01-01T00:00:00.000000000Z","level":"critical","message":""},"#.len() as u64;
+
+/// The log's memory is charged for in steps of so many bytes, which spares a sum at each line.
+const STEP: u64 = 4 << 10;
 
 /// Where a handler's bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,22 +35,26 @@ impl Stream {
     }
 }
 
-/// Collects lines. Once the limit is reached, taking more costs no memory and next to no time.
+/// Collects lines. Once the limit is reached, taking more costs no memory and next to no time, however much comes.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Vec<LogLine>,
     limit: u64,
+    // As it will be stored: JSON, so that the row is no larger than the limit whatever the text is made of.
     kept: u64,
     dropped: u64,
     notes: usize,
     open: [Vec<u8>; 2],
     last_error: Option<usize>,
     refusal: Option<Failure>,
+    charge: Charge,
+    charged: u64,
 }
 
 impl Log {
-    /// A log that keeps `limit` bytes of text; each line counts one byte for its end.
-    pub(crate) const fn new(limit: u64) -> Self {
+    /// A log that keeps `limit` bytes, as they are stored: each line counts [`LINE`] beside its text. What it takes of
+    /// the host's memory comes from the budget; without room there it is full.
+    pub(crate) fn new(limit: u64, budget: &Budget) -> Self {
         let open = [Vec::new(), Vec::new()];
         Self {
             lines: Vec::new(),
@@ -51,35 +65,45 @@ impl Log {
             open,
             last_error: None,
             refusal: None,
+            charge: Charge::empty(budget),
+            charged: 0,
         }
     }
 
     /// Takes what the handler wrote to one of its streams.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
-        while let Some(end) = memchr_newline(bytes) {
-            if self.room() == 0 {
-                break;
+        while !bytes.is_empty() {
+            if self.is_full() {
+                self.dropped += bytes.len() as u64;
+                return;
             }
-            self.extend(stream, &bytes[..end]);
-            bytes = &bytes[end + 1..];
+            let end = memchr_newline(bytes);
+            self.extend(stream, &bytes[..end.unwrap_or(bytes.len())]);
+            let Some(end) = end else { return };
             self.end_line(stream);
+            bytes = &bytes[end + 1..];
         }
-        self.extend(stream, bytes);
     }
 
     /// Takes a message of the handler's own logger; each of its lines becomes a line.
     pub(crate) fn message(&mut self, level: LogLevel, context: &str, message: &str) {
-        for line in message.lines() {
-            if self.room() == 0 {
-                self.dropped += line.len() as u64 + 1;
-                continue;
+        let mut rest = message;
+        while !rest.is_empty() {
+            if self.is_full() {
+                self.dropped += rest.len() as u64;
+                return;
             }
-            let text = if context.is_empty() {
-                line.to_owned()
+            let (line, next) = rest.split_once('\n').unwrap_or((rest, ""));
+            rest = next;
+            let whole = line.strip_suffix('\r').unwrap_or(line);
+            // Before it is copied: it may be as long as a host call can carry.
+            let line = cut(whole, usize::try_from(self.room()).unwrap_or(usize::MAX));
+            self.dropped += (whole.len() - line.len()) as u64;
+            if context.is_empty() {
+                self.push(level, line);
             } else {
-                format!("{context}: {line}")
-            };
-            self.push(level, &text);
+                self.push(level, &format!("{context}: {line}"));
+            }
         }
     }
 
@@ -148,15 +172,24 @@ impl Log {
         std::mem::take(&mut self.lines)
     }
 
+    /// Whether no line fits any more.
+    const fn is_full(&self) -> bool {
+        self.kept.saturating_add(LINE) > self.limit
+    }
+
+    /// What the text of the next line may have, in bytes.
     fn room(&self) -> u64 {
         let open: usize = self.open.iter().map(Vec::len).sum();
-        self.limit.saturating_sub(self.kept + open as u64)
+        self.limit.saturating_sub(self.kept + LINE + open as u64)
     }
 
     fn extend(&mut self, stream: Stream, bytes: &[u8]) {
-        let fits = bytes
-            .len()
-            .min(usize::try_from(self.room()).unwrap_or(usize::MAX));
+        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
+        let fits = bytes.len().min(room);
+        if !self.pay(fits as u64) {
+            self.dropped += bytes.len() as u64;
+            return;
+        }
         self.open[stream as usize].extend_from_slice(&bytes[..fits]);
         self.dropped += (bytes.len() - fits) as u64;
     }
@@ -170,11 +203,29 @@ impl Log {
     }
 
     fn push(&mut self, level: LogLevel, text: &str) {
-        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
-        let kept = cut(text, room);
+        let (kept, size) = cut_stored(text, self.room());
+        if self.is_full() || !self.pay(LINE + size) {
+            self.dropped += text.len() as u64 + 1;
+            return;
+        }
         self.dropped += (text.len() - kept.len()) as u64;
-        self.kept += kept.len() as u64 + 1;
+        self.kept += LINE + size;
         self.line(level, kept.to_owned());
+    }
+
+    /// Pays for memory that is about to be taken: twice, because a vector may grow to double of what it needs. A log
+    /// that cannot pay is full from then on.
+    fn pay(&mut self, bytes: u64) -> bool {
+        let due = self.charged.saturating_add(bytes.saturating_mul(2));
+        if due > self.charge.bytes() {
+            let steps = due.div_ceil(STEP).saturating_mul(STEP);
+            if self.charge.resize("the log", steps).is_err() {
+                self.limit = self.limit.min(self.kept);
+                return false;
+            }
+        }
+        self.charged = due;
+        true
     }
 
     fn line(&mut self, level: LogLevel, message: String) {
@@ -195,9 +246,31 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
+/// The longest prefix that takes at most `max` bytes as part of a JSON string, and what it takes.
+fn cut_stored(text: &str, max: u64) -> (&str, u64) {
+    let mut size = 0;
+    for (at, character) in text.char_indices() {
+        let more = match character {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            '\0'..='\u{1f}' => 6,
+            _ => character.len_utf8() as u64,
+        };
+        if size + more > max {
+            return (&text[..at], size);
+        }
+        size += more;
+    }
+    (text, size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A log with room for one line of so many bytes.
+    fn log(text: u64) -> Log {
+        Log::new(LINE + text, &Budget::new(1 << 20))
+    }
 
     fn messages(log: &mut Log) -> Vec<String> {
         log.finish().into_iter().map(|line| line.message).collect()
@@ -205,7 +278,7 @@ mod tests {
 
     #[test]
     fn bytes_become_lines_however_they_arrive() {
-        let mut log = Log::new(1000);
+        let mut log = log(1000);
         log.write(Stream::Stdout, b"one\ntw");
         log.write(Stream::Stderr, b"other\n");
         log.write(Stream::Stdout, b"o\n\nlast");
@@ -214,19 +287,22 @@ mod tests {
 
     #[test]
     fn a_log_is_cut_at_its_limit_and_says_so() {
-        let mut log = Log::new(10);
+        let mut log = log(10);
         log.write(Stream::Stdout, b"12345678901234567890\nmore\n");
         log.write(Stream::Stderr, &[b'x'; 1000]);
         log.message(LogLevel::Info, "", "and more");
         assert_eq!(
             messages(&mut log),
-            ["1234567890", "[log cut at 10 bytes; 1024 more were dropped]"]
+            [
+                "1234567890",
+                &format!("[log cut at {} bytes; 1023 more were dropped]", LINE + 10)
+            ]
         );
     }
 
     #[test]
     fn the_last_line_of_standard_error_is_known_while_the_log_is_whole() {
-        let mut log = Log::new(20);
+        let mut log = log(3 * LINE + 10);
         assert_eq!(log.last_error_line(), None);
         log.write(Stream::Stderr, b"one\ntwo\n");
         log.write(Stream::Stdout, b"out\n");
@@ -236,24 +312,53 @@ mod tests {
     }
 
     #[test]
-    fn empty_lines_count_too() {
-        let mut log = Log::new(10);
-        for _ in 0..100 {
-            log.write(Stream::Stdout, &[b'\n'; 100]);
+    fn what_is_stored_is_no_larger_than_the_limit_whatever_it_is_made_of() {
+        let limit = 64 << 10;
+        let stored = |write: &dyn Fn(&mut Log)| {
+            let mut log = Log::new(limit, &Budget::new(1 << 20));
+            write(&mut log);
+            log.dropped = 0;
+            let lines = log.finish();
+            (serde_json::to_string(&lines).unwrap().len() as u64, lines.len())
+        };
+        let empty = [b'\n'; 64 << 10];
+        let (size, lines) = stored(&|log| log.write(Stream::Stdout, &empty));
+        assert!(size <= limit && lines == 910, "{lines} empty lines take {size} bytes");
+        let (size, _) = stored(&|log| log.message(LogLevel::Critical, "", &"\u{1}\"\n".repeat(64 << 10)));
+        assert!((limit / 2..=limit).contains(&size), "{size} bytes of escapes");
+        let (size, _) = stored(&|log| log.write(Stream::Stderr, &[0xff; 64 << 10]));
+        assert!((limit / 2..=limit).contains(&size), "{size} bytes that are not UTF-8");
+        let (size, _) = stored(&|log| log.message(LogLevel::Info, "\u{2}", &"\u{1}".repeat(1 << 20)));
+        assert!((limit / 2..=limit).contains(&size), "{size} bytes in one line");
+    }
+
+    #[test]
+    fn a_log_is_on_the_bill_and_full_without_room_there() {
+        let budget = Budget::new(0);
+        let mut log = Log::new(1 << 30, &budget);
+        let line = [vec![b'x'; 1000], vec![b'\n']].concat();
+        for _ in 0..10_000 {
+            log.write(Stream::Stdout, &line);
         }
-        assert_eq!(log.finish().len(), 11);
+        assert!(budget.peak() <= crate::budget::RESERVE, "{}", budget.peak());
+        let kept: usize = log.lines.iter().map(|line| line.message.len()).sum();
+        assert!(kept as u64 > crate::budget::RESERVE / 3, "{kept} bytes were kept");
+        let lines = messages(&mut log);
+        assert!(lines.last().unwrap().contains("more were dropped"), "{lines:?}");
+        drop(log);
+        assert_eq!(budget.room(), crate::budget::RESERVE);
     }
 
     #[test]
     fn a_cut_never_splits_a_character() {
-        let mut log = Log::new(4);
+        let mut log = log(4);
         log.message(LogLevel::Info, "", "aéé");
         assert_eq!(messages(&mut log)[0], "aé");
     }
 
     #[test]
     fn the_hosts_notes_outlive_a_flood() {
-        let mut log = Log::new(0);
+        let mut log = Log::new(0, &Budget::new(0));
         log.write(Stream::Stdout, b"flood\n");
         log.refuse(FailureKind::CapabilityDenied, "no".to_owned());
         log.refuse(FailureKind::HostCallLimit, "neither".to_owned());
@@ -263,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_panics_words_are_found() {
-        let mut log = Log::new(1000);
+        let mut log = log(1000);
         log.write(
             Stream::Stderr,
             b"thread '<unnamed>' (1) panicked at src/lib.rs:3:5:\noops\nnote: run with\n",

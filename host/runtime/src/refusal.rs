@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskforge_domain::Failure;
+use taskforge_domain::{AboveCeiling, Failure};
 
 use crate::{contract::HANDLER_FAMILY, log::cut};
 
@@ -71,15 +71,8 @@ pub enum LoadError {
     #[error("this component does not fit this host: {0}")]
     Incompatible(String),
     /// The operator's limits are more than the runtime allows.
-    #[error("limits.{field} is {wanted}; this host allows at most {allowed}")]
-    Limits {
-        /// Which limit.
-        field: &'static str,
-        /// What the settings say.
-        wanted: u64,
-        /// What the runtime allows.
-        allowed: u64,
-    },
+    #[error(transparent)]
+    Limits(#[from] AboveCeiling),
     /// `describe` did not return.
     #[error("the plugin failed to describe itself: {0}")]
     Describe(#[source] Failure),

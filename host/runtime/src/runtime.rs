@@ -41,12 +41,10 @@ pub struct RuntimeConfig {
     /// Instances that may live at once. One more waits until one ends. Decides the size of the pool, which is address
     /// space until it is used: 4 GiB for each memory that each instance may have.
     pub max_instances: u32,
-    /// The most that [`Limits::memory`] of any plugin may be, in bytes.
-    pub max_memory: u64,
     /// The largest component that is loaded, in bytes.
     pub max_component: u64,
-    /// The most that the counts in a plugin's limits may be.
-    pub ceilings: Ceilings,
+    /// The most that each of a plugin's limits may be. Memory and counts decide the size of the pool.
+    pub ceilings: Limits,
     /// Where mail goes.
     pub mailer: Arc<dyn Mailer>,
     /// Where the bytes of registered plugins come from when their code is not in the cache. `None`: only loaded ones run.
@@ -57,40 +55,8 @@ pub struct RuntimeConfig {
     pub allow_private: Vec<IpNet>,
 }
 
-/// The most that the counts in a plugin's [`Limits`] may be. The pool holds this many for each instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ceilings {
-    /// For [`Limits::instances`].
-    pub instances: u32,
-    /// For [`Limits::memories`].
-    pub memories: u32,
-    /// For [`Limits::tables`].
-    pub tables: u32,
-    /// For [`Limits::table_elements`].
-    pub table_elements: u64,
-}
-
-impl Default for Ceilings {
-    /// What [`Limits::default`] allows.
-    fn default() -> Self {
-        let Limits {
-            instances,
-            memories,
-            tables,
-            table_elements,
-            ..
-        } = Limits::default();
-        Self {
-            instances,
-            memories,
-            tables,
-            table_elements,
-        }
-    }
-}
-
 impl RuntimeConfig {
-    /// 64 instances, 1 GiB of memory at most for each, components of up to 128 MiB, code of 512 plugins or 1 GiB in memory, compiled in
+    /// 64 instances with limits up to [`Limits::ceilings`], components of up to 128 MiB, code of 512 plugins or 1 GiB in memory, compiled in
     /// this process, and no cache (2 GiB once it has a folder).
     #[must_use]
     pub fn new(mailer: Arc<dyn Mailer>) -> Self {
@@ -101,9 +67,8 @@ impl RuntimeConfig {
             resident_plugins: 512,
             resident_bytes: 1 << 30,
             max_instances: 64,
-            max_memory: 1 << 30,
             max_component: 128 << 20,
-            ceilings: Ceilings::default(),
+            ceilings: Limits::ceilings(),
             mailer,
             source: None,
             key_value: None,
@@ -258,7 +223,7 @@ impl Runtime {
     /// # Errors
     /// Which of them is more than the runtime allows.
     pub fn check_limits(&self, limits: &Limits) -> Result<(), LoadError> {
-        load::check_limits(&self.shared.config, limits)
+        Ok(limits.within(&self.shared.config.ceilings)?)
     }
 
     /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait for it.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo};
+use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo, json};
 use wasmtime::{Error, Store, Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    host::{HostCallLimit, HostState, MAX_HANDLES, OutputLimit},
+    budget::OverBudget,
+    host::{CARGO, HostCallLimit, HostState, MAX_ALL_HANDLES, MAX_HANDLES, OutputLimit},
     log::cut,
 };
 
@@ -50,7 +51,7 @@ pub(crate) fn of_attempt(
     info: &PluginInfo,
 ) -> Outcome {
     let failure = match ending {
-        Ending::Returned(Ok(output)) => match output_of(output, info) {
+        Ending::Returned(Ok(output)) => match output_of(output, store.data(), info) {
             Ok(output) => return Outcome::Completed(output),
             Err(failure) => failure,
         },
@@ -95,12 +96,20 @@ fn internal(cause: &str) -> Failure {
     Failure::new(FailureKind::Internal, "the host failed to run the handler")
 }
 
-fn output_of(output: String, info: &PluginInfo) -> Result<Json, Failure> {
+fn output_of(output: String, state: &HostState, info: &PluginInfo) -> Result<Json, Failure> {
     let (size, limit) = (output.len() as u64, info.limits.output);
+    // It is there already, within the room that it was read with; now it shows in the peak too.
+    drop(state.budget.charge("the output", size));
     if size > limit {
         return Err(Failure::new(
             FailureKind::OutputTooLarge,
             format!("the output has {size} bytes and the limit is {limit}"),
+        ));
+    }
+    if let Some(at) = json::too_deep(&output) {
+        return Err(Failure::new(
+            FailureKind::InvalidOutput,
+            format!("the output nests deeper than {} levels, at byte {at}", json::MAX_DEPTH),
         ));
     }
     Json::parse(output).map_err(|error| {
@@ -138,6 +147,9 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         let why = format!("the handler held more than {MAX_HANDLES} handles at once");
         return Failure::new(FailureKind::HostCallLimit, why);
     }
+    if let Some(over) = error.downcast_ref::<OverBudget>() {
+        return Failure::new(FailureKind::OutOfMemory, over.to_string());
+    }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return trapped(*trap, error, state, info);
     }
@@ -149,11 +161,15 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
     if text.contains("resource limit exceeded") {
         return Failure::new(FailureKind::OutOfMemory, text);
     }
+    if text.contains("store handle limit exceeded") {
+        let why = format!("the handler held more than {MAX_ALL_HANDLES} handles at once");
+        return Failure::new(FailureKind::HostCallLimit, why);
+    }
     let oversized = text.contains("hostcalls has been exhausted");
     // The guest's allocator is called before the function is, with the arguments' size, and its result is read too.
     if state.calls.returned() && !text.contains("realloc return") {
         return if oversized {
-            output_too_large(info.limits.output)
+            crowded(state, info.limits.output).unwrap_or_else(|| output_too_large(info.limits.output))
         } else {
             Failure::new(
                 FailureKind::InvalidOutput,
@@ -162,10 +178,10 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         };
     }
     if oversized {
-        return Failure::new(
-            FailureKind::HostCallLimit,
-            "a host call carried more than a host call may",
-        );
+        return crowded(state, CARGO as u64).unwrap_or_else(|| {
+            let why = "a host call carried more than a host call may";
+            Failure::new(FailureKind::HostCallLimit, why)
+        });
     }
     // What is left of errors where guest and host meet: a handle that does not exist, text that is not UTF-8.
     if state.calls.returned() || error.is::<WasmBacktrace>() {
@@ -175,6 +191,12 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         );
     }
     internal(&format!("{error:#}"))
+}
+
+/// Whether it was the memory limit that left no room for as much as a copy may have otherwise.
+fn crowded(state: &HostState, most: u64) -> Option<Failure> {
+    let over = state.budget.charge("a copy out of the handler's memory", most).err()?;
+    Some(Failure::new(FailureKind::OutOfMemory, over.to_string()))
 }
 
 fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> Failure {

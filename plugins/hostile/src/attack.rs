@@ -3,6 +3,38 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+/// What a host can be made to hold.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// Requests with a long authority.
+    Authorities,
+    /// Requests with a long method.
+    Methods,
+    /// Requests with a long path.
+    Paths,
+    /// Requests with a long scheme.
+    Schemes,
+    /// Requests with a body that nobody reads.
+    Bodies,
+    /// Requests whose bodies were given up.
+    AbortedBodies,
+    /// Requests whose bodies end with trailers.
+    Trailers,
+    /// Header maps with one large value.
+    Fields,
+    /// Header maps with many small values.
+    SmallFields,
+    /// Handles to the headers of requests.
+    Headers,
+    /// Timers.
+    Timers,
+    /// Standard outputs.
+    Streams,
+    /// Options of requests.
+    Options,
+}
+
 /// The input of the handler.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(tag = "attack", rename_all = "snake_case")]
@@ -92,6 +124,19 @@ pub enum Attack {
         /// With these words.
         #[serde(default = "on_purpose")]
         message: String,
+    },
+    /// Makes the host hold things, and keeps them for a while.
+    Hold {
+        /// Of what kind.
+        what: Hold,
+        /// How many.
+        count: usize,
+        /// How large each is, where it has a size.
+        #[serde(default = "kilobyte")]
+        bytes: usize,
+        /// How long all are kept.
+        #[serde(default)]
+        ms: u64,
     },
     /// Sends a request exactly as it is spelled, and reads the answer to its end.
     HttpGet(HttpGet),

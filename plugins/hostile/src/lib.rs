@@ -11,9 +11,11 @@
 //! | [`reach`] | asking for what is not there: files, sockets, the environment |
 //! | [`keep`] | configuration, and values that outlive an attempt |
 //! | [`memory`] | memory that another instance may have used |
+//! | [`hold`] | making the host hold memory |
 //! | [`raw_http`] | requests in spellings that a polite client would not send |
 
 pub mod attack;
+pub mod hold;
 pub mod keep;
 pub mod memory;
 pub mod raw_http;
@@ -105,6 +107,12 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::SlowRequests { url, count } => raw_http::slow(&url, count)?,
         Attack::Config { key } => keep::config(key.as_deref()),
         Attack::KeyValue { bucket, steps } => keep::key_value(&bucket, steps)?,
+        Attack::Hold {
+            what,
+            count,
+            bytes,
+            ms,
+        } => hold::hold(what, count, bytes, Duration::from_millis(ms)),
         Attack::FillMemory { marker, bytes } => memory::fill(marker, bytes),
         Attack::ScanMemory {
             marker,

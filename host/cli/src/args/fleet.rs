@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use taskforge_domain::TaskType;
 
-use super::{MailArgs, PluginFolderArgs, TrustArgs};
+use super::{CeilingArgs, MailArgs, PluginFolderArgs, TrustArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -129,6 +129,9 @@ pub(crate) struct ServeArgs {
     pub(crate) plugins: PluginFolderArgs,
 
     #[command(flatten)]
+    pub(crate) ceilings: CeilingArgs,
+
+    #[command(flatten)]
     pub(crate) trust: TrustArgs,
 
     /// A task type that only external workers handle, over HTTP, with any JSON as input (repeatable). NAME.external.toml in the plugins
@@ -184,6 +187,9 @@ pub(crate) struct WorkerArgs {
 
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
+
+    #[command(flatten)]
+    pub(crate) ceilings: CeilingArgs,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

@@ -19,7 +19,10 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::error;
-use crate::host::SharedLog;
+use crate::{
+    budget::{Budget, Charge},
+    host::SharedLog,
+};
 
 /// How long a request without a length may take to show that it has no body at all. Guests' libraries finish an empty
 /// body at once, but only after the request was handed over.
@@ -105,47 +108,55 @@ impl Body for Outgoing {
     }
 }
 
+/// Counts the bytes of all bodies that an attempt receives, and pays for the part that waits to be read.
+pub(super) struct Received {
+    pub(super) bytes: Arc<AtomicU64>,
+    pub(super) limit: u64,
+    pub(super) log: SharedLog,
+    pub(super) budget: Budget,
+    /// Until the body is gone its connection reads for it.
+    pub(super) _exchange: Charge,
+}
+
+impl Received {
+    fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Error> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => return Ok(trailers),
+        };
+        let length = data.len() as u64;
+        let before = self.bytes.fetch_add(length, Ordering::Relaxed);
+        if before.saturating_add(length) > self.limit {
+            // What the guest does not get to see is not counted.
+            self.bytes.fetch_sub(length, Ordering::Relaxed);
+            let limit = self.limit;
+            let text = format!("an HTTP response was cut off: the limit is {limit} bytes an attempt");
+            self.log.lock().refuse(FailureKind::HostCallLimit, text);
+            return Err(Error::HttpResponseBodySize(Some(limit)));
+        }
+        let data = self.budget.bytes("the response's body", data);
+        Ok(Frame::data(data.map_err(|over| {
+            super::crowded(&self.log, &over);
+            Error::HttpResponseBodySize(Some(length))
+        })?))
+    }
+}
+
 /// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an end.
-pub(super) fn incoming(
-    body: reqwest::Body,
-    received: Arc<AtomicU64>,
-    limit: u64,
-    quiet: Option<Duration>,
-    log: SharedLog,
-) -> WasiBody {
+pub(super) fn incoming(body: reqwest::Body, received: Received, quiet: Option<Duration>) -> WasiBody {
     let timer = quiet.map(|quiet| (Box::pin(sleep(quiet)), quiet));
     Incoming {
         body,
         received,
-        limit,
         timer,
-        log,
     }
     .boxed_unsync()
 }
 
 struct Incoming {
     body: reqwest::Body,
-    received: Arc<AtomicU64>,
-    limit: u64,
+    received: Received,
     timer: Option<(Pin<Box<Sleep>>, Duration)>,
-    log: SharedLog,
-}
-
-impl Incoming {
-    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Error> {
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        let before = self.received.fetch_add(length, Ordering::Relaxed);
-        if before.saturating_add(length) > self.limit {
-            // What the guest does not get to see is not counted.
-            self.received.fetch_sub(length, Ordering::Relaxed);
-            let limit = self.limit;
-            let text = format!("an HTTP response was cut off: the limit is {limit} bytes an attempt");
-            self.log.lock().refuse(FailureKind::HostCallLimit, text);
-            return Err(Error::HttpResponseBodySize(Some(limit)));
-        }
-        Ok(frame)
-    }
 }
 
 impl Body for Incoming {
@@ -159,7 +170,7 @@ impl Body for Incoming {
                 if let Some((timer, quiet)) = &mut this.timer {
                     timer.as_mut().reset(Instant::now() + *quiet);
                 }
-                Poll::Ready(Some(this.count(frame)))
+                Poll::Ready(Some(this.received.count(frame)))
             }
             Poll::Ready(Some(Err(failed))) => Poll::Ready(Some(Err(error::of_body(&failed)))),
             Poll::Ready(None) => Poll::Ready(None),
@@ -187,7 +198,7 @@ mod tests {
         let sent = Sent {
             bytes: Arc::default(),
             limit: 10,
-            log: SharedLog::new(1000),
+            log: SharedLog::new(1000, &Budget::new(0)),
         };
         let frame = |length: usize| Frame::data(Bytes::from(vec![0; length]));
         assert!(sent.count(frame(6)).is_ok() && sent.count(frame(4)).is_ok());

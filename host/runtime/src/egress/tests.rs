@@ -63,18 +63,20 @@ impl Asker {
     async fn send(&self, url: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
         let uri = url.parse().unwrap();
         let destination = Destination::granted(&Method::GET, &uri, &self.grant).unwrap();
+        let budget = Budget::new(1 << 20);
         let exchange = Exchange {
             egress: Arc::clone(&self.egress),
             plugin: Arc::new(self.plugin()),
             tenant: self.tenant.clone(),
-            log: SharedLog::new(1000),
+            log: SharedLog::new(1000, &budget),
             received: Arc::default(),
             sent: Arc::default(),
+            budget: budget.clone(),
             options,
         };
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().uri(uri).body(body).unwrap();
-        exchange.run(destination, request).await
+        exchange.run(destination, Charge::empty(&budget), request).await
     }
 
     /// The page at an address, read to its end, so that the connection goes back to the pool.

@@ -15,8 +15,8 @@ use wasmtime::{CallHook, CallHookHandler, StoreContextMut};
 
 use super::HostState;
 
-/// What one call may carry from the guest to the host, in bytes. A stream takes a megabyte at a time.
-const CARGO: usize = 4 << 20;
+/// What one call may carry from the guest to the host, in bytes, if the attempt's memory has as much room.
+pub(crate) const CARGO: usize = 4 << 20;
 
 /// What a result needs beside its text: tags, lengths, the failure's retry wish.
 const RESULT_OVERHEAD: usize = 64;
@@ -80,7 +80,10 @@ impl Switch {
         let calls = &mut store.data_mut().calls;
         calls.returned = false;
         match event {
-            CallHook::CallingHost => store.set_hostcall_fuel(CARGO),
+            CallHook::CallingHost => {
+                let cargo = store.data_mut().cargo(CARGO);
+                store.set_hostcall_fuel(cargo);
+            }
             CallHook::ReturningFromHost => {
                 if calls.count > calls.limit {
                     return Err(HostCallLimit(calls.limit).into());
@@ -92,6 +95,7 @@ impl Switch {
             CallHook::ReturningFromWasm => {
                 calls.returned = true;
                 let output = calls.output;
+                let output = store.data_mut().cargo(output);
                 store.set_hostcall_fuel(output);
             }
         }

@@ -7,6 +7,9 @@ use wasmtime::component::{HasSelf, Linker};
 use super::HostState;
 use crate::contract::config::{self, Error};
 
+/// What a name and its value take besides their text, in bytes.
+const ENTRY: usize = 64;
+
 /// Names under which older toolchains import the interface; the functions are the same. A version that is not final matches
 /// only itself, so that each has to be linked.
 const DRAFTS: [&str; 3] = [
@@ -27,13 +30,18 @@ impl Values {
     }
 }
 
-// Everything is there from the start, so nothing can fail.
+// Everything is there from the start.
 impl config::Host for HostState {
     fn get(&mut self, key: String) -> Result<Option<String>, Error> {
+        // No larger than one that the operator has set.
         Ok(self.attempt.config.0.get(&key).cloned())
     }
 
     fn get_all(&mut self) -> Result<Vec<(String, String)>, Error> {
+        let size = |(name, value): (&String, &String)| name.len() + value.len() + ENTRY;
+        let size = self.attempt.config.0.iter().map(size).sum();
+        let paid = self.carry("the configuration", size);
+        paid.map_err(|over| Error::Io(over.to_string()))?;
         let values = self.attempt.config.0.iter();
         Ok(values
             .map(|(name, value)| (name.clone(), value.clone()))

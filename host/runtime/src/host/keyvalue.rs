@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 use taskforge_domain::{FailureKind, LogLevel};
 use wasmtime::component::{HasSelf, Linker, Resource};
 
-use super::HostState;
+use super::{HostState, handles::HANDLE};
 use crate::{
     contract::keyvalue::{
         atomics, batch,
@@ -29,6 +29,12 @@ const BATCH: usize = 1000;
 
 /// Bytes of values that one batch brings back.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// What a text or a list of bytes takes besides its bytes.
+const ENTRY: usize = 32;
+
+/// What a batch found.
+type Batch = Vec<(String, Option<Vec<u8>>)>;
 
 /// Places in a listing that are remembered; the oldest is forgotten first.
 const CURSORS: usize = 16;
@@ -128,10 +134,48 @@ impl HostState {
     }
 }
 
+impl HostState {
+    fn hold_bucket(&mut self, bucket: Bucket) -> wasmtime::Result<Resource<Bucket>> {
+        self.making("the bucket", HANDLE + MAX_BUCKET as u64, |state| {
+            Ok(state.table.push(bucket)?)
+        })
+    }
+
+    fn drop_bucket(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+        let handle = bucket.rep();
+        self.table.delete(bucket)?;
+        self.handles.release(handle);
+        Ok(())
+    }
+
+    /// Charges for a value on its way to the guest. It is there already, and has a bound: one value at a time.
+    fn carry_value<E>(&mut self, value: &Result<Option<Vec<u8>>, E>) -> wasmtime::Result<()> {
+        let length = value.as_ref().ok().and_then(Option::as_ref).map_or(0, Vec::len);
+        Ok(self.carry("the value", length)?)
+    }
+
+    fn carry_keys(&mut self, keys: &[String]) -> wasmtime::Result<()> {
+        Ok(self.carry("the page of keys", keys.iter().map(|key| key.len() + ENTRY).sum())?)
+    }
+
+    fn carry_batch<E>(&mut self, found: &Result<Batch, E>) -> wasmtime::Result<()> {
+        let found = found.as_ref().map_or(&[][..], Vec::as_slice);
+        let sizes = found
+            .iter()
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 2 * ENTRY);
+        Ok(self.carry("what the batch found", sizes.sum())?)
+    }
+
+    /// What a batch may bring back, in bytes.
+    fn batch_room(&self) -> usize {
+        usize::try_from(self.budget.room()).map_or(BATCH_BYTES, |room| room.min(BATCH_BYTES))
+    }
+}
+
 impl store::Host for HostState {
     async fn open(&mut self, name: String) -> Answer<Resource<Bucket>> {
         match self.open_bucket(name) {
-            Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
+            Ok(bucket) => Ok(Ok(self.hold_bucket(bucket)?)),
             Err(error) => Ok(Err(error)),
         }
     }
@@ -140,7 +184,9 @@ impl store::Host for HostState {
 impl store::HostBucket for HostState {
     async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let bucket = self.table.get(&bucket)?;
-        Ok(bucket.get(&key).await)
+        let value = bucket.get(&key).await;
+        self.carry_value(&value)?;
+        Ok(value)
     }
 
     async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -170,6 +216,7 @@ impl store::HostBucket for HostState {
             None => None,
         };
         let page = bucket.page(after).await;
+        self.carry_keys(page.as_ref().map_or(&[], |(keys, _)| keys))?;
         Ok(page.map(|(keys, last)| KeyResponse {
             keys,
             cursor: last.map(|last| self.cursors.give(last)),
@@ -177,8 +224,7 @@ impl store::HostBucket for HostState {
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
-        self.table.delete(bucket)?;
-        Ok(())
+        self.drop_bucket(bucket)
     }
 }
 
@@ -208,14 +254,15 @@ impl Bucket {
         Ok((keys, last))
     }
 
-    async fn get_many(&self, keys: Vec<String>) -> Result<Vec<(String, Option<Vec<u8>>)>, Error> {
+    /// Of at most so many bytes.
+    async fn get_many(&self, keys: Vec<String>, most: usize) -> Result<Batch, Error> {
         keys_fit(keys.len(), &keys)?;
         let mut found = Vec::with_capacity(keys.len());
         let mut bytes = 0;
         for key in keys {
             let value = self.values.get(&self.space, &key).await?;
             bytes += value.as_ref().map_or(0, Vec::len);
-            bounded("what the batch found", bytes, BATCH_BYTES)?;
+            bounded("what the batch found", bytes, most)?;
             found.push((key, value));
         }
         Ok(found)
@@ -254,8 +301,10 @@ impl batch::Host for HostState {
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+        let most = self.batch_room();
         let bucket = self.table.get(&bucket)?;
-        let found = bucket.get_many(keys).await;
+        let found = bucket.get_many(keys, most).await;
+        self.carry_batch(&found)?;
         Ok(found.map(|found| {
             let found = found.into_iter();
             found.map(|(key, value)| Some((key, value?))).collect()

@@ -8,6 +8,17 @@ use crate::{
     mailer::{self, MailError, MailErrorKind, MailMessage},
 };
 
+/// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole, and as it is written.
+const COPIES: u64 = 4;
+
+/// The bytes of a message.
+fn size(message: &mail::Message) -> u64 {
+    let listed = message.to.iter().chain(&message.cc).chain(&message.bcc);
+    let optional = [&message.from, &message.reply_to, &message.text, &message.html];
+    let texts = optional.into_iter().flatten().chain([&message.subject]);
+    listed.chain(texts).map(|text| text.len() as u64).sum()
+}
+
 impl mail::Host for HostState {
     async fn send(&mut self, message: mail::Message) -> Result<mail::Receipt, mail::Error> {
         if let Some(refusal) = self.refusal(&message)? {
@@ -19,6 +30,14 @@ impl mail::Host for HostState {
                 message: refusal,
             });
         }
+        let held = self.budget.charge("the mail", COPIES * size(&message));
+        let _held = held.map_err(|over| {
+            self.log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
+            MailError {
+                kind: MailErrorKind::Invalid,
+                message: over.to_string(),
+            }
+        })?;
         self.mails += 1;
         let message = MailMessage {
             key: format!("{}.{}", self.attempt.task, self.mails),

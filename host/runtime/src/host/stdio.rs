@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -15,10 +15,21 @@ use wasmtime_wasi::{
 };
 
 use super::SharedLog;
-use crate::log::Stream;
+use crate::{
+    budget::{Budget, Charge},
+    log::Stream,
+};
 
 /// What one write may carry, in bytes. The guest's libraries send at most this much at once.
 const CHUNK: usize = 64 << 10;
+
+/// Refuses what a stream never said that it would take, as the interface has it.
+fn chunk(bytes: &[u8]) -> StreamResult<()> {
+    if bytes.len() > CHUNK {
+        return Err(StreamError::trap("a write of more than the stream was ready for"));
+    }
+    Ok(())
+}
 
 /// One of the two streams. Always ready: the log either keeps what comes or drops it.
 #[derive(Debug, Clone)]
@@ -67,6 +78,7 @@ impl Pollable for Output {
 #[async_trait]
 impl OutputStream for Output {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
+        chunk(&bytes)?;
         self.log.lock().write(self.stream, &bytes);
         Ok(())
     }
@@ -103,29 +115,45 @@ pub(crate) struct OutputLimit(pub(crate) u64);
 /// A command's standard output, kept up to the limit. What goes beyond ends the command, so that a flood is never held.
 #[derive(Debug, Clone)]
 pub(crate) struct Captured {
-    bytes: Arc<Mutex<Vec<u8>>>,
+    kept: Arc<Mutex<Kept>>,
     limit: u64,
 }
 
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    charge: Charge,
+}
+
 impl Captured {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64, budget: &Budget) -> Self {
+        let kept = Kept {
+            bytes: Vec::new(),
+            charge: Charge::empty(budget),
+        };
         Self {
-            bytes: Arc::default(),
+            kept: Arc::new(Mutex::new(kept)),
             limit,
         }
     }
 
     /// What was written so far.
     pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().bytes)
     }
 
-    fn keep(&self, bytes: &[u8]) -> Result<(), OutputLimit> {
-        let mut kept = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if (kept.len() + bytes.len()) as u64 > self.limit {
-            return Err(OutputLimit(self.limit));
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, bytes: &[u8]) -> wasmtime::Result<()> {
+        let mut kept = self.lock();
+        let Kept { bytes: held, charge } = &mut *kept;
+        if (held.len() + bytes.len()) as u64 > self.limit {
+            return Err(OutputLimit(self.limit).into());
         }
-        kept.extend_from_slice(bytes);
+        charge.buffer("the output", held, bytes.len())?;
+        held.extend_from_slice(bytes);
         Ok(())
     }
 }
@@ -154,7 +182,8 @@ impl Pollable for Captured {
 #[async_trait]
 impl OutputStream for Captured {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
-        self.keep(&bytes).map_err(|full| StreamError::Trap(full.into()))
+        chunk(&bytes)?;
+        self.keep(&bytes).map_err(StreamError::Trap)
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -168,7 +197,7 @@ impl OutputStream for Captured {
 
 impl AsyncWrite for Captured {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let kept = self.keep(bytes).map_err(io::Error::other);
+        let kept = self.keep(bytes).map_err(|full| io::Error::other(full.to_string()));
         Poll::Ready(kept.map(|()| bytes.len()))
     }
 
@@ -187,7 +216,7 @@ mod tests {
 
     #[test]
     fn output_is_kept_to_its_limit_and_not_a_byte_further() {
-        let captured = Captured::new(5);
+        let captured = Captured::new(5, &Budget::new(0));
         captured.keep(b"123").unwrap();
         assert!(captured.keep(b"456").is_err());
         captured.keep(b"45").unwrap();

@@ -19,7 +19,7 @@ pub(super) async fn call(
         ("TASKFORGE_MAX_ATTEMPTS", task.max_attempts.to_string()),
         ("TASKFORGE_DEADLINE", task.deadline.to_string()),
     ];
-    let stdout = store.data_mut().serve_command(task.input, &variables);
+    let stdout = store.data_mut().serve_command(task.input, &variables)?;
     let command = code.instantiate_async(&mut *store).await?;
     let status = match command.wasi_cli_run().call_run(&mut *store).await {
         Ok(Ok(())) => 0,

@@ -25,7 +25,12 @@ use wasmtime_wasi_http::{
 };
 
 use super::text;
-use crate::{contract::handler, host::HostState, verdict};
+use crate::{
+    budget::{Budget, Charge},
+    contract::handler,
+    host::HostState,
+    verdict,
+};
 
 /// The authority that the task is sent to. It is never looked up; libraries want one.
 const AUTHORITY: &str = "taskforge";
@@ -39,7 +44,8 @@ pub(super) async fn call(
     task: handler::Task<'_>,
 ) -> wasmtime::Result<Result<String, Failure>> {
     let (sender, receiver) = oneshot::channel();
-    let request = request(&task)?;
+    let budget = store.data().budget.clone();
+    let request = request(&task, &budget)?;
     let (request, out) = {
         let mut http = store.data_mut().uncounted_http();
         let request = http.new_incoming_request(Scheme::Http, request)?;
@@ -53,7 +59,7 @@ pub(super) async fn call(
             .call_handle(store, request, out)
     );
     // Without a budget: once the function has returned everything that will ever come is there, and must be read at once.
-    let mut answer = pin!(unconstrained(read(receiver, limit)));
+    let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
     let mut answered = None;
     poll_fn(|context: &mut Context<'_>| {
         let returned = call.as_mut().poll(context);
@@ -64,7 +70,14 @@ pub(super) async fn call(
             answered = Some(answer);
         }
         match &answered {
-            Some(Err(failure)) if failure.kind == FailureKind::OutputTooLarge => Poll::Ready(Ok(())),
+            Some(Err(failure))
+                if matches!(
+                    failure.kind,
+                    FailureKind::OutputTooLarge | FailureKind::OutOfMemory
+                ) =>
+            {
+                Poll::Ready(Ok(()))
+            }
             _ => returned,
         }
     })
@@ -72,8 +85,8 @@ pub(super) async fn call(
     Ok(answered.unwrap_or_else(|| Err(wrong("the handler returned and left its answer without an end"))))
 }
 
-fn request(task: &handler::Task<'_>) -> wasmtime::Result<Request<Full<Bytes>>> {
-    let body = Full::new(Bytes::copy_from_slice(task.input.as_bytes()));
+fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Request<Full<Bytes>>> {
+    let body = Full::new(budget.bytes("the input", task.input.as_bytes().to_vec())?);
     Ok(Request::post(format!("http://{AUTHORITY}/"))
         .header(CONTENT_TYPE, "application/json")
         .header(CONTENT_LENGTH, task.input.len())
@@ -85,7 +98,11 @@ fn request(task: &handler::Task<'_>) -> wasmtime::Result<Request<Full<Bytes>>> {
 }
 
 /// Reads the answer to its end, and keeps as much of it as is wanted.
-async fn read(sent: oneshot::Receiver<Sent>, limit: u64) -> Result<String, Failure> {
+async fn read(
+    sent: oneshot::Receiver<Sent>,
+    limit: u64,
+    budget: &Budget,
+) -> Result<String, Failure> {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
@@ -98,11 +115,13 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64) -> Result<String, Failu
     let success = head.status.is_success();
     let room = if success { limit } else { verdict::MESSAGE as u64 };
     let room = usize::try_from(room).unwrap_or(usize::MAX);
-    let mut bytes = Vec::new();
+    let (mut bytes, mut charge) = (Vec::new(), Charge::empty(budget));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| wrong(&format!("the answer broke off: {error}")))?;
         let Some(data) = frame.data_ref() else { continue };
         let fits = data.len().min(room - bytes.len());
+        let paid = charge.buffer("the output", &mut bytes, fits);
+        paid.map_err(|over| Failure::new(FailureKind::OutOfMemory, over.to_string()))?;
         bytes.extend_from_slice(&data[..fits]);
         if success && fits < data.len() {
             return Err(verdict::output_too_large(limit));

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use taskforge_domain::{Digest, Failure, FailureKind, Json, Manifest, Outcome, Progress, TaskId, TenantId};
+use taskforge_domain::{Digest, Failure, FailureKind, Json, Limits, Manifest, Outcome, Progress, TaskId, TenantId};
 use taskforge_runtime::{
     CancellationToken, ComponentSource, Invocation, Invoked, MemoryKeyValue, OutboxMailer, Plugin,
     PluginSettings, Runtime, RuntimeConfig, Threads, inspect,
@@ -42,6 +42,12 @@ pub fn config(outbox: &TempDir) -> RuntimeConfig {
     let config = RuntimeConfig::new(Arc::new(mailer));
     RuntimeConfig {
         max_instances: 8,
+        // Some attacks must not end by these before they end by what they are about.
+        ceilings: Limits {
+            fuel: u64::MAX,
+            host_calls: u64::MAX,
+            ..Limits::ceilings()
+        },
         cache_dir: Some(cache_dir()),
         source: Some(Arc::new(Guests)),
         key_value: Some(Arc::new(MemoryKeyValue::new())),

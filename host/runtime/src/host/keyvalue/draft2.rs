@@ -12,8 +12,8 @@ use crate::{
             store::{self, Error, KeyResponse},
         },
     },
-    host::HostState,
-    keyvalue::{MAX_KEY, Seen, seen},
+    host::{HostState, handles::HANDLE},
+    keyvalue::{MAX_BUCKET, MAX_KEY, Seen, seen},
 };
 
 /// A value as it was seen. Of the value itself only a digest is kept, so that a guest may hold many without filling the host's memory. Public
@@ -48,10 +48,18 @@ impl Cas {
     }
 }
 
+impl HostState {
+    fn hold_cas(&mut self, cas: Cas) -> wasmtime::Result<Resource<Cas>> {
+        self.making("the value's state", HANDLE + (MAX_BUCKET + MAX_KEY) as u64, |state| {
+            Ok(state.table.push(cas)?)
+        })
+    }
+}
+
 impl store::Host for HostState {
     async fn open(&mut self, name: String) -> Answer<Resource<Bucket>> {
         match self.open_bucket(name) {
-            Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
+            Ok(bucket) => Ok(Ok(self.hold_bucket(bucket)?)),
             Err(error) => Ok(Err(error.into())),
         }
     }
@@ -60,7 +68,9 @@ impl store::Host for HostState {
 impl store::HostBucket for HostState {
     async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let bucket = self.table.get(&bucket)?;
-        Ok(bucket.get(&key).await.map_err(Error::from))
+        let value = bucket.get(&key).await.map_err(Error::from);
+        self.carry_value(&value)?;
+        Ok(value)
     }
 
     async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -85,12 +95,12 @@ impl store::HostBucket for HostState {
             return Ok(Err(Error::Other("this cursor is not known".to_owned())));
         }
         let page = bucket.page(cursor.as_deref()).await.map_err(Error::from);
+        self.carry_keys(page.as_ref().map_or(&[], |(keys, _)| keys))?;
         Ok(page.map(|(keys, cursor)| KeyResponse { keys, cursor }))
     }
 
     async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
-        self.table.delete(bucket)?;
-        Ok(())
+        self.drop_bucket(bucket)
     }
 }
 
@@ -98,7 +108,7 @@ impl atomics::HostCas for HostState {
     async fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
         let bucket = self.table.get(&bucket)?.clone();
         match Cas::of(bucket, key).await {
-            Ok(cas) => Ok(Ok(self.table.push(cas)?)),
+            Ok(cas) => Ok(Ok(self.hold_cas(cas)?)),
             Err(error) => Ok(Err(error.into())),
         }
     }
@@ -109,11 +119,14 @@ impl atomics::HostCas for HostState {
         if let Ok(value) = &value {
             cas.seen = seen(value.as_deref());
         }
+        self.carry_value(&value)?;
         Ok(value)
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {
+        let handle = cas.rep();
         self.table.delete(cas)?;
+        self.handles.release(handle);
         Ok(())
     }
 }
@@ -125,7 +138,9 @@ impl atomics::Host for HostState {
     }
 
     async fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> wasmtime::Result<Result<(), CasError>> {
+        let handle = cas.rep();
         let Cas { bucket, key, seen } = self.table.delete(cas)?;
+        self.handles.release(handle);
         let swapped = async {
             key_fits(&key)?;
             if bucket.swap(&key, seen, value).await? {
@@ -135,7 +150,7 @@ impl atomics::Host for HostState {
         };
         Ok(match swapped.await {
             Ok(None) => Ok(()),
-            Ok(Some(cas)) => Err(CasError::CasFailed(self.table.push(cas)?)),
+            Ok(Some(cas)) => Err(CasError::CasFailed(self.hold_cas(cas)?)),
             Err(error) => Err(CasError::StoreError(error.into())),
         })
     }
@@ -147,8 +162,11 @@ impl batch::Host for HostState {
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
+        let most = self.batch_room();
         let bucket = self.table.get(&bucket)?;
-        Ok(bucket.get_many(keys).await.map_err(Error::from))
+        let found = bucket.get_many(keys, most).await.map_err(Error::from);
+        self.carry_batch(&found)?;
+        Ok(found)
     }
 
     async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
