@@ -6,10 +6,10 @@ use futures_util::FutureExt as _;
 use taskforge_domain::{
     Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId, json,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::Untouched,
     contract::{BindingsPre, handler::Description},
     host::{Attempt, HostState},
     inspect::Inspection,
@@ -74,16 +74,8 @@ pub(crate) async fn ask(
         config: BTreeMap::new(),
     });
     let (host, bindings) = (Arc::clone(shared), bindings.clone());
-    let untouched = Untouched::default();
-    let granted = untouched.clone();
-    let described = async move {
-        let _slot = slot;
-        call(&host, &bindings, info, granted).await
-    };
-    let (said, _) = shared
-        .background
-        .run(Box::pin(described), &Arc::default(), &untouched)
-        .await;
+    let described = async move { call(&host, &bindings, info, slot).await };
+    let (said, _) = shared.background.run(Box::pin(described), &Arc::default()).await;
     said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
 }
 
@@ -91,7 +83,7 @@ async fn call(
     shared: &Shared,
     bindings: &BindingsPre<HostState>,
     info: Arc<PluginInfo>,
-    untouched: Untouched,
+    slot: OwnedSemaphorePermit,
 ) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -102,7 +94,6 @@ async fn call(
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,
-        untouched,
     });
     let mut store = invoke::store(shared, &info, state);
     let ending = {
@@ -120,7 +111,9 @@ async fn call(
         )
         .await
     };
-    verdict::of_other(ending, &store, &info).map_err(LoadError::describe)
+    let said = verdict::of_other(ending, &store, &info).map_err(LoadError::describe);
+    invoke::retire(&shared.background, store, slot);
+    said
 }
 
 /// What is known of a plugin that describes itself. A manifest that came with it must agree.
@@ -297,7 +290,10 @@ mod tests {
             },
             None,
         );
-        assert!(text.contains("input-schema nests deeper than 100 levels"), "{text}");
+        assert!(
+            text.contains("input-schema nests deeper than 100 levels"),
+            "{text}"
+        );
         let text = refusal(
             Description {
                 output_schema: "[]".to_owned(),

@@ -10,7 +10,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
 };
 
-use crate::RuntimeConfig;
+use crate::{RuntimeConfig, chunks};
 
 /// Fuel between two points at which a busy guest lets others run and its deadline is looked at. A tight loop burns 6 units a
 /// nanosecond on a 2-core machine and so yields every 80 µs, a loop over memory several times more seldom; a yield takes about 1 µs.
@@ -155,12 +155,13 @@ fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig 
     pool
 }
 
-/// What compiled code depends on: the engine's version and settings and the CPU's features. Code of another
-/// fingerprint must not be loaded.
+/// What compiled code depends on: the engine's version and settings, the CPU's features, and how
+/// components are [rewritten](chunks) before. Code of another fingerprint must not be loaded.
 #[must_use]
 pub fn fingerprint(engine: &Engine) -> String {
     let mut hasher = Sha256Hasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    chunks::VERSION.hash(&mut hasher);
     hex::encode(&hasher.0.finalize()[..16])
 }
 

@@ -26,7 +26,6 @@ pub(crate) use stdio::{Captured, OutputLimit};
 
 use crate::{
     KeyValue,
-    background::Untouched,
     budget::{Budget, Charge, OverBudget},
     contract::{self, logging, progress},
     egress::{Egress, Outbound},
@@ -76,7 +75,6 @@ pub(crate) struct Attempt {
     pub(crate) egress: Arc<Egress>,
     pub(crate) config: Arc<Values>,
     pub(crate) key_value: Option<Arc<dyn KeyValue>>,
-    pub(crate) untouched: Untouched,
 }
 
 /// Everything that host functions reach through the store.
@@ -111,7 +109,7 @@ impl HostState {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
-            limiter: MemoryLimiter::new(limits, budget.clone(), attempt.untouched.clone()),
+            limiter: MemoryLimiter::new(limits, budget.clone()),
             calls: Calls::new(limits),
             outbound: Outbound::new(&attempt, log.clone(), budget.clone()),
             log,
@@ -133,7 +131,9 @@ impl HostState {
     pub(crate) fn cargo(&mut self, most: usize) -> usize {
         // An empty charge always fits.
         let _ = self.carried.resize("nothing", 0);
-        usize::try_from(self.budget.room()).unwrap_or(usize::MAX).min(most)
+        usize::try_from(self.budget.room())
+            .unwrap_or(usize::MAX)
+            .min(most)
     }
 
     /// Charges for what a call brings back, until the next call.

@@ -11,6 +11,7 @@ mod handler;
 mod web;
 
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
@@ -22,12 +23,12 @@ use futures_util::FutureExt as _;
 use taskforge_domain::{
     Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    background::Untouched,
+    background::{Background, Effort},
     code::Code,
     contract::handler::Task,
     engine::YIELD_INTERVAL,
@@ -68,6 +69,8 @@ pub struct Invoked {
     pub usage: Usage,
     /// What the handler and the host had to say, oldest first.
     pub logs: Vec<LogLine>,
+    /// What it took of the processors.
+    pub effort: Effort,
 }
 
 /// See [`crate::Runtime::invoke`].
@@ -97,19 +100,18 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         _ => return unused(verdict::cancelled()),
     };
     let lane = shared.lanes.of(&invocation.tenant, plugin.info().digest);
-    let untouched = Untouched::default();
     let entered = Entered {
         shared: Arc::clone(shared),
         info: Arc::clone(plugin.shared_info()),
         config: Arc::clone(plugin.config()),
         code,
         invocation,
-        untouched: untouched.clone(),
-        _slot: slot,
+        slot,
     };
-    let running = shared.background.run(Box::pin(entered.run()), &lane, &untouched);
-    let (ended, _) = running.await;
-    ended.unwrap_or_else(|| unused(verdict::cancelled()))
+    let running = shared.background.run(Box::pin(entered.run()), &lane);
+    let (ended, effort) = running.await;
+    let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
+    Invoked { effort, ..ended }
 }
 
 /// An attempt that has its code and its instance.
@@ -119,28 +121,29 @@ struct Entered {
     config: Arc<Values>,
     code: Arc<Code>,
     invocation: Invocation,
-    untouched: Untouched,
-    // The last to go: what is dropped before it includes the instance.
-    _slot: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 impl Entered {
     async fn run(self) -> Invoked {
         let started = Instant::now();
         let Self {
-            shared, info, code, ..
-        } = &self;
-        let invocation = &self.invocation;
+            shared,
+            info,
+            config,
+            code,
+            invocation,
+            slot,
+        } = self;
         let host = Attempt {
-            plugin: Arc::clone(info),
+            plugin: Arc::clone(&info),
             tenant: invocation.tenant.clone(),
             task: invocation.task,
             progress: invocation.progress.clone(),
             mailer: Arc::clone(&shared.config.mailer),
             egress: Arc::clone(&shared.egress),
-            config: Arc::clone(&self.config),
+            config,
             key_value: shared.config.key_value.clone(),
-            untouched: self.untouched.clone(),
         };
         let id = invocation.task.to_string();
         let task = Task {
@@ -150,9 +153,9 @@ impl Entered {
             deadline: deadline_millis(info.limits.deadline),
             input: invocation.input.as_str(),
         };
-        let mut store = store(shared, info, HostState::new(host));
+        let mut store = store(&shared, &info, HostState::new(host));
         let ending = {
-            let run = call(code, &mut store, task);
+            let run = call(&code, &mut store, task);
             // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
             bounded(
                 AssertUnwindSafe(run).catch_unwind(),
@@ -161,8 +164,69 @@ impl Entered {
             )
             .await
         };
-        let outcome = verdict::of_attempt(ending, &store, info);
-        finish(store, info, outcome, started)
+        let ended = Ended {
+            ending,
+            store,
+            info,
+            started,
+            background: Arc::clone(&shared.background),
+            slot,
+        };
+        ended.finish().await
+    }
+}
+
+/// The size in bytes from which on an output is read apart. JSON is read at some 300 MB/s.
+const LARGE_OUTPUT: usize = 256 << 10;
+
+/// The memory in bytes from which on an instance is given back apart. Giving back takes 0.1 ms for
+/// each mebibyte that was touched.
+const LARGE_INSTANCE: u64 = 8 << 20;
+
+/// An attempt that is over, and what it left.
+struct Ended {
+    ending: Ending<Result<String, Failure>>,
+    store: Store<HostState>,
+    info: Arc<PluginInfo>,
+    started: Instant,
+    background: Arc<Background>,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Ended {
+    async fn finish(self) -> Invoked {
+        let large = matches!(&self.ending, Ending::Returned(Ok(output)) if output.len() >= LARGE_OUTPUT);
+        if !large {
+            return self.judge();
+        }
+        let background = Arc::clone(&self.background);
+        let (sender, receiver) = oneshot::channel();
+        background.apart(move || {
+            // Nobody waits for it if the process is ending.
+            sender.send(self.judge()).ok();
+        });
+        receiver.await.unwrap_or_else(|_| unused(verdict::cancelled()))
+    }
+
+    fn judge(mut self) -> Invoked {
+        let outcome = verdict::of_attempt(self.ending, &self.store, &self.info);
+        let invoked = record(&mut self.store, &self.info, outcome, self.started);
+        retire(&self.background, self.store, self.slot);
+        invoked
+    }
+}
+
+/// Gives an instance back, and then its slot.
+pub(crate) fn retire(background: &Background, store: Store<HostState>, slot: OwnedSemaphorePermit) {
+    let large = store.data().budget.peak() >= LARGE_INSTANCE;
+    let give_back = move || {
+        drop(store);
+        drop(slot);
+    };
+    if large {
+        background.apart(give_back);
+    } else {
+        give_back();
     }
 }
 
@@ -202,7 +266,7 @@ fn unused(failure: Failure) -> Invoked {
 }
 
 /// Usage and logs, taken before the instance is dropped.
-fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
+fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
     let fuel = info.limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let state = store.data_mut();
     let logs = state.log.lock().finish();
@@ -235,7 +299,9 @@ pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Sto
 
 /// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds the guest.
 ///
-/// A handler that ends before it first waits or yields, as most do, never touches the timer.
+/// The clock is read whenever the future comes back: on a busy thread a timer fires late. The timer
+/// is for a guest that waits. A handler that ends before it first waits or yields, as most do,
+/// never touches either.
 pub(crate) async fn bounded<T>(
     future: impl Future<Output = std::thread::Result<wasmtime::Result<T>>>,
     deadline: Duration,
@@ -250,12 +316,18 @@ pub(crate) async fn bounded<T>(
     if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
         return Ending::of(result);
     }
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Ending::Cancelled,
-        () = tokio::time::sleep_until(limit) => Ending::Deadline,
-        result = future => Ending::of(result),
-    }
+    let mut cancelled = pin!(cancel.cancelled());
+    let mut timer = pin!(tokio::time::sleep_until(limit));
+    poll_fn(|context| {
+        if cancelled.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ending::Cancelled);
+        }
+        if timer.as_mut().poll(context).is_ready() || tokio::time::Instant::now() >= limit {
+            return Poll::Ready(Ending::Deadline);
+        }
+        future.as_mut().poll(context).map(Ending::of)
+    })
+    .await
 }
 
 fn deadline_millis(deadline: Duration) -> u64 {

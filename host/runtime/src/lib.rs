@@ -15,6 +15,7 @@
 //! | [`describe`](mod@describe) | what a plugin says about itself, or its manifest for it |
 //! | [`refusal`] | why bytes did not become a plugin |
 //! | [`compiler`] | from a component to machine code: here, or apart under caps |
+//! | [`chunks`] | bulk memory in chunks, so that no instruction of a guest holds a thread |
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
@@ -36,6 +37,7 @@
 
 mod budget;
 mod cache;
+mod chunks;
 mod code;
 mod contract;
 mod describe;
@@ -60,6 +62,7 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
+pub use background::Effort;
 pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};

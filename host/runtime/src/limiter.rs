@@ -5,20 +5,12 @@
 
 use async_trait::async_trait;
 use taskforge_domain::Limits;
-use tokio::task::yield_now;
 use wasmtime::ResourceLimiterAsync;
 
-use crate::{background::Untouched, budget::Budget};
+use crate::budget::Budget;
 
 /// Bytes that a table element takes in the host.
 const ELEMENT: u64 = size_of::<usize>() as u64;
-
-/// Memory in bytes with which an instance counts as large. It takes some milliseconds to touch so much for the first time, in which the guest
-/// hardly burns fuel, so that it would not yield.
-const LARGE: u64 = 4 << 20;
-
-/// What a large instance may get, in bytes, before it is said again.
-const STEP: u64 = 1 << 20;
 
 /// Keeps the sums of one instance.
 #[derive(Debug)]
@@ -31,12 +23,10 @@ pub(crate) struct MemoryLimiter {
     bytes: u64,
     elements: u64,
     denied: Option<String>,
-    unsaid: u64,
-    untouched: Untouched,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limits: &Limits, budget: Budget, untouched: Untouched) -> Self {
+    pub(crate) fn new(limits: &Limits, budget: Budget) -> Self {
         Self {
             budget,
             element_limit: limits.table_elements,
@@ -46,8 +36,6 @@ impl MemoryLimiter {
             bytes: 0,
             elements: 0,
             denied: None,
-            unsaid: 0,
-            untouched,
         }
     }
 
@@ -72,15 +60,6 @@ impl MemoryLimiter {
         self.elements = count;
         self.bytes += bytes;
         true
-    }
-
-    /// Before a large instance gets memory: lets it go on where it may take the time to touch that.
-    async fn prepare(&mut self, bytes: u64) {
-        self.unsaid += bytes;
-        if self.bytes > LARGE && self.unsaid >= STEP {
-            self.untouched.add(std::mem::take(&mut self.unsaid));
-            yield_now().await;
-        }
     }
 
     /// A granted growth that the engine could not carry out stays counted: the engine also reports failures that it
@@ -112,12 +91,7 @@ impl ResourceLimiterAsync for MemoryLimiter {
             ));
             return Ok(false);
         }
-        let bytes = desired.saturating_sub(current) as u64;
-        let granted = self.grow(bytes, 0);
-        if granted {
-            self.prepare(bytes).await;
-        }
-        Ok(granted)
+        Ok(self.grow(desired.saturating_sub(current) as u64, 0))
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -161,8 +135,6 @@ impl ResourceLimiterAsync for MemoryLimiter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn limiter(memory: u64, table_elements: u64) -> MemoryLimiter {
@@ -171,7 +143,7 @@ mod tests {
             table_elements,
             ..Limits::default()
         };
-        MemoryLimiter::new(&limits, Budget::new(memory), Untouched::default())
+        MemoryLimiter::new(&limits, Budget::new(memory))
     }
 
     #[tokio::test]
@@ -204,27 +176,5 @@ mod tests {
         let mut limiter = limiter(1000, 100);
         assert!(!limiter.memory_growing(0, 900, Some(800)).await.unwrap());
         assert!(limiter.memory_growing(0, 1000, None).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_large_instance_says_so_before_it_gets_its_memory() {
-        let mut limiter = limiter(1 << 30, 0);
-        let untouched = limiter.untouched.clone();
-        assert!(limiter.memory_growing(0, 1 << 20, None).await.unwrap());
-        assert_eq!(untouched.take(), Duration::ZERO, "it is small");
-        {
-            let mut growing = std::pin::pin!(limiter.memory_growing(1 << 20, 64 << 20, None));
-            assert!(futures_util::poll!(growing.as_mut()).is_pending());
-            assert!(growing.await.unwrap());
-        }
-        // All of it, because what it had before it need not have touched.
-        assert_eq!(untouched.take(), Duration::from_millis(64));
-        assert!(
-            limiter
-                .memory_growing(64 << 20, (64 << 20) + 65_536, None)
-                .await
-                .unwrap()
-        );
-        assert_eq!(untouched.take(), Duration::ZERO, "not for each page");
     }
 }

@@ -6,6 +6,7 @@ use taskforge_domain::{Digest, Manifest, PluginSettings, Shape};
 use wasmtime::component::Component;
 
 use crate::{
+    chunks,
     code::Code,
     compiler::Compiler,
     describe,
@@ -42,6 +43,18 @@ pub(crate) async fn load(
         return Err(LoadError::TooLarge { size, limit });
     }
     let bytes = Arc::new(bytes);
+    let loaded = load_from(shared, Arc::clone(&bytes), settings, manifest).await;
+    // Giving back 128 MiB takes some milliseconds, which a thread of attempts has not.
+    tokio::task::spawn_blocking(move || drop(bytes));
+    loaded
+}
+
+async fn load_from(
+    shared: &Arc<Shared>,
+    bytes: Arc<Vec<u8>>,
+    settings: PluginSettings,
+    manifest: Option<&Manifest>,
+) -> Result<Arc<Plugin>, LoadError> {
     let seen = Arc::clone(&bytes);
     let inspection = blocking(shared, move |_| inspect(&seen)).await?;
     let shape = inspection.callable()?;
@@ -55,7 +68,12 @@ pub(crate) async fn load(
     let info = match (&*code, manifest) {
         (Code::Handler(bindings), manifest) => {
             let said = describe::ask(shared, bindings, &inspection, &settings).await?;
-            describe::by_itself(said, manifest, inspection, settings)?
+            let manifest = manifest.cloned();
+            // Its schemas are read, and are a stranger's too.
+            blocking(shared, move |_| {
+                describe::by_itself(said, manifest.as_ref(), inspection, settings)
+            })
+            .await?
         }
         (_, Some(manifest)) => describe::by_manifest(manifest, shape, inspection, settings)?,
         (_, None) => return Err(LoadError::Nameless(inspection.entry().to_owned())),
@@ -148,10 +166,10 @@ async fn fetch(shared: &Arc<Shared>, wanted: &Digest) -> Result<Arc<Vec<u8>>, Lo
 /// it is logged and no error.
 fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Component, LoadError> {
     let refused = |error: wasmtime::Error| LoadError::unsupported(&error);
+    let code = chunks::precompile(&shared.engine, bytes).map_err(refused)?;
     let Some(cache) = &shared.cache else {
-        return Component::from_binary(&shared.engine, bytes).map_err(refused);
+        return deserialize(shared, &code);
     };
-    let code = shared.engine.precompile_component(bytes).map_err(refused)?;
     let stored = cache.draft(digest).and_then(|draft| {
         std::fs::write(draft.path(), &code)?;
         cache.adopt(&draft, digest)
@@ -177,6 +195,10 @@ fn deserialize(shared: &Shared, code: &[u8]) -> Result<Component, LoadError> {
 fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, LoadError> {
     let image = component.image_range();
     let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
+    // Here, and not when the first instance is made, on the thread of an attempt.
+    component
+        .initialize_copy_on_write_image()
+        .map_err(LoadError::internal)?;
     let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
     let code = Code::link(shape, linked).map_err(incompatible)?;
     Ok(Loaded {

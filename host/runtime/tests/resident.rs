@@ -182,7 +182,11 @@ async fn a_log_of_empty_lines_is_a_small_log_and_a_small_row() {
     for invoked in attack(&bed, &plugin, "empty lines", &input).await {
         let row = serde_json::to_string(&invoked.logs).unwrap().len();
         assert!(row < (64 << 10) + 1000, "a row of {row} bytes");
-        assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
+        assert!(
+            matches!(invoked.outcome, Outcome::Completed(_)),
+            "{:?}",
+            invoked.outcome
+        );
     }
 }
 
@@ -257,7 +261,11 @@ async fn describe_pays_like_handle_does() {
         let loaded = join_all(loads).await;
         let risen = watch.risen();
         println!("describe with {bytes} bytes: {} MiB resident", risen >> 20);
-        assert!(risen <= PLACES * MEMORY + CONSTANT, "{} MiB resident", risen >> 20);
+        assert!(
+            risen <= PLACES * MEMORY + CONSTANT,
+            "{} MiB resident",
+            risen >> 20
+        );
         for loaded in loaded {
             match loaded {
                 Err(LoadError::Describe(failure)) if bytes == 60_000 => {
@@ -269,11 +277,7 @@ async fn describe_pays_like_handle_does() {
             }
         }
     }
-    let plugin = bed
-        .runtime
-        .load(holder(false, 60_000), settings())
-        .await
-        .unwrap();
+    let plugin = bed.runtime.load(holder(false, 60_000), settings()).await.unwrap();
     for invoked in attack(&bed, &plugin, "by hand", &json!({})).await {
         assert!(ran_out(&invoked), "{:?}", invoked.outcome);
     }

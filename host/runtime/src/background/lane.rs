@@ -48,8 +48,6 @@ pub(crate) struct Lane {
 
 #[derive(Debug, Default)]
 struct Record {
-    /// Where the last attempt belonged.
-    last: Threads,
     /// Quick attempts since the last that was not.
     quick: u32,
     /// When an attempt last held a thread of the foreground. What one does in the background, as the
@@ -72,9 +70,10 @@ impl Lane {
     /// Where the next attempt begins.
     pub(super) fn threads(&self) -> Threads {
         if self.is_trusted() {
-            return Threads::Foreground;
+            Threads::Foreground
+        } else {
+            Threads::Background
         }
-        self.record().last.max(Threads::Background)
     }
 
     /// Whether attempts may run in the foreground; asked again before each step of those that do.
@@ -96,10 +95,9 @@ impl Lane {
 
     fn count(&self, effort: Effort, threads: Threads) {
         let mut record = self.record();
-        record.last = effort.threads();
-        record.quick = match record.last {
+        record.quick = match effort.threads() {
             Threads::Foreground => record.quick.saturating_add(1),
-            Threads::Background | Threads::Confined => 0,
+            Threads::Background => 0,
         };
         if threads == Threads::Foreground && effort.longest >= STUBBORN {
             record.held_a_thread = Some(Instant::now());
@@ -119,7 +117,6 @@ impl Lane {
     /// One whose next attempt begins there.
     pub(super) fn beginning(threads: Threads) -> Arc<Self> {
         let lane = Self::default();
-        lane.record().last = threads;
         lane.is_trusted
             .store(threads == Threads::Foreground, Ordering::Relaxed);
         Arc::new(lane)
@@ -205,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_begins_where_its_last_attempt_belonged_until_it_is_quick() {
+    fn what_an_attempt_does_in_the_background_is_not_held_against_its_lane_for_long() {
         let lane = lane(0);
-        lane.ended(STUCK, Threads::Confined);
-        assert_eq!(lane.threads(), Threads::Confined);
-        (0..QUICK_ATTEMPTS).for_each(|_| lane.ended(QUICK, Threads::Confined));
+        lane.ended(STUCK, Threads::Background);
+        assert_eq!(lane.threads(), Threads::Background);
+        (0..QUICK_ATTEMPTS).for_each(|_| lane.ended(QUICK, Threads::Background));
         assert_eq!(lane.threads(), Threads::Foreground, "nobody was held up");
     }
 

@@ -13,7 +13,6 @@ async fn quick_work_stays_where_it_is() {
         .run(
             Box::pin(async { thread() }),
             &Lane::beginning(Threads::Foreground),
-            &Untouched::default(),
         )
         .await;
     assert_eq!(there.unwrap(), here);
@@ -24,54 +23,42 @@ async fn quick_work_stays_where_it_is() {
 async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
     let background = Background::default();
     let (_, usual) = thread();
-    // Again if the machine itself stood still for a moment, which looks like work that does not come back.
-    for _ in 0..20 {
-        let work = async {
-            let before = thread();
-            compute(FOREGROUND).await;
-            (before, thread())
-        };
-        let (done, effort) = background
-            .run(
-                Box::pin(work),
-                &Lane::beginning(Threads::Foreground),
-                &Untouched::default(),
-            )
-            .await;
-        let (before, after) = done.unwrap();
-        assert_eq!(before.1, usual);
-        assert!(effort.computed >= FOREGROUND);
-        if effort.longest < STUBBORN {
-            assert_eq!(
-                after,
-                ("background".to_owned(), (usual + processors::NICENESS).min(19))
-            );
-            assert_eq!(effort.threads(), Threads::Background);
-            return;
-        }
-    }
-    panic!("it never came back in time");
+    let work = async {
+        let before = thread();
+        compute(FOREGROUND).await;
+        (before, thread())
+    };
+    let (done, effort) = background
+        .run(Box::pin(work), &Lane::beginning(Threads::Foreground))
+        .await;
+    let (before, after) = done.unwrap();
+    assert_eq!(before.1, usual);
+    assert!(effort.computed >= FOREGROUND);
+    let lower = (usual + processors::NICENESS).min(19);
+    assert_eq!(after, ("background".to_owned(), lower));
+    assert_eq!(effort.threads(), Threads::Background);
 }
 
 #[tokio::test]
-async fn what_confined_work_asks_for_runs_on_all_processors() {
-    let background = Arc::new(Background::default());
-    let asking = Arc::clone(&background);
-    let work = async move {
-        let asked = async { (thread(), rustix::thread::sched_getaffinity(None).unwrap()) };
-        (thread().0, asking.continued(Box::pin(asked)).await.unwrap())
-    };
-    let (done, _) = background
-        .run(
-            Box::pin(work),
-            &Lane::beginning(Threads::Confined),
-            &Untouched::default(),
-        )
-        .await;
-    let (name, ((other, niceness), allowed)) = done.unwrap();
-    assert_eq!((name.as_str(), other.as_str()), ("confined", "background"));
+async fn what_cannot_yield_holds_no_thread_that_others_need() {
+    let background = Background::default();
+    let (held, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let (done, ended) = tokio::sync::oneshot::channel();
+    background.apart(move || {
+        released.lock().unwrap().recv().ok();
+        done.send(thread()).ok();
+    });
+    // As many as there are threads, and more.
+    for _ in 0..2 * background.processors {
+        let work = async { compute(FOREGROUND).await };
+        background
+            .run(Box::pin(work), &Lane::beginning(Threads::Background))
+            .await;
+    }
+    drop(held);
+    let (_, niceness) = ended.await.unwrap();
     assert_eq!(niceness, (thread().1 + processors::NICENESS).min(19));
-    assert_eq!(allowed, rustix::thread::sched_getaffinity(None).unwrap());
 }
 
 /// Computes for so long, then lets others run.
@@ -79,67 +66,6 @@ async fn compute(time: Duration) {
     let begun = computed();
     while computed() - begun < time {}
     tokio::task::yield_now().await;
-}
-
-#[tokio::test]
-async fn work_that_is_granted_memory_is_confined_until_it_has_had_the_time_to_touch_it() {
-    let background = Background::default();
-    // Again if the machine itself stood still for a moment, which looks like work that computes.
-    for _ in 0..20 {
-        let untouched = Untouched::default();
-        let granted = untouched.clone();
-        let work = async move {
-            granted.add(40 << 20);
-            tokio::task::yield_now().await;
-            let (at_first, mut took) = (thread().0, Duration::ZERO);
-            for _ in 0..4 {
-                let begun = std::time::Instant::now();
-                compute(FOREGROUND).await;
-                took += begun.elapsed();
-            }
-            let meanwhile = thread().0;
-            for _ in 0..200 {
-                compute(FOREGROUND).await;
-            }
-            (took, [at_first, meanwhile, thread().0])
-        };
-        let (done, effort) = background
-            .run(Box::pin(work), &Lane::beginning(Threads::Foreground), &untouched)
-            .await;
-        let (took, there) = done.unwrap();
-        if effort.longest < STUBBORN && took < 20 * TOUCH {
-            assert_eq!(there, ["confined", "confined", "background"]);
-            assert!(effort.computed >= 40 * TOUCH, "{effort:?}");
-            return;
-        }
-    }
-    panic!("it never came back in time");
-}
-
-#[tokio::test]
-async fn work_that_does_not_come_back_is_confined_for_good() {
-    let background = Background::default();
-    let work = async {
-        compute(STUBBORN).await;
-        for _ in 0..100 {
-            compute(FOREGROUND).await;
-        }
-        (
-            thread().0,
-            rustix::thread::sched_getaffinity(None).unwrap().count(),
-        )
-    };
-    let (there, effort) = background
-        .run(
-            Box::pin(work),
-            &Lane::beginning(Threads::Foreground),
-            &Untouched::default(),
-        )
-        .await;
-    let half = (rustix::thread::sched_getaffinity(None).unwrap().count() / 2).max(1);
-    assert_eq!(there.unwrap(), ("confined".to_owned(), half));
-    assert!(effort.longest >= STUBBORN);
-    assert_eq!(effort.threads(), Threads::Confined);
 }
 
 #[tokio::test]
@@ -152,11 +78,7 @@ async fn what_waits_does_not_compute() {
             thread()
         };
         let (there, effort) = background
-            .run(
-                Box::pin(work),
-                &Lane::beginning(Threads::Foreground),
-                &Untouched::default(),
-            )
+            .run(Box::pin(work), &Lane::beginning(Threads::Foreground))
             .await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
@@ -172,7 +94,7 @@ async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
     let caller = tokio::spawn(async move {
         Background::default()
-            .run(work, &Lane::beginning(Threads::Background), &Untouched::default())
+            .run(work, &Lane::beginning(Threads::Background))
             .await
     });
     let panic = caller.await.unwrap_err().into_panic();
@@ -189,7 +111,7 @@ async fn work_ends_with_its_caller() {
     });
     let left = tokio::time::timeout(
         Duration::from_millis(50),
-        background.run(work, &Lane::beginning(Threads::Background), &Untouched::default()),
+        background.run(work, &Lane::beginning(Threads::Background)),
     )
     .await;
     assert!(left.is_err());
@@ -214,13 +136,12 @@ async fn attempts_that_are_under_way_go_on_in_the_background_when_one_holds_a_th
         go_on.send(()).unwrap();
         (before, thread().0)
     };
-    let untouched = Untouched::default();
     let (waited, held) = tokio::join!(
-        background.run(Box::pin(waits), &lane, &untouched),
-        background.run(Box::pin(holds), &lane, &untouched),
+        background.run(Box::pin(waits), &lane),
+        background.run(Box::pin(holds), &lane),
     );
     let (before, held) = held.0.unwrap();
-    assert_eq!((before, held.as_str()), (thread().0, "confined"));
+    assert_eq!((before, held.as_str()), (thread().0, "background"));
     assert_eq!(waited.0.as_deref(), Some("background"));
     assert_eq!(lane.threads(), Threads::Background, "and so does the next");
 }

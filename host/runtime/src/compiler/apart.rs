@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{engine, processors::Share};
+use crate::{chunks, engine, processors::Share};
 
 /// The exit code that goes with a reason why a component cannot be compiled.
 pub(super) const REFUSED: i32 = 65;
@@ -112,9 +112,8 @@ fn compile(job: &CompileJob, input: &mut impl Read) -> Result<(), Ending> {
             "it is of another version than the host".to_owned(),
         ));
     }
-    let code = engine
-        .precompile_component(&component)
-        .map_err(|error| Ending::Refused(format!("{error:#}")))?;
+    let code =
+        chunks::precompile(&engine, &component).map_err(|error| Ending::Refused(format!("{error:#}")))?;
     // Never made anew: a file that is gone means that nobody waits.
     let written = std::fs::OpenOptions::new()
         .write(true)

@@ -6,6 +6,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use taskforge_domain::Limits;
@@ -20,9 +21,10 @@ pub(crate) const CARGO: usize = 4 << 20;
 /// What a result needs beside its text: tags, lengths, the failure's retry wish.
 const RESULT_OVERHEAD: usize = 64;
 
-/// Crossings of the border after which a guest lets others run. Fuel stands still while the host works, so a guest
-/// that does nothing but call the host would yield too seldom.
-const CROSSINGS: u32 = 200;
+/// How long a guest may call the host before it lets others run. Fuel stands still while the host
+/// works, so a guest that does nothing but call the host would yield too seldom. The clock is read
+/// after each call and not every so many: one call may take as long as thousands of others.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The guest made more calls than it may.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +36,8 @@ pub(crate) struct HostCallLimit(u64);
 pub(crate) struct Calls {
     count: u64,
     limit: u64,
-    crossings: u32,
+    /// When it last let others run because it calls the host.
+    turn: Instant,
     output: usize,
     returned: bool,
 }
@@ -47,7 +50,7 @@ impl Calls {
         Self {
             count: 0,
             limit: limits.host_calls,
-            crossings: 0,
+            turn: Instant::now(),
             output,
             returned: false,
         }
@@ -78,19 +81,14 @@ impl Switch {
         calls.returned = false;
         match event {
             CallHook::CallingHost => {
-                calls.crossings += 1;
-                let due = calls.crossings >= CROSSINGS;
-                if due {
-                    calls.crossings = 0;
-                }
                 let cargo = store.data_mut().cargo(CARGO);
                 store.set_hostcall_fuel(cargo);
-                return Ok(due);
             }
             CallHook::ReturningFromHost => {
                 if calls.count > calls.limit {
                     return Err(HostCallLimit(calls.limit).into());
                 }
+                return Ok(calls.turn.elapsed() >= TURN);
             }
             CallHook::CallingWasm => {}
             // What the engine reads next is the result, and it checks the size before it copies.
@@ -119,8 +117,9 @@ impl CallHookHandler<HostState> for Switch {
     {
         match Self::cross(&mut store, event) {
             Ok(false) => Box::pin(GoOn),
-            Ok(true) => Box::pin(async {
+            Ok(true) => Box::pin(async move {
                 yield_now().await;
+                store.data_mut().calls.turn = Instant::now();
                 Ok(())
             }),
             Err(error) => Box::pin(std::future::ready(Err(error))),

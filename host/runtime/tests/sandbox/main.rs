@@ -18,4 +18,5 @@ mod reaching;
 mod residing;
 mod shapes;
 mod spending;
+mod stopping;
 mod texting;

@@ -1,0 +1,139 @@
+//! Bulk memory in chunks, so that no single instruction of a guest holds a thread.
+//!
+//! A guest yields where it looks at its fuel: at calls and at the heads of loops. `memory.fill`,
+//! `memory.copy` and `memory.init` are single instructions of any size, and the first touch of a
+//! mebibyte takes 0.6 ms. So a component is rewritten before it is compiled: each of them whose
+//! size is not known to be small becomes a call of a function that is added to the module, and
+//! which loops over chunks. An active data segment that is large becomes several. What the guest
+//! sees stays the same: bounds are checked for the whole range before the first byte changes,
+//! copies may overlap, and a dropped segment stays dropped.
+//!
+//! Everything else is copied byte by byte. What was added comes last, so that no index shifts;
+//! only the segments after a divided one get other numbers. A component is known by the digest of
+//! the bytes that came in.
+//!
+//! | file | the concept |
+//! |---|---|
+//! | `functions` | the functions that loop |
+//! | `module` | what a core module needs, and the module with it |
+
+mod functions;
+mod module;
+
+use wasm_encoder::Encode as _;
+use wasmparser::{Chunk, Parser, Payload};
+use wasmtime::Engine;
+
+/// Part of the fingerprint of compiled code. To be raised with each change of what is rewritten.
+pub(crate) const VERSION: u32 = 1;
+
+/// What one instruction may fill, copy or initialize, in bytes. It costs as much fuel, so that a
+/// guest yields after two of them, which take 0.3 ms if the memory is touched for the first time.
+const CHUNK: u32 = 256 << 10;
+
+/// Compiles a component, in chunks where it needs them.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn precompile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    match rewrite(component) {
+        Ok(Some(chunked)) => engine.precompile_component(&chunked),
+        Ok(None) => engine.precompile_component(component),
+        Err(error) => {
+            // The engine says it in its own words. What it would take must not run as it is.
+            engine.precompile_component(component)?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Why a component could not be rewritten.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(transparent)]
+    Malformed(#[from] wasmparser::Error),
+    #[error("a section ends after the file")]
+    CutShort,
+}
+
+/// A component on the way to its copy.
+struct Level<'a> {
+    parser: Parser,
+    rest: &'a [u8],
+    copy: Vec<u8>,
+}
+
+/// The section of a component that holds a nested component.
+const NESTED_COMPONENT: u8 = 4;
+
+/// The section of a component that holds a core module.
+const CORE_MODULE: u8 = 1;
+
+/// A component with its bulk memory in chunks. `None`: it needs no change.
+///
+/// # Errors
+/// When it cannot be parsed.
+fn rewrite(component: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    let mut changed = false;
+    // By hand and not by recursion: a stranger decides how deep components nest.
+    let mut outer: Vec<Level<'_>> = Vec::new();
+    let mut level = Level {
+        parser: Parser::new(0),
+        rest: component,
+        copy: Vec::with_capacity(component.len()),
+    };
+    loop {
+        let (consumed, payload) = match level.parser.parse(level.rest, true)? {
+            Chunk::Parsed { consumed, payload } => (consumed, payload),
+            Chunk::NeedMoreData(_) => return Err(Unreadable::CutShort),
+        };
+        let (header, rest) = level.rest.split_at(consumed);
+        level.rest = rest;
+        match payload {
+            Payload::Version { .. } => level.copy.extend_from_slice(header),
+            Payload::ModuleSection { unchecked_range, .. } => {
+                let (inside, rest) = inside(level.rest, unchecked_range.len())?;
+                level.rest = rest;
+                let chunked = module::rewrite(inside)?;
+                changed |= chunked.is_some();
+                section(&mut level.copy, CORE_MODULE, chunked.as_deref().unwrap_or(inside));
+            }
+            Payload::ComponentSection {
+                parser,
+                unchecked_range,
+            } => {
+                let (inside, rest) = inside(level.rest, unchecked_range.len())?;
+                level.rest = rest;
+                let nested = Level {
+                    parser,
+                    rest: inside,
+                    copy: Vec::with_capacity(inside.len()),
+                };
+                outer.push(std::mem::replace(&mut level, nested));
+            }
+            Payload::End(_) => {
+                let Some(parent) = outer.pop() else {
+                    return Ok(changed.then_some(level.copy));
+                };
+                let nested = std::mem::replace(&mut level, parent);
+                section(&mut level.copy, NESTED_COMPONENT, &nested.copy);
+            }
+            // Its header and what is in it.
+            _ => level.copy.extend_from_slice(header),
+        }
+    }
+}
+
+/// Splits off what is in a section.
+fn inside(rest: &[u8], length: usize) -> Result<(&[u8], &[u8]), Unreadable> {
+    rest.split_at_checked(length).ok_or(Unreadable::CutShort)
+}
+
+/// Writes a section: its number, its size and what is in it.
+fn section(copy: &mut Vec<u8>, id: u8, inside: &[u8]) {
+    copy.push(id);
+    inside.encode(copy);
+}
+
+#[cfg(test)]
+mod tests;

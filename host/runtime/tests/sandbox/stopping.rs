@@ -1,0 +1,163 @@
+//! Between two points at which an attempt can be stopped it computes for at most 10 ms, whatever it
+//! calls, and it is over 100 ms after its deadline.
+//!
+//! What counts is processor time: on a busy machine an attempt also waits for its turn, which is no
+//! fault of what it calls.
+
+mod attack;
+mod instructions;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use taskforge_domain::Outcome;
+use taskforge_runtime::Invoked;
+
+use self::attack::{Arguments, HostFunction, Offer};
+use crate::bed::{Bed, invocation};
+
+/// The promise.
+const LONGEST: Duration = Duration::from_millis(10);
+const LATE: Duration = Duration::from_millis(100);
+
+/// How much later an attempt may be over because the machine does other things meanwhile.
+const BUSY: Duration = Duration::from_secs(10);
+
+const DEADLINE: Duration = Duration::from_millis(200);
+
+/// Resources of which a component without anybody to speak to gets none: there are no folders, no
+/// sockets and no terminals, nothing answers, and no task comes in by HTTP. What can be done with
+/// each is a trap before the host does anything.
+const OUT_OF_REACH: [&str; 0] = [];
+
+fn limits() -> Value {
+    json!({
+        "memory": "256 MiB", "fuel": u64::MAX >> 2, "host_calls": 1_000_000_000_u64,
+        "deadline": format!("{}ms", DEADLINE.as_millis()),
+    })
+}
+
+fn with() -> Value {
+    json!({
+        "limits": limits(),
+        "grants": {
+            "mail": true,
+            "keyvalue": {"bytes": "1 GiB", "keys": 1_000_000},
+            "http": {"hosts": ["*:*"], "private_networks": ["127.0.0.0/8"]},
+        },
+    })
+}
+
+/// The folder of a package that the host is built from.
+fn package(name: &str) -> PathBuf {
+    let listed = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let package = listed["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|package| package["name"] == name)
+        .unwrap();
+    let manifest = package["manifest_path"].as_str().unwrap();
+    Path::new(manifest).parent().unwrap().to_path_buf()
+}
+
+/// What the linker offers: the WIT that its bindings are made from.
+fn offer() -> Offer {
+    let wasi = package("wasmtime-wasi-http").join("wit");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let exported = [
+        "taskforge:plugin/handler",
+        "wasi:http/incoming-handler",
+        "wasi:cli/run",
+    ];
+    Offer::new(&[&wasi, &here.join("../../wit"), &here.join("wit")], &exported)
+}
+
+/// The sizes at which one call comes near what it may carry, or a bound of one host function.
+const SIZES: [u32; 5] = [4 << 20, 2 << 20, 1 << 20, 256 << 10, 60 << 10];
+
+fn variants(offer: &Offer, function: &HostFunction) -> Vec<Arguments> {
+    let of = |size, short, character| Arguments {
+        character,
+        short,
+        size,
+    };
+    if !offer.is_sized(function) {
+        return vec![of(2, false, b'a')];
+    }
+    // Some bytes less, for what else a call carries.
+    SIZES
+        .into_iter()
+        .map(|size| size - 256)
+        .flat_map(|size| [of(size, false, b'\n'), of(size, true, b'a')])
+        .collect()
+}
+
+/// What one attempt took beyond the promise, in a sentence.
+fn broken(name: &str, invoked: &Invoked) -> Option<String> {
+    let (longest, computed) = (invoked.effort.longest, invoked.effort.computed);
+    let wall = Duration::from_micros(invoked.usage.wall_micros);
+    let ending = match &invoked.outcome {
+        Outcome::Completed(_) => "completed".to_owned(),
+        Outcome::Failed(failure) => failure.to_string(),
+    };
+    let late = computed > DEADLINE + LATE || wall > DEADLINE + LATE + BUSY;
+    (longest > LONGEST || late)
+        .then(|| format!("{name}: {longest:?} at once, {computed:?} in all, {wall:?} on the clock; {ending}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_host_function_holds_a_thread() {
+    let bed = Bed::new().await;
+    let offer = offer();
+    assert!(offer.functions.len() > 150, "{}", offer.functions.len());
+    let mut attacks = Vec::new();
+    let mut out_of_reach = Vec::new();
+    for function in &offer.functions {
+        let name = offer.full_name(function);
+        for arguments in variants(&offer, function) {
+            match offer.component(function, arguments) {
+                Some(component) => attacks.push((format!("{name} {arguments:?}"), component)),
+                None => {
+                    out_of_reach.push(name);
+                    break;
+                }
+            }
+        }
+    }
+    println!("{} attacks; out of reach: {out_of_reach:#?}", attacks.len());
+    let runs = attacks.into_iter().map(|(name, component)| {
+        let bed = &bed;
+        async move {
+            let plugin = bed.shaped(component, with()).await;
+            let invoked = bed.runtime.invoke(&plugin, invocation(json!(null))).await;
+            (name, invoked)
+        }
+    });
+    let mut ended: Vec<_> = stream::iter(runs).buffer_unordered(2).collect().await;
+    ended.sort_by_key(|(_, invoked)| std::cmp::Reverse(invoked.effort.longest));
+    for (name, invoked) in ended.iter().take(25) {
+        println!("{:?} {name} {:?}", invoked.effort, invoked.outcome);
+    }
+    let broken: Vec<_> = ended
+        .iter()
+        .filter_map(|(name, invoked)| broken(name, invoked))
+        .collect();
+    assert!(broken.is_empty(), "{} broke it: {broken:#?}", broken.len());
+}
