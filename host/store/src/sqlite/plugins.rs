@@ -7,9 +7,10 @@ use taskforge_domain::{
     VersionId, VersionState, VersionUsage,
 };
 
-use super::{SqliteStore, begin, registry, secrets, usage, values, versions};
+use super::{SqliteStore, begin, collect, registry, secrets, usage, values, versions};
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, PluginStore, Quota, RegistrySnapshot,
+    RolloutChange, SealedSecret, StoreResult, Term,
 };
 
 #[async_trait]
@@ -27,11 +28,12 @@ impl PluginStore for SqliteStore {
         owner: Option<&TenantId>,
         version: &PluginVersion,
         component: &[u8],
+        quota: Quota,
         event: &PluginEvent,
     ) -> StoreResult<Added> {
         let mut writer;
         let transaction = begin!(self, writer);
-        versions::add(transaction, owner, version, component, event).await
+        versions::add(transaction, owner, version, component, quota, event).await
     }
 
     async fn plugin(&self, name: &TaskType) -> StoreResult<Option<RegisteredPlugin>> {
@@ -60,11 +62,52 @@ impl PluginStore for SqliteStore {
         &self,
         version: VersionId,
         settings: &PluginSettings,
+        signature: Option<&[u8]>,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
         let mut writer;
         let transaction = begin!(self, writer);
-        versions::set_settings(transaction, version, settings, event).await
+        versions::set_settings(transaction, version, settings, signature, event).await
+    }
+
+    async fn set_signature(
+        &self,
+        version: VersionId,
+        expected: Revision,
+        signature: &[u8],
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        versions::set_signature(transaction, version, expected, signature, event).await
+    }
+
+    async fn collectable(
+        &self,
+        plugin: Option<&TaskType>,
+        rule: CollectRule,
+        limit: u32,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        collect::collectable(&self.shared.readers, plugin, rule, limit).await
+    }
+
+    async fn collect(
+        &self,
+        term: Option<Term>,
+        plugin: &TaskType,
+        rule: CollectRule,
+        limit: u32,
+        event: &PluginEvent,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        collect::collect(transaction, term, plugin, rule, limit, event).await
+    }
+
+    async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64> {
+        let mut writer;
+        let transaction = begin!(self, writer);
+        collect::components(transaction, term, limit).await
     }
 
     async fn set_version_state(
