@@ -16,9 +16,10 @@ use crate::{
 
 /// Who deletes what is old, as the record has it.
 const SWEEP: &str = "retention";
-/// Versions, or components, that one transaction deletes. Every change of the registry waits for it, and
-/// a component may have a hundred parts of a mebibyte.
-const STEP: u32 = 20;
+/// Versions that one transaction deletes. Every change of the registry waits for it.
+const STEP: u32 = 100;
+/// The same of components, which may have 128 MiB each.
+const COMPONENTS: u32 = 2;
 /// Steps of one sweep.
 const STEPS: u32 = 20;
 
@@ -82,7 +83,7 @@ impl Collector {
             versions += gone.len() as u64;
         }
         for _ in 0..STEPS {
-            let gone = self.store.collect_components(Some(term), STEP).await?;
+            let gone = self.store.collect_components(Some(term), COMPONENTS).await?;
             components += gone;
             if gone == 0 {
                 break;
@@ -147,7 +148,7 @@ impl Registry {
             self.tell().await;
         }
         loop {
-            let gone = store.collect_components(None, STEP).await?;
+            let gone = store.collect_components(None, COMPONENTS).await?;
             pruned.components += gone;
             if gone == 0 {
                 return Ok(pruned);

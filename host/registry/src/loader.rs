@@ -272,7 +272,10 @@ async fn make_ready(
     plugin: &RegisteredPlugin,
     snapshot: &RegistrySnapshot,
 ) -> Result<Option<Served>, NotReady> {
-    let before = live.served(&plugin.name);
+    // What was checked for one owner was not for another.
+    let before = live
+        .served(&plugin.name)
+        .filter(|before| before.owner == plugin.owner);
     let mut versions = Vec::new();
     for id in plugin.rollout.running() {
         let version = snapshot.versions.iter().find(|version| version.id == id);
