@@ -9,12 +9,12 @@ use taskforge_domain::{
     CanaryGuard, Digest, Grants, Json, Limits, PluginEvent, PluginEventKind, PluginInfo, PluginVersion,
     RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp, VersionId, VersionState,
 };
-use taskforge_registry::{Reviewed, SecretInfo};
+use taskforge_registry::{Pruned, Registry, Reviewed, SecretInfo, Statement, signature};
 use utoipa::ToSchema;
 
 pub(crate) use self::described::{
-    ActivateBody, AdviceBody, CanaryBody, GrantsBody, LimitsBody, RetireBody, ReviewBody, SecretBody,
-    SettingsBody,
+    ActivateBody, AdviceBody, CanaryBody, EnvelopeBody, GrantsBody, LimitsBody, PruneBody, RetireBody,
+    ReviewBody, SecretBody, SettingsBody,
 };
 use crate::catalog::{ExternalType, Handler, Offer};
 
@@ -197,8 +197,11 @@ pub(crate) struct VersionView<'a> {
     /// `stable` or `canary` where it runs; null where it does not.
     #[schema(required)]
     runs_as: Option<&'static str>,
-    /// Whether it was pushed with a signature.
+    /// Whether it has a signature.
     signed: bool,
+    /// Who signed it, and what they allow it; null where nobody did.
+    #[schema(required)]
+    signature: Option<SignatureView>,
     /// Who pushed it, as they said themselves.
     #[schema(value_type = String)]
     pushed_by: &'a str,
@@ -213,11 +216,7 @@ pub(crate) struct VersionView<'a> {
 }
 
 impl<'a> VersionView<'a> {
-    pub(crate) fn new(
-        plugin: &'a RegisteredPlugin,
-        version: &'a PluginVersion,
-        review: Vec<Reviewed>,
-    ) -> Self {
+    pub(crate) fn new(plugin: &'a RegisteredPlugin, version: &'a PluginVersion, registry: &Registry) -> Self {
         let (state, reason) = match &version.state {
             VersionState::Available => ("available", None),
             VersionState::RolledBack { reason } => ("rolled_back", Some(reason.as_str())),
@@ -237,10 +236,83 @@ impl<'a> VersionView<'a> {
             reason,
             runs_as,
             signed: version.signature.is_some(),
+            signature: SignatureView::of(plugin, version, registry),
             pushed_by: &version.pushed_by,
             pushed_at: version.pushed_at,
             described: Described::from(&version.info),
-            review,
+            review: registry.review(&version.info),
+        }
+    }
+}
+
+/// A signature of a version, as this server sees it now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Signature)]
+pub(crate) struct SignatureView {
+    /// The trusted keys that made it. None if it does not hold, or if this server neither requires
+    /// signatures nor trusts any key.
+    keys: Vec<String>,
+    /// Why it does not hold here, if so: the version cannot be activated, and workers do not run it.
+    #[schema(required)]
+    problem: Option<String>,
+    /// What it says. Null if it cannot be read.
+    #[schema(value_type = Option<described::StatementBody>, required)]
+    statement: Option<Statement>,
+}
+
+impl SignatureView {
+    fn of(plugin: &RegisteredPlugin, version: &PluginVersion, registry: &Registry) -> Option<Self> {
+        let text = version.signature.as_deref()?;
+        Some(match registry.vouched(plugin, version) {
+            Ok(vouched) => {
+                let (keys, statement) = vouched.map(|vouched| (vouched.keys, vouched.statement)).unzip();
+                Self {
+                    keys: keys.unwrap_or_default(),
+                    problem: None,
+                    statement,
+                }
+            }
+            Err(error) => Self {
+                keys: Vec::new(),
+                problem: Some(error.to_string()),
+                statement: signature::unverified(text).ok(),
+            },
+        })
+    }
+}
+
+/// Versions that were deleted, or would be.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pruned)]
+pub(crate) struct PrunedView {
+    /// Oldest first.
+    versions: Vec<PrunedVersion>,
+    /// Components that went with them: those of which no other version is made.
+    components: u64,
+}
+
+/// A version that was deleted, or would be.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PrunedVersion {
+    /// Its number, which stays taken.
+    version: String,
+    /// SHA-256 of its component, in hexadecimal.
+    #[schema(value_type = String)]
+    digest: Digest,
+    /// Bytes of its component.
+    size: u64,
+}
+
+impl From<Pruned> for PrunedView {
+    fn from(pruned: Pruned) -> Self {
+        let versions = pruned.versions.into_iter().map(|version| PrunedVersion {
+            version: version.version,
+            digest: version.digest,
+            size: version.size,
+        });
+        Self {
+            versions: versions.collect(),
+            components: pruned.components,
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum ProblemKind {
     BreakingChange,
     /// The component is not signed, or not by anybody whom the server trusts.
     Signature,
+    /// More would be stored than the operator allows.
+    Quota,
     /// The component is none that the server can run.
     Component,
     /// The lease token is wrong, or the lease that it stands for is over.
@@ -55,7 +57,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedBody,
         Self::InvalidParameter,
         Self::Unauthorized,
@@ -67,6 +69,7 @@ impl ProblemKind {
         Self::PluginConflict,
         Self::BreakingChange,
         Self::Signature,
+        Self::Quota,
         Self::Component,
         Self::LeaseLost,
         Self::BodyTooLarge,
@@ -92,6 +95,7 @@ impl ProblemKind {
             Self::PluginConflict => "urn:taskforge:problem:plugin-conflict",
             Self::BreakingChange => "urn:taskforge:problem:breaking-change",
             Self::Signature => "urn:taskforge:problem:signature",
+            Self::Quota => "urn:taskforge:problem:quota",
             Self::Component => "urn:taskforge:problem:component",
             Self::LeaseLost => "urn:taskforge:problem:lease-lost",
             Self::BodyTooLarge => "urn:taskforge:problem:body-too-large",
@@ -118,6 +122,7 @@ impl ProblemKind {
             Self::PluginConflict => "The plugin's state does not allow this",
             Self::BreakingChange => "The new version breaks clients of the old one",
             Self::Signature => "The component is not signed by anybody trusted",
+            Self::Quota => "More would be stored than is allowed",
             Self::Component => "The component cannot run here",
             Self::LeaseLost => "The lease is over",
             Self::BodyTooLarge => "The request body is too large",
@@ -138,7 +143,7 @@ impl ProblemKind {
             Self::NotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::Signature => StatusCode::FORBIDDEN,
+            Self::Signature | Self::Quota => StatusCode::FORBIDDEN,
             Self::StateConflict | Self::PluginConflict | Self::BreakingChange | Self::LeaseLost => {
                 StatusCode::CONFLICT
             }

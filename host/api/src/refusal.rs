@@ -31,8 +31,11 @@ impl From<RegistryError> for Problem {
             RegistryError::UnknownPlugin(_)
             | RegistryError::UnknownVersion { .. }
             | RegistryError::UnknownSecret { .. } => ProblemKind::NotFound,
+            RegistryError::Quota { .. } => ProblemKind::Quota,
             RegistryError::NameTaken(_)
             | RegistryError::VersionTaken { .. }
+            | RegistryError::VersionCollected { .. }
+            | RegistryError::Downgrade { .. }
             | RegistryError::State(_)
             | RegistryError::Contended(_)
             | RegistryError::Secret(_) => ProblemKind::PluginConflict,

@@ -54,6 +54,8 @@ pub(crate) fn documented() -> OpenApiRouter<App> {
         .routes(routes!(plugins::versions::read))
         .routes(routes!(plugins::versions::component))
         .routes(routes!(plugins::versions::set_settings))
+        .routes(routes!(plugins::versions::set_signature))
+        .routes(routes!(plugins::versions::prune))
         .routes(routes!(plugins::rollout::activate))
         .routes(routes!(plugins::rollout::roll_back))
         .routes(routes!(

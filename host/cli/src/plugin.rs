@@ -53,7 +53,9 @@ async fn on_server(command: PluginCommand, json: bool) -> anyhow::Result<()> {
         PluginCommand::Settings(args) => push::settings(args, json).await,
         PluginCommand::Secret(command) => secret::run(command, json).await,
         PluginCommand::Keygen(args) => sign::keygen(&args, json),
-        PluginCommand::Sign(args) => sign::sign(&args, json),
+        PluginCommand::Sign(args) => sign::sign(*args, json).await,
+        PluginCommand::Attach(args) => sign::attach(args, json).await,
+        PluginCommand::Prune(args) => rollout::prune(args, json).await,
     }
 }
 

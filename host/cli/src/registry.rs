@@ -7,15 +7,15 @@ use taskforge_api::Catalog;
 use taskforge_broker::Broker;
 use taskforge_domain::{PluginInfo, TaskType};
 use taskforge_registry::{
-    Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry, SignaturePolicy, Snapshots,
-    TrustedKeys, UsageBoard, folder::Looked,
+    Collector, DEFAULT_QUOTA, Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry,
+    Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard, folder::Looked,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, RegistrySnapshot};
+use taskforge_store::{PluginStore, Quota, RegistrySnapshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    args::{PluginFolderArgs, TrustArgs},
+    args::{PluginFolderArgs, TrustArgs, VersionRetentionArgs},
     plugin_folder,
 };
 
@@ -23,11 +23,22 @@ use crate::{
 /// as soon as it is ready.
 const SETTLE: Duration = Duration::from_secs(60);
 
-/// Whose plugins a process trusts, and the keys to their secrets.
-#[derive(Clone, Default)]
+/// Whose plugins a process trusts, the keys to their secrets, and how much may be stored of them.
+#[derive(Clone)]
 pub(crate) struct Trust {
     keyring: Option<Arc<Keyring>>,
     signatures: Arc<SignaturePolicy>,
+    quota: Quota,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            keyring: None,
+            signatures: Arc::default(),
+            quota: DEFAULT_QUOTA,
+        }
+    }
 }
 
 impl Trust {
@@ -48,6 +59,10 @@ impl Trust {
                 required: args.require_signature,
                 trusted: trusted.unwrap_or_default(),
             }),
+            quota: Quota {
+                versions: args.max_plugin_versions,
+                bytes: args.max_plugin_bytes.as_u64(),
+            },
         })
     }
 }
@@ -75,6 +90,7 @@ impl Access {
             keyring: self.trust.keyring.clone(),
             signatures: self.trust.signatures.clone(),
         })
+        .with_quota(self.trust.quota)
     }
 
     /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if it serves anything.
@@ -123,6 +139,15 @@ impl Access {
         tasks.spawn(usage.clone().write_until(self.store.clone(), stop.clone()));
         Served { live, usage }
     }
+}
+
+/// What keeps a registry to its retention.
+pub(crate) fn collector(store: Arc<dyn PluginStore>, args: &VersionRetentionArgs) -> Collector {
+    let retention = Retention {
+        keep: args.plugin_keep,
+        keep_for: args.plugin_retention,
+    };
+    Collector::new(store, retention)
 }
 
 /// Registers what is in a folder; what was refused is logged. Returns the folder, and how many files were taken.

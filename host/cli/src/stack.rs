@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::Limits;
-use taskforge_registry::{Folder, Live, StoredComponents, StoredValues, Trials};
+use taskforge_registry::{Collector, Folder, Live, Retention, StoredComponents, StoredValues, Trials};
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig};
 use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -132,7 +132,8 @@ impl Stack {
         let catalog = Arc::new(Catalog::new());
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
-            .with_plugins(live.clone(), trials);
+            .with_plugins(live.clone(), trials)
+            .with_collector(Collector::new(store.clone(), Retention::default()));
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
         // So pauses and caps hold from the first hint on. Nothing runs yet.

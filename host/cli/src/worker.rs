@@ -87,7 +87,9 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         ..SweeperConfig::default()
     };
     let trials = Trials::new(fleet.store.clone(), fleet.broker.clone());
-    let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone()).with_plugins(live, trials);
+    let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone())
+        .with_plugins(live, trials)
+        .with_collector(registry::collector(fleet.store.clone(), &args.versions));
     output::line(&format!(
         "TaskForge {}, a worker of a fleet",
         env!("CARGO_PKG_VERSION")

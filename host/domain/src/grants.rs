@@ -7,12 +7,14 @@
 //! | `address` | which addresses are public, in whatever spelling |
 //! | `mail` | senders and recipients by domain |
 //! | `keyvalue` | kept values and their quota |
+//! | `within` | whether grants stay within an upper bound |
 
 mod address;
 mod host;
 mod http;
 mod keyvalue;
 mod mail;
+mod within;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,7 @@ pub use self::{
     http::{HostRule, HttpGrant},
     keyvalue::KeyValueGrant,
     mail::{DomainPattern, MailGrant},
+    within::Excess,
 };
 
 /// The operator's permissions for one plugin. The default is none.

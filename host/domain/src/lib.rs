@@ -45,7 +45,7 @@ pub mod usage;
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use ceilings::AboveCeiling;
 pub use fingerprint::Fingerprint;
-pub use grants::{DomainPattern, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
+pub use grants::{DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
 pub use histogram::Histogram;
 pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, VersionId, WorkerId};
 pub use jiff::Timestamp;

@@ -37,6 +37,8 @@ pub struct Rollout {
     pub stable: Option<VersionId>,
     /// The version that ran before, to which a rollback returns.
     pub previous: Option<VersionId>,
+    /// The number of the highest version that was ever the stable one. It outlives the version.
+    pub highest: Option<String>,
     /// A version on trial beside the stable one.
     pub canary: Option<Canary>,
     /// Tasks are accepted, and wait. Attempts that run go on.
@@ -121,7 +123,8 @@ pub struct PluginVersion {
     pub id: VersionId,
     /// What it says about itself and what the operator set for it. `info.name` is the plugin.
     pub info: PluginInfo,
-    /// Ed25519 signature over the component's bytes, if it was pushed with one.
+    /// Who vouches for what, if anybody does: the JSON text of a DSSE envelope around a statement of
+    /// what the version is and may reach at most.
     pub signature: Option<Vec<u8>>,
     /// Whether it may run.
     pub state: VersionState,
@@ -205,6 +208,10 @@ words! {
     SecretSet = "secret_set";
     /// A secret was deleted.
     SecretDeleted = "secret_deleted";
+    /// A stored version got another signature.
+    Signed = "signed";
+    /// Versions that nothing referred to were deleted.
+    Collected = "collected";
 }
 
 /// Something that happened to a plugin. The record of who did what.

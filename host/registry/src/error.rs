@@ -36,13 +36,13 @@ pub enum RegistryError {
     #[error("the name {0} is taken: choose another one")]
     NameTaken(TaskType),
     /// A version never changes.
-    #[error("version {version} of {plugin} is there with {difference}; raise the version")]
+    #[error("version {version} of {plugin} is there with {difference}")]
     VersionTaken {
         /// The plugin.
         plugin: TaskType,
         /// The version.
         version: String,
-        /// In what the two differ: `other bytes`, for example.
+        /// In what the two differ, and what to do: `other bytes; raise the version`, for example.
         difference: &'static str,
     },
     /// The new version refuses inputs that the running one takes.
@@ -59,6 +59,43 @@ pub enum RegistryError {
         to: String,
         /// Which fields, and how.
         breaks: Vec<Break>,
+    },
+    /// The number was that of a version that was collected.
+    #[error("version {version} of {plugin} was there before, {why}, and was collected; raise the version")]
+    VersionCollected {
+        /// The plugin.
+        plugin: TaskType,
+        /// The version.
+        version: String,
+        /// `with other bytes`, or `was retired`.
+        why: &'static str,
+    },
+    /// It would be more than is allowed.
+    #[error("{what} would be more than the quota allows: {used} of {limit} are in use{more}; {advice}")]
+    Quota {
+        /// What there would be too much of: `versions of work`.
+        what: String,
+        /// How much there is.
+        used: u64,
+        /// How much there may be.
+        limit: u64,
+        /// How much more was to come, where that is not one: `, and this one has 5`.
+        more: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// An older version than one that was live, without an operator's word.
+    #[error(
+        "{plugin} {version} is older than {highest}, which was live: it takes an operator's word to go \
+         back (`--allow-downgrade`, or \"allow_downgrade\": true)"
+    )]
+    Downgrade {
+        /// The plugin.
+        plugin: TaskType,
+        /// The version that was to run.
+        version: String,
+        /// The highest that ever ran.
+        highest: String,
     },
     /// What was asked for does not fit the state of the plugin: nothing to roll back to, a retired version, no canary.
     #[error("{0}")]

@@ -16,7 +16,6 @@ use crate::{
     error::RegistryError,
     push::{Push, Pushed, SameVersion},
     registry::Registry,
-    signature,
 };
 
 /// Who pushes and activates, as the record has it.
@@ -337,10 +336,8 @@ fn settings_beside(component: &Path) -> Result<(PluginSettings, Option<Manifest>
 
 fn signature_beside(component: &Path) -> Result<Option<Vec<u8>>, FolderError> {
     let file = signature_file(component);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => signature::from_text(&text)
-            .map(Some)
-            .map_err(|error| unreadable(&file, &error)),
+    match std::fs::read(&file) {
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(&file, &error)),
     }

@@ -12,7 +12,8 @@
 //! | `settings` | whether settings make sense |
 //! | [`review`] | what a component imports beside what it was granted |
 //! | [`advice`] | limits suggested from what attempts used |
-//! | [`signature`] | who vouches for a component's bytes |
+//! | [`signature`] | who vouches for a version, and for what of it |
+//! | [`collect`] | versions that nothing refers to are deleted |
 //! | [`secrets`] | what a plugin may know and nobody may read |
 //! | [`live`] | what this process serves now |
 //! | [`follow`] | hears of changes, and reads them |
@@ -26,6 +27,7 @@
 //! In: components, and what operators say of them. Out: plugins that are ready to run. It knows no task's state, no HTTP and no SQL.
 
 pub mod advice;
+pub mod collect;
 pub mod error;
 pub mod folder;
 pub mod follow;
@@ -44,16 +46,18 @@ pub mod usage;
 pub mod values;
 
 pub use advice::{Advice, Figure};
+pub use collect::{Collector, Pruned, Retention};
 pub use error::{RegistryError, RegistryResult};
 pub use folder::Folder;
 pub use follow::{Follower, Snapshots};
 pub use live::{Live, Serving};
 pub use loader::{Loader, LoaderParts};
 pub use push::{Push, Pushed, SameVersion};
-pub use registry::{Parts, Registry, SecretInfo};
+pub use registry::{DEFAULT_QUOTA, Parts, Registry, SecretInfo};
 pub use review::{Reviewed, review};
+pub use rollout::Force;
 pub use secrets::{Keyring, KeyringError, SecretError};
-pub use signature::{SignatureError, SignaturePolicy, TrustedKeys};
+pub use signature::{SignatureError, SignaturePolicy, Statement, TrustedKeys, Vouched};
 pub use source::StoredComponents;
 pub use taskforge_runtime::LoadError;
 pub use trial::Trials;

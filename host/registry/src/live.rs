@@ -62,6 +62,8 @@ pub(crate) struct Loaded {
     pub(crate) input: Option<Arc<Schema>>,
     /// The secrets that it was given, as they were sealed.
     pub(crate) secrets: Vec<SealedSecret>,
+    /// The signature that was checked when it was made ready.
+    pub(crate) signature: Option<Vec<u8>>,
 }
 
 /// What runs one task.
@@ -89,6 +91,7 @@ impl Live {
                 plugin,
                 input: None,
                 secrets: Vec::new(),
+                signature: None,
             };
             let served = Served {
                 revision: Revision::default(),

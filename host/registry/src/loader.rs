@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest as _, Sha256};
-use taskforge_domain::{Digest, PluginVersion, RegisteredPlugin, Revision, TaskType};
+use taskforge_domain::{PluginVersion, RegisteredPlugin, Revision, TaskType};
 use taskforge_runtime::{LoadError, Runtime};
 use taskforge_schema::Schema;
 use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret, StoreError};
@@ -273,14 +272,20 @@ async fn make_ready(
     plugin: &RegisteredPlugin,
     snapshot: &RegistrySnapshot,
 ) -> Result<Option<Served>, NotReady> {
-    let before = live.served(&plugin.name);
+    // What was checked for one owner was not for another.
+    let before = live
+        .served(&plugin.name)
+        .filter(|before| before.owner == plugin.owner);
     let mut versions = Vec::new();
     for id in plugin.rollout.running() {
         let version = snapshot.versions.iter().find(|version| version.id == id);
         let version = version.ok_or(NotReady::Missing)?;
         let secrets = sealed(parts, version).await?;
         let kept = before.iter().flat_map(|served| &served.versions).find(|loaded| {
-            loaded.id == Some(id) && *loaded.plugin.info() == version.info && loaded.secrets == secrets
+            loaded.id == Some(id)
+                && *loaded.plugin.info() == version.info
+                && loaded.signature == version.signature
+                && loaded.secrets == secrets
         });
         versions.push(match kept {
             Some(loaded) => loaded.clone(),
@@ -314,9 +319,11 @@ async fn load(
 ) -> Result<Loaded, NotReady> {
     let info = &version.info;
     parts.runtime.check_limits(&info.limits)?;
-    if parts.signatures.required {
-        check_signature(parts, plugin, version).await?;
-    }
+    // Whoever can write to the database can write grants, names and owners there, and no statement. The
+    // sandbox holds whatever it loads against the digest, so what is checked here is what will run.
+    let signature = version.signature.as_deref();
+    let (policy, owner) = (&parts.signatures, plugin.owner.as_ref());
+    policy.check(&plugin.name, owner, info, signature)?;
     let opened = secrets.iter().map(|secret| {
         let keyring = parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
         let value = keyring.open(&info.name, &secret.name, &secret.sealed)?;
@@ -339,26 +346,6 @@ async fn load(
         plugin: ready,
         input,
         secrets,
+        signature: version.signature.clone(),
     })
-}
-
-/// Checks the stored signature over the stored bytes. The sandbox holds whatever it loads against the digest, so what is checked here is what
-/// will run.
-async fn check_signature(
-    parts: &LoaderParts,
-    plugin: &RegisteredPlugin,
-    version: &PluginVersion,
-) -> Result<(), NotReady> {
-    let digest = version.info.digest;
-    let bytes = parts.store.component(&digest).await?;
-    let bytes = bytes.ok_or(NotReady::Missing)?;
-    let (policy, signature) = (Arc::clone(&parts.signatures), version.signature.clone());
-    let (name, owner) = (plugin.name.clone(), plugin.owner.clone());
-    let checked = tokio::task::spawn_blocking(move || {
-        if Digest::from_bytes(Sha256::digest(&bytes).into()) != digest {
-            return Err(NotReady::Missing);
-        }
-        Ok(policy.check(&name, owner.as_ref(), &bytes, signature.as_deref())?)
-    });
-    checked.await.unwrap_or(Err(NotReady::Panicked))
 }

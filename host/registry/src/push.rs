@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use taskforge_domain::{
-    Manifest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
-    TaskType, TenantId, Timestamp, VersionId, VersionState,
+    Digest, Manifest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion,
+    RegisteredPlugin, TaskType, TenantId, Timestamp, VersionId, VersionState,
 };
 use taskforge_schema::Schema;
-use taskforge_store::Added;
+use taskforge_store::{Added, QuotaKind};
 
 use crate::{
     error::{RegistryError, RegistryResult},
@@ -25,7 +26,7 @@ pub struct Push {
     pub manifest: Option<Manifest>,
     /// What the version may use and reach. Of a version that is there already the settings stay as they are.
     pub settings: PluginSettings,
-    /// Detached ed25519 signature over the component's bytes: 64 bytes.
+    /// The text of a signature, as [`signature::sign`](crate::signature::sign) makes it.
     pub signature: Option<Vec<u8>>,
     /// Who pushes, for people.
     pub by: String,
@@ -39,7 +40,8 @@ pub enum SameVersion {
     /// Refuse: the author is to raise the version.
     #[default]
     Refuse,
-    /// Tell the two apart by build metadata: `1.2.0+sha.0123abcd`. For a folder whose components are rebuilt again and again.
+    /// Tell the two apart by build metadata: `1.2.0+sha.0123abcd`. For a folder whose components are rebuilt again and again. What is signed
+    /// is refused all the same: its number is what its signature says.
     Suffix,
 }
 
@@ -79,8 +81,9 @@ impl Registry {
             Some(manifest) => manifest.name.clone(),
             None => TaskType::new("component").map_err(|error| RegistryError::State(error.to_string()))?,
         };
-        let policy = &self.parts.signatures;
-        policy.check(&called, owner.as_ref(), &component, signature.as_deref())?;
+        let whose = owner.as_ref();
+        self.check_source(&called, whose, &component, signature.as_deref())
+            .await?;
         let load = self
             .parts
             .runtime
@@ -88,7 +91,8 @@ impl Registry {
         let loaded = load.await?;
         let info = loaded.info().clone();
         drop(loaded);
-        let whose = owner.as_ref();
+        let policy = &self.parts.signatures;
+        policy.check(&info.name, whose, &info, signature.as_deref())?;
         check_schemas(&info).await?;
 
         let mut version = PluginVersion {
@@ -100,7 +104,8 @@ impl Registry {
             pushed_at: Timestamp::now(),
         };
         let mut added = self.add(whose, &version, &component).await?;
-        if let (Added::Different(_), SameVersion::Suffix) = (&added, same_version) {
+        let is_numbered_anew = same_version == SameVersion::Suffix && version.signature.is_none();
+        if is_numbered_anew && matches!(added, Added::Different(_) | Added::Collected { .. }) {
             version.info.version = with_digest(&version.info);
             added = self.add(whose, &version, &component).await?;
         }
@@ -108,6 +113,18 @@ impl Registry {
             Added::Stored => (version, true),
             Added::AlreadyThere(there) => (*there, false),
             Added::NameTaken(_) => return Err(RegistryError::NameTaken(version.info.name)),
+            Added::OverQuota { kind, used } => return Err(self.over_quota(kind, used, &version.info)),
+            Added::Collected { retired, .. } => {
+                return Err(RegistryError::VersionCollected {
+                    why: if retired {
+                        "was retired"
+                    } else {
+                        "with other bytes"
+                    },
+                    plugin: version.info.name,
+                    version: version.info.version,
+                });
+            }
             Added::Different(there) => {
                 return Err(RegistryError::VersionTaken {
                     difference: difference(&there, &version),
@@ -145,7 +162,51 @@ impl Registry {
             detail: format!("digest {}, {} bytes", version.info.digest, version.info.size),
         };
         let store = &self.parts.store;
-        Ok(store.add_version(owner, version, component, &event).await?)
+        let added = store.add_version(owner, version, component, self.quota, &event);
+        Ok(added.await?)
+    }
+
+    /// Off the async threads: a component may have many megabytes.
+    async fn check_source(
+        &self,
+        called: &TaskType,
+        owner: Option<&TenantId>,
+        component: &Arc<Vec<u8>>,
+        signature: Option<&[u8]>,
+    ) -> RegistryResult<()> {
+        let policy = &self.parts.signatures;
+        let digest = match signature {
+            None => Digest::from_bytes([0; 32]),
+            Some(_) => {
+                let component = Arc::clone(component);
+                let digest = tokio::task::spawn_blocking(move || Sha256::digest(&*component).into());
+                let failed = |_| RegistryError::State("the component was not read".to_owned());
+                Digest::from_bytes(digest.await.map_err(failed)?)
+            }
+        };
+        Ok(policy.check_source(called, owner, &digest, signature)?)
+    }
+
+    fn over_quota(&self, kind: QuotaKind, used: u64, info: &PluginInfo) -> RegistryError {
+        let (what, limit, more) = match kind {
+            QuotaKind::Versions => (
+                format!("versions of {}", info.name),
+                self.quota.versions,
+                String::new(),
+            ),
+            QuotaKind::Bytes => (
+                "bytes of components of one owner".to_owned(),
+                self.quota.bytes,
+                format!(", and this one has {}", info.size),
+            ),
+        };
+        RegistryError::Quota {
+            what,
+            used,
+            limit,
+            more,
+            advice: "`taskforge plugin prune` deletes versions that nothing refers to",
+        }
     }
 }
 
@@ -174,12 +235,12 @@ fn with_digest(info: &PluginInfo) -> String {
 fn difference(there: &PluginVersion, new: &PluginVersion) -> &'static str {
     let (old, info) = (&there.info, &new.info);
     if old.digest != info.digest {
-        "other bytes"
+        "other bytes; raise the version"
     } else if old.shape != info.shape {
-        "another shape of handler"
+        "another shape of handler; raise the version"
     } else if old.input_schema != info.input_schema || old.output_schema != info.output_schema {
-        "other schemas"
+        "other schemas; raise the version"
     } else {
-        "another signature"
+        "another signature; `taskforge plugin attach` gives a stored version one"
     }
 }

@@ -8,7 +8,7 @@ use taskforge_domain::{
     TaskType, Timestamp, VersionState,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret};
+use taskforge_store::{PluginStore, Quota, RegistrySnapshot, SealedSecret};
 
 use crate::{
     advice::Advice,
@@ -16,7 +16,7 @@ use crate::{
     review::{Reviewed, review},
     secrets::{Keyring, SecretError},
     settings,
-    signature::SignaturePolicy,
+    signature::{SignatureError, SignaturePolicy, Vouched},
 };
 
 /// What a registry works with.
@@ -40,7 +40,15 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Registry {
     pub(crate) parts: Parts,
+    pub(crate) quota: Quota,
 }
+
+/// How much may be stored, unless the operator says otherwise: 1,000 versions of a plugin, and 4 GiB of
+/// components of an owner, which is thirty of the largest.
+pub const DEFAULT_QUOTA: Quota = Quota {
+    versions: 1_000,
+    bytes: 4 << 30,
+};
 
 /// A secret, without what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +65,16 @@ impl Registry {
     /// A registry over these parts.
     #[must_use]
     pub const fn new(parts: Parts) -> Self {
-        Self { parts }
+        Self {
+            parts,
+            quota: DEFAULT_QUOTA,
+        }
+    }
+
+    /// The same with another bound of what may be stored.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        Self { quota, ..self }
     }
 
     /// Says of a version that it may not run again.
@@ -107,25 +124,88 @@ impl Registry {
     ) -> RegistryResult<PluginVersion> {
         settings::check(&settings)?;
         self.parts.runtime.check_limits(&settings.limits)?;
+        let plugin = self.plugin(name).await?;
         let found = self.version(name, version).await?;
         let before = found.info.settings();
         if before == settings {
             return Ok(found);
         }
+        let changed_info = found.info.clone().with_settings(settings.clone());
+        let signature = found.signature.as_deref();
+        let policy = &self.parts.signatures;
+        policy.check(name, plugin.owner.as_ref(), &changed_info, signature)?;
         let event = event(
             PluginEventKind::SettingsChanged,
             Some(version),
             by,
             changed(&before, &settings),
         );
-        if !self.parts.store.set_settings(found.id, &settings, &event).await? {
-            return Err(unknown_version(name, version));
+        let store = &self.parts.store;
+        if !store.set_settings(found.id, &settings, signature, &event).await? {
+            // Collected, or signed otherwise, a moment ago.
+            self.version(name, version).await?;
+            return Err(RegistryError::Contended(name.clone()));
         }
         self.tell().await;
         Ok(PluginVersion {
             info: found.info.with_settings(settings),
             ..found
         })
+    }
+
+    /// Gives a stored version a signature, in the place of the one that it may have. What the version
+    /// is does not change, and its settings must be within what the signature says.
+    ///
+    /// # Errors
+    /// When there is no such version, or this host does not take the signature for it.
+    pub async fn attach_signature(
+        &self,
+        name: &TaskType,
+        version: &str,
+        signature: &[u8],
+        by: &str,
+    ) -> RegistryResult<PluginVersion> {
+        let plugin = self.plugin(name).await?;
+        let found = self.version(name, version).await?;
+        let policy = &self.parts.signatures;
+        let vouched = policy.check(name, plugin.owner.as_ref(), &found.info, Some(signature))?;
+        if found.signature.as_deref() == Some(signature) {
+            return Ok(found);
+        }
+        let keys = vouched.map(|vouched| vouched.keys.join(", "));
+        let event = event(
+            PluginEventKind::Signed,
+            Some(version),
+            by,
+            match keys.filter(|keys| !keys.is_empty()) {
+                Some(keys) => format!("with the key {keys}"),
+                None => "with a key that this host does not know".to_owned(),
+            },
+        );
+        let store = &self.parts.store;
+        let expected = plugin.revision;
+        if !store.set_signature(found.id, expected, signature, &event).await? {
+            return Err(RegistryError::Contended(name.clone()));
+        }
+        self.tell().await;
+        Ok(PluginVersion {
+            signature: Some(signature.to_vec()),
+            ..found
+        })
+    }
+
+    /// Who vouches for a version, as this host sees it now. `None`: nobody does, and nobody has to.
+    ///
+    /// # Errors
+    /// Why this host would not run it.
+    pub fn vouched(
+        &self,
+        plugin: &RegisteredPlugin,
+        version: &PluginVersion,
+    ) -> Result<Option<Vouched>, SignatureError> {
+        let signature = version.signature.as_deref();
+        let (name, owner) = (&plugin.name, plugin.owner.as_ref());
+        self.parts.signatures.check(name, owner, &version.info, signature)
     }
 
     /// Seals a secret of a plugin. Versions whose `grants.secrets` name it read the new value within seconds.

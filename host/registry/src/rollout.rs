@@ -20,6 +20,24 @@ use crate::{
 /// How often a change is tried before it is said that others are at it.
 const TRIES: u32 = 8;
 
+/// What an operator insists on when a version goes live. `true` alone is [`Force::breaking`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Force {
+    /// Although it refuses inputs that the running version takes.
+    pub breaking: bool,
+    /// Although it is older than one that was live.
+    pub downgrade: bool,
+}
+
+impl From<bool> for Force {
+    fn from(breaking: bool) -> Self {
+        Self {
+            breaking,
+            downgrade: false,
+        }
+    }
+}
+
 /// What is to change, made from what was read.
 pub(crate) struct Change {
     pub(crate) rollout: Rollout,
@@ -60,6 +78,27 @@ impl Seen {
         }
     }
 
+    /// The highest version that was ever live, if it is higher than this one.
+    ///
+    /// What cannot be compared is taken for older. Build metadata says nothing of which is older.
+    fn higher(&self, new: &PluginVersion) -> Option<&str> {
+        let highest = self.plugin.rollout.highest.as_deref()?;
+        let is_older = match (
+            semver::Version::parse(&new.info.version),
+            semver::Version::parse(highest),
+        ) {
+            (Ok(new), Ok(highest)) => new.cmp_precedence(&highest).is_lt(),
+            _ => new.info.version != highest,
+        };
+        is_older.then_some(highest)
+    }
+
+    /// The highest version that was ever live, once this one is.
+    fn highest_with(&self, new: &PluginVersion) -> Option<String> {
+        let number = &new.info.version;
+        Some(self.higher(new).unwrap_or(number).to_owned())
+    }
+
     /// Refuses a version that refuses inputs which the running one takes.
     fn check_inputs(&self, new: &PluginVersion) -> RegistryResult<()> {
         let stable = self.plugin.rollout.stable.and_then(|id| self.version(id));
@@ -91,14 +130,12 @@ impl Registry {
         &self,
         name: &TaskType,
         version: &str,
-        force: bool,
+        force: impl Into<Force>,
         by: &str,
     ) -> RegistryResult<RegisteredPlugin> {
+        let force = force.into();
         self.change(name, |seen| {
-            let new = seen.available(version)?;
-            if !force {
-                seen.check_inputs(new)?;
-            }
+            let new = self.may_go_live(seen, version, force)?;
             let before = &seen.plugin.rollout;
             let rollout = Rollout {
                 stable: Some(new.id),
@@ -108,6 +145,7 @@ impl Registry {
                 },
                 canary: None,
                 retired: false,
+                highest: seen.highest_with(new),
                 ..before.clone()
             };
             if rollout == *before {
@@ -117,6 +155,7 @@ impl Registry {
                 Some(stable) => format!("instead of {}", seen.number(stable)),
                 None => String::new(),
             };
+            let detail = with_downgrade(detail, seen.higher(new));
             Ok(Some(Change {
                 rollout,
                 states: vec![(new.id, VersionState::Available)],
@@ -126,10 +165,38 @@ impl Registry {
         .await
     }
 
-    /// Lets the version before run again; ends a canary. Once more undoes it.
+    /// Whether a version may run: it is not retired, what its signature says holds, it is not older than
+    /// one that was live, and it takes what the running one takes, as far as that is not forced.
+    fn may_go_live<'s>(
+        &self,
+        seen: &'s Seen,
+        version: &str,
+        force: Force,
+    ) -> RegistryResult<&'s PluginVersion> {
+        let new = seen.available(version)?;
+        self.vouched(&seen.plugin, new)?;
+        // Where nobody has to sign, who activates is who answers for it, and has given the word.
+        if self.parts.signatures.required
+            && !force.downgrade
+            && let Some(highest) = seen.higher(new)
+        {
+            return Err(RegistryError::Downgrade {
+                plugin: seen.plugin.name.clone(),
+                version: version.to_owned(),
+                highest: highest.to_owned(),
+            });
+        }
+        if !force.breaking {
+            seen.check_inputs(new)?;
+        }
+        Ok(new)
+    }
+
+    /// Lets the version before run again; ends a canary. Once more undoes it. To ask for it is the
+    /// operator's word for a version that is older.
     ///
     /// # Errors
-    /// When there is none, or it is retired.
+    /// When there is none, it is retired, or what its signature says does not hold.
     pub async fn rollback(&self, name: &TaskType, by: &str) -> RegistryResult<RegisteredPlugin> {
         self.change(name, |seen| {
             let before = &seen.plugin.rollout;
@@ -139,7 +206,8 @@ impl Registry {
                 ))
             })?;
             let number = seen.number(previous);
-            seen.available(&number)?;
+            let found = seen.available(&number)?;
+            self.vouched(&seen.plugin, found)?;
             let from = before.stable.map(|stable| seen.number(stable));
             Ok(Some(Change {
                 rollout: Rollout {
@@ -153,7 +221,10 @@ impl Registry {
                     PluginEventKind::RolledBack,
                     Some(&number),
                     by,
-                    from.map_or_else(String::new, |from| format!("from {from}")),
+                    with_downgrade(
+                        from.map_or_else(String::new, |from| format!("from {from}")),
+                        seen.higher(found),
+                    ),
                 ),
             }))
         })
@@ -170,10 +241,11 @@ impl Registry {
         version: &str,
         percent: u8,
         guard: CanaryGuard,
-        force: bool,
+        force: impl Into<Force>,
         by: &str,
     ) -> RegistryResult<RegisteredPlugin> {
         check_trial(percent, &guard)?;
+        let force = force.into();
         self.change(name, |seen| {
             let new = seen.available(version)?;
             let before = &seen.plugin.rollout;
@@ -187,9 +259,7 @@ impl Registry {
                     "{name} {version} runs already: there is nothing to try"
                 )));
             }
-            if !force {
-                seen.check_inputs(new)?;
-            }
+            self.may_go_live(seen, version, force)?;
             let canary = Canary {
                 version: new.id,
                 percent,
@@ -208,7 +278,7 @@ impl Registry {
                     PluginEventKind::CanaryStarted,
                     Some(version),
                     by,
-                    format!("{percent} % of tasks"),
+                    with_downgrade(format!("{percent} % of tasks"), seen.higher(new)),
                 ),
             }))
         })
@@ -355,6 +425,16 @@ pub(crate) async fn change(
         tokio::time::sleep(Duration::from_millis(5) * tries).await;
     }
     Err(RegistryError::Contended(name.clone()))
+}
+
+/// What the record says of a version that is older than one that was live.
+fn with_downgrade(detail: String, higher: Option<&str>) -> String {
+    let Some(higher) = higher else { return detail };
+    let word = format!("older than {higher}, which was live: by the operator's word");
+    match detail.as_str() {
+        "" => word,
+        detail => format!("{detail}; {word}"),
+    }
 }
 
 fn check_trial(percent: u8, guard: &CanaryGuard) -> RegistryResult<()> {

@@ -18,6 +18,7 @@
 )]
 
 pub mod claim;
+pub mod collect;
 pub mod complete;
 pub mod dead;
 pub mod drops;

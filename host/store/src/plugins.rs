@@ -1,5 +1,6 @@
 //! The trait for what the store keeps of plugins.
 
+mod collect;
 pub(crate) mod column;
 mod holding;
 mod metric;
@@ -10,11 +11,13 @@ use taskforge_domain::{
     TenantId, Timestamp, VersionId, VersionState, VersionUsage,
 };
 
+pub use self::collect::{CollectRule, CollectedVersion, Quota, QuotaKind, SETTLED_AFTER};
 pub(crate) use self::{
+    collect::describe,
     holding::{Holding, first_after, is_seen, sum},
     metric::{Metric, UsageRow, usage_rows},
 };
-use crate::StoreResult;
+use crate::{StoreResult, Term};
 
 /// What runs now: every plugin, and the versions that their rollouts name as stable or canary.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,6 +42,21 @@ pub enum Added {
     Different(Box<PluginVersion>),
     /// The name belongs to somebody else: to this tenant, or to all (`None`). Nothing changed.
     NameTaken(Option<TenantId>),
+    /// The number was that of a version that was collected. It never comes to mean other bytes, and a
+    /// version that was retired does not come back. Nothing changed.
+    Collected {
+        /// What the version was made of.
+        digest: Digest,
+        /// Whether it was retired.
+        retired: bool,
+    },
+    /// It would be more than the quota allows. Nothing changed.
+    OverQuota {
+        /// Which quota.
+        kind: QuotaKind,
+        /// How much is in use, without the version that came.
+        used: u64,
+    },
 }
 
 /// A change of a rollout, guarded by the revision of the plugin that it was made from. Any change of the plugin raises that: of its rollout,
@@ -121,11 +139,13 @@ pub trait PluginStore: Send + Sync + 'static {
 
     /// Adds a version, its component, and the plugin if the name is new. `owner`: the tenant that it is for, or all. That `component` has
     /// the version's digest is for the caller to know: of a digest that is there, the bytes are not written again.
+    /// The quota is counted in the same transaction.
     async fn add_version(
         &self,
         owner: Option<&TenantId>,
         version: &PluginVersion,
         component: &[u8],
+        quota: Quota,
         event: &PluginEvent,
     ) -> StoreResult<Added>;
 
@@ -144,13 +164,51 @@ pub trait PluginStore: Send + Sync + 'static {
     /// Changes which versions run. Returns the new revision, or `None` if the plugin is gone or has changed since it was read.
     async fn change_rollout(&self, change: &RolloutChange) -> StoreResult<Option<Revision>>;
 
-    /// Sets the settings of a version. `false`: there is no such version.
+    /// Sets the settings of a version. `false`: there is no such version, or its signature is not
+    /// `signature`, against which the caller checked them.
     async fn set_settings(
         &self,
         version: VersionId,
         settings: &PluginSettings,
+        signature: Option<&[u8]>,
         event: &PluginEvent,
     ) -> StoreResult<bool>;
+
+    /// Gives a version another signature. `false`: there is no such version, or its plugin has another
+    /// revision than `expected`, which is that of the settings that the caller checked.
+    async fn set_signature(
+        &self,
+        version: VersionId,
+        expected: Revision,
+        signature: &[u8],
+        event: &PluginEvent,
+    ) -> StoreResult<bool>;
+
+    /// The versions that `rule` lets go, of one plugin or of all, at most `limit`.
+    async fn collectable(
+        &self,
+        plugin: Option<&TaskType>,
+        rule: CollectRule,
+        limit: u32,
+    ) -> StoreResult<Vec<CollectedVersion>>;
+
+    /// Deletes versions of a plugin that `rule` lets go, at most `limit`, with what their attempts used.
+    /// What attempts are recorded with stays: the record names the version and its digest itself. The
+    /// numbers stay taken. Under a term it is refused to whoever no longer leads.
+    ///
+    /// The rule is looked at in the transaction that deletes, which no change of a rollout can
+    /// overtake: the change, made from an older revision, is refused.
+    async fn collect(
+        &self,
+        term: Option<Term>,
+        plugin: &TaskType,
+        rule: CollectRule,
+        limit: u32,
+        event: &PluginEvent,
+    ) -> StoreResult<Vec<CollectedVersion>>;
+
+    /// Deletes components of which no version is made, at most `limit`. Returns how many it deleted.
+    async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64>;
 
     /// Sets the state of a version that does not run. `false`: there is no such version, it runs, or it was retired, which is for good.
     async fn set_version_state(

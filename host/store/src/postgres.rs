@@ -15,7 +15,7 @@
 //! | `operate`, `dead` | what a person does: cancel, retry, prune; dead letters |
 //! | `lead`, `sweep`, `workers`, `upkeep` | what time does: leadership, due tasks, lapses, partitions |
 //! | `policy` | what operators have said about sharing |
-//! | `plugins` | the registry: `registry`, `versions`, `components`, `secrets`, changed through `edit`; `usage`; `values` |
+//! | `plugins` | the registry: `registry`, `versions`, `components`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
 //! | `event` | what happens outside an attempt |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
@@ -29,6 +29,7 @@
 
 pub mod ceiling;
 mod claim;
+mod collect;
 mod complete;
 mod components;
 pub mod config;

@@ -15,7 +15,7 @@
 //! | `forget` | what has ended goes: prune, upkeep |
 //! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
 //! | `policy` | how the fleet is shared out |
-//! | `plugins` | the registry: `registry`, `versions`, `secrets`, changed through `edit`; `usage`; `values` |
+//! | `plugins` | the registry: `registry`, `versions`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //!
@@ -23,6 +23,7 @@
 //! carries, so each is prepared once.
 
 mod claim;
+mod collect;
 mod complete;
 mod dead;
 mod edit;

@@ -16,7 +16,7 @@ use std::{
 use jiff::SignedDuration;
 use taskforge_broker::{Broker, BrokerError, Hint, Signal, Signals};
 use taskforge_domain::{QueuePolicy, Revision, Timestamp, WorkerId};
-use taskforge_registry::{Live, Trials};
+use taskforge_registry::{Collector, Live, Trials};
 use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -41,6 +41,8 @@ pub struct Sweeper {
     live: Arc<Live>,
     /// Judges versions on trial, where there is a registry.
     trials: Option<Trials>,
+    /// Deletes versions that nothing refers to, where there is a registry.
+    collector: Option<Collector>,
     /// As the broker was last told, in this term, and the registry's revision then.
     told_policy: Option<QueuePolicy>,
     told_revision: Revision,
@@ -112,6 +114,7 @@ impl Sweeper {
             id: WorkerId::generate(),
             live: Arc::default(),
             trials: None,
+            collector: None,
             told_policy: None,
             told_revision: Revision::default(),
             due: Due::NOTHING_DONE,
@@ -125,6 +128,15 @@ impl Sweeper {
         Self {
             live,
             trials: Some(trials),
+            ..self
+        }
+    }
+
+    /// The same, with a registry of plugins that is kept to a retention.
+    #[must_use]
+    pub fn with_collector(self, collector: Collector) -> Self {
+        Self {
+            collector: Some(collector),
             ..self
         }
     }
@@ -286,6 +298,7 @@ impl Sweeper {
             return;
         }
         let (store, now, retention) = (self.store.clone(), self.clock.now(), self.config.retention);
+        let collector = self.collector.clone();
         let upkeep = async move {
             match store.upkeep(Some(term), now, retention).await {
                 Ok(done) if done == Upkeep::default() => {}
@@ -297,6 +310,11 @@ impl Sweeper {
                     "the store was kept up"
                 ),
                 Err(error) => tracing::warn!(%error, "the store was not kept up"),
+            }
+            if let Some(collector) = collector
+                && let Err(error) = collector.collect(term, now).await
+            {
+                tracing::warn!(%error, "old versions of plugins were not deleted");
             }
         };
         self.upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep));

@@ -152,6 +152,9 @@ pub(crate) struct ActivateBody {
     /// Also if it refuses inputs that the running version takes.
     #[schema(required = false, default = false)]
     force: bool,
+    /// Also if it is older than a version that was active, where the server requires signatures.
+    #[schema(required = false, default = false)]
+    allow_downgrade: bool,
 }
 
 /// Which version is to run on trial, and how.
@@ -170,6 +173,67 @@ pub(crate) struct CanaryBody {
     /// Also if it refuses inputs that the running version takes.
     #[schema(required = false, default = false)]
     force: bool,
+    /// Also if it is older than a version that was active, where the server requires signatures.
+    #[schema(required = false, default = false)]
+    allow_downgrade: bool,
+}
+
+/// Which versions are to be deleted.
+#[derive(ToSchema)]
+#[schema(as = Prune)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PruneBody {
+    /// How many of the newest versions stay, whether anything refers to them or not.
+    #[schema(minimum = 1)]
+    keep: u32,
+    /// Only say which versions would go.
+    #[schema(required = false, default = false)]
+    dry_run: bool,
+}
+
+/// A DSSE envelope, as `taskforge plugin sign` writes it. Fields that are not named here are ignored.
+#[derive(ToSchema)]
+#[schema(as = SignatureEnvelope)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EnvelopeBody {
+    /// The statement as JSON, in base64.
+    payload: String,
+    /// `application/vnd.taskforge.plugin+json`.
+    payload_type: String,
+    /// Ed25519 signatures over DSSE's pre-authentication encoding of both.
+    #[schema(min_items = 1, max_items = 8)]
+    signatures: Vec<EnvelopeSignatureBody>,
+}
+
+/// One signature of an envelope.
+#[derive(ToSchema)]
+#[schema(as = EnvelopeSignature)]
+pub(crate) struct EnvelopeSignatureBody {
+    /// Names the key, for people: SHA-256 of the public key.
+    keyid: Option<String>,
+    /// 64 bytes in base64.
+    sig: String,
+}
+
+/// What was signed: what the version is, whose, and what it may reach at most.
+#[derive(ToSchema)]
+#[schema(as = Statement)]
+pub(crate) struct StatementBody {
+    /// The plugin.
+    name: String,
+    /// The version.
+    version: String,
+    /// The tenant that it belongs to; null: all share it.
+    #[schema(required)]
+    owner: Option<String>,
+    /// SHA-256 of the component, in hexadecimal.
+    digest: String,
+    /// How it takes a task.
+    shape: taskforge_domain::Shape,
+    /// The most that may be granted.
+    grants: GrantsBody,
+    /// Names of the configuration values that it may be given.
+    config: Vec<String>,
 }
 
 /// What is to be retired.

@@ -3,8 +3,8 @@ use std::collections::{BTreeSet, HashSet};
 use serde_json::{Value, json};
 use taskforge_broker::Broker as _;
 use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId};
+use taskforge_registry::signature;
 use taskforge_store::Store as _;
-
 use taskforge_testing::guests;
 
 use crate::harness::{Answer, Api};
@@ -376,6 +376,15 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
             Some(json!({"limits": {"feul": 1}})),
             422,
         ),
+        (
+            "PUT",
+            "/versions/{version}/signature",
+            "/versions/2.0.0/signature",
+            Some(json!({})),
+            422,
+        ),
+        ("POST", "/prune", "", Some(json!({"keep": 9})), 200),
+        ("POST", "/prune", "", Some(json!({"keep": 0})), 422),
         ("DELETE", "/canary", "", None, 200),
         ("DELETE", "/canary", "", None, 409),
         ("POST", "/rollback", "", None, 409),
@@ -410,6 +419,23 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         fits(document, method, &template, &answer);
         tried.insert((method.to_owned(), template));
     }
+    let pair = signature::keygen().unwrap();
+    let read = api.get("/plugins/shaped/versions/1.0.0").await.json();
+    for (change, status) in [(json!({}), 200), (json!({"owner": "acme"}), 403)] {
+        let signed = crate::plugins::envelope(&pair, &read, &change);
+        let signed = serde_json::from_str(&signed).unwrap();
+        let answer = api.put("/plugins/shaped/versions/1.0.0/signature", &signed).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        fits(
+            document,
+            "PUT",
+            "/plugins/{name}/versions/{version}/signature",
+            &answer,
+        );
+    }
+    let signed = api.get("/plugins/shaped/versions/1.0.0").await;
+    assert!(signed.json()["signature"]["statement"].is_object());
+    fits(document, "GET", "/plugins/{name}/versions/{version}", &signed);
 }
 
 #[tokio::test]

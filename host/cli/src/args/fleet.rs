@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use taskforge_domain::TaskType;
 
-use super::{CeilingArgs, MailArgs, PluginFolderArgs, TrustArgs};
+use super::{CeilingArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -175,6 +175,9 @@ pub(crate) struct WorkerArgs {
     /// How long finished tasks are kept in the database
     #[arg(long, env = "TASKFORGE_RETENTION", default_value = "30days", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) retention: Duration,
+
+    #[command(flatten)]
+    pub(crate) versions: VersionRetentionArgs,
 
     /// Address of /healthz, /readyz and /metrics
     #[arg(

@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use taskforge_domain::{HostPattern, TaskType};
 
 use super::{
-    ActivateArgs, AdviseArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs, PluginServerArgs, PushArgs,
-    RetireArgs, SecretCommand, SettingsArgs, SignArgs,
+    ActivateArgs, AdviseArgs, AttachArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs, PluginServerArgs,
+    PrunePluginArgs, PushArgs, RetireArgs, SecretCommand, SettingsArgs, SignArgs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -49,8 +49,12 @@ pub(crate) enum PluginCommand {
     Events(PluginNameArgs),
     /// Make a pair of keys to sign components with
     Keygen(KeygenArgs),
-    /// Sign a component, so that hosts that ask for it take it
-    Sign(SignArgs),
+    /// Sign what a component is and what it may reach at most, so that hosts that ask for it take it
+    Sign(Box<SignArgs>),
+    /// Give a version that is stored a signature, in the place of the one that it may have
+    Attach(AttachArgs),
+    /// Delete versions that nothing refers to, but for the newest
+    Prune(PrunePluginArgs),
 }
 
 #[derive(Debug, Args)]

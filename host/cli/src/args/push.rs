@@ -57,6 +57,9 @@ pub(crate) struct PushArgs {
     /// Let it run even if it refuses inputs that the running version takes
     #[arg(long, conflicts_with = "stage")]
     pub(crate) force: bool,
+    /// Let it run even if it is older than a version that was live, where signatures are required
+    #[arg(long, conflicts_with = "stage")]
+    pub(crate) allow_downgrade: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -72,6 +75,9 @@ pub(crate) struct ActivateArgs {
     /// Also if it refuses inputs that the running version takes
     #[arg(long)]
     pub(crate) force: bool,
+    /// Also if it is older than a version that was live, where signatures are required
+    #[arg(long)]
+    pub(crate) allow_downgrade: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -99,6 +105,9 @@ pub(crate) struct CanaryArgs {
     /// Also if it refuses inputs that the running version takes
     #[arg(long)]
     pub(crate) force: bool,
+    /// Also if it is older than a version that was live, where signatures are required
+    #[arg(long)]
+    pub(crate) allow_downgrade: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -182,10 +191,53 @@ pub(crate) struct KeygenArgs {
 }
 
 #[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct SignArgs {
     /// The component; the signature goes to the same name with .sig after it
     pub(crate) file: PathBuf,
     /// The private key, of `plugin keygen` or of openssl
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
+    /// The most that it may be granted, and the configuration values that it may be given, as a settings file [default: the file
+    /// beside the component, with the ending .toml; nothing if there is none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: Option<PathBuf>,
+    /// The tenant whose plugin it is to be [default: shared by all]
+    #[arg(long, alias = "owner")]
+    pub(crate) tenant: Option<TenantId>,
+    /// Task type, of a WASI command or web server, which does not say it itself
+    #[arg(long, requires = "version")]
+    pub(crate) name: Option<TaskType>,
+    /// Version, of a WASI command or web server
+    #[arg(long, requires = "name")]
+    pub(crate) version: Option<String>,
+}
+
+#[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
+pub(crate) struct AttachArgs {
+    /// The plugin
+    pub(crate) name: TaskType,
+    /// Which version
+    pub(crate) version: String,
+    /// The signature, of `plugin sign`
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrunePluginArgs {
+    /// The plugin
+    pub(crate) name: TaskType,
+    /// How many of its newest versions stay, whether anything refers to them or not
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep: u32,
+    /// Say which versions would go, and delete none
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }

@@ -5,13 +5,15 @@ use taskforge_domain::Json;
 
 use super::show::cell;
 use crate::{
-    args::{ActivateArgs, CanaryArgs, PluginNameArgs, RetireArgs},
+    args::{ActivateArgs, CanaryArgs, PluginNameArgs, PrunePluginArgs, RetireArgs},
     client::Client,
     output,
 };
 
 pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Result<()> {
-    let body = json!({ "version": args.version, "force": args.force });
+    let body = json!({
+        "version": args.version, "force": args.force, "allow_downgrade": args.allow_downgrade,
+    });
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/activate", args.name);
     show(&client.post(&path, Some(&Json::from(body))).await?, as_json)
@@ -40,6 +42,7 @@ pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Res
     );
     let body = json!({
         "version": args.version, "percent": args.percent, "guard": guard, "force": args.force,
+        "allow_downgrade": args.allow_downgrade,
     });
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/canary", args.name);
@@ -61,6 +64,34 @@ pub(super) async fn retire(args: RetireArgs, as_json: bool) -> anyhow::Result<()
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/retire", args.name);
     show(&client.post(&path, body.as_ref()).await?, as_json)
+}
+
+/// Deletes versions that nothing refers to.
+pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Result<()> {
+    let body = json!({ "keep": args.keep, "dry_run": args.dry_run });
+    let client = Client::connect(&args.server)?;
+    let path = format!("plugins/{}/prune", args.name);
+    let pruned = client.post(&path, Some(&Json::from(body))).await?;
+    if as_json {
+        return output::json(&pruned);
+    }
+    let versions = pruned["versions"].as_array().into_iter().flatten();
+    let rows = versions.map(|version| {
+        let size = output::bytes(version["size"].as_u64().unwrap_or_default());
+        let digest = version["digest"].as_str().unwrap_or_default();
+        vec![cell(&version["version"]), size, digest.chars().take(12).collect()]
+    });
+    let rows: Vec<_> = rows.collect();
+    output::table(&["VERSION", "SIZE", "DIGEST"], &rows);
+    let count = rows.len();
+    output::line(&match args.dry_run {
+        true => format!("{count} versions of {} would be deleted", args.name),
+        false => format!(
+            "{count} versions of {} deleted, and {} components",
+            args.name, pruned["components"]
+        ),
+    });
+    Ok(())
 }
 
 fn show(rollout: &Value, as_json: bool) -> anyhow::Result<()> {

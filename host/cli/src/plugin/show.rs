@@ -63,7 +63,9 @@ pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
     );
     if plugin["rollout"].is_object() {
         output::line("");
-        push::show_review(&client.get(&path, &[]).await?);
+        let version = client.get(&path, &[]).await?;
+        show_signature(&version["signature"]);
+        push::show_review(&version);
     }
     Ok(())
 }
@@ -159,6 +161,25 @@ pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()
         output::line(reason);
     }
     Ok(())
+}
+
+/// Who signed a version, and what they allow it.
+fn show_signature(signature: &Value) {
+    if signature.is_null() {
+        return;
+    }
+    let keys = items(signature, "keys").map(cell).collect::<Vec<_>>().join(", ");
+    let by = if keys.is_empty() {
+        "no key that the server trusts".to_owned()
+    } else {
+        keys
+    };
+    output::pairs(&[
+        ("signed by", by),
+        ("problem", cell(&signature["problem"])),
+        ("signed", indented(&signature["statement"])),
+    ]);
+    output::line("");
 }
 
 fn items<'a>(list: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {

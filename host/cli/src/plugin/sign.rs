@@ -1,13 +1,17 @@
 //! Keys and signatures.
 
 use anyhow::Context as _;
-use serde_json::json;
-use taskforge_registry::signature;
+use serde_json::{Value, json};
+use taskforge_domain::{Json, Manifest};
+use taskforge_registry::{Statement, signature};
+use taskforge_runtime::{Runtime, RuntimeConfig};
 
-use super::{push::signature_file, read};
+use super::{load, outbox, push, push::signature_file};
 use crate::{
-    args::{KeygenArgs, SignArgs},
-    output,
+    args::{AttachArgs, KeygenArgs, MailArgs, SignArgs},
+    client::{Client, escaped},
+    mailers, output,
+    plugin_folder::{self, Beside},
 };
 
 /// Makes a pair of keys.
@@ -31,17 +35,51 @@ pub(super) fn keygen(args: &KeygenArgs, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Signs a component.
-pub(super) fn sign(args: &SignArgs, as_json: bool) -> anyhow::Result<()> {
+/// Signs what a component is, as it says itself or as is said of it, and the most that it may reach.
+pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
     let key = args.key.display();
     let private = std::fs::read_to_string(&args.key).with_context(|| format!("cannot read {key}"))?;
-    let signature =
-        signature::sign(&private, &read(&args.file)?).with_context(|| format!("cannot use {key}"))?;
-    let (file, text) = (signature_file(&args.file), signature::to_text(&signature));
-    std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
+    let named = args.name.clone().zip(args.version.clone());
+    let named = named.map(|(name, version)| Manifest::new(name, version, String::new()));
+    let temporary = outbox()?;
+    let mail = MailArgs {
+        mailer: "log".to_owned(),
+        mail_from: "taskforge@localhost".to_owned(),
+    };
+    let mailer = mailers::build(&mail, temporary.path().to_owned())?;
+    // What it says of itself is asked in the sandbox, as every server does.
+    let runtime = Runtime::new(RuntimeConfig {
+        max_instances: 1,
+        ..RuntimeConfig::new(mailer)
+    })?;
+    let plugin = load(&runtime, &args.file, settings, named.or(manifest).as_ref()).await?;
+    let statement = Statement::of(plugin.info(), args.tenant.clone());
+    let signed = signature::sign(&private, &statement).with_context(|| format!("cannot use {key}"))?;
+    let file = signature_file(&args.file);
+    std::fs::write(&file, &signed).with_context(|| format!("cannot write {}", file.display()))?;
     if as_json {
-        return output::json(&json!({ "signature_file": file, "signature": text.trim() }));
+        let signature: Value = serde_json::from_slice(&signed)?;
+        return output::json(&json!({
+            "signature_file": file, "signature": signature, "statement": statement,
+        }));
     }
     output::line(&format!("signed: {}", file.display()));
+    output::line(&format!("{:#}", serde_json::to_value(&statement)?));
+    Ok(())
+}
+
+/// Gives a stored version a signature.
+pub(super) async fn attach(args: AttachArgs, as_json: bool) -> anyhow::Result<()> {
+    let text = push::read_signature(&args.file)?;
+    let signature = Json::parse(text).with_context(|| format!("cannot use {}", args.file.display()))?;
+    let client = Client::connect(&args.server)?;
+    let version = escaped(&args.version);
+    let path = format!("plugins/{}/versions/{version}/signature", args.name);
+    let answer = client.put(&path, &signature).await?;
+    if as_json {
+        return output::json(&answer);
+    }
+    output::line(&format!("{} {} has this signature now", args.name, args.version));
     Ok(())
 }

@@ -251,6 +251,148 @@ async fn a_server_that_asks_for_signatures_takes_what_is_signed_and_nothing_else
     std::fs::copy(format!("{one}.sig"), format!("{two}.sig")).unwrap();
     let foreign = refused(&server, &["plugin", "push", &two]);
     assert!(foreign.contains("signature"), "{foreign}");
+    let shown = run(&server, &["plugin", "show", "shellplug"]);
+    assert!(shown.contains("signed by") && shown.contains("author"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_component_passes_for_nothing_but_what_was_signed() {
+    let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plugins = tempfile::tempdir().unwrap();
+    let key = files.path().join("author.key");
+    let key = key.to_str().unwrap();
+    let made = taskforge().args(["plugin", "keygen", key]).output().unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    let public = std::fs::read_to_string(format!("{key}.pub")).unwrap();
+    let trusted = format!(
+        "[[key]]\nname = \"author\"\npublic_key = \"{}\"\nshared = true\n",
+        public.trim()
+    );
+    let trusted = write(files.path(), "trusted.toml", trusted.as_bytes());
+    let sign = |arguments: &[&str]| {
+        let signed = taskforge()
+            .args(["plugin", "sign", "--key", key])
+            .args(arguments)
+            .output();
+        let signed = signed.unwrap();
+        assert!(signed.status.success(), "{}", said(&signed));
+    };
+    let first = write(
+        plugins.path(),
+        "first.wasm",
+        &guests::variant("fib-first", "1.0.0"),
+    );
+    sign(&[&first]);
+    let server = Server::start_with(data.path(), |command| {
+        command
+            .args(["--require-signature", "--trusted-keys", &trusted, "--plugins"])
+            .arg(plugins.path());
+    });
+    let tool = write(files.path(), "tool.wasm", &guests::bytes("command"));
+    let bound = "[grants.http]\nhosts = [\"*.example.com\"]\n[config]\nurl = \"\"\n";
+    let bound = write(files.path(), "bound.toml", bound.as_bytes());
+    sign(&[
+        &tool,
+        "--settings",
+        &bound,
+        "--name",
+        "tool",
+        "--version",
+        "1.0.0",
+    ]);
+    let narrow = "[grants.http]\nhosts = [\"a.example.com\"]\n[config]\nurl = \"x\"\n";
+    let narrow = write(files.path(), "narrow.toml", narrow.as_bytes());
+    let wide = "[grants.http]\nhosts = [\"*\"]\n";
+    let wide = write(files.path(), "wide.toml", wide.as_bytes());
+    let push = ["plugin", "push", &tool, "--settings"];
+    for (arguments, reason) in [
+        (
+            vec![&narrow, "--name", "other", "--version", "1.0.0"],
+            "the plugin tool",
+        ),
+        (
+            vec![&narrow, "--name", "tool", "--version", "1.0.1"],
+            "version 1.0.0",
+        ),
+        (
+            vec![
+                &narrow,
+                "--name",
+                "tool",
+                "--version",
+                "1.0.0",
+                "--tenant",
+                "acme",
+            ],
+            "not trusted for",
+        ),
+        (
+            vec![&wide, "--name", "tool", "--version", "1.0.0"],
+            "grants.http.hosts",
+        ),
+    ] as [(Vec<&str>, &str); 4]
+    {
+        let refused = refused(&server, &[&push[..], &arguments[..]].concat());
+        assert!(refused.contains(reason), "{refused}");
+    }
+    let good = [&push[..], &[&narrow, "--name", "tool", "--version", "1.0.0"]].concat();
+    run(&server, &good);
+    let refused_settings = refused(&server, &["plugin", "settings", "tool", "1.0.0", &wide]);
+    assert!(
+        refused_settings.contains("more than the signature allows"),
+        "{refused_settings}"
+    );
+
+    // The signer means it to reach more now.
+    sign(&[&tool, "--settings", &wide, "--name", "tool", "--version", "1.0.0"]);
+    let signature = format!("{tool}.sig");
+    let stuck = refused(&server, &["plugin", "attach", "tool", "1.0.0", &signature]);
+    assert!(
+        stuck.contains("config"),
+        "what is set stays within what is signed: {stuck}"
+    );
+    let narrower = write(files.path(), "narrower.toml", b"");
+    run(&server, &["plugin", "settings", "tool", "1.0.0", &narrower]);
+    run(&server, &["plugin", "attach", "tool", "1.0.0", &signature]);
+    run(&server, &["plugin", "settings", "tool", "1.0.0", &wide]);
+
+    // A replay of what is older.
+    sign(&[
+        &tool,
+        "--settings",
+        &narrower,
+        "--name",
+        "tool",
+        "--version",
+        "2.0.0",
+    ]);
+    let two = [
+        "plugin",
+        "push",
+        &tool,
+        "--settings",
+        &narrower,
+        "--name",
+        "tool",
+        "--version",
+        "2.0.0",
+    ];
+    run(&server, &two);
+    let older = refused(&server, &["plugin", "activate", "tool", "1.0.0"]);
+    assert!(older.contains("--allow-downgrade"), "{older}");
+    run(
+        &server,
+        &["plugin", "activate", "tool", "1.0.0", "--allow-downgrade"],
+    );
+    let events = run(&server, &["plugin", "events", "tool"]);
+    assert!(events.contains("older than 2.0.0"), "{events}");
+
+    // A signature of an earlier release.
+    std::fs::write(&signature, format!("{}==\n", "A".repeat(86))).unwrap();
+    let old = refused(&server, &two);
+    assert!(old.contains("sign the component again"), "{old}");
+    let pruned = run(&server, &["plugin", "prune", "tool", "--keep", "1", "--dry-run"]);
+    assert!(pruned.contains("0 versions of tool would be deleted"), "{pruned}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use taskforge_broker::{Broker, BrokerError, BrokerResult, Bulletin, LocalBroker, StoreBroker};
 use taskforge_domain::{CanaryGuard, Json, Manifest, PluginSettings, TaskType};
 use taskforge_registry::{
-    Keyring, Parts, Push, Registry, SameVersion, SignaturePolicy, StoredComponents, signature,
+    Keyring, Parts, Push, Registry, SameVersion, SignaturePolicy, Statement, StoredComponents, signature,
 };
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
 use taskforge_store::{Notices, PostgresConfig, PostgresStore};
@@ -317,27 +317,44 @@ async fn a_worker_that_asks_for_signatures_runs_nothing_else() {
     );
     std::fs::write(&keys, text).unwrap();
     let _strict = bed.start_worker(&["--require-signature", "--trusted-keys", keys.to_str().unwrap()]);
-    let component = guests::bytes("fibonacci");
-    let signed = Push {
-        owner: None,
-        manifest: None,
-        settings: PluginSettings::default(),
-        signature: Some(signature::sign(&pair.private_pem, &component).unwrap()),
-        by: BY.to_owned(),
-        // The folder's is there, unsigned.
-        same_version: SameVersion::Suffix,
-    };
-    let signed = registry.push(component, signed).await.unwrap();
+    // The folder's is there, unsigned.
+    let name = TaskType::new("fibonacci").unwrap();
+    let version = registry.versions(&name).await.unwrap().remove(0);
+    let statement = Statement::of(&version.info, None);
+    let signed = signature::sign(&pair.private_pem, &statement).unwrap();
+    let number = &version.info.version;
+    registry
+        .attach_signature(&name, number, &signed, BY)
+        .await
+        .unwrap();
     push(&registry, "1.0.0", PluginSettings::default()).await;
     activate(&registry, "1.0.0").await;
-    let name = TaskType::new("fibonacci").unwrap();
-    let number = &signed.version.info.version;
-    registry.activate(&name, number, false, BY).await.unwrap();
 
     let unsigned = submit(&bed, "work", 1, &echo()).await;
     let trusted = bed.submit("fibonacci", json!({ "n": 10 })).await;
     assert_eq!(bed.ended(&trusted).await["status"], "completed");
     assert_eq!(bed.task(&unsigned[0]).await["status"], "pending");
+
+    // Whoever can write to the database grants more than was signed. The worker that runs the version
+    // stops running it, and one that starts does not begin to.
+    let tamper = |grants: &str| {
+        bed.sql(&format!(
+            "update plugin_versions set grants = '{grants}' where plugin = 'fibonacci'; \
+             update registry_revision set revision = revision + 1; \
+             update plugins set revision = (select revision from registry_revision) where name = 'fibonacci'"
+        ))
+    };
+    tamper(r#"{"keyvalue": {"bytes": 1, "keys": 1}}"#);
+    wait_until("the version is withdrawn", async || {
+        let waiting = bed.submit("fibonacci", json!({ "n": 10 })).await;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        bed.task(&waiting).await["status"] == "pending"
+    })
+    .await;
+    tamper("{}");
+    let trusted = bed.submit("fibonacci", json!({ "n": 10 })).await;
+    assert_eq!(bed.ended(&trusted).await["status"], "completed");
+
     let _lax = bed.start_worker(&[]);
     assert_eq!(bed.ended(&unsigned[0]).await["status"], "completed");
 }

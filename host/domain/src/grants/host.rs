@@ -35,9 +35,7 @@ impl HostPattern {
         let name = match &self.name {
             NamePattern::Any => true,
             NamePattern::Exactly(name) => name == host,
-            NamePattern::Below(domain) => host
-                .strip_suffix(domain.as_str())
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            NamePattern::Below(domain) => is_below(host, domain),
         };
         name && match self.port {
             PortPattern::Web => matches!(port, 80 | 443),
@@ -45,6 +43,46 @@ impl HostPattern {
             PortPattern::Exactly(only) => only == port,
         }
     }
+}
+
+impl HostPattern {
+    /// The same as patterns of one port each, where it is for ports that can be told one by one.
+    pub(super) fn by_port(&self) -> Vec<Self> {
+        let on = |port| Self {
+            name: self.name.clone(),
+            port: PortPattern::Exactly(port),
+        };
+        match self.port {
+            PortPattern::Web => vec![on(80), on(443)],
+            PortPattern::Any | PortPattern::Exactly(_) => vec![self.clone()],
+        }
+    }
+
+    /// Whether this pattern matches whatever the other one, which [`HostPattern::by_port`] made,
+    /// matches.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let name = match (&self.name, &other.name) {
+            (NamePattern::Any, _) => true,
+            (_, NamePattern::Any) => false,
+            (NamePattern::Exactly(name), NamePattern::Exactly(other)) => name == other,
+            (NamePattern::Exactly(_), NamePattern::Below(_)) => false,
+            (NamePattern::Below(domain), NamePattern::Exactly(other)) => is_below(other, domain),
+            (NamePattern::Below(domain), NamePattern::Below(other)) => {
+                other == domain || is_below(other, domain)
+            }
+        };
+        name && match (self.port, other.port) {
+            (PortPattern::Any, _) => true,
+            (PortPattern::Web, PortPattern::Exactly(port)) => matches!(port, 80 | 443),
+            (own, other) => own == other,
+        }
+    }
+}
+
+/// Whether a name is one below a domain.
+fn is_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain)
+        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 /// A host pattern that cannot be read.

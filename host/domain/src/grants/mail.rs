@@ -93,6 +93,15 @@ impl DomainPattern {
             None => domain == self.0,
         }
     }
+
+    /// Whether this pattern matches whatever the other one matches.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match other.0.strip_prefix("*.") {
+            // Whatever is below the other's domain is below this one's if the domain itself is.
+            Some(domain) => self.0 == other.0 || self.0.starts_with("*.") && self.matches(domain),
+            None => self.matches(&other.0),
+        }
+    }
 }
 
 impl TryFrom<String> for DomainPattern {

@@ -20,6 +20,8 @@ pub(crate) struct Bed {
     pub(crate) registry: Registry,
     pub(crate) parts: Parts,
     pub(crate) store: Arc<dyn PluginStore>,
+    /// The same.
+    pub(crate) sqlite: Arc<SqliteStore>,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -71,7 +73,8 @@ impl Bed {
         Self {
             registry: Registry::new(parts.clone()),
             parts,
-            store,
+            store: store.clone(),
+            sqlite: store,
             folder,
         }
     }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod bed;
+mod collecting;
 mod folder;
 mod following;
 mod pushing;
 mod rollout;
+mod signing;

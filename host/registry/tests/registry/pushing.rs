@@ -2,9 +2,7 @@
 
 use serde_json::json;
 use taskforge_domain::{Json, PluginSettings, TenantId};
-use taskforge_registry::{
-    Push, RegistryError, SameVersion, SignatureError, SignaturePolicy, TrustedKeys, signature,
-};
+use taskforge_registry::{Push, RegistryError, SameVersion};
 use taskforge_testing::guests;
 
 use crate::bed::{BY, Bed, name, push, rebuilt};
@@ -111,44 +109,6 @@ async fn what_makes_no_sense_is_told_with_its_field() {
         bed.registry.plugin(&name("work")).await.is_err(),
         "nothing was kept"
     );
-}
-
-#[tokio::test]
-async fn a_host_that_asks_for_signatures_takes_and_runs_nothing_else() {
-    let pair = signature::keygen().unwrap();
-    let keys = format!(
-        "[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true",
-        pair.public
-    );
-    let policy = SignaturePolicy {
-        required: true,
-        trusted: TrustedKeys::parse(&keys).unwrap(),
-    };
-    let bed = Bed::with(policy.clone()).await;
-    let component = guests::bytes("command");
-    let unsigned = bed
-        .push_with("work", "1.0.0", PluginSettings::default())
-        .await
-        .unwrap_err();
-    assert!(matches!(
-        unsigned,
-        RegistryError::Signature(SignatureError::Unsigned(_))
-    ));
-    let signed = Push {
-        signature: Some(signature::sign(&pair.private_pem, &component).unwrap()),
-        ..push("work", "1.0.0", PluginSettings::default())
-    };
-    bed.registry.push(component, signed).await.unwrap();
-    bed.activate("work", "1.0.0").await;
-    assert_eq!(bed.follow().await.version("work").as_deref(), Some("1.0.0"));
-
-    // What another host took without a signature, this one does not run.
-    let lax = Bed::new().await;
-    lax.push("work", "1.0.0").await;
-    lax.activate("work", "1.0.0").await;
-    let strict = lax.follow_with(None, std::sync::Arc::new(policy)).await;
-    assert_eq!(strict.version("work"), None);
-    assert_eq!(lax.follow().await.version("work").as_deref(), Some("1.0.0"));
 }
 
 #[tokio::test]

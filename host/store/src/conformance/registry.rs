@@ -108,6 +108,7 @@ pub async fn a_rollout_reads_back(world: World) {
         ..swapped.clone()
     };
     let none = Rollout {
+        highest: Some("2.0.0".into()),
         phase: 4,
         since: Some(at(4)),
         previous: Some(second),
@@ -297,7 +298,13 @@ pub async fn settings_change_and_nothing_else_of_a_version(world: World) {
     }))
     .unwrap();
     let changed = event(PluginEventKind::SettingsChanged, "fuel 10000000000 -> 5");
-    let set = async |id| world.plugins.set_settings(id, &settings, &changed).await.unwrap();
+    let set = async |id| {
+        world
+            .plugins
+            .set_settings(id, &settings, None, &changed)
+            .await
+            .unwrap()
+    };
     assert!(set(version.id).await);
     version.info = version.info.with_settings(settings.clone());
     let read = world.plugins.versions_by_id(&[version.id]).await.unwrap();
@@ -327,7 +334,7 @@ pub async fn every_change_raises_the_revision_of_its_plugin(world: World) {
         let done = match step {
             0 => {
                 plugins
-                    .set_settings(idle, &PluginSettings::default(), &changed)
+                    .set_settings(idle, &PluginSettings::default(), None, &changed)
                     .await
             }
             1 => plugins.set_version_state(idle, &rolled_back(), &changed).await,

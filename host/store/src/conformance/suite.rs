@@ -46,7 +46,12 @@ macro_rules! conformance_suite {
             list: lists_are_newest_first, pages_neither_repeat_nor_skip, filters_narrow, filters_combine,
                 a_state_filter_finds_all_tasks_of_its_states, a_task_of_another_tenant_is_not_there, counts_are_by_type_and_state;
             versions: everything_about_a_version_reads_back, versions_come_newest_first, a_version_never_changes, a_name_has_one_owner,
-                of_many_who_push_one_version_one_adds_it, a_component_comes_out_as_it_went_in, versions_may_share_a_component;
+                of_many_who_push_one_version_one_adds_it, a_component_comes_out_as_it_went_in, versions_may_share_a_component,
+                a_quota_counts_versions_and_each_component_once, a_signature_changes_if_nothing_else_has;
+            collect: what_is_referred_to_stays, what_is_young_stays, a_version_that_a_running_task_may_use_stays,
+                a_number_that_was_collected_stays_taken, a_component_goes_with_its_last_version,
+                a_rollout_made_from_what_was_collected_is_refused, a_history_outlives_its_version,
+                a_leader_that_was_deposed_collects_nothing, what_many_push_and_collect_at_once_has_its_component;
             registry: a_new_version_runs_nowhere, a_rollout_reads_back, the_snapshot_shows_what_runs_and_nothing_else,
                 a_change_of_what_is_past_changes_nothing, of_many_changes_of_one_state_one_is_made, a_rollout_takes_states_with_it,
                 what_cannot_run_is_refused, the_state_of_a_version_that_runs_does_not_change, a_retired_version_stays_retired,

@@ -7,7 +7,7 @@ use taskforge_domain::{
     Revision, Shape, VersionId, VersionState,
 };
 
-use crate::Added;
+use crate::{Added, Quota, QuotaKind};
 
 /// A component that is its own digest, so to speak: `[n; 32]`.
 pub(crate) fn digest(n: u8) -> Digest {
@@ -64,7 +64,10 @@ impl World {
 
     pub(crate) async fn add_version(&self, owner: Option<&TenantId>, version: &PluginVersion) -> Added {
         let (component, pushed) = (version.info.digest.as_bytes(), pushed());
-        let added = self.plugins.add_version(owner, version, component, &pushed);
+        let quota = Quota::UNLIMITED;
+        let added = self
+            .plugins
+            .add_version(owner, version, component, quota, &pushed);
         added.await.unwrap()
     }
 
@@ -207,7 +210,7 @@ pub async fn of_many_who_push_one_version_one_adds_it(world: World) {
             Added::Stored => stored += 1,
             Added::AlreadyThere(_) => same += 1,
             Added::Different(_) => different += 1,
-            added @ Added::NameTaken(_) => panic!("{added:?}"),
+            added => panic!("{added:?}"),
         }
     }
     assert_eq!((stored, same, different), (1, 3, 4));
@@ -223,7 +226,10 @@ pub async fn a_component_comes_out_as_it_went_in(world: World) {
     for (n, component) in [(1, large), (2, exact), (3, Vec::new()), (4, vec![0])] {
         let version = version("x", &format!("1.0.{n}"), n);
         let pushed = pushed();
-        let added = world.plugins.add_version(None, &version, &component, &pushed);
+        let quota = Quota::UNLIMITED;
+        let added = world
+            .plugins
+            .add_version(None, &version, &component, quota, &pushed);
         assert_eq!(added.await.unwrap(), Added::Stored);
         let read = world.plugins.component(&digest(n)).await.unwrap();
         assert!(read == Some(component), "component {n}");
@@ -237,4 +243,81 @@ pub async fn versions_may_share_a_component(world: World) {
     world.push("y", "1.0.0", 1).await;
     let component = world.plugins.component(&digest(1)).await.unwrap();
     assert_eq!(component.as_deref(), Some(&[1; 32][..]));
+}
+
+pub async fn a_quota_counts_versions_and_each_component_once(world: World) {
+    let [acme, other] = ["acme", "other"].map(|name| TenantId::new(name).unwrap());
+    let quota = Quota {
+        versions: 3,
+        bytes: 10,
+    };
+    let add = async |owner: &TenantId, plugin: &str, number: &str, n: u8, size: u64| {
+        let mut version = version(plugin, number, n);
+        version.info.size = size;
+        let (pushed, bytes) = (pushed(), [n; 32]);
+        let added = world
+            .plugins
+            .add_version(Some(owner), &version, &bytes, quota, &pushed);
+        added.await.unwrap()
+    };
+    assert_eq!(add(&acme, "x", "1.0.0", 1, 6).await, Added::Stored);
+    assert_eq!(
+        add(&acme, "x", "1.0.1", 1, 6).await,
+        Added::Stored,
+        "of the same bytes"
+    );
+    let too_much = Added::OverQuota {
+        kind: QuotaKind::Bytes,
+        used: 6,
+    };
+    assert_eq!(add(&acme, "y", "1.0.0", 2, 5).await, too_much);
+    assert_eq!(world.plugins.component(&digest(2)).await.unwrap(), None);
+    assert_eq!(
+        add(&other, "z", "1.0.0", 2, 5).await,
+        Added::Stored,
+        "of another owner"
+    );
+    assert_eq!(add(&acme, "y", "1.0.0", 3, 4).await, Added::Stored);
+    assert_eq!(add(&acme, "x", "1.0.2", 1, 6).await, Added::Stored);
+    let too_many = Added::OverQuota {
+        kind: QuotaKind::Versions,
+        used: 3,
+    };
+    assert_eq!(add(&acme, "x", "1.0.3", 1, 6).await, too_many);
+    let again = add(&acme, "x", "1.0.0", 1, 6).await;
+    assert!(matches!(again, Added::AlreadyThere(_)), "{again:?}");
+}
+
+pub async fn a_signature_changes_if_nothing_else_has(world: World) {
+    let first = world.push("x", "1.0.0", 1).await;
+    let revision = world.plugin("x").await.revision;
+    let signed = event(PluginEventKind::Signed, "");
+    let set = async |id, expected, signature: &[u8]| {
+        world
+            .plugins
+            .set_signature(id, expected, signature, &signed)
+            .await
+            .unwrap()
+    };
+    assert!(!set(VersionId::generate(), revision, b"one").await);
+    assert!(!set(first.id, Revision(revision.0 + 1), b"one").await);
+    assert!(set(first.id, revision, b"one").await);
+    assert!(
+        !set(first.id, revision, b"two").await,
+        "it was made from what is past"
+    );
+    let there = world.versions("x").await.remove(0);
+    assert_eq!(there.signature.as_deref(), Some(&b"one"[..]));
+
+    let changed = event(PluginEventKind::SettingsChanged, "");
+    let mut settings = there.info.settings();
+    settings.limits.fuel = 7;
+    let set = async |signature: Option<&[u8]>| {
+        let set = world
+            .plugins
+            .set_settings(first.id, &settings, signature, &changed);
+        set.await.unwrap()
+    };
+    assert!(!set(None).await && !set(Some(b"two")).await);
+    assert!(set(Some(b"one")).await);
 }

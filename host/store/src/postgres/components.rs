@@ -24,6 +24,8 @@ const GET: &str = "select bytes from plugin_components where digest = $1 and par
 pub(super) const STATEMENTS: &[&str] = &[IS_THERE, GET];
 
 /// Writes a component in the caller's transaction, unless it is there.
+///
+/// Called again under the registry's lock, it sees whether the component was collected meanwhile.
 pub(super) async fn put(connection: &mut PgConnection, digest: &Digest, component: &[u8]) -> Attempted<()> {
     let is_there: bool = sqlx::query_scalar(IS_THERE)
         .bind(&digest.as_bytes()[..])

@@ -47,6 +47,11 @@ impl<'c> Edit<'c> {
         self.revision
     }
 
+    /// Of a change that concerns no plugin.
+    pub(super) async fn commit_silently(self) -> Attempted<()> {
+        Ok(self.transaction.commit().await?)
+    }
+
     pub(super) async fn commit(mut self, plugin: &TaskType, event: &PluginEvent) -> Attempted<Revision> {
         sqlx::query(TOUCH)
             .bind(plugin.as_str())

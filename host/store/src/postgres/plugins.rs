@@ -9,13 +9,14 @@ use taskforge_domain::{
 };
 
 use super::{
-    PostgresStore, Shared, components,
+    PostgresStore, Shared, collect, components,
     connect::{on_pool, run, run_once},
     fault::Repeat,
     registry, secrets, usage, values, versions,
 };
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, PluginStore, Quota, RegistrySnapshot,
+    RolloutChange, SealedSecret, StoreResult, Term,
 };
 
 /// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
@@ -49,11 +50,12 @@ impl PluginStore for PostgresStore {
         owner: Option<&TenantId>,
         version: &PluginVersion,
         component: &[u8],
+        quota: Quota,
         event: &PluginEvent,
     ) -> StoreResult<Added> {
         let patient = self.shared.patient(component.len());
         on_pool!(patient, Repeat::Unsafe, |connection| versions::add(
-            connection, owner, version, component, event
+            connection, owner, version, component, quota, event
         ))
     }
 
@@ -88,11 +90,52 @@ impl PluginStore for PostgresStore {
         &self,
         version: VersionId,
         settings: &PluginSettings,
+        signature: Option<&[u8]>,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
         run_once!(self, |connection| versions::set_settings(
-            connection, version, settings, event
+            connection, version, settings, signature, event
         ))
+    }
+
+    async fn set_signature(
+        &self,
+        version: VersionId,
+        expected: Revision,
+        signature: &[u8],
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| versions::set_signature(
+            connection, version, expected, signature, event
+        ))
+    }
+
+    async fn collectable(
+        &self,
+        plugin: Option<&TaskType>,
+        rule: CollectRule,
+        limit: u32,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        run!(self, |connection| collect::collectable(
+            connection, plugin, rule, limit
+        ))
+    }
+
+    async fn collect(
+        &self,
+        term: Option<Term>,
+        plugin: &TaskType,
+        rule: CollectRule,
+        limit: u32,
+        event: &PluginEvent,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        run_once!(self, |connection| collect::collect(
+            connection, term, plugin, rule, limit, event
+        ))
+    }
+
+    async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64> {
+        run_once!(self, |connection| collect::components(connection, term, limit))
     }
 
     async fn set_version_state(

@@ -21,7 +21,7 @@ const REVISION: &str = "select revision from registry_revision";
 macro_rules! select_plugin {
     () => {
         "select name, owner, revision, phase, since, stable, previous, canary, canary_percent, canary_min_attempts,
-                canary_failure_margin, canary_latency_factor, paused, retired
+                canary_failure_margin, canary_latency_factor, paused, retired, highest
          from plugins"
     };
 }
@@ -33,8 +33,13 @@ const PLUGIN: &str = concat!(select_plugin!(), " where name = $1");
 const ROLL_OUT: &str = "
     update plugins
     set phase = $3, since = $4, stable = $5, previous = $6, canary = $7, canary_percent = $8, canary_min_attempts = $9,
-        canary_failure_margin = $10, canary_latency_factor = $11, paused = $12, retired = $13
+        canary_failure_margin = $10, canary_latency_factor = $11, paused = $12, retired = $13, highest = $14
     where name = $1 and revision = $2";
+
+/// The versions that the rollout names until now were named until now.
+const RELEASE: &str = "
+    update plugin_versions set released_at = $2
+    where plugin = $1 and id = any (select unnest(array[stable, previous, canary]) from plugins where name = $1)";
 
 /// Those of a plugin's versions that may run.
 const MAY_RUN: &str = "
@@ -45,7 +50,7 @@ const EVENTS: &str = "
     select at, kind, version, who, detail from plugin_events where plugin = $1 order by seq desc limit $2";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[PLUGIN, ROLL_OUT, MAY_RUN, EVENTS];
+pub(super) const STATEMENTS: &[&str] = &[PLUGIN, ROLL_OUT, RELEASE, MAY_RUN, EVENTS];
 
 pub(super) async fn revision(connection: &mut PgConnection) -> Attempted<Revision> {
     let row = sqlx::query(REVISION).fetch_one(connection).await?;
@@ -96,6 +101,11 @@ pub(super) async fn change(
         event,
     } = change;
     let mut edit = Edit::begin(connection).await?;
+    sqlx::query(RELEASE)
+        .bind(plugin.as_str())
+        .bind(time(event.at))
+        .execute(edit.connection())
+        .await?;
     let guard = rollout.canary.map(|canary| canary.guard);
     let changed = sqlx::query(ROLL_OUT)
         .bind(plugin.as_str())
@@ -111,6 +121,7 @@ pub(super) async fn change(
         .bind(guard.map(|guard| guard.latency_factor))
         .bind(rollout.paused)
         .bind(rollout.retired)
+        .bind(rollout.highest.as_deref())
         .execute(edit.connection())
         .await?;
     if changed.rows_affected() == 0 {
@@ -188,6 +199,7 @@ fn read_plugin(row: &PgRow) -> Attempted<RegisteredPlugin> {
             since: row::optional_time(row, 4)?,
             stable: row::optional_version_id(row, 5)?,
             previous: row::optional_version_id(row, 6)?,
+            highest: row::get(row, 14)?,
             canary,
             paused: row::get(row, 12)?,
             retired: row::get(row, 13)?,

@@ -2,7 +2,8 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgRow};
 use taskforge_domain::{
-    PluginEvent, PluginInfo, PluginSettings, PluginVersion, TaskType, TenantId, VersionId, VersionState,
+    PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId, VersionId,
+    VersionState,
 };
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     row::{self, corrupt},
 };
 use crate::{
-    Added,
+    Added, Quota,
     plugins::column::{self, Columns, SettingsColumns, is_same},
 };
 
@@ -31,6 +32,19 @@ const OF_PLUGIN: &str = concat!(select_version!(), " where plugin = $1 order by 
 const BY_ID: &str = concat!(select_version!(), " where id = any ($1)");
 const NUMBERED: &str = concat!(select_version!(), " where plugin = $1 and version = $2");
 
+const COLLECTED: &str = "select digest, retired from plugin_collected where plugin = $1 and version = $2";
+
+/// A version that is stored again was not collected.
+const RECALL: &str = "delete from plugin_collected where plugin = $1 and version = $2";
+
+const COUNT: &str = "select count(*) from plugin_versions where plugin = $1";
+
+/// The bytes of an owner's components, each counted once, without that of a digest.
+const BYTES: &str = "
+    select coalesce(sum(size), 0)::bigint from (
+        select distinct digest, size from plugin_versions join plugins on name = plugin
+        where owner is not distinct from $1 and digest <> $2) as components";
+
 const OWNER: &str = "select owner from plugins where name = $1";
 
 /// Its first version makes a plugin, which then has nothing that runs.
@@ -44,7 +58,12 @@ const INSERT: &str = "
     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 const SET_SETTINGS: &str = "
-    update plugin_versions set limits = $2, grants = $3, config = $4 where id = $1 returning plugin";
+    update plugin_versions set limits = $2, grants = $3, config = $4
+    where id = $1 and signature is not distinct from $5 returning plugin";
+
+const SET_SIGNATURE: &str = "
+    update plugin_versions set signature = $3
+    where id = $1 and exists (select 1 from plugins where name = plugin and revision = $2) returning plugin";
 
 /// What was retired stays so.
 const SET_STATE: &str = "
@@ -56,26 +75,39 @@ const RUNS: &str = "
     select exists (select 1 from plugins where name = $1 and (stable = $2 or canary = $2))";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[OF_PLUGIN, BY_ID, NUMBERED, OWNER, SET_SETTINGS, SET_STATE, RUNS];
+pub(super) const STATEMENTS: &[&str] = &[
+    OF_PLUGIN,
+    BY_ID,
+    NUMBERED,
+    OWNER,
+    COLLECTED,
+    COUNT,
+    SET_SETTINGS,
+    SET_STATE,
+    RUNS,
+];
 
 pub(super) async fn add(
     connection: &mut PgConnection,
     owner: Option<&TenantId>,
     version: &PluginVersion,
     component: &[u8],
+    quota: Quota,
     event: &PluginEvent,
 ) -> Attempted<Added> {
     // Whoever pushes what is there already, or may not, should not have to send a large component for that answer.
-    if let Some(there) = conflict(connection, owner, version).await? {
+    if let Some(there) = refusal(connection, owner, version, quota).await? {
         return Ok(there);
     }
     let mut transaction = connection.begin().await?;
     // The component goes first: its way is long, and the registry's lock is everybody's.
     components::put(&mut transaction, &version.info.digest, component).await?;
     let mut edit = Edit::within(transaction).await?;
-    if let Some(there) = conflict(edit.connection(), owner, version).await? {
+    if let Some(there) = refusal(edit.connection(), owner, version, quota).await? {
         return Ok(there);
     }
+    // It may have been there before the lock was, and collected since.
+    components::put(edit.connection(), &version.info.digest, component).await?;
     let revision = edit.revision();
     sqlx::query(INSERT_PLUGIN)
         .bind(version.info.name.as_str())
@@ -84,11 +116,50 @@ pub(super) async fn add(
         .execute(edit.connection())
         .await?;
     insert(edit.connection(), version).await?;
+    sqlx::query(RECALL)
+        .bind(version.info.name.as_str())
+        .bind(&version.info.version)
+        .execute(edit.connection())
+        .await?;
     edit.commit(&version.info.name, event).await?;
     Ok(Added::Stored)
 }
 
-/// Why a version cannot be added.
+/// Why a version cannot be added: because of what is there, what was there, or how much.
+async fn refusal(
+    connection: &mut PgConnection,
+    owner: Option<&TenantId>,
+    version: &PluginVersion,
+    quota: Quota,
+) -> Attempted<Option<Added>> {
+    if let Some(there) = conflict(connection, owner, version).await? {
+        return Ok(Some(there));
+    }
+    let name = version.info.name.as_str();
+    let collected = sqlx::query(COLLECTED)
+        .bind(name)
+        .bind(&version.info.version)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(collected) = collected {
+        let (digest, retired) = (row::digest(&collected, 0)?, row::get(&collected, 1)?);
+        if retired || digest != version.info.digest {
+            return Ok(Some(Added::Collected { digest, retired }));
+        }
+    }
+    let versions: i64 = sqlx::query_scalar(COUNT)
+        .bind(name)
+        .fetch_one(&mut *connection)
+        .await?;
+    let bytes: i64 = sqlx::query_scalar(BYTES)
+        .bind(owner.map(TenantId::as_str))
+        .bind(&version.info.digest.as_bytes()[..])
+        .fetch_one(connection)
+        .await?;
+    Ok(quota.refusal(versions.unsigned_abs(), bytes.unsigned_abs(), version.info.size))
+}
+
+/// The version that is there, or whose the name is.
 async fn conflict(
     connection: &mut PgConnection,
     owner: Option<&TenantId>,
@@ -173,6 +244,7 @@ pub(super) async fn set_settings(
     connection: &mut PgConnection,
     version: VersionId,
     settings: &PluginSettings,
+    signature: Option<&[u8]>,
     event: &PluginEvent,
 ) -> Attempted<bool> {
     let columns = SettingsColumns::of(settings)?;
@@ -182,6 +254,28 @@ pub(super) async fn set_settings(
         .bind(columns.limits)
         .bind(columns.grants)
         .bind(columns.config)
+        .bind(signature)
+        .fetch_optional(edit.connection())
+        .await?;
+    let Some(set) = set else {
+        return Ok(false);
+    };
+    edit.commit(&row::word(&set, 0)?, event).await?;
+    Ok(true)
+}
+
+pub(super) async fn set_signature(
+    connection: &mut PgConnection,
+    version: VersionId,
+    expected: Revision,
+    signature: &[u8],
+    event: &PluginEvent,
+) -> Attempted<bool> {
+    let mut edit = Edit::begin(connection).await?;
+    let set = sqlx::query(SET_SIGNATURE)
+        .bind(version.as_uuid())
+        .bind(expected.0)
+        .bind(signature)
         .fetch_optional(edit.connection())
         .await?;
     let Some(set) = set else {

@@ -6,9 +6,10 @@ use taskforge_domain::{
     VersionId, VersionState, VersionUsage,
 };
 
-use super::{SqliteStore, registry, secrets, usage, values, versions, writer::in_transaction};
+use super::{SqliteStore, collect, registry, secrets, usage, values, versions, writer::in_transaction};
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, PluginStore, Quota, RegistrySnapshot,
+    RolloutChange, SealedSecret, StoreResult, Term,
 };
 
 #[async_trait]
@@ -26,6 +27,7 @@ impl PluginStore for SqliteStore {
         owner: Option<&TenantId>,
         version: &PluginVersion,
         component: &[u8],
+        quota: Quota,
         event: &PluginEvent,
     ) -> StoreResult<Added> {
         in_transaction!(self.shared.writer, |transaction| versions::add(
@@ -33,6 +35,7 @@ impl PluginStore for SqliteStore {
             owner,
             version,
             component,
+            quota,
             event
         ))
     }
@@ -64,13 +67,66 @@ impl PluginStore for SqliteStore {
         &self,
         version: VersionId,
         settings: &PluginSettings,
+        signature: Option<&[u8]>,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
         in_transaction!(self.shared.writer, |transaction| versions::set_settings(
             transaction,
             version,
             settings,
+            signature,
             event
+        ))
+    }
+
+    async fn set_signature(
+        &self,
+        version: VersionId,
+        expected: Revision,
+        signature: &[u8],
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        in_transaction!(self.shared.writer, |transaction| versions::set_signature(
+            transaction,
+            version,
+            expected,
+            signature,
+            event
+        ))
+    }
+
+    async fn collectable(
+        &self,
+        plugin: Option<&TaskType>,
+        rule: CollectRule,
+        limit: u32,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        collect::collectable(&self.shared.readers, plugin, rule, limit).await
+    }
+
+    async fn collect(
+        &self,
+        term: Option<Term>,
+        plugin: &TaskType,
+        rule: CollectRule,
+        limit: u32,
+        event: &PluginEvent,
+    ) -> StoreResult<Vec<CollectedVersion>> {
+        in_transaction!(self.shared.writer, |transaction| collect::collect(
+            transaction,
+            term,
+            plugin,
+            rule,
+            limit,
+            event
+        ))
+    }
+
+    async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64> {
+        in_transaction!(self.shared.writer, |transaction| collect::components(
+            transaction,
+            term,
+            limit
         ))
     }
 

@@ -18,7 +18,7 @@ const REVISION: &str = "select revision from registry_revision where one = 1";
 macro_rules! select_plugin {
     () => {
         "select name, owner, revision, phase, since, stable, previous, canary, canary_percent, canary_min_attempts,
-                canary_failure_margin, canary_latency_factor, paused, retired
+                canary_failure_margin, canary_latency_factor, paused, retired, highest
          from plugins"
     };
 }
@@ -30,8 +30,15 @@ const PLUGIN: &str = concat!(select_plugin!(), " where name = ?1");
 const ROLL_OUT: &str = "
     update plugins
     set phase = ?3, since = ?4, stable = ?5, previous = ?6, canary = ?7, canary_percent = ?8, canary_min_attempts = ?9,
-        canary_failure_margin = ?10, canary_latency_factor = ?11, paused = ?12, retired = ?13
+        canary_failure_margin = ?10, canary_latency_factor = ?11, paused = ?12, retired = ?13, highest = ?14
     where name = ?1 and revision = ?2";
+
+/// The versions that the rollout names until now were named until now.
+const RELEASE: &str = "
+    update plugin_versions set released_at = ?2
+    where plugin = ?1 and id in (select stable from plugins where name = ?1 union all
+                                 select previous from plugins where name = ?1 union all
+                                 select canary from plugins where name = ?1)";
 
 /// Those of a plugin's versions that may run.
 const MAY_RUN: &str = "
@@ -43,7 +50,7 @@ const EVENTS: &str = "
     select at, kind, version, who, detail from plugin_events where plugin = ?1 order by seq desc limit ?2";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[REVISION, PLUGIN, ROLL_OUT, MAY_RUN, EVENTS];
+pub(super) const STATEMENTS: &[&str] = &[REVISION, PLUGIN, ROLL_OUT, RELEASE, MAY_RUN, EVENTS];
 
 pub(super) async fn revision<'e>(executor: impl SqliteExecutor<'e>) -> StoreResult<Revision> {
     let row = sqlx::query(REVISION).fetch_one(executor).await?;
@@ -88,6 +95,11 @@ pub(super) async fn change(
         event,
     } = change;
     let mut edit = Edit::begin(transaction).await?;
+    sqlx::query(RELEASE)
+        .bind(plugin.as_str().to_owned())
+        .bind(time(event.at))
+        .execute(edit.connection())
+        .await?;
     let guard = rollout.canary.map(|canary| canary.guard);
     let changed = sqlx::query(ROLL_OUT)
         .bind(plugin.as_str().to_owned())
@@ -103,6 +115,7 @@ pub(super) async fn change(
         .bind(guard.map(|guard| guard.latency_factor))
         .bind(rollout.paused)
         .bind(rollout.retired)
+        .bind(rollout.highest.clone())
         .execute(edit.connection())
         .await?;
     if changed.rows_affected() == 0 {
@@ -165,6 +178,7 @@ fn read_plugin(row: &SqliteRow) -> StoreResult<RegisteredPlugin> {
             since: row::optional_time(row, 4)?,
             stable: row::optional_version_id(row, 5)?,
             previous: row::optional_version_id(row, 6)?,
+            highest: row::optional_text(row, 14)?,
             canary,
             paused: row.try_get(12)?,
             retired: row.try_get(13)?,

@@ -2,7 +2,7 @@
 
 use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
 use taskforge_domain::{
-    Digest, PluginEvent, PluginInfo, PluginSettings, PluginVersion, TaskType, TenantId, VersionId,
+    Digest, PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId, VersionId,
     VersionState,
 };
 
@@ -12,7 +12,7 @@ use super::{
     row,
 };
 use crate::{
-    Added, StoreResult,
+    Added, Quota, StoreResult,
     plugins::column::{self, Columns, SettingsColumns, is_same},
 };
 
@@ -33,6 +33,19 @@ const BY_ID: &str = concat!(
 );
 const NUMBERED: &str = concat!(select_version!(), " where plugin = ?1 and version = ?2");
 
+const COLLECTED: &str = "select digest, retired from plugin_collected where plugin = ?1 and version = ?2";
+
+/// A version that is stored again was not collected.
+const RECALL: &str = "delete from plugin_collected where plugin = ?1 and version = ?2";
+
+const COUNT: &str = "select count(*) from plugin_versions where plugin = ?1";
+
+/// The bytes of an owner's components, each counted once, without that of a digest.
+const BYTES: &str = "
+    select coalesce(sum(size), 0) from (
+        select distinct digest, size from plugins join plugin_versions on plugin = name
+        where owner is ?1 and digest <> ?2)";
+
 const OWNER: &str = "select owner from plugins where name = ?1";
 
 /// Its first version makes a plugin, which then has nothing that runs.
@@ -50,7 +63,12 @@ const PUT_COMPONENT: &str = "insert into plugin_components (digest, bytes) value
 const COMPONENT: &str = "select bytes from plugin_components where digest = ?1";
 
 const SET_SETTINGS: &str = "
-    update plugin_versions set limits = ?2, grants = ?3, config = ?4 where id = ?1 returning plugin";
+    update plugin_versions set limits = ?2, grants = ?3, config = ?4
+    where id = ?1 and signature is ?5 returning plugin";
+
+const SET_SIGNATURE: &str = "
+    update plugin_versions set signature = ?3
+    where id = ?1 and exists (select 1 from plugins where name = plugin and revision = ?2) returning plugin";
 
 /// What was retired stays so.
 const SET_STATE: &str = "
@@ -67,6 +85,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     BY_ID,
     NUMBERED,
     OWNER,
+    COLLECTED,
+    COUNT,
     HAS_COMPONENT,
     COMPONENT,
     SET_SETTINGS,
@@ -79,10 +99,11 @@ pub(super) async fn add(
     owner: Option<&TenantId>,
     version: &PluginVersion,
     component: &[u8],
+    quota: Quota,
     event: &PluginEvent,
 ) -> StoreResult<Added> {
     let mut edit = Edit::begin(transaction).await?;
-    if let Some(there) = conflict(edit.connection(), owner, version).await? {
+    if let Some(there) = refusal(edit.connection(), owner, version, quota).await? {
         return Ok(there);
     }
     let revision = edit.revision();
@@ -94,11 +115,50 @@ pub(super) async fn add(
         .await?;
     insert(edit.connection(), version).await?;
     put_component(edit.connection(), &version.info.digest, component).await?;
+    sqlx::query(RECALL)
+        .bind(version.info.name.as_str().to_owned())
+        .bind(version.info.version.clone())
+        .execute(edit.connection())
+        .await?;
     edit.commit(&version.info.name, event).await?;
     Ok(Added::Stored)
 }
 
-/// Why a version cannot be added.
+/// Why a version cannot be added: because of what is there, what was there, or how much.
+async fn refusal(
+    connection: &mut SqliteConnection,
+    owner: Option<&TenantId>,
+    version: &PluginVersion,
+    quota: Quota,
+) -> StoreResult<Option<Added>> {
+    if let Some(there) = conflict(connection, owner, version).await? {
+        return Ok(Some(there));
+    }
+    let name = version.info.name.as_str().to_owned();
+    let collected = sqlx::query(COLLECTED)
+        .bind(name.clone())
+        .bind(version.info.version.clone())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(collected) = collected {
+        let (digest, retired) = (row::digest(&collected, 0)?, collected.try_get(1)?);
+        if retired || digest != version.info.digest {
+            return Ok(Some(Added::Collected { digest, retired }));
+        }
+    }
+    let versions: i64 = sqlx::query_scalar(COUNT)
+        .bind(name)
+        .fetch_one(&mut *connection)
+        .await?;
+    let bytes: i64 = sqlx::query_scalar(BYTES)
+        .bind(owner.map(|owner| owner.as_str().to_owned()))
+        .bind(version.info.digest.as_bytes().to_vec())
+        .fetch_one(connection)
+        .await?;
+    Ok(quota.refusal(versions.unsigned_abs(), bytes.unsigned_abs(), version.info.size))
+}
+
+/// The version that is there, or whose the name is.
 async fn conflict(
     connection: &mut SqliteConnection,
     owner: Option<&TenantId>,
@@ -208,6 +268,7 @@ pub(super) async fn set_settings(
     transaction: SqliteTransaction<'_>,
     version: VersionId,
     settings: &PluginSettings,
+    signature: Option<&[u8]>,
     event: &PluginEvent,
 ) -> StoreResult<bool> {
     let columns = SettingsColumns::of(settings)?;
@@ -217,6 +278,28 @@ pub(super) async fn set_settings(
         .bind(columns.limits)
         .bind(columns.grants)
         .bind(columns.config)
+        .bind(signature.map(<[u8]>::to_vec))
+        .fetch_optional(edit.connection())
+        .await?;
+    let Some(set) = set else {
+        return Ok(false);
+    };
+    edit.commit(&row::word(&set, 0)?, event).await?;
+    Ok(true)
+}
+
+pub(super) async fn set_signature(
+    transaction: SqliteTransaction<'_>,
+    version: VersionId,
+    expected: Revision,
+    signature: &[u8],
+    event: &PluginEvent,
+) -> StoreResult<bool> {
+    let mut edit = Edit::begin(transaction).await?;
+    let set = sqlx::query(SET_SIGNATURE)
+        .bind(version_id(version))
+        .bind(expected.0)
+        .bind(signature.to_vec())
         .fetch_optional(edit.connection())
         .await?;
     let Some(set) = set else {

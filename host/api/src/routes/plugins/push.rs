@@ -4,7 +4,7 @@ use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 use taskforge_domain::{Manifest, PluginSettings, TaskType, TenantId};
-use taskforge_registry::{Push, SameVersion, signature};
+use taskforge_registry::{Force, Push, SameVersion, SignatureError, signature};
 
 use crate::{
     Problem,
@@ -16,7 +16,8 @@ use crate::{
     view::json,
 };
 
-const PARAMETERS: &str = "tenant, name, version, summary, manifest, settings, signature, activate, force";
+const PARAMETERS: &str =
+    "tenant, name, version, summary, manifest, settings, signature, activate, force, allow_downgrade";
 
 /// Push a component.
 ///
@@ -35,16 +36,20 @@ const PARAMETERS: &str = "tenant, name, version, summary, manifest, settings, si
         ("manifest" = Option<String>, Query, description = "All of that, and `input_schema` and `output_schema`, as a JSON object"),
         ("settings" = Option<String>, Query, description = "What the version may use and reach, as a JSON object with `limits`, `grants` and \
             `config`. A version that is there keeps the settings that it has"),
-        ("signature" = Option<String>, Query, description = "Detached ed25519 signature over the component's bytes, in base64 (write + as %2B)"),
+        ("signature" = Option<String>, Query, description = "Who vouches for it, and for what of it: a DSSE envelope as `taskforge plugin sign` writes it, as \
+            JSON"),
         ("activate" = Option<bool>, Query, description = "Let it run at once; false if left out"),
         ("force" = Option<bool>, Query, description = "Activate it even if it refuses inputs that the running version takes"),
+        ("allow_downgrade" = Option<bool>, Query, description = "Activate it even if it is older than a version that was active, where the server \
+            requires signatures"),
         ("x-operator" = Option<String>, Header, description = "Who pushes, for the record"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component"),
     responses(
         (status = 201, description = "The version is stored", body = VersionView<'_>),
         (status = 200, description = "It was there already", body = VersionView<'_>),
-        (status = 403, description = "It is not signed by anybody whom this server trusts", body = crate::problem::ProblemBody<'_>,
+        (status = 403, description = "It is not signed by anybody whom this server trusts, it is not what was signed or may reach more, or the \
+            quota is used up", body = crate::problem::ProblemBody<'_>,
             content_type = "application/problem+json"),
         (status = 409, description = "The name or the version is taken, or the version breaks clients of the running one (it is stored all the \
             same)", body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
@@ -90,7 +95,7 @@ pub(crate) async fn push(
     };
     Ok(json(
         status,
-        &VersionView::new(&plugin, &pushed.version, pushed.review),
+        &VersionView::new(&plugin, &pushed.version, registry),
     ))
 }
 
@@ -101,7 +106,7 @@ struct Asked {
     settings: PluginSettings,
     signature: Option<Vec<u8>>,
     activate: bool,
-    force: bool,
+    force: Force,
 }
 
 impl Asked {
@@ -118,11 +123,16 @@ impl Asked {
             settings: query
                 .one("settings", object::<PluginSettings>)?
                 .unwrap_or_default(),
-            signature: query.one("signature", |text| {
-                signature::from_text(text).map_err(|error| error.to_string())
+            signature: query.one("signature", |text| match signature::unverified(text.as_bytes()) {
+                Err(error @ SignatureError::Form(_)) => Err(error.to_string()),
+                // Whether it counts is for the registry to say.
+                _ => Ok(text.trim().as_bytes().to_vec()),
             })?,
             activate: query.one("activate", flag)?.unwrap_or_default(),
-            force: query.one("force", flag)?.unwrap_or_default(),
+            force: Force {
+                breaking: query.one("force", flag)?.unwrap_or_default(),
+                downgrade: query.one("allow_downgrade", flag)?.unwrap_or_default(),
+            },
         })
     }
 }

@@ -3,6 +3,7 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use taskforge_domain::{CanaryGuard, RegisteredPlugin};
+use taskforge_registry::Force;
 
 use crate::{
     FieldError, Problem,
@@ -18,14 +19,19 @@ use crate::{
 ///
 /// From now on it runs all tasks of the plugin; attempts that run end on the version that they began with. Ends a trial. A retired plugin takes
 /// tasks again. A version that refuses inputs which the running one takes is refused, with every field named, unless it is forced.
+///
+/// Where the server requires signatures, a version that is older than the highest that was ever active is refused unless `allow_downgrade` is
+/// true; the record says so.
 #[utoipa::path(
     post, path = "/plugins/{name}/activate", tag = "plugins", operation_id = "activatePlugin",
     params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     request_body(content = ActivateBody, content_type = "application/json", example = json!({"version": "1.0.0"})),
     responses(
         (status = 200, description = "The version runs", body = RolloutView<'_>),
-        (status = 409, description = "It breaks clients of the running version, or is retired", body = crate::problem::ProblemBody<'_>,
+        (status = 403, description = "Its signature does not hold", body = crate::problem::ProblemBody<'_>,
             content_type = "application/problem+json"),
+        (status = 409, description = "It breaks clients of the running version, is retired, or is older than one that was live",
+            body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn activate(
@@ -34,7 +40,8 @@ pub(crate) async fn activate(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let (version, force) = fields::body(&body, &["version", "force"], |fields, errors| {
+    let known = ["version", "force", "allow_downgrade"];
+    let (version, force) = fields::body(&body, &known, |fields, errors| {
         let version = fields.required("version", errors, parsed::<String>);
         let force = force(fields, errors);
         Some((version?, force))
@@ -80,7 +87,9 @@ pub(crate) async fn roll_back(
         example = json!({"version": "1.1.0", "percent": 10, "guard": {"min_attempts": 100}})),
     responses(
         (status = 200, description = "The version is on trial", body = RolloutView<'_>),
-        (status = 409, description = "It breaks clients of the running version, is retired, or nothing runs yet",
+        (status = 403, description = "Its signature does not hold", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+        (status = 409, description = "It breaks clients of the running version, is retired or older than one that was live, or nothing runs yet",
             body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
     ),
 )]
@@ -90,7 +99,7 @@ pub(crate) async fn start_canary(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let known = ["version", "percent", "guard", "force"];
+    let known = ["version", "percent", "guard", "force", "allow_downgrade"];
     let (version, percent, guard, force) = fields::body(&body, &known, |fields, errors| {
         let version = fields.required("version", errors, parsed::<String>);
         let percent = fields.required("percent", errors, |raw| {
@@ -203,10 +212,16 @@ pub(crate) async fn retire(
     shown(&app, &plugin).await
 }
 
-fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> bool {
-    fields
-        .simple("force", errors, "must be true or false")
-        .unwrap_or_default()
+fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Force {
+    let mut flag = |name| {
+        fields
+            .simple(name, errors, "must be true or false")
+            .unwrap_or_default()
+    };
+    Force {
+        breaking: flag("force"),
+        downgrade: flag("allow_downgrade"),
+    }
 }
 
 /// Offers what was changed, and shows it.

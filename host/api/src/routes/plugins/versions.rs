@@ -6,20 +6,22 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use taskforge_domain::{PluginSettings, PluginVersion, TaskType};
+use taskforge_registry::{SignatureError, signature};
 
 use crate::{
     FieldError, Problem,
     body::JsonBody,
     extract::{By, Params, PluginPath, VersionPath},
+    fields,
     json::text,
-    plugin_view::{SettingsBody, VersionList, VersionView},
+    plugin_view::{EnvelopeBody, PruneBody, PrunedView, SettingsBody, VersionList, VersionView},
     state::App,
     view::json,
 };
 
 /// List the versions of a plugin.
 ///
-/// All that were ever pushed, newest first.
+/// All that were pushed and not collected since, newest first.
 #[utoipa::path(
     get, path = "/plugins/{name}/versions", tag = "plugins", operation_id = "listPluginVersions",
     params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
@@ -36,7 +38,7 @@ pub(crate) async fn list(
     let versions = registry.versions(&name).await?;
     let versions = versions
         .iter()
-        .map(|version| VersionView::new(&plugin, version, registry.review(&version.info)))
+        .map(|version| VersionView::new(&plugin, version, registry))
         .collect();
     Ok(json(StatusCode::OK, &VersionList { versions }))
 }
@@ -100,7 +102,13 @@ pub(crate) async fn component(
     ),
     request_body(content = SettingsBody, content_type = "application/json",
         example = json!({"limits": {"fuel": 1_000_000_000, "memory": "32 MiB"}, "grants": {"http": {"hosts": ["api.example.com"]}}})),
-    responses((status = 200, description = "The version", body = VersionView<'_>)),
+    responses(
+        (status = 200, description = "The version", body = VersionView<'_>),
+        (status = 403, description = "They are more than the version's signature allows", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Somebody else changed the version at the same time", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+    ),
 )]
 pub(crate) async fn set_settings(
     State(app): State<App>,
@@ -118,11 +126,80 @@ pub(crate) async fn set_settings(
     shown(&app, &name, &version).await
 }
 
+/// Sign a version that is stored.
+///
+/// Gives it this signature, in the place of the one that it may have. It must be for this version, by a key that this server trusts for its owner,
+/// and the version's settings must be within what it allows. A signature that allows less takes effect at the next change of the settings too.
+#[utoipa::path(
+    put, path = "/plugins/{name}/versions/{version}/signature", tag = "plugins", operation_id = "signPluginVersion",
+    params(
+        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
+        ("version" = String, Path, description = "The version", example = "1.0.0"),
+    ),
+    request_body(content = EnvelopeBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The version", body = VersionView<'_>),
+        (status = 403, description = "This server does not take the signature for this version", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Somebody else changed the plugin at the same time", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn set_signature(
+    State(app): State<App>,
+    VersionPath(name, version): VersionPath,
+    By(by): By,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let text = text(&body)?;
+    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
+        return Err(crate::json::malformed(&error));
+    }
+    if let Err(SignatureError::Form(reason)) = signature::unverified(text.as_bytes()) {
+        return Err(Problem::validation(vec![FieldError::at("", reason)]));
+    }
+    let registry = &app.services.registry;
+    let version = registry
+        .attach_signature(&name, &version, text.trim().as_bytes(), &by)
+        .await?;
+    shown(&app, &name, &version).await
+}
+
+/// Delete versions that nothing refers to.
+///
+/// All but the newest `keep` of the plugin, and but for those that run, ran before, are on trial, or on which a task may be running. What became of
+/// tasks still names them. Their numbers stay taken: a number that was deleted can only come back with the same bytes.
+#[utoipa::path(
+    post, path = "/plugins/{name}/prune", tag = "plugins", operation_id = "prunePlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    request_body(content = PruneBody, content_type = "application/json", example = json!({"keep": 10, "dry_run": true})),
+    responses((status = 200, description = "The versions that were deleted, or would be", body = PrunedView)),
+)]
+pub(crate) async fn prune(
+    State(app): State<App>,
+    PluginPath(name): PluginPath,
+    By(by): By,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let (keep, dry_run) = fields::body(&body, &["keep", "dry_run"], |fields, errors| {
+        let keep = fields.required("keep", errors, |raw| {
+            let keep = serde_json::from_str::<u32>(raw).ok().filter(|keep| *keep > 0);
+            keep.ok_or_else(|| format!("must be a whole number from 1 to {}", u32::MAX))
+        });
+        let dry_run = fields.simple("dry_run", errors, "must be true or false");
+        Some((keep?, dry_run.unwrap_or_default()))
+    })?;
+    let pruned = app.services.registry.prune(&name, keep, dry_run, &by).await?;
+    Ok(json(StatusCode::OK, &PrunedView::from(pruned)))
+}
+
 async fn shown(app: &App, name: &TaskType, version: &PluginVersion) -> Result<Response, Problem> {
     let registry = &app.services.registry;
     let plugin = registry.plugin(name).await?;
-    let review = registry.review(&version.info);
-    Ok(json(StatusCode::OK, &VersionView::new(&plugin, version, review)))
+    Ok(json(
+        StatusCode::OK,
+        &VersionView::new(&plugin, version, registry),
+    ))
 }
 
 fn settings(body: &[u8]) -> Result<PluginSettings, Problem> {

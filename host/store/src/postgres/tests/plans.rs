@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::super::{
-    claim, complete, components, connect, enqueue, order, outlook, progress, registry, secrets, sweep, usage,
-    values, versions, workers,
+    claim, collect, complete, components, connect, enqueue, order, outlook, progress, registry, secrets,
+    sweep, usage, values, versions, workers,
 };
 use super::database::TestDatabase;
 
@@ -136,6 +136,7 @@ async fn nothing_that_is_done_often_scans_a_table() {
         registry::STATEMENTS,
         versions::STATEMENTS,
         components::STATEMENTS,
+        collect::STATEMENTS,
         secrets::STATEMENTS,
         usage::STATEMENTS,
         values::STATEMENTS,

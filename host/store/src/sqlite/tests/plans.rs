@@ -38,6 +38,7 @@ async fn no_hot_statement_scans_a_table() {
         read::STATEMENTS,
         registry::STATEMENTS,
         versions::STATEMENTS,
+        collect::STATEMENTS,
         secrets::STATEMENTS,
         usage::STATEMENTS,
         values::STATEMENTS,
