@@ -15,13 +15,38 @@ use uuid::Uuid;
 
 use crate::{
     ApiConfig, Problem, ProblemKind,
+    connection::Peer,
+    guard::Guard,
     routes::{MAX_WAIT, external, plugins},
+    target,
 };
 
+/// What is answered however many connections there are.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What the outermost layer goes by.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    pub(crate) config: Arc<ApiConfig>,
+    pub(crate) guard: Guard,
+}
+
+impl Admission {
+    /// Lets a request in or says why not.
+    fn check(&self, route: &str, request: &Request) -> Result<(), Problem> {
+        let peer = request.extensions().get::<Peer>();
+        if peer.is_some_and(|peer| peer.for_probes) && !PROBES.contains(&route) {
+            let detail = "There are too many connections, in all or from this address. Try again in a moment.";
+            return Err(Problem::new(ProblemKind::Unavailable, detail));
+        }
+        target::check(request)?;
+        self.guard.check(route, request)
+    }
+}
+
 /// The outermost layer.
-pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = known(request.method());
@@ -31,8 +56,12 @@ pub(crate) async fn admit(State(config): State<Arc<ApiConfig>>, request: Request
         .map_or("unmatched", MatchedPath::as_str)
         .to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
-    let limit = config.handler_timeout + clients_share(&config, &route, &request);
-    let mut response = answer(next.run(request), limit).instrument(span.clone()).await;
+    let config = &admission.config;
+    let limit = config.handler_timeout + clients_share(config, &route, &request);
+    let mut response = match admission.check(&route, &request) {
+        Ok(()) => answer(next.run(request), limit).instrument(span.clone()).await,
+        Err(problem) => problem.into_response(),
+    };
     finish(&mut response, &id);
     let (status, elapsed) = (response.status(), started.elapsed());
     span.in_scope(|| {
