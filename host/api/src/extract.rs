@@ -100,7 +100,9 @@ impl<S: Sync> FromRequestParts<S> for By {
         let said = std::str::from_utf8(said.as_bytes()).map(str::trim).ok();
         let is_name = |name: &&str| name.chars().count() <= MAX_OPERATOR && !name.contains(is_hidden);
         let name = said.filter(is_name).ok_or_else(|| {
-            let rule = format!("must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control character");
+            let rule = format!(
+                "must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control character"
+            );
             Problem::parameter("x-operator", rule)
         })?;
         Ok(Self(if name.is_empty() { "api" } else { name }.to_owned()))

@@ -92,7 +92,9 @@ fn is_own(headers: &HeaderMap, host: Option<&str>) -> bool {
             let origin = origin.to_str().unwrap_or_default();
             let authority = ["http://", "https://"].iter().find_map(|scheme| {
                 let start = origin.get(..scheme.len())?;
-                start.eq_ignore_ascii_case(scheme).then(|| &origin[scheme.len()..])
+                start
+                    .eq_ignore_ascii_case(scheme)
+                    .then(|| &origin[scheme.len()..])
             });
             authority
                 .zip(host)
@@ -120,11 +122,28 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_answered() {
-        for good in ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "127.9.9.9", "[::1]:8000", "[::ffff:127.0.0.1]"] {
-            assert!(passes(Guard::Loopback, "/tasks", "GET", &[("host", good)]), "{good}");
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8000",
+            "127.9.9.9",
+            "[::1]:8000",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(
+                passes(Guard::Loopback, "/tasks", "GET", &[("host", good)]),
+                "{good}"
+            );
         }
-        for bad in ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "10.0.0.1", "0.0.0.0", "[::]", "127.1"]
-        {
+        for bad in [
+            "evil.example",
+            "127.0.0.1.nip.io",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::]",
+            "127.1",
+        ] {
             assert!(!passes(Guard::Loopback, "/", "GET", &[("host", bad)]), "{bad}");
             assert!(passes(Guard::Origin, "/tasks", "GET", &[("host", bad)]), "{bad}");
             assert!(passes(Guard::Off, "/tasks", "GET", &[("host", bad)]), "{bad}");
@@ -154,7 +173,10 @@ mod tests {
         ] {
             for guard in [Guard::Loopback, Guard::Origin] {
                 for method in ["GET", "POST", "DELETE"] {
-                    assert!(!passes(guard, "/tasks", method, &[host, foreign]), "{method} {foreign:?}");
+                    assert!(
+                        !passes(guard, "/tasks", method, &[host, foreign]),
+                        "{method} {foreign:?}"
+                    );
                 }
                 assert!(passes(guard, "/docs/", "GET", &[host, foreign]), "{foreign:?}");
                 assert!(!passes(guard, "/docs/", "POST", &[host, foreign]), "{foreign:?}");

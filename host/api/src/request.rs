@@ -37,7 +37,8 @@ impl Admission {
     fn check(&self, route: &str, request: &Request) -> Result<(), Problem> {
         let peer = request.extensions().get::<Peer>();
         if peer.is_some_and(|peer| peer.for_probes) && !PROBES.contains(&route) {
-            let detail = "There are too many connections, in all or from this address. Try again in a moment.";
+            let detail =
+                "There are too many connections, in all or from this address. Try again in a moment.";
             return Err(Problem::new(ProblemKind::Unavailable, detail));
         }
         target::check(request)?;

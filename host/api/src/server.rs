@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::{net::TcpListener, time::{Instant, MissedTickBehavior}};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +20,8 @@ use crate::{
 
 /// After the process ran out of descriptors or memory, accepting again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// The same error is logged once in this time: it may come with every connection.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 /// Histograms gather their samples in memory until they are sorted into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -124,6 +129,7 @@ async fn upkeep(metrics: Metrics) {
 
 async fn accept(listener: &TcpListener, seats: &Arc<Seats>, connections: &Connections) {
     let mut spare = Spare::default();
+    let mut complained = None::<Instant>;
     loop {
         spare.fill();
         match listener.accept().await {
@@ -136,7 +142,10 @@ async fn accept(listener: &TcpListener, seats: &Arc<Seats>, connections: &Connec
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 metrics::counter!("taskforge_http_accept_errors_total").increment(1);
-                tracing::error!(%error, "cannot accept a connection");
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINTS) {
+                    tracing::error!(%error, "cannot accept a connection");
+                    complained = Some(Instant::now());
+                }
                 // Whoever waits outside goes first, in the place of one that is not needed.
                 let can_go_on = is_exhausted(&error) && (spare.give() || seats.make_room());
                 if !can_go_on {

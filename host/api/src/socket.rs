@@ -21,8 +21,9 @@ use crate::seats::Seat;
 /// How long, and for how many bytes, a client is still read after the last answer was sent. Closing
 /// a socket that holds unread bytes resets the connection, and a reset throws away the answer at the
 /// client. So what is read here is dropped: the largest component that a client would send, or
-/// what comes in the time.
-const LINGER: Duration = Duration::from_secs(5);
+/// what comes in the time. A client that falls silent has heard, or will not.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 128 << 20;
 /// Bytes that are dropped at a time.
 const PIECE: usize = 16 << 10;
@@ -53,6 +54,7 @@ pub(crate) struct Socket {
 
 struct Lingering {
     until: Pin<Box<Sleep>>,
+    end: Instant,
     left: usize,
 }
 
@@ -86,7 +88,8 @@ impl Socket {
     /// Drops what the client still sends, until it closes, or has sent or taken too much.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| Lingering {
-            until: Box::pin(tokio::time::sleep(LINGER)),
+            until: Box::pin(tokio::time::sleep(LINGER_SILENCE)),
+            end: Instant::now() + LINGER,
             left: LINGER_BYTES,
         });
         loop {
@@ -100,6 +103,8 @@ impl Socket {
                 return Poll::Ready(());
             }
             lingering.left = lingering.left.saturating_sub(dropped.filled().len());
+            let silent = Instant::now() + LINGER_SILENCE;
+            lingering.until.as_mut().reset(lingering.end.min(silent));
         }
     }
 }

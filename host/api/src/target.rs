@@ -45,14 +45,16 @@ fn bad(detail: &'static str) -> Problem {
 /// A target in absolute form names a server too. It goes before `Host` (RFC 9112), so both must say
 /// the same: otherwise a proxy and we could disagree on whom the request is for.
 fn is_ours(uri: &Uri, named: &str, host: Option<&str>) -> Result<(), Problem> {
-    let is_http = uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
+    let is_http = uri
+        .scheme_str()
+        .is_none_or(|scheme| matches!(scheme, "http" | "https"));
     if !is_http || !is_authority(named) {
         return Err(bad("The request's target is no http:// address of this server."));
     }
     match host {
-        Some(host) if !host.eq_ignore_ascii_case(named) => {
-            Err(bad("The request's target and its Host header name different servers."))
-        }
+        Some(host) if !host.eq_ignore_ascii_case(named) => Err(bad(
+            "The request's target and its Host header name different servers.",
+        )),
         _ => Ok(()),
     }
 }
@@ -145,11 +147,31 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_an_address() {
-        for good in ["localhost", "a.example:8000", "127.0.0.1:80", "[::1]", "[::1]:8000", "a_b.c:", "x"] {
+        for good in [
+            "localhost",
+            "a.example:8000",
+            "127.0.0.1:80",
+            "[::1]",
+            "[::1]:8000",
+            "a_b.c:",
+            "x",
+        ] {
             assert!(is_authority(good), "{good}");
         }
         for bad in [
-            "", ":80", "a b", "a@b", "a/b", "a:b", "a:99999", "[::1", "[::1]x", "[1.2.3.4]", "a%00", "é", "a:1:2",
+            "",
+            ":80",
+            "a b",
+            "a@b",
+            "a/b",
+            "a:b",
+            "a:99999",
+            "[::1",
+            "[::1]x",
+            "[1.2.3.4]",
+            "a%00",
+            "é",
+            "a:1:2",
             "a,b",
         ] {
             assert!(!is_authority(bad), "{bad}");

@@ -25,6 +25,8 @@ mod external;
 mod faults;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "api/http.rs"]
+mod http;
 #[path = "api/key.rs"]
 mod key;
 #[path = "api/limits.rs"]

@@ -86,7 +86,10 @@ mod tests {
     fn nothing_hidden_is_left() {
         for text in [visible(WILD), one_line(WILD)] {
             assert!(!text.contains(is_hidden), "{text:?}");
-            assert!(text.starts_with("a\\u001b[31m\\r\\u009b2J\\u007f\\u202e"), "{text}");
+            assert!(
+                text.starts_with("a\\u001b[31m\\r\\u009b2J\\u007f\\u202e"),
+                "{text}"
+            );
             assert!(text.contains("\\udb40\\udc41"), "{text}");
         }
     }
