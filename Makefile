@@ -49,6 +49,13 @@ test: plugins servers ## Build everything and run all tests
 chaos: plugins servers ## Kill, stop, flush and cut off everything under load, and count what was lost
 	TASKFORGE_CHAOS=full cargo test --workspace --locked --test fleet chaos:: -- --nocapture --test-threads 1
 
+# Needs PyPI for the tool, the first time.
+.PHONY: schemathesis
+schemathesis: plugins ## Hold a server against its OpenAPI document with generated requests
+	@command -v python3 >/dev/null || { echo 'python3 is missing, which schemathesis needs' >&2; exit 1; }
+	cargo build --workspace --locked --bin taskforge
+	.ci/schemathesis "$(TARGET)/debug/taskforge" "$(TARGET)/plugins" "$(abspath $(TARGET))"
+
 .PHONY: lint
 lint: setup ## Check the format, the lints and the deployment files
 	cargo fmt --all --check

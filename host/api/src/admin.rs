@@ -12,9 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    ApiConfig, Metrics, Readiness, ServeError, Server, metrics::Readings, request, routes, vitals,
+    ApiConfig, Metrics, Readiness, ServeError, Server,
+    guard::Guard,
+    metrics::Readings,
+    request::{self, Admission},
+    routes, vitals,
     vitals::Vitals,
 };
+
+/// Connections at once: those of probes and scrapers, which no flood on the API's listener takes.
+const MAX_CONNECTIONS: usize = 128;
 
 /// The parts that the listener asks.
 #[derive(Clone)]
@@ -47,7 +54,12 @@ pub async fn serve(
     services: AdminServices,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let config = ApiConfig::default();
+    let config = ApiConfig {
+        listen: listener.local_addr()?,
+        max_connections: MAX_CONNECTIONS,
+        max_connections_per_address: MAX_CONNECTIONS / 2,
+        ..ApiConfig::default()
+    };
     let metrics = services.metrics.clone();
     let router = router(services, &config, shutdown.clone());
     Server::on(listener, config)?
@@ -72,6 +84,10 @@ pub fn router(services: AdminServices, config: &ApiConfig, draining: Cancellatio
         draining,
         readings: Readings::default(),
     });
+    let admission = Admission {
+        guard: Guard::of(config.listen),
+        config: Arc::new(config.clone()),
+    };
     Router::new()
         .route("/healthz", get(|| async { vitals::health() }))
         .route(
@@ -85,9 +101,6 @@ pub fn router(services: AdminServices, config: &ApiConfig, draining: Cancellatio
         .fallback(routes::no_route)
         .method_not_allowed_fallback(routes::method_not_allowed)
         .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn_with_state(
-            Arc::new(config.clone()),
-            request::admit,
-        ))
+        .layer(middleware::from_fn_with_state(admission, request::admit))
         .with_state(vitals)
 }

@@ -1,6 +1,6 @@
 //! Bodies of requests: whole, no larger than allowed, in time, and declared as what they are.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use crate::{Problem, ProblemKind, extract::Params, state::App};
+use crate::{ApiConfig, Problem, ProblemKind, connection::Peer, extract::Params, state::App};
 
 /// A request's body, declared as JSON, whole, no larger than allowed and in time. Not parsed yet.
 pub(crate) struct JsonBody(pub(crate) Bytes);
@@ -23,8 +23,10 @@ impl FromRequest<App> for JsonBody {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, mut body) = request.into_parts();
         declared_as_json(&parts.headers)?;
-        let (limit, time) = (app.config.body_limit, app.config.body_timeout);
-        whole(&parts.headers, &mut body, limit, time).await.map(Self)
+        let pace = Pace::new(&app.config, app.config.body_timeout);
+        whole(&parts.headers, &mut body, app.config.body_limit, pace)
+            .await
+            .map(Self)
     }
 }
 
@@ -62,11 +64,11 @@ impl FromRequest<App> for ComponentBody {
             let detail = "The request must say Content-Type: application/wasm.";
             return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
         }
-        // Never closed.
-        let turn = Arc::clone(&app.pushes).acquire_owned().await;
-        let turn = turn.map_err(|_| Problem::internal())?;
-        let (limit, time) = (app.config.component_limit, app.config.component_timeout);
-        let bytes = whole(&parts.headers, &mut body, limit, time).await?;
+        let client = parts.extensions.get::<Peer>().map(|peer| peer.client);
+        let turn = app.pushes.take(client).await.ok_or_else(Problem::internal)?;
+        let pace = Pace::new(&app.config, app.config.component_timeout);
+        let bytes = whole(&parts.headers, &mut body, app.config.component_limit, pace).await?;
+        let turn = turn.received();
         Ok(Self {
             bytes,
             parameters,
@@ -75,56 +77,63 @@ impl FromRequest<App> for ComponentBody {
     }
 }
 
-/// Reads a body whole, if it is no larger than allowed and comes in time.
-async fn whole(headers: &HeaderMap, body: &mut Body, limit: usize, time: Duration) -> Result<Bytes, Problem> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let (waits, limit_u64) = (headers.contains_key(header::EXPECT), limit as u64);
-    if declared
-        .is_some_and(|length| length > limit_u64 && waits || length > limit_u64.saturating_mul(OVERFLOW))
-    {
-        // The client waits for our word before it sends, so there is nothing to read first; or would send more than anybody wants to read.
-        return Err(too_large(limit));
+/// How fast a body must come.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// For the whole of it.
+    time: Duration,
+    grace: Duration,
+    rate: u32,
+}
+
+impl Pace {
+    fn new(config: &ApiConfig, time: Duration) -> Self {
+        Self {
+            time,
+            grace: config.body_grace,
+            rate: config.body_rate.max(1),
+        }
     }
-    match tokio::time::timeout(time, read(body, limit)).await {
-        Ok(read) => read,
-        Err(_) => Err(Problem::new(
-            ProblemKind::SlowBody,
-            format!(
-                "The body did not arrive within {}.",
-                humantime::format_duration(time)
-            ),
-        )),
+
+    /// When more must have come, after so many bytes.
+    fn due(&self, bytes: usize) -> Duration {
+        let seconds = bytes as u64 / u64::from(self.rate);
+        self.time.min(self.grace + Duration::from_secs(seconds))
     }
 }
 
-/// How many times its limit of a body that is too large is read and thrown away.
-const OVERFLOW: u64 = 4;
-
-/// Reads up to `limit` bytes. Of a body that is larger, some more is read and thrown away: a client that has sent everything it had
-/// reads the answer, while one whose connection is closed in the middle of sending gets an error instead.
-async fn read(body: &mut Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body whole, if it is no larger than allowed and comes in time. Of one that is refused the
+/// rest is left: the connection ends after the answer (`socket`).
+async fn whole(headers: &HeaderMap, body: &mut Body, limit: usize, pace: Pace) -> Result<Bytes, Problem> {
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    let began = Instant::now();
     let mut kept = BytesMut::new();
-    let mut seen = 0_usize;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let due = pace.due(kept.len());
+        let Ok(frame) = tokio::time::timeout_at(began + due, body.frame()).await else {
+            return Err(slow(began.elapsed()));
+        };
+        let Some(frame) = frame else {
+            return Ok(kept.freeze());
+        };
         let frame = frame.map_err(|_| Problem::new(ProblemKind::MalformedBody, "The body broke off."))?;
         let Ok(data) = frame.into_data() else { continue };
-        seen = seen.saturating_add(data.len());
-        if seen <= limit {
-            kept.extend_from_slice(&data);
-        } else {
-            kept = BytesMut::new();
-            if seen as u64 > (limit as u64).saturating_mul(OVERFLOW) {
-                break;
-            }
+        if kept.len() + data.len() > limit {
+            return Err(too_large(limit));
         }
+        kept.extend_from_slice(&data);
     }
-    if seen > limit {
-        Err(too_large(limit))
-    } else {
-        Ok(kept.freeze())
-    }
+}
+
+fn slow(after: Duration) -> Problem {
+    let seconds = after.as_secs_f64();
+    let detail = format!("The body came too slowly: after {seconds:.1} s there was not enough of it.");
+    Problem::new(ProblemKind::SlowBody, detail)
 }
 
 fn too_large(limit: usize) -> Problem {

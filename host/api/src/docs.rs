@@ -17,6 +17,23 @@ use crate::{Problem, ProblemKind, state::App};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// The script that starts Swagger UI.
+const START: &str = "swagger-initializer.js";
+/// Follows it: a key that the address brings behind its `#`, which browsers send to nobody, is
+/// entered, and taken out of the address and so of the history.
+const ENTER_KEY: &str = r#"
+(() => {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!key) return;
+  history.replaceState(null, "", location.pathname);
+  const start = window.onload;
+  window.onload = () => {
+    start();
+    window.ui.getConfigs().onComplete = () => window.ui.preauthorizeApiKey("bearer", key);
+  };
+})();
+"#;
+
 /// `/`, `/docs` and what is below it.
 pub(crate) fn pages() -> Router<App> {
     // The validator badge would send the address of this server's document to a public site.
@@ -60,7 +77,11 @@ fn page(file: &str, config: Arc<Config<'static>>) -> Response {
     if page.gzpipped {
         headers.push((header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
     }
-    let mut response = page.bytes.into_owned().into_response();
+    let mut bytes = page.bytes.into_owned();
+    if file == START {
+        bytes.extend_from_slice(ENTER_KEY.as_bytes());
+    }
+    let mut response = bytes.into_response();
     response
         .headers_mut()
         .extend(headers.into_iter().map(|(name, value)| (Some(name), value)));

@@ -5,7 +5,9 @@ use std::{convert::Infallible, str::FromStr, time::Duration};
 use axum::extract::{FromRequestParts, Path, Query, rejection::PathRejection};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::request::Parts;
-use taskforge_domain::{TaskId, TaskState, TaskType, TenantId, Timestamp};
+use taskforge_domain::{
+    SecretName, TaskId, TaskState, TaskType, TenantId, Timestamp, VersionNumber, is_hidden,
+};
 use taskforge_store::{Cursor, TaskFilter};
 
 use crate::{Problem, ProblemKind, json::shorten};
@@ -62,7 +64,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PluginPath {
 }
 
 /// The `{name}` and the `{version}` of the path.
-pub(crate) struct VersionPath(pub(crate) TaskType, pub(crate) String);
+pub(crate) struct VersionPath(pub(crate) TaskType, pub(crate) VersionNumber);
 
 impl<S: Send + Sync> FromRequestParts<S> for VersionPath {
     type Rejection = Problem;
@@ -73,7 +75,7 @@ impl<S: Send + Sync> FromRequestParts<S> for VersionPath {
 }
 
 /// The `{name}` and the `{key}` of the path.
-pub(crate) struct SecretPath(pub(crate) TaskType, pub(crate) String);
+pub(crate) struct SecretPath(pub(crate) TaskType, pub(crate) SecretName);
 
 impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
     type Rejection = Problem;
@@ -86,15 +88,24 @@ impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
 /// Who asks, for the record of what happened to a plugin: what the header `x-operator` says, which nobody checks.
 pub(crate) struct By(pub(crate) String);
 
+/// Characters of an operator's name.
+const MAX_OPERATOR: usize = 100;
+
 impl<S: Sync> FromRequestParts<S> for By {
-    type Rejection = Infallible;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let said = parts
-            .headers
-            .get("x-operator")
-            .and_then(|value| value.to_str().ok());
-        let said = said.map(str::trim).filter(|name| !name.is_empty());
-        Ok(Self(shorten(said.unwrap_or("api"), 100).into_owned()))
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(said) = parts.headers.get("x-operator") else {
+            return Ok(Self("api".to_owned()));
+        };
+        let said = std::str::from_utf8(said.as_bytes()).map(str::trim).ok();
+        let is_name = |name: &&str| name.chars().count() <= MAX_OPERATOR && !name.contains(is_hidden);
+        let name = said.filter(is_name).ok_or_else(|| {
+            let rule = format!(
+                "must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control character"
+            );
+            Problem::parameter("x-operator", rule)
+        })?;
+        Ok(Self(if name.is_empty() { "api" } else { name }.to_owned()))
     }
 }
 
@@ -108,14 +119,14 @@ where
 }
 
 /// The `{name}` of the path and what follows it.
-async fn pair<S: Send + Sync>(
-    parts: &mut Parts,
-    state: &S,
-    second: &str,
-) -> Result<(TaskType, String), Problem> {
+async fn pair<T, S>(parts: &mut Parts, state: &S, second: &str) -> Result<(TaskType, T), Problem>
+where
+    T: FromStr<Err: ToString>,
+    S: Send + Sync,
+{
     let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
     let Path((name, text)) = texts.map_err(|rejection| not_unicode(&rejection, second))?;
-    Ok((segment(&name, "name")?, text))
+    Ok((segment(&name, "name")?, segment(&text, second)?))
 }
 
 fn segment<T: FromStr<Err: ToString>>(text: &str, name: &str) -> Result<T, Problem> {

@@ -6,10 +6,15 @@
 //! | file | the concept |
 //! |---|---|
 //! | [`config`] | the limits of the door |
-//! | `server` | accept loop, connection limits, graceful end; `socket` cuts off slow readers |
+//! | `server` | accept loop, graceful end; `spare` keeps descriptors for it |
+//! | `seats` | how many connections there may be, of one address and in all, and room for probes |
+//! | `connection`, `socket` | one connection: cut off while silent or not reading, closed so that its last answer arrives |
+//! | `target` | what HTTP asks of a request's target and `Host` |
+//! | `guard` | whose web page a request comes from, where no key decides |
 //! | `request` | around every request: id, span, metrics, security headers, problems written out |
 //! | `key` | the one key that opens the door |
 //! | [`problem`] | RFC 9457 problem details, the only form of an error |
+//! | `turns` | whose component is received next |
 //! | `extract`, `body` | tenant, ids, query parameters and bodies, each with an error that names what is wrong |
 //! | `json` | reading JSON text strictly, without rewriting it |
 //! | `submission`, `fields` | from a client's JSON to a `NewTask` |
@@ -32,11 +37,13 @@ mod body;
 pub mod catalog;
 mod completion;
 pub mod config;
+mod connection;
 mod docs;
 mod enqueue;
 mod extract;
 mod fields;
 mod finishes;
+mod guard;
 mod handout;
 mod json;
 mod key;
@@ -50,12 +57,16 @@ mod report;
 mod request;
 mod requeue;
 mod routes;
+mod seats;
 mod server;
 mod services;
 mod socket;
+mod spare;
 mod state;
 mod story;
 mod submission;
+mod target;
+mod turns;
 mod view;
 mod vitals;
 

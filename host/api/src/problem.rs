@@ -19,6 +19,8 @@ pub enum ProblemKind {
     InvalidParameter,
     /// The API key is missing or wrong.
     Unauthorized,
+    /// The server asks for no key, and the request comes from another site's page or names another host.
+    ForeignOrigin,
     /// There is no such task or plugin.
     NotFound,
     /// There is no such route.
@@ -61,6 +63,7 @@ impl ProblemKind {
         Self::MalformedBody,
         Self::InvalidParameter,
         Self::Unauthorized,
+        Self::ForeignOrigin,
         Self::NotFound,
         Self::NoRoute,
         Self::MethodNotAllowed,
@@ -87,6 +90,7 @@ impl ProblemKind {
             Self::MalformedBody => "urn:taskforge:problem:malformed-body",
             Self::InvalidParameter => "urn:taskforge:problem:invalid-parameter",
             Self::Unauthorized => "urn:taskforge:problem:unauthorized",
+            Self::ForeignOrigin => "urn:taskforge:problem:foreign-origin",
             Self::NotFound => "urn:taskforge:problem:not-found",
             Self::NoRoute => "urn:taskforge:problem:no-route",
             Self::MethodNotAllowed => "urn:taskforge:problem:method-not-allowed",
@@ -114,6 +118,7 @@ impl ProblemKind {
             Self::MalformedBody => "The request body cannot be read",
             Self::InvalidParameter => "A parameter is not valid",
             Self::Unauthorized => "The API key is missing or wrong",
+            Self::ForeignOrigin => "The request comes from another site",
             Self::NotFound => "Not found",
             Self::NoRoute => "No such route",
             Self::MethodNotAllowed => "The route does not have this method",
@@ -143,7 +148,7 @@ impl ProblemKind {
             Self::NotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::Signature | Self::Quota => StatusCode::FORBIDDEN,
+            Self::Signature | Self::Quota | Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::StateConflict | Self::PluginConflict | Self::BreakingChange | Self::LeaseLost => {
                 StatusCode::CONFLICT
             }

@@ -4,7 +4,7 @@
 //! A handler is never dropped: it runs in a task of its own, and a client that hangs up, or a time limit, only ends the
 //! wait for its answer. So no client is left with half a change, and none can make the store give up a connection in the
 //! middle of an operation. A handler that waits for something to happen asks for [`Gone`], and stops when it comes. The
-//! requests under way stay bounded, because a connection's place is taken until its request has ended ([`Held`]).
+//! requests under way stay bounded, because a connection's seat is taken until its request has ended ([`Held`]).
 
 use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,16 +15,21 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
 use http_body::Body;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant};
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     ApiConfig, Problem, ProblemKind,
+    connection::{Held, Peer},
+    guard::Guard,
     routes::{MAX_WAIT, external, plugins},
+    target,
 };
 
+/// What is answered however many connections there are.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Cancelled when nobody waits for the request's answer any more.
@@ -38,20 +43,29 @@ impl<S: Sync> FromRequestParts<S> for Gone {
     }
 }
 
-/// What a connection holds, and with it every request of its own until that has ended: its place among the connections,
-/// and the server's attention when it shuts down. Connections put it into the extensions of their requests.
+/// What the outermost layer goes by.
 #[derive(Clone)]
-pub(crate) struct Held {
-    pub(crate) _slot: Arc<OwnedSemaphorePermit>,
-    pub(crate) _running: TaskTrackerToken,
+pub(crate) struct Admission {
+    pub(crate) config: Arc<ApiConfig>,
+    pub(crate) guard: Guard,
+}
+
+impl Admission {
+    /// Lets a request in or says why not.
+    fn check(&self, route: &str, request: &Request) -> Result<(), Problem> {
+        let peer = request.extensions().get::<Peer>();
+        if peer.is_some_and(|peer| peer.for_probes) && !PROBES.contains(&route) {
+            let detail =
+                "There are too many connections, in all or from this address. Try again in a moment.";
+            return Err(Problem::new(ProblemKind::Unavailable, detail));
+        }
+        target::check(request)?;
+        self.guard.check(route, request)
+    }
 }
 
 /// The outermost layer.
-pub(crate) async fn admit(
-    State(config): State<Arc<ApiConfig>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = known(request.method());
@@ -61,19 +75,25 @@ pub(crate) async fn admit(
         .map_or("unmatched", MatchedPath::as_str)
         .to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
-    let limit = config.handler_timeout + clients_share(&config, &route, &request);
+    let config = &admission.config;
+    let limit = config.handler_timeout + clients_share(config, &route, &request);
     let gone = Gone::default();
     // At the end of this function nobody waits any more, wherever that is.
     let _gone = gone.0.clone().drop_guard();
-    request.extensions_mut().insert(gone);
-    let held = request.extensions_mut().remove::<Held>();
-    let handler = async move {
-        let response = next.run(request).await;
-        drop(held);
-        response
+    let mut response = match admission.check(&route, &request) {
+        Ok(()) => {
+            request.extensions_mut().insert(gone);
+            let held = request.extensions_mut().remove::<Held>();
+            let handler = async move {
+                let response = next.run(request).await;
+                drop(held);
+                response
+            };
+            let handler = tokio::spawn(handler.instrument(span.clone()));
+            answer(handler, limit).instrument(span.clone()).await
+        }
+        Err(problem) => problem.into_response(),
     };
-    let handler = tokio::spawn(handler.instrument(span.clone()));
-    let mut response = answer(handler, limit).instrument(span.clone()).await;
     finish(&mut response, &id);
     let (status, elapsed) = (response.status(), started.elapsed());
     span.in_scope(|| {

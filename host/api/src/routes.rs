@@ -16,7 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{ApiConfig, Problem, ProblemKind, Services, docs, key, openapi, request, state::App};
+use crate::{
+    ApiConfig, Problem, ProblemKind, Services, docs,
+    guard::Guard,
+    key, openapi,
+    request::{self, Admission},
+    state::App,
+};
 
 /// The longest that a client may ask to wait for a task.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -82,6 +88,14 @@ pub(crate) fn app(app: App) -> Router {
     let (routes, document) = documented().split_for_parts();
     // Serialised once: it never changes.
     let document = bytes::Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
+    let guard = match app.config.key {
+        Some(_) => Guard::Off,
+        None => Guard::Loopback,
+    };
+    let admission = Admission {
+        config: Arc::clone(&app.config),
+        guard,
+    };
     let slash = axum::routing::post(tasks::create)
         .get(tasks::list)
         .delete(tasks::prune);
@@ -97,10 +111,7 @@ pub(crate) fn app(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), key::ask))
         .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&app.config),
-            request::admit,
-        ))
+        .layer(middleware::from_fn_with_state(admission, request::admit))
         .with_state(app)
 }
 

@@ -1,23 +1,27 @@
 //! The accept loop, and the graceful end.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::{body::Incoming, server::conn::http1, service::Service as _};
-use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::MissedTickBehavior,
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-use crate::{ApiConfig, Metrics, Services, request::Held, routes, socket::Socket, state::App};
+use crate::{
+    ApiConfig, Metrics, Services,
+    connection::Connections,
+    routes,
+    seats::{Client, Seats},
+    spare::{Spare, is_exhausted},
+    state::App,
+};
 
 /// After the process ran out of descriptors or memory, accepting again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// What connections have to end after they were cut off.
-const CUT: Duration = Duration::from_secs(1);
+/// The same error is logged once in this time: it may come with every connection.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 /// Histograms gather their samples in memory until they are sorted into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -101,20 +105,11 @@ impl Server {
     ) -> Result<(), ServeError> {
         let Self { listener, config, .. } = self;
         let upkeep = tokio::spawn(shutdown.clone().run_until_cancelled_owned(upkeep(metrics)));
-        let connections = Connections {
-            router,
-            http: http(&config),
-            write_timeout: config.write_timeout,
-            drain: shutdown.clone(),
-            cut: CancellationToken::new(),
-            running: TaskTracker::new(),
-        };
-        let slots = Arc::new(Semaphore::new(
-            config.max_connections.clamp(1, Semaphore::MAX_PERMITS),
-        ));
+        let connections = Connections::new(router, &config, shutdown.clone());
+        let seats = Seats::new(config.max_connections, config.max_connections_per_address);
         // Cancellation point: dropping `accept` loses at most a connection that nobody has answered.
         shutdown
-            .run_until_cancelled(accept(&listener, &slots, &connections))
+            .run_until_cancelled(accept(&listener, &seats, &connections))
             .await;
         drop(listener);
         let ended = connections.end(config.shutdown_grace).await;
@@ -132,37 +127,30 @@ async fn upkeep(metrics: Metrics) {
     }
 }
 
-fn http(config: &ApiConfig) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
-        .max_header_size(config.header_limit)
-        .max_headers(config.max_headers)
-        // The least that hyper allows is 8 KiB; bodies are read in pieces of this size, so it says nothing about theirs.
-        .max_buf_size((64 << 10).max(config.header_limit));
-    http
-}
-
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, connections: &Connections) {
+async fn accept(listener: &TcpListener, seats: &Arc<Seats>, connections: &Connections) {
+    let mut spare = Spare::default();
+    let mut complained = None::<Instant>;
     loop {
-        // Never closed, so this waits and then succeeds.
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            return;
-        };
+        spare.fill();
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let held = Held {
-                    _slot: Arc::new(slot),
-                    _running: connections.running.token(),
-                };
-                tokio::spawn(connections.serve(stream, held));
-            }
+            Ok((stream, peer)) => match seats.take(Client::of(peer.ip()), Instant::now()) {
+                Some(taking) => connections.serve(stream, taking),
+                // Not even a probe finds room: closed without a word.
+                None => metrics::counter!("taskforge_http_connections_refused_total").increment(1),
+            },
             // The client went away between its connect and our accept: its affair.
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 metrics::counter!("taskforge_http_accept_errors_total").increment(1);
-                tracing::error!(%error, "cannot accept a connection; waiting a moment");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINTS) {
+                    tracing::error!(%error, "cannot accept a connection");
+                    complained = Some(Instant::now());
+                }
+                // Whoever waits outside goes first, in the place of one that is not needed.
+                let can_go_on = is_exhausted(&error) && (spare.give() || seats.make_room());
+                if !can_go_on {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -174,68 +162,4 @@ fn is_clients_fault(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     )
-}
-
-/// What every connection is served with.
-struct Connections {
-    router: Router,
-    http: http1::Builder,
-    write_timeout: Duration,
-    /// Asks connections to end after the request that they are in.
-    drain: CancellationToken,
-    /// Ends them where they are.
-    cut: CancellationToken,
-    /// Connections, and requests that outlive theirs.
-    running: TaskTracker,
-}
-
-impl Connections {
-    fn serve(&self, stream: TcpStream, held: Held) -> impl Future<Output = ()> + Send + use<> {
-        // Answers are written whole, so waiting to fill a segment would only delay their last piece.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let socket = Socket::new(stream, self.write_timeout);
-        let (router, holds) = (TowerToHyperService::new(self.router.clone()), held.clone());
-        let answer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(holds.clone());
-            router.call(request)
-        });
-        let connection = self.http.serve_connection(socket, answer);
-        let (drain, cut) = (self.drain.clone(), self.cut.clone());
-        async move {
-            let open = metrics::gauge!("taskforge_http_connections");
-            open.increment(1.0);
-            let mut connection = pin!(connection);
-            let ended = async {
-                tokio::select! {
-                    ended = connection.as_mut() => return ended,
-                    () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
-                }
-                connection.await
-            };
-            // A client that hangs up, times out or speaks something else than HTTP is no event of ours.
-            if let Some(Err(error)) = cut.run_until_cancelled(ended).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            open.decrement(1.0);
-            drop(held);
-        }
-    }
-
-    async fn end(self, grace: Duration) -> Result<(), ServeError> {
-        self.running.close();
-        if tokio::time::timeout(grace, self.running.wait()).await.is_ok() {
-            return Ok(());
-        }
-        let busy = self.running.len();
-        self.cut.cancel();
-        // Connections end at once. A request that the store keeps waiting is left to itself.
-        tokio::time::timeout(CUT, self.running.wait()).await.ok();
-        if busy == 0 {
-            Ok(())
-        } else {
-            Err(ServeError::CutOff(busy))
-        }
-    }
 }

@@ -2,16 +2,12 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiConfig, Services, enqueue::Enqueuer, finishes::Finishes, lease_token::LeaseTokens, metrics::Readings,
-    vitals::Vitals,
+    turns::PushTurns, vitals::Vitals,
 };
-
-/// Components at once: each may be as large as [`ApiConfig::component_limit`], twice.
-const PUSHES: usize = 4;
 
 /// A cheap handle; the router clones it for every request.
 #[derive(Clone)]
@@ -27,7 +23,7 @@ pub(crate) struct Inner {
     /// Taken around each change of the queue policy that reads before it writes.
     pub(crate) policy: tokio::sync::Mutex<()>,
     /// Components that are received and compiled at once.
-    pub(crate) pushes: Arc<Semaphore>,
+    pub(crate) pushes: PushTurns,
     /// Cancelled when the server stops taking requests: those who wait are answered at once.
     pub(crate) draining: CancellationToken,
 }
@@ -50,7 +46,7 @@ impl App {
             config: Arc::new(config.clone()),
             vitals,
             policy: tokio::sync::Mutex::default(),
-            pushes: Arc::new(Semaphore::new(PUSHES)),
+            pushes: PushTurns::default(),
             services,
             draining,
         }))

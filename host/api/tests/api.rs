@@ -27,6 +27,8 @@ mod faults;
 mod hangups;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "api/http.rs"]
+mod http;
 #[path = "api/key.rs"]
 mod key;
 #[path = "api/limits.rs"]

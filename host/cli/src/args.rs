@@ -21,7 +21,7 @@ mod registry;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
 pub(crate) use self::{ceilings::*, client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
 
@@ -111,7 +111,7 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "TASKFORGE_LISTEN", default_value = "127.0.0.1:8000")]
     pub(crate) listen: SocketAddr,
 
-    /// Folder for the database, the compiled code and the outbox; made if missing
+    /// Folder for the database, the compiled code, the outbox and the key; made if missing, and closed to other users
     #[arg(
         long,
         env = "TASKFORGE_DATA_DIR",
@@ -119,6 +119,18 @@ pub(crate) struct DevArgs {
         value_name = "DIR"
     )]
     pub(crate) data_dir: PathBuf,
+
+    /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least 16 characters [default: the one in
+    /// the file `key` in the data folder, which is made at the first start]
+    #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+
+    /// Ask for no key: everybody on this machine may do everything. Only on loopback; pages of other sites are still kept out
+    #[arg(long, env = "TASKFORGE_NO_KEY", value_parser = FalseyValueParser::new(), conflicts_with = "api_key")]
+    pub(crate) no_key: bool,
+
+    #[command(flatten)]
+    pub(crate) connections: ConnectionArgs,
 
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
@@ -143,6 +155,33 @@ pub(crate) struct DevArgs {
 
     #[command(flatten)]
     pub(crate) mail: MailArgs,
+}
+
+/// How many connections clients of the API may have.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionArgs {
+    /// Connections of clients at once; when there are more, silent ones are closed
+    #[arg(long, env = "TASKFORGE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_connections: u32,
+
+    /// How many of them one address may have; behind a proxy that is all of them [default: half]
+    #[arg(long, env = "TASKFORGE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_connections_per_address: Option<u32>,
+}
+
+impl ConnectionArgs {
+    /// Sets both in a configuration, as far as the limit on open files allows.
+    pub(crate) fn apply(&self, config: taskforge_api::ApiConfig) -> taskforge_api::ApiConfig {
+        let most = crate::descriptors::connections(self.max_connections);
+        let of_one = self.max_connections_per_address.map(|of_one| of_one as usize);
+        taskforge_api::ApiConfig {
+            max_connections: most,
+            max_connections_per_address: of_one.unwrap_or(most.div_ceil(2)).min(most),
+            ..config
+        }
+    }
 }
 
 #[derive(Debug, Args)]

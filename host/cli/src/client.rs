@@ -1,13 +1,13 @@
 //! The HTTP client and its errors.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
 use serde_json::Value;
-use taskforge_domain::Json;
+use taskforge_domain::{Json, one_line};
 
-use crate::args::ServerArgs;
+use crate::{args::ServerArgs, data_folder};
 
 /// Talks to a TaskForge server.
 pub(crate) struct Client {
@@ -27,7 +27,13 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(450);
 impl Client {
     /// A client of the server that the arguments name.
     pub(crate) fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
-        Self::new(args.server.clone(), args.api_key.clone())
+        let key = match &args.api_key {
+            Some(key) => Some(key.clone()),
+            // To a server elsewhere it would be given away.
+            None if is_loopback(&args.server) => data_folder::key(&args.data_dir)?,
+            None => None,
+        };
+        Self::new(args.server.clone(), key)
     }
 
     pub(crate) fn new(server: Url, key: Option<String>) -> anyhow::Result<Self> {
@@ -38,7 +44,7 @@ impl Client {
             .user_agent(concat!("taskforge/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
             .tls_backend_preconfigured(tls_config());
-        if matches!(server.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+        if is_loopback(&server) {
             // A proxy in the environment leads elsewhere: its loopback is not this machine's.
             http = http.no_proxy();
         }
@@ -109,6 +115,13 @@ impl Client {
             return serde_json::from_str(&text)
                 .with_context(|| format!("{} did not answer as a TaskForge server", self.server));
         }
+        if status == StatusCode::UNAUTHORIZED && self.key.is_none() {
+            bail!(
+                "{}\n  no key was found: --api-key, TASKFORGE_API_KEY, or for a `taskforge dev` its data folder \
+                 (--data-dir, TASKFORGE_DATA_DIR)",
+                problem(status, &text)
+            );
+        }
         bail!(problem(status, &text))
     }
 
@@ -129,6 +142,17 @@ impl Client {
     pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Value> {
         self.request(Method::POST, path, &[], body, Duration::ZERO).await
     }
+}
+
+fn is_loopback(server: &Url) -> bool {
+    let host = server.host_str().unwrap_or_default();
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| {
+        address.to_canonical().is_loopback()
+    })
 }
 
 /// A segment of a path, whatever is in it.
@@ -156,10 +180,11 @@ fn problem(status: StatusCode, text: &str) -> String {
     let Ok(problem) = serde_json::from_str::<Value>(text) else {
         return format!("the server answered {status}");
     };
-    let said = |key: &str| problem.get(key).and_then(Value::as_str);
+    // Each on its line: a detail may quote what somebody else has written.
+    let said = |key: &str| problem.get(key).and_then(Value::as_str).map(one_line);
     let mut message = match (said("title"), said("detail")) {
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
-        (Some(one), None) | (None, Some(one)) => one.to_owned(),
+        (Some(one), None) | (None, Some(one)) => one.into_owned(),
         (None, None) => format!("the server answered {status}"),
     };
     for fault in problem
@@ -168,11 +193,9 @@ fn problem(status: StatusCode, text: &str) -> String {
         .into_iter()
         .flatten()
     {
-        let part = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
-        let place = match part("pointer") {
-            "" => part("parameter"),
-            pointer => pointer,
-        };
+        let part = |key: &str| one_line(fault.get(key).and_then(Value::as_str).unwrap_or_default());
+        let (pointer, parameter) = (part("pointer"), part("parameter"));
+        let place = if pointer.is_empty() { parameter } else { pointer };
         message.push_str(&format!("\n  {place}: {}", part("detail")));
     }
     message
@@ -181,6 +204,27 @@ fn problem(status: StatusCode, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_this_machine_is_sent_a_key_that_was_not_named() {
+        let is = |url: &str| is_loopback(&url.parse().unwrap());
+        for here in [
+            "http://localhost:1",
+            "http://127.0.0.1:8000/",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+        ] {
+            assert!(is(here), "{here}");
+        }
+        for there in [
+            "http://localhost.example",
+            "http://10.0.0.1",
+            "https://a.example",
+            "http://[::2]",
+        ] {
+            assert!(!is(there), "{there}");
+        }
+    }
 
     #[test]
     fn a_problem_names_each_fault() {

@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use taskforge_api::{ApiConfig, ApiKey};
 use taskforge_broker::{Broker as _, Signal};
 use taskforge_domain::{Json, Limits, Task, TaskState, TaskType, TenantId};
 use taskforge_runtime::OutboxMailer;
@@ -28,7 +29,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::{
     args::DemoArgs,
     client::Client,
-    output, plugin_folder,
+    data_folder, output, plugin_folder,
     registry::Trust,
     stack::{self, SandboxConfig, Stack, StackConfig},
 };
@@ -41,9 +42,10 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
     let temporary = tempfile::tempdir()?;
     let data_dir = args.data_dir.as_deref().unwrap_or(temporary.path());
-    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let stack = start(&args, data_dir).await?;
-    let client = Client::new(format!("http://{}", stack.address).parse()?, None)?;
+    data_folder::prepare(data_dir)?;
+    let key = data_folder::new_key()?;
+    let stack = start(&args, data_dir, &key).await?;
+    let client = Client::new(format!("http://{}", stack.address).parse()?, Some(key))?;
     let recipe = Recipe::new(&args, &client, stack.address).await?;
     let measured = measure(&args, &recipe, &stack, &client).await;
     stack.stop().await;
@@ -64,7 +66,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     })
 }
 
-async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
+async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<Stack> {
     let folder = plugin_folder::locate(&args.plugins)?;
     let mailer = Arc::new(OutboxMailer::new(
         data_dir.join("outbox"),
@@ -76,7 +78,11 @@ async fn start(args: &DemoArgs, data_dir: &Path) -> anyhow::Result<Stack> {
     let instances = stack::instances(args.workers, args.concurrency);
     let stack = Stack::start(StackConfig {
         data_dir,
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        api: ApiConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            key: Some(ApiKey::new(key)?),
+            ..ApiConfig::default()
+        },
         workers: args.workers,
         worker: WorkerConfig {
             concurrency: args.concurrency as usize,

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use taskforge_api::ApiConfig;
+use taskforge_api::{ApiConfig, ApiKey};
 use taskforge_worker::WorkerConfig;
 
 use crate::{
     args::DevArgs,
-    mailers, output, plugin_folder,
+    data_folder, mailers, output, plugin_folder,
     registry::Trust,
     signals::{INTERRUPTED, Signals},
     stack::{self, SandboxConfig, Stack, StackConfig},
@@ -17,8 +17,8 @@ use crate::{
 /// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next start recovers.
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    std::fs::create_dir_all(&args.data_dir)
-        .with_context(|| format!("cannot make the data folder {}", args.data_dir.display()))?;
+    data_folder::prepare(&args.data_dir)?;
+    let key = key(&args)?;
     let folder = plugin_folder::locate(&args.plugins)?;
     let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
     let cache = args
@@ -28,7 +28,11 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let instances = stack::instances(1, args.concurrency);
     let start = Stack::start(StackConfig {
         data_dir: &args.data_dir,
-        listen: args.listen,
+        api: args.connections.apply(ApiConfig {
+            listen: args.listen,
+            key: key.as_ref().map(Key::parsed).transpose()?,
+            ..ApiConfig::default()
+        }),
         workers: 1,
         worker: WorkerConfig {
             concurrency: args.concurrency as usize,
@@ -51,7 +55,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    greet(&args, &stack, &folder);
+    greet(&args, &stack, &folder, key.as_ref());
     signals.next().await;
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
     // The API ends beside the workers.
@@ -59,15 +63,61 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     Ok(signals.end(grace, stack.stop()).await)
 }
 
-fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path) {
+/// The key that clients must send.
+enum Key {
+    /// Of a flag or a variable. Whoever set it knows it, so it is not shown.
+    Given(String),
+    /// Of the data folder.
+    Kept(String),
+}
+
+impl Key {
+    fn parsed(&self) -> anyhow::Result<ApiKey> {
+        let (Self::Given(text) | Self::Kept(text)) = self;
+        ApiKey::new(text).context("--api-key, TASKFORGE_API_KEY")
+    }
+}
+
+fn key(args: &DevArgs) -> anyhow::Result<Option<Key>> {
+    Ok(match &args.api_key {
+        Some(key) => Some(Key::Given(key.clone())),
+        None if args.no_key => None,
+        None => Some(Key::Kept(data_folder::key_or_new(&args.data_dir)?)),
+    })
+}
+
+fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path, key: Option<&Key>) {
     let url = format!("http://{}", stack.address);
+    let key_file = args.data_dir.join("key");
+    // Behind a #, which browsers keep to themselves: neither a log nor another site ever sees it.
+    let (fragment, asked, header) = match key {
+        Some(Key::Kept(key)) => (
+            format!("#key={key}"),
+            format!(
+                "in {}, which the command line reads by itself",
+                key_file.display()
+            ),
+            format!(" -H \"authorization: Bearer $(cat {})\"", key_file.display()),
+        ),
+        Some(Key::Given(_)) => (
+            String::new(),
+            "the one that was given".to_owned(),
+            " -H \"authorization: Bearer $TASKFORGE_API_KEY\"".to_owned(),
+        ),
+        None => (
+            String::new(),
+            "none: everybody on this machine may do everything".to_owned(),
+            String::new(),
+        ),
+    };
     output::line(&format!(
         "TaskForge {}, everything in one process",
         env!("CARGO_PKG_VERSION")
     ));
     output::pairs(&[
         ("  API", url.clone()),
-        ("  docs", format!("{url}/docs/")),
+        ("  docs", format!("{url}/docs/{fragment}")),
+        ("  key", asked),
         ("  metrics", format!("{url}/metrics")),
         ("  data", args.data_dir.display().to_string()),
         (
@@ -86,6 +136,6 @@ fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path) {
         ));
     }
     output::line(&format!(
-        "A first task:\n  curl -s {url}/tasks -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
+        "A first task:\n  curl -s {url}/tasks{header} \\\n       -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
     ));
 }

@@ -19,13 +19,17 @@
 //! | [`demo`] | a load with progress bars and a summary |
 //! | [`bench`] | a fleet, measured beside the ceiling of bare SQL |
 //! | [`client`] | the HTTP client and its errors |
-//! | [`output`] | tables for people, JSON for programs |
+//! | [`output`] | tables for people, JSON for programs; the one place that prints |
+//! | [`data_folder`] | the folder of a role, closed to others, and the key in it |
+//! | [`descriptors`] | how many files and connections the process may have open |
 
 mod args;
 mod bench;
 mod client;
 mod compile;
+mod data_folder;
 mod demo;
+mod descriptors;
 mod dev;
 mod dlq;
 mod external;

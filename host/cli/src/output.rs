@@ -1,18 +1,20 @@
-//! Tables for people, JSON for programs. The one place that prints.
+//! Tables for people, JSON for programs. The one place that prints, so the one place that keeps what
+//! strangers wrote from acting on a terminal or fooling a reader ([`visible`]).
 
 use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use taskforge_domain::{one_line, visible};
 
-/// Prints a line. A closed pipe (`taskforge task list | head`) ends the output, not the program.
+/// Prints a line, or several. A closed pipe (`taskforge task list | head`) ends the output, not the program.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}") {
+    if let Err(error) = writeln!(out, "{}", visible(text)) {
         tracing::debug!(%error, "standard output is closed");
     }
 }
 
-/// Prints a value as indented JSON.
+/// Prints a value as indented JSON. What a terminal would obey or not show is escaped in its strings.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?);
     Ok(())
@@ -26,7 +28,7 @@ pub(crate) fn error(text: &str) {
 /// Prints a line that is not data, on standard error.
 pub(crate) fn aside(text: &str) {
     let mut err = std::io::stderr().lock();
-    if let Err(error) = writeln!(err, "{text}") {
+    if let Err(error) = writeln!(err, "{}", visible(text)) {
         tracing::debug!(%error, "standard error is closed");
     }
 }
@@ -36,10 +38,12 @@ pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Rows under a head, in columns as wide as their widest cell.
+/// Rows under a head, in columns as wide as their widest cell. A cell stays on its line.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let shown = |row: &Vec<String>| row.iter().map(|cell| one_line(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -53,19 +57,22 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
         line(padded.join("  ").trim_end());
     };
     print(head.to_vec());
-    for row in rows {
+    for row in &rows {
         print(row.iter().map(String::as_str).collect());
     }
 }
 
-/// Names and values, one pair a line, the values aligned.
+/// Names and values, one pair a line, the values aligned. A value of several lines stays in its
+/// column, so that none of its lines passes for another pair.
 pub(crate) fn pairs(pairs: &[(&str, String)]) {
     let width = pairs
         .iter()
         .map(|(name, _)| name.chars().count())
         .max()
         .unwrap_or_default();
+    let indent = format!("\n{:width$}  ", "");
     for (name, value) in pairs {
+        let value = value.replace('\n', &indent);
         line(format!("{name:<width$}  {value}").trim_end());
     }
 }

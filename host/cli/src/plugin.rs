@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use taskforge_api::Catalog;
 use taskforge_domain::{
     HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
-    TaskId, TaskType, TenantId, Timestamp,
+    TaskId, TaskType, TenantId, Timestamp, one_line,
 };
 use taskforge_runtime::{Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
@@ -227,17 +227,24 @@ fn stop_on_interrupt() -> CancellationToken {
 fn show_progress(progress: Progress) {
     if output::is_watched() {
         let note = progress.note.unwrap_or_default();
-        output::aside(&format!("{:3.0}% {note}", progress.fraction * 100.0));
+        output::aside(&format!("{:3.0}% {}", progress.fraction * 100.0, one_line(&note)));
     }
 }
 
 fn print_text(info: &PluginInfo, invoked: &Invoked, loading: Duration) {
     for LogLine { level, message, .. } in &invoked.logs {
+        let message = one_line(message);
         output::line(&format!("{:<8} {message}", format!("{level:?}").to_lowercase()));
     }
     match &invoked.outcome {
         Outcome::Completed(result) => output::line(result.as_str()),
-        Outcome::Failed(failure) => output::line(&format!("failed ({}): {}", failure.kind, failure.message)),
+        Outcome::Failed(failure) => {
+            output::line(&format!(
+                "failed ({}): {}",
+                failure.kind,
+                one_line(&failure.message)
+            ));
+        }
     }
     let share = |used: u64, limit: u64| {
         // A share for people to read.
@@ -334,8 +341,8 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
     output::pairs(&[
         ("size", output::bytes(found.size)),
         ("digest", found.digest.to_string()),
-        ("imports", found.imports.join("\n         ")),
-        ("exports", found.exports.join("\n         ")),
+        ("imports", found.imports.join("\n")),
+        ("exports", found.exports.join("\n")),
     ]);
     match plugin {
         Ok(plugin) => {
@@ -356,5 +363,5 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
 
 fn indented(schema: &Json) -> String {
     let value: Value = schema.to_value();
-    format!("{value:#}").replace('\n', "\n         ")
+    format!("{value:#}")
 }

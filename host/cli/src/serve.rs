@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::ServeArgs,
-    external,
+    data_folder, external,
     fleet::Fleet,
     output, plugin_folder,
     registry::{self, Access, Trust},
@@ -35,12 +35,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .map(ApiKey::new)
         .transpose()
         .context("--api-key, TASKFORGE_API_KEY")?;
-    let config = ApiConfig {
+    data_folder::prepare(&args.folders.data_dir)?;
+    let config = args.connections.apply(ApiConfig {
         listen: args.listen,
         key,
         shutdown_grace: args.shutdown_grace,
         ..ApiConfig::default()
-    };
+    });
     // Before anything that takes time: an address that cannot be had is the commonest mistake.
     let door = taskforge_api::bind(config).await.map_err(|error| match error {
         BindError::NeedsKey(_) => {

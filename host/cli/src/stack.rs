@@ -22,7 +22,7 @@ use crate::registry::{self, Access, Served, Trust};
 /// What distinguishes one embedded system from another.
 pub(crate) struct StackConfig<'a> {
     pub(crate) data_dir: &'a Path,
-    pub(crate) listen: SocketAddr,
+    pub(crate) api: ApiConfig,
     pub(crate) workers: u32,
     pub(crate) worker: WorkerConfig,
     pub(crate) sandbox: SandboxConfig,
@@ -140,13 +140,10 @@ impl Stack {
         let policy = live.overlay(store.policy().await?);
         broker.set_policy(&policy).await?;
         while !broker.set_running(&policy, &[]).await? {}
-        let api = ApiConfig {
-            listen: config.listen,
-            ..ApiConfig::default()
-        };
-        let door = taskforge_api::bind(api)
+        let listen = config.api.listen;
+        let door = taskforge_api::bind(config.api)
             .await
-            .with_context(|| format!("cannot listen on {} (--listen, TASKFORGE_LISTEN)", config.listen))?;
+            .with_context(|| format!("cannot listen on {listen} (--listen, TASKFORGE_LISTEN)"))?;
         let address = door.local_addr();
         let stack = Self {
             store: store.clone(),

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
-use taskforge_domain::{Json, TaskType, Timestamp};
+use taskforge_domain::{Json, TaskType, Timestamp, one_line};
 
 use crate::{
     args::{FilterArgs, ListArgs, PruneArgs, SubmitArgs, TaskCommand, TaskIdArgs, WaitArgs},
@@ -160,7 +160,7 @@ async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
         output::line(&format!(
             "{} {level:<5}{attempt} {}",
             text(entry, "created_at"),
-            text(entry, "message")
+            one_line(text(entry, "message"))
         ));
     }
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     args::WorkerArgs,
+    data_folder, descriptors,
     fleet::Fleet,
     mailers, output,
     registry::{self, Access, Served, Trust},
@@ -34,8 +35,8 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             args.admin_listen
         )
     })?;
-    std::fs::create_dir_all(&args.folders.data_dir)
-        .with_context(|| format!("cannot make the data folder {}", args.folders.data_dir.display()))?;
+    data_folder::prepare(&args.folders.data_dir)?;
+    descriptors::raise();
     let mailer = mailers::build(&args.mail, args.folders.data_dir.join("outbox"))?;
     let instances = stack::instances(1, args.concurrency);
     let sandbox = SandboxConfig {

@@ -187,6 +187,22 @@ name_id!(
     )
 );
 
+name_id!(
+    /// The number of a plugin's version: letters, digits, `.`, `-` and `+`, beginning with a digit, at most 120 of them.
+    /// A semantic version is at most 100 long; the folder may add the digest of a build.
+    VersionNumber,
+    "version",
+    "it must be a semantic version such as 1.4.0, of at most 120 characters",
+    |name| has_shape(name, 120, |b| b.is_ascii_digit(), |b| b.is_ascii_alphanumeric() || b".-+".contains(&b))
+);
+name_id!(
+    /// What a plugin reads a secret by: 1 to 255 bytes without control characters or characters that show nothing.
+    SecretName,
+    "secret name",
+    "it must have 1 to 255 bytes, none of them a control character or one that shows nothing",
+    |name| (1..=255).contains(&name.len()) && !name.contains(crate::is_hidden)
+);
+
 impl Default for TenantId {
     /// `default`, the tenant of every request until tenants are told apart.
     fn default() -> Self {
@@ -260,6 +276,20 @@ mod tests {
         for bad in ["", "1st", "-x", "a b", "a/b", "é", &"x".repeat(101)] {
             assert!(TaskType::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_that_no_row_or_terminal_could_hold_are_refused() {
+        for bad in ["", "a\0b", "a\u{1b}b", "a\u{202e}b", "a\nb", &"x".repeat(256)] {
+            assert!(SecretName::new(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "v1", "1.0\0", "1 0", "1/0", &"1".repeat(121)] {
+            assert!(VersionNumber::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["1.4.0", "0.1.0-rc.1+sha.0badcafe"] {
+            assert!(VersionNumber::new(good).is_ok(), "{good}");
+        }
+        assert!(SecretName::new("api key/é").is_ok());
     }
 
     #[test]

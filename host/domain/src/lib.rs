@@ -23,6 +23,7 @@
 //! | [`registry`] | plugins as they are registered: versions, and which of them run |
 //! | [`usage`] | what the attempts of a version used, added up |
 //! | [`histogram`] | counts from which percentiles can be read |
+//! | [`visible`](mod@visible) | text of strangers, made safe to look at |
 
 pub mod attempt;
 pub mod ceilings;
@@ -41,13 +42,14 @@ pub mod settings;
 pub mod state;
 pub mod task;
 pub mod usage;
+pub mod visible;
 
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use ceilings::AboveCeiling;
 pub use fingerprint::Fingerprint;
 pub use grants::{DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
 pub use histogram::Histogram;
-pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, VersionId, WorkerId};
+pub use ids::{Digest, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber, WorkerId};
 pub use jiff::Timestamp;
 pub use json::Json;
 pub use limits::Limits;
@@ -63,3 +65,4 @@ pub use settings::PluginSettings;
 pub use state::TaskState;
 pub use task::{ClaimedTask, Lane, NewTask, Priority, Progress, Task, TaskError};
 pub use usage::VersionUsage;
+pub use visible::{is_hidden, one_line, visible};

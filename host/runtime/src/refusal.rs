@@ -119,7 +119,7 @@ impl From<wasmparser::BinaryReaderError> for LoadError {
 
 /// Somebody else's text as a part of one line: control characters escaped, white space joined, cut.
 pub(crate) fn quoted(text: &str) -> String {
-    // Cut first: escaping makes at most ten bytes of one.
+    // Cut first: escaping makes at most twelve bytes of one.
     let long = text.len() > QUOTED;
     let words: Vec<_> = cut(text, QUOTED).split_whitespace().collect();
     let mut line = escaped(&words.join(" "));
@@ -141,16 +141,7 @@ pub(crate) fn name(name: &str) -> String {
 
 /// Control characters, and those that turn the direction of writing around.
 fn escaped(text: &str) -> String {
-    let hidden = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    text.chars()
-        .map(|character| match hidden(character) {
-            true => character.escape_unicode().to_string(),
-            false => character.to_string(),
-        })
-        .collect()
+    taskforge_domain::one_line(text).into_owned()
 }
 
 fn list(names: &[String]) -> String {

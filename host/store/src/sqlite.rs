@@ -6,7 +6,7 @@
 //!
 //! | file | the concept |
 //! |---|---|
-//! | `open` | the file, its lock, its settings, its schema |
+//! | `open` | the file, its lock, its settings, its schema; `private` keeps it to its user |
 //! | `writer` | the connection that writes, and when it is replaced |
 //! | `flush` | many writes, one transaction |
 //! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
@@ -41,6 +41,7 @@ mod order;
 mod param;
 mod plugins;
 mod policy;
+mod private;
 mod progress;
 mod read;
 mod registry;

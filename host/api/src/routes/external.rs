@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
-use taskforge_domain::{Json, TaskId, TaskState, TaskType, TenantId, Timestamp};
+use taskforge_domain::{Json, TaskId, TaskState, TaskType, TenantId, Timestamp, is_hidden};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -190,7 +190,7 @@ fn read_ask(app: &App, body: &[u8]) -> Result<(Ask, Duration), Problem> {
         let wait = fields.parse("wait", errors, |raw| duration(raw, MAX_WAIT, "60 seconds"));
         let worker = fields.parse("worker", errors, |raw| {
             let name: String = parsed(raw)?;
-            let is_name = name.chars().count() <= MAX_NAME && !name.chars().any(char::is_control);
+            let is_name = name.chars().count() <= MAX_NAME && !name.contains(is_hidden);
             let rule = || format!("must be at most {MAX_NAME} characters, none of them a control character");
             is_name.then_some(name).ok_or_else(rule)
         });

@@ -384,7 +384,7 @@ async fn a_client_that_hangs_up_while_it_waits_takes_nothing_with_it() {
     let api = start().await;
     let body = json!({"task_types": ["ocr"], "max": 100, "wait": "60s"}).to_string();
     let head = format!(
-        "POST /task/next HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /task/next HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     for _ in 0..5 {

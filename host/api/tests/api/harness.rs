@@ -249,7 +249,14 @@ impl Api {
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        let mut all = vec![("connection", "close")];
+        all.extend(headers);
+        self.send_kept(method, path, &all, body).await
+    }
+
+    /// The same without a wish that the connection be closed: the server must do that by itself.
+    pub async fn send_kept(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
         if !body.is_empty() || method == "POST" || method == "PUT" {
             request.push_str(&format!("content-length: {}\r\n", body.len()));
         }

@@ -41,7 +41,7 @@ async fn headers_that_drip_in_are_cut_off() {
         .await;
     let mut stream = api.connect().await;
     stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\nx-slow: ")
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
         .await
         .unwrap();
     let begin = Instant::now();
@@ -68,7 +68,7 @@ async fn a_connection_that_says_nothing_is_closed() {
 async fn a_body_that_drips_in_is_cut_off() {
     let api = Setup::config(|config| config.body_timeout = SHORT).start().await;
     let mut stream = api.connect().await;
-    let head = "POST /tasks HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{";
+    let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = drip(stream, b" ").await;
     Answer::parse(&answer)
@@ -80,8 +80,7 @@ async fn a_body_that_drips_in_is_cut_off() {
 async fn a_body_that_breaks_off_stores_nothing() {
     let api = Api::start().await;
     let mut stream = api.connect().await;
-    let head =
-        "POST /tasks HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
+    let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(br#"{"task_type":"echo"}"#).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -110,7 +109,7 @@ async fn a_body_that_is_too_large_is_refused_however_it_comes() {
         "{problem}"
     );
     // Without a length.
-    let mut request = b"POST /tasks HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    let mut request = b"POST /tasks HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for piece in body.as_bytes().chunks(10_000) {
         request.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
         request.extend_from_slice(piece);
@@ -121,7 +120,7 @@ async fn a_body_that_is_too_large_is_refused_however_it_comes() {
         .unwrap()
         .problem(413, "body-too-large");
     // A client that asks first is told before it sends.
-    let asks = "POST /tasks HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 150000\r\n\r\n";
+    let asks = "POST /tasks HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 150000\r\n\r\n";
     Answer::parse(&api.raw(asks.as_bytes()).await.unwrap())
         .unwrap()
         .problem(413, "body-too-large");
@@ -133,7 +132,7 @@ async fn a_body_that_is_too_large_is_refused_however_it_comes() {
 async fn a_body_without_end_is_not_read_without_end() {
     let api = Setup::config(|config| config.body_limit = 100_000).start().await;
     let mut stream = api.connect().await;
-    let head = "POST /tasks HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let flood = async { while stream.write_all(chunk.as_bytes()).await.is_ok() {} };
@@ -147,14 +146,14 @@ async fn headers_are_limited_in_size_and_number() {
     let api = Api::start().await;
     for request in [
         format!(
-            "GET /healthz HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n",
+            "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n",
             "x".repeat(70_000)
         ),
         format!(
-            "GET /healthz HTTP/1.1\r\nhost: a\r\n{}\r\n",
+            "GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
             "x: y\r\n".repeat(101)
         ),
-        format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(70_000)),
+        format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(70_000)),
     ] {
         let raw = api.raw(request.as_bytes()).await.unwrap();
         let status = Answer::parse(&raw).unwrap().status;
@@ -163,25 +162,176 @@ async fn headers_are_limited_in_size_and_number() {
     }
 }
 
+/// Connections that say nothing.
+async fn silent(api: &Api, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(api.connect().await);
+    }
+    streams
+}
+
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_their_turn() {
+async fn probes_are_answered_beyond_the_limit_and_everything_else_is_told_to_come_back() {
     let api = Setup::config(|config| config.max_connections = 2).start().await;
-    let (first, second) = (api.connect().await, api.connect().await);
-    let third = api.get("/healthz");
-    tokio::pin!(third);
-    let early = tokio::time::timeout(SHORT, third.as_mut()).await;
-    assert!(early.is_err(), "there is no place for a third");
-    drop(first);
-    let answer = tokio::time::timeout(PATIENCE, third).await.expect("now there is");
-    assert_eq!(answer.status, 200);
-    drop(second);
+    let _busy = [long_poll(&api).await, long_poll(&api).await];
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(api.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/tasks", "/metrics", "/docs/"] {
+        let answer = api.get(path).await;
+        answer.problem(503, "unavailable");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+}
+
+/// A connection whose request is being answered for a while.
+async fn long_poll(api: &Api) -> TcpStream {
+    let id = api.fibonacci().await;
+    let mut stream = api.connect().await;
+    let head = format!("GET /tasks/{id}?wait=60s HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(SHORT).await;
+    stream
+}
+
+#[tokio::test]
+async fn silent_connections_give_way_to_those_that_speak() {
+    let api = Setup::config(|config| config.max_connections = 64).start().await;
+    let _flood = silent(&api, 200).await;
+    assert_eq!(api.get("/healthz").await.status, 200, "at once");
+    // They may be about to speak for a second.
+    let served = async { while api.get("/tasks").await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, served)
+        .await
+        .expect("it is served");
+}
+
+#[tokio::test]
+async fn one_address_gets_its_share_of_connections() {
+    let setup = Setup::config(|config| {
+        config.max_connections = 8;
+        config.max_connections_per_address = 2;
+    });
+    let api = setup.start().await;
+    let _busy = [long_poll(&api).await, long_poll(&api).await];
+    api.get("/tasks").await.problem(503, "unavailable");
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(api.address).await.unwrap();
+    let request = "GET /tasks HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    other.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    other.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(Answer::parse(&answer).unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_has_a_short_time_for_its_first_byte() {
+    let setup = Setup::config(|config| {
+        config.first_byte_timeout = SHORT;
+        config.header_timeout = PATIENCE * 2;
+    });
+    let api = setup.start().await;
+    let mut stream = api.connect().await;
+    let closed = async { stream.read(&mut [0]).await };
+    let read = tokio::time::timeout(PATIENCE, closed).await.expect("closed");
+    assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
+}
+
+#[tokio::test]
+async fn slow_uploads_leave_turns_to_others() {
+    let api = Setup::config(|config| config.body_grace = SHORT).start().await;
+    let head = "POST /plugins HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/wasm\r\n\
+                content-length: 1000000\r\n\r\n\0asm";
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut stream = api.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    tokio::time::sleep(SHORT).await;
+    // Answered as what it is once the slow ones have had their time, two at a time.
+    let answer = tokio::time::timeout(PATIENCE, api.push("", b"\0asm")).await;
+    answer.expect("it has its turn").problem(422, "component");
+    let mut answer = Vec::new();
+    slow.remove(0).read_to_end(&mut answer).await.unwrap();
+    Answer::parse(&answer).unwrap().problem(408, "slow-body");
+}
+
+#[tokio::test]
+async fn a_refused_body_is_read_away_so_that_the_answer_arrives() {
+    let setup = Setup::config(|config| {
+        config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap());
+        config.body_limit = 100_000;
+    });
+    let api = setup.start().await;
+    let large = vec![b' '; 40 << 20];
+    for (path, headers, status, kind) in [
+        (
+            "/plugins",
+            &[("content-type", "application/wasm")][..],
+            401,
+            "unauthorized",
+        ),
+        ("/nowhere", &[("x-api-key", "0123456789abcdef")], 404, "no-route"),
+        (
+            "/tasks",
+            &[("x-api-key", "0123456789abcdef")],
+            415,
+            "unsupported-media-type",
+        ),
+        (
+            "/tasks",
+            &[
+                ("x-api-key", "0123456789abcdef"),
+                ("content-type", "application/json"),
+            ],
+            413,
+            "body-too-large",
+        ),
+    ] {
+        let mut all = vec![("connection", "keep-alive")];
+        all.extend(headers);
+        let answer = api.send_kept("POST", path, &all, &large).await;
+        answer.problem(status, kind);
+        assert_eq!(answer.header("connection"), "close", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on_only_if_its_body_is_wanted() {
+    let setup =
+        Setup::config(|config| config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap()));
+    let api = setup.start().await;
+    let body = r#"{"task_type":"echo"}"#;
+    let head = |key: &str| {
+        format!(
+            "POST /tasks HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\nexpect: 100-continue\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+    };
+    let refused = api.raw(head("wrong").as_bytes()).await.unwrap();
+    Answer::parse(&refused).unwrap().problem(401, "unauthorized");
+    let mut stream = api.connect().await;
+    stream
+        .write_all(head("0123456789abcdef").as_bytes())
+        .await
+        .unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100"));
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut created = [0; 12];
+    stream.read_exact(&mut created).await.unwrap();
+    assert_eq!(&created, b"HTTP/1.1 201");
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_connection() {
     let setup = Setup::config(|config| {
         config.write_timeout = SHORT;
-        config.max_connections = 1;
         config.body_limit = 40 << 20;
     });
     let api = setup.start().await;
@@ -191,11 +341,11 @@ async fn a_client_that_does_not_read_loses_its_connection() {
         .await;
     let mut stream = api.connect().await;
     stream
-        .write_all(format!("GET /tasks/{id} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
+        .write_all(format!("GET /tasks/{id} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
         .await
         .unwrap();
-    // There is one place only, so this is answered when the other client has lost it.
-    assert_eq!(api.get("/healthz").await.status, 200);
+    // Long enough to have filled the buffers and to have been given up.
+    tokio::time::sleep(SHORT * 3).await;
     let mut answer = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
         .await
@@ -207,7 +357,7 @@ async fn a_client_that_does_not_read_loses_its_connection() {
 #[tokio::test]
 async fn a_connection_serves_many_requests() {
     let api = Api::start().await;
-    let two = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET /plugins/echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let two = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /plugins/echo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let raw = api.raw(two.as_bytes()).await.unwrap();
     assert_eq!(
         String::from_utf8_lossy(&raw).matches("HTTP/1.1 200 OK").count(),
@@ -219,7 +369,7 @@ async fn a_connection_serves_many_requests() {
 async fn a_shutdown_closes_the_door_and_idle_connections() {
     let api = Api::start().await;
     let mut idle = api.connect().await;
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
     let mut first = [0; 12];
@@ -245,7 +395,7 @@ async fn who_is_still_busy_after_the_grace_period_is_cut_off() {
         .start()
         .await;
     let mut busy = api.connect().await;
-    let head = "POST /tasks HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
+    let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
     busy.write_all(head.as_bytes()).await.unwrap();
     // Its handler runs: it asks for the body, which never comes.
     let mut go_on = [0; 25];

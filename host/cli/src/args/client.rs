@@ -1,6 +1,6 @@
 //! Commands that talk to a server.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use taskforge_domain::{FailureKind, Fingerprint, TaskState, TaskType, TenantId, Timestamp};
@@ -16,9 +16,18 @@ pub(crate) struct ServerArgs {
     )]
     pub(crate) server: reqwest::Url,
 
-    /// The server's key, if it asks for one
+    /// The server's key [default: for a server on this machine, the one that `taskforge dev` keeps in its data folder]
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
+
+    /// The data folder of `taskforge dev`, for its key
+    #[arg(
+        long,
+        env = "TASKFORGE_DATA_DIR",
+        default_value = ".taskforge",
+        value_name = "DIR"
+    )]
+    pub(crate) data_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use taskforge_domain::TaskType;
 
-use super::{CeilingArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs};
+use super::{CeilingArgs, ConnectionArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -120,6 +120,9 @@ pub(crate) struct ServeArgs {
     /// A second address with /healthz, /readyz and /metrics only, which ask for no key
     #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub(crate) connections: ConnectionArgs,
 
     /// How long running requests may go on after SIGTERM or Ctrl-C
     #[arg(long, env = "TASKFORGE_SHUTDOWN_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]

@@ -198,6 +198,6 @@ pub(super) fn cell(value: &Value) -> String {
 fn indented(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        value => format!("{value:#}").replace('\n', "\n              "),
+        value => format!("{value:#}"),
     }
 }

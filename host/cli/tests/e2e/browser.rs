@@ -21,7 +21,7 @@ fn browser() -> Option<&'static str> {
 }
 
 #[tokio::test]
-async fn swagger_ui_shows_every_route_without_the_internet() {
+async fn swagger_ui_shows_every_route_with_the_key_and_without_the_internet() {
     let Some(browser) = browser() else {
         // A developer's machine may have none; the machine that decides what lands must.
         assert!(std::env::var_os("CI").is_none(), "no browser: install chromium");
@@ -32,7 +32,8 @@ async fn swagger_ui_shows_every_route_without_the_internet() {
     let profile = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     let page = tokio::task::spawn_blocking({
-        let url = format!("{}/docs/", server.url);
+        let key = std::fs::read_to_string(data.path().join("key")).unwrap();
+        let url = format!("{}/docs/#key={}", server.url, key.trim());
         let profile = format!("--user-data-dir={}", profile.path().display());
         move || {
             Command::new(browser)
@@ -62,6 +63,7 @@ async fn swagger_ui_shows_every_route_without_the_internet() {
     .unwrap();
     let page = String::from_utf8_lossy(&page.stdout);
     let document = server.get("/openapi.json").await;
+    assert!(page.contains("btn authorize locked"), "the key is entered");
     for path in document["paths"].as_object().unwrap().keys() {
         assert!(
             page.contains(&format!("data-path=\"{path}\"")),

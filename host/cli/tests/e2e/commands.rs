@@ -20,12 +20,7 @@ fn stderr(output: &Output) -> String {
 
 /// Runs a client command against a server and reads its JSON.
 fn client(server: &Server, args: &[&str]) -> Value {
-    let done = taskforge()
-        .args(args)
-        .arg("--json")
-        .env("TASKFORGE_SERVER", &server.url)
-        .output()
-        .unwrap();
+    let done = server.command(args).arg("--json").output().unwrap();
     assert!(done.status.success(), "{args:?}: {}", stderr(&done));
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -146,11 +141,7 @@ async fn what_the_server_refuses_is_told_in_words() {
         (&["task", "get", "x"], "invalid"),
         (&["task", "list", "--status", "dead"], "scheduled, pending"),
     ] {
-        let done = taskforge()
-            .args(args)
-            .env("TASKFORGE_SERVER", &server.url)
-            .output()
-            .unwrap();
+        let done = server.command(args).output().unwrap();
         assert!(!done.status.success(), "{args:?}");
         assert!(stderr(&done).contains(told), "{args:?}: {}", stderr(&done));
     }

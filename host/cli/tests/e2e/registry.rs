@@ -13,11 +13,8 @@ use crate::server::{Server, taskforge};
 
 /// Runs a command against a server, with this on its standard input.
 fn run_with(server: &Server, args: &[&str], input: &str) -> Output {
-    let mut command = taskforge();
-    command
-        .args(args)
-        .env("TASKFORGE_SERVER", &server.url)
-        .env("USER", "tester");
+    let mut command = server.command(args);
+    command.env("USER", "tester");
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 
 pub(crate) use crate::binary::taskforge;
@@ -15,6 +16,8 @@ pub(crate) use crate::binary::taskforge;
 pub(crate) struct Server {
     process: Child,
     pub(crate) url: String,
+    /// What it printed until it was ready.
+    pub(crate) greeting: String,
     data_dir: PathBuf,
     http: reqwest::Client,
 }
@@ -33,19 +36,34 @@ impl Server {
         adjust(&mut command);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let url = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.trim().strip_prefix("API")?.trim().to_owned()))
-            .expect("the server said where it listens");
+        let (mut url, mut greeting) = (None, String::new());
+        for line in lines.by_ref().map_while(Result::ok) {
+            greeting.push_str(&format!("{line}\n"));
+            match line.trim().strip_prefix("API") {
+                Some(said) => url = Some(said.trim().to_owned()),
+                None if line.starts_with("A first task") => break,
+                None => {}
+            }
+        }
+        let url = url.expect("the server said where it listens");
         // Nobody reads the rest; the thread ends with the process.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         // The binary installs one for itself; this is for the test's own client.
         let _already_there = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = reqwest::Client::builder().no_proxy();
+        // Made before the server listens; there is none where `--no-key` was said.
+        let http = match std::fs::read_to_string(data_dir.join("key")) {
+            Ok(key) => http.default_headers(HeaderMap::from_iter([(
+                HeaderName::from_static("x-api-key"),
+                key.trim().parse().unwrap(),
+            )])),
+            Err(_) => http,
+        };
+        let http = http.build().unwrap();
         Self {
             process,
             url,
+            greeting,
             data_dir: data_dir.to_owned(),
             http,
         }
@@ -53,6 +71,20 @@ impl Server {
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// A client command that speaks to this server, with the key that it finds by itself.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = taskforge();
+        command
+            .args(args)
+            .env("TASKFORGE_SERVER", &self.url)
+            .env("TASKFORGE_DATA_DIR", &self.data_dir);
+        command
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
     }
 
     pub(crate) fn signal(&self, name: &str) {

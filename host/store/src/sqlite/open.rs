@@ -1,7 +1,7 @@
 //! The file, its lock, its settings, its schema.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{Read, Seek, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +13,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::lead;
+use super::{lead, private};
 use crate::{StoreError, StoreResult};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
@@ -33,7 +33,7 @@ pub(super) struct FileLock {
 impl FileLock {
     pub(super) fn take(database: &Path) -> StoreResult<Self> {
         let folder = folder_of(database);
-        std::fs::create_dir_all(folder).map_err(|error| {
+        private::folder(folder).map_err(|error| {
             StoreError::Unavailable(format!(
                 "cannot create the data folder {}: {error}",
                 folder.display()
@@ -43,13 +43,7 @@ impl FileLock {
         let cannot = |error: std::io::Error| {
             StoreError::Unavailable(format!("cannot lock {}: {error}", path.display()))
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(cannot)?;
+        let mut file = private::file(&path).map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -105,6 +99,16 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// Opens the connection that writes, creates the file if there is none, and brings the schema up to date.
 pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
+    // SQLite gives its log and its index the mode of the database.
+    for file in [
+        path.to_owned(),
+        with_suffix(path, "-wal"),
+        with_suffix(path, "-shm"),
+    ] {
+        private::database_file(&file, file == path).map_err(|error| {
+            StoreError::Unavailable(format!("cannot keep {} to its user: {error}", file.display()))
+        })?;
+    }
     let options = writer_options(path).create_if_missing(true).page_size(PAGE_SIZE);
     let mut connection = connect(path, options).await?;
     migrate(path, &mut connection).await?;

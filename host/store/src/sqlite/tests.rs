@@ -41,6 +41,47 @@ async fn open_error(path: &Path) -> StoreError {
     SqliteStore::open(path).await.err().expect("it must not open")
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn its_files_are_its_users_alone() {
+    use std::{
+        fs::{Permissions, metadata, set_permissions},
+        os::unix::fs::PermissionsExt as _,
+    };
+    let mode = |path: &Path| metadata(path).unwrap().permissions().mode() & 0o777;
+    let (folder, store) = fresh().await;
+    store.enqueue(&[new_task()]).await.unwrap();
+    let data = folder.path().join("data");
+    let files = [
+        "taskforge.db",
+        "taskforge.db-wal",
+        "taskforge.db-shm",
+        "taskforge.db.lock",
+    ];
+    let all_closed = || {
+        for name in files {
+            assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+        }
+    };
+    assert_eq!(mode(&data), 0o700);
+    all_closed();
+    // As an older version left them, with a log that was not written back.
+    store.close().await.unwrap();
+    drop(store);
+    for name in files {
+        let path = data.join(name);
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        set_permissions(path, Permissions::from_mode(0o666)).unwrap();
+    }
+    let store = SqliteStore::open(&data.join("taskforge.db")).await.unwrap();
+    store.enqueue(&[new_task()]).await.unwrap();
+    all_closed();
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let (folder, store) = fresh().await;

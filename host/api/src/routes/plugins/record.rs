@@ -2,6 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
+use taskforge_domain::VersionNumber;
 
 use crate::{
     Problem,
@@ -53,8 +54,13 @@ pub(crate) async fn advice(
     PluginPath(name): PluginPath,
     mut params: Params,
 ) -> Result<Response, Problem> {
-    let version = params.one("version", |text| Ok(text.to_owned()))?;
+    let version = params.one("version", |text| {
+        text.parse::<VersionNumber>().map_err(|error| error.to_string())
+    })?;
     params.end("version")?;
-    let advice = app.services.registry.advise(&name, version.as_deref()).await?;
+    let advice = {
+        let version = version.as_ref().map(VersionNumber::as_str);
+        app.services.registry.advise(&name, version).await?
+    };
     Ok(json(StatusCode::OK, &advice))
 }

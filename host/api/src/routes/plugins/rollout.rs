@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
-use taskforge_domain::{CanaryGuard, RegisteredPlugin};
+use taskforge_domain::{CanaryGuard, RegisteredPlugin, VersionNumber};
 use taskforge_registry::Force;
 
 use crate::{
@@ -42,14 +42,14 @@ pub(crate) async fn activate(
 ) -> Result<Response, Problem> {
     let known = ["version", "force", "allow_downgrade"];
     let (version, force) = fields::body(&body, &known, |fields, errors| {
-        let version = fields.required("version", errors, parsed::<String>);
+        let version = fields.required("version", errors, parsed::<VersionNumber>);
         let force = force(fields, errors);
         Some((version?, force))
     })?;
     let plugin = app
         .services
         .registry
-        .activate(&name, &version, force, &by)
+        .activate(&name, version.as_str(), force, &by)
         .await?;
     shown(&app, &plugin).await
 }
@@ -101,7 +101,7 @@ pub(crate) async fn start_canary(
 ) -> Result<Response, Problem> {
     let known = ["version", "percent", "guard", "force", "allow_downgrade"];
     let (version, percent, guard, force) = fields::body(&body, &known, |fields, errors| {
-        let version = fields.required("version", errors, parsed::<String>);
+        let version = fields.required("version", errors, parsed::<VersionNumber>);
         let percent = fields.required("percent", errors, |raw| {
             let percent = serde_json::from_str::<u8>(raw).ok();
             let percent = percent.filter(|percent| (1..=99).contains(percent));
@@ -113,7 +113,7 @@ pub(crate) async fn start_canary(
     })?;
     let registry = &app.services.registry;
     let plugin = registry
-        .canary(&name, &version, percent, guard, force, &by)
+        .canary(&name, version.as_str(), percent, guard, force, &by)
         .await?;
     shown(&app, &plugin).await
 }
@@ -198,13 +198,13 @@ pub(crate) async fn retire(
 ) -> Result<Response, Problem> {
     let version = body.map(|body| {
         fields::body(&body, &["version"], |fields, errors| {
-            Some(fields.parse("version", errors, parsed::<String>))
+            Some(fields.parse("version", errors, parsed::<VersionNumber>))
         })
     });
     let registry = &app.services.registry;
     let plugin = match version.transpose()?.flatten() {
         Some(version) => {
-            registry.retire_version(&name, &version, &by).await?;
+            registry.retire_version(&name, version.as_str(), &by).await?;
             registry.plugin(&name).await?
         }
         None => registry.retire(&name, &by).await?,

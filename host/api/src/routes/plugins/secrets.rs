@@ -61,7 +61,7 @@ pub(crate) async fn set(
         })
     })?;
     let registry = &app.services.registry;
-    registry.set_secret(&name, &key, &value, &by).await?;
+    registry.set_secret(&name, key.as_str(), &value, &by).await?;
     list(State(app), PluginPath(name), Params::default()).await
 }
 
@@ -81,6 +81,7 @@ pub(crate) async fn delete(
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    app.services.registry.delete_secret(&name, &key, &by).await?;
+    let registry = &app.services.registry;
+    registry.delete_secret(&name, key.as_str(), &by).await?;
     list(State(app), PluginPath(name), Params::default()).await
 }

@@ -60,7 +60,7 @@ pub(crate) async fn read(
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    let version = app.services.registry.version(&name, &version).await?;
+    let version = app.services.registry.version(&name, version.as_str()).await?;
     shown(&app, &name, &version).await
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn component(
 ) -> Result<Response, Problem> {
     params.end("none")?;
     let registry = &app.services.registry;
-    let version = registry.version(&name, &version).await?;
+    let version = registry.version(&name, version.as_str()).await?;
     let Some(bytes) = registry.component(&version.info.digest).await? else {
         tracing::error!(plugin = %name, digest = %version.info.digest, "a version has no component");
         return Err(Problem::internal());
@@ -120,7 +120,7 @@ pub(crate) async fn set_settings(
     let version = app
         .services
         .registry
-        .set_settings(&name, &version, settings, &by)
+        .set_settings(&name, version.as_str(), settings, &by)
         .await?;
     app.offer().await;
     shown(&app, &name, &version).await
