@@ -43,6 +43,9 @@ pub fn decode<'a>(bytes: &'a [u8], hints: &Hints<'_>) -> (Cow<'a, str>, &'static
 
 /// UTF-8 if it can be, or else what the letters look like.
 fn guess(bytes: &[u8], hints: &Hints<'_>) -> &'static Encoding {
+    if let Some(encoding) = prescan::utf16_markup(bytes) {
+        return encoding;
+    }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
     detector.feed(bytes, !hints.cut);
     let top = hints.host.and_then(|host| host.rsplit('.').next()).filter(|top| {
@@ -127,6 +130,7 @@ mod tests {
     fn without_a_word_it_is_utf8_if_it_can_be() {
         check("<title>Zażółć".as_bytes(), HTML, "Zażółć", "UTF-8");
         check(b"<p>plain", HTML, "plain", "UTF-8");
+        check(b"<\0p\0>\0x\0", HTML, "<p>x", "UTF-16LE");
         let cut = Hints { cut: true, ..HTML };
         check(&"é".as_bytes()[..1], cut, "", "UTF-8");
         let stray = ["Zażółć gęślą jaźń. ".repeat(5).as_bytes(), b"\xe9"].concat();

@@ -28,6 +28,21 @@ const HTML_AGAIN: [&str; 9] = [
     "foreignobject", "desc", "title", "annotation-xml", "mi", "mo", "mn", "ms", "mtext",
 ];
 
+/// Elements that end foreign content wherever they begin in it.
+const BREAKOUT: [&str; 44] = [
+    "b", "big", "blockquote", "body", "br", "center", "code", "dd", "div", "dl", "dt", "em",
+    "embed", "h1", "h2", "h3", "h4", "h5", "h6", "head", "hr", "i", "img", "li", "listing", "menu",
+    "meta", "nobr", "ol", "p", "pre", "ruby", "s", "small", "span", "strike", "strong", "sub",
+    "sup", "table", "tt", "u", "ul", "var",
+];
+
+/// Elements that an end tag within them closes nothing beyond of (HTML, 13.2.4.2).
+const SCOPES: [&str; 7] = ["table", "template", "svg", "math", "object", "marquee", "applet"];
+
+/// How far back an end tag looks for its element. One that closes more than that is taken for one
+/// that closes nothing.
+const LOOKED_BACK: usize = 256;
+
 /// The part of a page before its elements are nested too deeply, and whether that is not all of it.
 pub(crate) fn cut(html: &str) -> (&str, bool) {
     let mut open = Open::default();
@@ -48,14 +63,13 @@ pub(crate) fn cut(html: &str) -> (&str, bool) {
         }
         at = html.len() - rest.len();
         at += tag_end(&html[at..]);
-        let is_one_of = |names: &[&str]| names.iter().any(|other| name.eq_ignore_ascii_case(other));
         if end_tag {
-            open.end(name, is_one_of(&NOT_NESTED));
-        } else if is_one_of(&RAW_TEXT) && !open.in_foreign() {
+            open.end(name);
+        } else if is_one_of(name, &RAW_TEXT) && !open.in_foreign() {
             at += end_of_raw_text(&html[at..], name);
         } else {
-            open.start(name, is_one_of(&NOT_NESTED), html[..at].ends_with("/>"));
-            if open.depth > MAX_DEPTH {
+            open.start(name, html[..at].ends_with("/>"));
+            if open.0.len() > MAX_DEPTH {
                 return (&html[..tag], true);
             }
         }
@@ -63,49 +77,49 @@ pub(crate) fn cut(html: &str) -> (&str, bool) {
     (html, false)
 }
 
-/// What is open: how many elements, and which of them begin foreign content or end it.
+/// What is open, and for each element whether its content is foreign.
 #[derive(Default)]
-struct Open<'a> {
-    depth: usize,
-    borders: Vec<(&'a str, bool)>,
-}
+struct Open<'a>(Vec<(&'a str, bool)>);
 
 impl<'a> Open<'a> {
     /// There, a tag that ends with `/>` is a whole element.
     fn in_foreign(&self) -> bool {
-        self.borders.last().is_some_and(|(_, foreign)| *foreign)
+        self.0.last().is_some_and(|(_, foreign)| *foreign)
     }
 
-    fn start(&mut self, name: &'a str, never_nested: bool, closed: bool) {
-        let is_one_of = |names: &[&str]| names.iter().any(|other| name.eq_ignore_ascii_case(other));
-        if self.in_foreign() {
-            if closed {
-                return;
-            }
-            if is_one_of(&HTML_AGAIN) {
-                self.borders.push((name, false));
-            }
-        } else if never_nested {
+    fn start(&mut self, name: &'a str, closed: bool) {
+        if self.in_foreign() && is_one_of(name, &BREAKOUT) {
+            let html = self.0.iter().rposition(|(_, foreign)| !foreign);
+            self.0.truncate(html.map_or(0, |at| at + 1));
+        }
+        let within_foreign = self.in_foreign();
+        let begins_foreign = is_one_of(name, &FOREIGN);
+        if closed && (within_foreign || begins_foreign) {
             return;
         }
-        if is_one_of(&FOREIGN) {
-            if closed {
-                return;
-            }
-            self.borders.push((name, true));
+        if within_foreign || !is_one_of(name, &NOT_NESTED) {
+            let foreign = begins_foreign || (within_foreign && !is_one_of(name, &HTML_AGAIN));
+            self.0.push((name, foreign));
         }
-        self.depth += 1;
     }
 
-    fn end(&mut self, name: &str, never_nested: bool) {
-        let same = |(open, _): &(&str, bool)| open.eq_ignore_ascii_case(name);
-        if let Some(border) = self.borders.iter().rposition(same) {
-            self.borders.truncate(border);
-        } else if never_nested && !self.in_foreign() {
-            return;
+    /// Closes the element and what is open within it. What is open beyond a table or a drawing
+    /// stays so.
+    fn end(&mut self, name: &str) {
+        for (at, (open, _)) in self.0.iter().enumerate().rev().take(LOOKED_BACK) {
+            if open.eq_ignore_ascii_case(name) {
+                self.0.truncate(at);
+                return;
+            }
+            if is_one_of(open, &SCOPES) {
+                return;
+            }
         }
-        self.depth = self.depth.saturating_sub(1);
     }
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Where the end tag of a raw text element begins; after all of it when there is none.
@@ -144,6 +158,9 @@ mod tests {
             "<svg><foreignObject><p>x<br/></foreignObject></svg>",
             "<svg/><math/><math><mspace/><mi>x</mi></math>",
             "<a title='<b><i>'>x</a>",
+            "<svg><path><g></svg>",
+            "<div><span><em>x</div>",
+            "<svg><path><p>x",
         ] {
             let html = piece.repeat(20_000);
             assert_eq!(cut(&html), (html.as_str(), false), "{piece}");
@@ -159,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_slash_closes_only_foreign_elements() {
-        for piece in ["<div/>", "<svg><g>", "<svg><desc><div/>"] {
+        for piece in ["<div/>", "<svg><g>", "<svg><desc><div/>", "<div><table><td></div>"] {
             assert!(cut(&piece.repeat(5_000)).1, "{piece}");
         }
     }

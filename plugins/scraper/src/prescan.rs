@@ -26,7 +26,18 @@ pub fn html(bytes: &[u8]) -> Option<&'static Encoding> {
 /// What an XML document declares.
 #[must_use]
 pub fn xml(bytes: &[u8]) -> Option<&'static Encoding> {
-    utf16_declaration(bytes).or_else(|| xml_declaration(bytes))
+    utf16_markup(bytes).or_else(|| xml_declaration(bytes))
+}
+
+/// Markup in UTF-16 without a byte order mark (XML, appendix F.1): an ASCII letter has a zero
+/// beside it.
+#[must_use]
+pub fn utf16_markup(bytes: &[u8]) -> Option<&'static Encoding> {
+    match bytes {
+        [b'<', 0, b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', 0, ..] => Some(UTF_16LE),
+        [0, b'<', 0, b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..] => Some(UTF_16BE),
+        _ => None,
+    }
 }
 
 fn utf16_declaration(bytes: &[u8]) -> Option<&'static Encoding> {
