@@ -15,6 +15,7 @@ mod generated {
             world: "taskforge:plugin/plugin",
             imports: {
                 "taskforge:plugin/mail.send": async,
+                "taskforge:plugin/mail-mime.send": async,
                 "wasi:keyvalue": async | trappable,
             },
             with: {
@@ -42,7 +43,7 @@ mod generated {
 
 pub(crate) use generated::contract::PluginPre as BindingsPre;
 pub(crate) use generated::contract::exports::taskforge::plugin::handler;
-pub(crate) use generated::contract::taskforge::plugin::{mail, progress};
+pub(crate) use generated::contract::taskforge::plugin::{mail, mail_mime, progress};
 pub(crate) use generated::contract::wasi::{config::store as config, keyvalue, logging::logging};
 pub(crate) use generated::draft2::wasi::keyvalue as keyvalue_draft2;
 

@@ -224,6 +224,7 @@ pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     logging::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     progress::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     contract::mail::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
+    contract::mail_mime::add_to_linker::<_, HasSelf<HostState>>(linker, HostState::counted)?;
     config::link(linker)?;
     keyvalue::link(linker)
 }

@@ -67,7 +67,10 @@ pub use compiler::{CompileProcess, Compiler};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
 pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Seen, Space};
-pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
+pub use mailer::{
+    MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt, MailRefusal, Mailer, OutboxMailer,
+    SmtpMailer,
+};
 pub use plugin::Plugin;
 pub use refusal::LoadError;
 pub use residents::Residents;

@@ -3,7 +3,10 @@
 //! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in development is what an
 //! SMTP server would get.
 
+mod address;
+mod body;
 mod compose;
+mod header;
 mod outbox;
 mod smtp;
 
@@ -30,13 +33,30 @@ pub struct MailMessage {
     /// Recipients whom the message does not name.
     pub bcc: Vec<String>,
     /// Where answers go.
-    pub reply_to: Option<String>,
+    pub reply_to: Vec<String>,
     /// Subject line.
     pub subject: String,
+    /// Further headers: name and value.
+    pub headers: Vec<(String, String)>,
     /// Plain text body.
     pub text: Option<String>,
     /// HTML body.
     pub html: Option<String>,
+    /// Files that go with it.
+    pub attachments: Vec<MailAttachment>,
+}
+
+/// A file that goes with a message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MailAttachment {
+    /// What it is called.
+    pub name: String,
+    /// Media type.
+    pub content_type: String,
+    /// Its bytes.
+    pub content: Vec<u8>,
+    /// What the HTML body calls it by, after `cid:`, when it is shown there.
+    pub content_id: Option<String>,
 }
 
 /// Proof that the mailer took a message.
@@ -46,8 +66,21 @@ pub struct MailReceipt {
     pub message_id: String,
     /// The addresses that the mailer accepted the message for.
     pub accepted: Vec<String>,
+    /// The recipients whom the server refused while it took others.
+    pub refused: Vec<MailRefusal>,
     /// Lines for the task's log.
     pub log: Vec<String>,
+}
+
+/// A recipient whom the server did not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailRefusal {
+    /// The address.
+    pub address: String,
+    /// The server's reply code: 4yz for now, 5yz for good.
+    pub code: u16,
+    /// What it said.
+    pub message: String,
 }
 
 /// What class of error it is.
@@ -92,7 +125,7 @@ impl MailError {
 /// # Errors
 /// When it is no address.
 pub(crate) fn domain(field: &str, address: &str) -> Result<String, MailError> {
-    compose::mailbox(field, address).map(|mailbox| mailbox.email.domain().to_owned())
+    address::Mailbox::parse(field, address).map(|mailbox| mailbox.domain)
 }
 
 /// Takes messages.

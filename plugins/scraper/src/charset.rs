@@ -1,247 +1,170 @@
-//! From bytes to text: which encoding, in the order of the HTML standard — byte order mark, `Content-Type` header, a meta element in the
-//! first 1,024 bytes —, and without any of them UTF-8 if the bytes are, windows-1252 if not.
+//! From bytes to text: which encoding, in the order of the HTML standard — byte order mark,
+//! `Content-Type` header, what the page declares ([`prescan`]) —, and without any of them by what
+//! the bytes look like.
 
 use std::borrow::Cow;
 
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::{Encoding, UTF_8};
 
-/// How far the standard looks for a meta element.
-const PRESCAN: usize = 1024;
+use crate::{media::Kind, prescan};
 
-/// Decodes a page and names its encoding. What cannot be decoded becomes U+FFFD. `cut`: the page goes on after these bytes.
+/// What is known of a page beside its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Hints<'a> {
+    /// The `charset` of its type.
+    pub charset: Option<&'a str>,
+    /// How it is to be read.
+    pub kind: Kind,
+    /// The page goes on after these bytes.
+    pub cut: bool,
+    /// The host that it came from: what is undeclared on a Japanese host is rather Shift_JIS.
+    pub host: Option<&'a str>,
+    /// It was sent as a type that is none. Such pages are rendered by browsers alone, which never
+    /// guess UTF-8, so they are written in what browsers fall back on.
+    pub malformed_type: bool,
+}
+
+/// Decodes a page and says in which encoding. What cannot be decoded becomes U+FFFD.
 #[must_use]
-pub fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>, cut: bool) -> (Cow<'a, str>, &'static str) {
+pub fn decode<'a>(bytes: &'a [u8], hints: &Hints<'_>) -> (Cow<'a, str>, &'static Encoding) {
+    let told = hints
+        .charset
+        .and_then(|label| Encoding::for_label(label.as_bytes()));
+    let declared = || match hints.kind {
+        Kind::Xhtml => prescan::xml(bytes),
+        _ => prescan::html(bytes),
+    };
+    let encoding = told.or_else(declared).unwrap_or_else(|| guess(bytes, hints));
     // `decode` lets a byte order mark override what it is told.
-    let told = content_type.and_then(from_header).or_else(|| from_meta(bytes));
-    let encoding = told.unwrap_or_else(|| if is_utf8(bytes, cut) { UTF_8 } else { WINDOWS_1252 });
     let (text, used, _) = encoding.decode(bytes);
-    (text, used.name())
+    (text, used)
 }
 
-/// A page that was cut in the middle of a character is UTF-8 all the same.
-fn is_utf8(bytes: &[u8], cut: bool) -> bool {
-    std::str::from_utf8(bytes).map_or_else(|error| cut && error.error_len().is_none(), |_| true)
-}
-
-fn from_header(content_type: &str) -> Option<&'static Encoding> {
-    content_type.split(';').skip(1).find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        let label = value.trim().trim_matches(['"', '\'']);
-        name.trim()
-            .eq_ignore_ascii_case("charset")
-            .then(|| Encoding::for_label(label.as_bytes()))?
-    })
-}
-
-/// The standard's prescan: the first meta element that names an encoding, outside comments.
-fn from_meta(bytes: &[u8]) -> Option<&'static Encoding> {
-    let mut rest = &bytes[..bytes.len().min(PRESCAN)];
-    while let Some(start) = rest.iter().position(|&b| b == b'<') {
-        rest = &rest[start + 1..];
-        if let Some(comment) = rest.strip_prefix(b"!--") {
-            // `<!-->` is a whole comment.
-            let end = find(comment, b"-->")
-                .map(|at| at + 3)
-                .or_else(|| comment.strip_prefix(b">").map(|_| 1));
-            rest = &comment[end?..];
-        } else if let Some(meta) = strip_tag_name(rest, b"meta") {
-            let (attributes, after) = attributes(meta);
-            if let Some(encoding) = meta_encoding(&attributes) {
-                return Some(encoding);
-            }
-            rest = after;
-        } else if matches!(rest, [b'/' | b'a'..=b'z' | b'A'..=b'Z', ..]) {
-            // Attributes may hold a `<meta` in quotes, so they have to be read as well.
-            let name = rest.iter().position(|&b| is_space(b) || b == b'>')?;
-            rest = attributes(&rest[name..]).1;
-        }
+/// UTF-8 if it can be, or else what the letters look like.
+fn guess(bytes: &[u8], hints: &Hints<'_>) -> &'static Encoding {
+    if let Some(encoding) = prescan::utf16_markup(bytes) {
+        return encoding;
     }
-    None
-}
-
-fn meta_encoding(attributes: &[(String, String)]) -> Option<&'static Encoding> {
-    let value = |name: &str| {
-        attributes
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
+    detector.feed(bytes, !hints.cut);
+    let top = hints.host.and_then(|host| host.rsplit('.').next()).filter(|top| {
+        top.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    });
+    let utf8 = match hints.malformed_type {
+        true => Utf8Detection::Deny,
+        false if is_nearly_utf8(bytes) => return UTF_8,
+        false => Utf8Detection::Allow,
     };
-    let label = match value("charset") {
-        Some(label) => label,
-        None if value("http-equiv")?.eq_ignore_ascii_case("content-type") => {
-            charset_in_content(value("content")?)?
-        }
-        None => return None,
-    };
-    // We are reading ASCII, so it cannot be UTF-16 whatever it says.
-    match Encoding::for_label(label.as_bytes())? {
-        e if e == UTF_16BE || e == UTF_16LE => Some(UTF_8),
-        e if e == X_USER_DEFINED => Some(WINDOWS_1252),
-        e => Some(e),
+    detector.guess(top.map(str::as_bytes), utf8)
+}
+
+/// A page that a database cut in the middle of a character, or that quotes one line of another
+/// encoding, is UTF-8 all the same: no other encoding makes so many valid sequences by chance.
+fn is_nearly_utf8(bytes: &[u8]) -> bool {
+    const GOOD_FOR_EACH_BAD: usize = 20;
+    let (mut good, mut bad) = (0, 0);
+    for chunk in bytes.utf8_chunks() {
+        good += chunk.valid().chars().filter(|c| !c.is_ascii()).count();
+        bad += usize::from(!chunk.invalid().is_empty());
     }
-}
-
-/// `text/html; charset=shift_jis`, as lenient as the standard asks.
-fn charset_in_content(content: &str) -> Option<&str> {
-    let lower = content.to_ascii_lowercase();
-    let mut from = 0;
-    loop {
-        let at = from + lower[from..].find("charset")? + "charset".len();
-        let Some(value) = content[at..].trim_start().strip_prefix('=') else {
-            from = at;
-            continue;
-        };
-        let value = value.trim_start();
-        return match value.chars().next()? {
-            quote @ ('"' | '\'') => value[1..].split_once(quote).map(|(label, _)| label),
-            _ => value.split(|c: char| c == ';' || c.is_ascii_whitespace()).next(),
-        };
-    }
-}
-
-/// Reads the attributes of a tag up to its `>`, names in lower case. The second part is what follows the tag.
-fn attributes(mut rest: &[u8]) -> (Vec<(String, String)>, &[u8]) {
-    let mut found = Vec::new();
-    loop {
-        rest = skip(rest, |b| is_space(b) || b == b'/');
-        match rest.first() {
-            None => return (found, rest),
-            Some(b'>') => return (found, &rest[1..]),
-            Some(_) => {}
-        }
-        // An equals sign in front belongs to the name.
-        let end = 1 + rest[1..]
-            .iter()
-            .take_while(|&&b| !is_space(b) && !b"/>=".contains(&b))
-            .count();
-        let name = text(&rest[..end]).to_ascii_lowercase();
-        rest = skip(&rest[end..], is_space);
-        let mut value = &rest[..0];
-        if let Some(after) = rest.strip_prefix(b"=") {
-            rest = skip(after, is_space);
-            (value, rest) = match rest.first() {
-                Some(&quote @ (b'"' | b'\'')) => {
-                    let end = rest[1..]
-                        .iter()
-                        .position(|&b| b == quote)
-                        .unwrap_or(rest.len() - 1);
-                    (&rest[1..=end], rest.get(end + 2..).unwrap_or_default())
-                }
-                _ => rest.split_at(rest.iter().take_while(|&&b| !is_space(b) && b != b'>').count()),
-            };
-        }
-        if !found.iter().any(|(n, _)| *n == name) {
-            found.push((name, text(value)));
-        }
-    }
-}
-
-fn strip_tag_name<'a>(rest: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (start, after) = rest.split_at_checked(name.len())?;
-    (start.eq_ignore_ascii_case(name) && after.first().is_some_and(|&b| is_space(b) || b == b'/'))
-        .then_some(after)
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
-}
-
-fn skip(bytes: &[u8], test: impl Fn(u8) -> bool) -> &[u8] {
-    &bytes[bytes.iter().take_while(|&&b| test(b)).count()..]
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-const fn is_space(byte: u8) -> bool {
-    matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ')
+    bad > 0 && good >= bad * GOOD_FOR_EACH_BAD
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HTML: Hints<'static> = Hints {
+        charset: None,
+        kind: Kind::Html,
+        cut: false,
+        host: None,
+        malformed_type: false,
+    };
+
     #[track_caller]
-    fn check(bytes: &[u8], content_type: Option<&str>, text: &str, name: &str) {
-        let (decoded, used) = decode(bytes, content_type, false);
+    fn check(bytes: &[u8], hints: Hints<'_>, text: &str, name: &str) {
+        let (decoded, used) = decode(bytes, &hints);
         assert!(decoded.contains(text), "{decoded}");
-        assert_eq!(used, name);
+        assert_eq!(used.name(), name);
+    }
+
+    fn told(charset: &str) -> Hints<'_> {
+        Hints {
+            charset: Some(charset),
+            ..HTML
+        }
     }
 
     #[test]
     fn a_byte_order_mark_beats_the_header_and_the_header_beats_the_meta_element() {
-        check(
-            b"\xef\xbb\xbf\xc3\xa9",
-            Some("text/html; charset=windows-1252"),
-            "é",
-            "UTF-8",
-        );
-        check(b"\xfe\xff\x00h\x00i", None, "hi", "UTF-16BE");
-        check(
-            b"<meta charset=utf-8>\xe9",
-            Some("text/html; charset=iso-8859-1"),
-            "é",
-            "windows-1252",
-        );
-        check(
-            b"<meta charset=windows-1251>\xe9",
-            Some("text/html"),
-            "й",
-            "windows-1251",
-        );
-        check(
-            b"\xe9",
-            Some("text/html;Charset=\"ISO-8859-2\""),
-            "é",
-            "ISO-8859-2",
-        );
-        check(
-            b"<meta charset=koi8-r>\xc1",
-            Some("text/html; charset=nonsense"),
-            "а",
-            "KOI8-R",
-        );
+        check(b"\xef\xbb\xbf\xc3\xa9", told("windows-1252"), "é", "UTF-8");
+        check(b"\xfe\xff\x00h\x00i", HTML, "hi", "UTF-16BE");
+        check(b"<meta charset=utf-8>\xe9", told("iso-8859-1"), "é", "windows-1252");
+        check(b"<meta charset=windows-1251>\xe9", HTML, "й", "windows-1251");
+        check(b"<meta charset=koi8-r>\xc1", told("nonsense"), "а", "KOI8-R");
     }
 
     #[test]
     fn shift_jis_and_windows_1252_are_known_by_their_meta_elements() {
-        let jis = b"<html><head><META http-equiv='Content-Type' content=\"text/html; charset=Shift_JIS\"><title>\x93\xfa\x96\x7b\x8c\xea";
-        check(jis, None, "日本語", "Shift_JIS");
-        let western =
-            b"<meta http-equiv=content-type content='text/html;charset=windows-1252'>\x93quoted\x94 \x80";
-        check(western, None, "“quoted” €", "windows-1252");
+        let jis = b"<META http-equiv='Content-Type' content=\"text/html; charset=Shift_JIS\">\
+                    <title>\x93\xfa\x96\x7b\x8c\xea";
+        check(jis, HTML, "日本語", "Shift_JIS");
+        let western = b"<meta http-equiv=content-type content='text/html;charset=windows-1252'>\
+                        \x93quoted\x94 \x80";
+        check(western, HTML, "“quoted” €", "windows-1252");
     }
 
     #[test]
-    fn a_meta_element_counts_only_where_it_is_one() {
-        for (html, name) in [
-            (
-                &b"<!-- <meta charset=koi8-r> --><meta charset=windows-1251>\xe9"[..],
-                "windows-1251",
-            ),
-            (b"<!--><meta charset=windows-1251>\xe9", "windows-1251"),
-            (b"<a title='<meta charset=koi8-r>'>\xe9", "windows-1252"),
-            (b"<metadata charset=koi8-r>\xe9", "windows-1252"),
-            (b"<meta name=charset content=koi8-r>\xe9", "windows-1252"),
-            (b"<meta name=x charset = 'koi8-r' >\xe9", "KOI8-R"),
-            (b"<meta charset=utf-16le>\xe9", "UTF-8"),
-            (b"<meta charset", "UTF-8"),
-            (b"<meta charset='koi8-r", "KOI8-R"),
-            (b"<", "UTF-8"),
-        ] {
-            assert_eq!(decode(html, None, false).1, name, "{}", text(html));
-        }
-        let far = [&[b' '; PRESCAN][..], b"<meta charset=koi8-r>\xe9"].concat();
-        check(&far, None, "é", "windows-1252");
+    fn an_xml_document_declares_its_encoding_or_is_utf8() {
+        let xml = Hints {
+            kind: Kind::Xhtml,
+            ..HTML
+        };
+        check(b"<?xml version='1.0' encoding='windows-1251'?>\xcf", xml, "П", "windows-1251");
+        check("<?xml version='1.0'?>ż".as_bytes(), xml, "ż", "UTF-8");
     }
 
     #[test]
     fn without_a_word_it_is_utf8_if_it_can_be() {
-        check("<title>Zażółć".as_bytes(), None, "Zażółć", "UTF-8");
-        check(b"caf\xe9 au lait", None, "café", "windows-1252");
-        let cut = "é".as_bytes();
-        assert_eq!(decode(&cut[..1], None, true).1, "UTF-8");
-        assert_eq!(decode(&cut[..1], None, false).1, "windows-1252");
+        check("<title>Zażółć".as_bytes(), HTML, "Zażółć", "UTF-8");
+        check(b"<p>plain", HTML, "plain", "UTF-8");
+        check(b"<\0p\0>\0x\0", HTML, "<p>x", "UTF-16LE");
+        let cut = Hints { cut: true, ..HTML };
+        check(&"é".as_bytes()[..1], cut, "", "UTF-8");
+        let stray = ["Zażółć gęślą jaźń. ".repeat(5).as_bytes(), b"\xe9"].concat();
+        check(&stray, HTML, "jaźń", "UTF-8");
+        let malformed = Hints {
+            malformed_type: true,
+            ..HTML
+        };
+        check("é".as_bytes(), malformed, "Ã©", "windows-1252");
+    }
+
+    #[test]
+    fn without_a_word_the_letters_tell() {
+        check(b"<title>caf\xe9 au lait, d\xe9j\xe0 vu", HTML, "café au lait, déjà", "windows-1252");
+        for (name, text) in [
+            ("windows-1251", "Это обычная страница на русском языке, без объявления кодировки."),
+            ("Shift_JIS", "これは文字コードの宣言がない日本語のページです。"),
+            ("EUC-KR", "이것은 문자 인코딩 선언이 없는 한국어 페이지입니다."),
+            ("Big5", "這是一個沒有宣告編碼的中文網頁,內容足夠長。"),
+            ("GBK", "这是一个没有声明编码的中文网页,内容足够长。"),
+            ("windows-1253", "Αυτή είναι μια σελίδα χωρίς δήλωση κωδικοποίησης."),
+        ] {
+            let encoding = Encoding::for_label(name.as_bytes()).unwrap();
+            check(&encoding.encode(text).0, HTML, text, name);
+        }
+    }
+
+    #[test]
+    fn the_host_says_which_letters_to_expect() {
+        let short = Encoding::for_label(b"shift_jis").unwrap().encode("日本").0;
+        let hints = Hints {
+            host: Some("www.example.jp"),
+            ..HTML
+        };
+        check(&short, hints, "日本", "Shift_JIS");
     }
 }

@@ -129,6 +129,9 @@ impl Failure {
 
 fn known_retry(error: &(dyn Error + 'static)) -> Option<Retry> {
     let retryable = if let Some(error) = error.downcast_ref::<crate::http::Error>() {
+        if let (true, Some(delay)) = (error.is_retryable(), error.retry_after()) {
+            return Some(Retry::After(delay));
+        }
         error.is_retryable()
     } else if let Some(error) = error.downcast_ref::<crate::keyvalue::Error>() {
         error.is_retryable()

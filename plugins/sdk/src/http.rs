@@ -19,6 +19,8 @@
 //! connects to no private, loopback or link-local address unless the operator made an exception, and it limits the number of requests and the
 //! bytes of all bodies together.
 
+mod address;
+mod date;
 mod error;
 #[cfg(not(target_family = "wasm"))]
 #[path = "http/native.rs"]
@@ -27,12 +29,16 @@ mod transport;
 #[path = "http/wasi.rs"]
 mod transport;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, de::DeserializeOwned};
 pub use url::Url;
 
-pub use self::error::{Error, ErrorKind};
+pub use self::{
+    address::{basic_credentials, take_credentials, without_credentials},
+    date::parse_date,
+    error::{Error, ErrorKind},
+};
 
 /// A GET request.
 pub fn get(url: impl AsRef<str>) -> Request {
@@ -50,6 +56,8 @@ pub fn post(url: impl AsRef<str>) -> Request {
 pub struct Request {
     method: String,
     url: Result<Url, Error>,
+    /// What the address itself says about who asks: `https://user:password@host/`.
+    credentials: Option<String>,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     timeout: Option<Duration>,
@@ -57,10 +65,17 @@ pub struct Request {
 
 impl Request {
     /// A request with any method.
+    ///
+    /// User and password in the address become Basic authentication (RFC 7617), unless the request
+    /// has an `Authorization` header of its own. They are cut out of the address, so that no
+    /// message and no [`Response::url`] repeats them.
     pub fn new(method: impl Into<String>, url: impl AsRef<str>) -> Self {
+        let mut url = parse_url(url.as_ref());
+        let credentials = url.as_mut().ok().and_then(take_credentials);
         Self {
             method: method.into(),
-            url: web_url(url.as_ref()),
+            url,
+            credentials,
             headers: Vec::new(),
             body: Vec::new(),
             timeout: None,
@@ -71,6 +86,11 @@ impl Request {
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.into(), value.as_ref().to_vec()));
         self
+    }
+
+    /// Sets `Authorization` to Basic authentication (RFC 7617).
+    pub fn basic_auth(self, user: &str, password: &str) -> Self {
+        self.header("authorization", basic_credentials(user, password))
     }
 
     /// Sets the body.
@@ -104,16 +124,30 @@ impl Request {
     ///
     /// # Errors
     /// When there is no response: see [`ErrorKind`]. Any status, 404 and 500 too, is a response.
-    pub async fn send(self) -> Result<Response, Error> {
+    pub async fn send(mut self) -> Result<Response, Error> {
         let url = self.url?;
+        let named = |(name, _): &(String, Vec<u8>)| name.eq_ignore_ascii_case("authorization");
+        if let Some(credentials) = self.credentials
+            && !self.headers.iter().any(named)
+        {
+            self.headers
+                .push(("authorization".to_owned(), credentials.into_bytes()));
+        }
         let (head, body) =
             transport::send(&self.method, &url, self.headers, &self.body, self.timeout).await?;
         Ok(Response { url, head, body })
     }
 }
 
-fn web_url(text: &str) -> Result<Url, Error> {
-    let bad = |why: &str| Error::new(ErrorKind::BadUrl, format!("{text:?} is not a web address: {why}"));
+/// Reads an http or https address.
+///
+/// # Errors
+/// [`ErrorKind::BadUrl`] for any other text; the message has no user and password in it.
+pub fn parse_url(text: &str) -> Result<Url, Error> {
+    let bad = |why: &str| {
+        let text = without_credentials(text);
+        Error::new(ErrorKind::BadUrl, format!("{text:?} is not a web address: {why}"))
+    };
     let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
@@ -126,6 +160,30 @@ fn web_url(text: &str) -> Result<Url, Error> {
 struct Head {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Head {
+    fn lines(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.headers
+            .iter()
+            .filter(move |(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.lines(name).find_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        date::delay(self.text("retry-after")?, SystemTime::now())
+    }
+
+    fn error(&self, url: &Url) -> Option<Error> {
+        let status = self.status;
+        let message = format!("{url} answered {status}");
+        (!(200..300).contains(&status))
+            .then(|| Error::new(ErrorKind::Status(status), message).after(self.retry_after()))
+    }
 }
 
 /// A response whose body has yet to be read.
@@ -161,9 +219,20 @@ impl Response {
     /// The first header of this name that is text. Case does not matter.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers()
-            .filter(|(header, _)| header.eq_ignore_ascii_case(name))
-            .find_map(|(_, value)| std::str::from_utf8(value).ok())
+        self.head.text(name)
+    }
+
+    /// The values of all lines of this name, in order, byte for byte: a list may be spread over
+    /// several lines (RFC 9110, 5.3), and values need not be UTF-8. Case does not matter.
+    pub fn header_lines(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.head.lines(name)
+    }
+
+    /// How long the server asks to wait, by its `Retry-After` header: seconds, or a date that is
+    /// compared with this machine's clock. Zero for a date that is past.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.head.retry_after()
     }
 
     /// Every header, as it came.
@@ -174,18 +243,13 @@ impl Response {
             .map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
-    /// Makes an error of a status that is not 2xx: 408, 429 and 5xx are worth another attempt.
+    /// Makes an error of a status that is not 2xx: 408, 429 and 5xx are worth another attempt, at
+    /// the time that `Retry-After` names.
     ///
     /// # Errors
     /// [`ErrorKind::Status`] for any other status.
     pub fn error_for_status(self) -> Result<Self, Error> {
-        match self.status() {
-            200..=299 => Ok(self),
-            status => Err(Error::new(
-                ErrorKind::Status(status),
-                format!("{} answered {status}", self.url),
-            )),
-        }
+        self.head.error(&self.url).map_or(Ok(self), Err)
     }
 
     /// The next piece of the body; `None` at its end.
@@ -200,22 +264,32 @@ impl Response {
     ///
     /// # Errors
     /// As [`Response::chunk`].
-    pub async fn read(mut self, cap: usize) -> Result<Body, Error> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            let room = cap - bytes.len();
-            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if chunk.len() > room {
-                return Ok(Body {
-                    bytes,
-                    truncated: true,
-                });
+    pub async fn read(self, cap: usize) -> Result<Body, Error> {
+        let (body, error) = self.read_what_comes(cap).await;
+        error.map_or(Ok(body), Err)
+    }
+
+    /// Reads the body up to `cap` bytes and drops the rest unread. What came before an error is
+    /// kept, and stands beside it.
+    pub async fn read_what_comes(mut self, cap: usize) -> (Body, Option<Error>) {
+        let mut body = Body {
+            bytes: Vec::new(),
+            truncated: false,
+        };
+        loop {
+            match self.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = cap - body.bytes.len();
+                    body.bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    if chunk.len() > room {
+                        body.truncated = true;
+                        return (body, None);
+                    }
+                }
+                Ok(None) => return (body, None),
+                Err(error) => return (body, Some(error)),
             }
         }
-        Ok(Body {
-            bytes,
-            truncated: false,
-        })
     }
 
     /// Reads the whole body as UTF-8 text.
@@ -272,6 +346,35 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::BadUrl, "{url}: {error}");
             assert!(!error.is_retryable());
         }
+    }
+
+    #[test]
+    fn credentials_of_an_address_are_sent_and_never_repeated() {
+        let request = get("https://ann:p%40ss@example.com/x");
+        assert_eq!(request.credentials.as_deref(), Some("Basic YW5uOnBAc3M="));
+        assert_eq!(request.url.unwrap().as_str(), "https://example.com/x");
+        for url in ["ftp://ann:s3cret@example.com/", "http://ann:s3cret@", "http://ann:s3/cret@x:y/"] {
+            let error = block_on(get(url).send()).unwrap_err();
+            assert!(!error.to_string().contains("cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_line_of_a_header_is_there_whatever_its_bytes() {
+        let line = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
+        let headers = vec![
+            line("x-a", b"caf\xe9"),
+            line("X-A", b"two"),
+            line("retry-after", b"7"),
+        ];
+        let head = Head { status: 503, headers };
+        let lines: Vec<_> = head.lines("X-a").collect();
+        assert_eq!(lines, [&b"caf\xe9"[..], b"two"]);
+        assert_eq!(head.text("x-a"), Some("two"));
+
+        let url = Url::parse("https://example.com/").unwrap();
+        let failure = crate::Failure::from(head.error(&url).unwrap());
+        assert_eq!(failure.retry(), crate::Retry::After(Duration::from_secs(7)));
     }
 
     #[test]

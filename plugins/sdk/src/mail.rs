@@ -28,13 +28,31 @@ pub struct Message {
     /// Recipients whom the message does not name.
     pub bcc: Vec<String>,
     /// Where answers are to go.
-    pub reply_to: Option<String>,
+    pub reply_to: Vec<String>,
     /// One line.
     pub subject: String,
+    /// Further headers, such as `List-Unsubscribe`: name and value. Those that other fields become
+    /// and those that the host writes are refused.
+    pub headers: Vec<(String, String)>,
     /// Plain text body. At least one of `text` and `html`; with both the message is `multipart/alternative`.
     pub text: Option<String>,
     /// HTML body.
     pub html: Option<String>,
+    /// Files that go with it.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A file that goes with a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// What it is called.
+    pub name: String,
+    /// Media type, for example `application/pdf`.
+    pub content_type: String,
+    /// Its bytes.
+    pub content: Vec<u8>,
+    /// Set: the HTML body shows the file, as `cid:` and this.
+    pub content_id: Option<String>,
 }
 
 /// Proof that the mailer took a message, which is not yet that it arrived.
@@ -42,8 +60,21 @@ pub struct Message {
 pub struct Receipt {
     /// The `Message-ID` header, with its angle brackets.
     pub message_id: String,
-    /// The addresses that the mailer accepted the message for.
+    /// The addresses that the mailer accepted the message for; at least one.
     pub accepted: Vec<String>,
+    /// The recipients whom the mail server refused while it took others.
+    pub refused: Vec<Refusal>,
+}
+
+/// A recipient whom the mail server did not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The address.
+    pub address: String,
+    /// The server's reply code: 4yz for now, 5yz for good.
+    pub code: u16,
+    /// What it said.
+    pub message: String,
 }
 
 /// What class of error it is.
@@ -103,9 +134,15 @@ impl std::error::Error for Error {}
 /// When it has not: see [`ErrorKind`].
 #[cfg(target_family = "wasm")]
 pub fn send(message: &Message) -> Result<Receipt, Error> {
-    use crate::__private::bindings::taskforge::plugin::mail as wit;
+    use crate::__private::bindings::taskforge::plugin::{mail, mail_mime as wit};
 
     let message = message.clone();
+    let attachments = message.attachments.into_iter().map(|file| wit::Attachment {
+        name: file.name,
+        content_type: file.content_type,
+        content: file.content,
+        content_id: file.content_id,
+    });
     let sent = wit::send(&wit::Message {
         from: message.from,
         to: message.to,
@@ -113,19 +150,27 @@ pub fn send(message: &Message) -> Result<Receipt, Error> {
         bcc: message.bcc,
         reply_to: message.reply_to,
         subject: message.subject,
+        headers: message.headers,
         text: message.text,
         html: message.html,
+        attachments: attachments.collect(),
     });
+    let refusal = |refusal: wit::Refusal| Refusal {
+        address: refusal.address,
+        code: refusal.code,
+        message: refusal.message,
+    };
     sent.map(|receipt| Receipt {
         message_id: receipt.message_id,
         accepted: receipt.accepted,
+        refused: receipt.refused.into_iter().map(refusal).collect(),
     })
     .map_err(|error| {
         let kind = match error.code {
-            wit::ErrorCode::Denied => ErrorKind::Denied,
-            wit::ErrorCode::Invalid => ErrorKind::Invalid,
-            wit::ErrorCode::Rejected => ErrorKind::Rejected,
-            wit::ErrorCode::Unavailable => ErrorKind::Unavailable,
+            mail::ErrorCode::Denied => ErrorKind::Denied,
+            mail::ErrorCode::Invalid => ErrorKind::Invalid,
+            mail::ErrorCode::Rejected => ErrorKind::Rejected,
+            mail::ErrorCode::Unavailable => ErrorKind::Unavailable,
         };
         Error {
             kind,

@@ -21,6 +21,9 @@ const ANSWER: usize = 64 << 10;
 /// How much of an unkind answer becomes the failure's message, in characters.
 const QUOTE: usize = 500;
 
+/// By which a gateway says that it has had a message with this reference.
+const CONFLICT: u16 = 409;
+
 /// How long the gateway may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,7 +44,8 @@ pub struct Input {
 pub struct Output {
     /// The gateway's name for the message, if it gave one.
     pub message_id: Option<String>,
-    /// What it says has become of the message, such as `queued`; `accepted` if it says nothing.
+    /// What it says has become of the message, such as `queued`; `accepted` if it says nothing, and
+    /// `sent` if it answered 409: it knows the reference, so an earlier attempt reached it.
     pub status: String,
 }
 
@@ -78,33 +82,40 @@ pub async fn sms(input: Input, task: Task) -> Result<Output, Failure> {
         .send()
         .await
         .context("asking the gateway")?;
-    let (status, retry_after) = (answer.status(), answer.header("retry-after").map(str::to_owned));
+    let (status, retry_after) = (answer.status(), answer.retry_after());
     let body = answer
         .read(ANSWER)
         .await
         .context("reading the gateway's answer")?;
-    judge(status, retry_after.as_deref(), &body.bytes, &key)
+    judge(status, retry_after, &body.bytes, &key)
 }
 
 /// A gateway that took the message may still answer in a form of its own; sending it again for that would be worse.
-fn judge(status: u16, retry_after: Option<&str>, body: &[u8], key: &str) -> Result<Output, Failure> {
-    if (200..300).contains(&status) {
+fn judge(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+    key: &str,
+) -> Result<Output, Failure> {
+    if (200..300).contains(&status) || status == CONFLICT {
         let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let field = |name: &str| match &said[name] {
             serde_json::Value::String(text) => Some(text.clone()),
             serde_json::Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
+        let sent = status == CONFLICT;
+        // The status of a conflict's answer is that of the request (RFC 9457), not the message's.
+        let status = field("status").filter(|_| !sent);
         return Ok(Output {
             message_id: field("message_id").or_else(|| field("id")),
-            status: field("status").unwrap_or_else(|| "accepted".to_owned()),
+            status: status.unwrap_or_else(|| if sent { "sent" } else { "accepted" }.to_owned()),
         });
     }
     let message = format!("the gateway answered {status}{}", quote(body, key));
-    let delay = retry_after.and_then(|seconds| seconds.trim().parse().ok());
-    Err(match (status, delay) {
-        (408 | 429 | 500..=599, Some(seconds)) => Failure::retry_after(Duration::from_secs(seconds), message),
-        (408 | 429 | 500..=599, None) => Failure::retryable(message),
+    Err(match (status, retry_after) {
+        (408 | 425 | 429 | 500..=599, Some(delay)) => Failure::retry_after(delay, message),
+        (408 | 425 | 429 | 500..=599, None) => Failure::retryable(message),
         (401 | 403, _) => Failure::permanent(format!("{message}; gateway_key may be wrong")),
         _ => Failure::permanent(message),
     })
@@ -142,16 +153,26 @@ mod tests {
     #[test]
     fn the_status_says_whether_to_try_again_and_the_gateway_when() {
         for status in [408, 429, 500, 503] {
-            let failure = judge(status, Some("7"), b"busy", "k").unwrap_err();
-            assert_eq!(
-                failure.retry(),
-                taskforge_sdk::Retry::After(Duration::from_secs(7))
-            );
+            let seven = Duration::from_secs(7);
+            let failure = judge(status, Some(seven), b"busy", "k").unwrap_err();
+            assert_eq!(failure.retry(), taskforge_sdk::Retry::After(seven));
             assert!(judge(status, None, b"", "k").unwrap_err().is_retryable());
         }
         for status in [302, 400, 401, 404, 422] {
-            let failure = judge(status, Some("7"), b"no such number", "k").unwrap_err();
+            let seven = Some(Duration::from_secs(7));
+            let failure = judge(status, seven, b"no such number", "k").unwrap_err();
             assert!(!failure.is_retryable() && failure.message().contains("no such number"));
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_knows_the_reference_has_had_the_message() {
+        for (body, id) in [
+            (&br#"{"status":409,"title":"duplicate","id":"m-7"}"#[..], Some("m-7")),
+            (b"duplicate", None),
+        ] {
+            let output = judge(409, None, body, "k").unwrap();
+            assert_eq!((output.message_id.as_deref(), output.status.as_str()), (id, "sent"));
         }
     }
 

@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Idle connections that one client keeps.
 const IDLE_CONNECTIONS: usize = 4;
 
+/// Lines of a response's head. No standard has a figure, and the client's own is 100.
+const MAX_HEADER_LINES: usize = 1000;
+
 /// What a connection was checked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -112,6 +115,12 @@ impl Clients {
             .retry(reqwest::retry::never())
             .referer(false)
             .http1_only()
+            // What every browser reads: folded lines (RFC 9112, 5.2: a user agent replaces them),
+            // blanks before a colon, lines that are none. `MAX_HEADERS` bounds their size.
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_max_headers(MAX_HEADER_LINES)
             .tls_backend_preconfigured(self.tls.clone())
             // The only names that this client can resolve are the one it is for. A literal address is dialled as it
             // is.

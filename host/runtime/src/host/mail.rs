@@ -4,8 +4,8 @@ use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
 
 use super::HostState;
 use crate::{
-    contract::mail,
-    mailer::{self, MailError, MailErrorKind, MailMessage},
+    contract::{mail, mail_mime},
+    mailer::{self, MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt},
 };
 
 /// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole, and as it is written.
@@ -21,6 +21,65 @@ fn size(message: &mail::Message) -> u64 {
 
 impl mail::Host for HostState {
     async fn send(&mut self, message: mail::Message) -> Result<mail::Receipt, mail::Error> {
+        let receipt = self
+            .deliver(MailMessage {
+                from: message.from,
+                to: message.to,
+                cc: message.cc,
+                bcc: message.bcc,
+                reply_to: message.reply_to.into_iter().collect(),
+                subject: message.subject,
+                text: message.text,
+                html: message.html,
+                ..MailMessage::default()
+            })
+            .await?;
+        Ok(mail::Receipt {
+            message_id: receipt.message_id,
+            accepted: receipt.accepted,
+        })
+    }
+}
+
+impl mail_mime::Host for HostState {
+    async fn send(&mut self, message: mail_mime::Message) -> Result<mail_mime::Receipt, mail::Error> {
+        let attachments = message.attachments.into_iter().map(|file| MailAttachment {
+            name: file.name,
+            content_type: file.content_type,
+            content: file.content,
+            content_id: file.content_id,
+        });
+        let receipt = self
+            .deliver(MailMessage {
+                key: String::new(),
+                from: message.from,
+                to: message.to,
+                cc: message.cc,
+                bcc: message.bcc,
+                reply_to: message.reply_to,
+                subject: message.subject,
+                headers: message.headers,
+                text: message.text,
+                html: message.html,
+                attachments: attachments.collect(),
+            })
+            .await?;
+        let refused = receipt.refused.into_iter().map(|refusal| mail_mime::Refusal {
+            address: refusal.address,
+            code: refusal.code,
+            message: refusal.message,
+        });
+        Ok(mail_mime::Receipt {
+            message_id: receipt.message_id,
+            accepted: receipt.accepted,
+            refused: refused.collect(),
+        })
+    }
+}
+
+impl HostState {
+    /// What both interfaces do, and all that is checked.
+    async fn deliver(&mut self, mut message: MailMessage) -> Result<MailReceipt, mail::Error> {
         if let Some(refusal) = self.refusal(&message)? {
             self.log
                 .lock()
@@ -39,35 +98,25 @@ impl mail::Host for HostState {
             }
         })?;
         self.mails += 1;
-        let message = MailMessage {
-            key: format!("{}.{}", self.attempt.task, self.mails),
-            from: message.from,
-            to: message.to,
-            cc: message.cc,
-            bcc: message.bcc,
-            reply_to: message.reply_to,
-            subject: message.subject,
-            text: message.text,
-            html: message.html,
-        };
+        message.key = format!("{}.{}", self.attempt.task, self.mails);
         let receipt = self.attempt.mailer.send(message).await?;
         let mut log = self.log.lock();
         for line in &receipt.log {
             log.message(LogLevel::Info, "mail", line);
         }
-        Ok(mail::Receipt {
-            message_id: receipt.message_id,
-            accepted: receipt.accepted,
-        })
+        for refused in &receipt.refused {
+            let text = format!("{} was refused: {} {}", refused.address, refused.code, refused.message);
+            log.message(LogLevel::Warn, "mail", &text);
+        }
+        drop(log);
+        Ok(receipt)
     }
-}
 
-impl HostState {
     /// Why the operator's grant does not cover a message, in a sentence that names what would.
     ///
     /// # Errors
     /// When an address cannot be read, by the same reading that the mailer would give it.
-    fn refusal(&self, message: &mail::Message) -> Result<Option<String>, MailError> {
+    fn refusal(&self, message: &MailMessage) -> Result<Option<String>, MailError> {
         let grant = &self.attempt.plugin.grants.mail;
         if !grant.allowed {
             let text = "mail was refused: grant it with `mail = true` under [grants]";

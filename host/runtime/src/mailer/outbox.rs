@@ -7,11 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lettre::message::Mailbox;
 
 use super::{
     MailError, MailMessage, MailReceipt, Mailer,
-    compose::{Bcc, Composed, compose, mailbox},
+    address::Mailbox,
+    compose::{Bcc, Composed, compose},
 };
 
 /// Lines of a body that the task's log shows.
@@ -34,7 +34,7 @@ impl OutboxMailer {
     pub fn new(folder: PathBuf, from: &str) -> Result<Self, MailError> {
         Ok(Self {
             folder,
-            from: mailbox("from", from)?,
+            from: Mailbox::parse("from", from)?,
         })
     }
 }
@@ -44,7 +44,7 @@ impl Mailer for OutboxMailer {
     async fn send(&self, mail: MailMessage) -> Result<MailReceipt, MailError> {
         let composed = compose(&mail, &self.from, Bcc::Keep)?;
         let path = self.folder.join(format!("{}.eml", composed.id));
-        let (bytes, target) = (composed.message.formatted(), path.clone());
+        let (bytes, target) = (composed.bytes.clone(), path.clone());
         let written = tokio::task::spawn_blocking(move || write(&target, &bytes)).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(receipt(&composed, &mail, &path)),
@@ -70,6 +70,7 @@ fn receipt(composed: &Composed, mail: &MailMessage, path: &Path) -> MailReceipt 
     MailReceipt {
         message_id: format!("<{}>", composed.id),
         accepted: composed.recipients.clone(),
+        refused: Vec::new(),
         log,
     }
 }

@@ -1,27 +1,52 @@
 //! The mailer for production: an SMTP server.
+//!
+//! The transaction is our own on the library's connections: its transport gives a message up at the
+//! first recipient that is refused, and knows no HELO.
 
-use std::time::Duration;
+mod connect;
+mod transaction;
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor, message::Mailbox, transport::smtp};
+use lettre::transport::smtp::{self, client::AsyncSmtpConnection};
+use tokio::time::timeout;
 
+use self::{connect::Server, transaction::transact};
 use super::{
     MailError, MailErrorKind, MailMessage, MailReceipt, Mailer,
-    compose::{Bcc, compose, mailbox},
+    address::Mailbox,
+    compose::{Bcc, compose},
 };
 
 /// How long one step of the conversation may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection lies idle before it is dropped, and how many do. Servers close theirs
+/// after some minutes (RFC 5321, 4.5.3.2.7).
+const IDLE: Duration = Duration::from_secs(60);
+const IDLE_CONNECTIONS: usize = 10;
 
 /// Replies that speak of our credentials and not of the message (RFC 4954): the operator can put them right, so the
 /// task may try again.
 const AUTHENTICATION: [u16; 4] = [530, 534, 535, 538];
 
 /// Hands messages to one SMTP server over pooled connections.
-#[derive(Debug)]
 pub struct SmtpMailer {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    server: Server,
+    idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
     from: Mailbox,
+}
+
+impl fmt::Debug for SmtpMailer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpMailer").field("from", &self.from).finish_non_exhaustive()
+    }
 }
 
 impl SmtpMailer {
@@ -32,15 +57,34 @@ impl SmtpMailer {
     /// # Errors
     /// When the URL cannot be used, or `from` is not an address.
     pub fn new(url: &str, from: &str) -> Result<Self, MailError> {
-        // The URL may carry a password, so the message does not repeat it.
-        let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url)
-            .map_err(|error| MailError::invalid(format!("the SMTP URL cannot be used: {error}")))?
-            .timeout(Some(TIMEOUT))
-            .build();
         Ok(Self {
-            transport,
-            from: mailbox("from", from)?,
+            server: Server::from_url(url)?,
+            idle: Mutex::default(),
+            from: Mailbox::parse("from", from)?,
         })
+    }
+
+    /// A connection that answers, the one that was used last if there is one.
+    async fn connection(&self) -> Result<AsyncSmtpConnection, Failed> {
+        while let Some(mut connection) = self.idle_one() {
+            if step(async { Ok(connection.test_connected().await) }).await.unwrap_or(false) {
+                return Ok(connection);
+            }
+        }
+        self.server.connect().await
+    }
+
+    fn idle_one(&self) -> Option<AsyncSmtpConnection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, _)| since.elapsed() < IDLE);
+        idle.pop().map(|(_, connection)| connection)
+    }
+
+    fn keep(&self, connection: AsyncSmtpConnection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !connection.has_broken() && idle.len() < IDLE_CONNECTIONS {
+            idle.push((Instant::now(), connection));
+        }
     }
 }
 
@@ -52,31 +96,70 @@ impl Mailer for SmtpMailer {
             "{}, handed to the mail server",
             composed.summary(&mail.subject)
         )];
-        self.transport
-            .send(composed.message)
-            .await
-            .map_err(|error| classify(&error))?;
+        let mut connection = self.connection().await.map_err(Failed::classified)?;
+        let (accepted, refused) = transact(&mut connection, &composed).await?;
+        self.keep(connection);
         Ok(MailReceipt {
             message_id: format!("<{}>", composed.id),
-            accepted: composed.recipients,
+            accepted,
+            refused,
             log,
         })
     }
 }
 
-fn classify(error: &smtp::Error) -> MailError {
-    let authentication = error
-        .status()
-        .is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)));
-    if error.is_permanent() && !authentication {
-        return MailError {
-            kind: MailErrorKind::Rejected,
-            message: format!("the mail server refused the message: {error}"),
+/// Why a step did not succeed.
+enum Failed {
+    Smtp(smtp::Error),
+    Silent,
+}
+
+/// One step of the conversation, within its time.
+async fn step<T>(doing: impl Future<Output = Result<T, smtp::Error>>) -> Result<T, Failed> {
+    match timeout(TIMEOUT, doing).await {
+        Ok(done) => done.map_err(Failed::Smtp),
+        Err(_) => Err(Failed::Silent),
+    }
+}
+
+impl Failed {
+    /// The server's reply code, if it is one that refuses.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Smtp(error) => error.status().map(u16::from),
+            Self::Silent => None,
+        }
+    }
+
+    /// What the server said.
+    fn said(&self) -> String {
+        use std::error::Error as _;
+        match self {
+            Self::Smtp(error) => error.source().map_or_else(String::new, ToString::to_string),
+            Self::Silent => String::new(),
+        }
+    }
+
+    /// What it means for the message as a whole.
+    fn classified(self) -> MailError {
+        let Self::Smtp(error) = self else {
+            let seconds = TIMEOUT.as_secs();
+            tracing::warn!("the mail server was silent for {seconds} s");
+            return MailError::unavailable(format!("the mail server was silent for {seconds} s"));
         };
+        let authentication = error
+            .status()
+            .is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)));
+        if error.is_permanent() && !authentication {
+            return MailError {
+                kind: MailErrorKind::Rejected,
+                message: format!("the mail server refused the message: {error}"),
+            };
+        }
+        tracing::warn!(error = %error, "the mail server did not take a message");
+        if error.is_transient() {
+            return MailError::unavailable(format!("the mail server asks to try later: {error}"));
+        }
+        MailError::unavailable("the mail server cannot be reached")
     }
-    tracing::warn!(error = %error, "the mail server did not take a message");
-    if error.is_transient() {
-        return MailError::unavailable(format!("the mail server asks to try later: {error}"));
-    }
-    MailError::unavailable("the mail server cannot be reached")
 }

@@ -20,7 +20,7 @@ fn loopback() -> Value {
 async fn an_answer_with_ten_thousand_headers_is_an_error_and_no_more() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({ "grants": loopback() })).await;
-    for (count, length) in [(10_000, 10), (200, 10), (90, 4000)] {
+    for (count, length) in [(10_000, 10), (1_001, 10), (90, 4000)] {
         let headers: String = (0..count)
             .map(|n| format!("x-{n}: {}\r\n", "y".repeat(length)))
             .collect();

@@ -14,6 +14,7 @@ mod leaking;
 mod loading;
 mod mailing;
 mod malformed;
+mod pages;
 mod reaching;
 mod residing;
 mod shapes;

@@ -1,6 +1,6 @@
 //! What can go wrong with a request.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What class of error it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
@@ -45,7 +46,21 @@ impl Error {
         Self {
             kind,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same error, of a server that says when to come back.
+    #[must_use]
+    pub const fn after(mut self, delay: Option<Duration>) -> Self {
+        self.retry_after = delay;
+        self
+    }
+
+    /// When the server wants to be asked again, if it said so.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// What class of error it is.
