@@ -15,7 +15,7 @@ mod lane;
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{Once, OnceLock},
+    sync::{Arc, Once, OnceLock},
     task::Poll,
     time::Duration,
 };

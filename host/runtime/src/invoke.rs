@@ -262,6 +262,7 @@ fn unused(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
+        effort: Effort::default(),
     }
 }
 
@@ -278,7 +279,12 @@ fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, sta
         http_requests: state.outbound.requests(),
         http_bytes: state.outbound.received(),
     };
-    Invoked { outcome, usage, logs }
+    Invoked {
+        outcome,
+        usage,
+        logs,
+        effort: Effort::default(),
+    }
 }
 
 /// A store with its limits set. Also serves `describe`.

@@ -8,7 +8,7 @@ use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
-use taskforge_runtime::{Invocation, Invoked, Plugin, Runtime};
+use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime};
 use taskforge_store::{Commit, Completion, Store, StoreError};
 
 use crate::{
@@ -206,6 +206,7 @@ fn failed(failure: Failure) -> Invoked {
         outcome: Outcome::Failed(failure),
         usage: Usage::default(),
         logs: Vec::new(),
+        effort: Effort::default(),
     }
 }
 

@@ -505,6 +505,7 @@ impl Mailer for Blocking {
             message_id: "<1@localhost>".into(),
             accepted: Vec::new(),
             log: Vec::new(),
+            refused: Vec::new(),
         })
     }
 }

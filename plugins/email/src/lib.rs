@@ -205,7 +205,11 @@ fn message(input: Input) -> Result<mail::Message, Failure> {
         .flat_map(|(name, list)| list.iter().map(move |text| (*name, text)));
     let from = message.from.iter().map(|text| ("from", text));
     let headers = message.headers.iter().map(|(_, value)| ("headers", value));
-    for (field, text) in listed.chain(from).chain(headers).chain([("subject", &message.subject)]) {
+    for (field, text) in listed
+        .chain(from)
+        .chain(headers)
+        .chain([("subject", &message.subject)])
+    {
         if text.chars().any(char::is_control) {
             return Err(Failure::permanent(format!(
                 "{field}: line breaks and other control characters are refused"
@@ -382,7 +386,8 @@ mod tests {
         assert_eq!(full.attachments[0].content_type, "application/octet-stream");
         let one = r#"{"to":"a@example.com","subject":"s","text":"t","reply_to":"r@example.com"}"#;
         assert_eq!(read(one).unwrap().reply_to, ["r@example.com"]);
-        let bad = r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
+        let bad =
+            r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
         assert!(read(bad).unwrap_err().starts_with("attachments: \"x\""));
     }
 
@@ -391,7 +396,10 @@ mod tests {
         let schema = schemars::schema_for!(Input);
         let schema = schema.as_value();
         assert_eq!(schema["properties"]["subject"]["pattern"], ONE_LINE);
-        assert_eq!(schema["properties"]["to"]["anyOf"][0]["pattern"], schema::pattern());
+        assert_eq!(
+            schema["properties"]["to"]["anyOf"][0]["pattern"],
+            schema::pattern()
+        );
         assert_eq!(schema["anyOf"][0]["required"][0], "text");
         assert_eq!(schema["required"], serde_json::json!(["to", "subject"]));
         assert_eq!(schema["additionalProperties"], false);

@@ -383,7 +383,10 @@ mod tests {
         let mut pdf = answer(&headers, b"");
         pdf.body = None;
         let (output, refresh) = super::describe(pdf, 100);
-        assert_eq!(output.page.canonical_url.as_deref(), Some("https://example.com/real"));
+        assert_eq!(
+            output.page.canonical_url.as_deref(),
+            Some("https://example.com/real")
+        );
         assert_eq!(refresh.unwrap().as_str(), "https://example.com/next");
     }
 

@@ -12,11 +12,21 @@ use crate::{
 const COPIES: u64 = 4;
 
 /// The bytes of a message.
-fn size(message: &mail::Message) -> u64 {
-    let listed = message.to.iter().chain(&message.cc).chain(&message.bcc);
-    let optional = [&message.from, &message.reply_to, &message.text, &message.html];
-    let texts = optional.into_iter().flatten().chain([&message.subject]);
-    listed.chain(texts).map(|text| text.len() as u64).sum()
+fn size(message: &MailMessage) -> u64 {
+    let lists = [&message.to, &message.cc, &message.bcc, &message.reply_to];
+    let optional = [&message.from, &message.text, &message.html];
+    let headers = message.headers.iter().flat_map(|(name, value)| [name, value]);
+    let texts = lists.into_iter().flatten().chain(optional.into_iter().flatten());
+    let texts = texts.chain(headers).chain([&message.subject]);
+    let attached = message.attachments.iter().map(|file| {
+        let id = file.content_id.as_ref().map_or(0, String::len);
+        file.name.len() + file.content_type.len() + file.content.len() + id
+    });
+    texts
+        .map(String::len)
+        .chain(attached)
+        .map(|bytes| bytes as u64)
+        .sum()
 }
 
 impl mail::Host for HostState {
@@ -105,7 +115,10 @@ impl HostState {
             log.message(LogLevel::Info, "mail", line);
         }
         for refused in &receipt.refused {
-            let text = format!("{} was refused: {} {}", refused.address, refused.code, refused.message);
+            let text = format!(
+                "{} was refused: {} {}",
+                refused.address, refused.code, refused.message
+            );
             log.message(LogLevel::Warn, "mail", &text);
         }
         drop(log);

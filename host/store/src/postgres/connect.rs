@@ -133,7 +133,7 @@ impl Line {
 
     /// Ends the connection, if there is one, in the way that the database expects.
     pub(super) async fn leave(self) {
-        if let Some(connection) = self.connection {
+        if let Some((connection, _)) = self.idle {
             // The other end may be gone.
             within(self.connect_timeout, connection.close()).await.ok();
         }

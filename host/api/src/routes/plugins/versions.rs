@@ -160,7 +160,7 @@ pub(crate) async fn set_signature(
     }
     let registry = &app.services.registry;
     let version = registry
-        .attach_signature(&name, &version, text.trim().as_bytes(), &by)
+        .attach_signature(&name, version.as_str(), text.trim().as_bytes(), &by)
         .await?;
     shown(&app, &name, &version).await
 }
