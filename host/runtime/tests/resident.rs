@@ -3,6 +3,7 @@
 
 // Helpers outside `#[test]` functions fail a test by panicking, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, reason = "the figures are what these tests are about")]
 
 #[allow(dead_code, reason = "shared with the other tests of the sandbox")]
 #[path = "sandbox/bed.rs"]
