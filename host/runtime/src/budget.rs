@@ -139,9 +139,7 @@ impl Charge {
     pub(crate) fn resize(&mut self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
         let sums = &self.budget.0;
         match bytes.checked_sub(self.bytes) {
-            Some(more) => self
-                .budget
-                .take(what, more, sums.limit.saturating_add(RESERVE))?,
+            Some(more) => self.budget.take(what, more, sums.limit.saturating_add(RESERVE))?,
             None => {
                 sums.held.fetch_sub(self.bytes - bytes, Relaxed);
             }

@@ -132,7 +132,9 @@ impl HostState {
     /// brought back is in the guest by now.
     pub(crate) fn cargo(&mut self, most: usize) -> usize {
         self.carried.clear();
-        usize::try_from(self.budget.room()).unwrap_or(usize::MAX).min(most)
+        usize::try_from(self.budget.room())
+            .unwrap_or(usize::MAX)
+            .min(most)
     }
 
     /// Charges for what a call brings back, until the next call.

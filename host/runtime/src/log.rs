@@ -323,11 +323,17 @@ mod tests {
         };
         let empty = [b'\n'; 64 << 10];
         let (size, lines) = stored(&|log| log.write(Stream::Stdout, &empty));
-        assert!(size <= limit && lines == 910, "{lines} empty lines take {size} bytes");
+        assert!(
+            size <= limit && lines == 910,
+            "{lines} empty lines take {size} bytes"
+        );
         let (size, _) = stored(&|log| log.message(LogLevel::Critical, "", &"\u{1}\"\n".repeat(64 << 10)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes of escapes");
         let (size, _) = stored(&|log| log.write(Stream::Stderr, &[0xff; 64 << 10]));
-        assert!((limit / 2..=limit).contains(&size), "{size} bytes that are not UTF-8");
+        assert!(
+            (limit / 2..=limit).contains(&size),
+            "{size} bytes that are not UTF-8"
+        );
         let (size, _) = stored(&|log| log.message(LogLevel::Info, "\u{2}", &"\u{1}".repeat(1 << 20)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes in one line");
     }

@@ -102,7 +102,10 @@ fn table() -> Vec<Named> {
         .flat_map(|line| {
             let cells: Vec<_> = line.split('|').collect();
             let (interface, functions) = (names(cells[1]).remove(0), names(cells[2]));
-            assert!(!cells[3].trim().is_empty(), "{line} does not say what it may hold");
+            assert!(
+                !cells[3].trim().is_empty(),
+                "{line} does not say what it may hold"
+            );
             functions
                 .into_iter()
                 .map(move |function| (interface.clone(), function))
@@ -129,7 +132,10 @@ fn every_host_function_has_a_row() {
     let listed: BTreeSet<_> = rows.iter().cloned().collect();
     assert_eq!(rows.len(), listed.len(), "a function has two rows");
     let without: Vec<_> = offered.difference(&listed).collect();
-    assert!(without.is_empty(), "no row in docs/host-functions.md: {without:?}");
+    assert!(
+        without.is_empty(),
+        "no row in docs/host-functions.md: {without:?}"
+    );
     let gone: Vec<_> = listed.difference(&offered).collect();
     assert!(gone.is_empty(), "rows for functions that are not there: {gone:?}");
 }
