@@ -148,6 +148,16 @@ impl Charge {
         Ok(())
     }
 
+    /// Gives all of it back.
+    pub(crate) fn clear(&mut self) {
+        if self.bytes > 0 {
+            self.budget
+                .0
+                .held
+                .fetch_sub(std::mem::take(&mut self.bytes), Relaxed);
+        }
+    }
+
     /// Takes so many bytes more.
     pub(crate) fn add(&mut self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
         self.resize(what, self.bytes.saturating_add(bytes))
@@ -177,9 +187,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.budget.0.held.fetch_sub(self.bytes, Relaxed);
-        }
+        self.clear();
     }
 }
 

@@ -48,7 +48,6 @@ pub(crate) struct Log {
     last_error: Option<usize>,
     refusal: Option<Failure>,
     charge: Charge,
-    charged: u64,
 }
 
 impl Log {
@@ -66,7 +65,6 @@ impl Log {
             last_error: None,
             refusal: None,
             charge: Charge::empty(budget),
-            charged: 0,
         }
     }
 
@@ -216,7 +214,8 @@ impl Log {
     /// Pays for memory that is about to be taken: twice, because a vector may grow to double of what it needs. A log
     /// that cannot pay is full from then on.
     fn pay(&mut self, bytes: u64) -> bool {
-        let due = self.charged.saturating_add(bytes.saturating_mul(2));
+        let open: usize = self.open.iter().map(Vec::len).sum();
+        let due = (self.kept + open as u64).saturating_add(bytes).saturating_mul(2);
         if due > self.charge.bytes() {
             let steps = due.div_ceil(STEP).saturating_mul(STEP);
             if self.charge.resize("the log", steps).is_err() {
@@ -224,7 +223,6 @@ impl Log {
                 return false;
             }
         }
-        self.charged = due;
         true
     }
 
@@ -317,6 +315,8 @@ mod tests {
         let stored = |write: &dyn Fn(&mut Log)| {
             let mut log = Log::new(limit, &Budget::new(1 << 20));
             write(&mut log);
+            log.flush();
+            // The marker comes on top.
             log.dropped = 0;
             let lines = log.finish();
             (serde_json::to_string(&lines).unwrap().len() as u64, lines.len())

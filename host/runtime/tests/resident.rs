@@ -3,6 +3,7 @@
 
 // Helpers outside `#[test]` functions fail a test by panicking, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, reason = "the figures are what these tests are about")]
 
 #[allow(dead_code, reason = "shared with the other tests of the sandbox")]
 #[path = "sandbox/bed.rs"]
@@ -164,7 +165,7 @@ async fn a_thousand_handles_are_not_free() {
     let bed = bed().await;
     let plugin = bed.hostile(json!({"limits": limits()})).await;
     let peak = async |what: &str, count: usize| {
-        let input = json!({"attack": "hold", "what": what, "count": count, "bytes": 0});
+        let input = json!({"attack": "hold", "what": what, "count": count, "bytes": 1});
         bed.completes(&plugin, input).await.1.usage.peak_memory
     };
     for what in ["timers", "streams", "options", "authorities", "aborted_bodies"] {

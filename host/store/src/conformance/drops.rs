@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, Page, ProgressReport, RolloutChange, SealedSecret, StoreError,
+    Added, Kept, KeyQuota, KeySpace, Page, ProgressReport, Quota, RolloutChange, SealedSecret, StoreError,
     StoreResult, TaskFilter,
 };
 
@@ -351,7 +351,7 @@ impl Caller {
             .await;
         let version = version(&name, "1.0.0", 1);
         let push = pushed();
-        let added = plugins.add_version(None, &version, b"bytes", &push);
+        let added = plugins.add_version(None, &version, b"bytes", Quota::UNLIMITED, &push);
         let Some(added) = self.drops("add_version", added).await else {
             return;
         };
@@ -363,7 +363,7 @@ impl Caller {
         let changed = event(PluginEventKind::SettingsChanged, "");
         self.drops(
             "set_settings",
-            plugins.set_settings(version.id, &settings, &changed),
+            plugins.set_settings(version.id, &settings, None, &changed),
         )
         .await;
         let retired = event(PluginEventKind::Retired, "");
