@@ -150,8 +150,8 @@ pub(crate) struct ActivateBody {
     /// The version.
     version: String,
     /// Also if it refuses inputs that the running version takes.
-    #[schema(required = false, default = false)]
-    force: bool,
+    #[schema(default = false)]
+    force: Option<bool>,
 }
 
 /// Which version is to run on trial, and how.
@@ -165,11 +165,10 @@ pub(crate) struct CanaryBody {
     #[schema(minimum = 1, maximum = 99)]
     percent: u8,
     /// When it is taken back by itself. What is left out gets its default.
-    #[schema(required = false)]
-    guard: CanaryGuard,
+    guard: Option<CanaryGuard>,
     /// Also if it refuses inputs that the running version takes.
-    #[schema(required = false, default = false)]
-    force: bool,
+    #[schema(default = false)]
+    force: Option<bool>,
 }
 
 /// What is to be retired.
