@@ -12,6 +12,8 @@ use utoipa::{
 
 use crate::{FieldError, ProblemKind, key, problem::ProblemBody, routes};
 
+mod narrow;
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -60,8 +62,12 @@ pub(crate) fn base() -> utoipa::openapi::OpenApi {
 
 /// Adds what every operation may answer.
 pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    if let Some(components) = &mut document.components {
+        narrow::plugin(components);
+    }
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
+            narrow::parameters(operation);
             if key::is_open(path) {
                 // One empty requirement: nothing is asked for.
                 operation.security = Some(Vec::new());
@@ -86,13 +92,16 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
-    let mut kinds = vec![ProblemKind::Internal];
+    // The head may be wrong whatever it asks for, and without a key another site's page may ask.
+    let mut kinds = vec![ProblemKind::Internal, ProblemKind::ForeignOrigin];
     if operation
         .parameters
         .as_ref()
         .is_some_and(|parameters| !parameters.is_empty())
     {
         kinds.push(ProblemKind::InvalidParameter);
+    } else {
+        kinds.push(ProblemKind::BadRequest);
     }
     if operation.request_body.is_some() {
         kinds.extend([
@@ -109,7 +118,7 @@ fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
     if !key::is_open(path) {
         kinds.push(ProblemKind::Unauthorized);
     }
-    if !["/healthz", "/readyz", "/metrics"].contains(&path) {
+    if !["/healthz", "/readyz"].contains(&path) {
         kinds.push(ProblemKind::Unavailable);
     }
     kinds

@@ -54,7 +54,7 @@ pub(crate) struct FailureBody {
     #[schema(example = "the page answered 503")]
     message: String,
     /// When the next attempt should be made, instead of after the task's own backoff. With `retryable` only; at most 7 days.
-    #[schema(value_type = DurationText, required = false)]
+    #[schema(value_type = Option<DurationText>, required = false)]
     retry_after: Option<Value>,
 }
 

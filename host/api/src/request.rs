@@ -59,7 +59,7 @@ impl Admission {
                 "There are too many connections, in all or from this address. Try again in a moment.";
             return Err(Problem::new(ProblemKind::Unavailable, detail));
         }
-        target::check(request)?;
+        target::check(route, request)?;
         self.guard.check(route, request)
     }
 }

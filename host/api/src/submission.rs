@@ -51,16 +51,16 @@ pub(crate) struct NewTaskBody {
     #[schema(minimum = 0, maximum = 100, default = 3)]
     max_retries: Option<u32>,
     /// Upper bound of the delay before the first retry; it doubles with every further one. At most 7 days.
-    #[schema(value_type = DurationText, required = false, default = "1s")]
+    #[schema(value_type = Option<DurationText>, required = false, default = "1s")]
     retry_base: Option<Value>,
     /// No delay between attempts is longer. At most 7 days, and not less than `retry_base`.
-    #[schema(value_type = DurationText, required = false, default = "5m")]
+    #[schema(value_type = Option<DurationText>, required = false, default = "5m")]
     retry_cap: Option<Value>,
     /// Not before this time (RFC 3339). A time that has passed means at once. Not together with `delay`.
     #[schema(value_type = Option<String>, format = DateTime)]
     run_at: Option<Timestamp>,
     /// Not before this much time has passed. Not together with `run_at`. At most 10 years.
-    #[schema(value_type = DurationText, required = false)]
+    #[schema(value_type = Option<DurationText>, required = false)]
     delay: Option<Value>,
 }
 

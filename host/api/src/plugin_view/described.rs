@@ -150,11 +150,11 @@ pub(crate) struct ActivateBody {
     /// The version.
     version: String,
     /// Also if it refuses inputs that the running version takes.
-    #[schema(required = false, default = false)]
-    force: bool,
+    #[schema(default = false)]
+    force: Option<bool>,
     /// Also if it is older than a version that was active, where the server requires signatures.
-    #[schema(required = false, default = false)]
-    allow_downgrade: bool,
+    #[schema(default = false)]
+    allow_downgrade: Option<bool>,
 }
 
 /// Which version is to run on trial, and how.
@@ -168,14 +168,13 @@ pub(crate) struct CanaryBody {
     #[schema(minimum = 1, maximum = 99)]
     percent: u8,
     /// When it is taken back by itself. What is left out gets its default.
-    #[schema(required = false)]
-    guard: CanaryGuard,
+    guard: Option<CanaryGuard>,
     /// Also if it refuses inputs that the running version takes.
-    #[schema(required = false, default = false)]
-    force: bool,
+    #[schema(default = false)]
+    force: Option<bool>,
     /// Also if it is older than a version that was active, where the server requires signatures.
-    #[schema(required = false, default = false)]
-    allow_downgrade: bool,
+    #[schema(default = false)]
+    allow_downgrade: Option<bool>,
 }
 
 /// Which versions are to be deleted.
@@ -187,8 +186,8 @@ pub(crate) struct PruneBody {
     #[schema(minimum = 1)]
     keep: u32,
     /// Only say which versions would go.
-    #[schema(required = false, default = false)]
-    dry_run: bool,
+    #[schema(default = false)]
+    dry_run: Option<bool>,
 }
 
 /// A DSSE envelope, as `taskforge plugin sign` writes it. Fields that are not named here are ignored.

@@ -43,16 +43,16 @@ pub(super) struct NextTask {
     #[schema(min_items = 1, max_items = 100)]
     task_types: Vec<String>,
     /// The most tasks that it can take now.
-    #[schema(required = false, minimum = 1, maximum = 100, default = 1)]
-    max: u32,
+    #[schema(minimum = 1, maximum = 100, default = 1)]
+    max: Option<u32>,
     /// How long each is its own without a heartbeat: 1 s to 1 h.
-    #[schema(value_type = DurationText, required = false, default = "60s")]
+    #[schema(value_type = Option<DurationText>, required = false, default = "60s")]
     lease: String,
     /// How long to wait while there is none, at most 60 s.
-    #[schema(value_type = DurationText, required = false, default = "0s")]
+    #[schema(value_type = Option<DurationText>, required = false, default = "0s")]
     wait: String,
     /// What it calls itself, for operators: kept with its leases while they hold.
-    #[schema(required = false, max_length = 200)]
+    #[schema(max_length = 200)]
     worker: Option<String>,
 }
 

@@ -76,8 +76,8 @@ pub(super) struct TenantList<'a> {
 #[expect(dead_code, reason = "describes the body for OpenAPI")]
 pub(super) struct QueueBody {
     /// Its tasks are to wait.
-    #[schema(required = false, default = false)]
-    paused: bool,
+    #[schema(default = false)]
+    paused: Option<bool>,
     /// The most attempts that may run at once in the whole fleet.
     #[schema(maximum = 1_000_000)]
     max_running: Option<u32>,
@@ -89,8 +89,8 @@ pub(super) struct QueueBody {
 #[expect(dead_code, reason = "describes the body for OpenAPI")]
 pub(super) struct TenantBody {
     /// Its share, against those of others.
-    #[schema(required = false, minimum = 1, maximum = 1000, default = 1)]
-    weight: u32,
+    #[schema(minimum = 1, maximum = 1000, default = 1)]
+    weight: Option<u32>,
     /// The most attempts that may run at once in the whole fleet.
     #[schema(maximum = 1_000_000)]
     max_running: Option<u32>,

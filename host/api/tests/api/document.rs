@@ -338,6 +338,17 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         assert_eq!(answer.status, status, "{version}: {}", answer.text());
         fits(document, "POST", "/plugins", &answer);
     }
+    // Known by name only, before a version of it runs.
+    for path in ["/plugins", "/plugins/shaped"] {
+        let answer = api.get(path).await;
+        let template = path.replace("shaped", "{name}");
+        assert!(
+            answer.text().contains("\"version\":null"),
+            "{path}: {}",
+            answer.text()
+        );
+        fits(document, "GET", &template, &answer);
+    }
     let broken = api.push("", b"no component").await;
     assert_eq!(broken.status, 422, "{}", broken.text());
     fits(document, "POST", "/plugins", &broken);

@@ -145,9 +145,7 @@ async fn no_text_of_a_path_or_a_query_is_our_fault() {
         let problem = api.get(&format!("/tasks?task_type={bad}")).await;
         let problem = problem.problem(400, "invalid-parameter");
         assert_eq!(problem["errors"][0]["parameter"], "task_type", "{bad}");
-        api.get(&format!("/nowhere/{bad}"))
-            .await
-            .problem(400, "invalid-parameter");
+        api.get(&format!("/nowhere/{bad}")).await.problem(404, "no-route");
     }
 }
 
