@@ -510,7 +510,8 @@ impl Mailer for Blocking {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// One thread claims, commits and runs quick attempts, so that it is known to be held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
     let mailer = Arc::new(Blocking::default());
     let bed = Bed::with(mailer.clone(), json!({ "grants": { "mail": true } })).await;
@@ -543,7 +544,7 @@ async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
     }
     let held = mailer.held.lock().unwrap().clone();
     let foreground = held.values().filter(|name| name.starts_with("tokio")).count();
-    assert_eq!(foreground, 2, "all threads that claim and commit: {held:?}");
+    assert_eq!(foreground, 1, "{held:?}");
     assert!(held.values().any(|name| name == "background"), "{held:?}");
     bed.stop().await;
 }
