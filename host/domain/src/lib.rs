@@ -42,7 +42,10 @@ pub mod usage;
 
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use fingerprint::Fingerprint;
-pub use grants::{DomainPattern, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
+pub use grants::{
+    DomainPattern, Grants, HostPattern, HostRule, HttpGrant, InvalidGrant, KeyValueGrant, MailGrant,
+    parse_network,
+};
 pub use histogram::Histogram;
 pub use ids::{Digest, RunLease, TaskId, TaskType, TenantId, VersionId, WorkerId};
 pub use jiff::Timestamp;
