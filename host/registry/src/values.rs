@@ -7,20 +7,28 @@ use std::{
 
 use async_trait::async_trait;
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
-use taskforge_runtime::{KeyValue, KeyValueError, Seen, Space};
-use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError};
-use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore, SemaphorePermit};
+use taskforge_runtime::{FairSemaphore, KeyValue, KeyValueError, Seen, Space};
+use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreResult};
+use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
-/// Calls that ask the database at once, of all attempts in this process. They share its connections with the heartbeat and the claims, which
+/// Calls that ask the database at once, of all attempts in this process: two of one tenant, and one
+/// that is left to the next. They share its connections with the heartbeat and the claims, which
 /// must not wait for guests.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
+
+/// Calls of one tenant that may wait. An attempt makes one at a time, so this is more than a worker
+/// has attempts.
+const WAITING: usize = 10_000;
 
 type Writers = HashMap<(TenantId, TaskType), Weak<Turns<()>>>;
 
 /// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart, the same on every host.
+///
+/// A call that has begun ends, also if the attempt that made it is called off: it keeps its permit
+/// until the database is done with it. Tenants take turns.
 pub struct StoredValues {
     store: Arc<dyn PluginStore>,
-    calls: Semaphore,
+    calls: FairSemaphore,
     /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where each would hold a connection.
     writers: Mutex<Writers>,
 }
@@ -31,14 +39,33 @@ impl StoredValues {
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
         Self {
             store,
-            calls: Semaphore::new(AT_ONCE),
+            calls: FairSemaphore::new(AT_ONCE, WAITING),
             writers: Mutex::default(),
         }
     }
 
-    /// A turn at the database. `None` never comes: the semaphore is not closed.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.calls.acquire().await.ok()
+    /// Makes a call when it is the tenant's turn. It is dropped whole or runs to its end.
+    async fn call<T, F>(
+        &self,
+        space: &Space,
+        write: Option<OwnedMutexGuard<()>>,
+        call: impl FnOnce(Arc<dyn PluginStore>, KeySpace) -> F,
+    ) -> Result<T, KeyValueError>
+    where
+        T: Send + 'static,
+        F: Future<Output = StoreResult<T>> + Send + 'static,
+    {
+        let permit = self.calls.acquire(&space.tenant).await;
+        let permit = permit.map_err(|refused| KeyValueError(refused.to_string()))?;
+        let call = call(Arc::clone(&self.store), keys(space));
+        let called = tokio::spawn(async move {
+            let _held = (write, permit);
+            call.await
+        });
+        match called.await {
+            Ok(done) => done.map_err(|error| away(&error)),
+            Err(error) => Err(away(&error)),
+        }
     }
 
     /// A turn among those who write the same values.
@@ -59,24 +86,23 @@ impl StoredValues {
 #[async_trait]
 impl KeyValue for StoredValues {
     async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        let _turn = self.turn().await;
-        self.store.get_value(&keys(space), key).await.map_err(away)
+        let key = key.to_owned();
+        let get = |store: Arc<dyn PluginStore>, keys| async move { store.get_value(&keys, &key).await };
+        self.call(space, None, get).await
     }
 
     async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self.store.set_values(&keys(space), &values, quota(space)).await;
-        written(kept.map_err(away)?, space)
+        let (write, quota) = (self.write(space).await, quota(space));
+        let set =
+            |store: Arc<dyn PluginStore>, keys| async move { store.set_values(&keys, &values, quota).await };
+        written(self.call(space, Some(write), set).await?, space)
     }
 
     async fn delete(&self, space: &Space, deleted: Vec<String>) -> Result<(), KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        self.store
-            .delete_values(&keys(space), &deleted)
-            .await
-            .map_err(away)
+        let write = self.write(space).await;
+        let delete =
+            |store: Arc<dyn PluginStore>, keys| async move { store.delete_values(&keys, &deleted).await };
+        self.call(space, Some(write), delete).await
     }
 
     async fn keys(
@@ -85,19 +111,19 @@ impl KeyValue for StoredValues {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError> {
-        let _turn = self.turn().await;
-        let listed = self.store.list_keys(&keys(space), after, limit).await;
-        listed.map_err(away)
+        let after = after.map(str::to_owned);
+        let list = |store: Arc<dyn PluginStore>, keys| async move {
+            store.list_keys(&keys, after.as_deref(), limit).await
+        };
+        self.call(space, None, list).await
     }
 
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self
-            .store
-            .increment_value(&keys(space), key, delta, quota(space))
-            .await;
-        written(kept.map_err(away)?, space)
+        let (write, quota, key) = (self.write(space).await, quota(space), key.to_owned());
+        let increment = |store: Arc<dyn PluginStore>, keys| async move {
+            store.increment_value(&keys, &key, delta, quota).await
+        };
+        written(self.call(space, Some(write), increment).await?, space)
     }
 
     async fn swap(
@@ -107,13 +133,11 @@ impl KeyValue for StoredValues {
         seen: Seen,
         value: Vec<u8>,
     ) -> Result<bool, KeyValueError> {
-        let _write = self.write(space).await;
-        let _turn = self.turn().await;
-        let kept = self
-            .store
-            .swap_value(&keys(space), key, seen, &value, quota(space))
-            .await;
-        match kept.map_err(away)? {
+        let (write, quota, key) = (self.write(space).await, quota(space), key.to_owned());
+        let swap = |store: Arc<dyn PluginStore>, keys| async move {
+            store.swap_value(&keys, &key, seen, &value, quota).await
+        };
+        match self.call(space, Some(write), swap).await? {
             Kept::Mismatch => Ok(false),
             kept => written(kept, space).map(|()| true),
         }
@@ -147,8 +171,7 @@ fn written<T>(kept: Kept<T>, space: &Space) -> Result<T, KeyValueError> {
 }
 
 /// The guest hears that it failed; why is for the operator.
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-fn away(error: StoreError) -> KeyValueError {
+fn away(error: &dyn std::error::Error) -> KeyValueError {
     tracing::warn!(%error, "values of a plugin could not be reached");
     KeyValueError("the values cannot be reached now".to_owned())
 }

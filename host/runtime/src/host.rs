@@ -27,7 +27,7 @@ use crate::{
     egress::{Egress, Outbound},
     limiter::MemoryLimiter,
     log::Log,
-    mailer::Mailer,
+    mailer::Admission,
 };
 
 /// Handles that a guest may hold at once: streams, pollables, header maps, requests. Each is host memory.
@@ -63,7 +63,7 @@ pub(crate) struct Attempt {
     pub(crate) tenant: TenantId,
     pub(crate) task: TaskId,
     pub(crate) progress: Option<OnProgress>,
-    pub(crate) mailer: Arc<dyn Mailer>,
+    pub(crate) mail: Arc<Admission>,
     pub(crate) egress: Arc<Egress>,
     pub(crate) config: Arc<Values>,
     pub(crate) key_value: Option<Arc<dyn KeyValue>>,
@@ -77,7 +77,7 @@ pub(crate) struct HostState {
     pub(crate) log: SharedLog,
     pub(crate) outbound: Outbound,
     attempt: Attempt,
-    mails: u32,
+    mails: mail::Mails,
     cursors: keyvalue::Cursors,
     table: ResourceTable,
     http: WasiHttpCtx,
@@ -99,7 +99,7 @@ impl HostState {
             outbound: Outbound::new(&attempt, log.clone()),
             log,
             attempt,
-            mails: 0,
+            mails: mail::Mails::default(),
             cursors: keyvalue::Cursors::default(),
             table,
             http,

@@ -142,7 +142,7 @@ impl Entered {
             tenant: invocation.tenant.clone(),
             task: invocation.task,
             progress: invocation.progress.clone(),
-            mailer: Arc::clone(&shared.config.mailer),
+            mail: Arc::clone(&shared.mail),
             egress: Arc::clone(&shared.egress),
             config: Arc::clone(&self.config),
             key_value: shared.config.key_value.clone(),

@@ -15,6 +15,7 @@
 //! | [`describe`](mod@describe) | what a plugin says about itself, or its manifest for it |
 //! | [`refusal`] | why bytes did not become a plugin |
 //! | [`compiler`] | from a component to machine code: here, or apart under caps |
+//! | [`confinement`] | what processes give up that they do not need |
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
@@ -24,8 +25,10 @@
 //! | [`limiter`] | memory as a sum, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
+//! | [`fair`] | a semaphore that tenants share fairly |
+//! | [`descriptors`] | how many descriptors outgoing connections may take |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
-//! | [`mailer`] | where mail goes: the outbox folder or an SMTP server |
+//! | [`mailer`] | where mail goes, the outbox folder or an SMTP server, and how much of it |
 //! | [`source`] | where components come from when their code is needed again |
 //! | [`keyvalue`] | what a plugin keeps between attempts |
 //! | [`inspect`](mod@inspect) | what a component imports and exports, without running it |
@@ -37,7 +40,9 @@ mod cache;
 mod code;
 mod contract;
 mod describe;
+mod descriptors;
 mod egress;
+mod fair;
 mod host;
 mod limiter;
 mod load;
@@ -49,6 +54,7 @@ mod verdict;
 
 pub mod background;
 pub mod compiler;
+pub mod confinement;
 pub mod engine;
 pub mod inspect;
 pub mod invoke;
@@ -60,10 +66,14 @@ pub mod source;
 
 pub use background::{Effort, Threads};
 pub use compiler::{CompileProcess, Compiler};
+pub use fair::{FairSemaphore, Permit, TooManyWaiting};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
 pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Seen, Space};
-pub use mailer::{MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, OutboxMailer, SmtpMailer};
+pub use mailer::{
+    MailAmount, MailCounter, MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, MemoryMailCounter,
+    OutboxMailer, SmtpMailer,
+};
 pub use plugin::Plugin;
 pub use refusal::LoadError;
 pub use residents::Residents;

@@ -3,12 +3,15 @@
 //! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in development is what an
 //! SMTP server would get.
 
+mod admission;
 mod compose;
 mod outbox;
 mod smtp;
 
 use async_trait::async_trait;
 
+pub(crate) use admission::Admission;
+pub use admission::{MailAmount, MailCounter, MemoryMailCounter};
 pub use outbox::OutboxMailer;
 pub use smtp::SmtpMailer;
 
@@ -79,7 +82,9 @@ impl MailError {
         }
     }
 
-    fn unavailable(message: impl Into<String>) -> Self {
+    /// The mailer cannot take it now.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
         Self {
             kind: MailErrorKind::Unavailable,
             message: message.into(),
@@ -92,7 +97,8 @@ impl MailError {
 /// # Errors
 /// When it is no address.
 pub(crate) fn domain(field: &str, address: &str) -> Result<String, MailError> {
-    compose::mailbox(field, address).map(|mailbox| mailbox.email.domain().to_owned())
+    let mailbox = compose::mailbox(field, address)?;
+    Ok(mailbox.email.domain().to_owned())
 }
 
 /// Takes messages.

@@ -24,6 +24,7 @@ pub mod enqueue;
 pub mod lanes;
 pub mod lead;
 pub mod list;
+pub mod mail;
 pub mod operate;
 pub mod policy;
 pub mod registry;

@@ -28,8 +28,8 @@ pub mod store;
 
 pub use batch::{Batcher, BatcherConfig};
 pub use plugins::{
-    Added, BUCKET_BYTES, KEY_BYTES, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange,
-    SealedSecret,
+    Added, BUCKET_BYTES, KEY_BYTES, Kept, KeyQuota, KeySpace, MailCount, PluginStore, RegistrySnapshot,
+    RolloutChange, SealedSecret,
 };
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};

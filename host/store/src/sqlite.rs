@@ -33,6 +33,7 @@ mod forget;
 mod lanes;
 mod lead;
 mod list;
+mod mail;
 mod open;
 mod operate;
 mod order;

@@ -86,7 +86,10 @@ impl Asker {
 }
 
 async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
-    let asker = Asker::new(Egress::new(Vec::new(), Arc::default()).unwrap(), "127.0.0.0/8");
+    let asker = Asker::new(
+        Egress::new(256, Vec::new(), Arc::default()).unwrap(),
+        "127.0.0.0/8",
+    );
     asker.send(&server.url("/"), options).await
 }
 
@@ -113,7 +116,7 @@ impl Rebinding {
             }
             Box::pin(async move { Ok(vec![(found, port).into()]) })
         });
-        Egress::resolving(resolver, Vec::new(), Arc::default()).unwrap()
+        Egress::resolving(resolver, Division::of(256), Vec::new(), Arc::default()).unwrap()
     }
 }
 

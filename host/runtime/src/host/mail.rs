@@ -2,10 +2,10 @@
 
 use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
 
-use super::HostState;
+use super::{Attempt, HostState};
 use crate::{
     contract::mail,
-    mailer::{self, MailError, MailErrorKind, MailMessage},
+    mailer::{self, MailAmount, MailError, MailErrorKind, MailMessage},
 };
 
 impl mail::Host for HostState {
@@ -19,9 +19,8 @@ impl mail::Host for HostState {
                 message: refusal,
             });
         }
-        self.mails += 1;
         let message = MailMessage {
-            key: format!("{}.{}", self.attempt.task, self.mails),
+            key: format!("{}.{}", self.attempt.task, self.mails.sent + 1),
             from: message.from,
             to: message.to,
             cc: message.cc,
@@ -31,7 +30,15 @@ impl mail::Host for HostState {
             text: message.text,
             html: message.html,
         };
-        let receipt = self.attempt.mailer.send(message).await?;
+        self.count(&message)?;
+        let Attempt { tenant, plugin, .. } = &self.attempt;
+        let sent = self.attempt.mail.send(tenant, plugin, message).await;
+        let receipt = sent.inspect_err(|error| {
+            // The host's own word about limits; what a mail server says is the guest's to tell.
+            if error.kind == MailErrorKind::Unavailable {
+                self.log.lock().note(LogLevel::Error, &error.message);
+            }
+        })?;
         let mut log = self.log.lock();
         for line in &receipt.log {
             log.message(LogLevel::Info, "mail", line);
@@ -43,7 +50,43 @@ impl mail::Host for HostState {
     }
 }
 
+/// What one attempt has sent.
+#[derive(Debug, Default)]
+pub(super) struct Mails {
+    /// Calls that were let through.
+    sent: u32,
+    amount: MailAmount,
+}
+
 impl HostState {
+    /// Counts a message towards the limits of the attempt.
+    ///
+    /// # Errors
+    /// When it is beyond them.
+    fn count(&mut self, message: &MailMessage) -> Result<(), mail::Error> {
+        let limits = &self.attempt.plugin.limits;
+        let limit = MailAmount {
+            messages: limits.mails.into(),
+            bytes: limits.mail_bytes,
+        };
+        let amount = self.mails.amount.plus(MailAmount::of(message));
+        if amount.is_within(limit) {
+            self.mails.sent += 1;
+            self.mails.amount = amount;
+            return Ok(());
+        }
+        let text = format!(
+            "mail was refused: an attempt may send {} messages, one for each recipient, and {} bytes \
+             (`mails` and `mail_bytes` under [limits])",
+            limit.messages, limit.bytes
+        );
+        self.log.lock().refuse(FailureKind::HostCallLimit, text.clone());
+        Err(mail::Error {
+            code: mail::ErrorCode::Denied,
+            message: text,
+        })
+    }
+
     /// Why the operator's grant does not cover a message, in a sentence that names what would.
     ///
     /// # Errors

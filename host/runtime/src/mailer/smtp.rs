@@ -7,11 +7,15 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor, message::Mailbo
 
 use super::{
     MailError, MailErrorKind, MailMessage, MailReceipt, Mailer,
+    admission::SENDS,
     compose::{Bcc, compose, mailbox},
 };
 
 /// How long one step of the conversation may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections at once: as many as messages.
+const CONNECTIONS: u32 = SENDS as u32;
 
 /// Replies that speak of our credentials and not of the message (RFC 4954): the operator can put them right, so the
 /// task may try again.
@@ -36,6 +40,7 @@ impl SmtpMailer {
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url)
             .map_err(|error| MailError::invalid(format!("the SMTP URL cannot be used: {error}")))?
             .timeout(Some(TIMEOUT))
+            .pool_config(smtp::PoolConfig::new().max_size(CONNECTIONS))
             .build();
         Ok(Self {
             transport,

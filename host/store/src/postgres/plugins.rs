@@ -12,10 +12,11 @@ use super::{
     PostgresStore, Shared, components,
     connect::{on_pool, run, run_once},
     fault::Repeat,
-    registry, secrets, usage, values, versions,
+    mail, registry, secrets, usage, values, versions,
 };
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+    Added, Kept, KeyQuota, KeySpace, MailCount, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret,
+    StoreResult,
 };
 
 /// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
@@ -167,6 +168,18 @@ impl PluginStore for PostgresStore {
     ) -> StoreResult<Kept<i64>> {
         run_once!(self, |connection| values::increment(
             connection, space, key, delta, quota
+        ))
+    }
+
+    async fn count_mail(
+        &self,
+        plugin: &TaskType,
+        version: &str,
+        sent: MailCount,
+        limit: MailCount,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| mail::add(
+            connection, plugin, version, sent, limit
         ))
     }
 

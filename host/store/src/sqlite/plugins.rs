@@ -7,9 +7,10 @@ use taskforge_domain::{
     VersionId, VersionState, VersionUsage,
 };
 
-use super::{SqliteStore, begin, registry, secrets, usage, values, versions};
+use super::{SqliteStore, begin, mail, registry, secrets, usage, values, versions};
 use crate::{
-    Added, Kept, KeyQuota, KeySpace, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret, StoreResult,
+    Added, Kept, KeyQuota, KeySpace, MailCount, PluginStore, RegistrySnapshot, RolloutChange, SealedSecret,
+    StoreResult,
 };
 
 #[async_trait]
@@ -148,6 +149,17 @@ impl PluginStore for SqliteStore {
         let mut writer;
         let transaction = begin!(self, writer);
         values::increment(transaction, space, key, delta, quota).await
+    }
+
+    async fn count_mail(
+        &self,
+        plugin: &TaskType,
+        version: &str,
+        sent: MailCount,
+        limit: MailCount,
+    ) -> StoreResult<bool> {
+        let mut writer = self.shared.writer().await?;
+        mail::add(&mut writer, plugin, version, sent, limit).await
     }
 
     async fn swap_value(

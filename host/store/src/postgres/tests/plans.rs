@@ -139,6 +139,7 @@ async fn nothing_that_is_done_often_scans_a_table() {
         secrets::STATEMENTS,
         usage::STATEMENTS,
         values::STATEMENTS,
+        mail::STATEMENTS,
         &[super::super::read::COUNTS],
     ]
     .concat()
