@@ -236,8 +236,8 @@ impl Exchange {
             .map_err(|_| Error::DnsTimeout)??;
         let permit = timeout_at(lookup_limit, self.egress.requests.acquire(&self.tenant))
             .await
-            .map_err(|_| self.crowded("none was free in time".to_owned()))?
-            .map_err(|refused| self.crowded(refused.to_string()))?;
+            .map_err(|_| self.crowded("none was free in time"))?
+            .map_err(|refused| self.crowded(&refused.to_string()))?;
         let key = clients::Key::new(
             &self.tenant,
             &self.plugin.digest,
@@ -276,7 +276,7 @@ impl Exchange {
     }
 
     /// There is no connection for a request.
-    fn crowded(&self, why: String) -> Error {
+    fn crowded(&self, why: &str) -> Error {
         let text =
             format!("an HTTP request was given up: the tenant's share of connections is in use; {why}");
         self.log.lock().note(taskforge_domain::LogLevel::Error, &text);

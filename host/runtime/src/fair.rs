@@ -102,6 +102,13 @@ impl FairSemaphore {
         self.0.lock().free
     }
 
+    /// Calls of a tenant that wait.
+    #[must_use]
+    pub fn waiting(&self, tenant: &TenantId) -> usize {
+        let state = self.0.lock();
+        state.tenants.get(tenant).map_or(0, |tenant| tenant.waiting.len())
+    }
+
     /// Of a permit that is counted.
     fn permit(&self, tenant: &TenantId) -> Permit {
         Permit {

@@ -96,8 +96,6 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use futures_util::future::join_all;
-
     use super::*;
 
     fn tenant(name: &str) -> TenantId {
@@ -105,9 +103,9 @@ mod tests {
     }
 
     /// `slow.test` is never found, every other name at once.
-    fn resolver(slow: &Arc<AtomicUsize>) -> Arc<Resolver> {
+    fn resolver(slow: &Arc<AtomicUsize>, longest: Duration) -> Arc<Resolver> {
         let slow = Arc::clone(slow);
-        let resolver = Resolver::new(move |name, port| {
+        let mut resolver = Resolver::new(move |name, port| {
             let slow = Arc::clone(&slow);
             Box::pin(async move {
                 if name == "slow.test" {
@@ -117,76 +115,90 @@ mod tests {
                 Ok(vec![([8, 8, 8, 8], port).into()])
             })
         });
+        resolver.longest = longest;
         Arc::new(resolver)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_tenant_with_slow_names_waits_for_its_own_and_nobody_else_does() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let resolver = resolver(&asked);
-        let flood: Vec<_> = (0..500)
-            .map(|_| {
-                let resolver = Arc::clone(&resolver);
-                tokio::spawn(async move {
-                    let found = resolver.resolve(&tenant("mallory"), "slow.test".to_owned(), 80);
-                    found.await.unwrap_err().kind()
-                })
-            })
-            .collect();
-        while asked.load(Ordering::SeqCst) < LOOKUPS / 2 {
-            tokio::task::yield_now().await;
-        }
-        // A neighbour's look-ups wait for no timer, not even a paused one.
-        let started = tokio::time::Instant::now();
-        for _ in 0..1000 {
-            let found = resolver
-                .resolve(&tenant("alice"), "fast.test".to_owned(), 80)
-                .await;
-            assert_eq!(found.unwrap(), ["8.8.8.8:80".parse().unwrap()]);
-        }
-        assert_eq!(started.elapsed(), Duration::ZERO);
-        assert_eq!(asked.load(Ordering::SeqCst), LOOKUPS / 2);
-        // Those that are given up make room for as many more, and then their threads are the limit.
-        tokio::time::sleep(LONGEST * 10).await;
-        assert_eq!(asked.load(Ordering::SeqCst), LOOKUPS / 2 + ABANDONED / 2);
-        let found = resolver
-            .resolve(&tenant("alice"), "fast.test".to_owned(), 80)
-            .await;
-        assert!(found.is_ok());
-        let ended: Vec<_> = flood.iter().filter(|call| call.is_finished()).collect();
-        assert_eq!(ended.len(), LOOKUPS / 2 + ABANDONED / 2);
-        flood.iter().for_each(tokio::task::JoinHandle::abort);
-        for ended in join_all(flood).await.into_iter().flatten() {
-            assert_eq!(ended, io::ErrorKind::TimedOut);
-        }
+    type Call = tokio::task::JoinHandle<io::Result<Vec<SocketAddr>>>;
+
+    fn flood(resolver: &Arc<Resolver>, count: usize) -> Vec<Call> {
+        let call = |_| {
+            let resolver = Arc::clone(resolver);
+            let mallory = tenant("mallory");
+            tokio::spawn(async move { resolver.resolve(&mallory, "slow.test".to_owned(), 80).await })
+        };
+        (0..count).map(call).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn more_look_ups_than_may_wait_are_refused() {
-        let resolver = resolver(&Arc::default());
-        let calls: Vec<_> = (0..LOOKUPS / 2 + WAITING + 1)
-            .map(|_| {
-                let resolver = Arc::clone(&resolver);
-                tokio::spawn(async move {
-                    resolver
-                        .resolve(&tenant("mallory"), "slow.test".to_owned(), 80)
-                        .await
-                })
-            })
-            .collect();
-        let refused = loop {
-            tokio::task::yield_now().await;
-            if let Some(ended) = calls.iter().position(tokio::task::JoinHandle::is_finished) {
-                break ended;
+    async fn until(count: &AtomicUsize, wanted: usize) {
+        let reached = async {
+            while count.load(Ordering::SeqCst) < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        assert_eq!(refused, calls.len() - 1);
-        let error = calls.into_iter().next_back().unwrap().await.unwrap().unwrap_err();
+        timeout(Duration::from_secs(60), reached).await.unwrap();
+    }
+
+    async fn neighbours_find_theirs(resolver: &Resolver) {
+        let alice = tenant("alice");
+        let look_ups = async {
+            for _ in 0..1000 {
+                let found = resolver.resolve(&alice, "fast.test".to_owned(), 80).await;
+                assert_eq!(found.unwrap(), ["8.8.8.8:80".parse().unwrap()]);
+            }
+        };
+        timeout(Duration::from_secs(60), look_ups).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_slow_names_waits_for_its_own_and_nobody_else_does() {
+        // For ever, as far as this test goes.
+        let asked = Arc::new(AtomicUsize::new(0));
+        let resolver = resolver(&asked, Duration::from_secs(3600));
+        let flood = flood(&resolver, 500);
+        until(&asked, LOOKUPS / 2).await;
+        neighbours_find_theirs(&resolver).await;
+        assert_eq!(asked.load(Ordering::SeqCst), LOOKUPS / 2);
+        flood.iter().for_each(Call::abort);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_is_given_up_makes_room_until_too_many_threads_are_lost() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let resolver = resolver(&asked, Duration::from_millis(20));
+        let most = LOOKUPS / 2 + ABANDONED / 2;
+        let flood = flood(&resolver, 500);
+        until(&asked, most).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), most);
+        neighbours_find_theirs(&resolver).await;
+        let (ended, waiting): (Vec<_>, Vec<_>) = flood.into_iter().partition(Call::is_finished);
+        assert_eq!(ended.len(), most);
+        for call in ended {
+            assert_eq!(call.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        waiting.iter().for_each(Call::abort);
+    }
+
+    #[tokio::test]
+    async fn more_look_ups_than_may_wait_are_refused() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let resolver = resolver(&asked, Duration::from_secs(3600));
+        let flood = flood(&resolver, LOOKUPS / 2 + WAITING);
+        until(&asked, LOOKUPS / 2).await;
+        while resolver.lookups.waiting(&tenant("mallory")) < WAITING {
+            tokio::task::yield_now().await;
+        }
+        let refused = resolver
+            .resolve(&tenant("mallory"), "slow.test".to_owned(), 80)
+            .await;
+        let error = refused.unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains("1000 calls of this tenant wait already"),
             "{error}"
         );
+        flood.iter().for_each(Call::abort);
     }
 }
