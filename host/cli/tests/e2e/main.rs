@@ -8,6 +8,7 @@ mod browser;
 mod commands;
 mod compiling;
 mod crash;
+mod descriptors;
 mod drain;
 mod first_task;
 mod registry;

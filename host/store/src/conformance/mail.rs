@@ -20,9 +20,10 @@ async fn within_an_hour(attempt: impl AsyncFn(&str) -> bool) {
 /// What is beyond the limit is not counted, and leaves room for what is smaller.
 pub async fn mail_is_counted_by_version_up_to_its_limit(world: World) {
     let plugins = &world.plugins;
+    let (letters, other) = (kind("letters"), kind("other"));
     within_an_hour(async |version| {
         let count = async |version: &str, sent| {
-            let counted = plugins.count_mail(&kind("letters"), version, sent, mail(10, 1000));
+            let counted = plugins.count_mail(&letters, version, sent, mail(10, 1000));
             counted.await.unwrap()
         };
         assert!(
@@ -42,10 +43,10 @@ pub async fn mail_is_counted_by_version_up_to_its_limit(world: World) {
         }
         // Others have their own.
         assert!(count(&format!("{version}-rc.1"), mail(10, 1000)).await);
-        let other = plugins.count_mail(&kind("other"), version, mail(10, 1000), mail(10, 1000));
+        let other = plugins.count_mail(&other, version, mail(10, 1000), mail(10, 1000));
         assert!(other.await.unwrap());
         // A limit that was raised leaves room at once.
-        let raised = plugins.count_mail(&kind("letters"), version, mail(1, 1), mail(11, 1001));
+        let raised = plugins.count_mail(&letters, version, mail(1, 1), mail(11, 1001));
         raised.await.unwrap() && counted == [true, false, false, true, false, false]
     })
     .await;
@@ -54,16 +55,22 @@ pub async fn mail_is_counted_by_version_up_to_its_limit(world: World) {
 /// Many hosts send at once.
 pub async fn a_limit_of_mail_holds_when_many_send_at_once(world: World) {
     within_an_hour(async |version| {
-        let sends = (0..100).map(|_| {
+        let mut sends = tokio::task::JoinSet::new();
+        for _ in 0..100 {
             let (plugins, version) = (world.plugins.clone(), version.to_owned());
-            tokio::spawn(async move {
-                let counted = plugins.count_mail(&kind("flood"), &version, mail(1, 10), mail(40, 10_000));
-                counted.await.unwrap()
-            })
-        });
-        let sent = futures_util::future::join_all(sends).await;
-        sent.into_iter()
-            .filter(|counted| *counted.as_ref().unwrap())
+            sends.spawn(async move {
+                let (flood, limit) = (kind("flood"), mail(40, 10_000));
+                plugins
+                    .count_mail(&flood, &version, mail(1, 10), limit)
+                    .await
+                    .unwrap()
+            });
+        }
+        sends
+            .join_all()
+            .await
+            .into_iter()
+            .filter(|counted| *counted)
             .count()
             == 40
     })

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::super::{
-    claim, complete, components, connect, enqueue, order, outlook, progress, registry, secrets, sweep, usage,
-    values, versions, workers,
+    claim, complete, components, connect, enqueue, mail, order, outlook, progress, registry, secrets, sweep,
+    usage, values, versions, workers,
 };
 use super::database::TestDatabase;
 
