@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{Grants, HttpGrant, KeyValueGrant, MailGrant, network};
+use super::{Grants, HostRule, HttpGrant, KeyValueGrant, MailGrant, network};
 
 /// The most bytes and keys that a quota may have: what both databases count.
 const QUOTA: u64 = i64::MAX as u64;
@@ -67,6 +67,7 @@ impl HttpGrant {
             let why = format!("{host} is named twice: write one entry with all its methods");
             return Err(invalid(FIELD, why));
         }
+        self.check_shadows()?;
         const NETWORKS: &str = "http.private_networks";
         for network in &self.private_networks {
             network::check(network).map_err(|why| invalid(NETWORKS, why))?;
@@ -75,6 +76,25 @@ impl HttpGrant {
             Some(network) => Err(invalid(NETWORKS, format!("{network} is named twice"))),
             None => Ok(()),
         }
+    }
+}
+
+impl HttpGrant {
+    /// A limit to methods that another entry lifts again looks like a limit and is none.
+    fn check_shadows(&self) -> Result<(), InvalidGrant> {
+        let open: Vec<_> = self.hosts.iter().filter(|rule| rule.methods.is_none()).collect();
+        for limited in self.hosts.iter().filter(|rule| rule.methods.is_some()) {
+            let ports = limited.host.by_port();
+            let lifts = |rule: &&&HostRule| ports.iter().any(|port| rule.host.covers(port));
+            if let Some(rule) = open.iter().find(lifts) {
+                let why = format!(
+                    "{} is limited to methods, and {} allows it all of them: leave one of the two out",
+                    limited.host, rule.host
+                );
+                return Err(invalid("http.hosts", why));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -40,6 +40,36 @@ impl HostPattern {
             }
     }
 
+    /// The same as patterns of one port each, where it is for ports that can be told one by one.
+    #[must_use]
+    pub fn by_port(&self) -> Vec<Self> {
+        match &self.read {
+            Ok((_, PortPattern::Web)) => [80, 443]
+                .map(|port| Self::from(format!("{}:{port}", self.text)))
+                .into(),
+            _ => vec![self.clone()],
+        }
+    }
+
+    /// Whether this pattern matches whatever the other one, which [`HostPattern::by_port`] made,
+    /// matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.read, &other.read) {
+            (Ok((name, ports)), Ok((other_name, other_ports))) => {
+                name.covers(other_name)
+                    && match (*ports, *other_ports) {
+                        (PortPattern::Any, _) => true,
+                        (PortPattern::Web, PortPattern::Exactly(port)) => matches!(port, 80 | 443),
+                        (own, other) => own == other,
+                    }
+            }
+            // What matches nothing is covered by everything.
+            (_, Err(_)) => true,
+            (Err(_), _) => false,
+        }
+    }
+
     /// Whether it may be granted.
     ///
     /// # Errors

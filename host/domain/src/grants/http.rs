@@ -80,7 +80,7 @@ impl FromStr for HostRule {
 }
 
 impl HostRule {
-    fn allows_method(&self, method: &str) -> bool {
+    pub(super) fn allows_method(&self, method: &str) -> bool {
         self.methods
             .as_ref()
             .is_none_or(|methods| methods.iter().any(|allowed| allowed == method))

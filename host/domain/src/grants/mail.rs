@@ -99,6 +99,16 @@ impl DomainPattern {
         !domain.ends_with('.') && name.matches(&domain)
     }
 
+    /// Whether this pattern matches whatever the other one matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.read, &other.read) {
+            (Ok(name), Ok(other)) => name.covers(other),
+            (_, Err(_)) => true,
+            (Err(_), _) => false,
+        }
+    }
+
     /// Whether it may be granted.
     ///
     /// # Errors
@@ -171,6 +181,25 @@ mod tests {
         assert!(!allowed("example.org") && !allowed("badexample.com") && !allowed("x.example.com"));
         let text = serde_json::to_string(&grant).unwrap();
         assert_eq!(serde_json::from_str::<MailGrant>(&text).unwrap(), grant);
+    }
+
+    #[test]
+    fn a_wider_pattern_covers_a_narrower_one() {
+        let pattern = |text: &str| DomainPattern::from(text.to_owned());
+        for (wide, narrow) in [
+            ("a.test", "a.test"),
+            ("*.a.test", "b.a.test"),
+            ("*.a.test", "*.b.a.test"),
+        ] {
+            assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
+        }
+        for (one, other) in [
+            ("a.test", "*.a.test"),
+            ("*.a.test", "a.test"),
+            ("b.test", "ab.test"),
+        ] {
+            assert!(!pattern(one).covers(&pattern(other)), "{one} {other}");
+        }
     }
 
     #[test]

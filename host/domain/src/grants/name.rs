@@ -43,9 +43,18 @@ impl Name {
         match self {
             Self::Any => true,
             Self::Exactly(name) => name == host,
-            Self::Below(domain) => host
-                .strip_suffix(domain.as_str())
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Self::Below(domain) => is_below(host, domain),
+        }
+    }
+
+    /// Whether it covers whatever another one covers.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (_, Self::Any) | (Self::Exactly(_), Self::Below(_)) => false,
+            (Self::Exactly(name), Self::Exactly(other)) => name == other,
+            (Self::Below(domain), Self::Exactly(other)) => is_below(other, domain),
+            (Self::Below(domain), Self::Below(other)) => other == domain || is_below(other, domain),
         }
     }
 
@@ -65,6 +74,12 @@ impl Name {
             )
         })
     }
+}
+
+/// Whether a name is one below a domain.
+fn is_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain)
+        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 /// What is wrong with text that is about to be a name or a pattern, before it is taken apart.
