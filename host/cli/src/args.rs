@@ -196,6 +196,7 @@ pub(crate) struct PluginFolderArgs {
         long,
         env = "TASKFORGE_ALLOW_PRIVATE",
         value_name = "CIDR",
+        value_parser = taskforge_domain::parse_network,
         value_delimiter = ','
     )]
     pub(crate) allow_private: Vec<ipnet::IpNet>,

@@ -14,5 +14,6 @@ pub(crate) fn run(args: &CompileArgs) -> ExitCode {
         seconds: args.seconds,
         fingerprint: args.fingerprint.clone(),
     };
-    compile_apart(&job, &mut io::stdin().lock(), &mut io::stderr().lock())
+    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    compile_apart(&job, &mut input, &mut output, &mut io::stderr().lock())
 }

@@ -172,16 +172,25 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
     *fuel = args.fuel.unwrap_or(*fuel);
     *memory = args.memory.map_or(*memory, |size| size.as_u64());
     *deadline = args.deadline.unwrap_or(*deadline);
-    settings
-        .grants
-        .http
-        .hosts
-        .extend(args.allow_http.iter().cloned().map(HostRule::from));
-    settings.grants.http.private_networks.extend(&args.allow_private);
+    let http = &mut settings.grants.http;
+    for host in args.allow_http.iter().cloned() {
+        // The flag is for all methods, whatever the file says.
+        http.hosts.retain(|rule| rule.host != host);
+        http.hosts.push(HostRule::from(host));
+    }
+    for network in &args.allow_private {
+        if !http.private_networks.contains(network) {
+            http.private_networks.push(*network);
+        }
+    }
     if args.allow_mail {
         settings.grants.mail = MailGrant::unlimited();
     }
     settings.grants.keyvalue.allowed |= args.allow_keyvalue;
+    settings
+        .grants
+        .check()
+        .map_err(|error| anyhow::anyhow!("grants.{error}"))?;
     settings.config.extend(args.config.iter().cloned());
     for (name, variable) in &args.secret {
         // A guest reads both in the same way, and nothing of this run is kept.

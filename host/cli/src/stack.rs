@@ -11,8 +11,10 @@ use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::Limits;
-use taskforge_registry::{Collector, Folder, Live, Retention, StoredComponents, StoredValues, Trials};
-use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig};
+use taskforge_registry::{
+    Collector, Folder, Live, Retention, StoredComponents, StoredMailCounter, StoredValues, Trials,
+};
+use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -95,10 +97,22 @@ pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> any
         allow_private: config.allow_private,
         ceilings: config.ceilings,
         source: Some(Arc::new(StoredComponents::new(store.clone()))),
-        key_value: Some(Arc::new(StoredValues::new(store))),
+        key_value: Some(Arc::new(StoredValues::new(store.clone()))),
+        mail_counter: Some(Arc::new(StoredMailCounter::new(store))),
         ..RuntimeConfig::new(config.mailer)
     };
-    Runtime::new(config).context("the sandbox cannot be set up")
+    let runtime = Runtime::new(config).context("the sandbox cannot be set up")?;
+    // After that: the pool of instances has opened what it needs of this process in /proc.
+    for what in confinement::host() {
+        tracing::warn!(what, "this process keeps what it does not need");
+    }
+    let compiling = runtime.clone();
+    tokio::spawn(async move {
+        if let Err(error) = compiling.try_compiler().await {
+            tracing::error!(%error, "no component can be compiled here");
+        }
+    });
+    Ok(runtime)
 }
 
 impl Stack {

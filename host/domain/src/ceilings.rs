@@ -42,6 +42,10 @@ impl Limits {
             host_calls: 1_000_000_000,
             http_requests: 10_000,
             http_bytes: 1 << 30,
+            mails: 10_000,
+            mail_bytes: 256 << 20,
+            mails_per_hour: 100_000,
+            mail_bytes_per_hour: 4 << 30,
             ..Self::default()
         }
     }
@@ -65,6 +69,10 @@ impl Limits {
             tables,
             http_requests,
             http_bytes,
+            mails,
+            mail_bytes,
+            mails_per_hour,
+            mail_bytes_per_hour,
             concurrency: _,
         } = self;
         check("fuel", fuel, &ceilings.fuel)?;
@@ -82,7 +90,15 @@ impl Limits {
         check("memories", memories, &ceilings.memories)?;
         check("tables", tables, &ceilings.tables)?;
         check("http_requests", http_requests, &ceilings.http_requests)?;
-        check("http_bytes", http_bytes, &ceilings.http_bytes)
+        check("http_bytes", http_bytes, &ceilings.http_bytes)?;
+        check("mails", mails, &ceilings.mails)?;
+        check("mail_bytes", mail_bytes, &ceilings.mail_bytes)?;
+        check("mails_per_hour", mails_per_hour, &ceilings.mails_per_hour)?;
+        check(
+            "mail_bytes_per_hour",
+            mail_bytes_per_hour,
+            &ceilings.mail_bytes_per_hour,
+        )
     }
 }
 

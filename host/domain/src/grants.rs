@@ -4,25 +4,33 @@
 //! |---|---|
 //! | `http` | hosts with ports and methods, and exceptions from the address guard |
 //! | `host` | patterns of hosts and ports |
+//! | `name` | the one spelling of a name |
+//! | `network` | ranges of addresses |
+//! | `check` | whether grants may be given as they are written |
 //! | `address` | which addresses are public, in whatever spelling |
 //! | `mail` | senders and recipients by domain |
 //! | `keyvalue` | kept values and their quota |
 //! | `within` | whether grants stay within an upper bound |
 
 mod address;
+mod check;
 mod host;
 mod http;
 mod keyvalue;
 mod mail;
+mod name;
+mod network;
 mod within;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    check::InvalidGrant,
     host::{HostPattern, InvalidHostPattern},
     http::{HostRule, HttpGrant},
     keyvalue::KeyValueGrant,
     mail::{DomainPattern, MailGrant},
+    network::parse_network,
     within::Excess,
 };
 

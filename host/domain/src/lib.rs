@@ -47,7 +47,10 @@ pub mod visible;
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use ceilings::AboveCeiling;
 pub use fingerprint::Fingerprint;
-pub use grants::{DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, KeyValueGrant, MailGrant};
+pub use grants::{
+    DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, InvalidGrant, KeyValueGrant, MailGrant,
+    parse_network,
+};
 pub use histogram::Histogram;
 pub use ids::{Digest, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber, WorkerId};
 pub use jiff::Timestamp;

@@ -43,6 +43,16 @@ pub struct Limits {
     /// Bytes of all HTTP response bodies together, as they come over the wire, and as many again of all request bodies.
     #[serde(with = "size")]
     pub http_bytes: u64,
+    /// E-mails that one attempt may send. One to several recipients counts as so many.
+    pub mails: u32,
+    /// Bytes of addresses, subjects and bodies of all e-mails of one attempt, as the handler wrote them.
+    #[serde(with = "size")]
+    pub mail_bytes: u64,
+    /// As [`Limits::mails`], for all attempts of the version in one hour of the clock, in the whole fleet.
+    pub mails_per_hour: u32,
+    /// As [`Limits::mail_bytes`], for all attempts of the version in one hour of the clock, in the whole fleet.
+    #[serde(with = "size")]
+    pub mail_bytes_per_hour: u64,
     /// Attempts that may run at once in the whole fleet, like a cap of the queue: the lower of the two counts. `None`: no such limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
@@ -63,6 +73,10 @@ impl Default for Limits {
             tables: 64,
             http_requests: 100,
             http_bytes: 32 << 20,
+            mails: 100,
+            mail_bytes: 4 << 20,
+            mails_per_hour: 1_000,
+            mail_bytes_per_hour: 64 << 20,
             concurrency: None,
         }
     }

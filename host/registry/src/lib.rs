@@ -23,6 +23,7 @@
 //! | [`usage`] | what attempts used, written each second |
 //! | [`source`] | components for the sandbox, from the store |
 //! | [`values`] | what plugins keep, in the store |
+//! | [`mail`] | how much mail versions send, counted in the store |
 //!
 //! In: components, and what operators say of them. Out: plugins that are ready to run. It knows no task's state, no HTTP and no SQL.
 
@@ -33,6 +34,7 @@ pub mod folder;
 pub mod follow;
 pub mod live;
 pub mod loader;
+pub mod mail;
 pub mod push;
 pub mod registry;
 pub mod review;
@@ -52,6 +54,7 @@ pub use folder::Folder;
 pub use follow::{Follower, Snapshots};
 pub use live::{Live, Serving};
 pub use loader::{Loader, LoaderParts};
+pub use mail::StoredMailCounter;
 pub use push::{Push, Pushed, SameVersion};
 pub use registry::{DEFAULT_QUOTA, Parts, Registry, SecretInfo};
 pub use review::{Reviewed, review};

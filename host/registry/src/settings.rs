@@ -27,6 +27,8 @@ pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
         let reason = "nothing runs with 0: pause the plugin instead";
         return Err(RegistryError::invalid("limits.concurrency", reason));
     }
+    let grants = settings.grants.check();
+    grants.map_err(|error| RegistryError::invalid(format!("grants.{}", error.field), error.why))?;
     if settings.config.len() + settings.grants.secrets.len() > MAX_VALUES {
         let reason = format!("a version reads at most {MAX_VALUES} values and secrets");
         return Err(RegistryError::invalid("config", reason));
@@ -37,6 +39,11 @@ pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
     }
     for name in &settings.grants.secrets {
         check_name("grants.secrets", name)?;
+        // The guest reads both by the same name, and would see only one of them.
+        if settings.config.contains_key(name) {
+            let reason = format!("{name:?} is the name of a value in config too: rename one of them");
+            return Err(RegistryError::invalid("grants.secrets", reason));
+        }
     }
     Ok(())
 }
@@ -44,8 +51,12 @@ pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
 /// Whether a name may be that of a configuration value or a secret.
 pub(crate) fn check_name(field: &str, name: &str) -> RegistryResult<()> {
     let is_name = (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control);
-    if is_name {
+    if is_name && name.trim() == name {
         return Ok(());
+    }
+    if is_name {
+        let reason = format!("{name:?} begins or ends with a blank: write {:?}", name.trim());
+        return Err(RegistryError::invalid(field, reason));
     }
     let reason = format!("a name has 1 to {MAX_NAME} bytes and no control characters");
     Err(RegistryError::invalid(field, reason))

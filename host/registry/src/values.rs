@@ -12,20 +12,28 @@ use std::{
 
 use async_trait::async_trait;
 use taskforge_domain::{KeyValueGrant, TaskType, TenantId};
-use taskforge_runtime::{KeyValue, KeyValueError, Seen, Space};
-use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreError, StoreResult};
-use tokio::sync::{Mutex as Turns, OwnedMutexGuard, Semaphore};
+use taskforge_runtime::{FairSemaphore, KeyValue, KeyValueError, Seen, Space};
+use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreResult};
+use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
-/// Calls that ask the database at once, of all attempts in this process. They share its connections with the heartbeat and the claims, which
+/// Calls that ask the database at once, of all attempts in this process: two of one tenant, and one
+/// that is left to the next. They share its connections with the heartbeat and the claims, which
 /// must not wait for guests.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
+
+/// Calls of one tenant that may wait. An attempt makes one at a time, so this is more than a worker
+/// has attempts.
+const WAITING: usize = 10_000;
 
 type Writers = HashMap<(TenantId, TaskType), Weak<Turns<()>>>;
 
 /// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart, the same on every host.
+///
+/// A call that has begun ends, also if the attempt that made it is called off: it keeps its permit
+/// until the database is done with it. Tenants take turns.
 pub struct StoredValues {
     store: Arc<dyn PluginStore>,
-    calls: Arc<Semaphore>,
+    calls: FairSemaphore,
     /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where each would hold a connection.
     writers: Mutex<Writers>,
 }
@@ -36,31 +44,33 @@ impl StoredValues {
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
         Self {
             store,
-            calls: Arc::new(Semaphore::new(AT_ONCE)),
+            calls: FairSemaphore::new(AT_ONCE, WAITING),
             writers: Mutex::default(),
         }
     }
 
-    /// Waits for a turn at the database and then carries a call out, whether or not anybody still waits for its answer.
-    /// `write`: the turn of a call that writes, which it keeps until it has ended.
+    /// Makes a call when it is the tenant's turn. It is dropped whole or runs to its end.
     async fn call<T, F>(
         &self,
+        space: &Space,
         write: Option<OwnedMutexGuard<()>>,
-        ask: impl FnOnce(Arc<dyn PluginStore>) -> F,
+        call: impl FnOnce(Arc<dyn PluginStore>, KeySpace) -> F,
     ) -> Result<T, KeyValueError>
     where
         T: Send + 'static,
         F: Future<Output = StoreResult<T>> + Send + 'static,
     {
-        // Cancellation point: dropped here, the call has not begun. The semaphore is never closed.
-        let turn = Arc::clone(&self.calls).acquire_owned().await;
-        let asked = ask(Arc::clone(&self.store));
-        let call = tokio::spawn(async move {
-            let answer = asked.await;
-            drop((write, turn));
-            answer
+        let permit = self.calls.acquire(&space.tenant).await;
+        let permit = permit.map_err(|refused| KeyValueError(refused.to_string()))?;
+        let call = call(Arc::clone(&self.store), keys(space));
+        let called = tokio::spawn(async move {
+            let _held = (write, permit);
+            call.await
         });
-        call.await.unwrap_or(Err(StoreError::Closed)).map_err(away)
+        match called.await {
+            Ok(done) => done.map_err(|error| away(&error)),
+            Err(error) => Err(away(&error)),
+        }
     }
 
     /// A turn among those who write the same values.
@@ -81,27 +91,23 @@ impl StoredValues {
 #[async_trait]
 impl KeyValue for StoredValues {
     async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        let (keys, key) = (keys(space), key.to_owned());
-        self.call(None, |store| async move { store.get_value(&keys, &key).await })
-            .await
+        let key = key.to_owned();
+        let get = |store: Arc<dyn PluginStore>, keys| async move { store.get_value(&keys, &key).await };
+        self.call(space, None, get).await
     }
 
     async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
-        let write = self.write(space).await;
-        let (keys, quota) = (keys(space), quota(space));
-        let set = self.call(Some(write), move |store| async move {
-            store.set_values(&keys, &values, quota).await
-        });
-        written(set.await?, space)
+        let (write, quota) = (self.write(space).await, quota(space));
+        let set =
+            |store: Arc<dyn PluginStore>, keys| async move { store.set_values(&keys, &values, quota).await };
+        written(self.call(space, Some(write), set).await?, space)
     }
 
     async fn delete(&self, space: &Space, deleted: Vec<String>) -> Result<(), KeyValueError> {
         let write = self.write(space).await;
-        let keys = keys(space);
-        self.call(Some(write), move |store| async move {
-            store.delete_values(&keys, &deleted).await
-        })
-        .await
+        let delete =
+            |store: Arc<dyn PluginStore>, keys| async move { store.delete_values(&keys, &deleted).await };
+        self.call(space, Some(write), delete).await
     }
 
     async fn keys(
@@ -110,20 +116,19 @@ impl KeyValue for StoredValues {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError> {
-        let (keys, after) = (keys(space), after.map(str::to_owned));
-        self.call(None, move |store| async move {
+        let after = after.map(str::to_owned);
+        let list = |store: Arc<dyn PluginStore>, keys| async move {
             store.list_keys(&keys, after.as_deref(), limit).await
-        })
-        .await
+        };
+        self.call(space, None, list).await
     }
 
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError> {
-        let write = self.write(space).await;
-        let (keys, key, quota) = (keys(space), key.to_owned(), quota(space));
-        let sum = self.call(Some(write), move |store| async move {
+        let (write, quota, key) = (self.write(space).await, quota(space), key.to_owned());
+        let increment = |store: Arc<dyn PluginStore>, keys| async move {
             store.increment_value(&keys, &key, delta, quota).await
-        });
-        written(sum.await?, space)
+        };
+        written(self.call(space, Some(write), increment).await?, space)
     }
 
     async fn swap(
@@ -133,12 +138,11 @@ impl KeyValue for StoredValues {
         seen: Seen,
         value: Vec<u8>,
     ) -> Result<bool, KeyValueError> {
-        let write = self.write(space).await;
-        let (keys, key, quota) = (keys(space), key.to_owned(), quota(space));
-        let swapped = self.call(Some(write), move |store| async move {
+        let (write, quota, key) = (self.write(space).await, quota(space), key.to_owned());
+        let swap = |store: Arc<dyn PluginStore>, keys| async move {
             store.swap_value(&keys, &key, seen, &value, quota).await
-        });
-        match swapped.await? {
+        };
+        match self.call(space, Some(write), swap).await? {
             Kept::Mismatch => Ok(false),
             kept => written(kept, space).map(|()| true),
         }
@@ -172,8 +176,7 @@ fn written<T>(kept: Kept<T>, space: &Space) -> Result<T, KeyValueError> {
 }
 
 /// The guest hears that it failed; why is for the operator.
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-fn away(error: StoreError) -> KeyValueError {
+fn away(error: &dyn std::error::Error) -> KeyValueError {
     tracing::warn!(%error, "values of a plugin could not be reached");
     KeyValueError("the values cannot be reached now".to_owned())
 }

@@ -2,7 +2,8 @@
 //!
 //! Compiling is the one thing that a host does with a stranger's file which no fuel bounds: a file of some hundred kilobytes can ask for
 //! gigabytes and minutes. So hosts that take components from strangers compile each in a process of its own that may be killed, and what
-//! that process crashes on harms nobody else. It has the rights of the host's user, but none of its variables, connections or secrets.
+//! that process crashes on harms nobody else. It has none of the host's variables, connections or secrets, and before it looks at the
+//! component it gives up whatever else it could reach ([`confinement`](crate::confinement)).
 
 mod apart;
 
@@ -12,12 +13,13 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Once,
     time::Duration,
 };
 
 use rustix::process::Signal;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
 };
 
@@ -84,7 +86,7 @@ impl CompileProcess {
             .args(job.args())
             .env_clear()
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // If this future is dropped, nobody waits for the code any more. Should the whole host die, the CPU time still ends it.
             .kill_on_drop(true)
@@ -97,7 +99,10 @@ impl CompileProcess {
             })?;
         let ended = tokio::time::timeout(self.time * PATIENCE, attend(&mut child, component)).await;
         match ended {
-            Ok(Ok((status, words))) => self.judge(status, &words),
+            Ok(Ok((status, kept, words))) => {
+                tell_once(&kept);
+                self.judge(status, &words)
+            }
             Ok(Err(error)) => Err(LoadError::internal(format!(
                 "the compiler cannot be waited for: {error}"
             ))),
@@ -106,6 +111,13 @@ impl CompileProcess {
                 Err(LoadError::CompileTime(self.time))
             }
         }
+    }
+
+    /// Compiles the smallest component there is, to see whether that can be done here, and to hear what
+    /// the compiler cannot give up.
+    pub(crate) async fn try_out(&self, output: &Path, fingerprint: &str) -> Result<(), LoadError> {
+        const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+        self.compile(EMPTY, output, fingerprint).await
     }
 
     /// The kernel counts CPU time in seconds.
@@ -154,9 +166,24 @@ impl CompileProcess {
     }
 }
 
-/// Gives a compiler its component and waits for its end.
-async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, String)> {
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+/// Says what compilers could not give up. They differ in nothing that matters to it, so the first speaks
+/// for all.
+fn tell_once(kept: &str) {
+    static TOLD: Once = Once::new();
+    if kept.is_empty() {
+        return;
+    }
+    TOLD.call_once(|| {
+        for what in kept.lines() {
+            tracing::warn!(what, "the compiler keeps what it does not need");
+        }
+    });
+}
+
+/// Gives a compiler its component and waits for its end. Returns what it could not give up, and what it
+/// said of its failure.
+async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, String, String)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin
             // One that ends early says why; that it stopped reading says nothing.
@@ -165,17 +192,19 @@ async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, 
             tracing::debug!(%error, "the compiler did not read all of a component");
         }
     };
-    let listen = async {
-        let mut words = Vec::new();
-        if let Some(mut stderr) = stderr {
-            (&mut stderr).take(WORDS).read_to_end(&mut words).await?;
-            // What it says beyond that must not block it.
-            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-        }
-        io::Result::Ok(words)
-    };
-    let ((), words, status) = tokio::join!(feed, listen, child.wait());
-    Ok((status?, String::from_utf8_lossy(&words?).into_owned()))
+    let ((), kept, words, status) = tokio::join!(feed, listen(stdout), listen(stderr), child.wait());
+    Ok((status?, kept?, words?))
+}
+
+/// What a process says, up to a limit.
+async fn listen(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
+    let mut words = Vec::new();
+    if let Some(mut pipe) = pipe {
+        (&mut pipe).take(WORDS).read_to_end(&mut words).await?;
+        // What it says beyond that must not block it.
+        tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    }
+    Ok(String::from_utf8_lossy(&words).into_owned())
 }
 
 #[cfg(test)]

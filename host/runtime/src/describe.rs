@@ -55,6 +55,7 @@ pub(crate) async fn ask(
     inspection: &Inspection,
     settings: &PluginSettings,
 ) -> Result<Description, LoadError> {
+    let _turn = shared.describing.acquire().await.map_err(LoadError::internal)?;
     let slot = Arc::clone(&shared.slots).acquire_owned().await;
     let slot = slot.map_err(LoadError::internal)?;
     let info = Arc::new(PluginInfo {
@@ -90,7 +91,7 @@ async fn call(
         tenant: TenantId::default(),
         task: TaskId::generate(),
         progress: None,
-        mailer: Arc::clone(&shared.config.mailer),
+        mail: Arc::clone(&shared.mail),
         egress: Arc::clone(&shared.egress),
         config: Arc::default(),
         key_value: None,

@@ -9,6 +9,7 @@ mod body;
 mod clients;
 mod destination;
 mod error;
+mod held;
 mod resolver;
 
 use std::{
@@ -28,6 +29,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use crate::{
     background::Background,
     budget::{Budget, Charge, OverBudget},
+    descriptors::Division,
+    fair::FairSemaphore,
     host::{Attempt, SharedLog, headers},
 };
 use clients::Clients;
@@ -41,6 +44,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time limit that is worth setting; guests may ask for centuries, and clocks overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Requests of one tenant that may wait for a connection.
+const WAITING: usize = 4_096;
+
+/// The longest that a connection may take to be made, whatever the guest says: it holds a descriptor.
+const LONGEST_CONNECT: Duration = Duration::from_secs(60);
 
 /// Response headers, in bytes of names and values.
 const MAX_HEADERS: usize = 128 << 10;
@@ -57,23 +66,33 @@ const CHUNK: usize = 64 << 10;
 pub(crate) struct Egress {
     clients: Clients,
     resolver: Resolver,
+    // A request has one until its response was read: as many connections are in use at most.
+    requests: FairSemaphore,
     house: HttpGrant,
     background: Arc<Background>,
 }
 
 impl Egress {
-    pub(crate) fn new(allow_private: Vec<IpNet>, background: Arc<Background>) -> Result<Self, rustls::Error> {
-        Self::resolving(Resolver::system(), allow_private, background)
+    /// `descriptors`: the most that its connections may take.
+    pub(crate) fn new(
+        descriptors: usize,
+        allow_private: Vec<IpNet>,
+        background: Arc<Background>,
+    ) -> Result<Self, rustls::Error> {
+        let division = Division::of(descriptors);
+        Self::resolving(Resolver::system(), division, allow_private, background)
     }
 
     fn resolving(
         resolver: Resolver,
+        division: Division,
         allow_private: Vec<IpNet>,
         background: Arc<Background>,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
-            clients: Clients::new()?,
+            clients: Clients::new(division)?,
             resolver,
+            requests: FairSemaphore::new(division.requests, WAITING),
             house: HttpGrant {
                 hosts: Vec::new(),
                 private_networks: allow_private,
@@ -160,6 +179,7 @@ fn refuse(log: &SharedLog, refusal: Refusal) -> Error {
             rcode: Some(rcode),
             info_code: None,
         },
+        Refusal::LookupTimeout => Error::DnsTimeout,
     }
 }
 
@@ -235,12 +255,19 @@ impl Exchange {
         charge: Charge,
         request: Request<WasiBody>,
     ) -> Result<Response<WasiBody>, Error> {
-        let connect_timeout = self.options.connect_timeout.map(|limit| limit.min(LONGEST));
+        let connect_timeout = self
+            .options
+            .connect_timeout
+            .map(|limit| limit.min(LONGEST_CONNECT));
         let started = Instant::now();
         let lookup_limit = started + connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let addresses = timeout_at(lookup_limit, self.resolve(&destination))
             .await
             .map_err(|_| Error::DnsTimeout)??;
+        let permit = timeout_at(lookup_limit, self.egress.requests.acquire(&self.tenant))
+            .await
+            .map_err(|_| self.crowded("none was free in time"))?
+            .map_err(|refused| self.crowded(&refused.to_string()))?;
         let key = clients::Key::new(
             &self.tenant,
             &self.plugin.digest,
@@ -248,7 +275,7 @@ impl Exchange {
             addresses,
             connect_timeout,
         );
-        let client = self.egress.clients.get(key)?;
+        let lease = self.egress.clients.get(key)?;
 
         let (parts, outgoing) = request.into_parts();
         let sent = body::Sent {
@@ -257,7 +284,8 @@ impl Exchange {
             log: self.log.clone(),
         };
         let outgoing = body::outgoing(&parts, outgoing, sent).await?;
-        let request = client
+        let request = lease
+            .client
             .request(parts.method, destination.url)
             .headers(parts.headers)
             .body(outgoing);
@@ -273,13 +301,22 @@ impl Exchange {
             }
             None => answer.await?,
         };
-        self.accept(response.into(), charge)
+        let response = self.accept(response.into(), charge)?;
+        Ok(response.map(|body| held::held(body, (permit, lease))))
+    }
+
+    /// There is no connection for a request.
+    fn crowded(&self, why: &str) -> Error {
+        let text =
+            format!("an HTTP request was given up: the tenant's share of connections is in use; {why}");
+        self.log.lock().note(taskforge_domain::LogLevel::Error, &text);
+        Error::ConnectionLimitReached
     }
 
     async fn resolve(&self, destination: &Destination) -> Result<Vec<std::net::SocketAddr>, Error> {
         let found = match destination.literal_address() {
             Some(address) => Ok(vec![address]),
-            None => destination.look_up(&self.egress.resolver).await,
+            None => destination.look_up(&self.egress.resolver, &self.tenant).await,
         };
         let grants = [&self.plugin.grants.http, &self.egress.house];
         let allowed = found.and_then(|found| destination.allowed(&found, &grants));

@@ -31,7 +31,7 @@ use crate::{
     egress::{Egress, Outbound},
     limiter::MemoryLimiter,
     log::Log,
-    mailer::Mailer,
+    mailer::Admission,
 };
 
 /// Handles of the host's that a guest may hold at once: streams, pollables, header maps, requests.
@@ -71,7 +71,7 @@ pub(crate) struct Attempt {
     pub(crate) tenant: TenantId,
     pub(crate) task: TaskId,
     pub(crate) progress: Option<OnProgress>,
-    pub(crate) mailer: Arc<dyn Mailer>,
+    pub(crate) mail: Arc<Admission>,
     pub(crate) egress: Arc<Egress>,
     pub(crate) config: Arc<Values>,
     pub(crate) key_value: Option<Arc<dyn KeyValue>>,
@@ -85,7 +85,7 @@ pub(crate) struct HostState {
     pub(crate) log: SharedLog,
     pub(crate) outbound: Outbound,
     attempt: Attempt,
-    mails: u32,
+    mails: mail::Mails,
     cursors: keyvalue::Cursors,
     table: ResourceTable,
     // What is behind the table's handles.
@@ -114,7 +114,7 @@ impl HostState {
             outbound: Outbound::new(&attempt, log.clone(), budget.clone()),
             log,
             attempt,
-            mails: 0,
+            mails: mail::Mails::default(),
             cursors: keyvalue::Cursors::default(),
             table,
             handles: handles::Handles::default(),

@@ -140,7 +140,7 @@ impl Entered {
             tenant: invocation.tenant.clone(),
             task: invocation.task,
             progress: invocation.progress.clone(),
-            mailer: Arc::clone(&shared.config.mailer),
+            mail: Arc::clone(&shared.mail),
             egress: Arc::clone(&shared.egress),
             config,
             key_value: shared.config.key_value.clone(),

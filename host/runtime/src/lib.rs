@@ -16,6 +16,7 @@
 //! | [`refusal`] | why bytes did not become a plugin |
 //! | [`compiler`] | from a component to machine code: here, or apart under caps |
 //! | [`chunks`] | bulk memory in chunks, so that no instruction of a guest holds a thread |
+//! | [`confinement`] | what processes give up that they do not need |
 //! | [`residents`] | whose code is in memory, and who makes room |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
@@ -26,8 +27,10 @@
 //! | [`limiter`] | the guest's part of it, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
+//! | [`fair`] | a semaphore that tenants share fairly |
+//! | [`descriptors`] | how many descriptors outgoing connections may take |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
-//! | [`mailer`] | where mail goes: the outbox folder or an SMTP server |
+//! | [`mailer`] | where mail goes, the outbox folder or an SMTP server, and how much of it |
 //! | [`source`] | where components come from when their code is needed again |
 //! | [`keyvalue`] | what a plugin keeps between attempts |
 //! | [`inspect`](mod@inspect) | what a component imports and exports, without running it |
@@ -41,7 +44,9 @@ mod chunks;
 mod code;
 mod contract;
 mod describe;
+mod descriptors;
 mod egress;
+mod fair;
 mod host;
 mod limiter;
 mod load;
@@ -53,6 +58,7 @@ mod verdict;
 
 mod background;
 pub mod compiler;
+pub mod confinement;
 pub mod engine;
 pub mod inspect;
 pub mod invoke;
@@ -64,12 +70,13 @@ pub mod source;
 
 pub use background::Effort;
 pub use compiler::{CompileProcess, Compiler};
+pub use fair::{FairSemaphore, Permit, TooManyWaiting};
 pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
 pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Seen, Space};
 pub use mailer::{
-    MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt, MailRefusal, Mailer, OutboxMailer,
-    SmtpMailer,
+    MailAmount, MailAttachment, MailCounter, MailError, MailErrorKind, MailMessage, MailReceipt, MailRefusal,
+    Mailer, MemoryMailCounter, OutboxMailer, SmtpMailer,
 };
 pub use plugin::Plugin;
 pub use refusal::LoadError;

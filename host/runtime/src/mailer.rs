@@ -4,6 +4,7 @@
 //! SMTP server would get.
 
 mod address;
+mod admission;
 mod body;
 mod compose;
 mod header;
@@ -12,6 +13,8 @@ mod smtp;
 
 use async_trait::async_trait;
 
+pub(crate) use admission::Admission;
+pub use admission::{MailAmount, MailCounter, MemoryMailCounter};
 pub use outbox::OutboxMailer;
 pub use smtp::SmtpMailer;
 
@@ -44,6 +47,26 @@ pub struct MailMessage {
     pub html: Option<String>,
     /// Files that go with it.
     pub attachments: Vec<MailAttachment>,
+}
+
+impl MailMessage {
+    /// The bytes of its addresses, headers, bodies and attachments.
+    pub(crate) fn size(&self) -> u64 {
+        let lists = [&self.to, &self.cc, &self.bcc, &self.reply_to];
+        let optional = [&self.from, &self.text, &self.html];
+        let headers = self.headers.iter().flat_map(|(name, value)| [name, value]);
+        let texts = lists.into_iter().flatten().chain(optional.into_iter().flatten());
+        let texts = texts.chain(headers).chain([&self.subject]);
+        let attached = self.attachments.iter().map(|file| {
+            let id = file.content_id.as_ref().map_or(0, String::len);
+            file.name.len() + file.content_type.len() + file.content.len() + id
+        });
+        texts
+            .map(String::len)
+            .chain(attached)
+            .map(|bytes| bytes as u64)
+            .sum()
+    }
 }
 
 /// A file that goes with a message.
@@ -112,7 +135,9 @@ impl MailError {
         }
     }
 
-    fn unavailable(message: impl Into<String>) -> Self {
+    /// The mailer cannot take it now.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
         Self {
             kind: MailErrorKind::Unavailable,
             message: message.into(),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
-use taskforge_domain::{Limits, Manifest, PluginInfo, PluginSettings};
+use taskforge_domain::{Digest, Limits, Manifest, PluginInfo, PluginSettings};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Linker};
 
@@ -11,13 +11,14 @@ use crate::{
     background::{Background, Lanes},
     cache::CodeCache,
     compiler::Compiler,
+    descriptors,
     egress::Egress,
     engine::{self, PoolTuning},
     host::{self, HostState},
     invoke::{self, Invocation, Invoked},
     keyvalue::KeyValue,
     load,
-    mailer::Mailer,
+    mailer::{Admission, MailCounter, Mailer},
     plugin::Plugin,
     refusal::LoadError,
     residents::{Budget, Residents, Table},
@@ -51,6 +52,11 @@ pub struct RuntimeConfig {
     pub source: Option<Arc<dyn ComponentSource>>,
     /// Where plugins keep values. `None`: `wasi:keyvalue` says that it is not there.
     pub key_value: Option<Arc<dyn KeyValue>>,
+    /// File descriptors that outgoing HTTP connections may take, those that are idle or being made included. A tenant alone gets half of
+    /// what is for requests, two a third each: see [`FairSemaphore`](crate::FairSemaphore).
+    pub outgoing_descriptors: usize,
+    /// Counts the mail of a version over the whole fleet. `None`: this process counts its own.
+    pub mail_counter: Option<Arc<dyn MailCounter>>,
     /// Private networks that every plugin with an HTTP grant may reach besides its own, on this host.
     pub allow_private: Vec<IpNet>,
 }
@@ -72,6 +78,8 @@ impl RuntimeConfig {
             mailer,
             source: None,
             key_value: None,
+            outgoing_descriptors: descriptors::outgoing(),
+            mail_counter: None,
             allow_private: Vec::new(),
         }
     }
@@ -110,8 +118,11 @@ pub(crate) struct Shared {
     pub(crate) linker: Linker<HostState>,
     pub(crate) cache: Option<CodeCache>,
     pub(crate) egress: Arc<Egress>,
+    pub(crate) mail: Arc<Admission>,
     // As many permits as the pool has room for, so that the pool is never asked in vain.
     pub(crate) slots: Arc<Semaphore>,
+    // Few, so that components that describe themselves for long leave the instances to attempts.
+    pub(crate) describing: Semaphore,
     pub(crate) background: Arc<Background>,
     pub(crate) lanes: Lanes,
     pub(crate) residents: Table,
@@ -121,6 +132,9 @@ pub(crate) struct Shared {
 
 /// Components that are compiled at once.
 const COMPILATIONS: usize = 2;
+
+/// Components that describe themselves at once. Each has an instance.
+const DESCRIPTIONS: usize = 4;
 
 impl Runtime {
     /// Builds the engine and the pool, and opens the cache.
@@ -163,7 +177,8 @@ impl Runtime {
             None => None,
         };
         let background = Arc::new(Background::default());
-        let egress = Egress::new(config.allow_private.clone(), Arc::clone(&background))
+        let (descriptors, private) = (config.outgoing_descriptors, config.allow_private.clone());
+        let egress = Egress::new(descriptors, private, Arc::clone(&background))
             .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
         let slots = Arc::new(Semaphore::new(config.max_instances as usize));
         let budget = Budget {
@@ -171,13 +186,16 @@ impl Runtime {
             bytes: config.resident_bytes,
             may_evict: config.source.is_some(),
         };
+        let mail = Admission::new(Arc::clone(&config.mailer), config.mail_counter.clone());
         let shared = Shared {
             config,
             engine,
             linker,
             cache,
             egress: Arc::new(egress),
+            mail: Arc::new(mail),
             slots,
+            describing: Semaphore::new(DESCRIPTIONS),
             background,
             lanes: Lanes::default(),
             residents: Table::new(budget),
@@ -235,6 +253,20 @@ impl Runtime {
     /// error comes at once for some seconds after, or for ten times as long as it took.
     pub async fn prepare(&self, plugin: &Plugin) -> Result<(), LoadError> {
         plugin.code(&self.shared).await.map(|_| ())
+    }
+
+    /// Whether components can be compiled here, if that is done in processes of their own. What these cannot give up is logged, once.
+    ///
+    /// # Errors
+    /// When they cannot.
+    pub async fn try_compiler(&self) -> Result<(), LoadError> {
+        let (Compiler::Process(process), Some(cache)) = (&self.shared.config.compiler, &self.shared.cache)
+        else {
+            return Ok(());
+        };
+        let draft = cache.draft(&Digest::from_bytes([0; 32]));
+        let draft = draft.map_err(LoadError::internal)?;
+        process.try_out(draft.path(), cache.fingerprint()).await
     }
 
     /// The code that is in memory now.

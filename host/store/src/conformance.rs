@@ -26,6 +26,7 @@ pub mod enqueue;
 pub mod lanes;
 pub mod lead;
 pub mod list;
+pub mod mail;
 pub mod operate;
 pub mod policy;
 pub mod registry;

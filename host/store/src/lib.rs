@@ -28,8 +28,8 @@ pub mod store;
 
 pub use batch::{Batcher, BatcherConfig};
 pub use plugins::{
-    Added, BUCKET_BYTES, CollectRule, CollectedVersion, KEY_BYTES, Kept, KeyQuota, KeySpace, PluginStore,
-    Quota, QuotaKind, RegistrySnapshot, RolloutChange, SETTLED_AFTER, SealedSecret,
+    Added, BUCKET_BYTES, CollectRule, CollectedVersion, KEY_BYTES, Kept, KeyQuota, KeySpace, MailCount,
+    PluginStore, Quota, QuotaKind, RegistrySnapshot, RolloutChange, SETTLED_AFTER, SealedSecret,
 };
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};

@@ -107,6 +107,15 @@ pub struct KeyQuota {
     pub keys: u64,
 }
 
+/// An amount of mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MailCount {
+    /// Messages, one for each recipient.
+    pub messages: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
 /// The most bytes of a bucket's name.
 pub const BUCKET_BYTES: usize = 255;
 
@@ -287,4 +296,14 @@ pub trait PluginStore: Send + Sync + 'static {
         value: &[u8],
         quota: KeyQuota,
     ) -> StoreResult<Kept<()>>;
+
+    /// Counts what a version is about to send, if with what all hosts have counted for it in this hour of the database's clock it stays
+    /// within `limit`. `false`: it does not, and nothing was counted.
+    async fn count_mail(
+        &self,
+        plugin: &TaskType,
+        version: &str,
+        sent: MailCount,
+        limit: MailCount,
+    ) -> StoreResult<bool>;
 }

@@ -41,6 +41,7 @@ mod event;
 mod fault;
 mod lead;
 mod list;
+mod mail;
 mod nodelay;
 pub mod notices;
 mod operate;

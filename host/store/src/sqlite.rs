@@ -35,6 +35,7 @@ mod forget;
 mod lanes;
 mod lead;
 mod list;
+mod mail;
 mod open;
 mod operate;
 mod order;

@@ -64,6 +64,18 @@ pub(crate) struct LimitsBody {
     /// All HTTP response bodies together.
     #[schema(value_type = SizeText, required = false)]
     http_bytes: u64,
+    /// E-mails of one attempt; one to several recipients counts as so many.
+    #[schema(required = false)]
+    mails: u32,
+    /// Addresses, subjects and bodies of all e-mails of one attempt.
+    #[schema(value_type = SizeText, required = false)]
+    mail_bytes: u64,
+    /// E-mails of all attempts of the version in one hour of the clock, in the whole fleet.
+    #[schema(required = false)]
+    mails_per_hour: u32,
+    /// Their bytes.
+    #[schema(value_type = SizeText, required = false)]
+    mail_bytes_per_hour: u64,
     /// Attempts at once in the whole fleet; the lower of this and the queue's cap counts.
     #[schema(minimum = 1)]
     concurrency: Option<u32>,

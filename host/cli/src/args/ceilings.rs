@@ -42,6 +42,22 @@ pub(crate) struct CeilingArgs {
     /// The most bytes of HTTP bodies, in each direction [default: 1 GiB]
     #[arg(long, env = "TASKFORGE_MAX_HTTP_BYTES", value_name = "SIZE")]
     pub(crate) max_http_bytes: Option<ByteSize>,
+
+    /// The most e-mails of one attempt [default: 10000]
+    #[arg(long, env = "TASKFORGE_MAX_MAILS", value_name = "N")]
+    pub(crate) max_mails: Option<u32>,
+
+    /// The most bytes of e-mail of one attempt [default: 256 MiB]
+    #[arg(long, env = "TASKFORGE_MAX_MAIL_BYTES", value_name = "SIZE")]
+    pub(crate) max_mail_bytes: Option<ByteSize>,
+
+    /// The most e-mails of one version in an hour [default: 100000]
+    #[arg(long, env = "TASKFORGE_MAX_MAILS_PER_HOUR", value_name = "N")]
+    pub(crate) max_mails_per_hour: Option<u32>,
+
+    /// The most bytes of e-mail of one version in an hour [default: 4 GiB]
+    #[arg(long, env = "TASKFORGE_MAX_MAIL_BYTES_PER_HOUR", value_name = "SIZE")]
+    pub(crate) max_mail_bytes_per_hour: Option<ByteSize>,
 }
 
 impl CeilingArgs {
@@ -58,6 +74,10 @@ impl CeilingArgs {
             host_calls: self.max_host_calls.unwrap_or(default.host_calls),
             http_requests: self.max_http_requests.unwrap_or(default.http_requests),
             http_bytes: size(self.max_http_bytes, default.http_bytes),
+            mails: self.max_mails.unwrap_or(default.mails),
+            mail_bytes: size(self.max_mail_bytes, default.mail_bytes),
+            mails_per_hour: self.max_mails_per_hour.unwrap_or(default.mails_per_hour),
+            mail_bytes_per_hour: size(self.max_mail_bytes_per_hour, default.mail_bytes_per_hour),
             ..default
         }
     }
@@ -108,6 +128,10 @@ mod tests {
             default.host_calls.to_string(),
             default.http_requests.to_string(),
             ByteSize(default.http_bytes).to_string(),
+            default.mails.to_string(),
+            ByteSize(default.mail_bytes).to_string(),
+            default.mails_per_hour.to_string(),
+            ByteSize(default.mail_bytes_per_hour).to_string(),
         ] {
             let stated = stated.replace(".0 ", " ");
             assert!(help.contains(&format!("[default: {stated}]")), "{stated}: {help}");

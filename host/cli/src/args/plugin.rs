@@ -99,7 +99,7 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "HOST")]
     pub(crate) allow_http: Vec<HostPattern>,
     /// Let it reach addresses in this network, which would be refused as private (repeatable)
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = taskforge_domain::parse_network)]
     pub(crate) allow_private: Vec<ipnet::IpNet>,
     /// Let it send mail
     #[arg(long)]

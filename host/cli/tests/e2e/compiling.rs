@@ -252,6 +252,77 @@ async fn a_compile_bomb_ends_at_its_caps() {
     assert_eq!(drafts.count(), 0, "no draft is left");
 }
 
+/// The compilers that this process has started, as their folders in `/proc`.
+#[cfg(target_os = "linux")]
+fn compilers() -> Vec<PathBuf> {
+    let ours = format!("PPid:\t{}\n", std::process::id());
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let read = |process: &Path, file| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+    processes
+        .filter(|process| read(process, "status").contains(&ours))
+        .filter(|process| read(process, "cmdline").contains("compile-component"))
+        .collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compiler_has_given_up_what_it_does_not_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = runtime(folder.path(), Compiler::Process(ourselves()));
+    let compiling = tokio::spawn(async move { load(&runtime, many_locals_in_many_loops()).await });
+    let confined = async {
+        loop {
+            for compiler in compilers() {
+                let read = |file| std::fs::read_to_string(compiler.join(file)).unwrap_or_default();
+                let status = read("status");
+                if status.contains("Seccomp:\t2\n") {
+                    return (status, read("limits"), read("environ"), compiler);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let confined = tokio::time::timeout(Duration::from_secs(60), confined).await;
+    let (status, limits, variables, compiler) = confined.expect("a compiler filters its system calls");
+    assert!(
+        status.contains("NoNewPrivs:\t1\n") && status.contains("Threads:\t1\n"),
+        "{status}"
+    );
+    assert_eq!(variables, "", "it has no variables");
+    for limit in ["Max core file size", "Max open files", "Max processes"] {
+        let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
+        let values: Vec<_> = line[limit.len()..].split_whitespace().take(2).collect();
+        assert_eq!(values, ["0", "0"], "{line}");
+    }
+    let open = std::fs::read_dir(compiler.join("fd")).map_or(0, Iterator::count);
+    assert!(open <= 4, "{open} descriptors are open");
+    compiling.abort();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_compiler_that_could_be_tried_out_left_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (
+        runtime(folder.path(), Compiler::Process(ourselves())),
+        CompileProcess::new(PathBuf::from("/nowhere"), Vec::new()),
+    );
+    good.try_compiler().await.unwrap();
+    let error = runtime(folder.path(), Compiler::Process(bad))
+        .try_compiler()
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the compiler /nowhere cannot be started"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read_dir(folder.path().join("code")).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn damaged_components_end_in_the_compiler_too() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ mod browser;
 mod commands;
 mod compiling;
 mod crash;
+mod descriptors;
 mod doors;
 mod drain;
 mod first_task;

@@ -34,6 +34,37 @@ impl Server {
             .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir);
         adjust(&mut command);
+        Self::run_command(data_dir, command)
+    }
+
+    /// Starts a server that may open so many files.
+    pub(crate) fn start_with_descriptors(
+        data_dir: &Path,
+        count: u32,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Self {
+        let mut dev = taskforge();
+        adjust(&mut dev);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\"")])
+            .arg(dev.get_program())
+            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir);
+        for (name, value) in dev.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::run_command(data_dir, command)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn run_command(data_dir: &Path, mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (mut url, mut greeting) = (None, String::new());

@@ -1,6 +1,6 @@
 //! Which addresses are public, in whatever spelling.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The IPv4 address inside an IPv6 spelling of one, so that no spelling walks around a rule: v4-mapped (`::ffff:0:0/96`),
 /// v4-compatible (`::/96`), NAT64 (`64:ff9b::/96`) and 6to4 (`2002::/16`).
@@ -17,6 +17,15 @@ pub(super) fn canonical(address: IpAddr) -> IpAddr {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => address,
+    }
+}
+
+/// The IPv4 address that an IPv6 address is only another spelling of: v4-mapped and v4-compatible.
+/// Unlike NAT64 and 6to4, these are no way to reach it.
+pub(super) fn embedded(address: Ipv6Addr) -> IpAddr {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] => canonical(address.into()),
+        _ => address.into(),
     }
 }
 

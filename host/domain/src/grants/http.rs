@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{
     address::{canonical, is_public},
     host::{HostPattern, InvalidHostPattern},
+    network,
 };
 
 /// Where a plugin may send HTTP requests.
@@ -17,6 +18,7 @@ pub struct HttpGrant {
     /// Names, ports and methods; a request to any other is refused before its name is resolved.
     pub hosts: Vec<HostRule>,
     /// Exceptions from the rule that private, loopback, link-local and metadata addresses are refused.
+    #[serde(deserialize_with = "networks")]
     pub private_networks: Vec<IpNet>,
 }
 
@@ -46,6 +48,12 @@ impl HttpGrant {
                 .iter()
                 .any(|network| network.contains(&address))
     }
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let read = texts.iter().map(|text| network::read(text));
+    read.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
 /// A host that may be asked, and with which methods. As text it is the pattern alone and stands for every method; otherwise
@@ -110,7 +118,7 @@ impl<'de> Deserialize<'de> for HostRule {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<HostRule, E> {
-                text.parse().map_err(E::custom)
+                Ok(HostPattern::from(text.to_owned()).into())
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<HostRule, A::Error> {

@@ -1,8 +1,10 @@
 //! Whether a plugin may send e-mail, from whom and to whom.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
+
+use super::name::{self, Name};
 
 /// Whether a plugin may send e-mail, from whom and to whom. As text for people: `true`, `false`, or a table with `senders` and
 /// `recipients`, each a list of domains; a list that is left out allows every domain.
@@ -77,64 +79,86 @@ impl From<MailGrant> for MailForm {
 }
 
 /// A domain of mail addresses: `example.com`, or `*.example.com` for any below it, not itself.
+///
+/// It has one spelling, like a [host pattern](super::HostPattern).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct DomainPattern(String);
+#[serde(from = "String", into = "String")]
+pub struct DomainPattern {
+    text: String,
+    read: Result<Name, String>,
+}
 
 impl DomainPattern {
-    /// Whether it covers a domain, in any case of letters.
+    /// Whether it covers a domain, in any case of letters, in ASCII or not.
     #[must_use]
     pub fn matches(&self, domain: &str) -> bool {
-        let domain = domain.to_ascii_lowercase();
-        match self.0.strip_prefix("*.") {
-            Some(above) => domain
-                .strip_suffix(above)
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-            None => domain == self.0,
-        }
+        let (Ok(name), Ok(url::Host::Domain(domain))) = (&self.read, url::Host::parse(domain)) else {
+            return false;
+        };
+        // An address has no dot at its end, whatever a name may have.
+        !domain.ends_with('.') && name.matches(&domain)
     }
 
     /// Whether this pattern matches whatever the other one matches.
-    pub(super) fn covers(&self, other: &Self) -> bool {
-        match other.0.strip_prefix("*.") {
-            // Whatever is below the other's domain is below this one's if the domain itself is.
-            Some(domain) => self.0 == other.0 || self.0.starts_with("*.") && self.matches(domain),
-            None => self.matches(&other.0),
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.read, &other.read) {
+            (Ok(name), Ok(other)) => name.covers(other),
+            (_, Err(_)) => true,
+            (Err(_), _) => false,
         }
+    }
+
+    /// Whether it may be granted.
+    ///
+    /// # Errors
+    /// When it can match nothing, is read otherwise than it looks, or covers what anybody can
+    /// register. The error says what to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        let why = match &self.read {
+            Ok(name) => name.excess(),
+            Err(why) => Some(why.clone()),
+        };
+        why.map_or(Ok(()), |why| {
+            let shown: String = self.text.chars().take(300).collect();
+            Err(format!(
+                "{shown:?} is not a domain of mail addresses such as example.com or *.example.com: {why}"
+            ))
+        })
     }
 }
 
-impl TryFrom<String> for DomainPattern {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let lower = text.to_ascii_lowercase();
-        let domain = lower.strip_prefix("*.").unwrap_or(&lower);
-        let is_domain = !domain.is_empty()
-            && domain.split('.').all(|label| {
-                !label.is_empty()
-                    && label
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            });
-        if is_domain {
-            Ok(Self(lower))
-        } else {
-            Err(format!(
-                "{text:?} is not a domain of mail addresses: use example.com or *.example.com"
-            ))
+fn read(text: &str) -> Result<Name, String> {
+    name::plain(text)?;
+    match name::pattern(text)? {
+        Name::Any => Err("a list that allows every domain is left out".to_owned()),
+        Name::Exactly(name) if name.parse::<Ipv4Addr>().is_ok() => {
+            Err("an address of a machine is no domain".to_owned())
         }
+        Name::Exactly(name) | Name::Below(name) if name.contains('_') => {
+            Err("a domain of mail addresses has no '_'".to_owned())
+        }
+        name => Ok(name),
+    }
+}
+
+impl From<String> for DomainPattern {
+    /// Reads a pattern that is [checked](DomainPattern::check) later or was checked before.
+    fn from(text: String) -> Self {
+        let read = read(&text);
+        Self { text, read }
     }
 }
 
 impl From<DomainPattern> for String {
     fn from(pattern: DomainPattern) -> Self {
-        pattern.0
+        pattern.text
     }
 }
 
 impl fmt::Display for DomainPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -147,13 +171,57 @@ mod tests {
         let read = |value| serde_json::from_value::<MailGrant>(value).unwrap();
         assert_eq!(read(serde_json::json!(false)), MailGrant::default());
         assert_eq!(read(serde_json::json!(true)), MailGrant::unlimited());
-        let grant = read(serde_json::json!({"recipients": ["Example.com", "*.example.org"]}));
+        let grant = read(
+            serde_json::json!({"recipients": ["example.com", "*.example.org", "xn--bcher-kva.example"]}),
+        );
         let allowed = |domain: &str| grant.recipients.iter().flatten().any(|p| p.matches(domain));
         assert!(grant.allowed && grant.senders.is_none());
         assert!(allowed("EXAMPLE.com") && allowed("a.example.org"));
+        assert!(allowed("bücher.example") && allowed("xn--Bcher-kva.example"));
         assert!(!allowed("example.org") && !allowed("badexample.com") && !allowed("x.example.com"));
         let text = serde_json::to_string(&grant).unwrap();
         assert_eq!(serde_json::from_str::<MailGrant>(&text).unwrap(), grant);
-        assert!(serde_json::from_value::<MailGrant>(serde_json::json!({"recipients": ["a@b.c"]})).is_err());
+    }
+
+    #[test]
+    fn a_wider_pattern_covers_a_narrower_one() {
+        let pattern = |text: &str| DomainPattern::from(text.to_owned());
+        for (wide, narrow) in [
+            ("a.test", "a.test"),
+            ("*.a.test", "b.a.test"),
+            ("*.a.test", "*.b.a.test"),
+        ] {
+            assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
+        }
+        for (one, other) in [
+            ("a.test", "*.a.test"),
+            ("*.a.test", "a.test"),
+            ("b.test", "ab.test"),
+        ] {
+            assert!(!pattern(one).covers(&pattern(other)), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_refused_with_what_to_write() {
+        for (text, wanted) in [
+            ("", "it is empty"),
+            ("a@b.test", r#"write "b.test""#),
+            ("*", "is left out"),
+            ("*.com", "anybody can register"),
+            ("*.org.uk", "anybody can register"),
+            ("Example.com", r#"write "example.com""#),
+            ("example.com.", r#"write "example.com""#),
+            ("bücher.example", r#"write "xn--bcher-kva.example""#),
+            ("10.0.0.1", "no domain"),
+            ("127.1", "127.0.0.1"),
+            ("[10.0.0.1]", "no host has such a name"),
+            ("a_b.test", "no '_'"),
+            ("a.*.test", "write *, *.example.com"),
+            ("a.test:25", "no host has such a name"),
+        ] {
+            let error = DomainPattern::from(text.to_owned()).check().unwrap_err();
+            assert!(error.contains(wanted), "{text:?}: {error}");
+        }
     }
 }

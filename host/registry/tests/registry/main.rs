@@ -8,4 +8,5 @@ mod folder;
 mod following;
 mod pushing;
 mod rollout;
+mod sharing;
 mod signing;

@@ -7,9 +7,14 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::Resource;
 
-use crate::{chunks, engine, processors::Share};
+use crate::{
+    chunks,
+    confinement::{self, lower},
+    engine,
+    processors::Share,
+};
 
 /// The exit code that goes with a reason why a component cannot be compiled.
 pub(super) const REFUSED: i32 = 65;
@@ -68,20 +73,16 @@ impl CompileJob {
     }
 }
 
-/// Sets a limit, unless it is lower already.
-fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
-    let ceiling = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let limit = Rlimit {
-        current: Some(soft.min(ceiling)),
-        maximum: Some(hard.min(ceiling)),
-    };
-    Ok(setrlimit(resource, limit)?)
-}
-
-/// Compiles the component that `input` holds, under limits that the process cannot lift again, and writes one line to `errors` if that
-/// fails. For a process that does nothing else and has one thread.
-pub fn compile_apart(job: &CompileJob, input: &mut impl Read, errors: &mut impl Write) -> ExitCode {
-    let (code, reason) = match compile(job, input) {
+/// Compiles the component that `input` holds, under limits that the process cannot lift again, and
+/// writes one line to `errors` if that fails. What it could not give up it says in a line each to
+/// `output`. For a process that does nothing else, has one thread and has opened nothing.
+pub fn compile_apart(
+    job: &CompileJob,
+    input: &mut impl Read,
+    output: &mut impl Write,
+    errors: &mut impl Write,
+) -> ExitCode {
+    let (code, reason) = match compile(job, input, output) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Ending::Refused(reason)) => (u8::try_from(REFUSED).unwrap_or(FAILED), reason),
         Err(Ending::Failed(reason)) => (FAILED, reason),
@@ -98,10 +99,11 @@ enum Ending {
     Failed(String),
 }
 
-fn compile(job: &CompileJob, input: &mut impl Read) -> Result<(), Ending> {
+fn compile(job: &CompileJob, input: &mut impl Read, output: &mut impl Write) -> Result<(), Ending> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Ending::Failed(format!("{what}: {error}"));
     job.confine()
         .map_err(|error| failed("its limits cannot be set", &error))?;
+    let mut kept = confinement::before_reading();
     let mut component = Vec::new();
     input
         .read_to_end(&mut component)
@@ -112,14 +114,19 @@ fn compile(job: &CompileJob, input: &mut impl Read) -> Result<(), Ending> {
             "it is of another version than the host".to_owned(),
         ));
     }
-    let code =
-        chunks::precompile(&engine, &component).map_err(|error| Ending::Refused(format!("{error:#}")))?;
-    // Never made anew: a file that is gone means that nobody waits.
-    let written = std::fs::OpenOptions::new()
+    // Never made anew: a file that is gone means that nobody waits. Opened before anything looks at the
+    // component, because nothing can be opened after that.
+    let mut file = std::fs::OpenOptions::new()
         .write(true)
         .truncate(true)
-        .open(&job.output);
-    written
-        .and_then(|mut file| file.write_all(&code))
+        .open(&job.output)
+        .map_err(|error| failed("the code cannot be written", &error))?;
+    kept.extend(confinement::before_compiling());
+    for what in kept {
+        writeln!(output, "{what}").map_err(|error| failed("its host does not listen", &error))?;
+    }
+    let code =
+        chunks::precompile(&engine, &component).map_err(|error| Ending::Refused(format!("{error:#}")))?;
+    file.write_all(&code)
         .map_err(|error| failed("the code cannot be written", &error))
 }

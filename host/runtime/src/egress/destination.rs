@@ -1,9 +1,12 @@
 //! Where a request goes: the authority that is really dialled, and the addresses behind it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{Method, Uri};
-use taskforge_domain::HttpGrant;
+use taskforge_domain::{HttpGrant, TenantId};
 use url::{Host, Url};
 
 use super::resolver::Resolver;
@@ -20,6 +23,8 @@ pub(super) enum Refusal {
     PrivateAddress(String),
     /// The name does not resolve.
     Lookup(String),
+    /// Nobody has said in time what the name stands for.
+    LookupTimeout,
 }
 
 /// A host and port that the plugin may ask.
@@ -46,7 +51,7 @@ impl Destination {
             ));
         }
         let (Some(host), Some(port)) = (
-            url.host().map(|host| host.to_owned()),
+            url.host().map(|host| unmapped(host.to_owned())),
             url.port_or_known_default(),
         ) else {
             return Err(invalid("its address names no host"));
@@ -83,10 +88,17 @@ impl Destination {
     }
 
     /// Asks the resolver, once.
-    pub(super) async fn look_up(&self, resolver: &Resolver) -> Result<Vec<SocketAddr>, Refusal> {
+    pub(super) async fn look_up(
+        &self,
+        resolver: &Resolver,
+        tenant: &TenantId,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
         let name = plain(&self.host);
-        let found = resolver.resolve(name.clone(), self.port).await;
-        found.map_err(|error| Refusal::Lookup(format!("{name}: {error}")))
+        let found = resolver.resolve(tenant, name.clone(), self.port).await;
+        found.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => Refusal::LookupTimeout,
+            _ => Refusal::Lookup(format!("{name}: {error}")),
+        })
     }
 
     /// Drops the addresses that none of the grants lets anybody connect to. What is left is sorted, so that the same set is the same
@@ -120,6 +132,14 @@ impl Destination {
             "a request to {host} was refused: {addresses} is not a public address; if it is meant, grant its \
              network with `http.private_networks` under [grants]"
         )
+    }
+}
+
+/// An IPv4 address that is spelled as an IPv6 address is that IPv4 address; a grant knows no other.
+fn unmapped(host: Host<String>) -> Host<String> {
+    match host {
+        Host::Ipv6(v6) => v6.to_ipv4_mapped().map_or(Host::Ipv6(v6), Host::Ipv4),
+        host => host,
     }
 }
 

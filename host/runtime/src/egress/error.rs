@@ -5,10 +5,15 @@ use std::{error::Error as StdError, io};
 
 use wasmtime_wasi_http::{Error, p2::bindings::http::types::ErrorCode};
 
+use crate::fair::TooManyWaiting;
+
 /// An error before the response's headers were there.
 pub(super) fn of_exchange(error: &reqwest::Error) -> Error {
     if let Some(guest) = find::<Error>(error) {
         return copy(guest);
+    }
+    if find::<TooManyWaiting>(error).is_some() {
+        return Error::ConnectionLimitReached;
     }
     if let Some(tls) = find::<rustls::Error>(error) {
         return of_tls(tls);

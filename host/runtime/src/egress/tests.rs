@@ -88,7 +88,10 @@ impl Asker {
 }
 
 async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
-    let asker = Asker::new(Egress::new(Vec::new(), Arc::default()).unwrap(), "127.0.0.0/8");
+    let asker = Asker::new(
+        Egress::new(256, Vec::new(), Arc::default()).unwrap(),
+        "127.0.0.0/8",
+    );
     asker.send(&server.url("/"), options).await
 }
 
@@ -115,7 +118,7 @@ impl Rebinding {
             }
             Box::pin(async move { Ok(vec![(found, port).into()]) })
         });
-        Egress::resolving(resolver, Vec::new(), Arc::default()).unwrap()
+        Egress::resolving(resolver, Division::of(256), Vec::new(), Arc::default()).unwrap()
     }
 }
 
@@ -230,4 +233,105 @@ async fn a_server_that_falls_silent_is_told_from_one_that_never_spoke() {
     let server = Server::dripping(Duration::from_secs(60)).await;
     let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
     assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
+}
+
+#[tokio::test]
+async fn connections_are_shared_by_tenants_and_come_back() {
+    let server = Server::silent().await;
+    let page = Server::with_page("x").await;
+    let division = Division::of(64);
+    let egress = Egress::new(64, Vec::new(), Arc::default()).unwrap();
+    let mallory = Arc::new(Asker::new(egress, "127.0.0.0/8").of_tenant("mallory"));
+    let requests = &mallory.egress.requests;
+    let flood: Vec<_> = (0..200)
+        .map(|_| {
+            let (mallory, url) = (Arc::clone(&mallory), server.url("/"));
+            tokio::spawn(async move { mallory.send(&url, RequestOptions::default()).await.map(drop) })
+        })
+        .collect();
+    let busy = async {
+        while server.connections() < division.requests / 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), busy).await.unwrap();
+    // The neighbour has its own, one after the other and some at once.
+    let alice = mallory.of_tenant("alice");
+    for _ in 0..20 {
+        assert_eq!(alice.page(&page.url("/")).await.unwrap(), "x");
+    }
+    assert_eq!(server.connections(), division.requests / 2);
+    // Whoever has no time to wait hears why.
+    let hurried = RequestOptions {
+        connect_timeout: Some(Duration::from_millis(10)),
+        ..RequestOptions::default()
+    };
+    let refused = mallory.send(&page.url("/"), hurried).await;
+    assert!(
+        matches!(refused, Err(Error::ConnectionLimitReached)),
+        "{refused:?}"
+    );
+    for request in flood {
+        request.abort();
+        assert!(request.await.is_err());
+    }
+    let free = async {
+        while requests.available() < division.requests {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), free).await.unwrap();
+    assert_eq!(mallory.page(&page.url("/")).await.unwrap(), "x");
+}
+
+#[tokio::test]
+async fn a_response_holds_its_connection_until_it_was_read_or_dropped() {
+    let server = Server::with_page("x").await;
+    let egress = Egress::new(64, Vec::new(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    let all = asker.egress.requests.available();
+    let response = asker
+        .send(&server.url("/"), RequestOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(asker.egress.requests.available(), all - 1);
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(
+        (body.to_bytes().as_ref(), asker.egress.requests.available()),
+        (&b"x"[..], all)
+    );
+    let response = asker
+        .send(&server.url("/"), RequestOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(asker.egress.requests.available(), all - 1);
+    drop(response);
+    assert_eq!(asker.egress.requests.available(), all);
+}
+
+#[tokio::test]
+async fn clients_that_are_in_use_are_kept_and_others_make_room() {
+    let names = Rebinding::default();
+    names.bind("127.0.0.1");
+    let server = Server::with_page("x").await;
+    let asker = Asker::new(names.egress(None), "127.0.0.0/8");
+    let clients = Division::of(256).clients;
+    let url = |name: usize| format!("http://host{name}.test:{}/", server.port());
+    let mut held = Vec::new();
+    for name in 0..clients {
+        held.push(asker.send(&url(name), RequestOptions::default()).await.unwrap());
+    }
+    // No room: what is made now keeps no connection.
+    let before = server.connections();
+    for _ in 0..2 {
+        assert_eq!(asker.page(&url(clients)).await.unwrap(), "x");
+    }
+    assert_eq!(server.connections(), before + 2);
+    for response in held {
+        assert_eq!(response.collect().await.unwrap().to_bytes(), "x");
+    }
+    for _ in 0..2 {
+        assert_eq!(asker.page(&url(clients)).await.unwrap(), "x");
+    }
+    assert_eq!(server.connections(), before + 3);
 }

@@ -2,31 +2,21 @@
 
 use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
 
-use super::HostState;
+use super::{Attempt, HostState};
 use crate::{
     contract::{mail, mail_mime},
-    mailer::{self, MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt},
+    mailer::{self, MailAmount, MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt},
 };
 
 /// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole, and as it is written.
 const COPIES: u64 = 4;
 
-/// The bytes of a message.
-fn size(message: &MailMessage) -> u64 {
-    let lists = [&message.to, &message.cc, &message.bcc, &message.reply_to];
-    let optional = [&message.from, &message.text, &message.html];
-    let headers = message.headers.iter().flat_map(|(name, value)| [name, value]);
-    let texts = lists.into_iter().flatten().chain(optional.into_iter().flatten());
-    let texts = texts.chain(headers).chain([&message.subject]);
-    let attached = message.attachments.iter().map(|file| {
-        let id = file.content_id.as_ref().map_or(0, String::len);
-        file.name.len() + file.content_type.len() + file.content.len() + id
-    });
-    texts
-        .map(String::len)
-        .chain(attached)
-        .map(|bytes| bytes as u64)
-        .sum()
+/// What one attempt has sent.
+#[derive(Debug, Default)]
+pub(super) struct Mails {
+    /// Calls that were let through.
+    sent: u32,
+    amount: MailAmount,
 }
 
 impl mail::Host for HostState {
@@ -99,7 +89,7 @@ impl HostState {
                 message: refusal,
             });
         }
-        let held = self.budget.charge("the mail", COPIES * size(&message));
+        let held = self.budget.charge("the mail", COPIES * message.size());
         let _held = held.map_err(|over| {
             self.log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
             MailError {
@@ -107,9 +97,16 @@ impl HostState {
                 message: over.to_string(),
             }
         })?;
-        self.mails += 1;
-        message.key = format!("{}.{}", self.attempt.task, self.mails);
-        let receipt = self.attempt.mailer.send(message).await?;
+        self.count(&message)?;
+        message.key = format!("{}.{}", self.attempt.task, self.mails.sent);
+        let Attempt { tenant, plugin, .. } = &self.attempt;
+        let sent = self.attempt.mail.send(tenant, plugin, message).await;
+        let receipt = sent.inspect_err(|error| {
+            // The host's own word about limits; what a mail server says is the guest's to tell.
+            if error.kind == MailErrorKind::Unavailable {
+                self.log.lock().note(LogLevel::Error, &error.message);
+            }
+        })?;
         let mut log = self.log.lock();
         for line in &receipt.log {
             log.message(LogLevel::Info, "mail", line);
@@ -123,6 +120,34 @@ impl HostState {
         }
         drop(log);
         Ok(receipt)
+    }
+
+    /// Counts a message towards the limits of the attempt.
+    ///
+    /// # Errors
+    /// When it is beyond them.
+    fn count(&mut self, message: &MailMessage) -> Result<(), mail::Error> {
+        let limits = &self.attempt.plugin.limits;
+        let limit = MailAmount {
+            messages: limits.mails.into(),
+            bytes: limits.mail_bytes,
+        };
+        let amount = self.mails.amount.plus(MailAmount::of(message));
+        if amount.is_within(limit) {
+            self.mails.sent += 1;
+            self.mails.amount = amount;
+            return Ok(());
+        }
+        let text = format!(
+            "mail was refused: an attempt may send {} messages, one for each recipient, and {} bytes \
+             (`mails` and `mail_bytes` under [limits])",
+            limit.messages, limit.bytes
+        );
+        self.log.lock().refuse(FailureKind::HostCallLimit, text.clone());
+        Err(mail::Error {
+            code: mail::ErrorCode::Denied,
+            message: text,
+        })
     }
 
     /// Why the operator's grant does not cover a message, in a sentence that names what would.

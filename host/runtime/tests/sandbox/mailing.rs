@@ -7,7 +7,7 @@ use std::{
 
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
-use taskforge_domain::FailureKind;
+use taskforge_domain::{FailureKind, Outcome};
 use taskforge_runtime::{MailErrorKind, MailMessage, Mailer, RuntimeConfig, SmtpMailer};
 use taskforge_testing::{smtp::Postbox, web::Server};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -126,6 +126,65 @@ async fn the_outbox_gets_a_valid_message_and_the_log_shows_it() {
     assert!(
         log.contains("ann@example.com") && log.contains("Größe: 5") && log.contains("| Grüße,"),
         "{log}"
+    );
+}
+
+fn letters(bed: &Bed) -> usize {
+    fs::read_dir(bed.outbox.path()).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn an_attempt_has_a_limit_of_messages_and_bytes() {
+    let bed = Bed::new().await;
+    let with = |limits: Value| json!({"grants": {"mail": true}, "limits": limits});
+    // Each recipient counts as a message.
+    let plugin = bed.hostile(with(json!({"mails": 2}))).await;
+    let mut input = mail("ann@example.com", "Hi");
+    input["cc"] = json!(["bob@example.com"]);
+    bed.completes(&plugin, input.clone()).await;
+    assert_eq!(letters(&bed), 1);
+    input["bcc"] = json!(["eve@example.com"]);
+    let invoked = bed.fails_as(FailureKind::HostCallLimit, &plugin, input).await;
+    assert!(
+        log(&invoked).contains("an attempt may send 2 messages"),
+        "{}",
+        log(&invoked)
+    );
+
+    let plugin = bed.hostile(with(json!({"mail_bytes": 1000}))).await;
+    let long = mail("ann@example.com", &"x".repeat(1000));
+    let invoked = bed.fails_as(FailureKind::HostCallLimit, &plugin, long).await;
+    assert!(log(&invoked).contains("and 1000 bytes"), "{}", log(&invoked));
+    assert_eq!(letters(&bed), 1);
+}
+
+#[tokio::test]
+async fn all_attempts_of_a_version_have_a_limit_for_each_hour() {
+    let bed = Bed::new().await;
+    let with = json!({"grants": {"mail": true}, "limits": {"mails_per_hour": 5}});
+    let plugin = bed.hostile(with).await;
+    let (mut sent, mut refused) = (0, Vec::new());
+    for number in 0..12 {
+        let invoked = bed
+            .run(&plugin, mail("ann@example.com", &format!("No. {number}")))
+            .await;
+        match &invoked.outcome {
+            Outcome::Completed(_) => sent += 1,
+            Outcome::Failed(failure) => {
+                // Worth another attempt, later.
+                assert_eq!(failure.kind, FailureKind::Retryable, "{failure}");
+                refused.push(log(&invoked));
+            }
+        }
+    }
+    // Twice as many, if the clock's hour went by meanwhile.
+    assert!(sent == 5 || sent == 10, "{sent} were sent");
+    assert_eq!((letters(&bed), refused.len()), (sent, 12 - sent));
+    assert!(
+        refused
+            .iter()
+            .all(|log| log.contains("together may send 5 messages")),
+        "{refused:?}"
     );
 }
 

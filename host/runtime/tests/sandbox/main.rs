@@ -7,6 +7,7 @@
 mod bed;
 mod behaving;
 mod compatibility;
+mod confining;
 mod flooding;
 mod fuzzing;
 mod keeping;

@@ -64,6 +64,7 @@ macro_rules! conformance_suite {
                 a_quota_of_keys_counts_those_of_all_buckets, what_shrinks_or_goes_leaves_room,
                 what_is_above_a_lowered_quota_stays_and_may_shrink, keys_are_listed_page_by_page_in_byte_order, a_number_is_added_to, a_value_is_swapped_if_it_is_the_one_that_was_seen, of_many_swaps_at_once_each_sees_the_one_before,
                 a_hundred_increments_at_once_make_a_hundred, a_quota_holds_when_many_write_at_once, names_have_a_bound;
+            mail: mail_is_counted_by_version_up_to_its_limit, a_limit_of_mail_holds_when_many_send_at_once;
             state: no_operation_takes_an_illegal_arrow;
             drops: what_is_dropped_leaves_nothing_behind;
             storm: in_a_storm_nothing_is_lost_or_doubled;

@@ -12,11 +12,11 @@ use super::{
     PostgresStore, Shared, collect, components,
     connect::{on_pool, run, run_once},
     fault::Repeat,
-    registry, secrets, usage, values, versions,
+    mail, registry, secrets, usage, values, versions,
 };
 use crate::{
-    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, PluginStore, Quota, RegistrySnapshot,
-    RolloutChange, SealedSecret, StoreResult, Term,
+    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, MailCount, PluginStore, Quota,
+    RegistrySnapshot, RolloutChange, SealedSecret, StoreResult, Term,
 };
 
 /// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
@@ -210,6 +210,18 @@ impl PluginStore for PostgresStore {
     ) -> StoreResult<Kept<i64>> {
         run_once!(self, |connection| values::increment(
             connection, space, key, delta, quota
+        ))
+    }
+
+    async fn count_mail(
+        &self,
+        plugin: &TaskType,
+        version: &str,
+        sent: MailCount,
+        limit: MailCount,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| mail::add(
+            connection, plugin, version, sent, limit
         ))
     }
 

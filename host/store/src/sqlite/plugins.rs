@@ -6,10 +6,13 @@ use taskforge_domain::{
     VersionId, VersionState, VersionUsage,
 };
 
-use super::{SqliteStore, collect, registry, secrets, usage, values, versions, writer::in_transaction};
+use super::{
+    SqliteStore, collect, mail, registry, secrets, usage, values, versions,
+    writer::{in_transaction, on_writer},
+};
 use crate::{
-    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, PluginStore, Quota, RegistrySnapshot,
-    RolloutChange, SealedSecret, StoreResult, Term,
+    Added, CollectRule, CollectedVersion, Kept, KeyQuota, KeySpace, MailCount, PluginStore, Quota,
+    RegistrySnapshot, RolloutChange, SealedSecret, StoreResult, Term,
 };
 
 #[async_trait]
@@ -226,6 +229,18 @@ impl PluginStore for SqliteStore {
             key,
             delta,
             quota
+        ))
+    }
+
+    async fn count_mail(
+        &self,
+        plugin: &TaskType,
+        version: &str,
+        sent: MailCount,
+        limit: MailCount,
+    ) -> StoreResult<bool> {
+        on_writer!(self.shared.writer, |writer| mail::add(
+            writer, plugin, version, sent, limit
         ))
     }
 

@@ -3,8 +3,8 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::super::{
-    claim, collect, complete, components, connect, enqueue, order, outlook, progress, registry, secrets,
-    sweep, usage, values, versions, workers,
+    claim, collect, complete, components, connect, enqueue, mail, order, outlook, progress, registry,
+    secrets, sweep, usage, values, versions, workers,
 };
 use super::database::TestDatabase;
 
@@ -140,6 +140,7 @@ async fn nothing_that_is_done_often_scans_a_table() {
         secrets::STATEMENTS,
         usage::STATEMENTS,
         values::STATEMENTS,
+        mail::STATEMENTS,
         &[super::super::read::COUNTS],
     ]
     .concat()

@@ -1,0 +1,12 @@
+-- How much mail a version has sent in the hour of the clock in which it last sent any. One row a
+-- version; the statement that counts a message also guards the limit.
+create table plugin_mail (
+    plugin                text     collate "C" not null,
+    version               text     collate "C" not null,
+    -- Hours since 1970-01-01 00:00 UTC.
+    hour                  bigint   not null,
+    messages              bigint   not null check (messages >= 0),
+    bytes                 bigint   not null check (bytes >= 0),
+
+    primary key (plugin, version)
+) with (fillfactor = 50);
