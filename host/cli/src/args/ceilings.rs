@@ -77,7 +77,12 @@ mod tests {
 
     #[test]
     fn what_is_not_set_has_its_default() {
-        let set = Only::parse_from(["taskforge", "--max-log=1 MiB", "--max-deadline=1h", "--max-fuel=5"]);
+        let set = Only::parse_from([
+            "taskforge",
+            "--max-log=1 MiB",
+            "--max-deadline=1h",
+            "--max-fuel=5",
+        ]);
         let expected = Limits {
             log: 1 << 20,
             deadline: Duration::from_secs(3600),
