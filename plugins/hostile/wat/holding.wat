@@ -1,4 +1,4 @@
-;; Makes 900 requests with a path of $BYTES bytes each, in `describe` or in `handle`, whichever the test puts `hold` into.
+;; Makes $COUNT requests with a path of $BYTES bytes each, in `describe` or in `handle`, whichever the test puts `hold` into.
 (component
   (import "wasi:http/types@0.2.0" (instance $types
     (export "fields" (type $fields (sub resource)))
@@ -34,7 +34,7 @@
       (drop (memory.grow (i32.const 32)))
       (memory.fill (i32.const 65536) (i32.const 120) (i32.const $BYTES))
       (i32.store8 (i32.const 65536) (i32.const 47))
-      (local.set $left (i32.const 900))
+      (local.set $left (i32.const $COUNT))
       (loop $again
         (drop (call $set-path (call $new-request (call $new-fields))
           (i32.const 1) (i32.const 65536) (i32.const $BYTES)))
