@@ -7,3 +7,4 @@ mod folder;
 mod following;
 mod pushing;
 mod rollout;
+mod values;
