@@ -1,9 +1,9 @@
 //! Who waits is woken, who gives up takes nothing, and signals arrive.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use taskforge_broker::{Signal, Want};
-use taskforge_domain::TaskId;
+use taskforge_domain::{QueuePolicy, TaskId};
 
 use crate::{
     bench::{Dyn, soon, type_policy, waiting},
@@ -13,6 +13,7 @@ use crate::{
 both_keep! {
     a_waiting_worker_gets_what_is_pushed(100);
     a_dropped_pop_takes_nothing(100);
+    what_is_dropped_loses_no_hint_and_disturbs_nobody(10_000);
     signals_reach_every_subscriber(100);
 }
 
@@ -66,6 +67,58 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     }
     got.sort_by_key(|hint| hint.id);
     assert_eq!(got, pushed);
+}
+
+/// Every operation, by many at once, dropped at any moment.
+async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
+    let types = kinds(&["t"]);
+    let want = |max| Want {
+        types: &types,
+        max,
+        wait: Duration::ZERO,
+    };
+    let caller = async |number: u64| {
+        let (mut pushed, mut got) = (Vec::new(), Vec::new());
+        for round in 0..60 {
+            let patience = Duration::from_micros((number * 131 + round * 71) % 1_500);
+            // What ended before its time was up must have succeeded.
+            macro_rules! drops {
+                ($operation:expr) => {
+                    tokio::time::timeout(patience, $operation)
+                        .await
+                        .ok()
+                        .map(|answer| answer.unwrap())
+                };
+            }
+            let hint = hints("a", "t", 3, 1);
+            if drops!(broker.push(&hint)).is_some() {
+                pushed.push(hint[0].id);
+            }
+            if let Some(popped) = drops!(broker.pop(want(2))) {
+                got.extend(popped.hints.into_iter().map(|taken| taken.hint.id));
+            }
+            drops!(broker.release(&hint));
+            drops!(broker.publish(&[Signal::Policy]));
+            drops!(broker.depth());
+            drops!(broker.short_lanes());
+            drops!(broker.set_policy(&QueuePolicy::default()));
+        }
+        (pushed, got)
+    };
+    let callers = futures_util::future::join_all((0..12).map(caller)).await;
+    let (pushed, mut got): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
+    let mut got: HashSet<_> = got.drain(..).flatten().collect();
+    let begin = std::time::Instant::now();
+    let is_missing = |got: &HashSet<TaskId>| pushed.iter().flatten().any(|id| !got.contains(id));
+    assert!(
+        pushed.iter().any(|pushed| !pushed.is_empty()),
+        "nobody was patient enough"
+    );
+    while is_missing(&got) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "hints are lost");
+        got.extend(take(&*broker, &["t"], 64).await.into_iter().map(|hint| hint.id));
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn signals_reach_every_subscriber(broker: Dyn) {

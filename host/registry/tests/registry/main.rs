@@ -10,3 +10,4 @@ mod pushing;
 mod rollout;
 mod sharing;
 mod signing;
+mod values;

@@ -147,9 +147,7 @@ impl Postgres {
     /// # Panics
     /// When it is not running.
     pub fn freeze(&self) {
-        for pid in self.processes() {
-            signal(pid, "STOP");
-        }
+        self.tell_all("STOP");
     }
 
     /// Lets it go on.
@@ -157,8 +155,17 @@ impl Postgres {
     /// # Panics
     /// When it is not running.
     pub fn thaw(&self) {
+        self.tell_all("CONT");
+    }
+
+    fn tell_all(&self, name: &str) {
         for pid in self.processes() {
-            signal(pid, "CONT");
+            // A session that has just ended needs no signal.
+            Command::new("kill")
+                .args([format!("-{name}"), pid.to_string()])
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
         }
     }
 
