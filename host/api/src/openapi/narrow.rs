@@ -26,6 +26,7 @@ fn pattern(parameter: &str) -> Option<&'static str> {
 /// Narrows the parameters of an operation.
 pub(super) fn parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
         let Some(pattern) = pattern(&parameter.name) else {
             continue;
         };
