@@ -205,7 +205,11 @@ fn message(input: Input) -> Result<mail::Message, Failure> {
         .flat_map(|(name, list)| list.iter().map(move |text| (*name, text)));
     let from = message.from.iter().map(|text| ("from", text));
     let headers = message.headers.iter().map(|(_, value)| ("headers", value));
-    for (field, text) in listed.chain(from).chain(headers).chain([("subject", &message.subject)]) {
+    for (field, text) in listed
+        .chain(from)
+        .chain(headers)
+        .chain([("subject", &message.subject)])
+    {
         if text.chars().any(char::is_control) {
             return Err(Failure::permanent(format!(
                 "{field}: line breaks and other control characters are refused"
@@ -382,7 +386,8 @@ mod tests {
         assert_eq!(full.attachments[0].content_type, "application/octet-stream");
         let one = r#"{"to":"a@example.com","subject":"s","text":"t","reply_to":"r@example.com"}"#;
         assert_eq!(read(one).unwrap().reply_to, ["r@example.com"]);
-        let bad = r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
+        let bad =
+            r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
         assert!(read(bad).unwrap_err().starts_with("attachments: \"x\""));
     }
 
@@ -391,9 +396,76 @@ mod tests {
         let schema = schemars::schema_for!(Input);
         let schema = schema.as_value();
         assert_eq!(schema["properties"]["subject"]["pattern"], ONE_LINE);
-        assert_eq!(schema["properties"]["to"]["anyOf"][0]["pattern"], schema::pattern());
+        assert_eq!(
+            schema["properties"]["to"]["anyOf"][0]["pattern"],
+            schema::pattern()
+        );
         assert_eq!(schema["anyOf"][0]["required"][0], "text");
         assert_eq!(schema["required"], serde_json::json!(["to", "subject"]));
         assert_eq!(schema["additionalProperties"], false);
+    }
+
+    /// Whether the host takes an input when it is enqueued.
+    fn takes(input: &serde_json::Value) -> bool {
+        let schema = schemars::schema_for!(Input).as_value().to_string();
+        let mut errors = Vec::new();
+        let schema = taskforge_schema::Schema::compile(&schema).unwrap();
+        schema.check(input, 1000, "", &mut errors);
+        errors.is_empty()
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_when_it_is_enqueued() {
+        let to = |address: &str| {
+            let input =
+                serde_json::json!({"to": [address], "subject": "s", "text": "t", "reply_to": address});
+            takes(&input)
+        };
+        for good in [
+            "ann@example.com",
+            "Ann Lee <ann@example.com>",
+            "\"Lee, Ann\" <ann@example.com>",
+            "<ann@example.com>",
+            "jörg@bücher.example",
+            "\"john doe\"@example.com",
+            "user@[192.0.2.1]",
+            "user@[IPv6:2001:db8::1]",
+            "demo@localhost",
+        ] {
+            assert!(to(good), "{good}");
+        }
+        for bad in [
+            "ann",
+            "ann@",
+            "@example.com",
+            "a@example.com, b@example.com",
+            "a b@example.com",
+            "a@example.com\r\nBcc: b@example.com",
+            "Lee, Ann <a@example.com>",
+            "<a@example.com> x",
+            "a..b@example.com",
+            "a@example..com",
+        ] {
+            assert!(!to(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_and_attachments_are_checked_when_they_are_enqueued() {
+        let with = |field: &str, value: serde_json::Value| {
+            let mut input = serde_json::json!({"to": "a@example.com", "subject": "s", "text": "t"});
+            input[field] = value;
+            takes(&input)
+        };
+        assert!(with(
+            "headers",
+            serde_json::json!({"List-Unsubscribe": "<mailto:u@example.com>"})
+        ));
+        assert!(!with("headers", serde_json::json!({"X": "a\r\nBcc: b"})));
+        assert!(!with("headers", serde_json::json!({"a:b": "x"})));
+        let file = |content: &str, kind: &str| serde_json::json!([{"name": "a", "content": content, "content_type": kind}]);
+        assert!(with("attachments", file("aGVsbG8=", "text/plain; charset=utf-8")));
+        assert!(!with("attachments", file("not base64!", "text/plain")));
+        assert!(!with("attachments", file("", "plain")));
     }
 }

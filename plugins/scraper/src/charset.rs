@@ -48,9 +48,10 @@ fn guess(bytes: &[u8], hints: &Hints<'_>) -> &'static Encoding {
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
     detector.feed(bytes, !hints.cut);
-    let top = hints.host.and_then(|host| host.rsplit('.').next()).filter(|top| {
-        top.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-    });
+    let top = hints
+        .host
+        .and_then(|host| host.rsplit('.').next())
+        .filter(|top| top.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
     let utf8 = match hints.malformed_type {
         true => Utf8Detection::Deny,
         false if is_nearly_utf8(bytes) => return UTF_8,
@@ -101,7 +102,12 @@ mod tests {
     fn a_byte_order_mark_beats_the_header_and_the_header_beats_the_meta_element() {
         check(b"\xef\xbb\xbf\xc3\xa9", told("windows-1252"), "é", "UTF-8");
         check(b"\xfe\xff\x00h\x00i", HTML, "hi", "UTF-16BE");
-        check(b"<meta charset=utf-8>\xe9", told("iso-8859-1"), "é", "windows-1252");
+        check(
+            b"<meta charset=utf-8>\xe9",
+            told("iso-8859-1"),
+            "é",
+            "windows-1252",
+        );
         check(b"<meta charset=windows-1251>\xe9", HTML, "й", "windows-1251");
         check(b"<meta charset=koi8-r>\xc1", told("nonsense"), "а", "KOI8-R");
     }
@@ -122,7 +128,12 @@ mod tests {
             kind: Kind::Xhtml,
             ..HTML
         };
-        check(b"<?xml version='1.0' encoding='windows-1251'?>\xcf", xml, "П", "windows-1251");
+        check(
+            b"<?xml version='1.0' encoding='windows-1251'?>\xcf",
+            xml,
+            "П",
+            "windows-1251",
+        );
         check("<?xml version='1.0'?>ż".as_bytes(), xml, "ż", "UTF-8");
     }
 
@@ -144,14 +155,25 @@ mod tests {
 
     #[test]
     fn without_a_word_the_letters_tell() {
-        check(b"<title>caf\xe9 au lait, d\xe9j\xe0 vu", HTML, "café au lait, déjà", "windows-1252");
+        check(
+            b"<title>caf\xe9 au lait, d\xe9j\xe0 vu",
+            HTML,
+            "café au lait, déjà",
+            "windows-1252",
+        );
         for (name, text) in [
-            ("windows-1251", "Это обычная страница на русском языке, без объявления кодировки."),
+            (
+                "windows-1251",
+                "Это обычная страница на русском языке, без объявления кодировки.",
+            ),
             ("Shift_JIS", "これは文字コードの宣言がない日本語のページです。"),
             ("EUC-KR", "이것은 문자 인코딩 선언이 없는 한국어 페이지입니다."),
             ("Big5", "這是一個沒有宣告編碼的中文網頁,內容足夠長。"),
             ("GBK", "这是一个没有声明编码的中文网页,内容足够长。"),
-            ("windows-1253", "Αυτή είναι μια σελίδα χωρίς δήλωση κωδικοποίησης."),
+            (
+                "windows-1253",
+                "Αυτή είναι μια σελίδα χωρίς δήλωση κωδικοποίησης.",
+            ),
         ] {
             let encoding = Encoding::for_label(name.as_bytes()).unwrap();
             check(&encoding.encode(text).0, HTML, text, name);

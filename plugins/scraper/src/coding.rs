@@ -62,7 +62,14 @@ pub fn decode(body: Vec<u8>, content_encoding: Option<&str>, cap: usize) -> Deco
 
 /// Codings that can be taken off, or need not be.
 const KNOWN: [&str; 8] = [
-    "gzip", "x-gzip", "br", "deflate", "x-deflate", "identity", "none", "",
+    "gzip",
+    "x-gzip",
+    "br",
+    "deflate",
+    "x-deflate",
+    "identity",
+    "none",
+    "",
 ];
 
 /// A body with one coding less; `None` when there is nothing to take off.
@@ -165,7 +172,11 @@ fn inflate(input: &[u8], cap: usize) -> Inflated {
 }
 
 fn zlib(input: &[u8], cap: usize) -> (Vec<u8>, Option<String>) {
-    let deflated = if has_zlib_header(input) { &input[2..] } else { input };
+    let deflated = if has_zlib_header(input) {
+        &input[2..]
+    } else {
+        input
+    };
     let inflated = inflate(deflated, cap);
     (inflated.bytes, inflated.error)
 }
@@ -277,7 +288,11 @@ mod tests {
             (gzip(TEXT), "gzip;q=1"),
         ] {
             let decoded = decoded(body, coding);
-            assert_eq!((decoded.bytes.as_slice(), decoded.error), (TEXT, None), "{coding}");
+            assert_eq!(
+                (decoded.bytes.as_slice(), decoded.error),
+                (TEXT, None),
+                "{coding}"
+            );
         }
         for coding in ["gzip", "br", "deflate", "x"] {
             let decoded = decoded(Vec::new(), coding);
@@ -295,7 +310,11 @@ mod tests {
             };
             for (coding, body) in [("gzip", gzip(TEXT)), ("deflate", zlib), ("br", BROTLI.to_vec())] {
                 let decoded = decoded([&body, after].concat(), coding);
-                assert_eq!((decoded.bytes.as_slice(), decoded.error), (TEXT, None), "{coding}");
+                assert_eq!(
+                    (decoded.bytes.as_slice(), decoded.error),
+                    (TEXT, None),
+                    "{coding}"
+                );
             }
         }
         let two = [gzip(&TEXT[..20]), gzip(&TEXT[20..])].concat();

@@ -124,9 +124,10 @@ impl Cookie {
     fn matches(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         let domain = host == self.domain || (self.shared && is_within(host, &self.domain));
-        let path = url.path().strip_prefix(self.path.as_str()).is_some_and(|rest| {
-            rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/')
-        });
+        let path = url
+            .path()
+            .strip_prefix(self.path.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/'));
         domain && path && (!self.secure || url.scheme() == "https")
     }
 
@@ -139,8 +140,7 @@ impl Cookie {
 }
 
 fn is_within(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain)
-        .is_some_and(|rest| rest.ends_with('.'))
+    host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
 fn default_path(url: &Url) -> String {
@@ -159,7 +159,11 @@ mod tests {
     fn sent(from: &str, lines: &[&str], to: &str) -> Option<String> {
         let mut jar = Jar::default();
         for line in lines {
-            jar.set(&Url::parse(from).unwrap(), line.as_bytes(), NOW + Duration::from_secs(1 << 30));
+            jar.set(
+                &Url::parse(from).unwrap(),
+                line.as_bytes(),
+                NOW + Duration::from_secs(1 << 30),
+            );
         }
         jar.header(&Url::parse(to).unwrap())
     }
@@ -172,8 +176,16 @@ mod tests {
             ("x=1", "http://www.example.com/", None),
             ("x=1; Path=/", "http://www.example.com:8080/c", Some("x=1")),
             ("x=1; path=/", "http://example.com/", None),
-            ("x=1; path=/; domain=.Example.com", "https://example.com/", Some("x=1")),
-            ("x=1; path=/; domain=example.com", "http://a.example.com/", Some("x=1")),
+            (
+                "x=1; path=/; domain=.Example.com",
+                "https://example.com/",
+                Some("x=1"),
+            ),
+            (
+                "x=1; path=/; domain=example.com",
+                "http://a.example.com/",
+                Some("x=1"),
+            ),
             ("x=1; path=/; domain=example.com", "http://badexample.com/", None),
             ("x=1; path=/; domain=com", "http://www.example.com/", None),
             ("x=1; path=/; domain=other.example", "http://other.example/", None),
@@ -181,7 +193,11 @@ mod tests {
             ("x=1; path=/; secure", "http://www.example.com/", None),
             ("__Host-x=1; path=/", "https://www.example.com/", None),
             ("x=1; path=/; Max-Age=0", "http://www.example.com/", None),
-            ("x=a=b; path=/; HttpOnly; SameSite=Lax", "http://www.example.com/", Some("x=a=b")),
+            (
+                "x=a=b; path=/; HttpOnly; SameSite=Lax",
+                "http://www.example.com/",
+                Some("x=a=b"),
+            ),
             ("lone; path=/", "http://www.example.com/", Some("lone")),
             ("=; path=/", "http://www.example.com/", None),
         ] {
@@ -192,7 +208,10 @@ mod tests {
     #[test]
     fn a_later_cookie_replaces_or_removes_an_earlier_one() {
         let from = "http://example.com/";
-        assert_eq!(sent(from, &["x=1", "x=2", "y=3"], from).as_deref(), Some("x=2; y=3"));
+        assert_eq!(
+            sent(from, &["x=1", "x=2", "y=3"], from).as_deref(),
+            Some("x=2; y=3")
+        );
         let past = "x=; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
         assert_eq!(sent(from, &["x=1", past], from), None);
         let many: Vec<String> = (0..100).map(|n| format!("n{n}={n}")).collect();

@@ -354,16 +354,30 @@ mod tests {
         let sent = |to: &str| {
             let to = Url::parse(to).unwrap();
             let headers = session.request_headers(&to).into_iter();
-            headers.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+            headers
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect::<Vec<_>>()
         };
         let home = sent("http://example.com/x");
-        for header in ["Accept: x/y", "cookie: a=1; b=2", "X-Own: z", "accept-language: de"] {
+        for header in [
+            "Accept: x/y",
+            "cookie: a=1; b=2",
+            "X-Own: z",
+            "accept-language: de",
+        ] {
             assert!(home.iter().any(|one| one == header), "{header}: {home:?}");
         }
-        assert!(home.iter().any(|one| one == "authorization: Basic YW5uOnB3"), "{home:?}");
+        assert!(
+            home.iter().any(|one| one == "authorization: Basic YW5uOnB3"),
+            "{home:?}"
+        );
         assert!(!home.iter().any(|one| one.starts_with("accept: ")), "{home:?}");
         let away = sent("http://other.example/");
-        assert!(away.iter().all(|one| !one.contains("a=1") && !one.contains("Basic")), "{away:?}");
+        assert!(
+            away.iter()
+                .all(|one| !one.contains("a=1") && !one.contains("Basic")),
+            "{away:?}"
+        );
         assert!(away.iter().any(|one| one == "X-Own: z"), "{away:?}");
     }
 }

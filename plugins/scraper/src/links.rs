@@ -44,9 +44,7 @@ fn is_canonical(parameters: &str, url: &Url) -> bool {
     // A link may be about another document.
     let about_this = anchor.is_none_or(|anchor| {
         let context = url.join(&anchor).ok();
-        context.is_some_and(|context| {
-            address::without_fragment(&context) == address::without_fragment(url)
-        })
+        context.is_some_and(|context| address::without_fragment(&context) == address::without_fragment(url))
     });
     let canonical = relation.is_some_and(|relation| {
         relation
@@ -63,13 +61,28 @@ mod tests {
     #[test]
     fn the_canonical_link_is_found_among_others() {
         for (lines, expected) in [
-            (&["<https://a.example/x>; rel=\"canonical\""][..], Some("https://a.example/x")),
-            (&["</i>; rel=image_src, </c,d>; rel=canonical"], Some("https://example.com/c,d")),
-            (&["</a>; rel=next", "<../b>; Rel=\"shortlink Canonical\""], Some("https://example.com/b")),
-            (&["</a>; title=\"x, <y>; rel=canonical\"; rel=next, </b>; rel=canonical"], Some("https://example.com/b")),
+            (
+                &["<https://a.example/x>; rel=\"canonical\""][..],
+                Some("https://a.example/x"),
+            ),
+            (
+                &["</i>; rel=image_src, </c,d>; rel=canonical"],
+                Some("https://example.com/c,d"),
+            ),
+            (
+                &["</a>; rel=next", "<../b>; Rel=\"shortlink Canonical\""],
+                Some("https://example.com/b"),
+            ),
+            (
+                &["</a>; title=\"x, <y>; rel=canonical\"; rel=next, </b>; rel=canonical"],
+                Some("https://example.com/b"),
+            ),
             (&["</a>; rel=next; rel=canonical"], None),
             (&["</a>; rel=canonical; anchor=\"/other\""], None),
-            (&["<>; rel=canonical, </b>; rel=canonical"], Some("https://example.com/b")),
+            (
+                &["<>; rel=canonical, </b>; rel=canonical"],
+                Some("https://example.com/b"),
+            ),
             (&["<javascript:x>; rel=canonical"], None),
             (&["</a; rel=canonical"], None),
             (&["rel=canonical"], None),

@@ -62,17 +62,14 @@ impl Media {
     }
 
     fn is_xml(&self) -> bool {
-        self.essence.ends_with("+xml")
-            || ["text/xml", "application/xml"].contains(&self.essence.as_str())
+        self.essence.ends_with("+xml") || ["text/xml", "application/xml"].contains(&self.essence.as_str())
     }
 }
 
 /// Whether an answer with this type may be a page, so that its body is worth reading.
 #[must_use]
 pub fn may_be_a_page(declared: Option<&Media>) -> bool {
-    declared.is_none_or(|media| {
-        media.essence == "text/html" || media.is_xml() || media.is_unknown()
-    })
+    declared.is_none_or(|media| media.essence == "text/html" || media.is_xml() || media.is_unknown())
 }
 
 /// How a document is to be read.
@@ -98,8 +95,23 @@ fn nosniff(headers: &Headers) -> bool {
 
 /// The tags that a document of no declared type is known as HTML by.
 const TAGS: [&[u8]; 17] = [
-    b"!doctype html", b"html", b"head", b"script", b"iframe", b"h1", b"div", b"font", b"table",
-    b"a", b"style", b"title", b"b", b"body", b"br", b"p", b"!--",
+    b"!doctype html",
+    b"html",
+    b"head",
+    b"script",
+    b"iframe",
+    b"h1",
+    b"div",
+    b"font",
+    b"table",
+    b"a",
+    b"style",
+    b"title",
+    b"b",
+    b"body",
+    b"br",
+    b"p",
+    b"!--",
 ];
 
 fn sniff(bytes: &[u8]) -> Kind {
@@ -167,7 +179,11 @@ mod tests {
             (&["text/html", "text/plain"], None, Kind::Other),
             (&["text/html;charset=gbk", "text/html"], Some("gbk"), Kind::Html),
             (&["text/html;charset=gbk, text/html;x=y"], Some("gbk"), Kind::Html),
-            (&["text/html;charset=gbk, text/plain, text/html"], None, Kind::Html),
+            (
+                &["text/html;charset=gbk, text/plain, text/html"],
+                None,
+                Kind::Html,
+            ),
             (&["text/html;charset=gbk;"], Some("gbk"), Kind::Html),
             (&["text/html, nonsense"], None, Kind::Html),
             (&["application/xhtml+xml"], None, Kind::Xhtml),
@@ -180,7 +196,13 @@ mod tests {
 
     #[test]
     fn without_a_type_the_first_tag_tells() {
-        for lines in [&[][..], &["text/html charset=utf-8"], &["html"], &["*/*"], &["unknown/unknown"]] {
+        for lines in [
+            &[][..],
+            &["text/html charset=utf-8"],
+            &["html"],
+            &["*/*"],
+            &["unknown/unknown"],
+        ] {
             for (body, expected) in [
                 ("<title>x</title>", Kind::Html),
                 (" \r\n<!DocType HTML>", Kind::Html),
@@ -192,7 +214,10 @@ mod tests {
                 ("text <html>", Kind::Other),
                 ("\u{89}PNG<title>", Kind::Other),
                 ("", Kind::Other),
-                ("<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>", Kind::Xhtml),
+                (
+                    "<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>",
+                    Kind::Xhtml,
+                ),
                 ("<?xml version='1.0'?><rss>", Kind::Other),
             ] {
                 assert_eq!(of(lines, body).1, expected, "{lines:?} {body}");

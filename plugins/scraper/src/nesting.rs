@@ -25,15 +25,63 @@ const FOREIGN: [&str; 2] = ["svg", "math"];
 
 /// Elements of foreign content whose own content is HTML again.
 const HTML_AGAIN: [&str; 9] = [
-    "foreignobject", "desc", "title", "annotation-xml", "mi", "mo", "mn", "ms", "mtext",
+    "foreignobject",
+    "desc",
+    "title",
+    "annotation-xml",
+    "mi",
+    "mo",
+    "mn",
+    "ms",
+    "mtext",
 ];
 
 /// Elements that end foreign content wherever they begin in it.
 const BREAKOUT: [&str; 44] = [
-    "b", "big", "blockquote", "body", "br", "center", "code", "dd", "div", "dl", "dt", "em",
-    "embed", "h1", "h2", "h3", "h4", "h5", "h6", "head", "hr", "i", "img", "li", "listing", "menu",
-    "meta", "nobr", "ol", "p", "pre", "ruby", "s", "small", "span", "strike", "strong", "sub",
-    "sup", "table", "tt", "u", "ul", "var",
+    "b",
+    "big",
+    "blockquote",
+    "body",
+    "br",
+    "center",
+    "code",
+    "dd",
+    "div",
+    "dl",
+    "dt",
+    "em",
+    "embed",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "head",
+    "hr",
+    "i",
+    "img",
+    "li",
+    "listing",
+    "menu",
+    "meta",
+    "nobr",
+    "ol",
+    "p",
+    "pre",
+    "ruby",
+    "s",
+    "small",
+    "span",
+    "strike",
+    "strong",
+    "sub",
+    "sup",
+    "table",
+    "tt",
+    "u",
+    "ul",
+    "var",
 ];
 
 /// Elements that an end tag within them closes nothing beyond of (HTML, 13.2.4.2).
@@ -176,7 +224,12 @@ mod tests {
 
     #[test]
     fn a_slash_closes_only_foreign_elements() {
-        for piece in ["<div/>", "<svg><g>", "<svg><desc><div/>", "<div><table><td></div>"] {
+        for piece in [
+            "<div/>",
+            "<svg><g>",
+            "<svg><desc><div/>",
+            "<div><table><td></div>",
+        ] {
             assert!(cut(&piece.repeat(5_000)).1, "{piece}");
         }
     }

@@ -98,15 +98,18 @@ pub fn read(text: &str, source: &Source<'_>) -> Parsed {
         .filter(|base| !base.cannot_be_a_base() && !["data", "javascript"].contains(&base.scheme()))
         .unwrap_or_else(|| source.url.clone());
     let resolve = |href: &&str| address::join(&base, href, source.encoding);
-    let links: Vec<Url> = found.links.iter().filter_map(resolve).filter(address::is_web).collect();
+    let links: Vec<Url> = found
+        .links
+        .iter()
+        .filter_map(resolve)
+        .filter(address::is_web)
+        .collect();
     let open_graph = found.properties("og:");
     let twitter = found.properties("twitter:");
     let shared = |name: &str| open_graph.get(name).or_else(|| twitter.get(name)).cloned();
     let page = Page {
         title: found.title.clone().or_else(|| shared("title")),
-        description: found
-            .meta("description")
-            .or_else(|| shared("description")),
+        description: found.meta("description").or_else(|| shared("description")),
         // An empty `href` makes no link (HTML, 4.2.4).
         canonical_url: found
             .canonical
@@ -116,7 +119,10 @@ pub fn read(text: &str, source: &Source<'_>) -> Parsed {
             .find_map(address::web)
             .map(String::from),
         language: found.language(source.content_language),
-        outgoing_link_count: links.iter().filter(|link| link.host() != source.url.host()).count(),
+        outgoing_link_count: links
+            .iter()
+            .filter(|link| link.host() != source.url.host())
+            .count(),
         link_count: links.len(),
         h1: found.h1,
         open_graph,
@@ -360,7 +366,10 @@ mod tests {
     fn an_empty_or_listed_language_is_none() {
         let meta = "<meta http-equiv=content-language content=";
         for (html, expected) in [
-            ("<html lang=''><meta http-equiv=content-language content=pl>".to_owned(), None),
+            (
+                "<html lang=''><meta http-equiv=content-language content=pl>".to_owned(),
+                None,
+            ),
             (format!("{meta}'en, de'>"), None),
             (format!("{meta}' pl junk'>{meta}''>"), Some("pl")),
             (format!("{meta}en>{meta}de>"), Some("de")),
@@ -373,9 +382,21 @@ mod tests {
 
     #[test]
     fn a_base_that_nothing_can_be_relative_to_is_none() {
-        for base in ["data:text/plain,x", "javascript:x", "mailto:a@b.example", "http://", "http://["] {
-            let page = page(&format!("<base href='{base}'><link rel=canonical href=/c><a href=/1>"));
-            assert_eq!(page.canonical_url.as_deref(), Some("https://example.com/c"), "{base}");
+        for base in [
+            "data:text/plain,x",
+            "javascript:x",
+            "mailto:a@b.example",
+            "http://",
+            "http://[",
+        ] {
+            let page = page(&format!(
+                "<base href='{base}'><link rel=canonical href=/c><a href=/1>"
+            ));
+            assert_eq!(
+                page.canonical_url.as_deref(),
+                Some("https://example.com/c"),
+                "{base}"
+            );
             assert_eq!(page.link_count, 1);
         }
         let page = page("<base target=x><base href=/b/><base href=/d/><link rel=canonical href=c>");
@@ -438,7 +459,10 @@ mod tests {
         let based = format!("<base href=/b/>{meta}");
         assert_eq!(to(&based).as_deref(), Some("https://example.com/b/next"));
         assert_eq!(to(&format!("<noscript>{meta}</noscript>")), None);
-        assert_eq!(to("<meta http-equiv=refresh content='0; url=javascript:x'>"), None);
+        assert_eq!(
+            to("<meta http-equiv=refresh content='0; url=javascript:x'>"),
+            None
+        );
     }
 
     #[test]
@@ -451,7 +475,10 @@ mod tests {
         let xml = "<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml' xml:lang='pl'>\
                    <head><script src='a.js'/><title>T</title></head><body><h1>H</h1></body></html>";
         let page = read(xml, &source).page;
-        assert_eq!((page.title.as_deref(), page.h1.as_deref()), (Some("T"), Some("H")));
+        assert_eq!(
+            (page.title.as_deref(), page.h1.as_deref()),
+            (Some("T"), Some("H"))
+        );
         assert_eq!(page.language.as_deref(), Some("pl"));
     }
 

@@ -8,7 +8,14 @@ const PRESCAN: usize = 1024;
 
 /// Elements whose content is text, whatever it looks like.
 const RAW_TEXT: [&[u8]; 9] = [
-    b"script", b"style", b"title", b"textarea", b"noscript", b"noframes", b"iframe", b"noembed",
+    b"script",
+    b"style",
+    b"title",
+    b"textarea",
+    b"noscript",
+    b"noframes",
+    b"iframe",
+    b"noembed",
     b"xmp",
 ];
 
@@ -97,9 +104,7 @@ fn meta(bytes: &[u8], content: Content) -> Option<&'static Encoding> {
                     return Some(encoding);
                 }
                 rest = match content {
-                    Content::AsText if RAW_TEXT.contains(&name.as_slice()) => {
-                        after_raw_text(after, &name)?
-                    }
+                    Content::AsText if RAW_TEXT.contains(&name.as_slice()) => after_raw_text(after, &name)?,
                     _ => after,
                 };
             }
@@ -233,13 +238,19 @@ mod tests {
     #[test]
     fn a_meta_element_counts_only_where_it_is_one() {
         for (page, expected) in [
-            (&b"<!-- <meta charset=koi8-r> --><meta charset=windows-1251>"[..], Some("windows-1251")),
+            (
+                &b"<!-- <meta charset=koi8-r> --><meta charset=windows-1251>"[..],
+                Some("windows-1251"),
+            ),
             (b"<!--><meta charset=windows-1251>", Some("windows-1251")),
             (b"<a title='<meta charset=koi8-r>'>", None),
             (b"<metadata charset=koi8-r>", None),
             (b"<meta name=charset content=koi8-r>", None),
             (b"<meta content='text/html; charset=koi8-r'>", None),
-            (b"<meta http-equiv=Content-Type content='text/html; charset = \"koi8-r\"'>", Some("KOI8-R")),
+            (
+                b"<meta http-equiv=Content-Type content='text/html; charset = \"koi8-r\"'>",
+                Some("KOI8-R"),
+            ),
             (b"<meta name=x charset = 'koi8-r' >", Some("KOI8-R")),
             (b"<meta charset=nonsense><meta charset=koi8-r>", Some("KOI8-R")),
             (b"<meta charset=utf-16le>", Some("UTF-8")),

@@ -9,25 +9,93 @@ pub const MAX_TEXT: usize = 4096;
 
 /// Elements that browsers do not render (HTML, 15.3.1), or whose content is a fallback or a value.
 const NOT_RENDERED: [&str; 24] = [
-    "area", "audio", "base", "basefont", "canvas", "datalist", "head", "iframe", "link", "meta",
-    "noembed", "noframes", "noscript", "object", "param", "rp", "script", "source", "style",
-    "template", "textarea", "title", "track", "video",
+    "area", "audio", "base", "basefont", "canvas", "datalist", "head", "iframe", "link", "meta", "noembed",
+    "noframes", "noscript", "object", "param", "rp", "script", "source", "style", "template", "textarea",
+    "title", "track", "video",
 ];
 
 /// Elements that begin and end a line (HTML, 15.3.3 to 15.3.10), cells of tables among them.
 const BLOCKS: [&str; 62] = [
-    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd",
-    "details", "dialog", "dir", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer",
-    "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "html", "legend", "li",
-    "listing", "main", "menu", "nav", "ol", "optgroup", "option", "p", "plaintext", "pre",
-    "search", "section", "select", "slot", "summary", "table", "tbody", "td", "tfoot", "th",
-    "thead", "tr", "ul", "xmp", "col", "colgroup", "frameset", "frame", "marquee", "button",
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "br",
+    "caption",
+    "center",
+    "dd",
+    "details",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "dt",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "header",
+    "hgroup",
+    "hr",
+    "html",
+    "legend",
+    "li",
+    "listing",
+    "main",
+    "menu",
+    "nav",
+    "ol",
+    "optgroup",
+    "option",
+    "p",
+    "plaintext",
+    "pre",
+    "search",
+    "section",
+    "select",
+    "slot",
+    "summary",
+    "table",
+    "tbody",
+    "td",
+    "tfoot",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+    "xmp",
+    "col",
+    "colgroup",
+    "frameset",
+    "frame",
+    "marquee",
+    "button",
 ];
 
 /// Of a drawing, what is drawn only when something refers to it, or not at all.
 const NOT_DRAWN: [&str; 14] = [
-    "clipPath", "defs", "desc", "filter", "linearGradient", "marker", "mask", "metadata",
-    "pattern", "radialGradient", "script", "style", "symbol", "title",
+    "clipPath",
+    "defs",
+    "desc",
+    "filter",
+    "linearGradient",
+    "marker",
+    "mask",
+    "metadata",
+    "pattern",
+    "radialGradient",
+    "script",
+    "style",
+    "symbol",
+    "title",
 ];
 
 /// The text that is seen, white space collapsed; `None` when there is none.
@@ -115,14 +183,14 @@ fn is_folded(element: ElementRef<'_>) -> bool {
 }
 
 fn hides(style: &str) -> bool {
-    let style: String = style
-        .to_ascii_lowercase()
-        .split_ascii_whitespace()
-        .collect();
+    let style: String = style.to_ascii_lowercase().split_ascii_whitespace().collect();
     style.split(';').any(|declaration| {
         let (name, value) = declaration.split_once(':').unwrap_or_default();
         let value = value.trim_end_matches("!important");
-        matches!((name, value), ("display", "none") | ("visibility", "hidden" | "collapse"))
+        matches!(
+            (name, value),
+            ("display", "none") | ("visibility", "hidden" | "collapse")
+        )
     })
 }
 
@@ -177,14 +245,26 @@ mod tests {
             ("<p>A</p>B<ul><li>C<li>D</ul>", "A B C D"),
             ("<span>In</span><span>line</span>", "Inline"),
             ("a<wbr>b<!-- x -->c", "abc"),
-            ("<style>x</style>Seen<script>y</script><noscript>z</noscript>", "Seen"),
+            (
+                "<style>x</style>Seen<script>y</script><noscript>z</noscript>",
+                "Seen",
+            ),
             ("<template>x</template>Seen<span hidden>y</span>", "Seen"),
-            ("<b style='DISPLAY : none !important'>x</b>Seen<i style='color:red'>!</i>", "Seen!"),
+            (
+                "<b style='DISPLAY : none !important'>x</b>Seen<i style='color:red'>!</i>",
+                "Seen!",
+            ),
             ("<b style='visibility:hidden'>x</b>Seen", "Seen"),
             ("<b aria-hidden=true>Seen</b>", "Seen"),
             ("<svg><title>Icon</title><desc>d</desc><path/></svg> Shop", "Shop"),
-            ("<svg><defs><text>no</text></defs><text>Drawn</text>junk</svg> it", "Drawn it"),
-            ("<svg><foreignObject><p>Deep</p></foreignObject></svg>er", "Deep er"),
+            (
+                "<svg><defs><text>no</text></defs><text>Drawn</text>junk</svg> it",
+                "Drawn it",
+            ),
+            (
+                "<svg><foreignObject><p>Deep</p></foreignObject></svg>er",
+                "Deep er",
+            ),
             ("<math><mi>x</mi><annotation>tex</annotation></math>", "x"),
             ("<textarea>no</textarea>Seen<iframe>no</iframe>", "Seen"),
             ("<ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>", "漢kan"),

@@ -10,8 +10,8 @@ const NAMESPACE: &str = "http://www.w3.org/1999/xhtml";
 
 /// Elements that HTML knows without content and end tag.
 const VOID: [&str; 14] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source",
-    "track", "wbr",
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track",
+    "wbr",
 ];
 
 /// What declared entities may add to a page, in bytes: they stand for themselves alone, but may be
@@ -70,7 +70,10 @@ impl Writer {
     fn markup(&mut self, markup: &str) -> usize {
         let until = |end: &str| markup.find(end).map_or(markup.len(), |at| at + end.len());
         if markup.starts_with("!--") {
-            return markup.get(3..).and_then(|rest| rest.find("-->")).map_or(markup.len(), |at| at + 6);
+            return markup
+                .get(3..)
+                .and_then(|rest| rest.find("-->"))
+                .map_or(markup.len(), |at| at + 6);
         }
         if let Some(section) = markup.strip_prefix("![CDATA[") {
             let text = section.find("]]>").map_or(section, |end| &section[..end]);
@@ -230,11 +233,17 @@ mod tests {
     #[test]
     fn an_empty_element_is_empty_whatever_its_name() {
         for (xml, html) in [
-            ("<script src='a.js'/><title>x</title>", "<script src='a.js'></script><title>x</title>"),
+            (
+                "<script src='a.js'/><title>x</title>",
+                "<script src='a.js'></script><title>x</title>",
+            ),
             ("<br/><br></br><p/>", "<br><br><p></p>"),
             ("<a title='a/>b'/>", "<a title='a/>b'></a>"),
             ("<?xml version='1.0'?><!-- <b> -->x", "x"),
-            ("<title><![CDATA[A & <B>]]></title>", "<title>A &amp; &lt;B></title>"),
+            (
+                "<title><![CDATA[A & <B>]]></title>",
+                "<title>A &amp; &lt;B></title>",
+            ),
             ("<b", "<b>"),
             ("a < b", "a &lt; b"),
             ("<![CDATA[x", "x"),
@@ -250,7 +259,9 @@ mod tests {
         assert!(has_xhtml_root(xml));
         let html = to_html(xml);
         assert!(html.contains("<title>Ann's &amp; Co</title>"), "{html}");
-        assert!(!has_xhtml_root("<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"));
+        assert!(!has_xhtml_root(
+            "<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"
+        ));
         assert!(!has_xhtml_root("<html>"));
     }
 

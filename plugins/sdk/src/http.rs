@@ -353,7 +353,11 @@ mod tests {
         let request = get("https://ann:p%40ss@example.com/x");
         assert_eq!(request.credentials.as_deref(), Some("Basic YW5uOnBAc3M="));
         assert_eq!(request.url.unwrap().as_str(), "https://example.com/x");
-        for url in ["ftp://ann:s3cret@example.com/", "http://ann:s3cret@", "http://ann:s3/cret@x:y/"] {
+        for url in [
+            "ftp://ann:s3cret@example.com/",
+            "http://ann:s3cret@",
+            "http://ann:s3/cret@x:y/",
+        ] {
             let error = block_on(get(url).send()).unwrap_err();
             assert!(!error.to_string().contains("cret"), "{error}");
         }

@@ -91,12 +91,7 @@ pub async fn sms(input: Input, task: Task) -> Result<Output, Failure> {
 }
 
 /// A gateway that took the message may still answer in a form of its own; sending it again for that would be worse.
-fn judge(
-    status: u16,
-    retry_after: Option<Duration>,
-    body: &[u8],
-    key: &str,
-) -> Result<Output, Failure> {
+fn judge(status: u16, retry_after: Option<Duration>, body: &[u8], key: &str) -> Result<Output, Failure> {
     if (200..300).contains(&status) || status == CONFLICT {
         let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let field = |name: &str| match &said[name] {
@@ -168,11 +163,17 @@ mod tests {
     #[test]
     fn a_gateway_that_knows_the_reference_has_had_the_message() {
         for (body, id) in [
-            (&br#"{"status":409,"title":"duplicate","id":"m-7"}"#[..], Some("m-7")),
+            (
+                &br#"{"status":409,"title":"duplicate","id":"m-7"}"#[..],
+                Some("m-7"),
+            ),
             (b"duplicate", None),
         ] {
             let output = judge(409, None, body, "k").unwrap();
-            assert_eq!((output.message_id.as_deref(), output.status.as_str()), (id, "sent"));
+            assert_eq!(
+                (output.message_id.as_deref(), output.status.as_str()),
+                (id, "sent")
+            );
         }
     }
 

@@ -86,7 +86,10 @@ impl HostState {
             log.message(LogLevel::Info, "mail", line);
         }
         for refused in &receipt.refused {
-            let text = format!("{} was refused: {} {}", refused.address, refused.code, refused.message);
+            let text = format!(
+                "{} was refused: {} {}",
+                refused.address, refused.code, refused.message
+            );
             log.message(LogLevel::Warn, "mail", &text);
         }
         drop(log);

@@ -128,7 +128,9 @@ fn is_local(local: &str) -> bool {
     }
     local.split('.').all(|atom| {
         let is_atext = |c: char| {
-            c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !c.is_whitespace())
+            c.is_ascii_alphanumeric()
+                || "!#$%&'*+-/=?^_`{|}~".contains(c)
+                || (!c.is_ascii() && !c.is_whitespace())
         };
         !atom.is_empty() && atom.chars().all(is_atext)
     })
@@ -138,9 +140,7 @@ fn ascii_domain(domain: &str) -> Option<String> {
     if let Some(literal) = domain.strip_prefix('[') {
         let literal = literal.strip_suffix(']')?;
         let known = match literal.split_once(':') {
-            Some((tag, address)) if tag.eq_ignore_ascii_case("ipv6") => {
-                address.parse::<Ipv6Addr>().is_ok()
-            }
+            Some((tag, address)) if tag.eq_ignore_ascii_case("ipv6") => address.parse::<Ipv6Addr>().is_ok(),
             _ => literal.parse::<Ipv4Addr>().is_ok(),
         };
         return known.then(|| domain.to_owned());
@@ -157,7 +157,9 @@ fn ascii_domain(domain: &str) -> Option<String> {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     (ascii.len() <= 253 && ascii.split('.').all(is_label)).then_some(ascii)
 }
@@ -169,11 +171,30 @@ mod tests {
     #[test]
     fn an_address_is_one_address() {
         for bad in [
-            "", "ann", "ann@", "@example.com", "a@example.com, b@example.com", "a@example.com b",
-            "<a@example.com> x", "a@b@example.com", "a..b@example.com", ".a@example.com",
-            "Lee, Ann <a@example.com>", "\"a@example.com\" <", "\"open <a@example.com>", "a@-x.example",
-            "a@exa mple.com", "a@[192.0.2.300]", "a@[example.com]", "\"a\"b@example.com", "a@x..example",
-            "a b@example.com", "a@example.com.", "<a@example.com", "a@%65xämple.com", "\"@example.com",
+            "",
+            "ann",
+            "ann@",
+            "@example.com",
+            "a@example.com, b@example.com",
+            "a@example.com b",
+            "<a@example.com> x",
+            "a@b@example.com",
+            "a..b@example.com",
+            ".a@example.com",
+            "Lee, Ann <a@example.com>",
+            "\"a@example.com\" <",
+            "\"open <a@example.com>",
+            "a@-x.example",
+            "a@exa mple.com",
+            "a@[192.0.2.300]",
+            "a@[example.com]",
+            "\"a\"b@example.com",
+            "a@x..example",
+            "a b@example.com",
+            "a@example.com.",
+            "<a@example.com",
+            "a@%65xämple.com",
+            "\"@example.com",
         ] {
             let error = Mailbox::parse("to", bad).unwrap_err();
             assert!(error.message.contains("is not an address"), "{bad}: {error}");
@@ -183,8 +204,16 @@ mod tests {
             (" <ann@example.com> ", None, "ann@example.com"),
             ("Ann Lee <ann@example.com>", Some("Ann Lee"), "ann@example.com"),
             ("demo@localhost", None, "demo@localhost"),
-            ("\"Lee, \\\"Ann\\\"\" <ann@example.com>", Some("Lee, \"Ann\""), "ann@example.com"),
-            ("\"a <b@c>\" <ann@example.com>", Some("a <b@c>"), "ann@example.com"),
+            (
+                "\"Lee, \\\"Ann\\\"\" <ann@example.com>",
+                Some("Lee, \"Ann\""),
+                "ann@example.com",
+            ),
+            (
+                "\"a <b@c>\" <ann@example.com>",
+                Some("a <b@c>"),
+                "ann@example.com",
+            ),
             ("user@[192.0.2.1]", None, "user@[192.0.2.1]"),
             ("user@[IPv6:2001:db8::1]", None, "user@[IPv6:2001:db8::1]"),
             ("\"john doe\"@example.com", None, "\"john doe\"@example.com"),
@@ -196,7 +225,10 @@ mod tests {
             ("a+b/c=d@example.com", None, "a+b/c=d@example.com"),
         ] {
             let mailbox = Mailbox::parse("to", good).unwrap();
-            assert_eq!((mailbox.name.as_deref(), mailbox.address().as_str()), (name, address));
+            assert_eq!(
+                (mailbox.name.as_deref(), mailbox.address().as_str()),
+                (name, address)
+            );
         }
     }
 }

@@ -53,8 +53,14 @@ fn together(whole: MultiPart, first: Part, files: Vec<SinglePart>) -> Part {
 }
 
 fn readable(mail: &MailMessage) -> Result<Part, MailError> {
-    let plain = mail.text.as_deref().map(|text| text_part(text, ContentType::TEXT_PLAIN));
-    let html = mail.html.as_deref().map(|text| text_part(text, ContentType::TEXT_HTML));
+    let plain = mail
+        .text
+        .as_deref()
+        .map(|text| text_part(text, ContentType::TEXT_PLAIN));
+    let html = mail
+        .html
+        .as_deref()
+        .map(|text| text_part(text, ContentType::TEXT_HTML));
     match (plain, html) {
         (Some(plain), Some(html)) => Ok(Part::Multi(
             MultiPart::alternative().singlepart(plain).singlepart(html),
@@ -93,12 +99,19 @@ fn attachment(file: &MailAttachment) -> Result<SinglePart, MailError> {
         .and_then(|text| ContentType::parse(text).ok())
         .ok_or_else(|| invalid("the content type is no media type, such as application/pdf"))?;
     // Parts of other messages have encodings of their own, which nobody here looks after.
-    if ["multipart/", "message/"].iter().any(|kind| file.content_type.to_ascii_lowercase().starts_with(kind)) {
+    if ["multipart/", "message/"]
+        .iter()
+        .any(|kind| file.content_type.to_ascii_lowercase().starts_with(kind))
+    {
         return Err(invalid("a message or a multipart cannot be attached"));
     }
     let disposition = match &file.content_id {
         Some(id) if is_content_id(id) => Attachment::new_inline_with_name(id.clone(), file.name.clone()),
-        Some(_) => return Err(invalid("a content id is letters, digits and signs such as . - _ @")),
+        Some(_) => {
+            return Err(invalid(
+                "a content id is letters, digits and signs such as . - _ @",
+            ));
+        }
         None => Attachment::new(file.name.clone()),
     };
     let content = file.content.clone();

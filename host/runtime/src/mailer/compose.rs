@@ -111,7 +111,11 @@ fn recipients(mail: &MailMessage) -> Result<[Vec<Mailbox>; 3], MailError> {
         }
         Ok::<_, MailError>(mailboxes)
     };
-    Ok([once("to", &mail.to)?, once("cc", &mail.cc)?, once("bcc", &mail.bcc)?])
+    Ok([
+        once("to", &mail.to)?,
+        once("cc", &mail.cc)?,
+        once("bcc", &mail.bcc)?,
+    ])
 }
 
 fn message_id(mail: &MailMessage, from: &Mailbox) -> String {
@@ -283,7 +287,13 @@ mod tests {
 
     #[test]
     fn no_body_holds_what_the_wire_cannot() {
-        for text in ["progress 1%\rprogress 2%", "a\0b", "a\u{1b}[1mb", "x\n.\ny", "\r\r\n"] {
+        for text in [
+            "progress 1%\rprogress 2%",
+            "a\0b",
+            "a\u{1b}[1mb",
+            "x\n.\ny",
+            "\r\r\n",
+        ] {
             for html in [None, Some(text.to_owned())] {
                 let message = composed(&MailMessage {
                     text: Some(text.to_owned()),
@@ -291,7 +301,10 @@ mod tests {
                     ..mail()
                 });
                 let message = message.unwrap().replace("\r\n", "");
-                assert!(!message.contains(['\r', '\n', '\0', '\u{1b}']), "{text:?}: {message:?}");
+                assert!(
+                    !message.contains(['\r', '\n', '\0', '\u{1b}']),
+                    "{text:?}: {message:?}"
+                );
             }
         }
     }
@@ -312,7 +325,10 @@ mod tests {
                 ..mail()
             })
         };
-        let text = with(vec![file("Größe.png", None), file("b.png", Some("b@x"))], Some("<p>"));
+        let text = with(
+            vec![file("Größe.png", None), file("b.png", Some("b@x"))],
+            Some("<p>"),
+        );
         let text = text.unwrap();
         for piece in [
             "List-Unsubscribe: <mailto:u@example.com>\r\n",
@@ -331,9 +347,18 @@ mod tests {
             file("a\r\nb", None),
             file("", None),
             file("a.png", Some("<x>")),
-            MailAttachment { content_type: "png".to_owned(), ..plain() },
-            MailAttachment { content_type: "text/plain\r\nX: y".to_owned(), ..plain() },
-            MailAttachment { content_type: "message/rfc822".to_owned(), ..plain() },
+            MailAttachment {
+                content_type: "png".to_owned(),
+                ..plain()
+            },
+            MailAttachment {
+                content_type: "text/plain\r\nX: y".to_owned(),
+                ..plain()
+            },
+            MailAttachment {
+                content_type: "message/rfc822".to_owned(),
+                ..plain()
+            },
         ] {
             assert_eq!(wrong(file), MailErrorKind::Invalid);
         }

@@ -19,8 +19,21 @@ const ENCODED: usize = 39;
 
 /// Fields that the rest of the message decides, or the host, or the servers on the way.
 const RESERVED: [&str; 15] = [
-    "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id",
-    "mime-version", "return-path", "received", "dkim-signature", "delivered-to", "x-original-to",
+    "from",
+    "sender",
+    "to",
+    "cc",
+    "bcc",
+    "reply-to",
+    "subject",
+    "date",
+    "message-id",
+    "mime-version",
+    "return-path",
+    "received",
+    "dkim-signature",
+    "delivered-to",
+    "x-original-to",
 ];
 const RESERVED_FAMILIES: [&str; 3] = ["content-", "resent-", "arc-"];
 
@@ -39,7 +52,11 @@ pub(super) fn one_line(field: &str, text: &str) -> Result<(), MailError> {
 
 /// Sets a field that is free text.
 pub(super) fn set_text(headers: &mut Headers, name: &'static str, text: &str) {
-    set(headers, HeaderName::new_from_ascii_str(name), unstructured(name, text));
+    set(
+        headers,
+        HeaderName::new_from_ascii_str(name),
+        unstructured(name, text),
+    );
 }
 
 /// Sets a field that lists addresses; none of them, no field.
@@ -157,14 +174,22 @@ mod tests {
     fn what_looks_like_an_encoded_word_is_encoded() {
         let text = "=?utf-8?q?Hi=0D=0ABcc:_x@example.com?=";
         let encoded = unstructured("Subject", text);
-        assert!(!encoded.contains("Bcc") && encoded.starts_with("=?utf-8?b?"), "{encoded}");
+        assert!(
+            !encoded.contains("Bcc") && encoded.starts_with("=?utf-8?b?"),
+            "{encoded}"
+        );
         let mailbox = Mailbox::parse("to", "\"=?utf-8?q?x?=\" <a@example.com>").unwrap();
         assert!(written(&mailbox).starts_with("=?utf-8?b?"));
     }
 
     #[test]
     fn no_line_is_too_long_and_none_is_blank() {
-        for text in ["word ".repeat(500), "x".repeat(5000), "ä".repeat(500), " ".repeat(500)] {
+        for text in [
+            "word ".repeat(500),
+            "x".repeat(5000),
+            "ä".repeat(500),
+            " ".repeat(500),
+        ] {
             let folded = format!("Subject: {}", unstructured("Subject", &text));
             for line in folded.split("\r\n") {
                 let blank = line.trim().is_empty();
@@ -181,16 +206,31 @@ mod tests {
             set_own(&mut headers, &[(name.to_owned(), value.to_owned())])?;
             Ok::<_, MailError>(headers.to_string())
         };
-        let unsubscribe = set("List-Unsubscribe", "<mailto:u@example.com>, <https://example.com/u>");
+        let unsubscribe = set(
+            "List-Unsubscribe",
+            "<mailto:u@example.com>, <https://example.com/u>",
+        );
         assert_eq!(
             unsubscribe.unwrap(),
             "List-Unsubscribe: <mailto:u@example.com>, <https://example.com/u>\r\n"
         );
         for (name, value) in [
-            ("Bcc", "x@example.com"), ("content-TYPE", "text/html"), ("Resent-To", "x"), ("a:b", "x"),
-            ("a b", "x"), ("", "x"), ("X-ä", "x"), ("X-A", "x\r\nBcc: y"), ("X-A", "x\ry"), ("X-A", "\0"),
+            ("Bcc", "x@example.com"),
+            ("content-TYPE", "text/html"),
+            ("Resent-To", "x"),
+            ("a:b", "x"),
+            ("a b", "x"),
+            ("", "x"),
+            ("X-ä", "x"),
+            ("X-A", "x\r\nBcc: y"),
+            ("X-A", "x\ry"),
+            ("X-A", "\0"),
         ] {
-            assert_eq!(set(name, value).unwrap_err().kind, crate::mailer::MailErrorKind::Invalid, "{name}");
+            assert_eq!(
+                set(name, value).unwrap_err().kind,
+                crate::mailer::MailErrorKind::Invalid,
+                "{name}"
+            );
         }
     }
 }

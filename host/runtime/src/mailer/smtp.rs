@@ -45,7 +45,9 @@ pub struct SmtpMailer {
 
 impl fmt::Debug for SmtpMailer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SmtpMailer").field("from", &self.from).finish_non_exhaustive()
+        f.debug_struct("SmtpMailer")
+            .field("from", &self.from)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,7 +69,10 @@ impl SmtpMailer {
     /// A connection that answers, the one that was used last if there is one.
     async fn connection(&self) -> Result<AsyncSmtpConnection, Failed> {
         while let Some(mut connection) = self.idle_one() {
-            if step(async { Ok(connection.test_connected().await) }).await.unwrap_or(false) {
+            if step(async { Ok(connection.test_connected().await) })
+                .await
+                .unwrap_or(false)
+            {
                 return Ok(connection);
             }
         }

@@ -241,7 +241,12 @@ fn to(recipients: &[&str]) -> MailMessage {
 async fn a_refused_recipient_takes_nothing_from_the_others() {
     let postbox = Postbox::start().await;
     let mailer = SmtpMailer::new(&postbox.url(), "noreply@example.com").unwrap();
-    let message = to(&["good1@example.com", "nobody@example.com", "good2@example.com", "busy@example.com"]);
+    let message = to(&[
+        "good1@example.com",
+        "nobody@example.com",
+        "good2@example.com",
+        "busy@example.com",
+    ]);
     let receipt = mailer.send(message).await.unwrap();
     assert_eq!(receipt.accepted, ["good1@example.com", "good2@example.com"]);
     let refused: Vec<_> = receipt
@@ -255,8 +260,14 @@ async fn a_refused_recipient_takes_nothing_from_the_others() {
 
     // All refused: for good only if for all. The connection serves on.
     for (all, kind) in [
-        (&["nobody@example.com", "nobody2@example.com"], MailErrorKind::Rejected),
-        (&["nobody@example.com", "busy@example.com"], MailErrorKind::Unavailable),
+        (
+            &["nobody@example.com", "nobody2@example.com"],
+            MailErrorKind::Rejected,
+        ),
+        (
+            &["nobody@example.com", "busy@example.com"],
+            MailErrorKind::Unavailable,
+        ),
     ] {
         let error = mailer.send(to(all)).await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
@@ -273,7 +284,10 @@ async fn a_recipient_who_is_named_twice_gets_one_letter() {
     let mut message = to(&["ann@example.com", "Ann <ann@EXAMPLE.com>", "user@bücher.example"]);
     message.bcc = vec!["ann@example.com".to_owned()];
     let receipt = mailer.send(message).await.unwrap();
-    assert_eq!(receipt.accepted, ["ann@example.com", "user@xn--bcher-kva.example"]);
+    assert_eq!(
+        receipt.accepted,
+        ["ann@example.com", "user@xn--bcher-kva.example"]
+    );
     assert_eq!(postbox.letters()[0].to, receipt.accepted);
     assert!(postbox.letters()[0].data.is_ascii());
 }
@@ -321,8 +335,15 @@ async fn a_server_that_knows_no_ehlo_is_greeted_with_helo() {
     let mailer = SmtpMailer::new(&url, "noreply@example.com").unwrap();
     mailer.send(to(&["ann@example.com"])).await.unwrap();
     let heard = heard.lock().unwrap();
-    for command in ["HELO ", "MAIL FROM:<noreply@example.com>", "RCPT TO:<ann@example.com>"] {
-        assert!(heard.iter().any(|line| line.starts_with(command)), "{command}: {heard:?}");
+    for command in [
+        "HELO ",
+        "MAIL FROM:<noreply@example.com>",
+        "RCPT TO:<ann@example.com>",
+    ] {
+        assert!(
+            heard.iter().any(|line| line.starts_with(command)),
+            "{command}: {heard:?}"
+        );
     }
 }
 

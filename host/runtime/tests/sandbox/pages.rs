@@ -115,7 +115,9 @@ async fn answer(
         && (text.contains("{host}") || text.contains("{port}"))
     {
         let port = address.port().to_string();
-        let placed = text.replace("{host}", &address.to_string()).replace("{port}", &port);
+        let placed = text
+            .replace("{host}", &address.to_string())
+            .replace("{port}", &port);
         bytes = placed.into_bytes();
     }
     stream.write_all(&bytes).await.ok();

@@ -46,7 +46,9 @@ pub fn without_credentials(address: &str) -> String {
     let Some(at) = address.rfind('@') else {
         return address.to_owned();
     };
-    let scheme = address[..at].find("//").map_or("", |slashes| &address[..slashes + 2]);
+    let scheme = address[..at]
+        .find("//")
+        .map_or("", |slashes| &address[..slashes + 2]);
     format!("{scheme}…{}", &address[at..])
 }
 

@@ -106,7 +106,15 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_none() {
-        for text in ["", "tomorrow", "0", "-1", "Sun, 06 Nov 1994", "08:49:37", "32 Nov 1994 08:49:37"] {
+        for text in [
+            "",
+            "tomorrow",
+            "0",
+            "-1",
+            "Sun, 06 Nov 1994",
+            "08:49:37",
+            "32 Nov 1994 08:49:37",
+        ] {
             assert_eq!(seconds(text), None, "{text}");
         }
     }

@@ -48,7 +48,10 @@ impl Server {
     pub(super) fn from_url(url: &str) -> Result<Self, MailError> {
         let invalid = |why: &str| MailError::invalid(format!("the SMTP URL cannot be used: {why}"));
         let url = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it has no host"))?;
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| invalid("it has no host"))?;
         // Addresses of version 6 stand in brackets there, and without them everywhere else.
         let host = host.trim_matches(['[', ']']).to_owned();
         let asked = url.query_pairs().find(|(name, _)| name == "tls");
