@@ -404,4 +404,68 @@ mod tests {
         assert_eq!(schema["required"], serde_json::json!(["to", "subject"]));
         assert_eq!(schema["additionalProperties"], false);
     }
+
+    /// Whether the host takes an input when it is enqueued.
+    fn takes(input: &serde_json::Value) -> bool {
+        let schema = schemars::schema_for!(Input).as_value().to_string();
+        let mut errors = Vec::new();
+        let schema = taskforge_schema::Schema::compile(&schema).unwrap();
+        schema.check(input, 1000, "", &mut errors);
+        errors.is_empty()
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_when_it_is_enqueued() {
+        let to = |address: &str| {
+            let input =
+                serde_json::json!({"to": [address], "subject": "s", "text": "t", "reply_to": address});
+            takes(&input)
+        };
+        for good in [
+            "ann@example.com",
+            "Ann Lee <ann@example.com>",
+            "\"Lee, Ann\" <ann@example.com>",
+            "<ann@example.com>",
+            "jörg@bücher.example",
+            "\"john doe\"@example.com",
+            "user@[192.0.2.1]",
+            "user@[IPv6:2001:db8::1]",
+            "demo@localhost",
+        ] {
+            assert!(to(good), "{good}");
+        }
+        for bad in [
+            "ann",
+            "ann@",
+            "@example.com",
+            "a@example.com, b@example.com",
+            "a b@example.com",
+            "a@example.com\r\nBcc: b@example.com",
+            "Lee, Ann <a@example.com>",
+            "<a@example.com> x",
+            "a..b@example.com",
+            "a@example..com",
+        ] {
+            assert!(!to(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_and_attachments_are_checked_when_they_are_enqueued() {
+        let with = |field: &str, value: serde_json::Value| {
+            let mut input = serde_json::json!({"to": "a@example.com", "subject": "s", "text": "t"});
+            input[field] = value;
+            takes(&input)
+        };
+        assert!(with(
+            "headers",
+            serde_json::json!({"List-Unsubscribe": "<mailto:u@example.com>"})
+        ));
+        assert!(!with("headers", serde_json::json!({"X": "a\r\nBcc: b"})));
+        assert!(!with("headers", serde_json::json!({"a:b": "x"})));
+        let file = |content: &str, kind: &str| serde_json::json!([{"name": "a", "content": content, "content_type": kind}]);
+        assert!(with("attachments", file("aGVsbG8=", "text/plain; charset=utf-8")));
+        assert!(!with("attachments", file("not base64!", "text/plain")));
+        assert!(!with("attachments", file("", "plain")));
+    }
 }

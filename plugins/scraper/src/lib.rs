@@ -321,6 +321,31 @@ mod tests {
     }
 
     #[test]
+    fn the_host_checks_headers_and_credentials_when_they_are_enqueued() {
+        let schema = schemars::schema_for!(Input).as_value().to_string();
+        let schema = taskforge_schema::Schema::compile(&schema).unwrap();
+        let takes = |field: &str, value: serde_json::Value| {
+            let input = serde_json::json!({"url": "https://example.com/", field: value});
+            let mut errors = Vec::new();
+            schema.check(&input, 1000, "", &mut errors);
+            errors.is_empty()
+        };
+        assert!(takes("headers", serde_json::json!({"X-Key": "a\tb"})));
+        assert!(!takes("headers", serde_json::json!({"X-Key": "a\r\nb"})));
+        assert!(!takes("headers", serde_json::json!({"X Key": "a"})));
+        assert!(takes("accept_language", "de, en;q=0.5".into()));
+        assert!(!takes("accept_language", "d\ne".into()));
+        assert!(takes(
+            "basic_auth",
+            serde_json::json!({"username": "a", "password": "b:c"})
+        ));
+        assert!(!takes(
+            "basic_auth",
+            serde_json::json!({"username": "a:b", "password": ""})
+        ));
+    }
+
+    #[test]
     fn a_page_without_a_title_gives_null() {
         let output = describe(fetched(Some("text/html"), b"<p>Hello"), 1024);
         let json = serde_json::to_value(&output).unwrap();

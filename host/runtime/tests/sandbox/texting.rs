@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -172,4 +172,38 @@ async fn a_message_without_a_sender_names_none() {
     let heard = gateway.heard.lock().unwrap();
     let sent: Value = serde_json::from_slice(heard[0].body()).unwrap();
     assert!(sent.get("from").is_none(), "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_may_name_a_date_to_come_back_at() {
+    let bed = Bed::new().await;
+    let server = Server::answering(|_| {
+        let date = httpdate(SystemTime::now() + Duration::from_secs(40));
+        let answer = Response::builder().status(429).header("retry-after", date);
+        answer.body(Bytes::new()).unwrap()
+    })
+    .await;
+    let gateway = Gateway {
+        server,
+        heard: Arc::default(),
+    };
+    let plugin = sms(&bed, gateway.settings()).await;
+    let (failure, _) = bed.fails(&plugin, message()).await;
+    let delay = failure.retry_after.unwrap();
+    let about = Duration::from_secs(25)..=Duration::from_secs(40);
+    assert!(about.contains(&delay), "{delay:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_knows_the_reference_has_had_the_message() {
+    let bed = Bed::new().await;
+    let gateway = Gateway::answering(409, r#"{"status": 409, "title": "duplicate"}"#).await;
+    let plugin = sms(&bed, gateway.settings()).await;
+    let (sent, _) = bed.completes(&plugin, message()).await;
+    assert_eq!(sent["status"], "sent");
+}
+
+fn httpdate(at: SystemTime) -> String {
+    let at = jiff::Timestamp::try_from(at).unwrap();
+    at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
