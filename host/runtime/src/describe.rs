@@ -294,7 +294,10 @@ mod tests {
             },
             None,
         );
-        assert!(text.contains("input-schema nests deeper than 100 levels"), "{text}");
+        assert!(
+            text.contains("input-schema nests deeper than 100 levels"),
+            "{text}"
+        );
         let text = refusal(
             Description {
                 output_schema: "[]".to_owned(),

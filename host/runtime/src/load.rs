@@ -196,7 +196,9 @@ fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, 
     let image = component.image_range();
     let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
     // Here, and not when the first instance is made, on the thread of an attempt.
-    component.initialize_copy_on_write_image().map_err(LoadError::internal)?;
+    component
+        .initialize_copy_on_write_image()
+        .map_err(LoadError::internal)?;
     let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
     let code = Code::link(shape, linked).map_err(incompatible)?;
     Ok(Loaded {

@@ -70,9 +70,7 @@ async fn what_waits_does_not_compute() {
             tokio::time::sleep(20 * FOREGROUND).await;
             thread()
         };
-        let (there, effort) = background
-            .run(Box::pin(work), Threads::Foreground)
-            .await;
+        let (there, effort) = background.run(Box::pin(work), Threads::Foreground).await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
             assert_eq!(there.unwrap(), here);
@@ -85,11 +83,7 @@ async fn what_waits_does_not_compute() {
 #[tokio::test]
 async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
-    let caller = tokio::spawn(async move {
-        Background::default()
-            .run(work, Threads::Background)
-            .await
-    });
+    let caller = tokio::spawn(async move { Background::default().run(work, Threads::Background).await });
     let panic = caller.await.unwrap_err().into_panic();
     assert_eq!(*panic.downcast_ref::<&str>().unwrap(), "so it was");
 }

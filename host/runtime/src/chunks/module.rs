@@ -101,12 +101,15 @@ impl<'a> Seen<'a> {
         let mut plan = Plan::default();
         if self.segments.iter().any(|segment| pieces(segment) > 1) {
             let mut next = 0;
-            plan.numbers = self.segments.iter().map(|segment| {
-                let number = next;
-                next += pieces(segment);
-                number
-            })
-            .collect();
+            plan.numbers = self
+                .segments
+                .iter()
+                .map(|segment| {
+                    let number = next;
+                    next += pieces(segment);
+                    number
+                })
+                .collect();
         }
         for body in &self.bodies {
             self.plan_body(body, &mut plan)?;
@@ -127,9 +130,10 @@ impl<'a> Seen<'a> {
             let small = constant.is_some_and(|size| size <= CHUNK);
             let edit = match operator {
                 Operator::MemoryFill { mem } if !small => Some(Edit::Call(Bulk::Fill { memory: mem })),
-                Operator::MemoryCopy { dst_mem, src_mem } if !small => {
-                    Some(Edit::Call(Bulk::Copy { to: dst_mem, from: src_mem }))
-                }
+                Operator::MemoryCopy { dst_mem, src_mem } if !small => Some(Edit::Call(Bulk::Copy {
+                    to: dst_mem,
+                    from: src_mem,
+                })),
                 Operator::MemoryInit { data_index, mem } => self.init(data_index, mem, small, plan),
                 Operator::DataDrop { data_index } => {
                     let moved = plan.moved(data_index);
@@ -158,7 +162,11 @@ impl<'a> Seen<'a> {
         let length = u32::try_from(data.len()).ok()?;
         let segment = moved.unwrap_or(segment);
         if !small && length > CHUNK {
-            return Some(Edit::Call(Bulk::Init { memory, segment, length }));
+            return Some(Edit::Call(Bulk::Init {
+                memory,
+                segment,
+                length,
+            }));
         }
         moved.map(|segment| Edit::Init { memory, segment })
     }
@@ -175,9 +183,9 @@ fn count_types(types: TypeSectionReader<'_>) -> Result<u32, Unreadable> {
 /// How many segments one becomes.
 fn pieces(segment: &Data<'_>) -> u32 {
     match segment.kind {
-        DataKind::Active { .. } => {
-            u32::try_from(segment.data.len().div_ceil(SEGMENT)).unwrap_or(u32::MAX).max(1)
-        }
+        DataKind::Active { .. } => u32::try_from(segment.data.len().div_ceil(SEGMENT))
+            .unwrap_or(u32::MAX)
+            .max(1),
         DataKind::Passive => 1,
     }
 }
@@ -307,7 +315,11 @@ fn segments(module: &[u8], seen: &Seen<'_>) -> DataSection {
                 // Without its end.
                 let offset = &module[offset.start..offset.end - 1];
                 for (piece, data) in segment.data.chunks(SEGMENT).enumerate() {
-                    section.active(*memory_index, &further(offset, piece * SEGMENT), data.iter().copied());
+                    section.active(
+                        *memory_index,
+                        &further(offset, piece * SEGMENT),
+                        data.iter().copied(),
+                    );
                 }
             }
             _ => {
@@ -325,6 +337,8 @@ fn further(offset: &[u8], bytes: usize) -> ConstExpr {
     let mut reader = OperatorsReader::new(BinaryReader::new(offset, 0));
     match (reader.read(), reader.eof()) {
         (Ok(Operator::I32Const { value }), true) => ConstExpr::i32_const(value.wrapping_add(bytes)),
-        _ => ConstExpr::raw(offset.iter().copied()).with_i32_const(bytes).with_i32_add(),
+        _ => ConstExpr::raw(offset.iter().copied())
+            .with_i32_const(bytes)
+            .with_i32_add(),
     }
 }

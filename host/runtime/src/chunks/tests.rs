@@ -117,7 +117,10 @@ fn whatever_is_done_in_chunks_leaves_the_same_memory_and_the_same_traps() {
             done += 1;
         }
         for memory in ["a", "b"] {
-            assert!(a.memory(memory) == b.memory(memory), "{name} {range:?} in {memory}");
+            assert!(
+                a.memory(memory) == b.memory(memory),
+                "{name} {range:?} in {memory}"
+            );
         }
     }
     assert!(trapped > 50 && done > 200, "{trapped} trapped, {done} did not");
@@ -153,13 +156,23 @@ fn components_in_components_are_found_and_names_and_sums_survive() {
     let component = wat::parse_str(text).unwrap();
     let chunked = rewrite(&component).unwrap().unwrap();
     let printed = |bytes: &[u8]| {
-        let found = |text: &str| bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
+        let found = |text: &str| {
+            bytes
+                .windows(text.len())
+                .filter(|window| *window == text.as_bytes())
+                .count()
+        };
         ["note", "kept", "kept too", "named", "outer", "inner"].map(found)
     };
     assert_eq!(printed(&component), printed(&chunked));
     let engine = engine();
     engine.precompile_component(&chunked).unwrap();
-    assert_eq!(rewrite(&chunked).unwrap().map(|again| again.len() > chunked.len()), Some(true));
+    assert_eq!(
+        rewrite(&chunked)
+            .unwrap()
+            .map(|again| again.len() > chunked.len()),
+        Some(true)
+    );
     let plain = wat::parse_str("(component (core module (func)) (component))").unwrap();
     assert_eq!(rewrite(&plain).unwrap(), None);
 }

@@ -99,7 +99,11 @@ impl Offer {
 
     /// The interface and the function.
     pub fn full_name(&self, function: &HostFunction) -> String {
-        format!("{}#{}", self.resolve.id_of(function.interface).unwrap(), function.name)
+        format!(
+            "{}#{}",
+            self.resolve.id_of(function.interface).unwrap(),
+            function.name
+        )
     }
 
     /// Whether its arguments can be of any size.
@@ -117,12 +121,14 @@ impl Offer {
             TypeDefKind::Type(ty) | TypeDefKind::Option(ty) => self.has_size(ty),
             TypeDefKind::Record(record) => record.fields.iter().any(|field| self.has_size(&field.ty)),
             TypeDefKind::Tuple(tuple) => tuple.types.iter().any(|ty| self.has_size(ty)),
-            TypeDefKind::Variant(variant) => {
-                variant.cases.iter().any(|case| case.ty.as_ref().is_some_and(|ty| self.has_size(ty)))
-            }
-            TypeDefKind::Result(result) => {
-                [&result.ok, &result.err].into_iter().flatten().any(|ty| self.has_size(ty))
-            }
+            TypeDefKind::Variant(variant) => variant
+                .cases
+                .iter()
+                .any(|case| case.ty.as_ref().is_some_and(|ty| self.has_size(ty))),
+            TypeDefKind::Result(result) => [&result.ok, &result.err]
+                .into_iter()
+                .flatten()
+                .any(|ty| self.has_size(ty)),
             _ => false,
         }
     }
@@ -140,9 +146,8 @@ impl Offer {
             .keys()
             .map(|interface| format!("import {interface};\n"))
             .collect();
-        let world = format!(
-            "package test:attack;\nworld attack {{\n{imports}export wasi:cli/run@0.2.12;\n}}"
-        );
+        let world =
+            format!("package test:attack;\nworld attack {{\n{imports}export wasi:cli/run@0.2.12;\n}}");
         let package = resolve.push_str("attack.wit", &world).unwrap();
         let world = resolve.select_world(&[package], None).unwrap();
         embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).unwrap();
@@ -179,7 +184,10 @@ impl<'a> Module<'a> {
             Some(function) => {
                 let signature = self.resolve().wasm_signature(AbiVariant::GuestImport, function);
                 let list = |what: &str, types: &[WasmType]| -> String {
-                    types.iter().map(|ty| format!(" ({what} {})", name_of(*ty))).collect()
+                    types
+                        .iter()
+                        .map(|ty| format!(" ({what} {})", name_of(*ty)))
+                        .collect()
                 };
                 list("param", &signature.params) + &list("result", &signature.results)
             }
@@ -188,7 +196,10 @@ impl<'a> Module<'a> {
         self.interfaces.insert(interface.clone(), ());
         let number = self.imports.len();
         let entry = self.imports.entry((interface, function.name.clone()));
-        entry.or_insert_with(|| (format!("$f{number}"), signature)).0.clone()
+        entry
+            .or_insert_with(|| (format!("$f{number}"), signature))
+            .0
+            .clone()
     }
 
     /// Instructions that call a function once and drop what it gives.
@@ -255,8 +266,12 @@ impl<'a> Module<'a> {
             .collect();
         sources.sort_by_key(|(params, source, _)| (*params, source.name.clone()));
         for (_, source, (tag, offset)) in sources {
-            let Some(function) = source.function.clone() else { continue };
-            let Some(passed) = self.pass(&function, LITTLE) else { continue };
+            let Some(function) = source.function.clone() else {
+                continue;
+            };
+            let Some(passed) = self.pass(&function, LITTLE) else {
+                continue;
+            };
             let import = self.import(source);
             let taken = match tag {
                 None => String::new(),
@@ -266,7 +281,8 @@ impl<'a> Module<'a> {
                     RESULTS + offset
                 ),
             };
-            self.makers.insert(resource, Some(format!("{passed} call {import}\n{taken}")));
+            self.makers
+                .insert(resource, Some(format!("{passed} call {import}\n{taken}")));
             return self.own(resource);
         }
         None
@@ -343,7 +359,7 @@ impl<'a> Module<'a> {
             TypeDefKind::Enum(_) => Some(number(I32, 0)),
             _ => {
                 let cases = cases(&kind);
-                let joined = self.joined(&cases, arguments);
+                let joined = self.joined(&cases);
                 let (tag, payload) = self.choose(&cases, arguments)?;
                 let mut values = number(I32, tag);
                 for (index, ty) in joined.into_iter().enumerate() {
@@ -368,7 +384,11 @@ impl<'a> Module<'a> {
 
     /// The case that carries most, of those whose handles can be had; in a call that is to succeed the
     /// one that carries least.
-    fn choose(&mut self, cases: &[Option<Type>], arguments: Arguments) -> Option<(u64, Vec<(WasmType, String)>)> {
+    fn choose(
+        &mut self,
+        cases: &[Option<Type>],
+        arguments: Arguments,
+    ) -> Option<(u64, Vec<(WasmType, String)>)> {
         let mut possible = Vec::new();
         for (tag, case) in cases.iter().enumerate() {
             let payload = match case {
@@ -388,10 +408,10 @@ impl<'a> Module<'a> {
     }
 
     /// The parameters that hold any of the cases.
-    fn joined(&mut self, cases: &[Option<Type>], arguments: Arguments) -> Vec<WasmType> {
+    fn joined(&self, cases: &[Option<Type>]) -> Vec<WasmType> {
         let mut joined: Vec<WasmType> = Vec::new();
         for ty in cases.iter().flatten() {
-            for (index, ty) in self.shape(ty, arguments).into_iter().enumerate() {
+            for (index, ty) in self.shape(ty).into_iter().enumerate() {
                 match joined.get_mut(index) {
                     Some(there) => *there = join(*there, ty),
                     None => joined.push(ty),
@@ -402,7 +422,7 @@ impl<'a> Module<'a> {
     }
 
     /// The parameters of a type, also of one whose handles cannot be had.
-    fn shape(&mut self, ty: &Type, arguments: Arguments) -> Vec<WasmType> {
+    fn shape(&self, ty: &Type) -> Vec<WasmType> {
         let function = Function {
             name: "shape".to_owned(),
             kind: wit_parser::FunctionKind::Freestanding,
@@ -417,8 +437,9 @@ impl<'a> Module<'a> {
             span: wit_parser::Span::default(),
             external_id: None,
         };
-        let _ = arguments;
-        self.resolve().wasm_signature(AbiVariant::GuestImport, &function).params
+        self.resolve()
+            .wasm_signature(AbiVariant::GuestImport, &function)
+            .params
     }
 
     /// Where a list is, and how many elements it has.
@@ -445,7 +466,9 @@ impl<'a> Module<'a> {
             return Some(None);
         };
         let made = self.handle(handle)?;
-        Some(Some(format!("(call $handles (i32.const {at}) (i32.const {count}) {made})")))
+        Some(Some(format!(
+            "(call $handles (i32.const {at}) (i32.const {count}) {made})"
+        )))
     }
 
     /// Instructions that write a value to memory.
@@ -482,7 +505,10 @@ impl<'a> Module<'a> {
                 let (tag, _) = self.choose(&cases, arguments)?;
                 writeln!(text, "i32.const {at} i32.const {tag} i32.store8").unwrap();
                 if let Some(payload) = cases[usize::try_from(tag).unwrap()] {
-                    let offset = self.offer.sizes.payload_offset(Int::U8, cases.iter().map(Option::as_ref));
+                    let offset = self
+                        .offer
+                        .sizes
+                        .payload_offset(Int::U8, cases.iter().map(Option::as_ref));
                     let offset = u32::try_from(offset.size_wasm32()).unwrap();
                     self.store(&payload, at + offset, arguments, text)?;
                 }
@@ -491,7 +517,13 @@ impl<'a> Module<'a> {
         Some(())
     }
 
-    fn store_all(&mut self, types: &[Type], mut at: u32, arguments: Arguments, text: &mut String) -> Option<()> {
+    fn store_all(
+        &mut self,
+        types: &[Type],
+        mut at: u32,
+        arguments: Arguments,
+        text: &mut String,
+    ) -> Option<()> {
         for ty in types {
             at = at.next_multiple_of(self.align(ty));
             self.store(ty, at, arguments, text)?;
@@ -564,7 +596,9 @@ impl<'a> Module<'a> {
 }
 
 fn pair(at: u32, length: u32) -> Vec<(WasmType, String)> {
-    [at, length].map(|value| (WasmType::I32, format!("i32.const {value}"))).to_vec()
+    [at, length]
+        .map(|value| (WasmType::I32, format!("i32.const {value}")))
+        .to_vec()
 }
 
 fn cases(kind: &TypeDefKind) -> Vec<Option<Type>> {
