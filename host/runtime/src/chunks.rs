@@ -21,7 +21,7 @@ mod functions;
 mod module;
 
 use wasm_encoder::Encode as _;
-use wasmparser::{Chunk, Parser, Payload};
+use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};
 use wasmtime::Engine;
 
 /// Part of the fingerprint of compiled code. To be raised with each change of what is rewritten.
@@ -37,14 +37,26 @@ const CHUNK: u32 = 256 << 10;
 /// What the engine says.
 pub(crate) fn precompile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
     match rewrite(component) {
-        Ok(Some(chunked)) => engine.precompile_component(&chunked),
+        Ok(Some(chunked)) => match valid(component) {
+            Ok(()) => engine.precompile_component(&chunked),
+            Err(error) => refuse(engine, component, error.into()),
+        },
         Ok(None) => engine.precompile_component(component),
-        Err(error) => {
-            // The engine says it in its own words. What it would take must not run as it is.
-            engine.precompile_component(component)?;
-            Err(error.into())
-        }
+        Err(error) => refuse(engine, component, error.into()),
     }
+}
+
+/// What was added must not make valid what was not: a call of a function that did not exist. Which
+/// features a component may use is the engine's to say.
+fn valid(component: &[u8]) -> Result<(), wasmparser::Error> {
+    let mut validator = Validator::new_with_features(WasmFeatures::all());
+    validator.validate_all(component).map(drop)
+}
+
+/// The engine says it in its own words. What it would take must not run as it is.
+fn refuse(engine: &Engine, component: &[u8], error: wasmtime::Error) -> wasmtime::Result<Vec<u8>> {
+    engine.precompile_component(component)?;
+    Err(error)
 }
 
 /// Why a component could not be rewritten.

@@ -169,8 +169,10 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return Failure::new(FailureKind::HostCallLimit, why);
     }
     let oversized = text.contains("hostcalls has been exhausted");
+    // A call of the host that fails ends the guest's function too, and is told by where it was made.
+    let returned = state.calls.returned() && !error.is::<WasmBacktrace>();
     // The guest's allocator is called before the function is, with the arguments' size, and its result is read too.
-    if state.calls.returned() && !text.contains("realloc return") {
+    if returned && !text.contains("realloc return") {
         return if oversized {
             crowded(state, info.limits.output).unwrap_or_else(|| output_too_large(info.limits.output))
         } else {

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use taskforge_domain::Outcome;
+use taskforge_domain::{FailureKind, Outcome};
 use taskforge_runtime::Invoked;
 
 use self::attack::{Arguments, HostFunction, Offer};
@@ -30,10 +30,30 @@ const BUSY: Duration = Duration::from_secs(10);
 
 const DEADLINE: Duration = Duration::from_millis(200);
 
-/// Resources of which a component without anybody to speak to gets none: there are no folders, no
-/// sockets and no terminals, nothing answers, and no task comes in by HTTP. What can be done with
-/// each is a trap before the host does anything.
-const OUT_OF_REACH: [&str; 0] = [];
+/// Resources that no function gives to a command: there are no folders, and no task comes in by
+/// HTTP. A call without a handle is a trap before the host does anything.
+const OUT_OF_REACH: [&str; 6] = [
+    "descriptor",
+    "directory-entry-stream",
+    "error",
+    "incoming-request",
+    "response-outparam",
+    "datagram-stream",
+];
+
+/// Resources that a function would give, but does not in a sandbox: no socket is granted, nothing
+/// is a terminal, and nobody answers.
+const REFUSED: [&str; 9] = [
+    "future-incoming-response",
+    "future-trailers",
+    "incoming-body",
+    "incoming-response",
+    "resolve-address-stream",
+    "tcp-socket",
+    "terminal-input",
+    "terminal-output",
+    "udp-socket",
+];
 
 fn limits() -> Value {
     json!({
@@ -118,8 +138,20 @@ fn broken(name: &str, invoked: &Invoked) -> Option<String> {
         Outcome::Failed(failure) => failure.to_string(),
     };
     let late = computed > DEADLINE + LATE || wall > DEADLINE + LATE + BUSY;
-    (longest > LONGEST || late)
+    let misjudged = match &invoked.outcome {
+        Outcome::Completed(_) => false,
+        Outcome::Failed(failure) => matches!(
+            failure.kind,
+            FailureKind::Internal | FailureKind::OutputTooLarge | FailureKind::InvalidOutput
+        ),
+    };
+    (longest > LONGEST || late || misjudged)
         .then(|| format!("{name}: {longest:?} at once, {computed:?} in all, {wall:?} on the clock; {ending}"))
+}
+
+/// Whether the component did not get the handles that it needs.
+fn is_unreachable(invoked: &Invoked) -> bool {
+    matches!(&invoked.outcome, Outcome::Failed(failure) if failure.message.contains("`unreachable`"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,9 +187,34 @@ async fn no_host_function_holds_a_thread() {
     for (name, invoked) in ended.iter().take(25) {
         println!("{:?} {name} {:?}", invoked.effort, invoked.outcome);
     }
+    for name in &out_of_reach {
+        let known = OUT_OF_REACH.iter().any(|resource| name.contains(resource));
+        assert!(known, "no function gives what {name} needs");
+    }
+    for (name, invoked) in &ended {
+        let refused = REFUSED.iter().any(|resource| name.contains(resource));
+        assert!(refused || !is_unreachable(invoked), "{name} was never called");
+    }
     let broken: Vec<_> = ended
         .iter()
         .filter_map(|(name, invoked)| broken(name, invoked))
         .collect();
     assert!(broken.is_empty(), "{} broke it: {broken:#?}", broken.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_output_holds_a_thread() {
+    let bed = Bed::new().await;
+    let most = 16 << 20;
+    let limits = json!({"output": most, "memory": "512 MiB"});
+    let plugin = bed.hostile(json!({"limits": limits})).await;
+    let input = json!({"attack": "huge_output", "bytes": most - 2});
+    let invoked = bed.runtime.invoke(&plugin, invocation(input)).await;
+    println!("{:?}", invoked.effort);
+    assert!(
+        matches!(&invoked.outcome, Outcome::Completed(_)),
+        "{:?}",
+        invoked.outcome
+    );
+    assert!(invoked.effort.longest <= LONGEST, "{:?}", invoked.effort);
 }

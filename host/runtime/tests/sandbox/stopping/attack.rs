@@ -359,7 +359,7 @@ impl<'a> Module<'a> {
             TypeDefKind::Enum(_) => Some(number(I32, 0)),
             _ => {
                 let cases = cases(&kind);
-                let joined = self.joined(&cases, arguments);
+                let joined = self.joined(&cases);
                 let (tag, payload) = self.choose(&cases, arguments)?;
                 let mut values = number(I32, tag);
                 for (index, ty) in joined.into_iter().enumerate() {
@@ -408,10 +408,10 @@ impl<'a> Module<'a> {
     }
 
     /// The parameters that hold any of the cases.
-    fn joined(&mut self, cases: &[Option<Type>], arguments: Arguments) -> Vec<WasmType> {
+    fn joined(&self, cases: &[Option<Type>]) -> Vec<WasmType> {
         let mut joined: Vec<WasmType> = Vec::new();
         for ty in cases.iter().flatten() {
-            for (index, ty) in self.shape(ty, arguments).into_iter().enumerate() {
+            for (index, ty) in self.shape(ty).into_iter().enumerate() {
                 match joined.get_mut(index) {
                     Some(there) => *there = join(*there, ty),
                     None => joined.push(ty),
@@ -422,7 +422,7 @@ impl<'a> Module<'a> {
     }
 
     /// The parameters of a type, also of one whose handles cannot be had.
-    fn shape(&mut self, ty: &Type, arguments: Arguments) -> Vec<WasmType> {
+    fn shape(&self, ty: &Type) -> Vec<WasmType> {
         let function = Function {
             name: "shape".to_owned(),
             kind: wit_parser::FunctionKind::Freestanding,
@@ -437,7 +437,6 @@ impl<'a> Module<'a> {
             span: wit_parser::Span::default(),
             external_id: None,
         };
-        let _ = arguments;
         self.resolve()
             .wasm_signature(AbiVariant::GuestImport, &function)
             .params
