@@ -1,10 +1,11 @@
 //! Threads for attempts that compute for long.
 //!
-//! An attempt of a [lane] that is known to be quick begins on the threads of its caller, which also claim, commit and talk to the stores:
-//! most are over in microseconds, and a change of threads would cost them more than that. Any other, and one that goes on computing, runs here, on as many threads as there are
-//! processors, which have a lower priority and give way to everything else: it gets what the others leave, which is all of an idle machine
-//! and a tenth of a busy one. Its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other end may be
-//! anybody's.
+//! An attempt of a [lane](Lane) that is known to be quick begins on the threads of its caller, which also
+//! claim, commit and talk to the stores: most are over in microseconds, and a change of threads would cost
+//! them more than that. Any other, and one that goes on computing, runs here, on as many threads as there
+//! are processors, which have a lower priority and give way to everything else: it gets what the others
+//! leave, which is all of an idle machine and a tenth of a busy one. Its copies and the clearing of its
+//! memory go with it. So does every HTTP exchange, whose other end may be anybody's.
 //!
 //! No attempt computes for long without coming back (see [`chunks`](crate::chunks) and
 //! [`host`](crate::host)). What the host does with what an attempt leaves may take longer (reading
