@@ -426,7 +426,12 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         let signed = serde_json::from_str(&signed).unwrap();
         let answer = api.put("/plugins/shaped/versions/1.0.0/signature", &signed).await;
         assert_eq!(answer.status, status, "{}", answer.text());
-        fits(document, "PUT", "/plugins/{name}/versions/{version}/signature", &answer);
+        fits(
+            document,
+            "PUT",
+            "/plugins/{name}/versions/{version}/signature",
+            &answer,
+        );
     }
     let signed = api.get("/plugins/shaped/versions/1.0.0").await;
     assert!(signed.json()["signature"]["statement"].is_object());
