@@ -155,7 +155,7 @@ impl Registry {
                 Some(stable) => format!("instead of {}", seen.number(stable)),
                 None => String::new(),
             };
-            let detail = with_downgrade(detail, seen.higher(new));
+            let detail = with_downgrade(detail, self.downgraded_from(seen, new));
             Ok(Some(Change {
                 rollout,
                 states: vec![(new.id, VersionState::Available)],
@@ -175,10 +175,8 @@ impl Registry {
     ) -> RegistryResult<&'s PluginVersion> {
         let new = seen.available(version)?;
         self.vouched(&seen.plugin, new)?;
-        // Where nobody has to sign, who activates is who answers for it, and has given the word.
-        if self.parts.signatures.required
-            && !force.downgrade
-            && let Some(highest) = seen.higher(new)
+        if !force.downgrade
+            && let Some(highest) = self.downgraded_from(seen, new)
         {
             return Err(RegistryError::Downgrade {
                 plugin: seen.plugin.name.clone(),
@@ -190,6 +188,13 @@ impl Registry {
             seen.check_inputs(new)?;
         }
         Ok(new)
+    }
+
+    /// The highest version that was ever live, if a version is older and that takes an operator's word.
+    /// Where nobody has to sign, who activates a version answers for it, and has given the word.
+    fn downgraded_from<'s>(&self, seen: &'s Seen, new: &PluginVersion) -> Option<&'s str> {
+        let is_asked = self.parts.signatures.required;
+        seen.higher(new).filter(|_| is_asked)
     }
 
     /// Lets the version before run again; ends a canary. Once more undoes it. To ask for it is the
@@ -223,7 +228,7 @@ impl Registry {
                     by,
                     with_downgrade(
                         from.map_or_else(String::new, |from| format!("from {from}")),
-                        seen.higher(found),
+                        self.downgraded_from(seen, found),
                     ),
                 ),
             }))
@@ -278,7 +283,7 @@ impl Registry {
                     PluginEventKind::CanaryStarted,
                     Some(version),
                     by,
-                    with_downgrade(format!("{percent} % of tasks"), seen.higher(new)),
+                    with_downgrade(format!("{percent} % of tasks"), self.downgraded_from(seen, new)),
                 ),
             }))
         })
