@@ -15,9 +15,7 @@ use taskforge_domain::{
     HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
     TaskId, TaskType, TenantId, Timestamp,
 };
-use taskforge_runtime::{
-    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect,
-};
+use taskforge_runtime::{Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{

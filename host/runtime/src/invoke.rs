@@ -107,9 +107,7 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         untouched: untouched.clone(),
         _slot: slot,
     };
-    let running = shared
-        .background
-        .run(Box::pin(entered.run()), &lane, &untouched);
+    let running = shared.background.run(Box::pin(entered.run()), &lane, &untouched);
     let (ended, _) = running.await;
     ended.unwrap_or_else(|| unused(verdict::cancelled()))
 }
@@ -216,11 +214,7 @@ fn finish(mut store: Store<HostState>, info: &PluginInfo, outcome: Outcome, star
         http_requests: state.outbound.requests(),
         http_bytes: state.outbound.received(),
     };
-    Invoked {
-        outcome,
-        usage,
-        logs,
-    }
+    Invoked { outcome, usage, logs }
 }
 
 /// A store with its limits set. Also serves `describe`.

@@ -35,7 +35,7 @@ pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};
 pub use sqlite::SqliteStore;
 pub use store::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection,
-    LogEntry, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Term, Upkeep, Verdict,
-    WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Term,
+    Upkeep, Verdict, WorkerRecord,
 };
