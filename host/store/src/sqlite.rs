@@ -1,6 +1,6 @@
 //! The embedded database.
 //!
-//! One connection writes (but for heartbeats, which have their own), a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
+//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
 //! enqueues, completions, progress reports and claims wait while a commit is under way become the next transaction, with one statement for
 //! each kind, so a commit's fsync is shared by all of them. Rare operations take the same connection for a transaction of their own.
 //!
@@ -13,6 +13,7 @@
 //! | `operate`, `dead` | what a person does: to one task, to many dead letters |
 //! | `forget` | what has ended goes: prune, upkeep |
 //! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
+//! | `beats` | heartbeats, in memory until somebody asks |
 //! | `policy` | how the fleet is shared out |
 //! | `plugins` | the registry: `registry`, `versions`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
@@ -21,6 +22,7 @@
 //! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never depends on how many rows it
 //! carries, so each is prepared once.
 
+mod beats;
 mod claim;
 mod complete;
 mod dead;
@@ -49,11 +51,7 @@ mod usage;
 mod values;
 mod versions;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
@@ -64,6 +62,7 @@ use taskforge_domain::{
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use self::{
+    beats::{Beats, Leases},
     claim::ClaimOp,
     complete::CompleteRow,
     enqueue::EnqueueRow,
@@ -87,10 +86,10 @@ pub struct SqliteStore {
 }
 
 struct Shared {
-    path: PathBuf,
     /// The one connection that writes; `None` once closed. Waiters get it in the order in which they asked.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
+    beats: Beats,
     /// How far upkeep has come; held for the length of one, so that two do not do the same work.
     walk: Mutex<Walk>,
     /// Declared last: the file is given up after its connections.
@@ -140,9 +139,9 @@ impl SqliteStore {
         let writer = open::writer(path).await?;
         let readers = open::readers(path).await?;
         let shared = Arc::new(Shared {
-            path: path.to_owned(),
             writer: Mutex::new(Some(writer)),
             readers,
+            beats: Beats::default(),
             walk: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
@@ -282,7 +281,11 @@ impl Store for SqliteStore {
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        sweep::register_worker(&mut *self.shared.writer().await?, worker, now).await
+        let is_new = sweep::register_worker(&mut *self.shared.writer().await?, worker, now).await?;
+        if is_new {
+            self.shared.beats.enter(worker.id, worker.lease, now);
+        }
+        Ok(())
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
@@ -293,10 +296,11 @@ impl Store for SqliteStore {
         if self.writes.is_closed() {
             return Err(StoreError::Closed);
         }
-        Ok(Box::new(open::leases(&self.shared.path).await?))
+        Ok(Box::new(Leases(Arc::clone(&self.shared))))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
+        self.shared.beats.remove(worker);
         sweep::remove_worker(&mut *self.shared.writer().await?, worker).await
     }
 
@@ -333,7 +337,7 @@ impl Store for SqliteStore {
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
         let mut writer;
         let transaction = begin!(self, writer);
-        sweep::lapsed(transaction, term, now, limit).await
+        sweep::lapsed(transaction, &self.shared.beats, term, now, limit).await
     }
 
     async fn resolve_lapsed(
