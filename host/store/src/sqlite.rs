@@ -1,6 +1,6 @@
 //! The embedded database.
 //!
-//! One connection writes (but for heartbeats, which have their own), a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
+//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
 //! enqueues, completions, progress reports and claims wait while a commit is under way become the next transaction, with one statement for
 //! each kind, so a commit's fsync is shared by all of them. Rare operations take the same connection for a transaction of their own.
 //!
@@ -14,6 +14,7 @@
 //! | `operate`, `dead` | what a person does: to one task, to many dead letters |
 //! | `forget` | what has ended goes: prune, upkeep |
 //! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
+//! | `beats` | heartbeats, in memory until somebody asks |
 //! | `policy` | how the fleet is shared out |
 //! | `plugins` | the registry: `registry`, `versions`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
@@ -22,6 +23,7 @@
 //! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never depends on how many rows it
 //! carries, so each is prepared once.
 
+mod beats;
 mod claim;
 mod collect;
 mod complete;
@@ -54,11 +56,7 @@ mod values;
 mod versions;
 mod writer;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::SqlitePool;
@@ -69,6 +67,7 @@ use taskforge_domain::{
 use tokio::sync::Mutex;
 
 use self::{
+    beats::{Beats, Leases},
     claim::ClaimOp,
     complete::CompleteRow,
     enqueue::EnqueueRow,
@@ -93,9 +92,9 @@ pub struct SqliteStore {
 }
 
 struct Shared {
-    path: PathBuf,
     writer: Writer,
     readers: SqlitePool,
+    beats: Beats,
     /// How far upkeep has come; held for the length of one, so that two do not do the same work.
     walk: Mutex<Walk>,
     /// Declared last: the file is given up after its connections.
@@ -129,9 +128,9 @@ impl SqliteStore {
         let writer = Writer::new(path, open::writer(path).await?);
         let readers = open::readers(path).await?;
         let shared = Arc::new(Shared {
-            path: path.to_owned(),
             writer,
             readers,
+            beats: Beats::default(),
             walk: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
@@ -286,9 +285,13 @@ impl Store for SqliteStore {
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| sweep::register_worker(
+        let is_new = on_writer!(self.shared.writer, |writer| sweep::register_worker(
             writer, worker, now
-        ))
+        ))?;
+        if is_new {
+            self.shared.beats.enter(worker.id, worker.lease, now);
+        }
+        Ok(())
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
@@ -299,10 +302,11 @@ impl Store for SqliteStore {
         if self.writes.is_closed() {
             return Err(StoreError::Closed);
         }
-        Ok(Box::new(open::leases(&self.shared.path).await?))
+        Ok(Box::new(Leases(Arc::clone(&self.shared))))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
+        self.shared.beats.remove(worker);
         on_writer!(self.shared.writer, |writer| sweep::remove_worker(writer, worker))
     }
 
@@ -342,6 +346,7 @@ impl Store for SqliteStore {
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
         in_transaction!(self.shared.writer, |transaction| sweep::lapsed(
             transaction,
+            &self.shared.beats,
             term,
             now,
             limit

@@ -22,7 +22,7 @@ macro_rules! conformance_suite {
                 a_dead_letter_can_be_run_again, a_cancelled_task_can_be_run_again, only_failed_and_cancelled_tasks_can_be_run_again,
                 prune_takes_the_oldest_first_with_all_that_hangs_by_them, prune_never_takes_what_has_not_ended, prune_keeps_to_its_filter;
             sweep: a_task_is_due_at_its_time_and_not_before, due_tasks_come_in_the_order_of_their_times,
-                the_next_due_time_is_known, a_heartbeat_renews_the_lease, a_worker_that_the_sweeper_found_silent_stays_lapsed,
+                the_next_due_time_is_known, a_heartbeat_renews_the_lease, a_lease_connection_renews_as_a_heartbeat_does, a_worker_that_the_sweeper_found_silent_stays_lapsed,
                 a_heartbeat_that_comes_too_late_is_refused_for_good, tasks_of_silent_workers_are_found,
                 tasks_of_a_worker_that_left_are_found_at_once, a_lapse_is_counted_apart_from_attempts,
                 a_killer_ends_at_its_third_lapse_and_its_neighbours_lose_no_attempt, a_lapse_can_end_in_a_dead_letter,

@@ -126,6 +126,31 @@ pub async fn a_heartbeat_that_comes_too_late_is_refused_for_good(world: World) {
     assert_eq!(lapsed_ids(&world, 9).await, [claimed.id]);
 }
 
+pub async fn a_lease_connection_renews_as_a_heartbeat_does(world: World) {
+    let claimed = world.running().await;
+    let mut connection = world.store.lease_connection().await.unwrap();
+    // However rarely the sweeper looks.
+    for second in [10, 20, 15, 30] {
+        let renewed = connection.heartbeat(world.worker, at(second)).await;
+        assert_eq!(renewed, Ok(true), "{second}");
+    }
+    assert!(lapsed_ids(&world, 40).await.is_empty(), "as old as it may be");
+    assert_eq!(connection.heartbeat(world.worker, at(41)).await, Ok(false));
+    assert_eq!(connection.heartbeat(world.worker, at(39)).await, Ok(false));
+    assert_eq!(
+        lapsed_ids(&world, 39).await,
+        [claimed.id],
+        "it was refused for good"
+    );
+    let (found, unknown) = (WorkerId::generate(), WorkerId::generate());
+    world.register(found, 40).await;
+    assert_eq!(connection.heartbeat(found, at(41)).await, Ok(true));
+    lapsed_ids(&world, 52).await;
+    assert_eq!(connection.heartbeat(found, at(42)).await, Ok(false));
+    assert_eq!(connection.heartbeat(unknown, at(42)).await, Ok(false));
+    connection.close().await;
+}
+
 pub async fn tasks_of_silent_workers_are_found(world: World) {
     let (silent, alive) = (world.worker, WorkerId::generate());
     world.register(alive, 5).await;

@@ -137,19 +137,6 @@ async fn connect(path: &Path, options: SqliteConnectOptions) -> StoreResult<Sqli
         .map_err(|error| explain(path, error.into()))
 }
 
-/// Opens a connection for a heartbeat. It writes a row each second, and waits for the file's lock as long
-/// as a transaction of the other writer takes, but not for those who wait for their turn with that.
-pub(super) async fn leases(path: &Path) -> StoreResult<SqliteConnection> {
-    options(path)
-        .pragma("cache_size", "-256")
-        // The other writer sees to it.
-        .pragma("wal_autocheckpoint", "0")
-        .thread_name(|_| "taskforge-store-lease".to_owned())
-        .connect()
-        .await
-        .map_err(|error| explain(path, error.into()))
-}
-
 const PAGE_SIZE: u32 = 4096;
 /// A checkpoint copies each changed page once, however often it was written since the last: rarer checkpoints copy less.
 const WAL_PAGES: u32 = 4000;

@@ -2,20 +2,20 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use async_trait::async_trait;
-use sqlx::{Connection, Row, SqliteConnection, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
+use sqlx::{Row, SqliteConnection, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
 use taskforge_domain::{
     EventKind, FailureKind, Fingerprint, Next, RunLease, TaskId, TaskState, Timestamp, WorkerId,
 };
 
 use super::{
+    beats::Beats,
     event,
     lanes::read_laned,
     lead,
     param::{RowText, arrays, millis, time, time_before, worker_id},
     row,
 };
-use crate::{LanedTask, LapsedTask, LeaseConnection, StoreError, StoreResult, Term, Verdict, WorkerRecord};
+use crate::{LanedTask, LapsedTask, StoreError, StoreResult, Term, Verdict, WorkerRecord};
 
 /// `scheduled` becomes `pending` when its time has come, the earliest first.
 const PROMOTE_DUE: &str = "
@@ -40,8 +40,13 @@ const HEARTBEAT: &str = "
 const LAPSE_WORKER: &str = "update workers set lapsed_at = ?2 where id = ?1 and lapsed_at is null";
 
 /// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is marked here, in the same transaction.
-const LAPSE_WORKERS: &str =
-    "update workers set lapsed_at = ?1 where lapsed_at is null and heartbeat_at + lease_ms * 1000 < ?1";
+const LAPSE_WORKERS: &str = "
+    update workers set lapsed_at = ?1 where lapsed_at is null and heartbeat_at + lease_ms * 1000 < ?1
+    returning id";
+
+/// A heartbeat that was accepted in memory.
+const WRITE_BEAT: &str = "
+    update workers set heartbeat_at = max(heartbeat_at, ?2) where id = ?1 and lapsed_at is null";
 
 /// Workers that lapsed long ago and hold nothing. A worker that is not known is refused as well.
 const FORGET_WORKERS: &str = "
@@ -92,6 +97,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     NEXT_DUE,
     HEARTBEAT,
     LAPSE_WORKER,
+    WRITE_BEAT,
     FORGET_WORKERS,
     LAPSED,
     RESOLVE_LAPSED,
@@ -124,12 +130,13 @@ pub(super) async fn next_due(readers: &SqlitePool) -> StoreResult<Option<Timesta
     row::optional_time(&sqlx::query(NEXT_DUE).fetch_one(readers).await?, 0)
 }
 
+/// `false`: it was announced before.
 pub(super) async fn register_worker(
     connection: &mut SqliteConnection,
     worker: &WorkerRecord,
     now: Timestamp,
-) -> StoreResult<()> {
-    sqlx::query(REGISTER_WORKER)
+) -> StoreResult<bool> {
+    let registered = sqlx::query(REGISTER_WORKER)
         .bind(worker_id(worker.id))
         .bind(worker.host.clone())
         .bind(worker.pid)
@@ -138,7 +145,7 @@ pub(super) async fn register_worker(
         .bind(millis(worker.lease))
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(registered.rows_affected() == 1)
 }
 
 pub(super) async fn heartbeat(
@@ -156,19 +163,6 @@ pub(super) async fn heartbeat(
         .execute(connection)
         .await?;
     Ok(false)
-}
-
-#[async_trait]
-impl LeaseConnection for SqliteConnection {
-    async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        heartbeat(self, worker, now).await
-    }
-
-    async fn close(self: Box<Self>) {
-        if let Err(error) = Connection::close(*self).await {
-            tracing::debug!(%error, "a heartbeat's connection was not closed cleanly");
-        }
-    }
 }
 
 pub(super) async fn remove_worker(connection: &mut SqliteConnection, worker: WorkerId) -> StoreResult<()> {
@@ -198,14 +192,28 @@ pub(super) async fn lost_leases(
 
 pub(super) async fn lapsed(
     mut transaction: SqliteTransaction<'_>,
+    beats: &Beats,
     term: Term,
     now: Timestamp,
     limit: u32,
 ) -> StoreResult<Vec<LapsedTask>> {
     lead::fence(&mut transaction, term).await?;
-    sqlx::query(LAPSE_WORKERS)
+    let news = beats.news();
+    for news in &news {
+        let (statement, at) = if news.has_lapsed {
+            (LAPSE_WORKER, time(now))
+        } else {
+            (WRITE_BEAT, news.last)
+        };
+        sqlx::query(statement)
+            .bind(worker_id(news.worker))
+            .bind(at)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    let silent = sqlx::query(LAPSE_WORKERS)
         .bind(time(now))
-        .execute(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
     sqlx::query(FORGET_WORKERS)
         .bind(time_before(now, MEMORY))
@@ -216,6 +224,8 @@ pub(super) async fn lapsed(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
+    let silent = silent.iter().map(|row| row::worker_id(row, 0));
+    beats.told(&news, &silent.collect::<StoreResult<Vec<_>>>()?);
     rows.iter().map(read_lapsed).collect()
 }
 
