@@ -27,6 +27,10 @@ fn pattern(parameter: &str) -> Option<&'static str> {
 pub(super) fn parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
+        if let Some(RefOr::T(Schema::Array(list))) = &mut parameter.schema {
+            // Nothing would be written as one empty text, which is none of the values.
+            list.min_items = Some(1);
+        }
         let Some(pattern) = pattern(&parameter.name) else {
             continue;
         };

@@ -24,61 +24,62 @@ pub(crate) struct ExternalBody {
     output_schema: Option<Value>,
 }
 
+// `usize`: whole numbers without the maximum that the formats of u32 and u64 would imply.
 /// The ceilings of one attempt. Sizes in bytes; where they are set also as text such as `64 MiB`. What is left out there gets its default.
 #[derive(ToSchema)]
 #[schema(as = Limits)]
 pub(crate) struct LimitsBody {
     /// Roughly one unit an instruction.
     #[schema(required = false)]
-    fuel: u64,
+    fuel: usize,
     /// All memories and tables, and what the host holds for the attempt, together.
     #[schema(value_type = SizeText, required = false)]
-    memory: u64,
+    memory: usize,
     /// Wall time, as text such as `30s`.
     #[schema(example = "30s", required = false)]
     deadline: String,
     /// The output JSON.
     #[schema(value_type = SizeText, required = false)]
-    output: u64,
+    output: usize,
     /// The log as it is stored.
     #[schema(value_type = SizeText, required = false)]
-    log: u64,
+    log: usize,
     /// Calls to the host.
     #[schema(required = false)]
-    host_calls: u64,
+    host_calls: usize,
     /// Elements of all tables together.
     #[schema(required = false)]
-    table_elements: u64,
+    table_elements: usize,
     /// Core instances.
     #[schema(required = false)]
-    instances: u32,
+    instances: usize,
     /// Linear memories.
     #[schema(required = false)]
-    memories: u32,
+    memories: usize,
     /// Tables.
     #[schema(required = false)]
-    tables: u32,
+    tables: usize,
     /// Outgoing HTTP requests.
     #[schema(required = false)]
-    http_requests: u32,
+    http_requests: usize,
     /// All HTTP response bodies together.
     #[schema(value_type = SizeText, required = false)]
-    http_bytes: u64,
+    http_bytes: usize,
     /// E-mails of one attempt; one to several recipients counts as so many.
     #[schema(required = false)]
-    mails: u32,
+    mails: usize,
     /// Addresses, subjects and bodies of all e-mails of one attempt.
     #[schema(value_type = SizeText, required = false)]
-    mail_bytes: u64,
+    mail_bytes: usize,
     /// E-mails of all attempts of the version in one hour of the clock, in the whole fleet.
     #[schema(required = false)]
-    mails_per_hour: u32,
+    mails_per_hour: usize,
     /// Their bytes.
     #[schema(value_type = SizeText, required = false)]
-    mail_bytes_per_hour: u64,
+    mail_bytes_per_hour: usize,
     /// Attempts at once in the whole fleet; the lower of this and the queue's cap counts.
     #[schema(minimum = 1)]
-    concurrency: Option<u32>,
+    concurrency: Option<usize>,
 }
 
 /// A number of bytes, or text such as `64 MiB`.
@@ -86,7 +87,7 @@ pub(crate) struct LimitsBody {
 #[serde(untagged)]
 pub(crate) enum SizeText {
     /// Bytes.
-    Bytes(u64),
+    Bytes(usize),
     /// For people.
     Text(String),
 }

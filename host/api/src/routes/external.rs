@@ -150,7 +150,7 @@ pub(super) struct Ended {
 #[utoipa::path(
     post, path = "/task/next", tag = "external workers", operation_id = "nextTasks",
     request_body(content = NextTask, content_type = "application/json",
-        example = json!({"task_types": ["fibonacci"], "max": 4, "lease": "30s", "wait": "20s", "worker": "gpu-7"})),
+        example = json!({"task_types": ["fibonacci"], "max": 4, "lease": "30s", "wait": "5s", "worker": "gpu-7"})),
     responses((status = 200, description = "The tasks, perhaps none", body = NextTasks<'_>)),
 )]
 pub(super) async fn next(
