@@ -63,6 +63,8 @@ pub(crate) struct Connections {
 pub(crate) struct Held {
     _taking: Arc<Taking>,
     _running: TaskTrackerToken,
+    /// Of a request that has begun.
+    _busy: Option<Arc<Busy>>,
 }
 
 impl Connections {
@@ -92,6 +94,7 @@ impl Connections {
         let held = Held {
             _taking: Arc::new(taking),
             _running: self.running.token(),
+            _busy: None,
         };
         let (asked, holds) = (Arc::clone(&seat), held.clone());
         let service = service_fn(move |request| answer(&router, request, &asked, &holds));
@@ -169,7 +172,11 @@ fn answer(
             is_read: Arc::clone(&is_read),
         })
     });
-    request.extensions_mut().insert(held.clone());
+    // The request's own: its client may hang up before its handler has ended.
+    request.extensions_mut().insert(Held {
+        _busy: Some(Arc::new(seat.begin())),
+        ..held.clone()
+    });
     request.extensions_mut().insert(Peer {
         client: seat.client,
         for_probes: seat.for_probes,

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -67,8 +67,8 @@ pub(crate) struct Seat {
     opened: Instant,
     /// Whether its client ever sent a byte.
     has_spoken: AtomicBool,
-    /// Whether a request is being answered.
-    is_busy: AtomicBool,
+    /// Requests that are being answered: one, and those whose client has stopped waiting.
+    busy: AtomicUsize,
     /// Whether an answer has not been taken by the client yet.
     is_writing: AtomicBool,
     /// Whether everything that was read belongs to requests that were read to their end.
@@ -186,7 +186,7 @@ impl Seat {
             for_probes,
             opened: now,
             has_spoken: AtomicBool::new(false),
-            is_busy: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
             is_writing: AtomicBool::new(false),
             is_read_out: AtomicBool::new(true),
             waits_since: AtomicU64::new(0),
@@ -202,11 +202,11 @@ impl Seat {
 
     /// Whether a request is being answered, or its answer is being sent.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.is_busy.load(Relaxed) || self.is_writing.load(Relaxed)
+        self.busy.load(Relaxed) > 0 || self.is_writing.load(Relaxed)
     }
 
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
-        self.is_busy.store(true, Relaxed);
+        self.busy.fetch_add(1, Relaxed);
         Busy(Arc::clone(self))
     }
 
@@ -246,7 +246,7 @@ impl Seat {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.waits();
-        self.0.is_busy.store(false, Relaxed);
+        self.0.busy.fetch_sub(1, Relaxed);
     }
 }
 

@@ -130,14 +130,18 @@ async fn upkeep(metrics: Metrics) {
 async fn accept(listener: &TcpListener, seats: &Arc<Seats>, connections: &Connections) {
     let mut spare = Spare::default();
     let mut complained = None::<Instant>;
+    spare.fill();
     loop {
-        spare.fill();
         match listener.accept().await {
-            Ok((stream, peer)) => match seats.take(Client::of(peer.ip()), Instant::now()) {
-                Some(taking) => connections.serve(stream, taking),
-                // Not even a probe finds room: closed without a word.
-                None => metrics::counter!("taskforge_http_connections_refused_total").increment(1),
-            },
+            Ok((stream, peer)) => {
+                match seats.take(Client::of(peer.ip()), Instant::now()) {
+                    Some(taking) => connections.serve(stream, taking),
+                    // Not even a probe finds room: closed without a word.
+                    None => metrics::counter!("taskforge_http_connections_refused_total").increment(1),
+                }
+                // Not before: a descriptor that was just given up is for the connection.
+                spare.fill();
+            }
             // The client went away between its connect and our accept: its affair.
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
@@ -146,11 +150,15 @@ async fn accept(listener: &TcpListener, seats: &Arc<Seats>, connections: &Connec
                     tracing::error!(%error, "cannot accept a connection");
                     complained = Some(Instant::now());
                 }
-                // Whoever waits outside goes first, in the place of one that is not needed.
-                let can_go_on = is_exhausted(&error) && (spare.give() || seats.make_room());
-                if !can_go_on {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                if is_exhausted(&error) && spare.give() {
+                    continue;
                 }
+                if is_exhausted(&error) {
+                    // Whoever waits outside goes first, in the place of one that is not needed, which
+                    // takes a moment to close.
+                    seats.make_room();
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -4,6 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -20,6 +21,12 @@ use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::registry::{self, Access, Served, Trust};
+
+/// A watched folder makes a version of each build, most of which nobody ever looks at again.
+const RETENTION: Retention = Retention {
+    keep: 10,
+    keep_for: Duration::from_secs(24 * 3600),
+};
 
 /// What distinguishes one embedded system from another.
 pub(crate) struct StackConfig<'a> {
@@ -147,7 +154,7 @@ impl Stack {
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
             .with_plugins(live.clone(), trials)
-            .with_collector(Collector::new(store.clone(), Retention::default()));
+            .with_collector(Collector::new(store.clone(), RETENTION));
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
         // So pauses and caps hold from the first hint on. Nothing runs yet.

@@ -45,7 +45,7 @@ pub struct Limits {
     pub http_bytes: u64,
     /// E-mails that one attempt may send. One to several recipients counts as so many.
     pub mails: u32,
-    /// Bytes of addresses, subjects and bodies of all e-mails of one attempt, as the handler wrote them.
+    /// Bytes of addresses, headers, bodies and attachments of all e-mails of one attempt, as the handler wrote them.
     #[serde(with = "size")]
     pub mail_bytes: u64,
     /// As [`Limits::mails`], for all attempts of the version in one hour of the clock, in the whole fleet.

@@ -8,8 +8,7 @@ use taskforge_runtime::{MailAmount, MailCounter, MailError};
 use taskforge_store::{MailCount, PluginStore};
 use tokio::sync::Mutex;
 
-/// Counts in a store. One message at a time: they are few, and the heartbeat needs the store's
-/// connections.
+/// Counts in a store. One message at a time: they are few, and others need the store's connections.
 pub struct StoredMailCounter {
     store: Arc<dyn PluginStore>,
     turn: Arc<Mutex<()>>,

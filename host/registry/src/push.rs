@@ -105,7 +105,14 @@ impl Registry {
         };
         let mut added = self.add(whose, &version, &component).await?;
         let is_numbered_anew = same_version == SameVersion::Suffix && version.signature.is_none();
-        if is_numbered_anew && matches!(added, Added::Different(_) | Added::Collected { .. }) {
+        // The same bytes again are no other version, also after they were collected: what was retired
+        // stays so.
+        let is_other = match &added {
+            Added::Different(_) => true,
+            Added::Collected { digest, .. } => *digest != version.info.digest,
+            _ => false,
+        };
+        if is_numbered_anew && is_other {
             version.info.version = with_digest(&version.info);
             added = self.add(whose, &version, &component).await?;
         }

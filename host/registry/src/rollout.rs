@@ -51,6 +51,14 @@ pub(crate) struct Seen {
     pub(crate) versions: Vec<PluginVersion>,
 }
 
+/// Whether a version is older than another. What cannot be compared is taken for older.
+fn is_older(version: &str, other: &str) -> bool {
+    match (semver::Version::parse(version), semver::Version::parse(other)) {
+        (Ok(version), Ok(other)) => version.cmp_precedence(&other).is_lt(),
+        _ => version != other,
+    }
+}
+
 impl Seen {
     pub(crate) fn version(&self, id: VersionId) -> Option<&PluginVersion> {
         self.versions.iter().find(|version| version.id == id)
@@ -80,17 +88,21 @@ impl Seen {
 
     /// The highest version that was ever live, if it is higher than this one.
     ///
-    /// What cannot be compared is taken for older. Build metadata says nothing of which is older.
+    /// Build metadata says nothing of which is older.
     fn higher(&self, new: &PluginVersion) -> Option<&str> {
-        let highest = self.plugin.rollout.highest.as_deref()?;
-        let is_older = match (
-            semver::Version::parse(&new.info.version),
-            semver::Version::parse(highest),
-        ) {
-            (Ok(new), Ok(highest)) => new.cmp_precedence(&highest).is_lt(),
-            _ => new.info.version != highest,
-        };
-        is_older.then_some(highest)
+        self.was_live()
+            .filter(|live| is_older(&new.info.version, live))
+            .reduce(|one, other| if is_older(one, other) { other } else { one })
+    }
+
+    /// The highest version on record, and those that the rollout names: a plugin may have been rolled
+    /// back before there was a record.
+    fn was_live(&self) -> impl Iterator<Item = &str> {
+        let rollout = &self.plugin.rollout;
+        let named = [rollout.stable, rollout.previous].into_iter().flatten();
+        let named = named.filter_map(|id| self.version(id));
+        let named = named.map(|version| version.info.version.as_str());
+        rollout.highest.as_deref().into_iter().chain(named)
     }
 
     /// The highest version that was ever live, once this one is.
@@ -219,6 +231,7 @@ impl Registry {
                     stable: Some(previous),
                     previous: before.stable,
                     canary: None,
+                    highest: seen.highest_with(found),
                     ..before.clone()
                 },
                 states: Vec::new(),

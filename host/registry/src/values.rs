@@ -17,8 +17,8 @@ use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreResult};
 use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
 /// Calls that ask the database at once, of all attempts in this process: two of one tenant, and one
-/// that is left to the next. They share its connections with the heartbeat and the claims, which
-/// must not wait for guests.
+/// that is left to the next. They share its pool with cancels, the sweep and the registry, which must
+/// not wait for guests.
 const AT_ONCE: usize = 3;
 
 /// Calls of one tenant that may wait. An attempt makes one at a time, so this is more than a worker

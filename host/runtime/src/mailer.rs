@@ -21,6 +21,9 @@ pub use smtp::SmtpMailer;
 /// Recipients that one message may have, `to`, `cc` and `bcc` together.
 pub const MAX_RECIPIENTS: usize = 100;
 
+/// Bytes of one address with its name, or of the subject.
+const MAX_TEXT: usize = 10_000;
+
 /// A message as a handler hands it over, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailMessage {
@@ -50,6 +53,36 @@ pub struct MailMessage {
 }
 
 impl MailMessage {
+    /// Whether it is of a size that is worth reading: addresses are many to parse, and what becomes a
+    /// header is encoded word by word.
+    ///
+    /// # Errors
+    /// When a part is longer than it may be.
+    pub(crate) fn check(&self) -> Result<(), MailError> {
+        let recipients = self.to.len() + self.cc.len() + self.bcc.len();
+        for (what, count) in [
+            ("recipients", recipients),
+            ("addresses for replies", self.reply_to.len()),
+        ] {
+            if count > MAX_RECIPIENTS {
+                return Err(MailError::invalid(format!(
+                    "the message has {count} {what}; {MAX_RECIPIENTS} are allowed"
+                )));
+            }
+        }
+        let lists = [&self.to, &self.cc, &self.bcc, &self.reply_to];
+        let addresses = lists.into_iter().flatten().chain(&self.from);
+        for text in addresses.chain([&self.subject]) {
+            if text.len() > MAX_TEXT {
+                return Err(MailError::invalid(format!(
+                    "an address or a subject has {} bytes; {MAX_TEXT} are allowed",
+                    text.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The bytes of its addresses, headers, bodies and attachments.
     pub(crate) fn size(&self) -> u64 {
         let lists = [&self.to, &self.cc, &self.bcc, &self.reply_to];

@@ -302,7 +302,8 @@ impl Store for PostgresStore {
     }
 
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
-        run!(self, |connection| operate::prune(
+        // Done again, it would delete as many more.
+        run_once!(self, |connection| operate::prune(
             connection, tenant, filter, limit
         ))
     }
@@ -447,10 +448,11 @@ impl Store for PostgresStore {
             || self.bulk.is_closed()
             || self.claims.is_closed()
             || self.ends.is_closed()
+            || self.reports.is_closed()
         {
             return Err(StoreError::Closed);
         }
-        run!(self, |connection| schema::check(connection))
+        run!(self, |connection| schema::check_writable(connection))
     }
 }
 

@@ -247,9 +247,9 @@ pub struct Counts {
     pub by_type: Vec<(TaskType, TaskState, u64)>,
 }
 
-/// A connection that keeps a worker's lease alive, and does nothing else. Whoever awaits it makes and
-/// drives it: on a thread of its own it depends on nothing that happens in the rest of the process, and
-/// it waits for no other operation of the store.
+/// What keeps a worker's lease alive, and does nothing else. It waits for no other operation of the
+/// store. Where it is a connection, whoever awaits it makes and drives it, so that on a thread of its
+/// own it depends on nothing that happens in the rest of the process.
 #[async_trait]
 pub trait LeaseConnection: Send {
     /// As [`Store::heartbeat`].

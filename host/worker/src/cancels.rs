@@ -29,7 +29,10 @@ pub(crate) async fn obey_until(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = looks.tick() => stop_lost(&*store, &running, &running.held()).await,
+            _ = looks.tick() => {
+                // Cancels are not to wait for a store that hangs.
+                tokio::time::timeout(look, stop_lost(&*store, &running, &running.held())).await.ok();
+            }
             signal = signals.recv(), if is_open => match signal {
                 Ok(Signal::Cancel(cancelled)) => {
                     let mut held = running.held();

@@ -95,9 +95,11 @@ impl Heartbeat {
             let asked = Instant::now();
             // A store that hangs must not keep the lapse from being noticed.
             let left = self.config.heartbeat_timeout.saturating_sub(renewed.elapsed());
-            let renewal = tokio::time::timeout(left, self.renew(connection)).await;
+            // Nor may a connection that has gone silent take all the time that another one would need.
+            let limit = left.min(self.config.heartbeat_timeout / 4);
+            let renewal = tokio::time::timeout(limit, self.renew(connection)).await;
             match renewal.unwrap_or_else(|_| {
-                let silence = "no answer within the lease".to_owned();
+                let silence = format!("no answer within {limit:?}");
                 Err(StoreError::Unavailable(silence))
             }) {
                 Ok(true) => renewed = asked,

@@ -145,7 +145,7 @@ pub(super) struct Ended {
 /// Lease tasks to a worker outside the fleet.
 ///
 /// For handlers that cannot be WebAssembly. Each task is the worker's own for the time of the lease; `POST /task/heartbeat` renews it,
-/// `POST /complete_task` ends it. A lease that runs out counts as a failed attempt, and the task is given to others. Types that plugins handle may be
+/// `POST /complete_task` ends it. A lease that runs out is counted as a lapse and not as an attempt, and the task is given to others. Types that plugins handle may be
 /// asked for as well: whoever comes first, the fleet or this worker, gets the task.
 #[utoipa::path(
     post, path = "/task/next", tag = "external workers", operation_id = "nextTasks",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use taskforge_testing::{guests, wait::wait_until, web};
 
-use crate::server::{Server, taskforge};
+use crate::server::Server;
 
 /// What the server may open.
 const DESCRIPTORS: u32 = 256;
@@ -25,10 +25,8 @@ async fn many_slow_requests_of_many_attempts_leave_descriptors_to_everything_els
     let settings = "[limits]\ndeadline = \"40s\"\n[grants]\n\
                     http = { hosts = [\"*:*\"], private_networks = [\"127.0.0.0/8\"] }\n";
     std::fs::write(component.with_extension("toml"), settings).unwrap();
-    let pushed = taskforge()
-        .args(["plugin", "push", "--activate"])
-        .arg(&component)
-        .env("TASKFORGE_SERVER", &server.url)
+    let pushed = server
+        .command(&["plugin", "push", component.to_str().unwrap()])
         .output()
         .unwrap();
     assert!(

@@ -18,10 +18,10 @@ const COUNT: u32 = 2;
 pub(super) fn in_chunks(bulk: Bulk) -> Function {
     let mut function = Function::new([]);
     let mut body = function.instructions();
-    // Small?
+    // One chunk at the most.
     body.local_get(COUNT).i32_const(chunk()).i32_le_u();
     at_once(&mut body, bulk);
-    // Out of bounds?
+    // Beyond the memory or the segment.
     match bulk {
         Bulk::Fill { memory } => beyond_memory(&mut body, TO, memory),
         Bulk::Copy { to, from } => {
@@ -36,10 +36,8 @@ pub(super) fn in_chunks(bulk: Bulk) -> Function {
         }
     }
     at_once(&mut body, bulk);
-    if let Bulk::Copy { to, from } = bulk
-        && to == from
-    {
-        // Into what it still has to read? Then the end goes first.
+    if let Bulk::Copy { .. } = bulk {
+        // A copy into what it still has to read begins at the end. Two indices may be one memory.
         body.local_get(TO).local_get(FROM).i32_gt_u();
         body.if_(BlockType::Empty);
         backwards(&mut body, bulk);

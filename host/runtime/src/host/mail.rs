@@ -80,6 +80,7 @@ impl mail_mime::Host for HostState {
 impl HostState {
     /// What both interfaces do, and all that is checked.
     async fn deliver(&mut self, mut message: MailMessage) -> Result<MailReceipt, mail::Error> {
+        message.check()?;
         if let Some(refusal) = self.refusal(&message)? {
             self.log
                 .lock()

@@ -63,11 +63,7 @@ fn read(text: &str) -> Option<Mailbox> {
         }
         None => (None, text),
     };
-    let at = address.len() - 1 - {
-        let domain = address.rsplit('@').next()?;
-        (domain.len() < address.len()).then_some(domain.len())?
-    };
-    let (local, domain) = (&address[..at], &address[at + 1..]);
+    let (local, domain) = address.rsplit_once('@')?;
     is_local(local).then_some(())?;
     Some(Mailbox {
         name,

@@ -86,6 +86,7 @@ impl MailCounter for MemoryMailCounter {
     ) -> Result<bool, MailError> {
         let hour = Timestamp::now().as_second() / 3600;
         let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
+        hours.retain(|_, (then, _)| *then == hour);
         let key = (plugin.clone(), version.to_owned());
         let (counted, amount) = hours.entry(key).or_default();
         if *counted < hour {

@@ -9,7 +9,7 @@ use lettre::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    MAX_RECIPIENTS, MailError, MailMessage,
+    MailError, MailMessage,
     address::Mailbox,
     body,
     header::{one_line, set_mailboxes, set_own, set_text},
@@ -42,8 +42,23 @@ pub(super) enum Bcc {
     Drop,
 }
 
+/// [`compose`] on a thread that does nothing else: it goes over a message of megabytes several times.
+pub(super) async fn compose_apart(
+    mail: MailMessage,
+    default_from: Mailbox,
+    bcc: Bcc,
+) -> Result<(MailMessage, Composed), MailError> {
+    let composing = move || {
+        let composed = compose(&mail, &default_from, bcc)?;
+        Ok((mail, composed))
+    };
+    let composed = tokio::task::spawn_blocking(composing).await;
+    composed.unwrap_or_else(|_| Err(MailError::unavailable("the message could not be composed")))
+}
+
 /// Checks every part that becomes a header, and builds the message.
-pub(super) fn compose(mail: &MailMessage, default_from: &Mailbox, bcc: Bcc) -> Result<Composed, MailError> {
+fn compose(mail: &MailMessage, default_from: &Mailbox, bcc: Bcc) -> Result<Composed, MailError> {
+    mail.check()?;
     let from = mail
         .from
         .as_deref()
@@ -94,11 +109,6 @@ fn recipients(mail: &MailMessage) -> Result<[Vec<Mailbox>; 3], MailError> {
     let count = mail.to.len() + mail.cc.len() + mail.bcc.len();
     if count == 0 {
         return Err(MailError::invalid("the message has no recipient"));
-    }
-    if count > MAX_RECIPIENTS {
-        return Err(MailError::invalid(format!(
-            "the message has {count} recipients; {MAX_RECIPIENTS} are allowed"
-        )));
     }
     let mut seen = HashSet::new();
     let mut once = |field, list: &[String]| {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{
     MailError, MailMessage, MailReceipt, Mailer,
     address::Mailbox,
-    compose::{Bcc, Composed, compose},
+    compose::{Bcc, Composed, compose_apart},
 };
 
 /// Lines of a body that the task's log shows.
@@ -42,7 +42,7 @@ impl OutboxMailer {
 #[async_trait]
 impl Mailer for OutboxMailer {
     async fn send(&self, mail: MailMessage) -> Result<MailReceipt, MailError> {
-        let composed = compose(&mail, &self.from, Bcc::Keep)?;
+        let (mail, composed) = compose_apart(mail, self.from.clone(), Bcc::Keep).await?;
         let path = self.folder.join(format!("{}.eml", composed.id));
         let (bytes, target) = (composed.bytes.clone(), path.clone());
         let written = tokio::task::spawn_blocking(move || write(&target, &bytes)).await;

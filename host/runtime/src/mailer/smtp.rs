@@ -21,7 +21,7 @@ use self::{connect::Server, transaction::transact};
 use super::{
     MailError, MailErrorKind, MailMessage, MailReceipt, Mailer,
     address::Mailbox,
-    compose::{Bcc, compose},
+    compose::{Bcc, compose_apart},
 };
 
 /// How long one step of the conversation may take.
@@ -96,7 +96,7 @@ impl SmtpMailer {
 #[async_trait]
 impl Mailer for SmtpMailer {
     async fn send(&self, mail: MailMessage) -> Result<MailReceipt, MailError> {
-        let composed = compose(&mail, &self.from, Bcc::Drop)?;
+        let (mail, composed) = compose_apart(mail, self.from.clone(), Bcc::Drop).await?;
         let log = vec![format!(
             "{}, handed to the mail server",
             composed.summary(&mail.subject)

@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Shared,
-    fault::{Attempted, Fault},
+    fault::{Attempted, Fault, Kind},
     nodelay,
 };
 use crate::{PostgresConfig, StoreResult};
@@ -117,11 +117,7 @@ impl Line {
         }
         within(self.connect_timeout, connect(&self.options))
             .await
-            // Whatever it was: nothing was carried out.
-            .map_err(|fault| match fault {
-                Fault::Sql(sqlx::Error::Io(_)) | Fault::Silence(_) => Fault::NoConnection(fault.to_string()),
-                fault => fault,
-            })
+            .map_err(not_begun)
     }
 
     /// Takes a connection back, unless the operation left it in doubt.
@@ -178,7 +174,11 @@ impl Shared {
     /// Takes a connection out of the pool.
     pub(super) async fn take(&self) -> Attempted<Taken> {
         Ok(Taken {
-            connection: self.pool.acquire().await?,
+            connection: self
+                .pool
+                .acquire()
+                .await
+                .map_err(|error| not_begun(error.into()))?,
             is_sound: false,
         })
     }
@@ -191,6 +191,14 @@ impl Shared {
     /// How long an answer may take.
     pub(super) const fn patience(&self) -> Duration {
         self.patience
+    }
+}
+
+/// Why there is no connection. Whatever it was, nothing was carried out.
+fn not_begun(fault: Fault) -> Fault {
+    match fault.kind() {
+        Kind::Lost => Fault::NoConnection(fault.to_string()),
+        _ => fault,
     }
 }
 

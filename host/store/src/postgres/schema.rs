@@ -115,3 +115,17 @@ pub(super) async fn check(connection: &mut PgConnection) -> Attempted<()> {
         _ => Ok(()),
     }
 }
+
+/// [`check`], and whether the server takes writes: a primary that was demoted in a failover does not,
+/// and a new connection may find the one that took its place.
+pub(super) async fn check_writable(connection: &mut PgConnection) -> Attempted<()> {
+    check(connection).await?;
+    let only_reads: bool = sqlx::query("select current_setting('transaction_read_only')::boolean")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)?;
+    if only_reads {
+        return Err(Fault::NoConnection("the server only reads".to_owned()));
+    }
+    Ok(())
+}

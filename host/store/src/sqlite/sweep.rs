@@ -199,19 +199,24 @@ pub(super) async fn lapsed(
 ) -> StoreResult<Vec<LapsedTask>> {
     lead::fence(&mut transaction, term).await?;
     let news = beats.news();
+    let mut silent = Vec::new();
     for news in &news {
         let (statement, at) = if news.has_lapsed {
             (LAPSE_WORKER, time(now))
         } else {
             (WRITE_BEAT, news.last)
         };
-        sqlx::query(statement)
+        let written = sqlx::query(statement)
             .bind(worker_id(news.worker))
             .bind(at)
             .execute(&mut *transaction)
             .await?;
+        if written.rows_affected() == 0 {
+            // It has lapsed or is gone, of which a commit may have failed to tell.
+            silent.push(news.worker);
+        }
     }
-    let silent = sqlx::query(LAPSE_WORKERS)
+    let lapsed = sqlx::query(LAPSE_WORKERS)
         .bind(time(now))
         .fetch_all(&mut *transaction)
         .await?;
@@ -224,8 +229,10 @@ pub(super) async fn lapsed(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    let silent = silent.iter().map(|row| row::worker_id(row, 0));
-    beats.told(&news, &silent.collect::<StoreResult<Vec<_>>>()?);
+    for row in &lapsed {
+        silent.push(row::worker_id(row, 0)?);
+    }
+    beats.told(&news, &silent);
     rows.iter().map(read_lapsed).collect()
 }
 
