@@ -139,15 +139,23 @@ impl Charge {
     pub(crate) fn resize(&mut self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
         let sums = &self.budget.0;
         match bytes.checked_sub(self.bytes) {
-            Some(more) => self
-                .budget
-                .take(what, more, sums.limit.saturating_add(RESERVE))?,
+            Some(more) => self.budget.take(what, more, sums.limit.saturating_add(RESERVE))?,
             None => {
                 sums.held.fetch_sub(self.bytes - bytes, Relaxed);
             }
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Gives all of it back.
+    pub(crate) fn clear(&mut self) {
+        if self.bytes > 0 {
+            self.budget
+                .0
+                .held
+                .fetch_sub(std::mem::take(&mut self.bytes), Relaxed);
+        }
     }
 
     /// Takes so many bytes more.
@@ -179,9 +187,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.budget.0.held.fetch_sub(self.bytes, Relaxed);
-        }
+        self.clear();
     }
 }
 

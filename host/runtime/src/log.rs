@@ -48,7 +48,6 @@ pub(crate) struct Log {
     last_error: Option<usize>,
     refusal: Option<Failure>,
     charge: Charge,
-    charged: u64,
 }
 
 impl Log {
@@ -66,7 +65,6 @@ impl Log {
             last_error: None,
             refusal: None,
             charge: Charge::empty(budget),
-            charged: 0,
         }
     }
 
@@ -216,7 +214,8 @@ impl Log {
     /// Pays for memory that is about to be taken: twice, because a vector may grow to double of what it needs. A log
     /// that cannot pay is full from then on.
     fn pay(&mut self, bytes: u64) -> bool {
-        let due = self.charged.saturating_add(bytes.saturating_mul(2));
+        let open: usize = self.open.iter().map(Vec::len).sum();
+        let due = (self.kept + open as u64).saturating_add(bytes).saturating_mul(2);
         if due > self.charge.bytes() {
             let steps = due.div_ceil(STEP).saturating_mul(STEP);
             if self.charge.resize("the log", steps).is_err() {
@@ -224,7 +223,6 @@ impl Log {
                 return false;
             }
         }
-        self.charged = due;
         true
     }
 
@@ -317,17 +315,25 @@ mod tests {
         let stored = |write: &dyn Fn(&mut Log)| {
             let mut log = Log::new(limit, &Budget::new(1 << 20));
             write(&mut log);
+            log.flush();
+            // The marker comes on top.
             log.dropped = 0;
             let lines = log.finish();
             (serde_json::to_string(&lines).unwrap().len() as u64, lines.len())
         };
         let empty = [b'\n'; 64 << 10];
         let (size, lines) = stored(&|log| log.write(Stream::Stdout, &empty));
-        assert!(size <= limit && lines == 910, "{lines} empty lines take {size} bytes");
+        assert!(
+            size <= limit && lines == 910,
+            "{lines} empty lines take {size} bytes"
+        );
         let (size, _) = stored(&|log| log.message(LogLevel::Critical, "", &"\u{1}\"\n".repeat(64 << 10)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes of escapes");
         let (size, _) = stored(&|log| log.write(Stream::Stderr, &[0xff; 64 << 10]));
-        assert!((limit / 2..=limit).contains(&size), "{size} bytes that are not UTF-8");
+        assert!(
+            (limit / 2..=limit).contains(&size),
+            "{size} bytes that are not UTF-8"
+        );
         let (size, _) = stored(&|log| log.message(LogLevel::Info, "\u{2}", &"\u{1}".repeat(1 << 20)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes in one line");
     }

@@ -109,7 +109,10 @@ fn output_of(output: String, state: &HostState, info: &PluginInfo) -> Result<Jso
     if let Some(at) = json::too_deep(&output) {
         return Err(Failure::new(
             FailureKind::InvalidOutput,
-            format!("the output nests deeper than {} levels, at byte {at}", json::MAX_DEPTH),
+            format!(
+                "the output nests deeper than {} levels, at byte {at}",
+                json::MAX_DEPTH
+            ),
         ));
     }
     Json::parse(output).map_err(|error| {
@@ -197,7 +200,10 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
 
 /// Whether it was the memory limit that left no room for as much as a copy may have otherwise.
 fn crowded(state: &HostState, most: u64) -> Option<Failure> {
-    let over = state.budget.charge("a copy out of the handler's memory", most).err()?;
+    let over = state
+        .budget
+        .charge("a copy out of the handler's memory", most)
+        .err()?;
     Some(Failure::new(FailureKind::OutOfMemory, over.to_string()))
 }
 

@@ -3,6 +3,7 @@
 
 // Helpers outside `#[test]` functions fail a test by panicking, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, reason = "the figures are what these tests are about")]
 
 #[allow(dead_code, reason = "shared with the other tests of the sandbox")]
 #[path = "sandbox/bed.rs"]
@@ -164,7 +165,7 @@ async fn a_thousand_handles_are_not_free() {
     let bed = bed().await;
     let plugin = bed.hostile(json!({"limits": limits()})).await;
     let peak = async |what: &str, count: usize| {
-        let input = json!({"attack": "hold", "what": what, "count": count, "bytes": 0});
+        let input = json!({"attack": "hold", "what": what, "count": count, "bytes": 1});
         bed.completes(&plugin, input).await.1.usage.peak_memory
     };
     for what in ["timers", "streams", "options", "authorities", "aborted_bodies"] {
@@ -182,7 +183,11 @@ async fn a_log_of_empty_lines_is_a_small_log_and_a_small_row() {
     for invoked in attack(&bed, &plugin, "empty lines", &input).await {
         let row = serde_json::to_string(&invoked.logs).unwrap().len();
         assert!(row < (64 << 10) + 1000, "a row of {row} bytes");
-        assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
+        assert!(
+            matches!(invoked.outcome, Outcome::Completed(_)),
+            "{:?}",
+            invoked.outcome
+        );
     }
 }
 
@@ -257,7 +262,11 @@ async fn describe_pays_like_handle_does() {
         let loaded = join_all(loads).await;
         let risen = watch.risen();
         println!("describe with {bytes} bytes: {} MiB resident", risen >> 20);
-        assert!(risen <= PLACES * MEMORY + CONSTANT, "{} MiB resident", risen >> 20);
+        assert!(
+            risen <= PLACES * MEMORY + CONSTANT,
+            "{} MiB resident",
+            risen >> 20
+        );
         for loaded in loaded {
             match loaded {
                 Err(LoadError::Describe(failure)) if bytes == 60_000 => {
@@ -269,11 +278,7 @@ async fn describe_pays_like_handle_does() {
             }
         }
     }
-    let plugin = bed
-        .runtime
-        .load(holder(false, 60_000), settings())
-        .await
-        .unwrap();
+    let plugin = bed.runtime.load(holder(false, 60_000), settings()).await.unwrap();
     for invoked in attack(&bed, &plugin, "by hand", &json!({})).await {
         assert!(ran_out(&invoked), "{:?}", invoked.outcome);
     }

@@ -31,7 +31,7 @@ pub(crate) struct LimitsBody {
     /// Roughly one unit an instruction.
     #[schema(required = false)]
     fuel: u64,
-    /// All memories and tables together.
+    /// All memories and tables, and what the host holds for the attempt, together.
     #[schema(value_type = SizeText, required = false)]
     memory: u64,
     /// Wall time, as text such as `30s`.
@@ -40,7 +40,7 @@ pub(crate) struct LimitsBody {
     /// The output JSON.
     #[schema(value_type = SizeText, required = false)]
     output: u64,
-    /// Log text kept.
+    /// The log as it is stored.
     #[schema(value_type = SizeText, required = false)]
     log: u64,
     /// Calls to the host.

@@ -12,7 +12,7 @@ const ENTRY: usize = 64;
 
 /// Names under which older toolchains import the interface; the functions are the same. A version that is not final matches
 /// only itself, so that each has to be linked.
-const DRAFTS: [&str; 3] = [
+pub(super) const DRAFTS: [&str; 3] = [
     "wasi:config/store@0.2.0-draft-2024-09-27",
     "wasi:config/store@0.2.0-draft",
     "wasi:config/runtime@0.2.0-draft",

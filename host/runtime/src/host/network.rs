@@ -7,11 +7,9 @@ use wasmtime::{
 };
 use wasmtime_wasi::p2::{
     Network, TcpSocket, UdpSocket,
-    bindings::{
-        sockets::{
-            ip_name_lookup::ResolveAddressStream,
-            network::{ErrorCode, IpAddressFamily},
-        },
+    bindings::sockets::{
+        ip_name_lookup::ResolveAddressStream,
+        network::{ErrorCode, IpAddressFamily},
     },
 };
 

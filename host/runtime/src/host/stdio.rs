@@ -197,7 +197,9 @@ impl OutputStream for Captured {
 
 impl AsyncWrite for Captured {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let kept = self.keep(bytes).map_err(|full| io::Error::other(full.to_string()));
+        let kept = self
+            .keep(bytes)
+            .map_err(|full| io::Error::other(full.to_string()));
         Poll::Ready(kept.map(|()| bytes.len()))
     }
 

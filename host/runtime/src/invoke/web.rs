@@ -98,11 +98,7 @@ fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Reques
 }
 
 /// Reads the answer to its end, and keeps as much of it as is wanted.
-async fn read(
-    sent: oneshot::Receiver<Sent>,
-    limit: u64,
-    budget: &Budget,
-) -> Result<String, Failure> {
+async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Result<String, Failure> {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {

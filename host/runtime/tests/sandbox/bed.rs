@@ -9,7 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use taskforge_domain::{Digest, Failure, FailureKind, Json, Limits, Manifest, Outcome, Progress, TaskId, TenantId};
+use taskforge_domain::{
+    Digest, Failure, FailureKind, Json, Limits, Manifest, Outcome, Progress, TaskId, TenantId,
+};
 use taskforge_runtime::{
     CancellationToken, ComponentSource, Invocation, Invoked, MemoryKeyValue, OutboxMailer, Plugin,
     PluginSettings, Runtime, RuntimeConfig, Threads, inspect,

@@ -229,6 +229,33 @@ async fn limits_beyond_the_runtimes_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn limits_beyond_the_ceilings_are_refused() {
+    let outbox = tempfile::tempdir().unwrap();
+    let mut config = config(&outbox);
+    config.ceilings.log = 1 << 20;
+    let bed = Bed::with(config, outbox).await;
+    for (limits, refusal) in [
+        (
+            json!({"log": u64::MAX}),
+            "limits.log is 18446744073709551615; this host allows at most 1048576",
+        ),
+        (
+            json!({"deadline": "1000000y"}),
+            "limits.deadline is 1000000years; this host allows at most 1day",
+        ),
+    ] {
+        let settings = settings(json!({"limits": limits}));
+        let loaded = bed
+            .runtime
+            .load(guests::bytes("fibonacci"), settings.clone())
+            .await;
+        assert_eq!(loaded.unwrap_err().to_string(), refusal);
+        let changed = bed.runtime.check_limits(&settings.limits);
+        assert_eq!(changed.unwrap_err().to_string(), refusal);
+    }
+}
+
+#[tokio::test]
 async fn a_loaded_plugin_is_what_it_says() {
     let bed = Bed::new().await;
     let plugin = bed

@@ -98,7 +98,7 @@ async fn a_command_that_exits_with_another_status_has_failed_and_its_last_words_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commands_standard_error_is_its_log() {
     let bed = Bed::new().await;
-    let plugin = command(&bed, json!({"limits": {"log": 100}})).await;
+    let plugin = command(&bed, json!({"limits": {"log": "1 KiB"}})).await;
     let (said, invoked) = bed.completes(&plugin, json!({"do": "chat", "lines": 2})).await;
     assert_eq!(said, json!(2));
     let lines: Vec<_> = invoked

@@ -255,6 +255,23 @@ async fn an_output_that_is_not_json_is_invalid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_output_that_nests_too_deep_is_invalid() {
+    let bed = Bed::new().await;
+    let plugin = bed.hostile(json!({})).await;
+    let nested = |levels: usize| {
+        let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        json!({"attack": "invalid_json", "text": text})
+    };
+    bed.completes(&plugin, nested(100)).await;
+    for levels in [101, 200_000] {
+        let (failure, _) = bed.fails(&plugin, nested(levels)).await;
+        assert_eq!(failure.kind, FailureKind::InvalidOutput);
+        let expected = "the output nests deeper than 100 levels, at byte 100";
+        assert_eq!(failure.message, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_attempt_ends_at_once_and_keeps_its_usage() {
     let bed = Bed::new().await;
     let plugin = bed

@@ -43,9 +43,7 @@ impl types::HostIncomingRequest for HostState {
     }
 
     fn headers(&mut self, request: Request) -> wasmtime::Result<Resource<FieldMap>> {
-        self.sharing_fields(|state| {
-            types::HostIncomingRequest::headers(&mut state.uncounted_http(), request)
-        })
+        self.sharing_fields(|state| types::HostIncomingRequest::headers(&mut state.uncounted_http(), request))
     }
 
     fn consume(&mut self, request: Request) -> wasmtime::Result<Result<Body, ()>> {
@@ -143,7 +141,10 @@ impl types::HostIncomingBody for HostState {
 }
 
 impl types::HostFutureTrailers for HostState {
-    fn subscribe(&mut self, trailers: Resource<HostFutureTrailers>) -> wasmtime::Result<Resource<DynPollable>> {
+    fn subscribe(
+        &mut self,
+        trailers: Resource<HostFutureTrailers>,
+    ) -> wasmtime::Result<Resource<DynPollable>> {
         self.making("the pollable", HANDLE, |state| {
             types::HostFutureTrailers::subscribe(&mut state.uncounted_http(), trailers)
         })

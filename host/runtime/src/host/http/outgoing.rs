@@ -128,9 +128,7 @@ impl types::HostOutgoingRequest for HostState {
     }
 
     fn headers(&mut self, request: Request) -> wasmtime::Result<Resource<FieldMap>> {
-        self.sharing_fields(|state| {
-            types::HostOutgoingRequest::headers(&mut state.uncounted_http(), request)
-        })
+        self.sharing_fields(|state| types::HostOutgoingRequest::headers(&mut state.uncounted_http(), request))
     }
 
     fn drop(&mut self, request: Request) -> wasmtime::Result<()> {
@@ -172,10 +170,7 @@ impl types::HostOutgoingResponse for HostState {
         types::HostOutgoingResponse::set_status_code(&mut self.uncounted_http(), response, status)
     }
 
-    fn headers(
-        &mut self,
-        response: Resource<HostOutgoingResponse>,
-    ) -> wasmtime::Result<Resource<FieldMap>> {
+    fn headers(&mut self, response: Resource<HostOutgoingResponse>) -> wasmtime::Result<Resource<FieldMap>> {
         self.sharing_fields(|state| {
             types::HostOutgoingResponse::headers(&mut state.uncounted_http(), response)
         })

@@ -50,9 +50,11 @@ impl Cas {
 
 impl HostState {
     fn hold_cas(&mut self, cas: Cas) -> wasmtime::Result<Resource<Cas>> {
-        self.making("the value's state", HANDLE + (MAX_BUCKET + MAX_KEY) as u64, |state| {
-            Ok(state.table.push(cas)?)
-        })
+        self.making(
+            "the value's state",
+            HANDLE + (MAX_BUCKET + MAX_KEY) as u64,
+            |state| Ok(state.table.push(cas)?),
+        )
     }
 }
 
