@@ -4,7 +4,8 @@
 //! `memory.copy` and `memory.init` are single instructions of any size, and the first touch of a
 //! mebibyte takes 0.6 ms. So a component is rewritten before it is compiled: each of them whose
 //! size is not known to be small becomes a call of a function that is added to the module, and
-//! which loops over chunks. An active data segment that is large becomes several. What the guest
+//! which loops over chunks. An active data segment that is large becomes several, and thousands of
+//! instructions in a row get a head of a loop in between. What the guest
 //! sees stays the same: bounds are checked for the whole range before the first byte changes,
 //! copies may overlap, and a dropped segment stays dropped.
 //!
@@ -16,9 +17,11 @@
 //! |---|---|
 //! | `functions` | the functions that loop |
 //! | `module` | what a core module needs, and the module with it |
+//! | `straight` | code that runs for long without coming to a call or the head of a loop |
 
 mod functions;
 mod module;
+mod straight;
 
 use wasm_encoder::Encode as _;
 use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};

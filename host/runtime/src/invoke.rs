@@ -14,12 +14,15 @@ use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::Arc,
-    task::Poll,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, task::AtomicWaker};
 use taskforge_domain::{
     Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
 };
@@ -31,7 +34,7 @@ use crate::{
     background::{Background, Effort},
     code::Code,
     contract::handler::Task,
-    engine::YIELD_INTERVAL,
+    engine::yield_interval,
     host::{Attempt, HostState, MAX_ALL_HANDLES, Switch, Values},
     plugin::Plugin,
     refusal::LoadError,
@@ -293,11 +296,10 @@ pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Sto
     store.limiter_async(|state| &mut state.limiter);
     store.set_max_component_handles(MAX_ALL_HANDLES);
     store.call_hook_async(Switch);
+    let interval = yield_interval(info.limits.memory);
     // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel
     // traps at once.
-    if store.set_fuel(info.limits.fuel).is_err()
-        || store.fuel_async_yield_interval(Some(YIELD_INTERVAL)).is_err()
-    {
+    if store.set_fuel(info.limits.fuel).is_err() || store.fuel_async_yield_interval(Some(interval)).is_err() {
         tracing::error!("the engine was built without fuel");
     }
     store
@@ -324,6 +326,8 @@ pub(crate) async fn bounded<T>(
     }
     let mut cancelled = pin!(cancel.cancelled());
     let mut timer = pin!(tokio::time::sleep_until(limit));
+    let yields = Arc::new(Yields::default());
+    let waker = Waker::from(Arc::clone(&yields));
     poll_fn(|context| {
         if cancelled.as_mut().poll(context).is_ready() {
             return Poll::Ready(Ending::Cancelled);
@@ -331,9 +335,41 @@ pub(crate) async fn bounded<T>(
         if timer.as_mut().poll(context).is_ready() || tokio::time::Instant::now() >= limit {
             return Poll::Ready(Ending::Deadline);
         }
-        future.as_mut().poll(context).map(Ending::of)
+        yields.outer.register(context.waker());
+        let begun = Instant::now();
+        loop {
+            yields.yielded.store(false, Relaxed);
+            if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Poll::Ready(Ending::of(result));
+            }
+            if !yields.yielded.load(Relaxed) || begun.elapsed() >= SLICE {
+                return Poll::Pending;
+            }
+        }
     })
     .await
+}
+
+/// How long a guest goes on although it has yielded. A guest that may have much memory yields after
+/// every few microseconds, which is too often to let others run each time.
+const SLICE: Duration = Duration::from_micros(80);
+
+/// Sees whether a future that comes back wants to go on, as it does when it has only yielded.
+#[derive(Default)]
+struct Yields {
+    yielded: AtomicBool,
+    outer: AtomicWaker,
+}
+
+impl Wake for Yields {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.yielded.store(true, Relaxed);
+        self.outer.wake();
+    }
 }
 
 fn deadline_millis(deadline: Duration) -> u64 {

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use wasm_encoder::{
-    CodeSection, ConstExpr, DataCountSection, DataSection, Encode as _, FunctionSection, Instruction, Module,
-    RawSection, TypeSection, ValType,
+    BlockType, CodeSection, ConstExpr, DataCountSection, DataSection, Encode as _, FunctionSection,
+    Instruction, Module, RawSection, TypeSection, ValType,
 };
 use wasmparser::{
     BinaryReader, Data, DataKind, FunctionBody, FunctionSectionReader, Operator, OperatorsReader, Parser,
     Payload, TypeRef, TypeSectionReader,
 };
 
-use super::{CHUNK, Unreadable, functions};
+use super::{CHUNK, Unreadable, functions, straight::Straight};
 
 /// The largest active data segment that stays whole, in bytes, and the size of the pieces of a
 /// larger one. An instance begins with them: the guest yields between two of them.
@@ -30,6 +30,8 @@ pub(super) enum Bulk {
 
 /// What stands at some bytes of a function.
 enum Edit {
+    /// Nothing yet. An empty loop comes here, at whose head fuel is looked at.
+    Check,
     /// A call of the function that does this in chunks.
     Call(Bulk),
     /// `memory.init` of a segment that has another number now.
@@ -68,7 +70,7 @@ struct Plan {
 pub(super) fn rewrite(module: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
     let seen = Seen::of(module)?;
     let plan = seen.plan()?;
-    if plan.added.is_empty() && plan.numbers.is_empty() {
+    if plan.edits.is_empty() && plan.numbers.is_empty() {
         return Ok(None);
     }
     plan.apply(module, &seen).map(Some)
@@ -123,11 +125,15 @@ impl<'a> Seen<'a> {
 
     fn plan_body(&self, body: &FunctionBody<'a>, plan: &mut Plan) -> Result<(), Unreadable> {
         let mut operators = body.get_operators_reader()?;
+        let mut straight = Straight::default();
         // What stands right before an instruction is its last operand.
         let mut constant = None;
         while !operators.eof() {
             let (operator, start) = operators.read_with_offset()?;
             let small = constant.is_some_and(|size| size <= CHUNK);
+            if straight.is_long_before(&operator) {
+                plan.edits.push((start..start, Edit::Check));
+            }
             let edit = match operator {
                 Operator::MemoryFill { mem } if !small => Some(Edit::Call(Bulk::Fill { memory: mem })),
                 Operator::MemoryCopy { dst_mem, src_mem } if !small => Some(Edit::Call(Bulk::Copy {
@@ -272,6 +278,10 @@ impl Plan {
             copy.extend_from_slice(&module[from..place.start]);
             from = place.end;
             let instruction = match *edit {
+                Edit::Check => {
+                    Instruction::Loop(BlockType::Empty).encode(&mut copy);
+                    Instruction::End
+                }
                 Edit::Call(bulk) => Instruction::Call(self.added.get(&bulk).copied().unwrap_or_default()),
                 Edit::Init { memory, segment } => Instruction::MemoryInit {
                     mem: memory,

@@ -199,3 +199,24 @@ fn what_cannot_be_read_is_refused_in_the_engines_words() {
 fn engine() -> Engine {
     crate::engine::compiling().unwrap()
 }
+
+#[test]
+fn code_without_a_loop_gets_the_head_of_one() {
+    let heads = |body: &str| {
+        let module = wat::parse_str(format!("(module (memory 1) (func (local i32) {body}))")).unwrap();
+        let chunked = module::rewrite(&module).unwrap()?;
+        Module::validate(&engine(), &chunked).unwrap();
+        let loops = |bytes: &[u8]| bytes.windows(3).filter(|bytes| *bytes == [3, 0x40, 0x0b]).count();
+        Some(loops(&chunked) - loops(&module))
+    };
+    let row = |count: u32| "nop ".repeat(count as usize);
+    let long = straight::LONGEST;
+    assert_eq!(heads(&row(long - 1)), None);
+    assert_eq!(heads(&row(2 * long + 1)), Some(2));
+    assert_eq!(heads(&format!("{0} (loop {0}) {0}", row(long / 2))), None);
+    // Looks that are jumped over do not count.
+    let skipped = format!("(block (br 0) {})", row(2 * long));
+    assert_eq!(heads(&format!("{skipped} nop")), Some(2));
+    let arms = format!("(if (local.get 0) (then {0}) (else {0})) nop", row(long / 2));
+    assert_eq!(heads(&arms), Some(1));
+}

@@ -6,8 +6,8 @@ use serde_json::json;
 use taskforge_domain::{FailureKind, Outcome};
 use taskforge_runtime::Invoked;
 
-use super::{DEADLINE, broken};
-use crate::bed::{Bed, invocation};
+use super::{DEADLINE, best, broken};
+use crate::bed::Bed;
 
 /// A command of one core module, whose `run` does this until it is stopped.
 fn command(fields: &str, body: &str) -> String {
@@ -91,6 +91,16 @@ fn attacks() -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "the first touch of pages by code without a loop",
+            filled(
+                "(memory 16000)",
+                (0..LARGE / 4096).fold(String::new(), |mut code, page| {
+                    write!(code, "(i32.store (i32.const {}) (i32.const 1))", page * 4096).unwrap();
+                    code
+                }),
+            ),
+        ),
+        (
             "memory.grow by a page",
             filled("(memory 0)", "(drop (memory.grow (i32.const 1)))".to_owned()),
         ),
@@ -145,7 +155,7 @@ async fn no_instruction_holds_a_thread() {
     for (name, text) in attacks() {
         let component = wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         let plugin = bed.shaped(component, json!({"limits": limits})).await;
-        let invoked = bed.runtime.invoke(&plugin, invocation(json!(null))).await;
+        let invoked = best(&bed, &plugin, json!(null)).await;
         println!("{name}: {:?} {:?}", invoked.effort, invoked.outcome);
         let ends_by_itself = ["recursion", "a slow start"].contains(&name);
         assert!(
@@ -199,7 +209,7 @@ async fn a_string_between_parts_of_a_component_is_carried_over_whole() {
     for mebibytes in [1, 16] {
         let component = wat::parse_str(transcoding(mebibytes << 20)).unwrap();
         let plugin = bed.shaped(component, json!({"limits": limits})).await;
-        let invoked = bed.runtime.invoke(&plugin, invocation(json!(null))).await;
+        let invoked = best(&bed, &plugin, json!(null)).await;
         println!("{mebibytes} MiB: {:?} {:?}", invoked.effort, invoked.outcome);
         assert!(is_late(&invoked), "{:?}", invoked.outcome);
         took.push(invoked.effort.longest);
