@@ -69,6 +69,8 @@ enum Unreadable {
     Malformed(#[from] wasmparser::Error),
     #[error("a section ends after the file")]
     CutShort,
+    #[error("components nest in more than {NESTING} levels")]
+    TooDeep,
 }
 
 /// A component on the way to its copy.
@@ -77,6 +79,10 @@ struct Level<'a> {
     rest: &'a [u8],
     copy: Vec<u8>,
 }
+
+/// Levels of components within components. What is in the innermost is copied once for each; toolchains
+/// make two or three.
+const NESTING: usize = 100;
 
 /// The section of a component that holds a nested component.
 const NESTED_COMPONENT: u8 = 4;
@@ -119,10 +125,13 @@ fn rewrite(component: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
             } => {
                 let (inside, rest) = inside(level.rest, unchecked_range.len())?;
                 level.rest = rest;
+                if outer.len() >= NESTING {
+                    return Err(Unreadable::TooDeep);
+                }
                 let nested = Level {
                     parser,
                     rest: inside,
-                    copy: Vec::with_capacity(inside.len()),
+                    copy: Vec::new(),
                 };
                 outer.push(std::mem::replace(&mut level, nested));
             }

@@ -206,7 +206,10 @@ impl Ended {
         let (sender, receiver) = oneshot::channel();
         background.apart(move || {
             // Nobody waits for it if the process is ending.
-            sender.send(self.judge()).ok();
+            let judged = std::panic::catch_unwind(AssertUnwindSafe(|| self.judge()));
+            sender
+                .send(judged.unwrap_or_else(|_| unused(verdict::internal("the look at its output panicked"))))
+                .ok();
         });
         receiver.await.unwrap_or_else(|_| unused(verdict::cancelled()))
     }
@@ -246,13 +249,16 @@ async fn call(
     }
 }
 
+/// Bytes of white space that count as silence. More is not worth reading for that.
+const SILENCE: usize = 64 << 10;
+
 /// What a command wrote or a web server answered, as the text of an output. Who says nothing says null.
 fn text(bytes: Vec<u8>) -> Result<String, Failure> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let why = format!("the output is not UTF-8: {error}");
         Failure::new(FailureKind::InvalidOutput, why)
     })?;
-    Ok(if text.trim().is_empty() {
+    Ok(if text.len() <= SILENCE && text.trim().is_empty() {
         "null".to_owned()
     } else {
         text

@@ -197,7 +197,22 @@ impl Log {
         if stream == Stream::Stderr {
             self.last_error = Some(self.lines.len());
         }
-        self.push(stream.level(), &String::from_utf8_lossy(&bytes));
+        // Only what is kept: of bytes that are no text, each becomes three.
+        let (mut text, mut rest) = (String::new(), bytes.utf8_chunks());
+        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
+        while text.len() <= room
+            && let Some(chunk) = rest.next()
+        {
+            text.push_str(chunk.valid());
+            if !chunk.invalid().is_empty() {
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        let left: usize = rest
+            .map(|chunk| chunk.valid().len() + chunk.invalid().len())
+            .sum();
+        self.dropped += left as u64;
+        self.push(stream.level(), &text);
     }
 
     fn push(&mut self, level: LogLevel, text: &str) {

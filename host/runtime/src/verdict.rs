@@ -91,7 +91,7 @@ fn deadline(limit: Duration) -> Failure {
 }
 
 /// The operator reads the cause in the host's log; the client only learns that it was not the handler.
-fn internal(cause: &str) -> Failure {
+pub(crate) fn internal(cause: &str) -> Failure {
     tracing::error!(cause, "an attempt failed through the host's fault");
     Failure::new(FailureKind::Internal, "the host failed to run the handler")
 }

@@ -116,7 +116,8 @@ impl<'a> Seen<'a> {
         for body in &self.bodies {
             self.plan_body(body, &mut plan)?;
         }
-        let first = self.imported + self.own;
+        // Too many is not valid, which is said when the whole is validated.
+        let first = self.imported.saturating_add(self.own);
         for (number, function) in (first..).zip(plan.added.values_mut()) {
             *function = number;
         }

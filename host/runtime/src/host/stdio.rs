@@ -139,7 +139,9 @@ impl Captured {
 
     /// What was written so far.
     pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.lock().bytes)
+        let mut kept = self.lock();
+        kept.charge.clear();
+        std::mem::take(&mut kept.bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {

@@ -1,6 +1,7 @@
 //! Calling a WASI web server: the task arrives as `POST /`, and its answer is the verdict.
 
 use std::{
+    fmt::Write,
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
@@ -97,12 +98,31 @@ fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Reques
         .body(body)?)
 }
 
+/// Text as far as a message shows it. An error of the interface may have a text of megabytes, each
+/// byte of which becomes several.
+struct Shown(String);
+
+impl Write for Shown {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = (verdict::MESSAGE + 1).saturating_sub(self.0.len());
+        self.0.push_str(crate::log::cut(text, room));
+        if text.len() <= room {
+            Ok(())
+        } else {
+            Err(std::fmt::Error)
+        }
+    }
+}
+
 /// Reads the answer to its end, and keeps as much of it as is wanted.
 async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Result<String, Failure> {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
-            let why = verdict::message(&format!("the handler answered with an error: {code}"));
+            let mut shown = Shown(String::new());
+            // It stops in the middle of a text that is longer than is shown.
+            write!(shown, "the handler answered with an error: {code}").ok();
+            let why = verdict::message(&shown.0);
             return Err(Failure::new(FailureKind::Retryable, why));
         }
         Err(_) => return Err(wrong("the handler returned without an answer")),
