@@ -72,42 +72,45 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
 /// Every operation, by many at once, dropped at any moment.
 async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
     let types = kinds(&["t"]);
-    let want = |max| Want {
-        types: &types,
-        max,
-        wait: Duration::ZERO,
-    };
-    let caller = async |number: u64| {
-        let (mut pushed, mut got) = (Vec::new(), Vec::new());
-        for round in 0..60 {
-            let patience = Duration::from_micros((number * 131 + round * 71) % 1_500);
-            // What ended before its time was up must have succeeded.
-            macro_rules! drops {
-                ($operation:expr) => {
-                    tokio::time::timeout(patience, $operation)
-                        .await
-                        .ok()
-                        .map(|answer| answer.unwrap())
+    let caller = |number: u64| {
+        let (broker, types) = (&broker, &types);
+        async move {
+            let (mut pushed, mut got) = (Vec::<TaskId>::new(), Vec::<TaskId>::new());
+            for round in 0..60_u64 {
+                let patience = Duration::from_micros((number * 131 + round * 71) % 1_500);
+                // What ended before its time was up must have succeeded.
+                macro_rules! drops {
+                    ($operation:expr) => {
+                        tokio::time::timeout(patience, $operation)
+                            .await
+                            .ok()
+                            .map(Result::unwrap)
+                    };
+                }
+                let hint = hints("a", "t", 3, 1);
+                if drops!(broker.push(&hint)).is_some() {
+                    pushed.push(hint[0].id);
+                }
+                let want = Want {
+                    types,
+                    max: 2,
+                    wait: Duration::ZERO,
                 };
+                if let Some(popped) = drops!(broker.pop(want)) {
+                    got.extend(popped.hints.into_iter().map(|taken| taken.hint.id));
+                }
+                drops!(broker.release(&hint));
+                drops!(broker.publish(&[Signal::Policy]));
+                drops!(broker.depth());
+                drops!(broker.short_lanes());
+                drops!(broker.set_policy(&QueuePolicy::default()));
             }
-            let hint = hints("a", "t", 3, 1);
-            if drops!(broker.push(&hint)).is_some() {
-                pushed.push(hint[0].id);
-            }
-            if let Some(popped) = drops!(broker.pop(want(2))) {
-                got.extend(popped.hints.into_iter().map(|taken| taken.hint.id));
-            }
-            drops!(broker.release(&hint));
-            drops!(broker.publish(&[Signal::Policy]));
-            drops!(broker.depth());
-            drops!(broker.short_lanes());
-            drops!(broker.set_policy(&QueuePolicy::default()));
+            (pushed, got)
         }
-        (pushed, got)
     };
     let callers = futures_util::future::join_all((0..12).map(caller)).await;
-    let (pushed, mut got): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let mut got: HashSet<_> = got.drain(..).flatten().collect();
+    let (pushed, got): (Vec<Vec<TaskId>>, Vec<Vec<TaskId>>) = callers.into_iter().unzip();
+    let mut got: HashSet<TaskId> = got.into_iter().flatten().collect();
     let begin = std::time::Instant::now();
     let is_missing = |got: &HashSet<TaskId>| pushed.iter().flatten().any(|id| !got.contains(id));
     assert!(

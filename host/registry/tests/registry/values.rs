@@ -40,7 +40,7 @@ async fn a_call_that_was_begun_is_carried_out_although_its_attempt_has_ended() {
     let values = StoredValues::new(Arc::clone(&store) as _);
     once(values.set(&space(), vec![("k".into(), b"v".to_vec())])).await;
     wait_until("the value is there", async || {
-        values.get(&space(), "k").await.unwrap().as_deref() == Some(b"v")
+        values.get(&space(), "k").await.unwrap().as_deref() == Some(&b"v"[..])
     })
     .await;
     for sum in 1..=20 {
