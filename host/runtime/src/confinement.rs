@@ -95,13 +95,14 @@ fn unprivileged(kept: &mut Kept) {
 #[allow(unsafe_code)]
 fn close_inherited() -> io::Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd")?;
-    // The list's own descriptor is in it, and closed when it is.
+    // The list's own descriptor is in it and closed with it: to close that again is an error, which says
+    // nothing.
     let open: Vec<i32> = listed
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
         // SAFETY: this process has opened nothing itself, so no object owns the descriptor.
-        unsafe { rustix::io::close(descriptor) };
+        unsafe { libc::close(descriptor) };
     }
     Ok(())
 }
