@@ -61,8 +61,7 @@ pub(crate) struct Connections {
 /// the server's attention when it shuts down. Connections put it into the extensions of their requests.
 #[derive(Clone)]
 pub(crate) struct Held {
-    _taking: Arc<Taking>,
-    _running: TaskTrackerToken,
+    _connection: Arc<(Taking, TaskTrackerToken)>,
     /// Of a request that has begun.
     _busy: Option<Arc<Busy>>,
 }
@@ -92,8 +91,7 @@ impl Connections {
         let socket = Socket::new(stream, Arc::clone(&seat), self.timeouts);
         let router = TowerToHyperService::new(self.router.clone());
         let held = Held {
-            _taking: Arc::new(taking),
-            _running: self.running.token(),
+            _connection: Arc::new((taking, self.running.token())),
             _busy: None,
         };
         let (asked, holds) = (Arc::clone(&seat), held.clone());
@@ -186,7 +184,8 @@ fn answer(
         let mut response = answered.await?;
         let is_read = is_read.load(Relaxed);
         seat.answered(is_read);
-        if !is_read {
+        // A seat for probes is for one of them: whoever comes again may find room for anything.
+        if !is_read || seat.for_probes {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

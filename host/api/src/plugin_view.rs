@@ -283,7 +283,7 @@ impl SignatureView {
 
 /// Versions that were deleted, or would be.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Pruned)]
+#[schema(as = PrunedVersions)]
 pub(crate) struct PrunedView {
     /// Oldest first.
     versions: Vec<PrunedVersion>,

@@ -103,7 +103,7 @@ pub struct Input {
 #[serde(deny_unknown_fields)]
 pub struct BasicAuth {
     /// The user; a colon would end the name.
-    #[schemars(regex(pattern = "^[^:]{0,256}$"))]
+    #[schemars(regex(pattern = "^[^:]*$"), length(max = 256))]
     pub username: String,
     /// The password.
     #[schemars(length(max = 1024))]

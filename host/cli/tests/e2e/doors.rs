@@ -184,6 +184,10 @@ async fn a_low_limit_on_open_files_is_said_and_the_door_lives_with_it() {
     assert!(said.contains("fewer connections than asked for"), "{said}");
     let _flood = silent(&server, 150);
     assert_eq!(status(&server, "/healthz").await, Some(200));
+    wait_until("others are served too", async || {
+        status(&server, "/tasks").await == Some(200)
+    })
+    .await;
     assert_eq!(
         server.run("fibonacci", json!({ "n": 10 })).await["status"],
         "completed"

@@ -160,7 +160,6 @@ mod tests {
         for (inner, outer) in [
             (json!([]), json!([])),
             (json!(["a.test"]), json!(["*"])),
-            (json!(["a.test"]), json!(["A.test"])),
             (json!(["a.test"]), json!(["a.test:80", "a.test:443"])),
             (json!(["a.test:443"]), json!(["a.test"])),
             (json!(["a.test:8080"]), json!(["*.test:*"])),
