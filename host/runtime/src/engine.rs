@@ -17,8 +17,8 @@ use crate::{RuntimeConfig, chunks};
 pub const YIELD_INTERVAL: u64 = 500_000;
 
 /// The same for a guest that may have much memory. The first touch of a page takes 1.3 µs and burns
-/// 3 units of fuel, so this is 9 ms of first touches.
-const YIELD_INTERVAL_LARGE: u64 = 20_000;
+/// 3 units of fuel, so this is 5 ms of first touches.
+const YIELD_INTERVAL_LARGE: u64 = 12_000;
 
 /// The memory in bytes whose pages a guest may touch for the first time without a yield: 8 ms.
 const SMALL_MEMORY: u64 = 24 << 20;

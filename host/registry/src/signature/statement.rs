@@ -58,7 +58,7 @@ impl Statement {
         self.check_name(plugin, &info.version)?;
         // The version's own word, where it is not the plugin's.
         self.check_name(&info.name, &info.version)?;
-        same("shape", self.shape, info.shape)?;
+        same("shape", &self.shape, &info.shape)?;
         self.check_settings(&info.settings())
     }
 
@@ -68,8 +68,8 @@ impl Statement {
         owner: Option<&TenantId>,
         digest: &Digest,
     ) -> Result<(), SignatureError> {
-        same("a plugin of", whose(self.owner.as_ref()), whose(owner))?;
-        same("the component", self.digest, *digest)
+        same("a plugin of", &whose(self.owner.as_ref()), &whose(owner))?;
+        same("the component", &self.digest, digest)
     }
 
     pub(crate) fn check_name(&self, name: &TaskType, version: &str) -> Result<(), SignatureError> {
@@ -98,7 +98,11 @@ pub(super) fn whose(owner: Option<&TenantId>) -> String {
     owner.map_or_else(|| "all tenants".to_owned(), |tenant| format!("tenant {tenant}"))
 }
 
-fn same<T: PartialEq + ToString>(what: &'static str, said: T, actual: T) -> Result<(), SignatureError> {
+fn same<T: PartialEq + ToString + ?Sized>(
+    what: &'static str,
+    said: &T,
+    actual: &T,
+) -> Result<(), SignatureError> {
     if said == actual {
         return Ok(());
     }

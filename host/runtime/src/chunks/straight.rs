@@ -5,7 +5,7 @@
 use wasmparser::Operator;
 
 /// Instructions that may run without a look at the fuel.
-pub(super) const LONGEST: u32 = 5000;
+pub(super) const LONGEST: u32 = 2000;
 
 /// Counts, through one function, the instructions that may have run since fuel was last looked at.
 #[derive(Default)]

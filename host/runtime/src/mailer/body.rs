@@ -80,7 +80,7 @@ fn text_part(text: &str, content_type: ContentType) -> SinglePart {
     } else {
         let encoding = ContentTransferEncoding::QuotedPrintable;
         // Quoted-printable takes everything.
-        Body::new_with_encoding(lines, encoding).unwrap_or_else(|bytes| Body::new(bytes))
+        Body::new_with_encoding(lines, encoding).unwrap_or_else(Body::new)
     };
     SinglePart::builder().content_type(content_type).body(body)
 }
@@ -116,7 +116,7 @@ fn attachment(file: &MailAttachment) -> Result<SinglePart, MailError> {
     };
     let content = file.content.clone();
     let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64)
-        .unwrap_or_else(|bytes| Body::new(bytes));
+        .unwrap_or_else(Body::new);
     Ok(disposition.body(body, content_type))
 }
 

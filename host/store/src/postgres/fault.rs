@@ -90,10 +90,19 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> Kind {
             .is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"));
     match kind {
         _ if is_stale_plan => Kind::NotBegun,
+        // Two sessions made the same table at once, of which `if not exists` knows nothing: the other
+        // may be one of ours that was ended in the middle.
+        _ if is_of_catalog(error) => Kind::Conflict,
         // Whatever it was about, the connection is gone.
         Kind::Never if ends_session(error) => Kind::Lost,
         kind => kind,
     }
+}
+
+/// Whether a constraint of the system's own tables was in the way.
+fn is_of_catalog(error: &dyn sqlx::error::DatabaseError) -> bool {
+    let constraint = error.constraint().unwrap_or_default();
+    error.is_unique_violation() && constraint.starts_with("pg_")
 }
 
 /// FATAL and PANIC.

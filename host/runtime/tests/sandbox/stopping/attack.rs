@@ -264,7 +264,10 @@ impl<'a> Module<'a> {
                 Some((function.params.len(), source, gives))
             })
             .collect();
-        sources.sort_by_key(|(params, source, _)| (*params, source.name.clone()));
+        // Methods last: they need another handle, which may be one that is never given.
+        sources.sort_by_key(|(params, source, _)| {
+            (*params, source.name.starts_with('['), source.name.clone())
+        });
         for (_, source, (tag, offset)) in sources {
             let Some(function) = source.function.clone() else {
                 continue;
