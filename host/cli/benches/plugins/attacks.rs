@@ -33,13 +33,14 @@ pub(crate) async fn measure(chosen: &[&str]) {
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|part| name.contains(part));
     let bed = Bed::new();
     let _api = bed.start_api();
-    let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
+    let workers = [bed.start_worker(&[]), bed.start_worker(&[])];
+    let pids = [workers[0].pid(), workers[1].pid()];
     set(&bed, json!({ "concurrency": CONCURRENCY, "deadline": "8s" })).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let quiet = round(&bed, None).await;
     println!("fibonacci at {RATE} a second, alone: {quiet}");
     println!(
-        "| attack, {CONCURRENCY} attempts of it at a time | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
+        "| attack, {CONCURRENCY} attempts of it at a time | p50 | p99 | beside quiet | failed | worker, resident at most |\n|---|---|---|---|---|---|"
     );
     let slow = web::Server::dripping(Duration::from_secs(1)).await;
     // Prepared, so that the server of the attacker, which would be on a machine of its own, takes little of this one.
@@ -63,24 +64,27 @@ pub(crate) async fn measure(chosen: &[&str]) {
         ("host calls without end", attack("host_call_flood")),
         ("waiting for an hour", attack("sleep")),
         ("panics", attack("panic")),
+        ("a flood of empty lines", empty_lines()),
+        ("requests with long paths", hold("paths", 60_000)),
+        ("unread bodies", hold("bodies", 60_000)),
         ("private addresses", get("http://10.0.0.1/".to_owned())),
         ("10,000 response headers", get(headers.url("/"))),
         ("slow responses", get(slow.url("/"))),
     ];
     for (name, input) in attacks.iter().filter(|(name, _)| is_chosen(name)) {
         let figures = round(&bed, Some((input, ATTACKERS))).await;
-        print(name, &figures, &quiet);
+        print(name, &figures, &quiet, pids);
     }
-    pushes(&bed, &quiet, is_chosen).await;
+    pushes(&bed, &quiet, pids, is_chosen).await;
     let again = round(&bed, None).await;
     println!(
-        "alone, once more: {again}\n\n| attack, {MANY} tasks of it each two seconds, no cap | p50 | p99 | beside quiet | failed |\n|---|---|---|---|---|"
+        "alone, once more: {again}\n\n| attack, {MANY} tasks of it each two seconds, no cap | p50 | p99 | beside quiet | failed | worker, resident at most |\n|---|---|---|---|---|---|"
     );
     set(&bed, json!({ "deadline": "8s" })).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     for (name, input) in attacks.iter().filter(|(name, _)| is_chosen(name)) {
         let figures = round(&bed, Some((input, MANY))).await;
-        print(name, &figures, &quiet);
+        print(name, &figures, &quiet, pids);
     }
 }
 
@@ -91,13 +95,39 @@ async fn set(bed: &Bed, limits: Value) {
         .await;
 }
 
-fn print(name: &str, figures: &latency::Figures, quiet: &latency::Figures) {
+/// Lines that cost the guest nothing.
+fn empty_lines() -> Value {
+    json!({ "attack": "log_flood", "lines": 100_000, "bytes": 0 })
+}
+
+/// As much as the host takes, and for as long as the deadline lets it be kept.
+fn hold(what: &str, bytes: u32) -> Value {
+    json!({ "attack": "hold", "what": what, "count": 1000, "bytes": bytes, "ms": 5_000 })
+}
+
+/// The most that a worker had in memory since the last look, in MiB.
+fn resident(pids: [u32; 2]) -> u64 {
+    let most = pids.map(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        // Begins anew from here.
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").ok();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    });
+    most[0].max(most[1])
+}
+
+fn print(name: &str, figures: &latency::Figures, quiet: &latency::Figures, pids: [u32; 2]) {
     println!(
-        "| {name} | {:.1} ms | {:.1} ms | {:.2} | {} |",
+        "| {name} | {:.1} ms | {:.1} ms | {:.2} | {} | {} MiB |",
         figures.p50,
         figures.p99,
         figures.p99 / quiet.p99,
-        figures.failed
+        figures.failed,
+        resident(pids),
     );
 }
 
@@ -142,7 +172,7 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
 }
 
 /// Components that are attacks by themselves, pushed as often as the door takes them while the neighbour works.
-async fn pushes(bed: &Bed, quiet: &latency::Figures, is_chosen: impl Fn(&str) -> bool) {
+async fn pushes(bed: &Bed, quiet: &latency::Figures, pids: [u32; 2], is_chosen: impl Fn(&str) -> bool) {
     let endless = wat::parse_str(guests::wat("endless_describe")).unwrap();
     let components = [
         ("a bomb for the compiler", bomb()),
@@ -184,7 +214,7 @@ async fn pushes(bed: &Bed, quiet: &latency::Figures, is_chosen: impl Fn(&str) ->
             component.len(),
             answers.load(Ordering::Relaxed)
         );
-        print(&name, &figures, quiet);
+        print(&name, &figures, quiet, pids);
     }
 }
 

@@ -115,8 +115,7 @@ fn attachment(file: &MailAttachment) -> Result<SinglePart, MailError> {
         None => Attachment::new(file.name.clone()),
     };
     let content = file.content.clone();
-    let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64)
-        .unwrap_or_else(Body::new);
+    let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new);
     Ok(disposition.body(body, content_type))
 }
 

@@ -265,9 +265,8 @@ impl<'a> Module<'a> {
             })
             .collect();
         // Methods last: they need another handle, which may be one that is never given.
-        sources.sort_by_key(|(params, source, _)| {
-            (*params, source.name.starts_with('['), source.name.clone())
-        });
+        sources
+            .sort_by_key(|(params, source, _)| (*params, source.name.starts_with('['), source.name.clone()));
         for (_, source, (tag, offset)) in sources {
             let Some(function) = source.function.clone() else {
                 continue;
