@@ -197,7 +197,7 @@ pub(crate) struct CanaryBody {
 pub(crate) struct PruneBody {
     /// How many of the newest versions stay, whether anything refers to them or not.
     #[schema(minimum = 1)]
-    keep: u32,
+    keep: usize,
     /// Only say which versions would go.
     #[schema(default = false)]
     dry_run: Option<bool>,
