@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 const KEY: &str = "key";
 /// What mode bits give others than the user.
 const OTHERS: u32 = 0o077;
-/// What TaskForge puts into its folder; a name may go on behind it.
+/// What TaskForge puts into its folder. Of the database there are more files, such as `taskforge.db-wal`.
 const OURS: [&str; 4] = ["taskforge.db", "cache", "outbox", KEY];
 
 /// Makes the folder if there is none, and keeps others out of it. Everything that this process makes
@@ -72,7 +72,8 @@ fn is_ours(folder: &Path, mode: u32) -> bool {
         && entries.all(|entry| {
             entry.is_ok_and(|entry| {
                 let name = entry.file_name();
-                OURS.iter().any(|ours| name.to_string_lossy().starts_with(ours))
+                let name = name.to_string_lossy();
+                OURS.contains(&&*name) || name.starts_with("taskforge.db")
             })
         })
 }
@@ -190,6 +191,7 @@ mod tests {
         assert_eq!(open(&[], 0o755), 0o700);
         assert_eq!(open(&["taskforge.db", "taskforge.db-wal", "cache"], 0o775), 0o700);
         assert_eq!(open(&["taskforge.db", "letters.txt"], 0o755), 0o755);
+        assert_eq!(open(&["keynote.pdf"], 0o755), 0o755);
         assert_eq!(open(&[], 0o1777), 0o1777);
     }
 }
