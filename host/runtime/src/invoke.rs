@@ -182,8 +182,8 @@ impl Entered {
 /// The size in bytes from which on an output is read apart. JSON is read at some 300 MB/s.
 const LARGE_OUTPUT: usize = 256 << 10;
 
-/// The memory in bytes from which on an instance is given back apart. Giving back takes 0.1 ms for
-/// each mebibyte that was touched.
+/// The memory in bytes from which on an instance is given back apart. Giving back takes up to
+/// 0.08 ms for each mebibyte that was touched.
 const LARGE_INSTANCE: u64 = 8 << 20;
 
 /// An attempt that is over, and what it left.
