@@ -22,7 +22,9 @@
 //! | [`output`] | tables for people, JSON for programs; the one place that prints |
 //! | [`data_folder`] | the folder of a role, closed to others, and the key in it |
 //! | [`descriptors`] | how many files and connections the process may have open |
+//! | [`allocator`] | what the process does with memory that is free |
 
+mod allocator;
 mod args;
 mod bench;
 mod client;

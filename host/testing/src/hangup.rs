@@ -21,16 +21,29 @@ pub fn request(method: &str, path: &str, key: Option<&str>, body: &str) -> Strin
     )
 }
 
-/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then. The status, if the whole
-/// answer came.
-pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<u16> {
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// What is in it; JSON, of every route.
+    pub body: serde_json::Value,
+}
+
+/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then. `None` if the whole answer
+/// did not come.
+pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.ok()?;
-        let head = String::from_utf8_lossy(&answer);
-        head.split(' ').nth(1)?.parse().ok()
+        let text = String::from_utf8_lossy(&answer);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        Some(Answer {
+            status: head.split(' ').nth(1)?.parse().ok()?,
+            body: serde_json::from_str(body).unwrap_or_default(),
+        })
     };
     tokio::time::timeout(patience, exchange).await.ok().flatten()
 }

@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use taskforge_domain::{TaskType, TenantId};
 use taskforge_store::{PluginStore as _, Store as _};
-use taskforge_testing::hangup::{ask, cut, request};
+use taskforge_testing::hangup::{Answer, ask, cut, request};
 
 use crate::harness::Api;
 
@@ -66,6 +66,13 @@ fn round(number: usize) -> Vec<String> {
         plain("POST", "/plugins/shaped/resume"),
         plain("POST", "/plugins/none/retire"),
         request("POST", "/plugins", None, "not a component"),
+        request(
+            "PUT",
+            "/plugins/shaped/versions/1.0.0/signature",
+            None,
+            "no signature",
+        ),
+        plain("POST", "/plugins/shaped/versions/prune"),
     ]
 }
 
@@ -94,7 +101,7 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
             })
         })
         .collect();
-    let (mut tenants, mut secrets, mut answered) = (Vec::new(), Vec::new(), 0);
+    let (mut tenants, mut tasks, mut secrets, mut answered) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut hang_ups = 0;
     for number in 0.. {
         if hang_ups >= HANG_UPS {
@@ -112,8 +119,8 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
             let patience = Duration::from_micros(fastrand::u64(..20_000));
             asked.spawn(async move { (place, ask(address, &sent, patience).await) });
         }
-        for (place, status) in asked.join_all().await {
-            let Some(status) = status else {
+        for (place, answer) in asked.join_all().await {
+            let Some(Answer { status, body }) = answer else {
                 hang_ups += 1;
                 continue;
             };
@@ -122,6 +129,8 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
                 answered += 1;
                 match place {
                     0 => tenants.push(format!("t{number}")),
+                    4 => tasks.push(body["id"].clone()),
+                    5 => tasks.extend(body["ids"].as_array().unwrap().iter().cloned()),
                     14 => secrets.push(format!("s{number}")),
                     _ => {}
                 }
@@ -137,6 +146,10 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
     for tenant in &tenants {
         let cap = policy.tenant_cap(&TenantId::new(tenant.as_str()).unwrap());
         assert_eq!(cap, Some(7), "{tenant}");
+    }
+    for id in &tasks {
+        let read = api.get(&format!("/tasks/{}", id.as_str().unwrap())).await;
+        assert_eq!(read.status, 200, "{id} was answered: {read:?}");
     }
     let shaped = TaskType::new("shaped").unwrap();
     let stored = api.store.secrets(&shaped).await.unwrap();

@@ -158,3 +158,53 @@ async fn attempts_that_wait_keep_no_other_type_out() {
         "all of them still wait"
     );
 }
+
+/// The most resident memory of a process so far, in MiB.
+#[cfg(target_os = "linux")]
+fn most_resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() >> 10
+}
+
+/// What one attack made the host hold must not lie beside what the next one touches.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn attacks_on_memory_one_after_the_other_take_no_more_than_the_places_have() {
+    const PLACES: u64 = 16;
+    // The plugin's `limits.memory`, in MiB, and what else a worker may take.
+    const MEMORY: u64 = 64;
+    const BESIDES: u64 = 300;
+    let bed = Bed::new();
+    bed.command("worker");
+    let settings = bed.data.path().join("plugins/hostile.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}\n[limits]\nconcurrency = {PLACES}\n")).unwrap();
+    let _api = bed.start_api();
+    let worker = bed.start_worker(&["--concurrency", &PLACES.to_string()]);
+    let hold =
+        |what: &str| json!({ "attack": "hold", "what": what, "count": 1000, "bytes": 60_000, "ms": 2_000 });
+    let attacks = [
+        hold("paths"),
+        json!({ "attack": "allocate", "bytes": 50 << 20 }),
+        hold("bodies"),
+        json!({ "attack": "allocate", "bytes": 50 << 20 }),
+    ];
+    for attack in attacks {
+        let task = json!({ "task_type": "hostile", "input": attack, "max_retries": 0 });
+        let tasks = vec![task; 4 * usize::try_from(PLACES).unwrap()];
+        let answer = bed
+            .ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
+            .await;
+        for id in answer["ids"].as_array().unwrap() {
+            bed.ended(id.as_str().unwrap()).await;
+        }
+        println!("{attack}: {} MiB", most_resident(worker.pid()));
+    }
+    let resident = most_resident(worker.pid());
+    assert!(
+        resident < PLACES * MEMORY + BESIDES,
+        "{resident} MiB are more than {PLACES} places of {MEMORY} MiB and {BESIDES}"
+    );
+}
