@@ -17,7 +17,7 @@ use crate::{
     metrics::Readings,
     request::{self, Admission},
     routes, vitals,
-    vitals::Vitals,
+    vitals::{Checked, Vitals},
 };
 
 /// Connections at once: those of probes and scrapers, which no flood on the API's listener takes.
@@ -83,6 +83,7 @@ pub fn router(services: AdminServices, config: &ApiConfig, draining: Cancellatio
         ready,
         draining,
         readings: Readings::default(),
+        checked: Checked::default(),
     });
     let admission = Admission {
         guard: Guard::of(config.listen),

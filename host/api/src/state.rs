@@ -5,8 +5,13 @@ use std::{ops::Deref, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ApiConfig, Services, enqueue::Enqueuer, finishes::Finishes, lease_token::LeaseTokens, metrics::Readings,
-    turns::PushTurns, vitals::Vitals,
+    ApiConfig, Services,
+    enqueue::Enqueuer,
+    finishes::Finishes,
+    lease_token::LeaseTokens,
+    metrics::Readings,
+    turns::PushTurns,
+    vitals::{Checked, Vitals},
 };
 
 /// A cheap handle; the router clones it for every request.
@@ -19,7 +24,7 @@ pub(crate) struct Inner {
     pub(crate) enqueuer: Enqueuer,
     pub(crate) finishes: Finishes,
     pub(crate) lease_tokens: LeaseTokens,
-    pub(crate) vitals: Vitals,
+    pub(crate) vitals: Arc<Vitals>,
     /// Taken around each change of the queue policy that reads before it writes.
     pub(crate) policy: tokio::sync::Mutex<()>,
     /// Components that are received and compiled at once.
@@ -38,13 +43,14 @@ impl App {
             ready: Arc::clone(&services.ready),
             draining: draining.clone(),
             readings: Readings::default(),
+            checked: Checked::default(),
         };
         Self(Arc::new(Inner {
             enqueuer: Enqueuer::start(Arc::clone(&services.store), Arc::clone(&services.broker)),
             finishes: Finishes::listen(&*services.broker),
             lease_tokens: LeaseTokens::new(config.key.as_ref()),
             config: Arc::new(config.clone()),
-            vitals,
+            vitals: Arc::new(vitals),
             policy: tokio::sync::Mutex::default(),
             pushes: PushTurns::default(),
             services,

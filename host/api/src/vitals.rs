@@ -6,6 +6,10 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use taskforge_broker::{Broker, Mode};
 use taskforge_store::Store;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,6 +22,17 @@ use crate::{
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: Cow<'static, str> = Cow::Borrowed("ok");
 
+/// How old what a part said may be when it is repeated to the next who asks. So many probes a second cost a
+/// hung database no more than one does.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long somebody waits for news while there is something to repeat that is not much older: no longer
+/// than a part may take to answer. Then a probe that has a connection gives it back soon, whatever hangs.
+const NEWS: Duration = Duration::from_millis(250);
+const STALE: Duration = Duration::from_secs(3);
+
+const SILENT: Cow<'static, str> = Cow::Borrowed("does not answer");
+
 /// The parts that are asked.
 pub(crate) struct Vitals {
     pub(crate) store: Arc<dyn Store>,
@@ -29,6 +44,23 @@ pub(crate) struct Vitals {
     /// Cancelled when the server stops taking requests.
     pub(crate) draining: CancellationToken,
     pub(crate) readings: Readings,
+    pub(crate) checked: Checked,
+}
+
+/// What store and broker said last.
+#[derive(Default)]
+pub(crate) struct Checked {
+    last: watch::Sender<Option<Parts>>,
+    /// Held while they are asked.
+    asking: Arc<Mutex<()>>,
+}
+
+#[derive(Clone)]
+struct Parts {
+    at: Instant,
+    store: Cow<'static, str>,
+    mode: Mode,
+    broker: Cow<'static, str>,
 }
 
 /// Says that the process answers.
@@ -43,8 +75,12 @@ pub(crate) fn health() -> Response {
 impl Vitals {
     /// Whether the process can do its work. A broker that is away does not change that: tasks are then claimed from the store, more slowly,
     /// and to take the whole fleet out of service for it would turn latency into an outage.
-    pub(crate) async fn readiness(&self) -> Response {
-        let (store, (mode, broker)) = tokio::join!(check("store", self.store.ping()), self.broker());
+    ///
+    /// What store and broker say is asked at most once a second, however many probes there are.
+    pub(crate) async fn readiness(self: &Arc<Self>) -> Response {
+        let Parts {
+            store, mode, broker, ..
+        } = self.parts().await;
         let server = match self.ready.check() {
             _ if self.draining.is_cancelled() => "shutting down".into(),
             Ok(()) => OK,
@@ -61,6 +97,47 @@ impl Vitals {
         };
         let mode = mode.as_str();
         json(code, &ReadyView { status, mode, checks })
+    }
+
+    /// What store and broker say, or said a moment ago.
+    async fn parts(self: &Arc<Self>) -> Parts {
+        let mut said = self.checked.last.subscribe();
+        let last = said.borrow_and_update().clone();
+        let age = last.as_ref().map_or(Duration::MAX, |parts| parts.at.elapsed());
+        if let Some(parts) = last.clone().filter(|_| age < FRESH) {
+            return parts;
+        }
+        if let Ok(asking) = Arc::clone(&self.checked.asking).try_lock_owned() {
+            let this = Arc::clone(self);
+            // Of its own: whoever asked may hang up.
+            tokio::spawn(async move {
+                let (store, (mode, broker)) = tokio::join!(check("store", this.store.ping()), this.broker());
+                let at = Instant::now();
+                let parts = Parts {
+                    at,
+                    store,
+                    mode,
+                    broker,
+                };
+                this.checked.last.send_replace(Some(parts));
+                drop(asking);
+            });
+        }
+        let wait = if age < STALE { NEWS } else { CHECK_TIMEOUT + NEWS };
+        let news = timeout(
+            wait,
+            said.wait_for(|parts| parts.as_ref().map(|parts| parts.at) != last.as_ref().map(|last| last.at)),
+        );
+        match news.await {
+            Ok(Ok(parts)) => parts.clone().or(last),
+            _ => last.filter(|_| age < STALE),
+        }
+        .unwrap_or_else(|| Parts {
+            at: Instant::now(),
+            store: SILENT,
+            mode: self.broker.mode(),
+            broker: SILENT,
+        })
     }
 
     async fn broker(&self) -> (Mode, Cow<'static, str>) {
@@ -94,7 +171,7 @@ async fn check<T, E: std::error::Error>(
         }
         Err(_) => {
             tracing::warn!(part, "a part does not answer in time");
-            "does not answer".into()
+            SILENT
         }
     }
 }

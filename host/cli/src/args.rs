@@ -23,6 +23,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
+use crate::stack;
+
 pub(crate) use self::{ceilings::*, client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
 
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
@@ -35,6 +37,18 @@ pub(crate) struct Cli {
     /// Print data as JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    /// PEM certificates of authorities to believe besides the public ones, for all connections that this process makes:
+    /// plugins' HTTPS, SMTP, Redis, PostgreSQL, a server's API. SSL_CERT_FILE and SSL_CERT_DIR name others in place of the
+    /// public ones
+    #[arg(
+        long,
+        global = true,
+        env = "TASKFORGE_CA_FILE",
+        value_name = "FILE",
+        help_heading = "TLS"
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -139,8 +153,8 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 
-    /// Attempts that run at the same time
-    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for types that others would keep out
+    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 
     /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to the queue

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
 use serde_json::Value;
 use taskforge_domain::{Json, one_line};
 
-use crate::{args::ServerArgs, data_folder};
+use crate::{args::ServerArgs, authorities, data_folder};
 
 /// Talks to a TaskForge server.
 pub(crate) struct Client {
@@ -43,7 +43,7 @@ impl Client {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("taskforge/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
-            .tls_backend_preconfigured(tls_config());
+            .tls_backend_preconfigured(authorities::client(&server)?);
         if is_loopback(&server) {
             // A proxy in the environment leads elsewhere: its loopback is not this machine's.
             http = http.no_proxy();
@@ -164,15 +164,6 @@ pub(crate) fn escaped(segment: &str) -> String {
         byte => format!("%{byte:02X}"),
     };
     segment.bytes().map(escape).collect()
-}
-
-/// The certificates of the web's authorities, as compiled in: the same on every machine.
-pub(crate) fn tls_config() -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 /// What a problem document says, in one line a fault.

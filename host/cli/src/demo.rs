@@ -75,7 +75,13 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
-    let instances = stack::instances(args.workers, args.concurrency);
+    let (most, concurrency) = (stack::most_concurrent(args.workers), args.concurrency());
+    anyhow::ensure!(
+        concurrency <= most,
+        "{} workers in one process run at most {most} attempts each at once (--concurrency)",
+        args.workers
+    );
+    let instances = stack::instances(concurrency);
     let stack = Stack::start(StackConfig {
         data_dir,
         api: ApiConfig {
@@ -85,7 +91,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
         },
         workers: args.workers,
         worker: WorkerConfig {
-            concurrency: args.concurrency as usize,
+            concurrency: concurrency as usize,
             instances: instances as usize,
             ..WorkerConfig::default()
         },
@@ -382,7 +388,7 @@ impl Summary {
         Ok(Self {
             tasks: tasks.len(),
             workers: args.workers,
-            concurrency: args.concurrency,
+            concurrency: args.concurrency(),
             enqueue_seconds: enqueue.as_secs_f64(),
             enqueued_per_second: (count / enqueue.as_secs_f64()).round(),
             drain_seconds: drain.as_secs_f64(),

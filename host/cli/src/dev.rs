@@ -25,7 +25,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         .cache_dir
         .clone()
         .unwrap_or_else(|| args.data_dir.join("cache"));
-    let instances = stack::instances(1, args.concurrency);
+    let instances = stack::instances(args.concurrency);
     let start = Stack::start(StackConfig {
         data_dir: &args.data_dir,
         api: args.connections.apply(ApiConfig {
@@ -86,8 +86,8 @@ fn key(args: &DevArgs) -> anyhow::Result<Option<Key>> {
     })
 }
 
-fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path, key: Option<&Key>) {
-    let url = format!("http://{}", stack.address);
+fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&Key>) {
+    let url = format!("http://{}", system.address);
     let key_file = args.data_dir.join("key");
     // Behind a #, which browsers keep to themselves: neither a log nor another site ever sees it.
     let (fragment, asked, header) = match key {
@@ -124,15 +124,16 @@ fn greet(args: &DevArgs, stack: &Stack, folder: &std::path::Path, key: Option<&K
             "  plugins",
             format!(
                 "{} (and what comes into {})",
-                stack.plugins.join(", "),
+                system.plugins.join(", "),
                 folder.display()
             ),
         ),
+        ("  memory", stack::memory(args.concurrency, &system.running)),
     ]);
-    if stack.recovered > 0 {
+    if system.recovered > 0 {
         output::line(&format!(
             "  {} tasks that ran when the last process ended go on",
-            stack.recovered
+            system.recovered
         ));
     }
     output::line(&format!(

@@ -1,6 +1,7 @@
 //! What every process of a fleet shares: the database, and the broker before it.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,10 @@ use taskforge_broker::{
 use taskforge_store::{Notices, PostgresConfig, PostgresStore, StoreError};
 use tokio::sync::broadcast;
 
-use crate::args::{BrokerArgs, BrokerKind, DatabaseArgs};
+use crate::{
+    args::{BrokerArgs, BrokerKind, DatabaseArgs},
+    authorities,
+};
 
 /// Between two tries of a database that is not there yet.
 const STARTUP_PAUSE: Duration = Duration::from_secs(1);
@@ -42,6 +46,7 @@ impl Fleet {
             (BrokerKind::Redis, Some(url)) => {
                 let config = RedisConfig {
                     prefix: broker.redis_prefix.clone(),
+                    authorities: authorities::of_redis()?,
                     ..RedisConfig::new(url)
                 };
                 let redis = RedisBroker::connect(&config)
@@ -64,6 +69,7 @@ pub(crate) fn config(args: &DatabaseArgs) -> PostgresConfig {
     PostgresConfig {
         max_connections: args.database_connections,
         statement_timeout: args.statement_timeout,
+        authorities: authorities::file().map(Path::to_path_buf),
         ..PostgresConfig::new(args.database_url.as_str())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use reqwest::{Url, redirect};
 
-use crate::{args::HealthArgs, client, output};
+use crate::{args::HealthArgs, authorities, output};
 
 /// Prints what the process said. Succeeds if it said yes: any answer of 2xx.
 pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
@@ -18,7 +18,7 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
         // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect is no answer.
         .no_proxy()
         .redirect(redirect::Policy::none())
-        .tls_backend_preconfigured(client::tls_config())
+        .tls_backend_preconfigured(authorities::client(&url)?)
         .build()?;
     let response = http
         .get(url.clone())

@@ -21,11 +21,13 @@
 //! | [`client`] | the HTTP client and its errors |
 //! | [`output`] | tables for people, JSON for programs; the one place that prints |
 //! | [`data_folder`] | the folder of a role, closed to others, and the key in it |
+//! | [`authorities`] | the certificate authorities that are believed |
 //! | [`descriptors`] | how many files and connections the process may have open |
 //! | [`allocator`] | what the process does with memory that is free |
 
 mod allocator;
 mod args;
+mod authorities;
 mod bench;
 mod client;
 mod compile;
@@ -75,6 +77,13 @@ fn main() -> ExitCode {
         .is_err()
     {
         tracing::debug!("a cryptography provider was installed already");
+    }
+    authorities::set(cli.ca_file.clone());
+    if matches!(
+        cli.command,
+        Command::Dev(_) | Command::Serve(_) | Command::Worker(_)
+    ) {
+        authorities::warn_of_proxies();
     }
     match run(cli) {
         Ok(code) => code,

@@ -15,12 +15,14 @@ use taskforge_domain::{
     HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
     TaskId, TaskType, TenantId, Timestamp, one_line,
 };
-use taskforge_runtime::{Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, inspect};
+use taskforge_runtime::{
+    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, RuntimeError, inspect,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{PluginCommand, PluginInspectArgs, PluginRunArgs, SandboxArgs},
-    mailers, output,
+    authorities, mailers, output,
     plugin_folder::{self, Beside},
     task,
 };
@@ -70,8 +72,8 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
         None => temporary.path().to_owned(),
     };
     let mailer = mailers::build(&args.mail, outbox)?;
-    let runtime = Runtime::new(RuntimeConfig {
-        max_instances: 1,
+    let runtime = sandbox(RuntimeConfig {
+        cache_dir: args.cache.folder(),
         key_value: Some(Arc::new(MemoryKeyValue::new())),
         ..RuntimeConfig::new(mailer)
     })?;
@@ -104,6 +106,23 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A sandbox for one attempt. What cannot keep compiled code compiles it each time.
+fn sandbox(config: RuntimeConfig) -> anyhow::Result<Runtime> {
+    let config = RuntimeConfig {
+        max_instances: 1,
+        authorities: authorities::read()?,
+        ..config
+    };
+    match Runtime::new(config.clone()) {
+        Err(error @ RuntimeError::Cache { .. }) => {
+            tracing::warn!(%error, "compiled code is not kept");
+            let cache_dir = None;
+            Ok(Runtime::new(RuntimeConfig { cache_dir, ..config })?)
+        }
+        made => Ok(made?),
+    }
 }
 
 /// A folder of this run's own.
@@ -284,7 +303,7 @@ fn print_text(info: &PluginInfo, invoked: &Invoked, loading: Duration) {
         ],
     );
     let loading = output::micros(u64::try_from(loading.as_micros()).unwrap_or(u64::MAX));
-    output::line(&format!("{} {} compiled in {loading}", info.name, info.version));
+    output::line(&format!("{} {} loaded in {loading}", info.name, info.version));
 }
 
 fn print_json(info: &PluginInfo, invoked: &Invoked, loading: Duration) -> anyhow::Result<()> {
@@ -330,8 +349,8 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
         },
         temporary.path().to_owned(),
     )?;
-    let runtime = Runtime::new(RuntimeConfig {
-        max_instances: 1,
+    let runtime = sandbox(RuntimeConfig {
+        cache_dir: args.cache.folder(),
         ..RuntimeConfig::new(mailer)
     })?;
     // A component that is no plugin can still be looked at.

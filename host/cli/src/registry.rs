@@ -205,7 +205,7 @@ pub(crate) fn offer_now(catalog: &Catalog, snapshot: &RegistrySnapshot) {
 }
 
 /// The stable versions, by name.
-fn running(snapshot: &RegistrySnapshot) -> Vec<PluginInfo> {
+pub(crate) fn running(snapshot: &RegistrySnapshot) -> Vec<PluginInfo> {
     let stable = snapshot.plugins.iter().filter_map(|plugin| plugin.rollout.stable);
     stable
         .filter_map(|id| snapshot.versions.iter().find(|version| version.id == id))

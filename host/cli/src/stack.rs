@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
-use taskforge_domain::Limits;
+use taskforge_domain::{Limits, PluginInfo};
 use taskforge_registry::{
     Collector, Folder, Live, Retention, StoredComponents, StoredMailCounter, StoredValues, Trials,
 };
@@ -20,7 +20,10 @@ use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::registry::{self, Access, Served, Trust};
+use crate::{
+    authorities, output,
+    registry::{self, Access, Served, Trust},
+};
 
 /// A watched folder makes a version of each build, most of which nobody ever looks at again.
 const RETENTION: Retention = Retention {
@@ -60,6 +63,8 @@ pub(crate) struct Stack {
     pub(crate) recovered: usize,
     /// The versions that run, as people call them.
     pub(crate) plugins: Vec<String>,
+    /// The same, as the registry has them.
+    pub(crate) running: Vec<PluginInfo>,
     tasks: TaskTracker,
     /// What goes on until the last attempt has ended.
     last: TaskTracker,
@@ -87,12 +92,49 @@ fn compiler() -> anyhow::Result<Compiler> {
 const DESCRIBING: u32 = 4;
 
 /// Instances for attempts. A thousand in all fit into the address space.
-const MAX_INSTANCES: usize = 1_000 - DESCRIBING as usize;
+const MAX_INSTANCES: u32 = 1_000 - DESCRIBING;
 
-/// The instances that each of so many workers has for so many attempts at once.
-pub(crate) fn instances(workers: u32, concurrency: u32) -> u32 {
-    let each = taskforge_worker::places(concurrency as usize).min(MAX_INSTANCES / workers.max(1) as usize);
-    u32::try_from(each).unwrap_or(u32::MAX)
+/// The instances that a worker has for so many attempts at once, with the shared overflow.
+pub(crate) const fn instances(concurrency: u32) -> u32 {
+    taskforge_worker::places(concurrency as usize) as u32
+}
+
+/// The most attempts that each of so many workers of one process may run at once.
+pub(crate) const fn most_concurrent(workers: u32) -> u32 {
+    let mut concurrency = MAX_INSTANCES;
+    while concurrency > 1 && instances(concurrency) > MAX_INSTANCES / workers {
+        concurrency -= 1;
+    }
+    concurrency
+}
+
+/// Reads how many attempts a worker runs at once.
+pub(crate) fn concurrency(text: &str) -> Result<u32, String> {
+    let most = most_concurrent(1);
+    match text.parse() {
+        Ok(0) => Err("a worker that runs no attempt does nothing".to_owned()),
+        Ok(wanted) if wanted > most => Err(format!(
+            "a process runs at most {most} attempts at once: its pool has {MAX_INSTANCES} instances for them, and a \
+             quarter more than this number is kept for types that others would keep out; for more, start more workers"
+        )),
+        Ok(wanted) => Ok(wanted),
+        Err(_) => Err(format!("a number from 1 to {most}")),
+    }
+}
+
+/// The memory that the attempts of a worker may take together, for people.
+pub(crate) fn memory(concurrency: u32, infos: &[PluginInfo]) -> String {
+    let Some(largest) = infos.iter().max_by_key(|info| info.limits.memory) else {
+        return "nothing yet: no plugin is loaded".to_owned();
+    };
+    let (instances, each) = (instances(concurrency), largest.limits.memory);
+    format!(
+        "up to {} for {instances} attempts at once ({concurrency} and the shared overflow), if each takes the {} that {} \
+         may have",
+        output::bytes(u64::from(instances) * each),
+        output::bytes(each),
+        largest.name,
+    )
 }
 
 /// The sandbox of a process, whose components and values are in a store. Components are compiled in processes of their own.
@@ -102,6 +144,7 @@ pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> any
         compiler: compiler()?,
         max_instances: config.instances + DESCRIBING,
         allow_private: config.allow_private,
+        authorities: authorities::read()?,
         ceilings: config.ceilings,
         source: Some(Arc::new(StoredComponents::new(store.clone()))),
         key_value: Some(Arc::new(StoredValues::new(store.clone()))),
@@ -172,6 +215,7 @@ impl Stack {
             address,
             recovered,
             plugins,
+            running: registry::running(&snapshots.borrow()),
             tasks,
             last,
             stop_door: CancellationToken::new(),
@@ -228,6 +272,31 @@ impl Stack {
         self.last.wait().await;
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; the next start puts that right");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_attempts_are_promised_than_the_pool_has_instances() {
+        for workers in 1..=64 {
+            let most = most_concurrent(workers);
+            assert!(workers * instances(most) <= MAX_INSTANCES, "{workers}");
+            assert!(workers * instances(most + 1) > MAX_INSTANCES, "{workers}");
+        }
+        assert_eq!(concurrency("797"), Ok(797));
+        for wanted in ["798", "8000", "4294967295"] {
+            let refused = concurrency(wanted).unwrap_err();
+            assert!(
+                refused.contains("at most 797") && refused.contains("996"),
+                "{refused}"
+            );
+        }
+        for wanted in ["0", "-1", "many", ""] {
+            assert!(concurrency(wanted).is_err(), "{wanted}");
         }
     }
 }

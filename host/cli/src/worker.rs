@@ -38,7 +38,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     data_folder::prepare(&args.folders.data_dir)?;
     descriptors::raise();
     let mailer = mailers::build(&args.mail, args.folders.data_dir.join("outbox"))?;
-    let instances = stack::instances(1, args.concurrency);
+    let instances = stack::instances(args.concurrency);
     let sandbox = SandboxConfig {
         cache_dir: args.folders.cache(),
         mailer,
@@ -64,10 +64,14 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let names: Vec<_> = live
+    let infos: Vec<_> = live
         .plugins()
         .iter()
-        .map(|plugin| format!("{} {}", plugin.info().name, plugin.info().version))
+        .map(|plugin| plugin.info().clone())
+        .collect();
+    let names: Vec<_> = infos
+        .iter()
+        .map(|info| format!("{} {}", info.name, info.version))
         .collect();
     let services = Services {
         store: fleet.store.clone(),
@@ -99,6 +103,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         ("  admin", format!("http://{}", admin.local_addr()?)),
         ("  broker", fleet.broker.mode().as_str().to_owned()),
         ("  plugins", names.join(", ")),
+        ("  memory", stack::memory(args.concurrency, &infos)),
     ]);
     let draining = stop.clone();
     let ready = move || match draining.is_cancelled() {

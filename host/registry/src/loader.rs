@@ -142,7 +142,7 @@ impl Loader {
 
     /// Begins to make ready what is not served as the registry has it.
     fn begin(&mut self, snapshot: &Arc<RegistrySnapshot>) {
-        for plugin in &snapshot.plugins {
+        for plugin in smallest_first(snapshot) {
             let only = self.parts.only.as_ref();
             if only.is_some_and(|only| !only.contains(&plugin.name)) {
                 continue;
@@ -253,6 +253,22 @@ impl Loader {
             self.settled.send_replace(true);
         }
     }
+}
+
+/// The plugins in the order in which they are made ready: a small one whose code is gone is there in a moment, and
+/// an interpreter takes half a minute.
+fn smallest_first(snapshot: &RegistrySnapshot) -> Vec<&RegisteredPlugin> {
+    let sizes: HashMap<_, _> = snapshot
+        .versions
+        .iter()
+        .map(|version| (version.id, version.info.size))
+        .collect();
+    let mut plugins: Vec<_> = snapshot.plugins.iter().collect();
+    plugins.sort_by_cached_key(|plugin| {
+        let running = plugin.rollout.running();
+        running.filter_map(|id| sizes.get(&id)).max().copied()
+    });
+    plugins
 }
 
 /// Whether what is served may reach more, or other things, than it is granted now.

@@ -35,6 +35,10 @@ pub(crate) struct Division {
 /// Idle connections that one client keeps.
 pub(crate) const IDLE_CONNECTIONS: usize = 4;
 
+/// Idle connections of the process. Each keeps a read buffer of up to 160 KiB, for which no attempt
+/// pays: together 80 MiB at most.
+const MOST_IDLE: usize = 512;
+
 /// Addresses that are tried at once: one of each family.
 const TRIES: usize = 2;
 
@@ -44,7 +48,7 @@ impl Division {
         Self {
             requests: descriptors / 2,
             connecting: descriptors / 4 / TRIES,
-            clients: descriptors / 4 / IDLE_CONNECTIONS,
+            clients: (descriptors / 4).min(MOST_IDLE) / IDLE_CONNECTIONS,
         }
     }
 }
@@ -63,6 +67,7 @@ mod tests {
             } = Division::of(descriptors);
             assert!(requests + connecting * TRIES + clients * IDLE_CONNECTIONS <= descriptors);
             assert!(requests > 0 && connecting > 0 && clients > 0);
+            assert!(clients * IDLE_CONNECTIONS <= MOST_IDLE);
         }
     }
 }

@@ -3,7 +3,8 @@
 //! A request passes in this order: the plugin's grant must name the host and port that will really be dialled; the
 //! name is resolved once; addresses that the grant does not allow are dropped; the connection goes to one of the rest
 //! and to nothing else. A redirect is the guest's to follow, as a request that passes the same way. No proxy, no
-//! cookies, no decompression: the guest sees what came over the wire.
+//! cookies, no decompression: the guest sees what came over the wire, and the server sees path, query and headers as
+//! the guest gave them.
 
 mod body;
 mod clients;
@@ -11,6 +12,7 @@ mod destination;
 mod error;
 mod held;
 mod resolver;
+mod upload;
 
 use std::{
     sync::{
@@ -21,12 +23,14 @@ use std::{
 };
 
 use http::{Method, Request, Response};
+use hyper_util::client::legacy::connect::capture_connection;
 use ipnet::IpNet;
 use taskforge_domain::{FailureKind, HttpGrant, PluginInfo, TenantId};
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::{
+    authorities::Authorities,
     background::Background,
     budget::{Budget, Charge, OverBudget},
     descriptors::Division,
@@ -36,6 +40,7 @@ use crate::{
 use clients::Clients;
 use destination::{Destination, Refusal};
 use resolver::Resolver;
+use upload::{Turn, Upload};
 
 pub(crate) use error::body_error_code;
 
@@ -55,7 +60,8 @@ const LONGEST_CONNECT: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 128 << 10;
 
 /// What an exchange makes the host hold at most besides its headers and the parts of bodies that wait to be read or
-/// sent, in bytes: the HTTP library's buffer for what it reads, which grows to 408 KiB, and its and TLS's own state.
+/// sent, in bytes: the HTTP library's buffers for what it reads (160 KiB, or the 256 KiB that an HTTP/2 server may send
+/// ahead) and for what it sends (160 KiB), and its and TLS's own state.
 const EXCHANGE: u64 = 512 << 10;
 
 /// What one write to a request's body carries, in bytes. Two of them wait at most until they are sent.
@@ -77,20 +83,28 @@ impl Egress {
     pub(crate) fn new(
         descriptors: usize,
         allow_private: Vec<IpNet>,
+        authorities: &Authorities,
         background: Arc<Background>,
     ) -> Result<Self, rustls::Error> {
         let division = Division::of(descriptors);
-        Self::resolving(Resolver::system(), division, allow_private, background)
+        Self::resolving(
+            Resolver::system(),
+            division,
+            allow_private,
+            authorities,
+            background,
+        )
     }
 
     fn resolving(
         resolver: Resolver,
         division: Division,
         allow_private: Vec<IpNet>,
+        authorities: &Authorities,
         background: Arc<Background>,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
-            clients: Clients::new(division)?,
+            clients: Clients::new(division, authorities)?,
             resolver,
             requests: FairSemaphore::new(division.requests, WAITING),
             house: HttpGrant {
@@ -275,7 +289,7 @@ impl Exchange {
             addresses,
             connect_timeout,
         );
-        let lease = self.egress.clients.get(key)?;
+        let lease = self.egress.clients.get(key);
 
         let (parts, outgoing) = request.into_parts();
         let sent = body::Sent {
@@ -283,26 +297,51 @@ impl Exchange {
             limit: self.plugin.limits.http_bytes,
             log: self.log.clone(),
         };
-        let outgoing = body::outgoing(&parts, outgoing, sent).await?;
-        let request = lease
-            .client
-            .request(parts.method, destination.url)
-            .headers(parts.headers)
-            .body(outgoing);
+        let (outgoing, upload) = body::outgoing(&parts, outgoing, sent).await?;
+        let mut request = Request::new(outgoing);
+        *request.uri_mut() = destination
+            .uri(&parts.uri)
+            .map_err(|_| Error::HttpRequestUriInvalid)?;
+        *request.method_mut() = parts.method;
+        *request.headers_mut() = parts.headers;
 
-        let answer = async { request.send().await.map_err(|failed| error::of_exchange(&failed)) };
-        let response = match self.options.first_byte_timeout {
-            // The client does not say when it has connected, so the time for that is added rather than started anew.
-            Some(limit) => {
-                let limit = limit.min(LONGEST) + connect_timeout.unwrap_or_default();
-                timeout_at(started + limit, answer)
-                    .await
-                    .map_err(|_| Error::HttpResponseTimeout)??
-            }
-            None => answer.await?,
+        let mut connection = capture_connection(&mut request);
+        let answer = async {
+            let answer = lease.client.request(request).await;
+            answer.map_err(|failed| error::of_exchange(&failed))
         };
-        let response = self.accept(response.into(), charge)?;
+        let response = tokio::select! {
+            answer = answer => answer?,
+            error = async {
+                connection.wait_for_connection_metadata().await;
+                upload.connected();
+                self.late(&upload).await
+            } => {
+                upload.cut();
+                return Err(error);
+            }
+        };
+        if let Some(limit) = self.options.between_bytes_timeout.filter(|_| !upload.is_over()) {
+            tokio::spawn(upload.keep_moving(limit.min(LONGEST)));
+        }
+        let response = self.accept(response, charge)?;
         Ok(response.map(|body| held::held(body, (permit, lease))))
+    }
+
+    /// Waits until the server is late by the guest's limits: it takes no more of the body, or it does not answer.
+    async fn late(&self, upload: &Upload) -> Error {
+        let limited = async |limit: Option<Duration>, since: fn(Turn) -> Option<Instant>| match limit {
+            Some(limit) => upload.late(limit.min(LONGEST), since).await,
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            () = limited(self.options.first_byte_timeout, Turn::answers) => {}
+            () = limited(self.options.between_bytes_timeout, Turn::takes) => {}
+        }
+        match upload.turn() {
+            Turn::Server(_) => Error::ConnectionWriteTimeout,
+            _ => Error::HttpResponseTimeout,
+        }
     }
 
     /// There is no connection for a request.
@@ -325,7 +364,7 @@ impl Exchange {
 
     fn accept(
         self,
-        response: Response<reqwest::Body>,
+        response: Response<hyper::body::Incoming>,
         mut charge: Charge,
     ) -> Result<Response<WasiBody>, Error> {
         let texts: usize = response

@@ -29,6 +29,7 @@
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
 //! | [`fair`] | a semaphore that tenants share fairly |
 //! | [`descriptors`] | how many descriptors outgoing connections may take |
+//! | [`authorities`] | whose certificates outgoing connections believe |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
 //! | [`mailer`] | where mail goes, the outbox folder or an SMTP server, and how much of it |
 //! | [`source`] | where components come from when their code is needed again |
@@ -56,6 +57,7 @@ mod refusal;
 mod residents;
 mod verdict;
 
+pub mod authorities;
 mod background;
 pub mod compiler;
 pub mod confinement;
@@ -68,6 +70,7 @@ pub mod plugin;
 pub mod runtime;
 pub mod source;
 
+pub use authorities::{Authorities, AuthoritiesError};
 pub use background::Effort;
 pub use compiler::{CompileProcess, Compiler};
 pub use fair::{FairSemaphore, Permit, TooManyWaiting};

@@ -14,7 +14,7 @@ use crate::{
     plugin::Plugin,
     refusal::LoadError,
     residents::Key,
-    runtime::Shared,
+    runtime::{LARGE, Shared},
 };
 
 /// Names that a component may import and export. A large interpreter has some hundred.
@@ -112,6 +112,16 @@ pub(crate) async fn code(
     let bytes = match bytes {
         Some(bytes) => bytes,
         None => fetch(shared, &digest).await?,
+    };
+    let _large = match bytes.len() > LARGE {
+        true => Some(
+            shared
+                .compiling_large
+                .acquire()
+                .await
+                .map_err(LoadError::internal)?,
+        ),
+        false => None,
     };
     let _turn = shared.compiling.acquire().await.map_err(LoadError::internal)?;
     // Somebody else may have had the same component compiled while this one waited.

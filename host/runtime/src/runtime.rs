@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Linker};
 
 use crate::{
+    authorities::Authorities,
     background::{Background, Lanes},
     cache::CodeCache,
     compiler::Compiler,
@@ -59,6 +60,8 @@ pub struct RuntimeConfig {
     pub mail_counter: Option<Arc<dyn MailCounter>>,
     /// Private networks that every plugin with an HTTP grant may reach besides its own, on this host.
     pub allow_private: Vec<IpNet>,
+    /// Whose certificates outgoing HTTPS believes.
+    pub authorities: Authorities,
 }
 
 impl RuntimeConfig {
@@ -81,6 +84,7 @@ impl RuntimeConfig {
             outgoing_descriptors: descriptors::outgoing(),
             mail_counter: None,
             allow_private: Vec::new(),
+            authorities: Authorities::public(),
         }
     }
 }
@@ -126,12 +130,18 @@ pub(crate) struct Shared {
     pub(crate) background: Arc<Background>,
     pub(crate) lanes: Lanes,
     pub(crate) residents: Table,
-    // Two, so that one component that takes long does not keep the next waiting.
+    // Two, of which large components have one at most: an interpreter takes half a minute, and a small handler that
+    // comes after two of them shall not wait for one to end.
     pub(crate) compiling: Semaphore,
+    pub(crate) compiling_large: Semaphore,
 }
 
-/// Components that are compiled at once.
+/// Components that are compiled at once, and large ones among them.
 const COMPILATIONS: usize = 2;
+const LARGE_COMPILATIONS: usize = 1;
+
+/// A component with more bytes is large. Handlers in Rust or Go have less, those with an interpreter more.
+pub(crate) const LARGE: usize = 4 << 20;
 
 /// Components that describe themselves at once. Each has an instance.
 const DESCRIPTIONS: usize = 4;
@@ -178,7 +188,7 @@ impl Runtime {
         };
         let background = Arc::new(Background::default());
         let (descriptors, private) = (config.outgoing_descriptors, config.allow_private.clone());
-        let egress = Egress::new(descriptors, private, Arc::clone(&background))
+        let egress = Egress::new(descriptors, private, &config.authorities, Arc::clone(&background))
             .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
         let slots = Arc::new(Semaphore::new(config.max_instances as usize));
         let budget = Budget {
@@ -200,6 +210,7 @@ impl Runtime {
             lanes: Lanes::default(),
             residents: Table::new(budget),
             compiling: Semaphore::new(COMPILATIONS),
+            compiling_large: Semaphore::new(LARGE_COMPILATIONS),
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -11,6 +11,7 @@
 //! | [`server`] | PostgreSQL and Redis servers of a test's own, to be killed at will |
 //! | [`proxy`] | a TCP proxy that can cut the wire |
 //! | [`hangup`] | HTTP clients that hang up at any moment |
+//! | [`tls`] | servers with a certificate of a private authority |
 //! | [`wait`] | waiting until something is true, with a deadline |
 
 // Test support fails a test by panicking.
@@ -21,6 +22,7 @@ pub mod hangup;
 pub mod proxy;
 pub mod server;
 pub mod smtp;
+pub mod tls;
 pub mod wait;
 pub mod web;
 

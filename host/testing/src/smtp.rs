@@ -7,12 +7,9 @@ use std::{
 };
 
 use mailin::{Action, Handler, Response, Session, SessionBuilder, response};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use crate::web::Server;
+use crate::{tls, web::Server};
 
 /// What arrived: the envelope and the message.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +27,7 @@ pub struct Letter {
 pub struct Postbox {
     server: Server,
     letters: Arc<Mutex<Vec<Letter>>>,
+    is_secure: bool,
 }
 
 impl Postbox {
@@ -38,6 +36,18 @@ impl Postbox {
     /// # Panics
     /// When nothing can listen on loopback.
     pub async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// Starts one that speaks TLS from the first byte.
+    ///
+    /// # Panics
+    /// As [`Postbox::start`].
+    pub async fn start_secure() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(is_secure: bool) -> Self {
         let letters = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&letters);
         let server = Server::on_connection(move |stream| {
@@ -49,17 +59,26 @@ impl Postbox {
             let session = SessionBuilder::new("mail.example.com").build(IpAddr::from([127, 0, 0, 1]), desk);
             async move {
                 // A client that goes away is not the server's concern.
-                converse(stream, session).await.ok();
+                if !is_secure {
+                    converse(stream, session).await.ok();
+                } else if let Ok(stream) = tls::acceptor(&[]).accept(stream).await {
+                    converse(stream, session).await.ok();
+                }
             }
         })
         .await;
-        Self { server, letters }
+        Self {
+            server,
+            letters,
+            is_secure,
+        }
     }
 
     /// The server as a mailer's URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("smtp://{}", self.server.address())
+        let scheme = if self.is_secure { "smtps" } else { "smtp" };
+        format!("{scheme}://{}", self.server.address())
     }
 
     /// What arrived so far.
@@ -72,7 +91,7 @@ impl Postbox {
     }
 }
 
-async fn converse(stream: TcpStream, mut session: Session<Desk>) -> io::Result<()> {
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, mut session: Session<Desk>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream.write_all(&session.greeting().buffer()?).await?;
     let mut line = Vec::new();

@@ -14,12 +14,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, ToSocketAddrs},
     task::JoinHandle,
 };
+
+use crate::tls;
 
 /// A server that ends when this is dropped.
 #[derive(Debug)]
@@ -49,26 +51,50 @@ impl Server {
         Self::serve(listener, move |stream| {
             let answer = Arc::clone(&answer);
             async move {
-                let service = service_fn(|request: Request<Incoming>| {
-                    let answer = Arc::clone(&answer);
-                    async move {
-                        let (parts, body) = request.into_parts();
-                        let body = body
-                            .collect()
-                            .await
-                            .map(|body| body.to_bytes())
-                            .unwrap_or_default();
-                        let response = answer(Request::from_parts(parts, body));
-                        Ok::<_, Infallible>(response.map(Full::new))
-                    }
-                });
                 // A client that goes away is not the server's concern.
                 hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
+                    .serve_connection(
+                        TokioIo::new(stream),
+                        service_fn(|request| reply(request, &*answer)),
+                    )
                     .await
                     .ok();
             }
         })
+    }
+
+    /// [`Server::answering`] over TLS, with the certificate of [`tls`]. `protocols`: what it speaks, in the
+    /// names of ALPN; a client that wants none of these is turned away.
+    ///
+    /// # Panics
+    /// When nothing can listen on loopback.
+    pub async fn secure<F>(protocols: &[&str], answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        let (answer, acceptor) = (Arc::new(answer), tls::acceptor(protocols));
+        Self::on_connection(move |stream| {
+            let (answer, acceptor) = (Arc::clone(&answer), acceptor.clone());
+            async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = TokioIo::new(stream);
+                let service = service_fn(move |request| {
+                    let answer = Arc::clone(&answer);
+                    async move { reply(request, &*answer).await }
+                });
+                if is_h2 {
+                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    server.serve_connection(stream, service).await.ok();
+                } else {
+                    let server = hyper::server::conn::http1::Builder::new();
+                    server.serve_connection(stream, service).await.ok();
+                }
+            }
+        })
+        .await
     }
 
     /// Answers every request with this text as HTML.
@@ -202,6 +228,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Reads a request to its end and answers it.
+async fn reply<F>(request: Request<Incoming>, answer: &F) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    F: Fn(Request<Bytes>) -> Response<Bytes>,
+{
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let response = answer(Request::from_parts(parts, body.unwrap_or_default()));
+    Ok(response.map(Full::new))
 }
 
 /// Waits for bytes; false when there will be none.

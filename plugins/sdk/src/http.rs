@@ -31,6 +31,7 @@ mod transport;
 
 use std::time::{Duration, SystemTime};
 
+use self::address::{normal_target, target};
 use serde::{Serialize, de::DeserializeOwned};
 pub use url::Url;
 
@@ -56,6 +57,8 @@ pub fn post(url: impl AsRef<str>) -> Request {
 pub struct Request {
     method: String,
     url: Result<Url, Error>,
+    /// Path and query as they are sent.
+    path: String,
     /// What the address itself says about who asks: `https://user:password@host/`.
     credentials: Option<String>,
     headers: Vec<(String, Vec<u8>)>,
@@ -69,11 +72,16 @@ impl Request {
     /// User and password in the address become Basic authentication (RFC 7617), unless the request
     /// has an `Authorization` header of its own. They are cut out of the address, so that no
     /// message and no [`Response::url`] repeats them.
+    ///
+    /// Path and query are sent as they are given (`/a/../b`, `%2E`, `'`), because signatures cover
+    /// them. Only what no request may carry, such as a blank, is percent-encoded.
     pub fn new(method: impl Into<String>, url: impl AsRef<str>) -> Self {
+        let path = target(url.as_ref());
         let mut url = parse_url(url.as_ref());
         let credentials = url.as_mut().ok().and_then(take_credentials);
         Self {
             method: method.into(),
+            path: path.unwrap_or_else(|| url.as_ref().map(normal_target).unwrap_or_default()),
             url,
             credentials,
             headers: Vec::new(),
@@ -133,8 +141,14 @@ impl Request {
             self.headers
                 .push(("authorization".to_owned(), credentials.into_bytes()));
         }
-        let (head, body) =
-            transport::send(&self.method, &url, self.headers, &self.body, self.timeout).await?;
+        let (head, body) = transport::send(
+            &self.method,
+            (&url, &self.path),
+            self.headers,
+            &self.body,
+            self.timeout,
+        )
+        .await?;
         Ok(Response { url, head, body })
     }
 }

@@ -40,6 +40,7 @@ struct Faulty {
     fault: Mutex<Fault>,
     gate: Semaphore,
     flushes: AtomicUsize,
+    pings: AtomicUsize,
 }
 
 impl Faulty {
@@ -64,6 +65,11 @@ macro_rules! guarded {
                 let _open = self.gate.acquire().await.unwrap();
                 self.check().await?;
                 self.inner.enqueue(tasks).await
+            }
+            async fn ping(&self) -> StoreResult<()> {
+                self.pings.fetch_add(1, Ordering::SeqCst);
+                self.check().await?;
+                self.inner.ping().await
             }
             $(async fn $name(&self $(, $arg: $type)*) -> StoreResult<$result> {
                 self.check().await?;
@@ -106,7 +112,6 @@ guarded! {
     pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
     upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
     time(&self) -> Timestamp;
-    ping(&self) -> ();
 }
 
 /// A server whose store has this fault. With the gate closed, enqueues wait for permits.
@@ -119,6 +124,7 @@ async fn faulty(fault: Fault, gate: usize) -> (Api, Arc<Faulty>) {
             fault: Mutex::new(fault),
             gate,
             flushes,
+            pings: AtomicUsize::new(0),
         });
         tell.send(Arc::clone(&store)).unwrap();
         store as Arc<dyn Store>
@@ -212,6 +218,30 @@ async fn a_panic_ends_one_request_only() {
 }
 
 #[tokio::test]
+async fn a_hung_store_holds_no_probe_for_long() {
+    let (api, store) = faulty(Fault::None, 1000).await;
+    assert_eq!(api.get("/readyz").await.status, 200);
+    *store.fault.lock().unwrap() = Fault::Hangs;
+    let unready = async { while api.get("/readyz").await.status != 503 {} };
+    tokio::time::timeout(PATIENCE, unready)
+        .await
+        .expect("it is noticed");
+    // More than there are connections for probes, each of which waited for two seconds once.
+    let asked = std::time::Instant::now();
+    for _ in 0..20 {
+        let probes = futures_util::future::join_all((0..20).map(|_| api.get("/readyz"))).await;
+        for answer in probes {
+            assert_eq!(answer.status, 503);
+            assert_eq!(answer.json()["checks"]["store"], "does not answer");
+        }
+        assert_eq!(api.get("/healthz").await.status, 200);
+    }
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    let pings = store.pings.load(Ordering::SeqCst);
+    assert!(pings < 40, "{pings} questions for 400 probes");
+}
+
+#[tokio::test]
 async fn readiness_says_which_part_does_not_work_and_recovers() {
     let (api, store) = faulty(Fault::Unavailable, 1000).await;
     let answer = api.get("/readyz").await;
@@ -224,7 +254,11 @@ async fn readiness_says_which_part_does_not_work_and_recovers() {
     let metrics = api.get("/metrics").await;
     assert!(metrics.status == 200 && metrics.text().contains("taskforge_store_up 0"));
     *store.fault.lock().unwrap() = Fault::None;
-    assert_eq!(api.get("/readyz").await.json()["status"], "ready");
+    // What was said a moment ago is repeated.
+    let ready = async { while api.get("/readyz").await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, ready)
+        .await
+        .expect("it is ready again");
     assert!(
         api.get("/metrics").await.text().contains("taskforge_store_up 0"),
         "counts are read every few seconds only"

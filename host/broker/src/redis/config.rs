@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::IntoConnectionInfo;
+use redis::{Client, IntoConnectionInfo, RedisResult, TlsCertificates};
 
 use crate::{
     BrokerError, BrokerResult,
@@ -25,6 +25,9 @@ pub struct RedisConfig {
     pub patience: Duration,
     /// After this long a command has failed.
     pub timeout: Duration,
+    /// Whose certificates are believed, as PEM. `None`: the system's authorities, or those that `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` name.
+    pub authorities: Option<String>,
 }
 
 impl RedisConfig {
@@ -38,7 +41,17 @@ impl RedisConfig {
             lane_capacity: LANE_CAPACITY,
             patience: PATIENCE,
             timeout: Duration::from_secs(1),
+            authorities: None,
         }
+    }
+
+    /// What is expected of a server's certificate beyond the defaults, if anything.
+    pub(super) fn certificates(&self) -> Option<TlsCertificates> {
+        let pem = self.authorities.as_ref()?;
+        Some(TlsCertificates {
+            client_tls: None,
+            root_cert: Some(pem.clone().into_bytes()),
+        })
     }
 
     /// Whether there is a cluster, and the URLs to begin with.
@@ -74,6 +87,14 @@ impl RedisConfig {
                 .map_err(|_| invalid("it cannot be parsed"))?;
         }
         Ok((is_cluster, urls))
+    }
+}
+
+/// A client of one server.
+pub(super) fn client(url: &str, certificates: Option<&TlsCertificates>) -> RedisResult<Client> {
+    match certificates {
+        Some(certificates) if url.starts_with("rediss:") => Client::build_with_tls(url, certificates.clone()),
+        _ => Client::open(url),
     }
 }
 

@@ -85,7 +85,7 @@ impl Ear {
     async fn subscribe(&self, link: &Link) -> BrokerResult<PubSub> {
         let mut last = BrokerError("no server is named".into());
         for url in link.urls() {
-            match self.subscribe_to(url).await {
+            match self.subscribe_to(link.client(url)).await {
                 Ok(pubsub) => return Ok(pubsub),
                 Err(error) => last = BrokerError(error.to_string()),
             }
@@ -93,8 +93,8 @@ impl Ear {
         Err(last)
     }
 
-    async fn subscribe_to(&self, url: &str) -> redis::RedisResult<PubSub> {
-        let mut pubsub = Client::open(url)?.get_async_pubsub().await?;
+    async fn subscribe_to(&self, client: redis::RedisResult<Client>) -> redis::RedisResult<PubSub> {
+        let mut pubsub = client?.get_async_pubsub().await?;
         pubsub.subscribe(&[&self.wake, &self.signals]).await?;
         Ok(pubsub)
     }

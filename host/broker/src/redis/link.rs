@@ -9,12 +9,12 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, RedisResult, ScriptInvocation, aio::MultiplexedConnection,
-    cluster::ClusterClient, cluster_async::ClusterConnection,
+    AsyncConnectionConfig, Client, FromRedisValue, RedisResult, ScriptInvocation, TlsCertificates,
+    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{RedisConfig, scripts::Scripts};
+use super::{RedisConfig, config::client, scripts::Scripts};
 use crate::{BrokerError, BrokerResult, health};
 
 /// Pauses between attempts to reach a server that is away: the first, and the longest.
@@ -40,6 +40,7 @@ pub(super) struct Link {
 struct Servers {
     is_cluster: bool,
     urls: Vec<String>,
+    certificates: Option<TlsCertificates>,
 }
 
 /// Clones share what they are a clone of.
@@ -72,7 +73,11 @@ impl Link {
         // Fails when there is a provider already, which serves as well.
         rustls::crypto::ring::default_provider().install_default().ok();
         Ok(Self {
-            servers: Servers { is_cluster, urls },
+            servers: Servers {
+                is_cluster,
+                urls,
+                certificates: config.certificates(),
+            },
             timeout: config.timeout,
             connection: Mutex::new(None),
             is_up: watch::Sender::new(false),
@@ -94,6 +99,11 @@ impl Link {
     /// URLs of servers that can be subscribed to.
     pub(super) fn urls(&self) -> &[String] {
         &self.servers.urls
+    }
+
+    /// A client of one of them.
+    pub(super) fn client(&self, url: &str) -> RedisResult<Client> {
+        client(url, self.servers.certificates.as_ref())
     }
 
     pub(super) const fn timeout(&self) -> Duration {
@@ -205,13 +215,20 @@ impl Link {
 }
 
 impl Servers {
+    fn is_encrypted(&self) -> bool {
+        self.urls.iter().any(|url| url.starts_with("rediss:"))
+    }
+
     async fn connect(&self, patience: Duration) -> RedisResult<Connection> {
         if self.is_cluster {
-            let client = ClusterClient::builder(self.urls.clone())
+            let mut client = ClusterClient::builder(self.urls.clone())
                 .connection_timeout(patience)
                 .response_timeout(patience)
-                .retries(2)
-                .build()?;
+                .retries(2);
+            if let Some(certificates) = self.certificates.as_ref().filter(|_| self.is_encrypted()) {
+                client = client.certs(certificates.clone());
+            }
+            let client = client.build()?;
             return client.get_async_connection().await.map(Connection::Cluster);
         }
         let config = AsyncConnectionConfig::new()
@@ -221,7 +238,7 @@ impl Servers {
             .set_concurrency_limit(256);
         let mut refused = None;
         for url in &self.urls {
-            let client = Client::open(url.as_str())?;
+            let client = client(url, self.certificates.as_ref())?;
             match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => return Ok(Connection::Single(connection)),
                 Err(error) => refused = Some(error),

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use taskforge_domain::TaskType;
 
+use crate::stack;
+
 use super::{CeilingArgs, ConnectionArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs};
 
 #[derive(Debug, Args)]
@@ -159,8 +161,8 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// Attempts that run at the same time
-    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for types that others would keep out
+    #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 
     /// Serve only these task types [default: every plugin in the registry]

@@ -6,6 +6,7 @@ use clap::Args;
 use taskforge_domain::TaskType;
 
 use super::PluginFolderArgs;
+use crate::stack;
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -15,9 +16,9 @@ pub(crate) struct DemoArgs {
     /// Workers that share them
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
-    /// Attempts that each worker runs at the same time
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) concurrency: u32,
+    /// Attempts that each worker runs at the same time [default: 256, or as many as fit into this process]
+    #[arg(long, value_parser = stack::concurrency)]
+    pub(crate) concurrency: Option<u32>,
     /// Task types to choose from [default: all built-in types that are found]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) types: Vec<TaskType>,
@@ -29,6 +30,14 @@ pub(crate) struct DemoArgs {
     /// Folder for the database, which is kept [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl DemoArgs {
+    /// Attempts that each worker runs at the same time.
+    pub(crate) fn concurrency(&self) -> u32 {
+        let most = stack::most_concurrent(self.workers);
+        self.concurrency.unwrap_or(most.min(256))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -46,7 +55,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
     /// Attempts that each worker runs at the same time
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
     /// How often enqueueing and draining are measured; the median is shown
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]

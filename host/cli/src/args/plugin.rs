@@ -79,6 +79,31 @@ pub(crate) struct PluginRunArgs {
     /// Folder that the `log` mailer writes messages to [default: a new one among the temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) outbox: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// Folder for compiled code; may be shared and may be deleted [default: `taskforge` in your cache folder:
+    /// $XDG_CACHE_HOME, or .cache in your home]
+    #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+impl CacheArgs {
+    /// Where compiled code is kept. `None`: this user has no place for it.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let absolute = |name| {
+            let folder = std::env::var_os(name).map(PathBuf::from);
+            // A relative one is to be ignored (XDG Base Directory Specification).
+            folder.filter(|folder| folder.is_absolute())
+        };
+        self.cache_dir.clone().or_else(|| {
+            let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+            Some(caches?.join("taskforge"))
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +152,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub(crate) struct PluginInspectArgs {
     /// The component
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
 }
 
 #[derive(Debug, Args)]

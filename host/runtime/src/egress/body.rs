@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -14,11 +14,12 @@ use bytes::Bytes;
 use http::{header::CONTENT_LENGTH, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming as FromServer;
 use taskforge_domain::FailureKind;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::error;
+use super::{error, upload::Upload};
 use crate::{
     budget::{Budget, Charge},
     host::SharedLog,
@@ -32,31 +33,34 @@ const FIRST_FRAME: Duration = Duration::from_millis(100);
 ///
 /// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding: chunked` is refused
 /// by some servers.
-pub(super) async fn outgoing(parts: &Parts, mut body: WasiBody, sent: Sent) -> Result<reqwest::Body, Error> {
+pub(super) async fn outgoing(
+    parts: &Parts,
+    mut body: WasiBody,
+    sent: Sent,
+) -> Result<(Outgoing, Upload), Error> {
     let length = parts
         .headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
+    let nothing = || Ok(Outgoing::of(None, Some(0), sent.clone()));
     if body.is_end_stream() {
-        return Ok(reqwest::Body::default());
+        return nothing();
     }
     let mut first = None;
     if length.is_none() {
         match timeout(FIRST_FRAME, body.frame()).await {
-            Ok(None) => return Ok(reqwest::Body::default()),
+            Ok(None) => return nothing(),
             Ok(Some(frame)) => first = Some(frame?),
             Err(_) => {}
         }
     }
-    Ok(reqwest::Body::wrap(Outgoing {
-        first,
-        length,
-        body: Mutex::new(body),
-        sent,
-    }))
+    let (mut outgoing, upload) = Outgoing::of(Some(body), length, sent);
+    outgoing.first = first;
+    Ok((outgoing, upload))
 }
 
 /// Counts the bytes of all bodies that an attempt sends, which have the same limit as those that it receives.
+#[derive(Clone)]
 pub(super) struct Sent {
     pub(super) bytes: Arc<AtomicU64>,
     pub(super) limit: u64,
@@ -81,12 +85,25 @@ impl Sent {
     }
 }
 
-/// A guest's body. The client wants it to be `Sync`; nobody but the client's one task ever looks at it.
-struct Outgoing {
+/// A guest's body on its way to the server.
+pub(super) struct Outgoing {
     first: Option<Frame<Bytes>>,
     length: Option<u64>,
-    body: Mutex<WasiBody>,
+    upload: Upload,
     sent: Sent,
+}
+
+impl Outgoing {
+    fn of(body: Option<WasiBody>, length: Option<u64>, sent: Sent) -> (Self, Upload) {
+        let upload = Upload::new(body);
+        let outgoing = Self {
+            first: None,
+            length,
+            upload: upload.clone(),
+            sent,
+        };
+        (outgoing, upload)
+    }
 }
 
 impl Body for Outgoing {
@@ -95,16 +112,22 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(this.sent.count(first)));
-        }
-        let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        let frame = std::task::ready!(this.upload.poll_frame(&mut this.first, cx));
         Poll::Ready(frame.map(|frame| this.sent.count(frame?)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.length == Some(0) || self.upload.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
         self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.upload.end();
     }
 }
 
@@ -143,7 +166,7 @@ impl Received {
 }
 
 /// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an end.
-pub(super) fn incoming(body: reqwest::Body, received: Received, quiet: Option<Duration>) -> WasiBody {
+pub(super) fn incoming(body: FromServer, received: Received, quiet: Option<Duration>) -> WasiBody {
     let timer = quiet.map(|quiet| (Box::pin(sleep(quiet)), quiet));
     Incoming {
         body,
@@ -154,7 +177,7 @@ pub(super) fn incoming(body: reqwest::Body, received: Received, quiet: Option<Du
 }
 
 struct Incoming {
-    body: reqwest::Body,
+    body: FromServer,
     received: Received,
     timer: Option<(Pin<Box<Sleep>>, Duration)>,
 }

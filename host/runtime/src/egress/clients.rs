@@ -13,6 +13,10 @@
 use std::{
     cmp::Reverse,
     collections::HashMap,
+    convert::Infallible,
+    error::Error as StdError,
+    future::{Ready, ready},
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -20,16 +24,25 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use reqwest::{Client, redirect};
-use rustls::{ClientConfig, RootCertStore};
+use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::ClientConfig;
 use taskforge_domain::{Digest, TenantId};
-use tower::{Layer, Service, ServiceExt as _};
-use wasmtime_wasi_http::Error;
+use tokio::{net::TcpStream, time::timeout};
+use tower::{Service, ServiceExt as _};
 
-use super::{CONNECT_TIMEOUT, destination::Destination};
+use super::{CHUNK, CONNECT_TIMEOUT, MAX_HEADERS, body::Outgoing, destination::Destination};
 use crate::{
+    authorities::Authorities,
     descriptors::{Division, IDLE_CONNECTIONS},
-    fair::{FairSemaphore, TooManyWaiting},
+    fair::FairSemaphore,
 };
 
 /// How long an idle connection is kept.
@@ -40,6 +53,31 @@ const WAITING: usize = 4_096;
 
 /// Lines of a response's head. No standard has a figure, and the client's own is 100.
 const MAX_HEADER_LINES: usize = 1000;
+
+/// The read buffer of an HTTP/1.1 connection, in bytes. A head must fit, and the largest one has
+/// [`MAX_HEADERS`] bytes and four more in each line. An idle connection keeps its buffer, so the
+/// number of those is bounded for the whole process ([`Division`]).
+const READ_BUFFER: usize = MAX_HEADERS + (32 << 10);
+
+/// What an HTTP/2 server may send of one response before it is read, in bytes. Part of what an
+/// exchange is charged for.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The same for all responses of an HTTP/2 connection: no limit, or one that nobody reads would stop
+/// its neighbours.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// Between two signs of life that an HTTP/2 connection with requests asks of its server, and how long
+/// each may take.
+const PING: Duration = Duration::from_secs(15);
+
+/// After so long an idle connection asks for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long a connection may find its server taking nothing of what is sent, whatever the guest says
+/// and also when its attempt is over: a connection is a descriptor.
+#[cfg(target_os = "linux")]
+const STUCK: Duration = Duration::from_secs(60);
 
 /// What a connection was checked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,8 +102,8 @@ impl Key {
         Self {
             tenant: tenant.clone(),
             plugin: *plugin,
-            tls: destination.url.scheme() == "https",
-            host: destination.url.host_str().unwrap_or_default().to_owned(),
+            tls: destination.is_tls,
+            host: destination.authority.host().to_owned(),
             port: destination.port,
             addresses,
             connect_timeout,
@@ -73,8 +111,11 @@ impl Key {
     }
 }
 
+/// Speaks HTTP/1.1 and HTTP/2 to one server.
+pub(super) type Client = legacy::Client<Connector, Outgoing>;
+
 pub(super) struct Clients {
-    tls: ClientConfig,
+    tls: Arc<ClientConfig>,
     connecting: FairSemaphore,
     kept: Mutex<Kept>,
 }
@@ -109,17 +150,16 @@ impl Entry {
 }
 
 impl Clients {
-    pub(super) fn new(division: Division) -> Result<Self, rustls::Error> {
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+    pub(super) fn new(division: Division, authorities: &Authorities) -> Result<Self, rustls::Error> {
         let provider = rustls::crypto::ring::default_provider();
-        let tls = ClientConfig::builder_with_provider(provider.into())
+        let mut tls = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .with_root_certificates(authorities.roots())
             .with_no_client_auth();
+        // The server chooses. Over plain connections it is HTTP/1.1.
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self {
-            tls,
+            tls: Arc::new(tls),
             connecting: FairSemaphore::new(division.connecting, WAITING),
             kept: Mutex::new(Kept {
                 most: division.clients,
@@ -131,26 +171,22 @@ impl Clients {
 
     /// The client for a key, made if need be. Where every client that is kept is in use, it is one
     /// that keeps no connection.
-    pub(super) fn get(&self, key: Key) -> Result<Lease, Error> {
+    pub(super) fn get(&self, key: Key) -> Lease {
         let has_room = {
             let mut kept = self.kept();
             if let Some(lease) = kept.touch(&key) {
-                return Ok(lease);
+                return lease;
             }
             kept.make_room()
         };
         let idle = if has_room { IDLE_CONNECTIONS } else { 0 };
-        let client = self.build(&key, idle).map_err(|error| {
-            tracing::error!(error = %error, "an HTTP client could not be built");
-            Error::InternalError(None)
-        })?;
+        let client = self.build(&key, idle);
         if has_room {
-            Ok(self.kept().insert(key, client))
-        } else {
-            Ok(Lease {
-                client,
-                _in_use: Arc::default(),
-            })
+            return self.kept().insert(key, client);
+        }
+        Lease {
+            client,
+            _in_use: Arc::default(),
         }
     }
 
@@ -158,31 +194,40 @@ impl Clients {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, key: &Key, idle: usize) -> reqwest::Result<Client> {
-        Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .http1_only()
+    fn build(&self, key: &Key, idle: usize) -> Client {
+        // The only name that this client can resolve is the one it is for. A literal address is
+        // dialled as it is.
+        let mut tcp = HttpConnector::new_with_resolver(Checked(key.addresses.clone()));
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(STUCK));
+        let connector = Connector {
+            https: HttpsConnector::from((tcp, Arc::clone(&self.tls))),
+            connecting: self.connecting.clone(),
+            tenant: key.tenant.clone(),
+            limit: key.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        };
+        legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(idle)
             // What every browser reads: folded lines (RFC 9112, 5.2: a user agent replaces them),
             // blanks before a colon, lines that are none. `MAX_HEADERS` bounds their size.
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_ignore_invalid_headers_in_responses(true)
             .http1_max_headers(MAX_HEADER_LINES)
-            .tls_backend_preconfigured(self.tls.clone())
-            // The only names that this client can resolve are the one it is for. A literal address is dialled as it
-            // is.
-            .dns_resolver(Checked(key.addresses.clone()))
-            .connect_timeout(key.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(idle)
-            .connector_layer(Turns {
-                connecting: self.connecting.clone(),
-                tenant: key.tenant.clone(),
-            })
-            .build()
+            .http1_max_buf_size(READ_BUFFER)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
+            .http2_max_send_buf_size(CHUNK)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
+            .build(connector)
     }
 }
 
@@ -229,59 +274,54 @@ impl Kept {
     }
 }
 
-/// Lets a client make a connection when it is its tenant's turn.
+/// Makes a connection when it is its tenant's turn, within its time.
 #[derive(Clone)]
-struct Turns {
+pub(super) struct Connector {
+    https: HttpsConnector<HttpConnector<Checked>>,
     connecting: FairSemaphore,
     tenant: TenantId,
+    limit: Duration,
 }
 
-impl<S> Layer<S> for Turns {
-    type Service = InTurn<S>;
+type BoxError = Box<dyn StdError + Send + Sync>;
 
-    fn layer(&self, connector: S) -> InTurn<S> {
-        InTurn {
-            turns: self.clone(),
-            connector,
-        }
-    }
-}
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
-#[derive(Clone)]
-struct InTurn<S> {
-    turns: Turns,
-    connector: S,
-}
-
-impl<S, R> Service<R> for InTurn<S>
-where
-    S: Service<R, Error: From<TooManyWaiting>, Future: Send> + Clone + Send + 'static,
-    R: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The copy that is called below is asked.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let Self { turns, connector } = self.clone();
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let this = self.clone();
         Box::pin(async move {
-            let _turn = turns.connecting.acquire(&turns.tenant).await?;
-            connector.oneshot(request).await
+            let connect = async {
+                let _turn = this.connecting.acquire(&this.tenant).await?;
+                this.https.oneshot(server).await
+            };
+            let connected = timeout(this.limit, connect).await;
+            connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
         })
     }
 }
 
 /// Answers every lookup with the addresses that were checked.
-struct Checked(Vec<SocketAddr>);
+#[derive(Clone)]
+pub(super) struct Checked(Vec<SocketAddr>);
 
-impl reqwest::dns::Resolve for Checked {
-    fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let addresses: reqwest::dns::Addrs = Box::new(self.0.clone().into_iter());
-        Box::pin(std::future::ready(Ok(addresses)))
+impl Service<Name> for Checked {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        ready(Ok(self.0.clone().into_iter()))
     }
 }

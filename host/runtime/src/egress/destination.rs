@@ -5,9 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use http::{Method, Uri};
+use http::{
+    Method, Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use taskforge_domain::{HttpGrant, TenantId};
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use super::resolver::Resolver;
 use crate::log::cut;
@@ -30,20 +33,30 @@ pub(super) enum Refusal {
 /// A host and port that the plugin may ask.
 #[derive(Debug)]
 pub(super) struct Destination {
+    pub(super) is_tls: bool,
     /// The client is handed this very value, so what was checked is what is dialled.
-    pub(super) url: Url,
+    pub(super) authority: Authority,
     pub(super) port: u16,
     host: Host<String>,
 }
 
 impl Destination {
-    /// Reads the address the way the client will, and checks the grant.
+    /// Reads the authority of an address, and checks the grant. The path and the query are no business of
+    /// the grant's, and go out as the guest gave them ([`Destination::uri`]).
     ///
     /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and `%31%32%37.0.0.1` all become
-    /// `127.0.0.1`, names are lower case and in ASCII. Whatever spelling the guest chose, the grant sees that.
+    /// `127.0.0.1`, names are lower case and in ASCII. Whatever spelling the guest chose, the grant sees that, and
+    /// so does the server in `Host`.
     pub(super) fn granted(method: &Method, uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
         let invalid = |why: &str| Refusal::Uri(format!("an HTTP request was refused: {why}"));
-        let url = Url::parse(&uri.to_string())
+        let is_tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(invalid("its scheme is neither http nor https")),
+        };
+        let scheme = if is_tls { "https" } else { "http" };
+        let given = uri.authority().map_or("", Authority::as_str);
+        let url = Url::parse(&format!("{scheme}://{given}/"))
             .map_err(|error| invalid(&format!("its address is not valid: {error}")))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid(
@@ -54,6 +67,11 @@ impl Destination {
             url.host().map(|host| unmapped(host.to_owned())),
             url.port_or_known_default(),
         ) else {
+            return Err(invalid("its address names no host"));
+        };
+        // With what stands between the slashes, and nothing else of the URL that was read.
+        let authority = &url[Position::BeforeHost..Position::AfterPort];
+        let (Ok(authority), "/", None) = (authority.parse(), url.path(), url.query()) else {
             return Err(invalid("its address names no host"));
         };
         if port == 0 {
@@ -74,7 +92,23 @@ impl Destination {
                  methods = [\"{method}\"] }}]` under [grants]"
             )));
         }
-        Ok(Self { url, port, host })
+        Ok(Self {
+            is_tls,
+            authority,
+            port,
+            host,
+        })
+    }
+
+    /// The address to send a request to: the authority that was checked, and the path and query that
+    /// the guest gave, byte for byte. Signatures cover these.
+    pub(super) fn uri(&self, given: &Uri) -> Result<Uri, http::Error> {
+        let path = given.path_and_query().cloned();
+        Uri::builder()
+            .scheme(if self.is_tls { Scheme::HTTPS } else { Scheme::HTTP })
+            .authority(self.authority.clone())
+            .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+            .build()
     }
 
     /// The address, if the host is one and not a name.
@@ -236,6 +270,36 @@ mod tests {
             granted("http://example.com:0/", &["*:*"]),
             Err(Refusal::Uri(_))
         ));
+    }
+
+    #[test]
+    fn what_is_sent_is_the_checked_authority_and_the_given_path() {
+        for (given, sent) in [
+            ("http://EXAMPLE.com:80/a/../b", "http://example.com/a/../b"),
+            (
+                "https://example.com:443/%2e/%2E?q='",
+                "https://example.com/%2e/%2E?q='",
+            ),
+            ("http://127.1/./a//b\\c", "http://127.0.0.1/./a//b\\c"),
+            (
+                "http://[::FFFF:127.0.0.1]:8080?x",
+                "http://[::ffff:7f00:1]:8080/?x",
+            ),
+            ("http://example.com", "http://example.com/"),
+            ("http://example.com/{a}|\"^?`", "http://example.com/{a}|\"^?`"),
+        ] {
+            let uri: Uri = given.parse().unwrap();
+            let destination = Destination::granted(&Method::GET, &uri, &grant(&["*:*"])).unwrap();
+            assert_eq!(destination.uri(&uri).unwrap().to_string(), sent, "{given}");
+        }
+    }
+
+    #[test]
+    fn only_web_addresses_are_dialled() {
+        for uri in ["ftp://example.com/", "example.com:80", "/path", "*"] {
+            let refused = granted(uri, &["*:*"]);
+            assert!(matches!(refused, Err(Refusal::Uri(_))), "{uri}: {refused:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use wasmtime_wasi_http::{Error, p2::bindings::http::types::ErrorCode};
 use crate::fair::TooManyWaiting;
 
 /// An error before the response's headers were there.
-pub(super) fn of_exchange(error: &reqwest::Error) -> Error {
+pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
     if let Some(guest) = find::<Error>(error) {
         return copy(guest);
     }
@@ -17,13 +17,6 @@ pub(super) fn of_exchange(error: &reqwest::Error) -> Error {
     }
     if let Some(tls) = find::<rustls::Error>(error) {
         return of_tls(tls);
-    }
-    if error.is_timeout() {
-        return if error.is_connect() {
-            Error::ConnectionTimeout
-        } else {
-            Error::HttpResponseTimeout
-        };
     }
     if let Some(io) = find::<io::Error>(error) {
         return of_io(io);
@@ -52,12 +45,9 @@ fn says(error: &(dyn StdError + 'static), text: &str) -> bool {
 }
 
 /// An error while the response's body was read.
-pub(super) fn of_body(error: &reqwest::Error) -> Error {
+pub(super) fn of_body(error: &hyper::Error) -> Error {
     if let Some(tls) = find::<rustls::Error>(error) {
         return of_tls(tls);
-    }
-    if error.is_timeout() {
-        return Error::ConnectionReadTimeout;
     }
     match find::<io::Error>(error) {
         Some(io) => of_io(io),
@@ -113,6 +103,7 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 fn copy(error: &Error) -> Error {
     match error {
         Error::HttpRequestBodySize(size) => Error::HttpRequestBodySize(*size),
+        Error::ConnectionWriteTimeout => Error::ConnectionWriteTimeout,
         _ => Error::HttpProtocolError,
     }
 }

@@ -5,9 +5,15 @@ use std::{
     sync::{Mutex, atomic::AtomicUsize},
 };
 
-use http_body_util::{BodyExt as _, Empty};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use taskforge_domain::{Digest, Grants, Json, Limits, Shape, TaskType};
-use taskforge_testing::web::Server;
+use taskforge_testing::{tls, web::Server};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+};
 
 use super::*;
 
@@ -61,9 +67,29 @@ impl Asker {
     }
 
     async fn send(&self, url: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        self.exchange(Method::GET, url, options, body).await
+    }
+
+    async fn upload(
+        &self,
+        url: &str,
+        options: RequestOptions,
+        body: WasiBody,
+    ) -> Result<Response<WasiBody>, Error> {
+        self.exchange(Method::POST, url, options, body).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &str,
+        options: RequestOptions,
+        body: WasiBody,
+    ) -> Result<Response<WasiBody>, Error> {
         let uri = url.parse().unwrap();
-        let destination = Destination::granted(&Method::GET, &uri, &self.grant).unwrap();
-        let budget = Budget::new(1 << 20);
+        let destination = Destination::granted(&method, &uri, &self.grant).unwrap();
+        let budget = Budget::new(16 << 20);
         let exchange = Exchange {
             egress: Arc::clone(&self.egress),
             plugin: Arc::new(self.plugin()),
@@ -74,8 +100,7 @@ impl Asker {
             budget: budget.clone(),
             options,
         };
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let request = Request::builder().uri(uri).body(body).unwrap();
+        let request = Request::builder().method(method).uri(uri).body(body).unwrap();
         exchange.run(destination, Charge::empty(&budget), request).await
     }
 
@@ -89,7 +114,7 @@ impl Asker {
 
 async fn ask(server: &Server, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
     let asker = Asker::new(
-        Egress::new(256, Vec::new(), Arc::default()).unwrap(),
+        Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap(),
         "127.0.0.0/8",
     );
     asker.send(&server.url("/"), options).await
@@ -118,7 +143,14 @@ impl Rebinding {
             }
             Box::pin(async move { Ok(vec![(found, port).into()]) })
         });
-        Egress::resolving(resolver, Division::of(256), Vec::new(), Arc::default()).unwrap()
+        Egress::resolving(
+            resolver,
+            Division::of(256),
+            Vec::new(),
+            &Authorities::public(),
+            Arc::default(),
+        )
+        .unwrap()
     }
 }
 
@@ -240,7 +272,7 @@ async fn connections_are_shared_by_tenants_and_come_back() {
     let server = Server::silent().await;
     let page = Server::with_page("x").await;
     let division = Division::of(64);
-    let egress = Egress::new(64, Vec::new(), Arc::default()).unwrap();
+    let egress = Egress::new(64, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let mallory = Arc::new(Asker::new(egress, "127.0.0.0/8").of_tenant("mallory"));
     let requests = &mallory.egress.requests;
     let flood: Vec<_> = (0..200)
@@ -287,7 +319,7 @@ async fn connections_are_shared_by_tenants_and_come_back() {
 #[tokio::test]
 async fn a_response_holds_its_connection_until_it_was_read_or_dropped() {
     let server = Server::with_page("x").await;
-    let egress = Egress::new(64, Vec::new(), Arc::default()).unwrap();
+    let egress = Egress::new(64, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let asker = Asker::new(egress, "127.0.0.0/8");
     let all = asker.egress.requests.available();
     let response = asker
@@ -334,4 +366,254 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
         assert_eq!(asker.page(&url(clients)).await.unwrap(), "x");
     }
     assert_eq!(server.connections(), before + 3);
+}
+
+/// Answers with what it was asked: the target of the request, its `host`, and the names of its headers.
+fn echo(request: &Request<Bytes>) -> Response<Bytes> {
+    let mut names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    let host = request
+        .headers()
+        .get("host")
+        .map_or("", |host| host.to_str().unwrap());
+    let target = request.uri().path_and_query().unwrap();
+    Response::new(format!("{target} {host} {}", names.join(",")).into())
+}
+
+#[tokio::test]
+async fn path_and_query_arrive_as_the_guest_gave_them_and_nothing_is_added() {
+    let server = Server::answering(|request| echo(&request)).await;
+    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    for path in [
+        "/a/../b/./c",
+        "/%2E%2e/%2f?x=%27&y='",
+        "/a\\b//c;d=e",
+        "/{a}|\"?[b]^`",
+        "/?",
+        "/a?b?c",
+    ] {
+        // A spelling of the host is not what it is called.
+        let page = asker.page(&format!("http://127.1:{}{path}", server.port())).await;
+        let expected = format!("{path} 127.0.0.1:{} host", server.port());
+        assert_eq!(page.unwrap(), expected);
+    }
+}
+
+fn trusting_the_private_one() -> Egress {
+    let authorities = Authorities::read(Some(&tls::authority())).unwrap();
+    Egress::new(256, Vec::new(), &authorities, Arc::default()).unwrap()
+}
+
+#[tokio::test]
+async fn servers_of_a_private_authority_are_reached_by_whoever_trusts_it() {
+    let server = Server::secure(&["http/1.1"], |request| echo(&request)).await;
+    let url = format!("https://127.0.0.1:{}/a", server.port());
+    let stranger = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let refused = Asker::new(stranger, "127.0.0.0/8").page(&url).await;
+    assert!(matches!(refused, Err(Error::TlsCertificateError)), "{refused:?}");
+    let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
+    let page = asker.page(&url).await.unwrap();
+    assert_eq!(page, format!("/a 127.0.0.1:{} host", server.port()));
+    // Of the certificate's names this is none.
+    let other = asker.page(&format!("https://127.0.0.2:{}/", server.port())).await;
+    assert!(other.is_err(), "{other:?}");
+}
+
+#[tokio::test]
+async fn servers_that_speak_http_2_only_are_understood() {
+    let server = Server::secure(&["h2"], |request| echo(&request)).await;
+    let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
+    let url = format!("https://127.0.0.1:{}/a/../b?c'd", server.port());
+    for _ in 0..3 {
+        assert_eq!(asker.page(&url).await.unwrap(), "/a/../b?c'd  ");
+    }
+    assert_eq!(server.connections(), 1);
+    // Many at once share it too, and one that nobody reads holds up no other.
+    let held = asker.send(&url, RequestOptions::default()).await.unwrap();
+    let many = futures_util::future::join_all((0..50).map(|_| asker.page(&url))).await;
+    assert!(many.iter().all(|page| page.as_ref().unwrap() == "/a/../b?c'd  "));
+    assert_eq!(server.connections(), 1);
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_large_body_comes_and_goes_over_http_2() {
+    let server = Server::secure(&["h2", "http/1.1"], |request| Response::new(request.into_body())).await;
+    let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
+    let (mut guest, body) = Guest::new();
+    let url = format!("https://127.0.0.1:{}/", server.port());
+    let answer = asker.upload(&url, RequestOptions::default(), body);
+    let write = async {
+        for _ in 0..64 {
+            guest.write().await.unwrap();
+        }
+        drop(guest);
+    };
+    let (answer, ()) = tokio::join!(answer, write);
+    let echoed = answer.unwrap().collect().await.unwrap().to_bytes();
+    assert_eq!(echoed.len(), 64 * CHUNK);
+}
+
+/// A guest that writes a body, part by part.
+struct Guest(mpsc::Sender<Bytes>);
+
+impl Guest {
+    fn new() -> (Self, WasiBody) {
+        let (sender, receiver) = mpsc::channel(1);
+        let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
+            let part = receiver.recv().await?;
+            Some((Ok(Frame::data(part)), receiver))
+        });
+        (Self(sender), StreamBody::new(parts).boxed_unsync())
+    }
+
+    /// Writes a part once there is room. An error: nobody takes it any more.
+    async fn write(&mut self) -> Result<(), mpsc::error::SendError<Bytes>> {
+        self.0.send(Bytes::from(vec![0; CHUNK])).await
+    }
+
+    /// Writes until nobody takes it any more.
+    async fn flood(mut self) {
+        while self.write().await.is_ok() {}
+    }
+}
+
+/// Sends `start` to whoever has said something, and reads no more.
+async fn deaf(start: &'static [u8]) -> Server {
+    Server::on_connection(move |mut stream| async move {
+        stream.read_exact(&mut [0; 16]).await.ok();
+        stream.write_all(start).await.ok();
+        std::future::pending::<()>().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_stops_reading_is_noticed_by_either_limit() {
+    let (limit, far) = (Some(Duration::from_millis(200)), Some(Duration::from_secs(3600)));
+    let server = deaf(b"").await;
+    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    for (first, between) in [(limit, None), (None, limit), (limit, far), (far, limit)] {
+        let options = RequestOptions {
+            first_byte_timeout: first,
+            between_bytes_timeout: between,
+            ..RequestOptions::default()
+        };
+        let (guest, body) = Guest::new();
+        let url = server.url("/");
+        let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
+        let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
+        let (answer, ()) = exchange.await.expect("both ends notice");
+        assert!(matches!(answer, Err(Error::ConnectionWriteTimeout)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_and_stops_reading_is_noticed_too() {
+    let server = deaf(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
+    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    let options = RequestOptions {
+        between_bytes_timeout: Some(Duration::from_millis(200)),
+        ..RequestOptions::default()
+    };
+    let (guest, body) = Guest::new();
+    let url = server.url("/");
+    let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
+    let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
+    let (answer, ()) = exchange.await.expect("the guest's stream is closed");
+    assert_eq!(answer.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_http_2_server_that_takes_no_more_of_one_body_is_noticed() {
+    let acceptor = tls::acceptor(&["h2"]);
+    let server = Server::on_connection(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                // Held, and not read.
+                let _request = request;
+                std::future::pending::<Result<Response<Empty<Bytes>>, std::convert::Infallible>>().await
+            });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let server = hyper::server::conn::http2::Builder::new(executor);
+            server
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await
+                .ok();
+        }
+    })
+    .await;
+    let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
+    let options = RequestOptions {
+        between_bytes_timeout: Some(Duration::from_millis(200)),
+        ..RequestOptions::default()
+    };
+    let (guest, body) = Guest::new();
+    let url = format!("https://127.0.0.1:{}/", server.port());
+    let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
+    let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
+    let (answer, ()) = exchange.await.expect("both ends notice");
+    assert!(matches!(answer, Err(Error::ConnectionWriteTimeout)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_takes_its_time_is_no_slow_server() {
+    let server = Server::answering(|request| Response::new(request.body().len().to_string().into())).await;
+    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    // Far more than a server on loopback needs, and far less than this guest.
+    let limit = Some(Duration::from_secs(2));
+    let options = RequestOptions {
+        first_byte_timeout: limit,
+        between_bytes_timeout: limit,
+        ..RequestOptions::default()
+    };
+    let (mut guest, body) = Guest::new();
+    let url = server.url("/");
+    let write = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            guest.write().await.unwrap();
+        }
+        drop(guest);
+    };
+    let (answer, ()) = tokio::join!(asker.upload(&url, options, body), write);
+    let length = answer.unwrap().collect().await.unwrap().to_bytes();
+    assert_eq!(length, (2 * CHUNK).to_string());
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_off_ends_its_connection() {
+    // Reads what comes and never answers, and says when the client is gone.
+    let (gone, mut heard) = mpsc::unbounded_channel();
+    let server = Server::on_connection(move |mut stream| {
+        let gone = gone.clone();
+        async move {
+            let mut buffer = vec![0; CHUNK];
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            gone.send(()).ok();
+        }
+    })
+    .await;
+    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
+    let asker = Asker::new(egress, "127.0.0.0/8");
+    let options = RequestOptions {
+        first_byte_timeout: Some(Duration::from_millis(200)),
+        ..RequestOptions::default()
+    };
+    let (mut guest, body) = Guest::new();
+    let url = server.url("/");
+    let write = async {
+        guest.write().await.unwrap();
+        drop(guest);
+    };
+    let (answer, ()) = tokio::join!(asker.upload(&url, options, body), write);
+    assert!(matches!(answer, Err(Error::HttpResponseTimeout)), "{answer:?}");
+    let gone = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await;
+    assert_eq!(gone.unwrap(), Some(()));
 }

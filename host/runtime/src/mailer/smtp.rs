@@ -23,6 +23,7 @@ use super::{
     address::Mailbox,
     compose::{Bcc, compose_apart},
 };
+use crate::authorities::Authorities;
 
 /// How long one step of the conversation may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,8 +60,16 @@ impl SmtpMailer {
     /// # Errors
     /// When the URL cannot be used, or `from` is not an address.
     pub fn new(url: &str, from: &str) -> Result<Self, MailError> {
+        Self::trusting(url, from, &Authorities::public())
+    }
+
+    /// [`SmtpMailer::new`] with other certificate authorities than the public ones.
+    ///
+    /// # Errors
+    /// As [`SmtpMailer::new`].
+    pub fn trusting(url: &str, from: &str, authorities: &Authorities) -> Result<Self, MailError> {
         Ok(Self {
-            server: Server::from_url(url)?,
+            server: Server::from_url(url, authorities)?,
             idle: Mutex::default(),
             from: Mailbox::parse("from", from)?,
         })

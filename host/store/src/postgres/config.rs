@@ -1,6 +1,6 @@
 //! How a process uses the database.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use sqlx::{
     ConnectOptions,
@@ -35,6 +35,9 @@ pub struct PostgresConfig {
     pub durable_claims: bool,
     /// What the database calls this process in `pg_stat_activity`.
     pub application_name: String,
+    /// A file of PEM certificates of authorities that are believed besides the system's (or those that `SSL_CERT_FILE`
+    /// and `SSL_CERT_DIR` name), unless the URL has an `sslrootcert`.
+    pub authorities: Option<PathBuf>,
 }
 
 impl PostgresConfig {
@@ -52,31 +55,38 @@ impl PostgresConfig {
             idle_transaction_timeout: Duration::from_secs(5),
             durable_claims: true,
             application_name: "taskforge".into(),
+            authorities: None,
         }
     }
 
     /// # Errors
     /// [`StoreError::Refused`] when the URL is none. The message does not repeat it, since it may hold a password.
     pub(super) fn options(&self) -> StoreResult<PgConnectOptions> {
-        let options = parse(&self.url)?
-            .application_name(&self.application_name)
-            .options([
-                (
-                    "statement_timeout",
-                    self.statement_timeout.as_millis().to_string(),
-                ),
-                (
-                    "idle_in_transaction_session_timeout",
-                    self.idle_transaction_timeout.as_millis().to_string(),
-                ),
-                // A process that is frozen or gone in the middle of an answer must not keep the locks of its statement: `statement_timeout`
-                // does not end one that cannot be sent.
-                ("tcp_user_timeout", "15000".to_owned()),
-                ("tcp_keepalives_idle", "10".to_owned()),
-                ("tcp_keepalives_interval", "3".to_owned()),
-                // Statements are short and many: compiling one would take longer than running it.
-                ("jit", "off".to_owned()),
-            ]);
+        let mut options = parse(&self.url)?;
+        if let Some(file) = self
+            .authorities
+            .as_ref()
+            .filter(|_| !self.url.contains("sslrootcert="))
+        {
+            options = options.ssl_root_cert(file);
+        }
+        let options = options.application_name(&self.application_name).options([
+            (
+                "statement_timeout",
+                self.statement_timeout.as_millis().to_string(),
+            ),
+            (
+                "idle_in_transaction_session_timeout",
+                self.idle_transaction_timeout.as_millis().to_string(),
+            ),
+            // A process that is frozen or gone in the middle of an answer must not keep the locks of its statement: `statement_timeout`
+            // does not end one that cannot be sent.
+            ("tcp_user_timeout", "15000".to_owned()),
+            ("tcp_keepalives_idle", "10".to_owned()),
+            ("tcp_keepalives_interval", "3".to_owned()),
+            // Statements are short and many: compiling one would take longer than running it.
+            ("jit", "off".to_owned()),
+        ]);
         Ok(options)
     }
 

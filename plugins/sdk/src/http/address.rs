@@ -1,8 +1,42 @@
-//! User and password of an address: sent, and never shown.
+//! User and password of an address: sent, and never shown. Path and query: sent as they are given.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use percent_encoding::percent_decode_str;
-use url::Url;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use url::{Position, Url};
+
+/// What stands in no request's target. Where the standard of the web encodes more, as it does with
+/// braces, most servers understand both, and signatures one only.
+const NEVER: &AsciiSet = &CONTROLS.add(b' ').add(b'<').add(b'>').add(b'`').add(b'#');
+
+/// Path and query of an address as it is written. `None`: it is written in a way that only the rules of
+/// browsers can read.
+pub(super) fn target(address: &str) -> Option<String> {
+    if address.contains(['\t', '\r', '\n']) {
+        return None;
+    }
+    let address = address.trim_matches(|c: char| c <= ' ');
+    let (scheme, rest) = address.split_once("://")?;
+    let is_web = ["http", "https"]
+        .iter()
+        .any(|web| scheme.eq_ignore_ascii_case(web));
+    let rest = rest
+        .split('#')
+        .next()
+        .filter(|rest| is_web && !rest.starts_with(['/', '\\']))?;
+    let end = rest.find(['/', '?', '\\']).unwrap_or(rest.len());
+    let target = utf8_percent_encode(&rest[end..], NEVER).to_string();
+    match target.chars().next() {
+        Some('/') => Some(target),
+        Some('?') => Some(format!("/{target}")),
+        Some(_) => None,
+        None => Some("/".to_owned()),
+    }
+}
+
+/// Path and query as the rules of browsers have them.
+pub(super) fn normal_target(url: &Url) -> String {
+    url[Position::BeforePath..Position::AfterQuery].to_owned()
+}
 
 /// The value of an `Authorization` header for Basic authentication (RFC 7617), in UTF-8.
 #[must_use]
@@ -67,6 +101,30 @@ mod tests {
             ("nothing", "nothing"),
         ] {
             assert_eq!(without_credentials(address), shown);
+        }
+    }
+
+    #[test]
+    fn path_and_query_are_sent_as_they_are_written() {
+        for (address, sent) in [
+            ("https://example.com/a/../b", "/a/../b"),
+            ("https://ann:secret@example.com/%2E%2e?q='#x", "/%2E%2e?q='"),
+            ("HTTP://example.com?a=b c", "/?a=b%20c"),
+            ("https://example.com", "/"),
+            ("  https://example.com/a\\b{c}|d\"^  ", "/a\\b{c}|d\"^"),
+            ("https://example.com/\u{fc}/<>`", "/%C3%BC/%3C%3E%60"),
+            ("https://example.com/@a:b//c", "/@a:b//c"),
+        ] {
+            assert_eq!(target(address).as_deref(), Some(sent), "{address}");
+        }
+        for odd in [
+            "https:/example.com/a",
+            "https:\\\\example.com\\a",
+            "https://example.com\\a",
+            "https:///a",
+            "ht\ntps://a/b",
+        ] {
+            assert_eq!(target(odd), None, "{odd}");
         }
     }
 

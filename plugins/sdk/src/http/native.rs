@@ -9,7 +9,7 @@ pub(super) struct Body(Infallible);
 
 pub(super) async fn send(
     _method: &str,
-    _url: &Url,
+    _address: (&Url, &str),
     _headers: Vec<(String, Vec<u8>)>,
     _body: &[u8],
     _timeout: Option<Duration>,

@@ -28,13 +28,13 @@ const CHUNK: u64 = 64 * 1024;
 
 pub(super) async fn send(
     method: &str,
-    url: &Url,
+    (url, path): (&Url, &str),
     headers: Vec<(String, Vec<u8>)>,
     body: &[u8],
     timeout: Option<Duration>,
 ) -> Result<(Head, Body), Error> {
     let clock = Clock::start(timeout);
-    let request = outgoing(method, url, &headers)?;
+    let request = outgoing(method, (url, path), &headers)?;
     // Only `body` itself can fail here, when it is called twice.
     let upload = request
         .body()
@@ -75,7 +75,11 @@ pub(super) async fn send(
     ))
 }
 
-fn outgoing(method: &str, url: &Url, headers: &[(String, Vec<u8>)]) -> Result<OutgoingRequest, Error> {
+fn outgoing(
+    method: &str,
+    (url, path): (&Url, &str),
+    headers: &[(String, Vec<u8>)],
+) -> Result<OutgoingRequest, Error> {
     let bad = |kind, what: &str| Error::new(kind, what.to_owned());
     let headers = Headers::from_list(headers).map_err(|error| {
         bad(
@@ -97,9 +101,7 @@ fn outgoing(method: &str, url: &Url, headers: &[(String, Vec<u8>)]) -> Result<Ou
     request
         .set_authority(Some(&url[Position::BeforeHost..Position::AfterPort]))
         .map_err(bad_url)?;
-    request
-        .set_path_with_query(Some(&url[Position::BeforePath..Position::AfterQuery]))
-        .map_err(bad_url)?;
+    request.set_path_with_query(Some(path)).map_err(bad_url)?;
     Ok(request)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use lettre::transport::smtp::{
     Error, SMTP_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT,
     authentication::{Credentials, DEFAULT_MECHANISMS},
-    client::{AsyncSmtpConnection, AsyncTokioStream, TlsParameters},
+    client::{AsyncSmtpConnection, AsyncTokioStream, Certificate, CertificateStore, TlsParameters},
     extension::ClientId,
 };
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
 use url::Url;
 
 use super::{Failed, TIMEOUT, step};
-use crate::mailer::MailError;
+use crate::{authorities::Authorities, mailer::MailError};
 
 /// Replies by which a server says that it does not know EHLO (RFC 5321, 3.2).
 const UNKNOWN_COMMAND: std::ops::RangeInclusive<u16> = 500..=504;
@@ -45,7 +45,7 @@ pub(super) struct Server {
 impl Server {
     /// See [`SmtpMailer::new`](super::SmtpMailer::new). The URL may carry a password, so that no
     /// message repeats it.
-    pub(super) fn from_url(url: &str) -> Result<Self, MailError> {
+    pub(super) fn from_url(url: &str, authorities: &Authorities) -> Result<Self, MailError> {
         let invalid = |why: &str| MailError::invalid(format!("the SMTP URL cannot be used: {why}"));
         let url = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
         let host = url
@@ -56,8 +56,7 @@ impl Server {
         let host = host.trim_matches(['[', ']']).to_owned();
         let asked = url.query_pairs().find(|(name, _)| name == "tls");
         let parameters = || {
-            TlsParameters::new(host.clone())
-                .map_err(|error| invalid(&format!("TLS cannot be set up: {error}")))
+            parameters(&host, authorities).map_err(|error| invalid(&format!("TLS cannot be set up: {error}")))
         };
         let (tls, port) = match (url.scheme(), asked.as_ref().map(|(_, value)| &**value)) {
             ("smtp", None) => (Tls::Never, SMTP_PORT),
@@ -137,6 +136,19 @@ impl Server {
         let stream = Box::new(Helo { stream, written: 0 });
         AsyncSmtpConnection::connect_with_transport(stream, &self.name).await
     }
+}
+
+/// What is expected of the server's certificate.
+fn parameters(host: &str, authorities: &Authorities) -> Result<TlsParameters, Error> {
+    let mut parameters =
+        TlsParameters::builder(host.to_owned()).certificate_store(match authorities.is_public() {
+            true => CertificateStore::WebpkiRoots,
+            false => CertificateStore::None,
+        });
+    for certificate in authorities.own() {
+        parameters = parameters.add_root_certificate(Certificate::from_der(certificate.to_vec())?);
+    }
+    parameters.build()
 }
 
 /// A stream whose first command, EHLO, goes out as HELO.

@@ -1,0 +1,67 @@
+//! The certificate authorities that this process believes, whoever it connects to.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use anyhow::Context as _;
+use taskforge_runtime::{Authorities, authorities};
+
+/// Where they were named.
+const NAMED: &str = "--ca-file, TASKFORGE_CA_FILE";
+
+/// Of the command line. One for the process, like its log.
+static FILE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Variables that name a proxy to programs that use one.
+const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+
+/// Says which file holds more authorities, once.
+pub(crate) fn set(file: Option<PathBuf>) {
+    if let Some(file) = file {
+        FILE.get_or_init(|| file);
+    }
+}
+
+/// A file with more authorities, if one was named.
+pub(crate) fn file() -> Option<&'static Path> {
+    FILE.get().map(PathBuf::as_path)
+}
+
+/// Those of HTTPS and SMTP.
+pub(crate) fn read() -> anyhow::Result<Authorities> {
+    Authorities::read(file()).context(NAMED)
+}
+
+/// Those of Redis, if they are not the library's defaults.
+pub(crate) fn of_redis() -> anyhow::Result<Option<String>> {
+    file().map(authorities::system_and).transpose().context(NAMED)
+}
+
+/// What a client of a server needs; one that is not asked over TLS needs none.
+pub(crate) fn client(server: &reqwest::Url) -> anyhow::Result<rustls::ClientConfig> {
+    let authorities = match server.scheme() {
+        "https" => read()?,
+        _ => Authorities::public(),
+    };
+    Ok(rustls::ClientConfig::builder()
+        .with_root_certificates(authorities.roots())
+        .with_no_client_auth())
+}
+
+/// A process that runs tasks says that it takes no detour, where somebody may expect one.
+pub(crate) fn warn_of_proxies() {
+    let set = |name: &&str| {
+        [name.to_string(), name.to_lowercase()]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    };
+    let set: Vec<_> = PROXIES.iter().filter(|name| set(name)).copied().collect();
+    if !set.is_empty() {
+        tracing::warn!(
+            variables = set.join(", "),
+            "a proxy is named, and not used: plugins' HTTP, mail, Redis and PostgreSQL are reached directly"
+        );
+    }
+}
