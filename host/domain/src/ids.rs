@@ -86,6 +86,12 @@ uuid_id!(
 );
 
 uuid_id!(
+    /// A fleet: all processes that share a database. It is made with the database's schema.
+    FleetId,
+    "fleet id"
+);
+
+uuid_id!(
     /// A version of a plugin in the registry.
     VersionId,
     "version id"

@@ -52,7 +52,9 @@ pub use grants::{
     parse_network,
 };
 pub use histogram::Histogram;
-pub use ids::{Digest, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber, WorkerId};
+pub use ids::{
+    Digest, FleetId, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber, WorkerId,
+};
 pub use jiff::Timestamp;
 pub use json::Json;
 pub use limits::Limits;

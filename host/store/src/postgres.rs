@@ -3,12 +3,13 @@
 //! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has a [`Batcher`] and a connection of its
 //! own in a process: whatever its callers bring while a commit is under way becomes the next statement, whose rows travel as arrays that
 //! `unnest` unfolds. A flush is one round trip and one implicit transaction, so nothing of ours ever waits in the middle of one.
-//! Everything else takes a connection from a pool.
+//! Everything else shares some connections.
 //!
 //! | file | the concept |
 //! |---|---|
 //! | [`config`] | how a process uses the database |
-//! | `connect`, `fault` | connections that come back, and which failures are worth another attempt |
+//! | `address` | where it is, as a URL says it |
+//! | `connect`, `session`, `fault` | connections that come back, what holds in each, and which failures are worth another attempt |
 //! | [`schema`] | migrations, and whether the schema fits |
 //! | `enqueue`, `claim`, `complete`, `progress` | the hot arrows of a task's life |
 //! | `order`, `outlook` | the claim without a broker: urgency, turns between tenants, caps; where tasks wait |
@@ -18,6 +19,7 @@
 //! | `plugins` | the registry: `registry`, `versions`, `components`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
 //! | `list`, `read` | the read side |
 //! | `event` | what happens outside an attempt |
+//! | `fleet` | which fleet this is |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //! | [`notices`] | `listen` and `notify` |
 //! | [`ceiling`] | what the database could do without us |
@@ -27,6 +29,7 @@
 //! Whoever changes several tasks in one statement takes them in the order of their ids or skips those that are taken, so that nobody waits
 //! in a circle. Where two statements still do, the database ends one of them, and it is tried again here.
 
+mod address;
 pub mod ceiling;
 mod claim;
 mod collect;
@@ -39,6 +42,7 @@ mod edit;
 mod enqueue;
 mod event;
 mod fault;
+mod fleet;
 mod lead;
 mod list;
 mod mail;
@@ -57,6 +61,7 @@ mod row;
 pub mod schema;
 pub mod scratch;
 mod secrets;
+mod session;
 mod sweep;
 mod upkeep;
 mod usage;
@@ -67,17 +72,16 @@ mod workers;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::PgPool;
 use taskforge_domain::{
-    ClaimedTask, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
-    Timestamp, TypePolicy, WorkerId,
+    ClaimedTask, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
+    TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::{
     claim::Claim,
     complete::End,
-    connect::{Line, SharedLine, on_line, on_pool, run, run_once},
+    connect::{COOL, Connections, HOT, LAZY, ORDER, Servers, on, run, run_once},
     fault::Repeat,
     order::Order,
     outlook::Outlook,
@@ -106,20 +110,16 @@ pub struct PostgresStore {
     ends: Batcher<End, Commit>,
     reports: Batcher<ProgressReport, ()>,
     /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
-    order: Mutex<(Line, Outlook)>,
+    order: Mutex<Outlook>,
+    order_connection: Connections,
+    /// For everything that is not hot.
+    connections: Connections,
     /// For further connections.
-    config: PostgresConfig,
-    shared: Shared,
-}
-
-struct Shared {
-    pool: PgPool,
-    /// How long to wait for an answer.
-    patience: Duration,
+    servers: Arc<Servers>,
 }
 
 /// Connections of the hot operations.
-const LINES: u32 = 6;
+const HOT_CONNECTIONS: u32 = 6;
 
 /// So many tasks take the database long enough that a single one of somebody else should not wait for them: it has a writer of its own.
 const MANY: usize = 32;
@@ -129,50 +129,48 @@ impl PostgresStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when its schema is older than this binary
-    /// needs (a newer one is good), [`StoreError::Refused`] when the URL is none.
+    /// needs (a newer one is good), [`StoreError::Refused`] when the URL is none or leads to a pooler that
+    /// shares sessions.
     pub async fn connect(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
-        let size = config.max_connections.max(PostgresConfig::MIN_CONNECTIONS) - LINES;
-        let shared = Shared {
-            pool: connect::pool(config, size)?,
-            patience: config.patience(),
-        };
-        on_pool!(shared, Repeat::Safe, |connection| schema::check(connection))?;
+        let servers = Servers::of(config)?;
+        servers.check_sessions().await?;
+        let size = config.max_connections.max(PostgresConfig::MIN_CONNECTIONS) - HOT_CONNECTIONS;
+        let connections = Connections::new(&servers, size, COOL);
+        on!(&connections, Repeat::Safe, |connection| schema::check(connection))?;
 
-        let enqueues = enqueue_writer(batching("postgres_enqueue"), config)?;
+        let enqueues = enqueue_writer(batching("postgres_enqueue"), &servers);
         // A large batch is worth a statement of its own, whatever else comes.
         let bulk = BatcherConfig {
             busy_linger: Duration::ZERO,
             ..batching("postgres_enqueue_bulk")
         };
-        let bulk = enqueue_writer(bulk, config)?;
-        let line = SharedLine::new(Line::claims(config)?);
+        let bulk = enqueue_writer(bulk, &servers);
+        let lazy = if config.durable_claims { &[] } else { LAZY };
+        let claiming = Connections::new(&servers, 1, &[HOT, lazy].concat());
         let claims = Batcher::new(batching("postgres_claim"), move |claims: Vec<Claim>| {
-            let line = line.clone();
+            let claiming = claiming.clone();
             async move {
-                let mut line = line.lock().await;
-                on_line!(&mut line, Repeat::Unsafe, |connection| claim::run(
+                on!(&claiming, Repeat::Unsafe, |connection| claim::run(
                     connection, &claims
                 ))
             }
         });
-        let line = self::line(config)?;
+        let ending = Connections::hot(&servers);
         let ends = Batcher::new(batching("postgres_complete"), move |ends: Vec<End>| {
-            let line = line.clone();
+            let ending = ending.clone();
             async move {
-                let mut line = line.lock().await;
-                on_line!(&mut line, Repeat::Safe, |connection| complete::run(
+                on!(&ending, Repeat::Safe, |connection| complete::run(
                     connection, &ends
                 ))
             }
         });
-        let line = self::line(config)?;
+        let reporting = Connections::hot(&servers);
         let reports = Batcher::new(
             batching("postgres_progress"),
             move |reports: Vec<ProgressReport>| {
-                let line = line.clone();
+                let reporting = reporting.clone();
                 async move {
-                    let mut line = line.lock().await;
-                    on_line!(&mut line, Repeat::Safe, |connection| progress::run(
+                    on!(&reporting, Repeat::Safe, |connection| progress::run(
                         connection, &reports
                     ))
                     .map(|()| vec![(); reports.len()])
@@ -185,9 +183,10 @@ impl PostgresStore {
             claims,
             ends,
             reports,
-            order: Mutex::new((Line::order(config)?, Outlook::default())),
-            config: config.clone(),
-            shared,
+            order: Mutex::default(),
+            order_connection: Connections::new(&servers, 1, &[ORDER, lazy].concat()),
+            connections,
+            servers,
         }))
     }
 
@@ -198,11 +197,19 @@ impl PostgresStore {
         self.claims.close().await;
         self.ends.close().await;
         self.reports.close().await;
-        self.shared.pool.close().await;
+        self.connections.close().await;
+    }
+
+    /// The fleet that this database is of.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database cannot be reached.
+    pub async fn fleet_id(&self) -> StoreResult<FleetId> {
+        run!(self, |connection| fleet::id(connection))
     }
 
     /// Waits for its turn with the lanes.
-    async fn in_order(&self) -> StoreResult<MutexGuard<'_, (Line, Outlook)>> {
+    async fn in_order(&self) -> StoreResult<MutexGuard<'_, Outlook>> {
         let turn = self.order.lock().await;
         if self.claims.is_closed() {
             return Err(StoreError::Closed);
@@ -211,23 +218,18 @@ impl PostgresStore {
     }
 }
 
-fn line(config: &PostgresConfig) -> StoreResult<SharedLine> {
-    Line::hot(config).map(SharedLine::new)
-}
-
 /// A writer of new tasks.
-fn enqueue_writer(batching: BatcherConfig, config: &PostgresConfig) -> StoreResult<Batcher<NewTask, ()>> {
-    let line = line(config)?;
-    Ok(Batcher::new(batching, move |mut tasks: Vec<NewTask>| {
-        let line = line.clone();
+fn enqueue_writer(batching: BatcherConfig, servers: &Arc<Servers>) -> Batcher<NewTask, ()> {
+    let connections = Connections::hot(servers);
+    Batcher::new(batching, move |mut tasks: Vec<NewTask>| {
+        let connections = connections.clone();
         async move {
-            let mut line = line.lock().await;
-            on_line!(&mut line, Repeat::Safe, |connection| enqueue::run(
+            on!(&connections, Repeat::Safe, |connection| enqueue::run(
                 connection, &mut tasks
             ))
             .map(|()| vec![(); tasks.len()])
         }
-    }))
+    })
 }
 
 /// A statement costs the database a fixed share of time besides its rows, as much as some hundred of them, so ends that come one by one are
@@ -272,10 +274,11 @@ impl Store for PostgresStore {
                     limit,
                     policy,
                 };
-                let mut turn = self.in_order().await?;
-                let (line, outlook) = &mut *turn;
-                on_line!(line, Repeat::Unsafe, |connection| order::run(
-                    connection, outlook, &order
+                let mut outlook = self.in_order().await?;
+                on!(&self.order_connection, Repeat::Unsafe, |connection| order::run(
+                    connection,
+                    &mut outlook,
+                    &order
                 ))
             }
         }
@@ -367,7 +370,7 @@ impl Store for PostgresStore {
     }
 
     async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
-        Ok(Box::new(Line::lease(&self.config)?))
+        Ok(Box::new(Connections::new(&self.servers, 1, COOL)))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {

@@ -9,6 +9,7 @@
 //! | [`web`] | web servers on loopback: well-behaved ones, silent ones, slow ones |
 //! | [`smtp`] | a mail server that keeps what it is sent |
 //! | [`server`] | PostgreSQL and Redis servers of a test's own, to be killed at will |
+//! | [`disk`] | a disk that can be filled |
 //! | [`proxy`] | a TCP proxy that can cut the wire |
 //! | [`hangup`] | HTTP clients that hang up at any moment |
 //! | [`tls`] | servers with a certificate of a private authority |
@@ -17,6 +18,7 @@
 // Test support fails a test by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod disk;
 pub mod guests;
 pub mod hangup;
 pub mod proxy;

@@ -3,8 +3,10 @@
 //! | file | the server |
 //! |---|---|
 //! | [`postgres`] | PostgreSQL, which refuses to run as root and is given another user then |
+//! | [`pgbouncer`] | PgBouncer before a PostgreSQL |
 //! | [`redis`] | Redis, with or without persistence, or as a cluster of one |
 
+pub mod pgbouncer;
 pub mod postgres;
 pub mod redis;
 
@@ -17,7 +19,7 @@ use std::{
     sync::mpsc,
 };
 
-pub use self::{postgres::Postgres, redis::Redis};
+pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis};
 
 /// A port that nobody listens on now.
 #[must_use]

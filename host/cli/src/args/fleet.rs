@@ -11,7 +11,8 @@ use super::{CeilingArgs, ConnectionArgs, MailArgs, PluginFolderArgs, TrustArgs, 
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
-    /// The PostgreSQL database: postgres://user:password@host/database, with ?sslmode=verify-full&sslrootcert=FILE for TLS
+    /// The PostgreSQL database: postgres://user:password@host/database, with ?sslmode=verify-full&sslrootcert=FILE for TLS. Several
+    /// servers with commas between are asked for the one that takes writes
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -74,7 +75,7 @@ pub(crate) struct BrokerArgs {
     )]
     pub(crate) redis_url: Option<String>,
 
-    /// What every key in Redis begins with, so that several fleets can share one
+    /// What every key in Redis begins with; fleets that share a Redis have one each
     #[arg(
         long,
         env = "TASKFORGE_REDIS_PREFIX",

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     claim::{self, Claim},
     complete::{self, End},
-    connect::Line,
+    connect::{Connections, Servers, Taken},
     enqueue,
     fault::Fault,
     operate::DELETE_ATTEMPTS,
@@ -90,7 +90,7 @@ enum Step {
 
 /// One connection's part.
 struct Bench {
-    connection: PgConnection,
+    connection: Taken,
     batch: usize,
     worker: WorkerId,
     tasks: Vec<NewTask>,
@@ -99,7 +99,7 @@ struct Bench {
 
 impl Bench {
     async fn new(config: &PostgresConfig, tasks: usize, batch: usize) -> StoreResult<Self> {
-        let mut connection = Line::hot(config)?.take().await?;
+        let mut connection = Connections::hot(&Servers::of(config)?).take().await?;
         // Registered, or a sweeper that is at work on the same database would take its tasks away.
         let worker = WorkerRecord {
             id: WorkerId::generate(),

@@ -1,31 +1,31 @@
-//! Connections: one for each hot operation, a pool for the rest.
+//! Connections: a few of each kind, opened as they are needed.
 //!
 //! # Cancellation
 //! An operation may be dropped at any `.await`: a deadline passes, a caller goes away, the process ends. What its
 //! connection is in the middle of then, nobody knows: a `begin` may be on its way, an answer may be outstanding. So an
-//! operation *takes* a connection, out of the line or out of the pool, and gives it back when it has ended by itself
-//! and left no transaction open. Dropped in between, the connection is closed, the database rolls back what was not
-//! committed, and the next operation gets another connection.
+//! operation *takes* a connection, and gives it back when it has ended by itself and left no transaction open. Dropped
+//! in between, the connection is closed, the database rolls back what was not committed, and the next operation gets
+//! another connection.
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
-use tokio::sync::{Mutex, MutexGuard};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Shared,
+    address::Address,
     fault::{Attempted, Fault, Kind},
     nodelay,
+    session::{self, Settings},
 };
-use crate::{PostgresConfig, StoreResult};
+use crate::{PostgresConfig, StoreError, StoreResult};
 
 /// What a hot operation's connection is told about plans.
 ///
@@ -33,7 +33,7 @@ use crate::{PostgresConfig, StoreResult};
 /// So nothing is left to choose by statistics: the plan is generic, tables are reached through indexes only, and the rows of a batch meet
 /// those of the table in a hash join. What a nested loop over the batch would cost depends on which side the planner takes for the smaller
 /// one; the hash join costs one pass over each.
-pub(super) const HOT: [(&str, &str); 5] = [
+pub(super) const HOT: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_nestloop", "off"),
@@ -43,11 +43,11 @@ pub(super) const HOT: [(&str, &str); 5] = [
 ];
 
 /// What a hot connection is told if it need not wait for the disk.
-const LAZY: [(&str, &str); 1] = [("synchronous_commit", "off")];
+pub(super) const LAZY: &[(&str, &str)] = &[("synchronous_commit", "off")];
 
 /// What the connection of claims in order is told. Its plans are generic too, and of the form that their statements dictate: a loop over
 /// lanes, and in each an index.
-pub(super) const ORDER: [(&str, &str); 4] = [
+pub(super) const ORDER: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
@@ -57,7 +57,7 @@ pub(super) const ORDER: [(&str, &str); 4] = [
 /// What the other connections are told. Their statements are rarer and their parameters differ more, so each is planned for its own: that
 /// costs a millisecond and knows which partitions it needs. Tables are reached through indexes, whatever a table that was never analysed
 /// looks like.
-pub(super) const COOL: [(&str, &str); 4] = [
+pub(super) const COOL: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_custom_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
@@ -68,92 +68,166 @@ pub(super) const COOL: [(&str, &str); 4] = [
 /// it meanwhile, and an operation that must not be carried out twice could only report that.
 const TRUSTED: Duration = Duration::from_secs(1);
 
-/// A connection of one owner that comes back after it was lost.
-pub(super) struct Line {
-    options: PgConnectOptions,
-    connect_timeout: Duration,
-    patience: Duration,
-    /// The connection while no operation has it, and since when. `None`: the next operation opens one.
-    idle: Option<(PgConnection, Instant)>,
+/// A connection that was idle for longer is closed.
+const LONGEST_IDLE: Duration = Duration::from_secs(300);
+
+/// How often the sessions of two connections are compared.
+const ROUNDS: u32 = 3;
+
+/// The servers that may hold the database, of which one takes writes.
+pub(super) struct Servers {
+    options: Vec<PgConnectOptions>,
+    /// The one that was last found to take writes. It is tried first.
+    last: AtomicUsize,
+    config: PostgresConfig,
 }
 
-impl Line {
-    /// For a hot operation.
-    pub(super) fn hot(config: &PostgresConfig) -> StoreResult<Self> {
-        Self::with(config, &HOT)
+impl Servers {
+    /// # Errors
+    /// [`StoreError::Refused`] when the URL is none.
+    pub(super) fn of(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
+        let address = Address::parse(&config.url)?;
+        let authorities = config
+            .authorities
+            .as_ref()
+            .filter(|_| !address.names_authorities());
+        let complete = |options: PgConnectOptions| {
+            let options = options.application_name(&config.application_name);
+            match authorities {
+                Some(file) => options.ssl_root_cert(file),
+                None => options,
+            }
+        };
+        Ok(Arc::new(Self {
+            options: address.options()?.into_iter().map(complete).collect(),
+            last: AtomicUsize::new(0),
+            config: config.clone(),
+        }))
     }
 
-    /// For claims by ids.
-    pub(super) fn claims(config: &PostgresConfig) -> StoreResult<Self> {
-        Self::with(config, &[&HOT[..], lazy(config)].concat())
+    /// Finds the server that takes writes, and begins a session there in which these settings hold.
+    /// Answers with the connection, and with how another one is made.
+    pub(super) async fn connect(&self, settings: &Settings) -> Attempted<(PgConnection, &PgConnectOptions)> {
+        let servers = self.options.len().max(1);
+        // One that is silent must leave time for the others.
+        let patience = self.config.acquire_timeout / u32::try_from(servers).unwrap_or(u32::MAX);
+        let first = self.last.load(Ordering::Relaxed);
+        let mut faults = Vec::new();
+        for at in (0..servers).map(|n| (first + n) % servers) {
+            let Some(options) = self.options.get(at) else {
+                break;
+            };
+            match within(patience, open(options, settings)).await {
+                Ok(connection) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok((connection, options));
+                }
+                Err(fault) => faults.push((options, fault)),
+            }
+        }
+        Err(why_none(faults))
     }
 
-    /// For claims in order.
-    pub(super) fn order(config: &PostgresConfig) -> StoreResult<Self> {
-        Self::with(config, &[&ORDER[..], lazy(config)].concat())
+    /// Sees whether each connection has a session of its own for as long as it is open.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it does not: what must hold in a session cannot be had then, and will not be later.
+    pub(super) async fn check_sessions(&self) -> StoreResult<()> {
+        Ok(self.compare_sessions(&self.settings(&[])).await?)
     }
 
-    /// For a heartbeat.
-    pub(super) fn lease(config: &PostgresConfig) -> StoreResult<Self> {
-        Self::with(config, &COOL)
+    async fn compare_sessions(&self, settings: &Settings) -> Attempted<()> {
+        let (mut one, _) = self.connect(settings).await?;
+        let (mut other, _) = self.connect(settings).await?;
+        let patience = self.config.acquire_timeout;
+        let first = within(patience, session::backend(&mut one)).await?;
+        // A pooler that shares sessions gives the one that has just become free, unless somebody else is quicker.
+        for _ in 0..ROUNDS {
+            let second = within(patience, session::backend(&mut other)).await?;
+            if second == first || within(patience, session::backend(&mut one)).await? != first {
+                return Err(Fault::SharedSession);
+            }
+        }
+        for connection in [one, other] {
+            within(patience, connection.close()).await.ok();
+        }
+        Ok(())
     }
 
-    /// With other settings.
-    pub(super) fn with(config: &PostgresConfig, settings: &[(&str, &str)]) -> StoreResult<Self> {
-        Ok(Self {
-            options: config.options()?.options(settings.iter().copied()),
-            connect_timeout: config.acquire_timeout,
-            patience: config.patience(),
-            idle: None,
+    /// What every session is told, and this.
+    pub(super) fn settings(&self, more: &[(&'static str, &str)]) -> Settings {
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let all = [
+            ("statement_timeout", millis(self.config.statement_timeout)),
+            (
+                "idle_in_transaction_session_timeout",
+                millis(self.config.idle_transaction_timeout),
+            ),
+            // A process that is frozen or gone in the middle of an answer must not keep the locks of its statement: `statement_timeout`
+            // does not end one that cannot be sent.
+            ("tcp_user_timeout", "15000".to_owned()),
+            ("tcp_keepalives_idle", "10".to_owned()),
+            ("tcp_keepalives_interval", "3".to_owned()),
+            // Statements are short and many: compiling one would take longer than running it.
+            ("jit", "off".to_owned()),
+        ];
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        all.into_iter().chain(more).collect()
+    }
+
+    /// How long to wait for a connection.
+    pub(super) const fn acquire_timeout(&self) -> Duration {
+        self.config.acquire_timeout
+    }
+}
+
+async fn open(options: &PgConnectOptions, settings: &Settings) -> Attempted<PgConnection> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    nodelay::set(options.get_port());
+    session::begin(&mut connection, settings).await?;
+    Ok(connection)
+}
+
+/// Why no server could be had: of several, what each of them said.
+fn why_none(mut faults: Vec<(&PgConnectOptions, Fault)>) -> Fault {
+    if faults.len() == 1
+        && let Some((_, fault)) = faults.pop()
+    {
+        return fault;
+    }
+    let all: Vec<_> = faults
+        .iter()
+        .map(|(options, fault)| {
+            let host = match options.get_socket() {
+                Some(socket) => socket.display().to_string(),
+                None => options.get_host().to_owned(),
+            };
+            format!("{host} port {}: {fault}", options.get_port())
         })
-    }
-
-    /// Takes the connection, or opens one.
-    pub(super) async fn take(&mut self) -> Attempted<PgConnection> {
-        if let Some((mut connection, since)) = self.idle.take()
-            && (since.elapsed() < TRUSTED || within(self.connect_timeout, connection.ping()).await.is_ok())
-        {
-            return Ok(connection);
-        }
-        within(self.connect_timeout, connect(&self.options))
-            .await
-            .map_err(not_begun)
-    }
-
-    /// Takes a connection back, unless the operation left it in doubt.
-    pub(super) async fn give_back<T>(&mut self, mut connection: PgConnection, attempted: &Attempted<T>) {
-        if is_sound(&mut connection, attempted, self.patience).await {
-            self.idle = Some((connection, Instant::now()));
-        }
-    }
-
-    /// Ends the connection, if there is one, in the way that the database expects.
-    pub(super) async fn leave(self) {
-        if let Some((connection, _)) = self.idle {
-            // The other end may be gone.
-            within(self.connect_timeout, connection.close()).await.ok();
-        }
-    }
-
-    /// How long an answer may take.
-    pub(super) const fn patience(&self) -> Duration {
-        self.patience
-    }
+        .collect();
+    Fault::NoConnection(all.join("; "))
 }
 
-/// A connection of the pool in the hands of an operation. Dropped before it was found sound, it is closed instead of
-/// going back.
+/// Connections of one kind, at most so many.
+#[derive(Clone)]
+pub(super) struct Connections {
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+struct Shared {
+    servers: Arc<Servers>,
+    settings: Settings,
+    size: u32,
+    permits: Arc<Semaphore>,
+    /// Those that no operation has, and since when; the last is the one that was used last.
+    idle: Mutex<Vec<(PgConnection, Instant)>>,
+}
+
+/// A connection in the hands of an operation. Dropped before it is given back, it is closed.
 pub(super) struct Taken {
-    connection: PoolConnection<Postgres>,
-    is_sound: bool,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if !self.is_sound {
-            self.connection.close_on_drop();
-        }
-    }
+    connection: PgConnection,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Deref for Taken {
@@ -170,27 +244,117 @@ impl DerefMut for Taken {
     }
 }
 
-impl Shared {
-    /// Takes a connection out of the pool.
-    pub(super) async fn take(&self) -> Attempted<Taken> {
-        Ok(Taken {
-            connection: self
-                .pool
-                .acquire()
-                .await
-                .map_err(|error| not_begun(error.into()))?,
-            is_sound: false,
-        })
+impl Connections {
+    pub(super) fn new(servers: &Arc<Servers>, size: u32, settings: &[(&'static str, &str)]) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                settings: servers.settings(settings),
+                servers: Arc::clone(servers),
+                size,
+                permits: Arc::new(Semaphore::new(size as usize)),
+                idle: Mutex::default(),
+            }),
+            patience: servers.config.patience(),
+        }
     }
 
-    /// Puts a connection back into the pool, unless the operation left it in doubt.
+    /// One connection, for one hot operation.
+    pub(super) fn hot(servers: &Arc<Servers>) -> Self {
+        Self::new(servers, 1, HOT)
+    }
+
+    /// The same connections, for an operation whose answer may take this much longer.
+    pub(super) fn with_more_patience(&self, more: Duration) -> Self {
+        Self {
+            patience: self.patience.saturating_add(more),
+            ..self.clone()
+        }
+    }
+
+    /// Takes a connection, or opens one.
+    pub(super) async fn take(&self) -> Attempted<Taken> {
+        let Shared {
+            servers,
+            settings,
+            size,
+            permits,
+            ..
+        } = &*self.shared;
+        let patience = servers.config.acquire_timeout;
+        let permit = match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_closed)) => return Err(StoreError::Closed.into()),
+            Err(_) => {
+                let why = format!("all {size} connections were in use for {patience:?}");
+                return Err(Fault::NoConnection(why));
+            }
+        };
+        let last = self.shared.idle().pop();
+        if let Some((mut connection, since)) = last {
+            if since.elapsed() < TRUSTED || within(patience, connection.ping()).await.is_ok() {
+                return Ok(Taken { connection, permit });
+            }
+            // The others have been idle for longer, and whatever ended this one has ended them.
+            self.shared.idle().clear();
+        }
+        let (connection, _) = servers.connect(settings).await.map_err(not_begun)?;
+        Ok(Taken { connection, permit })
+    }
+
+    /// Takes a connection back, unless the operation left it in doubt.
     pub(super) async fn give_back<T>(&self, mut taken: Taken, attempted: &Attempted<T>) {
-        taken.is_sound = is_sound(&mut taken, attempted, self.patience).await;
+        if !is_sound(&mut taken, attempted, self.patience).await {
+            return;
+        }
+        let Taken { connection, permit } = taken;
+        let too_old = {
+            let mut idle = self.shared.idle();
+            let too_old = idle
+                .iter()
+                .take_while(|(_, since)| since.elapsed() > LONGEST_IDLE)
+                .count();
+            idle.push((connection, Instant::now()));
+            idle.drain(..too_old).collect::<Vec<_>>()
+        };
+        // Only now, so that the next one finds it.
+        drop(permit);
+        if !too_old.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move { shared.leave(too_old).await });
+        }
+    }
+
+    /// Waits until all connections were given back, and ends them in the way that the database expects. Whoever wants
+    /// one from then on hears that the store is closed.
+    pub(super) async fn close(&self) {
+        let Shared { size, permits, .. } = &*self.shared;
+        // It fails when they are closed already.
+        let all = permits.acquire_many(*size).await;
+        permits.close();
+        drop(all);
+        let idle = std::mem::take(&mut *self.shared.idle());
+        self.shared.leave(idle).await;
     }
 
     /// How long an answer may take.
     pub(super) const fn patience(&self) -> Duration {
         self.patience
+    }
+}
+
+impl Shared {
+    /// Never held across a wait.
+    fn idle(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn leave(&self, connections: Vec<(PgConnection, Instant)>) {
+        for (connection, _) in connections {
+            // The other end may be gone.
+            within(self.servers.config.acquire_timeout, connection.close())
+                .await
+                .ok();
+        }
     }
 }
 
@@ -216,30 +380,6 @@ async fn is_sound<T>(connection: &mut PgConnection, attempted: &Attempted<T>, pa
     !connection.is_in_transaction()
 }
 
-fn lazy(config: &PostgresConfig) -> &'static [(&'static str, &'static str)] {
-    if config.durable_claims { &[] } else { &LAZY }
-}
-
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let connection = PgConnection::connect_with(options).await?;
-    nodelay::set(options.get_port());
-    Ok(connection)
-}
-
-/// A [`Line`] whose users take turns.
-#[derive(Clone)]
-pub(super) struct SharedLine(Arc<Mutex<Line>>);
-
-impl SharedLine {
-    pub(super) fn new(line: Line) -> Self {
-        Self(Arc::new(Mutex::new(line)))
-    }
-
-    pub(super) async fn lock(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().await
-    }
-}
-
 /// Waits for an answer of the database, but not for ever.
 pub(super) async fn within<T>(
     patience: Duration,
@@ -251,38 +391,19 @@ pub(super) async fn within<T>(
     }
 }
 
-/// The connections for everything that is not hot.
-pub(super) fn pool(config: &PostgresConfig, size: u32) -> StoreResult<PgPool> {
-    let options = config.options()?;
-    let port = options.get_port();
-    Ok(PgPoolOptions::new()
-        .max_connections(size)
-        .acquire_timeout(config.acquire_timeout)
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move { Ok(meta.idle_for < TRUSTED || connection.ping().await.is_ok()) })
-        })
-        .idle_timeout(Duration::from_secs(300))
-        .after_connect(move |_, _| {
-            nodelay::set(port);
-            Box::pin(std::future::ready(Ok(())))
-        })
-        .connect_lazy_with(options.options(COOL)))
-}
-
-/// Tries `$work` on a connection of a [`Line`] until it succeeds or there is no sense in trying again. The connection is
+/// Tries `$work` on one of `$connections` until it succeeds or there is no sense in trying again. The connection is
 /// `$connection` in `$work`, which is evaluated anew for each attempt.
-macro_rules! on_line {
-    ($line:expr, $repeat:expr, |$connection:ident| $work:expr) => {{
+macro_rules! on {
+    ($connections:expr, $repeat:expr, |$connection:ident| $work:expr) => {{
         let mut retries = $crate::postgres::fault::Retries::new($repeat);
-        let source = $line;
+        let connections: &$crate::postgres::connect::Connections = $connections;
         loop {
             // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
-            let attempted = match source.take().await {
+            let attempted = match connections.take().await {
                 Ok(mut taken) => {
                     let $connection: &mut sqlx::PgConnection = &mut taken;
-                    let attempted = $crate::postgres::connect::within(source.patience(), $work).await;
-                    source.give_back(taken, &attempted).await;
+                    let attempted = $crate::postgres::connect::within(connections.patience(), $work).await;
+                    connections.give_back(taken, &attempted).await;
                     attempted
                 }
                 Err(fault) => Err(fault),
@@ -294,18 +415,11 @@ macro_rules! on_line {
     }};
 }
 
-/// The same on a connection of a pool.
-macro_rules! on_pool {
-    ($shared:expr, $repeat:expr, |$connection:ident| $work:expr) => {
-        $crate::postgres::connect::on_line!(&$shared, $repeat, |$connection| $work)
-    };
-}
-
-/// Tries an operation of a store on a connection of its pool.
+/// Tries an operation of a store on a connection that is for everything that is not hot.
 macro_rules! run {
     ($store:ident, |$connection:ident| $work:expr) => {
-        $crate::postgres::connect::on_pool!(
-            $store.shared,
+        $crate::postgres::connect::on!(
+            &$store.connections,
             $crate::postgres::fault::Repeat::Safe,
             |$connection| $work
         )
@@ -315,12 +429,12 @@ macro_rules! run {
 /// The same for one whose answer the second time would be another: that it was done already.
 macro_rules! run_once {
     ($store:ident, |$connection:ident| $work:expr) => {
-        $crate::postgres::connect::on_pool!(
-            $store.shared,
+        $crate::postgres::connect::on!(
+            &$store.connections,
             $crate::postgres::fault::Repeat::Unsafe,
             |$connection| $work
         )
     };
 }
 
-pub(super) use {on_line, on_pool, run, run_once};
+pub(super) use {on, run, run_once};

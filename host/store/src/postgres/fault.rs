@@ -18,6 +18,14 @@ pub(super) enum Fault {
     /// There is no connection, and this is why.
     #[error("cannot connect: {0}")]
     NoConnection(String),
+    /// A pooler stands in between.
+    #[error(
+        "the connections have no sessions of their own: a pooler such as PgBouncer gives them \
+         another one with each transaction (pool_mode = transaction or statement), in which \
+         settings, prepared statements and notices are lost. Let it pool sessions \
+         (pool_mode = session), or connect to the server itself"
+    )]
+    SharedSession,
     /// The connection is there, but no answer comes.
     #[error("no answer within {0:?}")]
     Silence(Duration),
@@ -41,8 +49,6 @@ pub(super) enum Kind {
     Schema,
     /// The database cannot read its own data.
     Corrupt,
-    /// The store is closed.
-    Closed,
     /// The same again would fail in the same way: a fault of ours.
     Never,
 }
@@ -53,6 +59,7 @@ impl Fault {
             Self::Store(_) => Kind::Never,
             Self::NoConnection(_) => Kind::NotBegun,
             Self::Silence(_) => Kind::Lost,
+            Self::SharedSession => Kind::Later,
             Self::Sql(error) => match error {
                 sqlx::Error::Database(error) => of_database(error.as_ref()),
                 sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => Kind::Lost,
@@ -60,7 +67,6 @@ impl Fault {
                 sqlx::Error::PoolTimedOut
                 | sqlx::Error::BeginFailed
                 | sqlx::Error::InvalidSavePointStatement => Kind::NotBegun,
-                sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Kind::Closed,
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Kind::Corrupt,
                 _ => Kind::Never,
             },
@@ -143,8 +149,10 @@ const CODES: &[(&str, Kind)] = &[
     ("25006", Kind::NotBegun),
     // transaction_timeout
     ("25P04", Kind::Lost),
-    // invalid_sql_statement_name: a pooler or `deallocate all` has forgotten what this connection had prepared.
+    // invalid_sql_statement_name, duplicate_prepared_statement: a pooler or `deallocate all` has
+    // forgotten what this connection had prepared, or has kept what another had.
     ("26000", Kind::NotBegun),
+    ("42P05", Kind::NotBegun),
     // idle_session_timeout: ended while it waited for the statement that now gets this answer.
     ("57P05", Kind::NotBegun),
     // cannot_connect_now: starting, stopping or recovering.
@@ -187,10 +195,10 @@ impl From<Fault> for StoreError {
         let text = fault.to_string();
         match (&fault, fault.kind()) {
             (Fault::Store(error), _) => error.clone(),
+            (Fault::SharedSession, _) => Self::Refused(text),
             (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => Self::Unavailable(text),
             (_, Kind::Schema) => Self::Schema(format!("{text}; run `taskforge migrate`")),
             (_, Kind::Corrupt) => Self::Corrupt(text),
-            (_, Kind::Closed) => Self::Closed,
             (_, Kind::Never) => Self::Refused(text),
         }
     }
@@ -241,7 +249,7 @@ impl Retries {
         let again = match fault.kind() {
             Kind::Conflict | Kind::NotBegun => true,
             Kind::Lost => self.repeat == Repeat::Safe,
-            Kind::Later | Kind::Schema | Kind::Corrupt | Kind::Closed | Kind::Never => false,
+            Kind::Later | Kind::Schema | Kind::Corrupt | Kind::Never => false,
         };
         if !again || self.left == 0 || self.begin.elapsed() > LONGEST {
             return Some(Err(fault.into()));
@@ -291,7 +299,7 @@ mod tests {
             Some(Err(StoreError::Unavailable(_)))
         ));
         let mut retries = impatient(Repeat::Unsafe);
-        let unreachable = Err::<(), _>(Fault::Sql(sqlx::Error::PoolTimedOut));
+        let unreachable = Err::<(), _>(Fault::NoConnection("all are in use".into()));
         assert_eq!(retries.settle(unreachable).await, None);
     }
 
@@ -313,6 +321,7 @@ mod tests {
             ("25P02", Kind::NotBegun),
             ("25006", Kind::NotBegun),
             ("26000", Kind::NotBegun),
+            ("42P05", Kind::NotBegun),
             ("53300", Kind::NotBegun),
             ("57P01", Kind::Lost),
             ("57P02", Kind::Lost),

@@ -3,18 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    PgPool,
+    Connection as _,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::{
-    sync::{Mutex, broadcast},
-    task::JoinHandle,
-};
+use tokio::{sync::broadcast, task::JoinHandle};
 
 use super::{
-    connect::{Line, on_line},
+    connect::{Connections, Servers, on, within},
     fault::{Attempted, Fault, Repeat},
-    nodelay,
+    nodelay, session,
 };
 use crate::{PostgresConfig, StoreError, StoreResult};
 
@@ -25,7 +22,10 @@ const CHANNEL: &str = "taskforge";
 const POST: &str = "select count(pg_notify('taskforge', notice)) from unnest($1::text[]) as notice";
 
 /// Nothing is lost with a notice but time, so nobody waits for the disk.
-const POSTING: [(&str, &str); 1] = [("synchronous_commit", "off")];
+const POSTING: &[(&str, &str)] = &[("synchronous_commit", "off")];
+
+/// Whoever listens is idle by nature.
+const LISTENING: &[(&str, &str)] = &[("idle_session_timeout", "0")];
 
 /// The longest notice, in bytes; the database refuses longer ones.
 const LONGEST: usize = 7_999;
@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// one of two ways, and must look for itself then: it gets an *empty* notice after the connection was lost and found again, and
 /// [`RecvError::Lagged`](broadcast::error::RecvError::Lagged) when it was too slow.
 pub struct Notices {
-    line: Mutex<Line>,
+    posting: Connections,
     heard: broadcast::Sender<String>,
     listener: JoinHandle<()>,
 }
@@ -60,21 +60,12 @@ impl Notices {
     /// # Errors
     /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Refused`] when the URL is none.
     pub async fn connect(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
-        let options = config.options()?;
-        let port = options.get_port();
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .after_connect(move |_, _| {
-                nodelay::set(port);
-                Box::pin(std::future::ready(Ok(())))
-            })
-            .acquire_timeout(config.acquire_timeout)
-            .connect_lazy_with(options);
-        let listener = listen(&pool).await?;
+        let servers = Servers::of(config)?;
+        let listener = listen(&servers).await?;
         let (heard, _) = broadcast::channel(BUFFER);
         Ok(Arc::new(Self {
-            line: Mutex::new(Line::with(config, &POSTING)?),
-            listener: tokio::spawn(relay(pool, listener, heard.clone())),
+            posting: Connections::new(&servers, 1, POSTING),
+            listener: tokio::spawn(relay(servers, listener, heard.clone())),
             heard,
         }))
     }
@@ -94,8 +85,7 @@ impl Notices {
         if notices.is_empty() {
             return Ok(());
         }
-        let mut line = self.line.lock().await;
-        on_line!(&mut line, Repeat::Safe, |connection| async {
+        on!(&self.posting, Repeat::Safe, |connection| async {
             sqlx::query(POST)
                 .bind(notices)
                 .execute(connection)
@@ -111,13 +101,23 @@ impl Notices {
     }
 }
 
-/// Whoever listens is idle by nature. A setting that the database does not know is left alone.
-const STAY: &str = "
-    select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
-
-async fn listen(pool: &PgPool) -> Attempted<PgListener> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    sqlx::query(STAY).execute(&mut listener).await?;
+async fn listen(servers: &Servers) -> Attempted<PgListener> {
+    let settings = servers.settings(LISTENING);
+    // The driver's listener takes its connection from a pool, which would not say why there is none,
+    // nor which of the servers takes writes.
+    let (found, options) = servers.connect(&settings).await?;
+    within(servers.acquire_timeout(), found.close()).await.ok();
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(servers.acquire_timeout())
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options.clone());
+    let mut first = pool.acquire().await?;
+    nodelay::set(options.get_port());
+    session::begin(&mut first, &settings).await?;
+    drop(first);
+    let mut listener = PgListener::connect_with(&pool).await?;
     // Otherwise it would come back by itself, and nobody would know that something was missed.
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
@@ -125,14 +125,14 @@ async fn listen(pool: &PgPool) -> Attempted<PgListener> {
 }
 
 /// Hands on what arrives, and comes back after every loss.
-async fn relay(pool: PgPool, mut listener: PgListener, heard: broadcast::Sender<String>) {
+async fn relay(servers: Arc<Servers>, mut listener: PgListener, heard: broadcast::Sender<String>) {
     loop {
         let why = hear(&mut listener, &heard).await;
         tracing::warn!(error = %why, "no notices arrive; connecting again");
         drop(listener);
         let mut pause = FIRST_PAUSE;
         listener = loop {
-            match listen(&pool).await {
+            match listen(&servers).await {
                 Ok(listener) => break listener,
                 Err(fault) => {
                     tracing::debug!(error = %fault, "still no notices");

@@ -9,8 +9,8 @@ use taskforge_domain::{
 };
 
 use super::{
-    PostgresStore, Shared, collect, components,
-    connect::{on_pool, run, run_once},
+    PostgresStore, collect, components,
+    connect::{on, run, run_once},
     fault::Repeat,
     mail, registry, secrets, usage, values, versions,
 };
@@ -21,19 +21,6 @@ use crate::{
 
 /// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
 const PATIENCE_A_PART: Duration = Duration::from_secs(1);
-
-impl Shared {
-    /// The same for a transaction that carries so many bytes.
-    fn patient(&self, bytes: usize) -> Self {
-        let parts = u32::try_from(bytes / components::PART).unwrap_or(u32::MAX);
-        Self {
-            pool: self.pool.clone(),
-            patience: self
-                .patience
-                .saturating_add(PATIENCE_A_PART.saturating_mul(parts)),
-        }
-    }
-}
 
 #[async_trait]
 impl PluginStore for PostgresStore {
@@ -53,8 +40,11 @@ impl PluginStore for PostgresStore {
         quota: Quota,
         event: &PluginEvent,
     ) -> StoreResult<Added> {
-        let patient = self.shared.patient(component.len());
-        on_pool!(patient, Repeat::Unsafe, |connection| versions::add(
+        let parts = u32::try_from(component.len() / components::PART).unwrap_or(u32::MAX);
+        let connections = self
+            .connections
+            .with_more_patience(PATIENCE_A_PART.saturating_mul(parts));
+        on!(&connections, Repeat::Unsafe, |connection| versions::add(
             connection, owner, version, component, quota, event
         ))
     }

@@ -6,10 +6,10 @@ use sqlx::{
 };
 
 use super::{
-    config::parse,
+    connect::Servers,
     fault::{Attempted, Fault},
 };
-use crate::{StoreError, StoreResult};
+use crate::{PostgresConfig, StoreError, StoreResult};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
@@ -31,9 +31,10 @@ pub struct Migrated {
 /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when a migration fails (its own changes are
 /// then rolled back) or one that was applied before is not the one of this binary.
 pub async fn migrate(url: &str) -> StoreResult<Migrated> {
-    let mut connection = PgConnection::connect_with(&parse(url)?)
-        .await
-        .map_err(Fault::Sql)?;
+    let servers = Servers::of(&PostgresConfig::new(url))?;
+    servers.check_sessions().await?;
+    // A migration may take as long as it takes.
+    let (mut connection, _) = servers.connect(&Vec::new()).await?;
     let migrated = run(&mut connection).await;
     connection.close().await.ok();
     migrated

@@ -2,10 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlx::{ConnectOptions as _, Connection, PgConnection};
-
-use super::{config::parse, fault::Fault};
-use crate::StoreResult;
+use super::{address::Address, connect::Servers, fault::Fault};
+use crate::{PostgresConfig, StoreResult};
 
 /// A new, empty database on the server of another one, for whoever measures and must not touch what is there.
 #[derive(Debug)]
@@ -26,7 +24,7 @@ impl Scratch {
         let name = format!("taskforge_scratch_{}_{}", std::process::id(), now.as_micros());
         run(url, &format!("create database {name}")).await?;
         Ok(Self {
-            url: parse(url)?.database(&name).to_url_lossy().to_string(),
+            url: Address::parse(url)?.with_database(&name).to_url(),
             server: url.to_owned(),
             name,
         })
@@ -48,9 +46,8 @@ impl Scratch {
 }
 
 async fn run(url: &str, statement: &str) -> StoreResult<()> {
-    let mut connection = PgConnection::connect_with(&parse(url)?)
-        .await
-        .map_err(Fault::Sql)?;
+    let servers = Servers::of(&PostgresConfig::new(url))?;
+    let (mut connection, _) = servers.connect(&Vec::new()).await?;
     sqlx::query(sqlx::AssertSqlSafe(statement))
         .execute(&mut connection)
         .await

@@ -5,6 +5,7 @@ mod loss;
 mod notices;
 mod partitions;
 mod plans;
+mod pooler;
 mod schema;
 
 use std::{sync::Arc, time::Duration};

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use taskforge_domain::{RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
 
 use super::{
-    connect::{Line, on_line},
+    connect::{Connections, on},
     fault::{Attempted, Repeat},
     param::{millis, text, time},
     row, sweep,
@@ -80,15 +80,15 @@ pub(super) async fn heartbeat(
 }
 
 #[async_trait]
-impl LeaseConnection for Line {
+impl LeaseConnection for Connections {
     async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        on_line!(self, Repeat::Safe, |connection| heartbeat(
+        on!(self, Repeat::Safe, |connection| heartbeat(
             connection, worker, now
         ))
     }
 
     async fn close(self: Box<Self>) {
-        self.leave().await;
+        Self::close(&self).await;
     }
 }
 

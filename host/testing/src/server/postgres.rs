@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{Folder, free_port, signal, spawn};
+use crate::disk::SmallDisk;
 
 /// A PostgreSQL server. Its superuser is `postgres`, without a password, on loopback only.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Postgres {
     port: u16,
     bin: PathBuf,
     user: Option<&'static str>,
+    /// Before the folder, on which it is mounted.
+    disk: Option<SmallDisk>,
     folder: Folder,
     durable: bool,
 }
@@ -27,7 +30,88 @@ impl Postgres {
     /// When the programs are not installed, or the server does not start.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(true)
+        Self::start_with(Folder::new("postgres"), None, true)
+    }
+
+    /// Starts a server whose data lie on a disk of so many mebibytes, which can be filled. `None` where this process may not mount one.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    #[must_use]
+    pub fn start_on_small_disk(mebibytes: u32) -> Option<Self> {
+        let folder = Folder::new("postgres");
+        let disk = SmallDisk::mount(folder.path(), mebibytes)?;
+        Some(Self::start_with(folder, Some(disk), true))
+    }
+
+    /// Starts a standby, and makes every commit wait until it is there too.
+    ///
+    /// # Panics
+    /// When it does not follow within half a minute.
+    #[must_use]
+    pub fn start_standby(&self) -> Self {
+        let folder = Folder::new("postgres");
+        give(folder.path());
+        let mut copy = as_user(self.user, &self.bin.join("pg_basebackup"));
+        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"])
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(folder.path().join("data"));
+        assert!(copy.status().unwrap().success(), "pg_basebackup failed");
+        let mut standby = Self {
+            server: None,
+            port: free_port(),
+            bin: self.bin.clone(),
+            user: self.user,
+            disk: None,
+            folder,
+            durable: true,
+        };
+        standby.resume();
+        self.sql("postgres", "alter system set synchronous_standby_names = '*'");
+        self.sql("postgres", "select pg_reload_conf()");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let following = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+        while self.sql("postgres", following) != "1" {
+            assert!(Instant::now() < deadline, "the standby does not follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        standby
+    }
+
+    /// Makes a standby the server that takes writes.
+    ///
+    /// # Panics
+    /// When it does not become it within a minute.
+    pub fn promote(&self) {
+        let mut promote = as_user(self.user, &self.bin.join("pg_ctl"));
+        promote
+            .args(["promote", "-w", "-s", "-D"])
+            .arg(self.folder.path().join("data"));
+        assert!(promote.status().unwrap().success(), "pg_ctl promote failed");
+    }
+
+    /// The disk of a server that was started on a small one.
+    ///
+    /// # Panics
+    /// When it was not.
+    #[must_use]
+    pub const fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("it was started on a small disk")
+    }
+
+    /// Starts the server again if it has ended by itself, as whoever supervises it does.
+    ///
+    /// # Panics
+    /// As [`Postgres::resume`].
+    pub fn supervise(&mut self) {
+        if !self.is_alive() {
+            self.resume();
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        let server = self.server.as_mut();
+        server.is_some_and(|server| server.try_wait().unwrap().is_none())
     }
 
     /// The server that the tests of this process share, each in a database of its own. It does not wait for the
@@ -40,7 +124,7 @@ impl Postgres {
         SHARED.get_or_init(|| match std::env::var("TASKFORGE_TEST_POSTGRES") {
             Ok(url) => SharedPostgres { url, _server: None },
             Err(_) => {
-                let server = Self::start_with(false);
+                let server = Self::start_with(Folder::new("postgres"), None, false);
                 SharedPostgres {
                     url: server.url("postgres"),
                     _server: Some(server),
@@ -49,19 +133,11 @@ impl Postgres {
         })
     }
 
-    fn start_with(durable: bool) -> Self {
+    fn start_with(folder: Folder, disk: Option<SmallDisk>, durable: bool) -> Self {
         let bin = programs();
-        let folder = Folder::new("postgres");
-        let user = is_root().then_some("postgres");
+        let user = user();
         let data = folder.path().join("data");
-        if let Some(user) = user {
-            let done = Command::new("chown")
-                .arg(user)
-                .arg(folder.path())
-                .status()
-                .unwrap();
-            assert!(done.success(), "there is no user {user} to run PostgreSQL as");
-        }
+        give(folder.path());
         let mut initdb = as_user(user, &bin.join("initdb"));
         initdb
             .args([
@@ -80,6 +156,7 @@ impl Postgres {
             port: free_port(),
             bin,
             user,
+            disk,
             folder,
             durable,
         };
@@ -97,10 +174,13 @@ impl Postgres {
             .to_vec();
         let mut settings = vec![
             format!("port={}", self.port),
-            "listen_addresses=127.0.0.1".to_owned(),
+            "listen_addresses=127.0.0.1,::1".to_owned(),
             "unix_socket_directories=".to_owned(),
             "max_connections=200".to_owned(),
         ];
+        if self.disk.is_some() {
+            settings.extend(["max_wal_size=64MB", "min_wal_size=32MB"].map(str::to_owned));
+        }
         if !self.durable {
             settings
                 .extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
@@ -223,7 +303,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if self.server.is_some() {
+        if self.is_alive() {
             self.thaw();
             self.stop();
         }
@@ -264,6 +344,24 @@ fn as_user(user: Option<&str>, program: &Path) -> Command {
         .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
         .arg(program);
     command
+}
+
+/// The user that servers run as which refuse to run as root, if this process does.
+pub(super) fn user() -> Option<&'static str> {
+    is_root().then_some("postgres")
+}
+
+/// Gives a folder to that user.
+pub(super) fn give(folder: &Path) {
+    if let Some(user) = user() {
+        let done = Command::new("chown")
+            .arg("-R")
+            .arg(user)
+            .arg(folder)
+            .status()
+            .unwrap();
+        assert!(done.success(), "there is no user {user} to run servers as");
+    }
 }
 
 fn is_root() -> bool {

@@ -84,7 +84,7 @@ async fn empty_and_analysed() -> TestDatabase {
 #[tokio::test]
 async fn what_is_done_by_ids_goes_through_the_primary_key() {
     let database = empty_and_analysed().await;
-    let mut connection = session(&database, &connect::HOT).await;
+    let mut connection = session(&database, connect::HOT).await;
     for sql in [
         &[claim::TAKE, progress::REPORT, enqueue::INSERT],
         complete::STATEMENTS,
@@ -110,7 +110,7 @@ async fn what_is_done_by_ids_goes_through_the_primary_key() {
 #[tokio::test]
 async fn a_claim_in_order_goes_through_its_lanes() {
     let database = empty_and_analysed().await;
-    let mut connection = session(&database, &connect::ORDER).await;
+    let mut connection = session(&database, connect::ORDER).await;
     for sql in [order::STATEMENTS, &[outlook::LOOK, outlook::GLANCE]].concat() {
         let plan = generic_plan(&mut connection, sql).await;
         let lane = |step: &String| {
@@ -129,7 +129,7 @@ async fn a_claim_in_order_goes_through_its_lanes() {
 #[tokio::test]
 async fn nothing_that_is_done_often_scans_a_table() {
     let database = empty_and_analysed().await;
-    let mut connection = session(&database, &connect::COOL).await;
+    let mut connection = session(&database, connect::COOL).await;
     for sql in [
         sweep::STATEMENTS,
         workers::STATEMENTS,

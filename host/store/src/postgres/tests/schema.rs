@@ -31,7 +31,7 @@ async fn of_several_migrations_at_once_one_does_the_work() {
         applied += new;
     }
     let all = migrate(&database.url).await.unwrap();
-    assert_eq!(i64::from(applied), all.to);
+    assert_eq!(applied as usize, MIGRATIONS.iter().count());
     assert_eq!((all.from, all.applied), (all.to, 0));
     database.store().await.ping().await.unwrap();
 }

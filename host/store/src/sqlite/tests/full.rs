@@ -1,6 +1,6 @@
 //! A disk that is full for a while.
 
-use std::process::Command;
+use taskforge_testing::disk::SmallDisk;
 
 use super::*;
 use crate::StoreError;
@@ -43,47 +43,13 @@ async fn a_database_that_may_not_grow_for_a_moment_costs_one_answer() {
     assert!(!is_there(&store, &refused).await);
 }
 
-/// A file system of a few mebibytes, for as long as the value lives.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` where this process may not mount any.
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-            .arg(folder.path())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(folder))
-    }
-
-    fn fill(&self) {
-        use std::io::Write as _;
-        let mut file = std::fs::File::create(self.0.path().join("filler")).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.0.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a thread of the database may still be closing its file.
-        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
-    }
-}
-
 #[tokio::test]
 async fn after_a_full_disk_everything_goes_on_and_readiness_says_which_it_is() {
-    let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: this process may not mount a file system");
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), 4) else {
         return;
     };
-    let store = SqliteStore::open(&disk.0.path().join("taskforge.db"))
+    let store = SqliteStore::open(&folder.path().join("taskforge.db"))
         .await
         .unwrap();
     let first = new_task();
