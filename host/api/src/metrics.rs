@@ -70,6 +70,7 @@ impl Readings {
     pub(crate) async fn render(&self, vitals: &Vitals) -> String {
         let mut text = self.counts(&*vitals.store).await;
         queue(&mut text, &*vitals.broker).await;
+        eviction(&mut text, &*vitals.broker);
         if let Some(catalog) = &vitals.catalog {
             let known = catalog.snapshot().all().count() as u64;
             gauge(
@@ -190,6 +191,22 @@ async fn queue(text: &mut String, broker: &dyn Broker) {
         let (name, is_on) = (mode.as_str(), u8::from(mode == on));
         writeln!(text, "taskforge_broker_mode{{mode=\"{name}\"}} {is_on}").ok();
     }
+}
+
+/// What Redis does when its memory is full.
+fn eviction(text: &mut String, broker: &dyn Broker) {
+    let Some(eviction) = broker.eviction() else {
+        return;
+    };
+    let name = eviction.name();
+    // Of letters and dashes. Writing to a string cannot fail.
+    writeln!(
+        text,
+        "# HELP taskforge_redis_maxmemory_policy What Redis does when its memory is full; it must be noeviction\n\
+         # TYPE taskforge_redis_maxmemory_policy gauge\n\
+         taskforge_redis_maxmemory_policy{{policy=\"{name}\"}} 1"
+    )
+    .ok();
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: u64) {

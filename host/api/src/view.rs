@@ -183,7 +183,8 @@ pub(crate) struct ReadyView {
 pub(crate) struct ReadyChecks {
     /// The database answers and has the right schema.
     pub(crate) store: Cow<'static, str>,
-    /// The broker answers. While it does not, tasks are claimed from the store, later and more slowly.
+    /// The broker answers, and its server keeps what it is given. While it does not, tasks are claimed from the store, later and more
+    /// slowly.
     pub(crate) broker: Cow<'static, str>,
     /// The server has what it needs, and is not shutting down.
     pub(crate) server: Cow<'static, str>,

@@ -140,14 +140,15 @@ impl Vitals {
         })
     }
 
+    /// Where hints come from, and what is wrong with that.
     async fn broker(&self) -> (Mode, Cow<'static, str>) {
-        match self.broker.mode() {
-            mode @ Mode::StoreWhileRedisIsAway => (
-                mode,
-                "Redis is away; tasks are claimed from the store itself".into(),
-            ),
-            mode => (mode, check("broker", self.broker.depth()).await),
-        }
+        let mode = self.broker.mode();
+        let answers = match mode {
+            Mode::StoreWhileRedisIsAway => OK,
+            _ => check("broker", self.broker.depth()).await,
+        };
+        let concern = self.broker.concern().filter(|_| answers == OK);
+        (mode, concern.map_or(answers, Cow::from))
     }
 
     /// Everything counted and read, in the Prometheus text format.

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
 use tokio::sync::broadcast;
 
+use crate::Eviction;
+
 /// The result of a broker operation.
 pub type BrokerResult<T> = Result<T, BrokerError>;
 
@@ -185,6 +187,16 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Where hints come from now.
     fn mode(&self) -> Mode;
+
+    /// What an operator should know of it now, although it works or is done without: in words that any client may read.
+    fn concern(&self) -> Option<String> {
+        None
+    }
+
+    /// What the server that holds the queue does when its memory is full. `None`: there is none, or it was not asked yet.
+    fn eviction(&self) -> Option<Eviction> {
+        None
+    }
 }
 
 /// A way to tell every process of the fleet something through the store: `listen` and `notify` of a database. What is posted

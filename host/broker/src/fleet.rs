@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use crate::{
-    Broker, BrokerResult, Bulletin, Hint, LOOK_PAUSE, Mode, Popped, RedisBroker, ShortLane, Signal, Signals,
-    StoreBroker, Want, local::SIGNALS,
+    Broker, BrokerResult, Bulletin, Eviction, Hint, LOOK_PAUSE, Mode, Popped, RedisBroker, ShortLane, Signal,
+    Signals, StoreBroker, Want, local::SIGNALS,
 };
 
 /// A [`RedisBroker`] with a [`StoreBroker`] behind it.
@@ -134,8 +134,12 @@ impl Broker for FleetBroker {
         self.redis.refill(lane, after, tasks, is_all).await
     }
 
+    /// While Redis is away nobody can tell it: whoever tells must do so again when the mode has changed.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         self.direct.set_policy(policy).await?;
+        if self.redis.is_away() {
+            return Ok(());
+        }
         self.redis.set_policy(policy).await
     }
 
@@ -159,5 +163,13 @@ impl Broker for FleetBroker {
 
     fn mode(&self) -> Mode {
         self.redis.mode()
+    }
+
+    fn concern(&self) -> Option<String> {
+        self.redis.concern()
+    }
+
+    fn eviction(&self) -> Option<Eviction> {
+        self.redis.eviction()
     }
 }

@@ -37,4 +37,4 @@ pub use broker::{
 pub use direct::StoreBroker;
 pub use fleet::FleetBroker;
 pub use local::LocalBroker;
-pub use redis::{RedisBroker, RedisConfig};
+pub use redis::{Eviction, RedisBroker, RedisConfig};

@@ -5,11 +5,13 @@
 //! | `config` | where Redis is |
 //! | `scripts`, `*.lua` | the rules of [`queue`](crate::queue), on the server |
 //! | `link` | the connection that carries commands, and whether it works |
+//! | `eviction` | what the server does with keys when its memory is full |
 //! | `ear` | the connection that hears wake-ups and signals |
 //! | `wire` | signals as bytes |
 
 mod config;
 mod ear;
+mod eviction;
 mod link;
 mod scripts;
 mod wire;
@@ -27,10 +29,10 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::config::RedisConfig;
+pub use self::{config::RedisConfig, eviction::Eviction};
 use self::{
     ear::Ear,
-    link::{Carries, Link},
+    link::{Carries, Link, State},
     scripts::Scripts,
 };
 use crate::{
@@ -79,9 +81,9 @@ impl RedisBroker {
     /// Connects, or tries to: a broker that is away at first comes when Redis does.
     ///
     /// # Errors
-    /// When the URL or the prefix is not valid.
+    /// When the URL or the prefix is not valid, or the queues are another fleet's.
     pub async fn connect(config: &RedisConfig) -> BrokerResult<Self> {
-        let scripts = Scripts::new(&config.prefix, config.lane_capacity, config.patience);
+        let scripts = Scripts::new(config);
         let core = Arc::new(Core {
             link: Link::new(config)?,
             ear: Ear::new(scripts.key("wake"), scripts.key("signals")),
@@ -92,7 +94,7 @@ impl RedisBroker {
             rebuild: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        let (mut is_up, mut hears) = (core.link.watch(), core.ear.watch());
+        let (mut state, mut hears) = (core.link.watch(), core.ear.watch());
         let keeper = Arc::clone(&core);
         tasks.spawn(async move { keeper.link.keep(&keeper.scripts).await });
         let listener = Arc::clone(&core);
@@ -119,12 +121,17 @@ impl RedisBroker {
             _tasks: tasks,
         };
         let both = async {
-            is_up.wait_for(|is_up| *is_up).await.ok();
-            hears.wait_for(|hears| *hears).await.ok();
+            let state = state.wait_for(|state| *state != State::Away).await;
+            if state.is_ok_and(|state| *state == State::Up) {
+                hears.wait_for(|hears| *hears).await.ok();
+            }
         };
         // If not now, then later.
         tokio::time::timeout(config.timeout, both).await.ok();
-        Ok(broker)
+        match broker.core.link.state() {
+            State::OtherFleet => Err(broker.core.link.why_not()),
+            State::Up | State::Away => Ok(broker),
+        }
     }
 
     /// Deletes all that this fleet has in Redis. For fleets that are thrown away: it goes through the names of all keys of the server.
@@ -141,7 +148,7 @@ impl RedisBroker {
     /// Whether calls fail now.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        !self.core.link.is_up()
+        self.core.link.state() != State::Up
     }
 }
 
@@ -349,5 +356,20 @@ impl Broker for RedisBroker {
         } else {
             Mode::Redis
         }
+    }
+
+    fn concern(&self) -> Option<String> {
+        match self.core.link.state() {
+            State::Up => self.eviction().and_then(|eviction| eviction.concern()),
+            State::Away => Some("Redis is away; tasks are claimed from the store itself".to_owned()),
+            State::OtherFleet => Some(
+                "another fleet uses this Redis with the same prefix; tasks are claimed from the store itself"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn eviction(&self) -> Option<Eviction> {
+        self.core.link.eviction()
     }
 }

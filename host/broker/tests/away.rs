@@ -15,9 +15,9 @@ use bulletin::Board;
 use hints::{LONG, hint, hints, kind, kinds, pop, take, taken, tell};
 use server::Server;
 use taskforge_broker::{
-    Broker, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
+    Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
 };
-use taskforge_domain::{QueuePolicy, TaskId, TypePolicy};
+use taskforge_domain::{FleetId, QueuePolicy, TaskId, TypePolicy};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -449,4 +449,88 @@ async fn a_fleet_that_is_thrown_away_leaves_no_key_and_others_alone() {
         .query(&mut server.connection())
         .unwrap();
     assert_eq!(keys, [] as [String; 0]);
+}
+
+fn of(fleet: FleetId, server: &Server) -> RedisConfig {
+    RedisConfig {
+        fleet: Some(fleet),
+        ..server.config()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_fleets_do_not_share_a_prefix_whichever_comes_first() {
+    let server = Server::start();
+    let (ours, theirs) = (FleetId::generate(), FleetId::generate());
+    let first = RedisBroker::connect(&of(ours, &server)).await.unwrap();
+    let again = RedisBroker::connect(&of(ours, &server)).await.unwrap();
+    tell(&first, &QueuePolicy::default(), &[]).await;
+    first.push(&hints("a", "t", 3, 2)).await.unwrap();
+    let refused = RedisBroker::connect(&of(theirs, &server)).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains(&ours.to_string()) && text.contains("prefix") && text.contains("\"taskforge\""),
+        "{text}"
+    );
+    let elsewhere = RedisConfig {
+        prefix: "other".into(),
+        ..of(theirs, &server)
+    };
+    RedisBroker::connect(&elsewhere).await.unwrap();
+    assert_eq!(first.depth().await.unwrap(), 2, "nobody has touched them");
+
+    // Redis forgets whose it was, and the other fleet says so first.
+    server.flush();
+    let second = RedisBroker::connect(&of(theirs, &server)).await.unwrap();
+    tell(&second, &QueuePolicy::default(), &[]).await;
+    assert!(again.push(&hints("a", "t", 3, 1)).await.is_err());
+    assert_eq!(again.mode(), Mode::StoreWhileRedisIsAway);
+    let concern = again.concern().unwrap();
+    assert!(concern.contains("another fleet"), "{concern}");
+    assert!(first.is_complete().await.is_err());
+    assert_eq!(take(&second, &["t"], 8).await, []);
+
+    // Once the other one is gone and its keys are, both come back by themselves.
+    drop(second);
+    server.flush();
+    until("both are back", || async { !first.is_away() && !again.is_away() }).await;
+    assert_eq!(again.concern(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_evicts_or_does_not_say_so_is_named() {
+    let server = Server::start();
+    let ask = async |command: &[&str]| {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]).exec(&mut server.connection()).unwrap();
+    };
+    let broker = RedisBroker::connect(&server.config()).await.unwrap();
+    until("it was asked", || async { broker.eviction().is_some() }).await;
+    assert_eq!(broker.eviction(), Some(Eviction::Never));
+    assert_eq!(broker.concern(), None);
+    ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    until("the change is noticed", || async { broker.concern().is_some() }).await;
+    let concern = broker.concern().unwrap();
+    assert!(
+        concern.contains("allkeys-lru") && concern.contains("noeviction"),
+        "{concern}"
+    );
+    assert_eq!(broker.eviction().unwrap().name(), "allkeys-lru");
+
+    ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    ask(&[
+        "ACL", "SETUSER", "shy", "on", ">pw", "~*", "&*", "+@all", "-info", "-config",
+    ])
+    .await;
+    let shy = RedisConfig::new(server.url().replace("redis://", "redis://shy:pw@"));
+    let shy = RedisBroker::connect(&shy).await.unwrap();
+    until("it was asked", || async { shy.eviction().is_some() }).await;
+    assert_eq!(shy.eviction().unwrap().name(), "unknown");
+    assert!(shy.concern().unwrap().contains("does not say"));
+    assert_eq!(shy.mode(), Mode::Redis, "it serves all the same");
+    ask(&["ACL", "SETUSER", "shy", "+info"]).await;
+    until("INFO will do", || async {
+        shy.eviction() == Some(Eviction::Never)
+    })
+    .await;
 }

@@ -22,6 +22,8 @@ use crate::{
 /// Between two tries of a database that is not there yet.
 const STARTUP_PAUSE: Duration = Duration::from_secs(1);
 
+const UNUSABLE: &str = "cannot use the database (--database-url, DATABASE_URL)";
+
 /// A process's place in the fleet.
 pub(crate) struct Fleet {
     pub(crate) store: Arc<PostgresStore>,
@@ -32,7 +34,10 @@ impl Fleet {
     /// Connects to the database, which is waited for, and to the broker, which may come later.
     pub(crate) async fn join(database: &DatabaseArgs, broker: &BrokerArgs) -> anyhow::Result<Self> {
         let store = connect(database).await?;
-        let notices = Notices::connect(&config(database)).await?;
+        let config = config(database);
+        let notices = patiently(database.startup_timeout, || Notices::connect(&config))
+            .await
+            .context(UNUSABLE)?;
         let bulletin: Arc<dyn Bulletin> = Arc::new(Noticeboard(notices));
         let kind = broker.broker.unwrap_or(match &broker.redis_url {
             Some(_) => BrokerKind::Redis,
@@ -44,9 +49,11 @@ impl Fleet {
                 bail!("the broker is redis, but no server is named (--redis-url, REDIS_URL)")
             }
             (BrokerKind::Redis, Some(url)) => {
+                let fleet = patiently(database.startup_timeout, || store.fleet_id()).await;
                 let config = RedisConfig {
                     prefix: broker.redis_prefix.clone(),
                     authorities: authorities::of_redis()?,
+                    fleet: Some(fleet.context(UNUSABLE)?),
                     ..RedisConfig::new(url)
                 };
                 let redis = RedisBroker::connect(&config)
@@ -80,7 +87,7 @@ pub(crate) async fn connect(args: &DatabaseArgs) -> anyhow::Result<Arc<PostgresS
     let config = config(args);
     patiently(args.startup_timeout, || PostgresStore::connect(&config))
         .await
-        .context("cannot use the database (--database-url, DATABASE_URL)")
+        .context(UNUSABLE)
 }
 
 /// Repeats what fails because the database is not there.
@@ -92,7 +99,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     loop {
         match ask().await {
             Err(StoreError::Unavailable(reason)) if began.elapsed() < patience => {
-                tracing::warn!(reason, "waiting for the database");
+                tracing::warn!(error = reason, "waiting for the database");
                 tokio::time::sleep(STARTUP_PAUSE).await;
             }
             answer => return answer,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use taskforge_broker::{Broker, BrokerError, Hint, Signal, Signals};
+use taskforge_broker::{Broker, BrokerError, Hint, Mode, Signal, Signals};
 use taskforge_domain::{QueuePolicy, Revision, Timestamp, WorkerId};
 use taskforge_registry::{Collector, Live, Trials};
 use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
@@ -46,6 +46,8 @@ pub struct Sweeper {
     /// As the broker was last told, in this term, and the registry's revision then.
     told_policy: Option<QueuePolicy>,
     told_revision: Revision,
+    /// Where hints came from then: a broker that is away cannot be told.
+    told_mode: Mode,
     due: Due,
     /// The upkeep under way, if there is one.
     upkeep: AbortOnDropHandle<()>,
@@ -106,6 +108,7 @@ impl Sweeper {
     #[must_use]
     pub fn new(config: SweeperConfig, store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Self {
         Self {
+            told_mode: broker.mode(),
             lanes: Lanes::new(config.audit_interval),
             config,
             store,
@@ -324,10 +327,11 @@ impl Sweeper {
     async fn tell_policy(&mut self) -> Result<(), SweepError> {
         let forgotten = !self.broker.is_complete().await?;
         let revision = self.live.snapshot().revision;
-        let is_news = self.told_revision != revision;
+        let mode = self.broker.mode();
+        let is_news = self.told_revision != revision || self.told_mode != mode;
         if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten || is_news {
             let mut policy = self.live.overlay(self.store.policy().await?);
-            let has_changed = self.told_policy.as_ref() != Some(&policy);
+            let has_changed = self.told_policy.as_ref() != Some(&policy) || self.told_mode != mode;
             if is_due(&mut self.due.tell, TELL_INTERVAL) || forgotten || has_changed {
                 // Who changes the policy tells the broker at once, and this must not take it back.
                 loop {
@@ -342,6 +346,7 @@ impl Sweeper {
             }
             self.told_policy = Some(policy);
             self.told_revision = revision;
+            self.told_mode = mode;
         }
         let policy = self.told_policy.as_ref().filter(|policy| policy.has_caps());
         if let Some(policy) = policy

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use redis::{Client, IntoConnectionInfo, RedisResult, TlsCertificates};
+use taskforge_domain::FleetId;
 
 use crate::{
     BrokerError, BrokerResult,
@@ -19,6 +20,9 @@ pub struct RedisConfig {
     pub cluster: bool,
     /// Begins every key, as a hash tag. Fleets that share a server have one each.
     pub prefix: String,
+    /// Whose queues they are. Those of another fleet under the same prefix are left alone: the broker is away then, and says so.
+    /// `None`: whoever's they are.
+    pub fleet: Option<FleetId>,
     /// Hints in a lane.
     pub lane_capacity: usize,
     /// A hint is overdue once its task is older than this.
@@ -38,6 +42,7 @@ impl RedisConfig {
             url: url.into(),
             cluster: false,
             prefix: "taskforge".into(),
+            fleet: None,
             lane_capacity: LANE_CAPACITY,
             patience: PATIENCE,
             timeout: Duration::from_secs(1),
@@ -109,6 +114,7 @@ impl std::fmt::Debug for RedisConfig {
             .field("host", &host)
             .field("cluster", &self.cluster)
             .field("prefix", &self.prefix)
+            .field("fleet", &self.fleet)
             .field("lane_capacity", &self.lane_capacity)
             .field("patience", &self.patience)
             .field("timeout", &self.timeout)

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    link::{Link, RETRY},
+    link::{Link, RETRY, State},
     wire,
 };
 use crate::{BrokerError, BrokerResult, Signal, waiters::Waiters};
@@ -59,7 +59,13 @@ impl Ear {
         let mut pause = RETRY.0;
         loop {
             let attempt = timeout(2 * link.timeout(), self.subscribe(link)).await;
-            if let Ok(Ok(pubsub)) = attempt {
+            let attempt = attempt.unwrap_or_else(|_| Err(BrokerError("no answer from Redis".into())));
+            if let Err(error) = &attempt
+                && link.state() == State::Up
+            {
+                tracing::warn!(%error, "wake-ups of Redis are not heard; workers look for themselves");
+            }
+            if let Ok(pubsub) = attempt {
                 pause = RETRY.0;
                 self.hears.send_replace(true);
                 // What was said in between was not heard.

@@ -9,16 +9,36 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, RedisResult, ScriptInvocation, TlsCertificates,
-    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
+    TlsCertificates, aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
-use super::{RedisConfig, config::client, scripts::Scripts};
+use super::{
+    RedisConfig,
+    config::client,
+    eviction::{self, Eviction},
+    scripts::{OTHER_FLEET, Scripts},
+};
 use crate::{BrokerError, BrokerResult, health};
 
 /// Pauses between attempts to reach a server that is away: the first, and the longest.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+
+/// A link that was up for so long is sound: what puts it down then is another fault.
+const SOUND: Duration = Duration::from_secs(10);
+
+/// Whether commands are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Up,
+    Away,
+    /// The server is there, but the queues under our prefix are another fleet's.
+    OtherFleet,
+}
 
 /// One connection for the whole process; commands of all callers share it.
 ///
@@ -29,7 +49,12 @@ pub(super) struct Link {
     servers: Servers,
     timeout: Duration,
     connection: Mutex<Option<Connection>>,
-    is_up: watch::Sender<bool>,
+    state: watch::Sender<State>,
+    /// Why it last was not up.
+    fault: Mutex<BrokerError>,
+    eviction: Mutex<Option<Eviction>>,
+    /// For messages.
+    prefix: String,
     /// Hints may have been lost on the way: a push did not arrive, or what was popped did not.
     has_lost: AtomicBool,
     /// It was down, and this process may have claimed what Redis should have counted.
@@ -80,20 +105,36 @@ impl Link {
             },
             timeout: config.timeout,
             connection: Mutex::new(None),
-            is_up: watch::Sender::new(false),
+            state: watch::Sender::new(State::Away),
+            fault: Mutex::new(away()),
+            eviction: Mutex::default(),
+            prefix: config.prefix.clone(),
             has_lost: AtomicBool::new(false),
             was_away: AtomicBool::new(false),
         })
     }
 
     /// Whether it works, as far as is known.
-    pub(super) fn is_up(&self) -> bool {
-        *self.is_up.borrow()
+    pub(super) fn state(&self) -> State {
+        *self.state.borrow()
     }
 
     /// Tells when that changes.
-    pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.is_up.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Why it last was not up.
+    pub(super) fn why_not(&self) -> BrokerError {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the server was last found to do when its memory is full. `None`: it was not asked yet.
+    pub(super) fn eviction(&self) -> Option<Eviction> {
+        self.eviction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// URLs of servers that can be subscribed to.
@@ -120,7 +161,7 @@ impl Link {
             if carries == Carries::Hints {
                 self.has_lost.store(true, Ordering::Release);
             }
-            return Err(BrokerError("Redis is away".into()));
+            return Err(away());
         };
         let outcome = timeout(self.timeout, connection.run(script)).await;
         self.judge(outcome, carries)
@@ -129,7 +170,7 @@ impl Link {
     /// Runs a command.
     pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> BrokerResult<T> {
         let Some(mut connection) = self.connection().clone() else {
-            return Err(BrokerError("Redis is away".into()));
+            return Err(away());
         };
         let outcome = timeout(self.timeout, connection.command(command)).await;
         self.judge(outcome, Carries::Nothing)
@@ -140,10 +181,13 @@ impl Link {
         outcome: Result<RedisResult<T>, tokio::time::error::Elapsed>,
         carries: Carries,
     ) -> BrokerResult<T> {
-        let error = match outcome {
+        let (state, error) = match outcome {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => BrokerError(error.to_string()),
-            Err(_) => BrokerError(format!("no answer from Redis within {:?}", self.timeout)),
+            Ok(Err(error)) => self.explain(&error),
+            Err(_) => {
+                let silence = format!("no answer from Redis within {:?}", self.timeout);
+                (State::Away, BrokerError(silence))
+            }
         };
         health::count_error();
         if carries != Carries::Nothing {
@@ -151,45 +195,91 @@ impl Link {
         }
         self.connection().take();
         self.was_away.store(true, Ordering::Release);
-        if self.is_up.send_replace(false) {
+        if self.state.send_replace(state) == State::Up {
             tracing::warn!(%error, "Redis is away");
         }
         Err(error)
+    }
+
+    fn explain(&self, error: &RedisError) -> (State, BrokerError) {
+        if error.code() != Some(OTHER_FLEET) {
+            return (State::Away, BrokerError(error.to_string()));
+        }
+        let why = format!(
+            "the fleet {} keeps its queues there under the prefix {:?}: give each fleet a prefix of its own \
+             (--redis-prefix, TASKFORGE_REDIS_PREFIX), or delete the keys of that prefix if that fleet is gone",
+            error.detail().unwrap_or("of another database"),
+            self.prefix
+        );
+        (State::OtherFleet, BrokerError(why))
     }
 
     /// Brings the link up, and up again whenever it is down; never ends. Answers that hints may have been lost go to the scripts, before any
     /// other command can.
     pub(super) async fn keep(&self, scripts: &Scripts) {
         let mut pause = RETRY.0;
+        let mut greeted: Option<Instant> = None;
         loop {
-            let attempt = timeout(2 * self.timeout, self.connect(scripts)).await;
-            match attempt.unwrap_or_else(|_| Err(BrokerError("no answer from Redis".into()))) {
+            let limit = 2 * self.timeout;
+            let attempt = timeout(limit, self.connect(scripts)).await;
+            match attempt.unwrap_or_else(|_| {
+                let silence =
+                    format!("no answer from Redis within {limit:?}, the look-up of its name included");
+                Err((State::Away, BrokerError(silence)))
+            }) {
                 Ok(connection) => {
-                    pause = RETRY.0;
-                    *self.connection() = Some(connection);
-                    self.is_up.send_replace(true);
-                    tracing::info!("Redis is there");
-                    // Fails only when the sender is gone, and that is in `self`.
-                    self.is_up.subscribe().wait_for(|is_up| !is_up).await.ok();
-                    tokio::time::sleep(pause).await;
+                    let up = Instant::now();
+                    *self.connection() = Some(connection.clone());
+                    self.state.send_replace(State::Up);
+                    // One that comes and goes is not greeted each time.
+                    if greeted.is_none_or(|greeted| greeted.elapsed() > SOUND) {
+                        tracing::info!("Redis is there");
+                        greeted = Some(up);
+                    }
+                    self.watch_over(connection).await;
+                    if up.elapsed() > SOUND {
+                        pause = RETRY.0;
+                    }
                 }
-                Err(error) => {
+                Err((state, error)) => {
                     self.was_away.store(true, Ordering::Release);
-                    tracing::debug!(%error, "Redis is still away");
-                    tokio::time::sleep(pause).await;
-                    pause = (2 * pause).min(RETRY.1);
+                    *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = error.clone();
+                    self.state.send_replace(state);
+                    tracing::warn!(%error, "Redis cannot be used; tasks are claimed from the database");
                 }
             }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(RETRY.1);
         }
     }
 
-    /// Connects, and sees whether the server takes writes: a replica, or one that is loading or full, serves no broker.
-    async fn connect(&self, scripts: &Scripts) -> BrokerResult<Connection> {
-        let refused = |error: redis::RedisError| BrokerError(error.to_string());
+    /// Returns once the link is down. Meanwhile the server is asked now and then whether it still keeps what it is given.
+    async fn watch_over(&self, mut connection: Connection) {
+        let mut state = self.state.subscribe();
+        let down = state.wait_for(|state| *state != State::Up);
+        let ask = async {
+            let mut ticks = tokio::time::interval(eviction::INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let found = connection.eviction().await;
+                let mut known = self.eviction.lock().unwrap_or_else(PoisonError::into_inner);
+                found.report(known.as_ref());
+                *known = Some(found);
+            }
+        };
+        tokio::select! {
+            // Fails only when the sender is gone, and that is in `self`.
+            _ = down => {}
+            () = ask => {}
+        }
+    }
+
+    /// Connects, and sees whether the server serves a broker, and this fleet's.
+    async fn connect(&self, scripts: &Scripts) -> Result<Connection, (State, BrokerError)> {
+        let refused = |error: RedisError| self.explain(&error);
         let mut connection = self.servers.connect(self.timeout).await.map_err(refused)?;
-        let mut hello = redis::cmd("SET");
-        hello.arg(scripts.key("hello")).arg(1).arg("PX").arg(60_000);
-        connection.command::<()>(&hello).await.map_err(refused)?;
+        connection.run::<()>(&scripts.hello()).await.map_err(refused)?;
         // What fails from here on is told next time.
         if self.has_lost.swap(false, Ordering::AcqRel) {
             let rebuild = taskforge_domain::TaskId::generate().to_string();
@@ -212,6 +302,10 @@ impl Link {
     fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn away() -> BrokerError {
+    BrokerError("Redis is away".into())
 }
 
 impl Servers {
@@ -254,6 +348,18 @@ impl Connection {
             Self::Single(connection) => script.invoke_async(connection).await,
             Self::Cluster(connection) => script.invoke_async(connection).await,
         }
+    }
+
+    /// What the server does when its memory is full.
+    async fn eviction(&mut self) -> Eviction {
+        let mut reasons = Vec::new();
+        for question in eviction::questions() {
+            match eviction::read(self.command(&question).await) {
+                Ok(found) => return found,
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Eviction::Unknown(reasons.join("; "))
     }
 
     async fn command<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> RedisResult<T> {

@@ -21,11 +21,23 @@
 --   uncounted                     exists for some seconds after counts were forgotten
 --   pops                          hash: set of types -> pops since the last one of the overdue
 --   depth                         hints in all lanes
+--   fleet                         whose queues these are
 --   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
 -- Channels: `wake` (types, comma-separated, or *) and `signals`.
 local base = KEYS[1] .. ':'
 local call = redis.call
 local byte = string.byte
+
+-- Two fleets that were given the same server and prefix by mistake would tell each other's pauses and caps, and give out each other's
+-- tasks. Asked by each script, because the key is lost with everything else.
+if FLEET ~= '' then
+  local owner = call('GET', base .. 'fleet')
+  if not owner then
+    call('SET', base .. 'fleet', FLEET)
+  elseif owner ~= FLEET then
+    return redis.error_reply(OTHER_FLEET .. ' ' .. owner)
+  end
+end
 
 -- Milliseconds on the server's clock, the one that all who pop have in common.
 local function server_now()

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    time::Duration,
 };
 
 use redis::{Script, ScriptInvocation};
 use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 use uuid::Uuid;
 
+use super::RedisConfig;
 use crate::{
     BrokerError, BrokerResult, Hint, Popped, ShortLane, Taken,
     local::now,
@@ -31,6 +31,7 @@ pub(super) struct Scripts {
     set_running: Script,
     uncount: Script,
     completeness: Script,
+    hello: Script,
     erase: Script,
 }
 
@@ -40,19 +41,24 @@ const MAX_SHORT_LANES: usize = 256;
 /// How long what was counted holds when nobody counts again, in seconds. A sweeper that leads counts every second.
 const COUNTED_FOR: u32 = 10;
 
-fn script(body: &str) -> Script {
-    Script::new(&format!(
-        "local TURN, COUNTED_FOR = {TURN}, {COUNTED_FOR}\n{}{body}",
-        include_str!("prelude.lua")
-    ))
-}
+/// The first word of what a script answers when the queues are another fleet's.
+pub(super) const OTHER_FLEET: &str = "OTHERFLEET";
 
 impl Scripts {
-    pub(super) fn new(prefix: &str, capacity: usize, patience: Duration) -> Self {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        let fleet = config.fleet.map_or_else(String::new, |fleet| fleet.to_string());
+        let script = |body: &str| {
+            Script::new(&format!(
+                "local TURN, COUNTED_FOR = {TURN}, {COUNTED_FOR}\n\
+                 local FLEET, OTHER_FLEET = '{fleet}', '{OTHER_FLEET}'\n\
+                 {}{body}",
+                include_str!("prelude.lua")
+            ))
+        };
         Self {
-            base: format!("{{{prefix}}}"),
-            capacity: capacity.max(1),
-            patience: millis(patience),
+            base: format!("{{{}}}", config.prefix),
+            capacity: config.lane_capacity.max(1),
+            patience: millis(config.patience),
             push: script(include_str!("push.lua")),
             pop: script(include_str!("pop.lua")),
             release: script(include_str!("release.lua")),
@@ -62,6 +68,7 @@ impl Scripts {
             set_running: script(include_str!("set_running.lua")),
             uncount: script(include_str!("uncount.lua")),
             completeness: script(include_str!("completeness.lua")),
+            hello: script(include_str!("hello.lua")),
             erase: script(include_str!("erase.lua")),
         }
     }
@@ -171,6 +178,10 @@ impl Scripts {
         }
         add_hints(&mut call, running);
         call
+    }
+
+    pub(super) fn hello(&self) -> ScriptInvocation<'_> {
+        self.hello.key(&self.base)
     }
 
     pub(super) fn erase(&self) -> ScriptInvocation<'_> {
