@@ -2,13 +2,19 @@
 //!
 //! A field may carry what a stranger wrote, so each line is made safe to look at where it is
 //! written: whatever field it is, nothing in it acts on a terminal or begins a line of its own.
-//! Colours would be lost among what is escaped, so there are none.
+//! Colours would be lost among what is escaped, so there are none. A fault that lasts is not said
+//! again and again.
+
+mod repeats;
 
 use std::io::{self, Write};
 
 use taskforge_domain::one_line;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::FilterExt as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
+use self::repeats::Repeats;
 use crate::args::{LogFormat, LoggingArgs};
 
 /// A server says what it does.
@@ -24,14 +30,15 @@ pub(crate) fn init(args: &LoggingArgs, is_server: bool) {
         Some(Ok(filter)) => (filter, None),
         Some(Err(error)) => (default(), Some(error)),
     };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(|| Lines(io::stderr()));
-    match args.log_format {
-        LogFormat::Text => lines.with_target(false).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = match args.log_format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let lines = lines.with_filter(filter.and(Repeats::default()));
+    tracing_subscriber::registry().with(lines).init();
     if let Some(error) = problem {
         tracing::warn!(%error, "the log filter cannot be read; using the default");
     }
@@ -60,7 +67,13 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -89,7 +102,7 @@ mod tests {
                 false => tracing::subscriber::with_default(lines.finish(), log),
                 true => tracing::subscriber::with_default(lines.json().finish(), log),
             }
-            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let text = written.text();
             assert_eq!(text.lines().count(), 1, "{text}");
             let hidden = |c| taskforge_domain::is_hidden(c) && c != '\n';
             assert!(!text.contains(hidden), "{text:?}");
