@@ -3,15 +3,16 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use taskforge_api::Catalog;
+use taskforge_api::{Catalog, Readiness};
 use taskforge_broker::Broker;
 use taskforge_domain::{PluginInfo, TaskType};
 use taskforge_registry::{
     Collector, DEFAULT_QUOTA, Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry,
-    Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard, folder::Looked,
+    Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, Quota, RegistrySnapshot};
+use taskforge_store::{PluginStore, Quota, RegistrySnapshot, StoreResult};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 /// How long a process that starts waits for its plugins to be ready before it says that it has started. One that compiles for longer is served
 /// as soon as it is ready.
 const SETTLE: Duration = Duration::from_secs(60);
+
+/// What a process that starts says when it cannot go on.
+pub(crate) const UNREADABLE: &str = "the registry of plugins cannot be read";
 
 /// Whose plugins a process trusts, the keys to their secrets, and how much may be stored of them.
 #[derive(Clone)]
@@ -94,15 +98,16 @@ impl Access {
     }
 
     /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if it serves anything.
+    ///
+    /// # Errors
+    /// When the database fails: nothing follows then, and the same call may succeed later.
     pub(crate) async fn follow(
         &self,
         live: Option<&Arc<Live>>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Snapshots> {
-        let follower = Follower::start(self.store.clone(), &*self.broker)
-            .await
-            .context("the registry of plugins cannot be read")?;
+    ) -> StoreResult<Snapshots> {
+        let follower = Follower::start(self.store.clone(), &*self.broker).await?;
         let follower = match live {
             Some(live) => follower.confirming(live.clone()),
             None => follower,
@@ -157,26 +162,56 @@ pub(crate) async fn sync(mut folder: Folder, path: &Path) -> anyhow::Result<(Fol
         path.display()
     );
     let looked = folder.sync().await?;
-    let mut taken = 0;
-    for Looked { file, result } in looked {
-        match result {
-            Ok(_) => taken += 1,
-            Err(error) => tracing::error!("{} was not taken: {error}", file.display()),
-        }
-    }
+    let taken = looked.iter().filter(|looked| looked.result.is_ok()).count();
     Ok((folder, taken))
 }
 
+/// Whether the plugins that a folder held at the start are registered.
+#[derive(Clone, Default)]
+pub(crate) struct Registered(Option<watch::Receiver<bool>>);
+
+impl Registered {
+    pub(crate) fn of(folder: &Folder) -> Self {
+        Self(Some(folder.settled()))
+    }
+
+    /// Returns once they are.
+    pub(crate) async fn wait(&self) {
+        if let Some(mut settled) = self.0.clone() {
+            // It fails when nobody tries any more: the process ends.
+            settled.wait_for(|settled| *settled).await.ok();
+        }
+    }
+}
+
+impl Readiness for Registered {
+    fn check(&self) -> Result<(), String> {
+        match &self.0 {
+            Some(settled) if !*settled.borrow() => {
+                Err("the plugins of the folder could not be registered yet; it is tried again".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Registers what is in the folder that the arguments name, or in one of the usual places. A process of a fleet needs none, unless one was
-/// named: others may have registered what there is.
-pub(crate) async fn sync_if_found(args: &PluginFolderArgs, access: &Access) -> anyhow::Result<()> {
+/// named: others may have registered what there is. What the database cannot take now is tried again until `stop`.
+pub(crate) async fn sync_if_found(
+    args: &PluginFolderArgs,
+    access: &Access,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Registered> {
     let path = match plugin_folder::locate(args) {
         Ok(path) => path,
         Err(error) if args.plugins.is_some() => return Err(error),
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(Registered::default()),
     };
-    sync(Folder::new(access.registry(), path.clone()), &path).await?;
-    Ok(())
+    let (folder, _) = sync(Folder::new(access.registry(), path.clone()), &path).await?;
+    let registered = Registered::of(&folder);
+    tasks.spawn(folder.settle(stop.clone()));
+    Ok(registered)
 }
 
 /// The versions that run, as people call them.

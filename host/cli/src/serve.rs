@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use taskforge_api::{
-    AlwaysReady, ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
+    ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
     admin::{self, AdminServices},
 };
 use taskforge_domain::Json;
@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     args::ServeArgs,
     data_folder, external,
-    fleet::Fleet,
+    fleet::{self, Fleet},
     output, plugin_folder,
     registry::{self, Access, Trust},
     signals::{INTERRUPTED, Signals},
@@ -59,11 +59,15 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let start = async {
         let fleet = Fleet::join(&args.database, &args.broker).await?;
         let access = access(&args, trust, &fleet)?;
-        registry::sync_if_found(&args.plugins, &access).await?;
-        let snapshots = access.follow(None, &tasks, &stop).await?;
-        anyhow::Ok((fleet, access, snapshots))
+        let registered = registry::sync_if_found(&args.plugins, &access, &tasks, &stop).await?;
+        let snapshots = fleet::patiently(args.database.startup_timeout, || {
+            access.follow(None, &tasks, &stop)
+        })
+        .await
+        .context(registry::UNREADABLE)?;
+        anyhow::Ok((fleet, access, registered, snapshots))
     };
-    let (fleet, access, snapshots) = tokio::select! {
+    let (fleet, access, registered, snapshots) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
@@ -75,7 +79,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         catalog,
         registry: access.registry(),
         metrics,
-        ready: Arc::new(AlwaysReady),
+        ready: Arc::new(registered),
     };
     let mut lines = vec![("  API", format!("http://{}", door.local_addr()))];
     if let Some(listen) = args.admin_listen {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics};
+use taskforge_api::{ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo};
 use taskforge_registry::{
@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     authorities, output,
-    registry::{self, Access, Served, Trust},
+    registry::{self, Access, Registered, Served, Trust},
 };
 
 /// A watched folder makes a version of each build, most of which nobody ever looks at again.
@@ -180,9 +180,13 @@ impl Stack {
         };
         let folder = Folder::watched(access.registry(), config.folder.to_owned());
         let (folder, _) = registry::sync(folder, config.folder).await?;
+        let registered = Registered::of(&folder);
         let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let live = Arc::new(Live::default());
-        let snapshots = access.follow(Some(&live), &last, &stop_last).await?;
+        let snapshots = access
+            .follow(Some(&live), &last, &stop_last)
+            .await
+            .context(registry::UNREADABLE)?;
         let plugins = registry::names(&snapshots.borrow());
         if plugins.is_empty() {
             bail!(
@@ -240,16 +244,17 @@ impl Stack {
             snapshots,
             stack.stop_door.clone(),
         ));
-        if config.is_watched {
-            stack.tasks.spawn(folder.watch(stack.stop_door.clone()));
-        }
+        match config.is_watched {
+            true => stack.tasks.spawn(folder.watch(stack.stop_door.clone())),
+            false => stack.tasks.spawn(folder.settle(stack.stop_door.clone())),
+        };
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
             catalog,
             registry: access.registry(),
             metrics,
-            ready: Arc::new(AlwaysReady),
+            ready: Arc::new(registered),
         };
         let stop_door = stack.stop_door.clone();
         stack.tasks.spawn(async move {

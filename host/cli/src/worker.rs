@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use taskforge_api::{
-    Metrics,
+    Metrics, Readiness as _,
     admin::{self, AdminServices},
 };
 use taskforge_domain::TaskType;
@@ -15,9 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     args::WorkerArgs,
     data_folder, descriptors,
-    fleet::Fleet,
+    fleet::{self, Fleet},
     mailers, output,
-    registry::{self, Access, Served, Trust},
+    registry::{self, Access, Registered, Served, Trust},
     serve::serve_admin,
     signals::{INTERRUPTED, Signals},
     stack::{self, SandboxConfig},
@@ -57,10 +57,11 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             runtime: stack::sandbox(sandbox, fleet.store.clone())?,
             trust,
         };
-        let served = serve(&args, &access, &rest, &stop_rest).await?;
-        anyhow::Ok((fleet, access, served))
+        let registered = registry::sync_if_found(&args.plugins, &access, &rest, &stop_rest).await?;
+        let served = serve(&args, &access, &registered, &rest, &stop_rest).await?;
+        anyhow::Ok((fleet, access, registered, served))
     };
-    let (fleet, access, Served { live, usage }) = tokio::select! {
+    let (fleet, access, registered, Served { live, usage }) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
@@ -108,7 +109,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let draining = stop.clone();
     let ready = move || match draining.is_cancelled() {
         true => Err("draining".to_owned()),
-        false => Ok(()),
+        false => registered.check(),
     };
     let admin_services = AdminServices {
         store: fleet.store.clone(),
@@ -139,13 +140,21 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
 async fn serve(
     args: &WorkerArgs,
     access: &Access,
+    registered: &Registered,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Served> {
-    registry::sync_if_found(&args.plugins, access).await?;
     let live = Arc::new(Live::default());
-    let snapshots = access.follow(Some(&live), tasks, stop).await?;
     let only = (!args.types.is_empty()).then(|| args.types.clone());
+    if only.is_some() {
+        // What is named below may be what could not be registered yet.
+        registered.wait().await;
+    }
+    let snapshots = fleet::patiently(args.database.startup_timeout, || {
+        access.follow(Some(&live), tasks, stop)
+    })
+    .await
+    .context(registry::UNREADABLE)?;
     {
         let snapshot = snapshots.borrow();
         let is_known = |name: &TaskType| snapshot.plugins.iter().any(|plugin| plugin.name == *name);

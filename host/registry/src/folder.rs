@@ -10,6 +10,8 @@ use std::{
 
 use taskforge_domain::{Manifest, PluginEventKind, PluginSettings, PluginVersion, TaskType};
 use taskforge_runtime::LoadError;
+use taskforge_store::StoreError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +24,10 @@ use crate::{
 const FOLDER: &str = "folder";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
+/// Between the first two tries of what the database did not take at the start, and the longest that
+/// it becomes.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Events of a plugin that are looked through for who changed it last.
 const EVENTS: u32 = 200;
 
@@ -31,6 +37,8 @@ pub struct Folder {
     path: PathBuf,
     is_watched: bool,
     files: BTreeMap<PathBuf, Seen>,
+    /// Whether everything that was there at the start was taken, or refused for good.
+    settled: watch::Sender<bool>,
 }
 
 /// Why a file was not taken. The texts speak to its author.
@@ -65,6 +73,14 @@ impl FolderError {
                 )
         )
     }
+
+    /// Whether the file is good as far as is known: it is the database that could not take it.
+    const fn is_of_the_moment(&self) -> bool {
+        matches!(
+            self,
+            Self::Registry(RegistryError::Store(StoreError::Unavailable(_)) | RegistryError::Contended(_))
+        )
+    }
 }
 
 /// What a look at a file came to.
@@ -76,6 +92,16 @@ pub struct Looked {
     pub result: Result<(TaskType, String), FolderError>,
 }
 
+impl Looked {
+    fn log(&self) {
+        let file = self.file.display();
+        match &self.result {
+            Ok((plugin, version)) => tracing::info!(task.type = %plugin, version, "{file} was taken"),
+            Err(error) => tracing::error!(%error, "{file} was not taken"),
+        }
+    }
+}
+
 /// What is known of a component's file.
 #[derive(Default)]
 struct Seen {
@@ -83,6 +109,8 @@ struct Seen {
     stamp: Stamps,
     /// The same, when it was last taken or refused.
     taken: Option<Stamps>,
+    /// The same, when it was there at the start and the database could not take it.
+    owed: Option<Stamps>,
     /// The plugin that it is.
     plugin: Option<TaskType>,
 }
@@ -110,7 +138,14 @@ impl Folder {
             path,
             is_watched: false,
             files: BTreeMap::new(),
+            settled: watch::Sender::new(false),
         }
+    }
+
+    /// Becomes true once everything that was there at the start was taken, or refused for good.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
     }
 
     /// A folder that goes on being watched, by [`Folder::watch`]: the only one of its registry.
@@ -122,7 +157,8 @@ impl Folder {
         }
     }
 
-    /// Registers what is there. One file that is refused does not stop the others.
+    /// Registers what is there. One file that is refused does not stop the others, and what the database could
+    /// not take is left to [`Folder::settle`] or [`Folder::watch`].
     ///
     /// What an operator activated or set by hand stays. A folder that is looked through by many processes activates only what is newer than what
     /// runs: in a fleet that is being upgraded, a process that still has the old files must not bring back the old versions.
@@ -135,9 +171,48 @@ impl Folder {
             let stamp = stamps(&file);
             let seen = self.files.entry(file.clone()).or_default();
             (seen.stamp, seen.taken) = (stamp, Some(stamp));
-            looked.push(self.take(file, Occasion::Start).await);
+            let taken = self.take(file, Occasion::Start).await;
+            if taken.result.is_err() {
+                taken.log();
+            }
+            looked.push(taken);
         }
+        self.see_whether_settled();
         Ok(looked)
+    }
+
+    /// Tries again what the database could not take at the start, until it has or `stop`.
+    pub async fn settle(mut self, stop: CancellationToken) {
+        let mut pause = PAUSE;
+        loop {
+            self.see_whether_settled();
+            if *self.settled.borrow()
+                || stop
+                    .run_until_cancelled(tokio::time::sleep(pause))
+                    .await
+                    .is_none()
+            {
+                return;
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            let owed: Vec<_> = self.owed().cloned().collect();
+            for file in owed {
+                let looked = self.take(file, Occasion::Start).await;
+                looked.log();
+            }
+        }
+    }
+
+    /// The files that were there at the start and that the database could not take.
+    fn owed(&self) -> impl Iterator<Item = &PathBuf> {
+        let owed = self.files.iter().filter(|(_, seen)| seen.owed.is_some());
+        owed.map(|(file, _)| file)
+    }
+
+    fn see_whether_settled(&self) {
+        let is_settled = self.owed().next().is_none();
+        self.settled
+            .send_if_modified(|settled| std::mem::replace(settled, is_settled) != is_settled);
     }
 
     /// Follows changes until `stop`: a new or changed component is pushed and activated once it was left alone for a moment, changed settings
@@ -173,23 +248,13 @@ impl Folder {
             // Settings alone are no reason to run a version again that somebody has taken back.
             let is_new = seen.taken.is_none_or(|taken| taken.first() != stamp.first());
             seen.taken = Some(stamp);
-            let occasion = if is_new {
-                Occasion::Change
-            } else {
-                Occasion::Settings
+            let occasion = match seen.owed {
+                Some(owed) if owed == stamp => Occasion::Start,
+                _ if is_new => Occasion::Change,
+                _ => Occasion::Settings,
             };
-            let Looked { file, result } = self.take(file.clone(), occasion).await;
-            match result {
-                Ok((plugin, version)) => {
-                    tracing::info!(task.type = %plugin, version, "{} was taken", file.display());
-                }
-                Err(error) => {
-                    tracing::error!("{} was not taken: {error}", file.display());
-                    if let Some(seen) = self.files.get_mut(&file).filter(|_| error.may_pass()) {
-                        seen.taken = None;
-                    }
-                }
-            }
+            let looked = self.take(file.clone(), occasion).await;
+            looked.log();
         }
         let there: BTreeSet<_> = files.into_iter().collect();
         let gone: Vec<_> = self
@@ -211,6 +276,7 @@ impl Folder {
                 Err(error) => tracing::error!(task.type = %plugin, "the plugin was not retired: {error}"),
             }
         }
+        self.see_whether_settled();
         Ok(())
     }
 
@@ -222,8 +288,19 @@ impl Folder {
 
     async fn take(&mut self, file: PathBuf, occasion: Occasion) -> Looked {
         let result = self.register(&file, occasion).await;
-        if let (Ok((plugin, _)), Some(seen)) = (&result, self.files.get_mut(&file)) {
-            seen.plugin = Some(plugin.clone());
+        if let Some(seen) = self.files.get_mut(&file) {
+            seen.owed = None;
+            match &result {
+                Ok((plugin, _)) => seen.plugin = Some(plugin.clone()),
+                Err(error) => {
+                    if error.is_of_the_moment() && occasion == Occasion::Start {
+                        seen.owed = seen.taken.or(Some(seen.stamp));
+                    }
+                    if error.may_pass() {
+                        seen.taken = None;
+                    }
+                }
+            }
         }
         Looked { file, result }
     }

@@ -1,6 +1,9 @@
 //! A fleet of real processes on servers of its own.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use taskforge_testing::{
@@ -43,7 +46,11 @@ impl Bed {
     }
 
     fn with_redis(redis: Option<Redis>) -> Self {
-        let postgres = Postgres::start();
+        Self::on(Postgres::start(), redis)
+    }
+
+    /// A fleet on these servers.
+    pub(crate) fn on(postgres: Postgres, redis: Option<Redis>) -> Self {
         let database_url = postgres.create_database(DATABASE);
         let bed = Self {
             postgres,
@@ -70,26 +77,9 @@ impl Bed {
         }
         command.env("TASKFORGE_API_KEY", KEY);
         command.env("TASKFORGE_SERVER", self.url(""));
-        // The built-in plugins, and the one that misbehaves on demand.
-        command.env("TASKFORGE_PLUGINS", self.plugins());
+        command.env("TASKFORGE_PLUGINS", plugins(self.data.path()));
         command.env("TASKFORGE_ALLOW_PRIVATE", "127.0.0.0/8");
         command
-    }
-
-    fn plugins(&self) -> PathBuf {
-        let folder = self.data.path().join("plugins");
-        if !folder.exists() {
-            let copying = self.data.path().join("plugins.new");
-            std::fs::create_dir_all(&copying).unwrap();
-            for name in ["fibonacci", "hostile"] {
-                let component = taskforge_testing::guests::path(name);
-                for file in [component.with_extension("toml"), component] {
-                    std::fs::copy(&file, copying.join(file.file_name().unwrap())).unwrap();
-                }
-            }
-            std::fs::rename(copying, &folder).unwrap();
-        }
-        folder
     }
 
     pub(crate) fn start_api(&self) -> Node {
@@ -195,4 +185,21 @@ impl Bed {
             .parse()
             .unwrap_or_else(|_| panic!("{sql} gives no number"))
     }
+}
+
+/// A folder in this one with the built-in plugins, and the one that misbehaves on demand.
+pub(crate) fn plugins(data: &Path) -> PathBuf {
+    let folder = data.join("plugins");
+    if !folder.exists() {
+        let copying = data.join("plugins.new");
+        std::fs::create_dir_all(&copying).unwrap();
+        for name in ["fibonacci", "hostile"] {
+            let component = taskforge_testing::guests::path(name);
+            for file in [component.with_extension("toml"), component] {
+                std::fs::copy(&file, copying.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        std::fs::rename(copying, &folder).unwrap();
+    }
+    folder
 }

@@ -10,6 +10,7 @@
 //! | `chaos` | the kill matrix |
 //! | `hangups` | clients that hang up at any moment |
 //! | `frozen` | a database that hangs |
+//! | `startup` | what is not there yet at the start, or not what it should be |
 //! | `bed`, `node` | the fleet under test |
 //!
 //! `TASKFORGE_CHAOS=full` makes the kill matrix as long as `docs/reliability.md` says; `make chaos` sets it.
@@ -34,3 +35,4 @@ mod lapses;
 mod node;
 mod plugins;
 mod roles;
+mod startup;
