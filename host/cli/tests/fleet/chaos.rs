@@ -8,8 +8,12 @@
 //! |---|---|
 //! | `load` | enqueues until told to stop, and remembers what was acknowledged |
 //! | `verdict` | counts, and says how long the recovery took |
+//! | `stores` | the scenarios in which a database or Redis is at fault, or what stands before it |
+//! | `embedded` | the scenario of the embedded database |
 
+mod embedded;
 mod load;
+mod stores;
 mod verdict;
 
 use std::{process::Command, time::Duration};
@@ -63,6 +67,8 @@ struct Storm {
     workers: Vec<Node>,
     counter: Counter,
     lease: &'static str,
+    /// What must outlast the load.
+    keep: Vec<Box<dyn std::any::Any>>,
 }
 
 impl Storm {
@@ -80,24 +86,36 @@ impl Storm {
 
 /// Runs a scenario: `fault` breaks something and puts it right again, and says when and what was hit.
 async fn storm(name: &str, lease: Option<&'static str>, fault: impl AsyncFnOnce(&mut Storm, Scale) -> Hit) {
+    let fault = async |storm: &mut Storm, (): (), scale: Scale| fault(storm, scale).await;
+    storm_on(|| (Bed::new(), ()), name, lease, fault).await;
+}
+
+/// The same on servers of the scenario's own. What else it has made of them is handed to `fault`.
+async fn storm_on<T>(
+    servers: impl FnOnce() -> (Bed, T),
+    name: &str,
+    lease: Option<&'static str>,
+    fault: impl AsyncFnOnce(&mut Storm, T, Scale) -> Hit,
+) {
     let _turn = ONE_AT_A_TIME.lock().await;
     let scale = scale();
-    let bed = Bed::new();
+    let (bed, more) = servers();
     verdict::count_commits(&bed);
     let mut storm = Storm {
         api: Some(bed.start_api()),
         workers: Vec::new(),
         counter: Counter::start().await,
         lease: lease.unwrap_or(scale.lease),
+        keep: Vec::new(),
         bed,
     };
     storm.workers = (0..2).map(|_| storm.start_worker()).collect();
-    let load = Load::start(&storm.bed, &storm.counter, scale.tasks);
+    let load = Load::start(storm.bed.url("/tasks/batch"), &storm.counter, scale.tasks);
     wait_until("the load is under way", async || {
         load.acknowledged() >= scale.tasks / 4
     })
     .await;
-    let hit = fault(&mut storm, scale).await;
+    let hit = fault(&mut storm, more, scale).await;
     let recovery = hit.recovered(&storm.bed).await;
     let acknowledged = load.finish().await;
     let mut verdict = verdict::reach(&mut storm, &acknowledged).await;

@@ -15,10 +15,7 @@ use serde_json::{Value, json};
 use taskforge_testing::web;
 use tokio::task::JoinHandle;
 
-use crate::{
-    bed::{Bed, KEY},
-    node::client,
-};
+use crate::{bed::KEY, node::client};
 
 /// What a task of the load must come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +23,16 @@ pub(super) enum Expected {
     Completed,
     /// Its handler fails it for good.
     Failed,
+}
+
+impl Expected {
+    /// The status that it is.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// A load under way.
@@ -38,11 +45,11 @@ pub(super) struct Load {
 const BATCH: usize = 50;
 
 impl Load {
-    /// Enqueues `tasks` over some seconds, batch by batch, again and again while the API is away. A batch that got no answer may be in the
+    /// Enqueues `tasks` at this URL over some seconds, batch by batch, again and again while the API is away. A batch that got no answer may be in the
     /// store or not, and is nobody's promise.
-    pub(super) fn start(bed: &Bed, counter: &Counter, tasks: usize) -> Self {
+    pub(super) fn start(url: String, counter: &Counter, tasks: usize) -> Self {
         let acknowledged = Arc::new(AtomicUsize::new(0));
-        let (count, url, counter) = (acknowledged.clone(), bed.url("/tasks/batch"), counter.url.clone());
+        let (count, counter) = (acknowledged.clone(), counter.url.clone());
         // About ten seconds' worth, or four of a short run.
         let pause = Duration::from_secs_f64(BATCH as f64 * (10.0 / tasks as f64).min(1.0 / 250.0));
         let enqueueing = tokio::spawn(async move {

@@ -107,11 +107,7 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
     let states: HashMap<String, String> = pairs(&bed.sql("select id, state from tasks"));
     let lost = acknowledged.iter().filter(|(id, expected)| {
         let state = states.get(*id).map(String::as_str);
-        state
-            != Some(match expected {
-                Expected::Completed => "completed",
-                Expected::Failed => "failed",
-            })
+        state != Some(expected.as_str())
     });
     let mut doubled: HashSet<String> = lines(&bed.sql(
         "select task from chaos_commits group by task having count(*) > 1
