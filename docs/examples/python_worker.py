@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """A TaskForge worker in Python: for handlers that cannot be WebAssembly.
 
-One file, no packages. It asks the server for tasks of the types that it has handlers for, runs them one at a time, renews the lease of the
-one that runs, and says how it ended. Copy it, and put your own functions in the place of `word_count`.
+One file, no packages. It asks the server for tasks of the types that it has handlers for, runs them
+one at a time, renews the lease of the one that runs, and says how it ended. Copy it, and put your own
+functions in the place of `word_count`.
 
-    TASKFORGE_URL=http://127.0.0.1:8000 TASKFORGE_API_KEY=... python3 python_worker.py
+    python3 python_worker.py                  # beside a `taskforge dev` that was started in this folder
+    TASKFORGE_URL=https://tasks.example.com TASKFORGE_API_KEY=... python3 python_worker.py
 
-What it promises is what TaskForge promises: a task runs at least once, and its result is committed exactly once. So a handler may run again
-after a crash, and should not mind. SIGTERM and Ctrl-C end the worker after the task at hand.
+The server must know the types: README.md beside this file says how they are declared.
+
+What it promises is what TaskForge promises: a task runs at least once, and its result is committed
+exactly once. So a handler may run again after a crash, and should not mind. SIGTERM and Ctrl-C end the
+worker after the task at hand.
 """
 
 import json
@@ -16,19 +21,34 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 URL = os.environ.get("TASKFORGE_URL", "http://127.0.0.1:8000").rstrip("/")
-KEY = os.environ.get("TASKFORGE_API_KEY", "")
 NAME = os.environ.get("TASKFORGE_WORKER", f"{socket.gethostname()}-{os.getpid()}")
 # How long a task is ours without a heartbeat. Short: if this process dies, others get the task that much sooner.
 LEASE = float(os.environ.get("TASKFORGE_LEASE_SECONDS", "30"))
 # How long one request for work waits. Also how long an idle worker may take to end.
 WAIT = float(os.environ.get("TASKFORGE_WAIT_SECONDS", "5"))
 
+
+def find_key():
+    """The server's key: the one that is given, or of a `taskforge dev` here the one in its data folder."""
+    key = os.environ.get("TASKFORGE_API_KEY")
+    if key is None and urllib.parse.urlsplit(URL).hostname in ("localhost", "127.0.0.1", "::1"):
+        try:
+            with open(os.path.join(os.environ.get("TASKFORGE_DATA_DIR", ".taskforge"), "key")) as file:
+                key = file.read().strip()
+        except OSError:
+            pass  # A server that asks for no key has none.
+    return key or ""
+
+
+KEY = find_key()
 log = logging.getLogger("worker")
 stopping = threading.Event()
 HANDLERS = {}
@@ -50,7 +70,7 @@ class Refused(Exception):
     """The server understood and said no: a 4xx, with its problem document."""
 
     def __init__(self, status, problem):
-        super().__init__(f"{status}: {problem.get('detail', '')}")
+        super().__init__(f"the server says {status}: {problem.get('detail', '')}")
         self.status = status
 
 
@@ -227,6 +247,10 @@ def main():
             leased = post("/task/next", ask, until=stopping.is_set)
         except ConnectionError:
             break
+        except Refused as refused:
+            # A key that is missing or wrong, a type that nobody has declared: waiting mends neither.
+            log.error("%s", refused)
+            sys.exit(1)
         for task in leased["tasks"]:
             run(Task(task))
     log.info("stopped")

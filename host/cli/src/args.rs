@@ -22,6 +22,7 @@ mod registry;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
+use taskforge_domain::TaskType;
 
 use crate::stack;
 
@@ -149,6 +150,9 @@ pub(crate) struct DevArgs {
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
 
+    #[command(flatten)]
+    pub(crate) external: ExternalArgs,
+
     /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data folder]
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
@@ -214,6 +218,20 @@ pub(crate) struct PluginFolderArgs {
         value_delimiter = ','
     )]
     pub(crate) allow_private: Vec<ipnet::IpNet>,
+}
+
+/// Task types that have no component.
+#[derive(Debug, Args)]
+pub(crate) struct ExternalArgs {
+    /// A task type that only external workers handle, over HTTP, with any JSON as input (repeatable).
+    /// NAME.external.toml in the plugins folder does the same with schemas
+    #[arg(
+        long,
+        env = "TASKFORGE_EXTERNAL_TYPES",
+        value_name = "TYPE",
+        value_delimiter = ','
+    )]
+    pub(crate) external_types: Vec<TaskType>,
 }
 
 #[derive(Debug, Args)]

@@ -104,6 +104,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
         },
         folder: &folder,
         is_watched: false,
+        external: &[],
         trust: Trust::default(),
     })
     .await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use taskforge_api::{ApiConfig, ApiKey};
+use taskforge_domain::TaskType;
 use taskforge_worker::WorkerConfig;
 
 use crate::{
@@ -49,6 +50,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         },
         folder: &folder,
         is_watched: true,
+        external: &args.external.external_types,
         trust: Trust::read(&args.trust)?,
     });
     let stack = tokio::select! {
@@ -130,6 +132,13 @@ fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&
         ),
         ("  memory", stack::memory(args.concurrency, &system.running)),
     ]);
+    if !system.external.is_empty() {
+        let names: Vec<_> = system.external.iter().map(TaskType::as_str).collect();
+        output::pairs(&[(
+            "  external",
+            format!("{} (for workers of your own: POST /task/next)", names.join(", ")),
+        )]);
+    }
     if system.recovered > 0 {
         output::line(&format!(
             "  {} tasks that ran when the last process ended go on",

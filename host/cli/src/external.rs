@@ -1,14 +1,25 @@
 //! Task types that have no component: external workers handle them over HTTP.
+//!
+//! A type is declared by name (`--external-types`), which takes any input, or by a file
+//! `NAME.external.toml` in the plugins folder, with schemas.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use taskforge_api::ExternalType;
+use taskforge_api::{Catalog, ExternalType};
 use taskforge_domain::{Json, TaskType};
+use tokio_util::sync::CancellationToken;
 
 const ENDING: &str = ".external.toml";
+
+/// Between two looks at a folder that is watched.
+const POLL: Duration = Duration::from_millis(500);
 
 /// A file `NAME.external.toml`.
 #[derive(Debug, Deserialize)]
@@ -22,8 +33,66 @@ struct File {
     output_schema: Option<Value>,
 }
 
-/// Reads every `NAME.external.toml` of a folder. One that cannot be read is an error that names it.
-pub(crate) fn load(folder: &Path) -> anyhow::Result<Vec<ExternalType>> {
+/// The types that are named, and those that a folder declares. A file says more than a name.
+///
+/// # Errors
+/// When a file cannot be used; the error names it.
+pub(crate) fn read(named: &[TaskType], folder: Option<&Path>) -> anyhow::Result<Vec<ExternalType>> {
+    let mut types = folder.map(load).transpose()?.unwrap_or_default();
+    for name in named {
+        if types.iter().all(|declared| declared.name != *name) {
+            types.push(ExternalType {
+                name: name.clone(),
+                summary: String::new(),
+                input_schema: Json::from(Value::Bool(true)),
+                output_schema: None,
+            });
+        }
+    }
+    types.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(types)
+}
+
+/// Follows a folder until `stop`: files that come, change or go become the types that are offered.
+/// Something that cannot be used is logged, and what was declared before stays.
+pub(crate) async fn watch(
+    catalog: Arc<Catalog>,
+    named: Vec<TaskType>,
+    folder: PathBuf,
+    declared: Vec<ExternalType>,
+    stop: CancellationToken,
+) {
+    let mut interval = tokio::time::interval(POLL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut done = Ok(declared);
+    let mut seen = done.clone();
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let now = read(&named, Some(&folder)).map_err(|error| format!("{error:#}"));
+        // A file that is still being written reads otherwise at the next look.
+        let is_still = now == seen;
+        seen = now;
+        if !is_still || seen == done {
+            continue;
+        }
+        done = seen.clone();
+        let names = |types: &[ExternalType]| {
+            let names: Vec<_> = types.iter().map(|external| external.name.as_str()).collect();
+            names.join(", ")
+        };
+        let taken = seen.clone().and_then(|types| {
+            let names = names(&types);
+            let set = catalog.set_external(types).map_err(|error| error.to_string());
+            set.map(|()| names)
+        });
+        match taken {
+            Ok(names) => tracing::info!("external types: {names}"),
+            Err(error) => tracing::error!("the external types stay as they were: {error}"),
+        }
+    }
+}
+
+/// Reads every `NAME.external.toml` of a folder.
+fn load(folder: &Path) -> anyhow::Result<Vec<ExternalType>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut types = Vec::new();
     for entry in entries {
@@ -51,6 +120,5 @@ pub(crate) fn load(folder: &Path) -> anyhow::Result<Vec<ExternalType>> {
         let read = read().with_context(|| format!("cannot use {}", file.display()))?;
         types.push(read);
     }
-    types.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(types)
 }

@@ -7,7 +7,6 @@ use taskforge_api::{
     ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
     admin::{self, AdminServices},
 };
-use taskforge_domain::Json;
 use taskforge_runtime::OutboxMailer;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -142,20 +141,13 @@ fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Acces
 
 /// The types that only external workers handle, of the arguments and of the folder.
 fn externals(args: &ServeArgs) -> anyhow::Result<Vec<ExternalType>> {
-    let named = args.external_types.iter().map(|name| ExternalType {
-        name: name.clone(),
-        summary: String::new(),
-        input_schema: Json::from(serde_json::Value::Bool(true)),
-        output_schema: None,
-    });
-    let mut externals: Vec<_> = named.collect();
-    match plugin_folder::locate(&args.plugins) {
-        Ok(folder) => externals.extend(external::load(&folder)?),
+    let folder = match plugin_folder::locate(&args.plugins) {
+        Ok(folder) => Some(folder),
         // A fleet of external workers needs no folder, unless one was named.
         Err(error) if args.plugins.plugins.is_some() => return Err(error),
-        Err(_) => {}
-    }
-    Ok(externals)
+        Err(_) => None,
+    };
+    external::read(&args.external.external_types, folder.as_deref())
 }
 
 /// Answers operators until the process stops.

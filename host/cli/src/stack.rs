@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use taskforge_api::{ApiConfig, Catalog, Metrics};
 use taskforge_broker::{Broker, LocalBroker};
-use taskforge_domain::{Limits, PluginInfo};
+use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
     Collector, Folder, Live, Retention, StoredComponents, StoredMailCounter, StoredValues, Trials,
 };
@@ -21,7 +21,7 @@ use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    authorities, output,
+    authorities, external, output,
     registry::{self, Access, Registered, Served, Trust},
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct StackConfig<'a> {
     /// The folder with plugins, and whether it is watched.
     pub(crate) folder: &'a Path,
     pub(crate) is_watched: bool,
+    /// Task types that only external workers handle, besides those that the folder declares.
+    pub(crate) external: &'a [TaskType],
     pub(crate) trust: Trust,
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct Stack {
     pub(crate) plugins: Vec<String>,
     /// The same, as the registry has them.
     pub(crate) running: Vec<PluginInfo>,
+    /// The types that only external workers handle.
+    pub(crate) external: Vec<TaskType>,
     tasks: TaskTracker,
     /// What goes on until the last attempt has ended.
     last: TaskTracker,
@@ -170,6 +174,10 @@ impl Stack {
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<Self> {
         // First: what is made before the recorder is never recorded.
         let metrics = Metrics::install()?;
+        let catalog = Arc::new(Catalog::new());
+        // Before anything that takes time: a mistake in a file is told at once.
+        let declared = external::read(config.external, Some(config.folder))?;
+        catalog.set_external(declared.clone())?;
         let store = SqliteStore::open(&config.data_dir.join("taskforge.db")).await?;
         let broker = Arc::new(LocalBroker::new());
         let access = Access {
@@ -197,7 +205,6 @@ impl Stack {
         let Served { live, usage } = access
             .serve(live, snapshots.clone(), None, &last, &stop_last)
             .await;
-        let catalog = Arc::new(Catalog::new());
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
             .with_plugins(live.clone(), trials)
@@ -220,6 +227,7 @@ impl Stack {
             recovered,
             plugins,
             running: registry::running(&snapshots.borrow()),
+            external: declared.iter().map(|external| external.name.clone()).collect(),
             tasks,
             last,
             stop_door: CancellationToken::new(),
@@ -248,6 +256,15 @@ impl Stack {
             true => stack.tasks.spawn(folder.watch(stack.stop_door.clone())),
             false => stack.tasks.spawn(folder.settle(stack.stop_door.clone())),
         };
+        if config.is_watched {
+            stack.tasks.spawn(external::watch(
+                catalog.clone(),
+                config.external.to_vec(),
+                config.folder.to_owned(),
+                declared,
+                stack.stop_door.clone(),
+            ));
+        }
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,

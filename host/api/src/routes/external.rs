@@ -33,6 +33,9 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const MIN_LEASE: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(3600);
 const MAX_NAME: usize = 200;
+/// Said to a worker whose type nobody knows.
+const DECLARE: &str = "A type that only external workers handle is declared to the server, with \
+                       --external-types NAME or a file NAME.external.toml in its plugins folder";
 
 /// What a worker asks for.
 #[derive(ToSchema)]
@@ -212,7 +215,8 @@ fn types(app: &App, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option
         let mut types: Vec<TaskType> = several(raw, MAX_TYPES)?;
         // A slip of the pen would otherwise wait for ever.
         if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
-            return Err(plugins.unknown(&TenantId::default(), unknown));
+            let unknown = plugins.unknown(&TenantId::default(), unknown);
+            return Err(format!("{unknown}. {DECLARE}"));
         }
         types.sort_unstable();
         types.dedup();

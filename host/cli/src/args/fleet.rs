@@ -7,7 +7,9 @@ use taskforge_domain::TaskType;
 
 use crate::stack;
 
-use super::{CeilingArgs, ConnectionArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs};
+use super::{
+    CeilingArgs, ConnectionArgs, ExternalArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -140,15 +142,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 
-    /// A task type that only external workers handle, over HTTP, with any JSON as input (repeatable). NAME.external.toml in the plugins
-    /// folder does the same with a schema
-    #[arg(
-        long,
-        env = "TASKFORGE_EXTERNAL_TYPES",
-        value_name = "TYPE",
-        value_delimiter = ','
-    )]
-    pub(crate) external_types: Vec<TaskType>,
+    #[command(flatten)]
+    pub(crate) external: ExternalArgs,
 
     #[command(flatten)]
     pub(crate) folders: FolderArgs,

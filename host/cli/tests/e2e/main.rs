@@ -11,6 +11,7 @@ mod crash;
 mod descriptors;
 mod doors;
 mod drain;
+mod external;
 mod first_task;
 mod registry;
 mod server;
