@@ -87,7 +87,7 @@ pub(crate) fn tell(story: &Story) -> Vec<LogView> {
     for event in &story.events {
         lines.event(event);
     }
-    lines.now(task, story.attempts.last());
+    lines.now(story);
     lines.in_order()
 }
 
@@ -213,7 +213,8 @@ impl Lines {
     }
 
     /// What no record says yet, because it is still going on.
-    fn now(&mut self, task: &Task, last: Option<&Attempt>) {
+    fn now(&mut self, story: &Story) {
+        let (task, last) = (&story.task, story.attempts.last());
         let number = Some(task.attempt).filter(|number| *number > 0);
         match (task.state, task.started_at) {
             (TaskState::Running, Some(at)) => {
@@ -223,6 +224,9 @@ impl Lines {
                     .unwrap_or_default();
                 let message = format!("attempt {} picked up{by}", task.attempt);
                 self.add(at, LogLevel::Info, LineKind::Started, number, message);
+                for line in &story.log {
+                    self.add(line.at, line.level, LineKind::Log, number, line.message.clone());
+                }
             }
             (TaskState::Scheduled, _) => {
                 let message = format!(

@@ -16,7 +16,8 @@ use taskforge_domain::{
     TaskId, TaskType, TenantId, Timestamp, one_line,
 };
 use taskforge_runtime::{
-    Invocation, Invoked, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, RuntimeError, inspect,
+    Invocation, Invoked, LogTail, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, RuntimeError,
+    inspect,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +94,7 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
                 input,
                 cancel: stop_on_interrupt(),
                 progress: Some(Arc::new(show_progress)),
+                log: LogTail::default(),
             },
         )
         .await;

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use criterion::{Criterion, criterion_group, criterion_main};
 use taskforge_domain::{Json, Outcome, TaskId, TenantId};
 use taskforge_runtime::{
-    CancellationToken, Invocation, MailError, MailErrorKind, MailMessage, MailReceipt, Mailer, Plugin,
-    PluginSettings, Runtime, RuntimeConfig,
+    CancellationToken, Invocation, LogTail, MailError, MailErrorKind, MailMessage, MailReceipt, Mailer,
+    Plugin, PluginSettings, Runtime, RuntimeConfig,
     engine::{PoolTuning, YIELD_INTERVAL},
 };
 use taskforge_testing::guests;
@@ -61,6 +61,7 @@ fn invocation(task: TaskId) -> Invocation {
         input: Json::parse(INPUT.to_owned()).unwrap(),
         cancel: CancellationToken::new(),
         progress: None,
+        log: LogTail::default(),
     }
 }
 

@@ -23,8 +23,8 @@ use std::{
 use async_trait::async_trait;
 use taskforge_domain::{Digest, Json, Outcome, PluginInfo, TaskId, TenantId};
 use taskforge_runtime::{
-    CancellationToken, ComponentSource, Invocation, MailError, MailErrorKind, MailMessage, MailReceipt,
-    Mailer, Plugin, PluginSettings, Runtime, RuntimeConfig,
+    CancellationToken, ComponentSource, Invocation, LogTail, MailError, MailErrorKind, MailMessage,
+    MailReceipt, Mailer, Plugin, PluginSettings, Runtime, RuntimeConfig,
 };
 use taskforge_testing::guests;
 
@@ -105,6 +105,7 @@ async fn invoke(runtime: &Runtime, plugin: &Plugin) {
         input: Json::parse(r#"{"n":20}"#.to_owned()).unwrap(),
         cancel: CancellationToken::new(),
         progress: None,
+        log: LogTail::default(),
     };
     let invoked = runtime.invoke(plugin, invocation).await;
     assert!(

@@ -39,6 +39,7 @@ use crate::{
     plugin::Plugin,
     refusal::LoadError,
     runtime::Shared,
+    tail::LogTail,
     verdict::{self, Ending},
 };
 
@@ -61,6 +62,8 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// Called with each of the handler's reports, on the thread that runs it; must not block.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    /// Shows the attempt's log while it runs.
+    pub log: LogTail,
 }
 
 /// What an attempt came to.
@@ -157,6 +160,7 @@ impl Entered {
             input: invocation.input.as_str(),
         };
         let mut store = store(&shared, &info, HostState::new(host));
+        invocation.log.follow(&store.data().log);
         let ending = {
             let run = call(&code, &mut store, task);
             // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.

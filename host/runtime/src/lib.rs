@@ -27,6 +27,7 @@
 //! | [`limiter`] | the guest's part of it, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
 //! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
+//! | `tail` | a look at that log while the attempt runs |
 //! | [`fair`] | a semaphore that tenants share fairly |
 //! | [`descriptors`] | how many descriptors outgoing connections may take |
 //! | [`authorities`] | whose certificates outgoing connections believe |
@@ -55,6 +56,7 @@ mod log;
 mod processors;
 mod refusal;
 mod residents;
+mod tail;
 mod verdict;
 
 pub mod authorities;
@@ -86,5 +88,6 @@ pub use refusal::LoadError;
 pub use residents::Residents;
 pub use runtime::{Runtime, RuntimeConfig, RuntimeError};
 pub use source::ComponentSource;
+pub use tail::LogTail;
 pub use taskforge_domain::PluginSettings;
 pub use tokio_util::sync::CancellationToken;

@@ -170,6 +170,37 @@ impl Log {
         std::mem::take(&mut self.lines)
     }
 
+    /// How many lines there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The latest lines, oldest first, as many as take `max` bytes as they are stored. When earlier ones
+    /// were left out, a line before them says so.
+    pub(crate) fn latest(&self, max: u64) -> Vec<LogLine> {
+        let mut room = max;
+        let mut latest = Vec::new();
+        for line in self.lines.iter().rev() {
+            let Some(left) = room.checked_sub(LINE) else { break };
+            let (message, size) = cut_stored(&line.message, left);
+            latest.push(LogLine {
+                message: message.to_owned(),
+                ..*line
+            });
+            room = left - size;
+        }
+        let earlier = self.lines.len() - latest.len();
+        if let Some(first) = latest.last().filter(|_| earlier > 0) {
+            latest.push(LogLine {
+                at: first.at,
+                level: LogLevel::Info,
+                message: format!("[{earlier} earlier lines are shown when the attempt has ended]"),
+            });
+        }
+        latest.reverse();
+        latest
+    }
+
     /// Whether no line fits any more.
     const fn is_full(&self) -> bool {
         self.kept.saturating_add(LINE) > self.limit
@@ -368,6 +399,21 @@ mod tests {
         assert!(lines.last().unwrap().contains("more were dropped"), "{lines:?}");
         drop(log);
         assert_eq!(budget.room(), crate::budget::RESERVE);
+    }
+
+    #[test]
+    fn the_latest_lines_are_those_that_fit() {
+        let mut log = log(3 * LINE + 100);
+        log.write(Stream::Stdout, b"one\ntwo\nthree\nbegun");
+        let latest = |max| -> Vec<String> {
+            let lines = log.latest(max).into_iter();
+            lines.map(|line| line.message).collect()
+        };
+        assert_eq!(latest(1 << 10), ["one", "two", "three"]);
+        let earlier = |count| format!("[{count} earlier lines are shown when the attempt has ended]");
+        assert_eq!(latest(2 * LINE + 8), [earlier(1).as_str(), "two", "three"]);
+        assert_eq!(latest(LINE + 2), [earlier(2).as_str(), "th"]);
+        assert_eq!(latest(LINE - 1), Vec::<String>::new());
     }
 
     #[test]

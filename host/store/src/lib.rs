@@ -12,6 +12,7 @@
 //! | [`batch`] | one fsync for hundreds of tasks: callers queue up, one writer flushes |
 //! | [`sqlite`] | the embedded database |
 //! | [`postgres`](mod@postgres) | the database of a fleet |
+//! | `report` | what a running attempt has said, as it stands in its row |
 //! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
 //!
 //! In: tasks, claims, completions; plugins, their secrets and values. Out: what was committed, and for each completion whether its lease still
@@ -23,6 +24,7 @@ pub mod conformance;
 pub mod plugins;
 pub mod postgres;
 pub mod query;
+mod report;
 pub mod sqlite;
 pub mod store;
 

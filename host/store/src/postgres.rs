@@ -125,6 +125,14 @@ const HOT_CONNECTIONS: u32 = 6;
 const MANY: usize = 32;
 
 impl PostgresStore {
+    /// Counts the tasks that ended before a time. Reads all of them.
+    ///
+    /// # Errors
+    /// When the database fails, or takes longer than a statement may.
+    pub async fn count_ended_before(&self, before: Timestamp) -> StoreResult<u64> {
+        run!(self, |connection| read::count_ended_before(connection, before))
+    }
+
     /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime, which then runs the writers.
     ///
     /// # Errors

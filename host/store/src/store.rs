@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Event, FailureKind, Fingerprint, Json, Lane, NewTask, Next, Progress, QueuePolicy,
-    RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy,
-    WorkerId,
+    Attempt, ClaimedTask, Event, FailureKind, Fingerprint, Json, Lane, LogLine, NewTask, Next, Progress,
+    QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp,
+    TypePolicy, WorkerId,
 };
 
 use crate::query::{Page, TaskFilter};
@@ -152,15 +152,17 @@ pub struct Verdict {
     pub detail: String,
 }
 
-/// The latest report of a running attempt. Dropped silently if the lease was lost.
+/// What a running attempt has said so far. Dropped silently if the lease was lost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgressReport {
     /// The task.
     pub id: TaskId,
     /// The attempt's lease.
     pub run_lease: RunLease,
-    /// The report.
-    pub progress: Progress,
+    /// Its latest report, if it has made one.
+    pub progress: Option<Progress>,
+    /// The latest lines of its log, some kilobytes at most: they are written into the task's row.
+    pub log: Vec<LogLine>,
 }
 
 /// One boot of a worker.
@@ -225,6 +227,8 @@ pub struct Story {
     pub attempts: Vec<Attempt>,
     /// What happened outside attempts, oldest first.
     pub events: Vec<Event>,
+    /// The latest lines of the attempt that runs, oldest first.
+    pub log: Vec<LogLine>,
 }
 
 /// One line of a task's story.

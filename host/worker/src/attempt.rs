@@ -15,7 +15,7 @@ use crate::{
     Clock,
     heartbeat::StoreBackoff,
     places::{PATIENCE, Place, Places, Slot},
-    progress::ProgressBoard,
+    progress::{ProgressBoard, Said},
     running::{Running, RunningGuard, StopReason},
     teller::{News, Teller},
 };
@@ -226,10 +226,11 @@ async fn invoke_timed(
     guard: &RunningGuard,
     place: Option<Place>,
 ) -> Invoked {
+    let said = Arc::new(Said::default());
+    let mut running = pin!(invoke(bench, plugin, task, guard, &said));
     let Some(mut place) = place else {
-        return invoke(bench, plugin, task, guard).await;
+        return running.await;
     };
-    let mut running = pin!(invoke(bench, plugin, task, guard));
     let invoked = match poll!(running.as_mut()) {
         Poll::Ready(invoked) => invoked,
         // Only now, so that most attempts need no timer.
@@ -238,6 +239,7 @@ async fn invoke_timed(
             invoked = running.as_mut() => invoked,
             () = tokio::time::sleep(PATIENCE) => {
                 place.mark_slow();
+                let _shown = bench.progress.show(task.id, task.run_lease, &said);
                 running.await
             }
         },
@@ -246,8 +248,14 @@ async fn invoke_timed(
     invoked
 }
 
-async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: &RunningGuard) -> Invoked {
-    let (board, id, run_lease) = (bench.progress.clone(), task.id, task.run_lease);
+async fn invoke(
+    bench: &Arc<Bench>,
+    plugin: &Plugin,
+    task: &ClaimedTask,
+    guard: &RunningGuard,
+    said: &Arc<Said>,
+) -> Invoked {
+    let reported = Arc::clone(said);
     bench
         .runtime
         .invoke(
@@ -259,7 +267,8 @@ async fn invoke(bench: &Arc<Bench>, plugin: &Plugin, task: &ClaimedTask, guard: 
                 max_attempts: task.retry.max_attempts(),
                 input: task.input.clone(),
                 cancel: guard.switch().token(),
-                progress: Some(Arc::new(move |progress| board.report(id, run_lease, progress))),
+                progress: Some(Arc::new(move |progress| reported.report(progress))),
+                log: said.log.clone(),
             },
         )
         .await

@@ -24,7 +24,7 @@ pub struct WorkerConfig {
     /// How long one wait for hints lasts before the loop looks around. An idle worker takes tasks of a plugin that is new after that at the
     /// latest: until then it waits for the types that it served before.
     pub hint_wait: Duration,
-    /// How often progress reports are written.
+    /// How often it is written what running attempts say: reports of progress, the latest lines of the log.
     pub progress_interval: Duration,
 }
 

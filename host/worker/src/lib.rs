@@ -17,7 +17,7 @@
 //! | `cancels` | attempts whose own lease is gone |
 //! | [`clock`] | the time on the database's clock |
 //! | `teller` | news for the broker, many in a round trip |
-//! | [`progress`] | reports of running handlers, written in batches |
+//! | [`progress`] | what running attempts say, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!
 //! Which plugin runs a task is the registry's to say: [`Live`](taskforge_registry::Live) is asked for every attempt.

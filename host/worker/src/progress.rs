@@ -1,32 +1,82 @@
-//! Reports of running handlers, written in batches.
+//! What running attempts say, written in batches.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use taskforge_domain::{Progress, RunLease, TaskId};
+use taskforge_domain::{LogLine, Progress, RunLease, TaskId};
+use taskforge_runtime::LogTail;
 use taskforge_store::{ProgressReport, Store};
 use tokio_util::sync::CancellationToken;
 
-/// The latest report of each running attempt that has not been written yet. A handler may report a million times; the store hears of
-/// it twice a second.
+/// What is written of an attempt's log while it runs, in bytes: its latest lines.
+const LATEST: u64 = 4 << 10;
+
+/// What one attempt has said so far.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// Its log.
+    pub(crate) log: LogTail,
+    progress: Mutex<Option<Progress>>,
+    /// It has reported since the last look.
+    has_reported: AtomicBool,
+    /// Lines of its log at the last look.
+    seen: AtomicUsize,
+}
+
+impl Said {
+    /// Takes a report, in the place of the one before.
+    pub(crate) fn report(&self, progress: Progress) {
+        *locked(&self.progress) = Some(progress);
+        self.has_reported.store(true, Relaxed);
+    }
+
+    /// Everything, if something is new since the last look.
+    fn news(&self) -> Option<(Option<Progress>, Vec<LogLine>)> {
+        let has_reported = self.has_reported.swap(false, Relaxed);
+        let lines = self.log.len();
+        // An attempt that is over has none any more.
+        let has_logged = lines > 0 && self.seen.swap(lines, Relaxed) != lines;
+        (has_reported || has_logged).then(|| (locked(&self.progress).clone(), self.log.latest(LATEST)))
+    }
+}
+
+/// The attempts that have run for a while. A handler may report a million times and log without an
+/// end; the store hears of each attempt twice a second at most, and [`LATEST`] bytes of its log.
 #[derive(Debug, Default)]
 pub struct ProgressBoard {
-    unwritten: Mutex<HashMap<TaskId, (RunLease, Progress)>>,
+    running: Mutex<HashMap<(TaskId, RunLease), Arc<Said>>>,
+}
+
+/// An attempt on the board, as long as this lives.
+pub(crate) struct Shown {
+    board: Arc<ProgressBoard>,
+    attempt: (TaskId, RunLease),
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        locked(&self.board.running).remove(&self.attempt);
+    }
 }
 
 impl ProgressBoard {
-    /// Puts up a report, over an older one of the same task.
-    pub fn report(&self, id: TaskId, run_lease: RunLease, progress: Progress) {
-        self.unwritten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, (run_lease, progress));
+    /// Puts up an attempt. Quick ones never are: they are over before anybody could look.
+    pub(crate) fn show(self: &Arc<Self>, id: TaskId, run_lease: RunLease, said: &Arc<Said>) -> Shown {
+        let attempt = (id, run_lease);
+        locked(&self.running).insert(attempt, Arc::clone(said));
+        Shown {
+            board: Arc::clone(self),
+            attempt,
+        }
     }
 
-    /// Writes reports until `stop`.
+    /// Writes what is new until `stop`.
     pub async fn write_until(
         self: Arc<Self>,
         store: Arc<dyn Store>,
@@ -36,7 +86,7 @@ impl ProgressBoard {
         let mut interval = tokio::time::interval(every);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
-            let reports = self.take();
+            let reports = self.news();
             if reports.is_empty() {
                 continue;
             }
@@ -47,15 +97,22 @@ impl ProgressBoard {
         }
     }
 
-    fn take(&self) -> Vec<ProgressReport> {
-        let unwritten = std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
-        unwritten
-            .into_iter()
-            .map(|(id, (run_lease, progress))| ProgressReport {
+    fn news(&self) -> Vec<ProgressReport> {
+        let running = locked(&self.running);
+        let news = running.iter().filter_map(|(&(id, run_lease), said)| {
+            let (progress, log) = said.news()?;
+            Some(ProgressReport {
                 id,
                 run_lease,
                 progress,
+                log,
             })
-            .collect()
+        });
+        news.collect()
     }
+}
+
+/// Nothing panics while it holds one of these locks.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -669,3 +669,25 @@ async fn an_ended_task_keeps_its_log_and_drops_its_progress() {
     assert!(story.attempts[0].logs.len() >= 6, "{:?}", story.attempts[0].logs);
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_logs_is_shown_while_it_runs() {
+    let bed = Bed::new().await;
+    bed.start_worker(|_| {});
+    let sleep = json!({ "attack": "sleep", "ms": 600_000, "saying": "half of it is done" });
+    let id = bed.submit(sleep, 0).await;
+    let story = async || bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
+    wait_until("the line is in the store", async || {
+        let log = story().await.log;
+        log.iter().any(|line| line.message.contains("half of it is done"))
+    })
+    .await;
+    assert_eq!(story().await.task.state, TaskState::Running);
+    assert!(story().await.task.progress.is_none(), "it has reported none");
+    bed.store
+        .cancel(&TenantId::default(), id, Timestamp::now())
+        .await
+        .unwrap();
+    assert!(story().await.log.is_empty());
+    bed.stop.cancel();
+}

@@ -96,6 +96,9 @@ pub enum Attack {
         /// How long; an hour by default.
         #[serde(default = "hour")]
         ms: u64,
+        /// What it logs before.
+        #[serde(default)]
+        saying: Option<String>,
     },
     /// Panics.
     Panic {

@@ -50,7 +50,10 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::InvalidJson { text } => return Ok(Output::Verbatim(text)),
         Attack::LogFlood { lines, bytes, to } => spend::log_flood(lines, bytes, to),
         Attack::HostCallFlood { calls } => spend::host_call_flood(calls),
-        Attack::Sleep { ms } => {
+        Attack::Sleep { ms, saying } => {
+            if let Some(words) = saying {
+                log::info(&words);
+            }
             sleep(Duration::from_millis(ms)).await;
             json!({ "slept_ms": ms })
         }

@@ -10,8 +10,8 @@ use std::{
 use serde_json::json;
 use taskforge_domain::{Json, Outcome, TaskId, TenantId};
 use taskforge_runtime::{
-    CancellationToken, CompileProcess, Compiler, Invocation, LoadError, OutboxMailer, PluginSettings,
-    Runtime, RuntimeConfig,
+    CancellationToken, CompileProcess, Compiler, Invocation, LoadError, LogTail, OutboxMailer,
+    PluginSettings, Runtime, RuntimeConfig,
 };
 use taskforge_testing::guests;
 
@@ -66,6 +66,7 @@ async fn what_was_compiled_apart_runs_here_and_is_compiled_once() {
             input: Json::from(json!({"n": 20})),
             cancel: CancellationToken::new(),
             progress: None,
+            log: LogTail::default(),
         };
         match runtime.invoke(&plugin, invocation).await.outcome {
             Outcome::Completed(output) => assert_eq!(output.to_value(), json!({"result": 6765})),

@@ -13,7 +13,7 @@ use taskforge_domain::{
     Digest, Failure, FailureKind, Json, Limits, Manifest, Outcome, Progress, TaskId, TenantId,
 };
 use taskforge_runtime::{
-    CancellationToken, ComponentSource, Invocation, Invoked, MemoryKeyValue, OutboxMailer, Plugin,
+    CancellationToken, ComponentSource, Invocation, Invoked, LogTail, MemoryKeyValue, OutboxMailer, Plugin,
     PluginSettings, Runtime, RuntimeConfig, inspect,
 };
 use taskforge_testing::guests;
@@ -195,6 +195,7 @@ pub fn invocation(input: Value) -> Invocation {
         input: Json::from(input),
         cancel: CancellationToken::new(),
         progress: None,
+        log: LogTail::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ProgressReport;
-use taskforge_domain::{EventKind, Progress, TaskError};
+use taskforge_domain::{EventKind, LogLevel, LogLine, Progress, TaskError};
 
 pub async fn a_completed_task_has_its_result(world: World) {
     let claimed = world.running().await;
@@ -363,10 +363,11 @@ pub async fn progress_is_shown_while_the_lease_holds(world: World) {
     let report = |id, run_lease, fraction, note: Option<&str>| ProgressReport {
         id,
         run_lease,
-        progress: Progress {
+        progress: Some(Progress {
             fraction,
             note: note.map(str::to_owned),
-        },
+        }),
+        log: Vec::new(),
     };
     let (id, lease) = (claimed.id, claimed.run_lease);
     let reports = [
@@ -407,4 +408,51 @@ pub async fn progress_is_shown_while_the_lease_holds(world: World) {
     }
     world.end(&claimed, Next::RetryAt(at(2))).await;
     assert_eq!(world.get(id).await.progress, None);
+}
+
+pub async fn the_log_of_a_running_attempt_is_shown_until_it_ends(world: World) {
+    let claimed = world.running().await;
+    let (id, run_lease) = (claimed.id, claimed.run_lease);
+    let line = |second, message: &str| LogLine {
+        at: at(second),
+        level: LogLevel::Warn,
+        message: message.to_owned(),
+    };
+    let report = async |progress: Option<Progress>, log: Vec<LogLine>| {
+        let report = ProgressReport {
+            id,
+            run_lease,
+            progress,
+            log,
+        };
+        world.store.report_progress(&[report]).await.unwrap();
+        let story = world.story(id).await;
+        (story.task.progress, story.log)
+    };
+    let half = |note: Option<&str>| {
+        Some(Progress {
+            fraction: 0.5,
+            note: note.map(str::to_owned),
+        })
+    };
+    let lines = vec![line(1, "one \u{1F980} \"quoted\""), line(2, "\0 and \u{1}")];
+    for progress in [
+        None,
+        half(None),
+        half(Some("a note")),
+        half(Some(r#"{"log":[not this"#)),
+    ] {
+        for log in [lines.clone(), Vec::new()] {
+            if progress.is_some() || !log.is_empty() {
+                assert_eq!(
+                    report(progress.clone(), log.clone()).await,
+                    (progress.clone(), log)
+                );
+            }
+        }
+    }
+    report(half(None), lines).await;
+    world.end(&claimed, Next::Complete).await;
+    let story = world.story(id).await;
+    assert_eq!((story.task.progress, story.log), (None, Vec::new()));
 }

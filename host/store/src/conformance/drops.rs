@@ -203,10 +203,11 @@ impl Caller {
         let report = ProgressReport {
             id: task.id,
             run_lease: task.run_lease,
-            progress: Progress {
+            progress: Some(Progress {
                 fraction: 0.1,
                 note: None,
-            },
+            }),
+            log: Vec::new(),
         };
         self.drops("report_progress", world.store.report_progress(&[report]))
             .await;

@@ -52,7 +52,8 @@ pub async fn what_goes_in_comes_out(world: World) {
         Some(Story {
             task: expected,
             attempts: Vec::new(),
-            events: Vec::new()
+            events: Vec::new(),
+            log: Vec::new(),
         })
     );
 }

@@ -17,7 +17,8 @@ macro_rules! conformance_suite {
                 a_zombie_of_before_an_operators_retry_is_fenced, a_repeat_gets_the_first_answer,
                 answers_come_in_order_and_good_ones_do_not_suffer_from_stale_ones, everything_about_an_attempt_reads_back,
                 an_attempt_is_never_written_over, an_outcome_that_contradicts_what_follows_is_refused,
-                a_false_alarm_of_a_cancel_loses_no_task, progress_is_shown_while_the_lease_holds;
+                a_false_alarm_of_a_cancel_loses_no_task, progress_is_shown_while_the_lease_holds,
+                the_log_of_a_running_attempt_is_shown_until_it_ends;
             operate: a_waiting_task_can_be_cancelled, a_running_task_can_be_cancelled, what_has_ended_cannot_be_cancelled,
                 a_dead_letter_can_be_run_again, a_cancelled_task_can_be_run_again, only_failed_and_cancelled_tasks_can_be_run_again,
                 prune_takes_the_oldest_first_with_all_that_hangs_by_them, prune_never_takes_what_has_not_ended, prune_keeps_to_its_filter;

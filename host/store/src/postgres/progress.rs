@@ -9,7 +9,7 @@ use super::{
     fault::Attempted,
     param::{range, text},
 };
-use crate::ProgressReport;
+use crate::{ProgressReport, report};
 
 /// Only the lease that runs may report.
 pub(super) const REPORT: &str = "
@@ -22,25 +22,13 @@ pub(super) const REPORT: &str = "
 pub(super) async fn run(connection: &mut PgConnection, reports: &[ProgressReport]) -> Attempted<()> {
     let latest: BTreeMap<_, _> = reports
         .iter()
-        .map(|report| ((*report.id.as_uuid(), report.run_lease), &report.progress))
+        .map(|report| ((*report.id.as_uuid(), report.run_lease), report))
         .collect();
     let ids: Vec<Uuid> = latest.keys().map(|(id, _)| *id).collect();
     let leases: Vec<i64> = latest.keys().map(|(_, lease)| lease.0).collect();
-    let fractions: Vec<f64> = latest
-        .values()
-        // The column holds 0 to 1; NaN counts as nothing done.
-        .map(|progress| {
-            if progress.fraction.is_nan() {
-                0.0
-            } else {
-                progress.fraction.clamp(0.0, 1.0)
-            }
-        })
-        .collect();
-    let notes: Vec<_> = latest
-        .values()
-        .map(|progress| progress.note.as_deref().map(text))
-        .collect();
+    let columns = latest.values().map(|said| report::columns(said));
+    let (fractions, notes): (Vec<f64>, Vec<_>) = columns.unzip();
+    let notes: Vec<_> = notes.iter().map(|note| note.as_deref().map(text)).collect();
     let (first, last) = range(&ids);
     sqlx::query(REPORT)
         .bind(&ids)

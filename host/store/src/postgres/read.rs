@@ -9,9 +9,9 @@ use taskforge_domain::{
 use super::{
     fault::Attempted,
     list::{self, Direction},
-    row,
+    param, row,
 };
-use crate::{Counts, Page, Story, TaskFilter};
+use crate::{Counts, Page, Story, TaskFilter, report};
 
 /// What [`read_task`] reads. A completed task's result is the output of the attempt that completed it.
 macro_rules! select_task {
@@ -103,7 +103,8 @@ pub(super) async fn story(
     let mut snapshot = connection
         .begin_with("begin transaction isolation level repeatable read, read only")
         .await?;
-    let Some(task) = task(&mut snapshot, tenant, id).await? else {
+    let row = sqlx::query(TASK).bind(tenant.as_str()).bind(id.as_uuid());
+    let Some(row) = row.fetch_optional(&mut *snapshot).await? else {
         return Ok(None);
     };
     let attempts = sqlx::query(ATTEMPTS)
@@ -116,9 +117,10 @@ pub(super) async fn story(
         .await?;
     snapshot.commit().await?;
     Ok(Some(Story {
-        task,
+        task: read_task(&row)?,
         attempts: attempts.iter().map(read_attempt).collect::<Attempted<_>>()?,
         events: events.iter().map(read_event).collect::<Attempted<_>>()?,
+        log: read_report(&row)?.1,
     }))
 }
 
@@ -132,6 +134,14 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Attempted<Counts> {
     })
 }
 
+/// Reads all tasks, or as many as the statement's time allows.
+const ENDED_BEFORE: &str = "select count(*) from tasks where finished_at < $1";
+
+pub(super) async fn count_ended_before(connection: &mut PgConnection, before: Timestamp) -> Attempted<u64> {
+    let query = sqlx::query(ENDED_BEFORE).bind(param::time(before));
+    row::number(&query.fetch_one(connection).await?, 0)
+}
+
 fn read_task(row: &PgRow) -> Attempted<Task> {
     let error = row::optional_word::<FailureKind>(row, 11)?;
     let error = match error {
@@ -141,14 +151,7 @@ fn read_task(row: &PgRow) -> Attempted<Task> {
         }),
         None => None,
     };
-    let progress: Option<f64> = row.try_get(13)?;
-    let progress = match progress {
-        Some(fraction) => Some(Progress {
-            fraction,
-            note: row::get(row, 14)?,
-        }),
-        None => None,
-    };
+    let (progress, _) = read_report(row)?;
     let state: TaskState = row::word(row, 3)?;
     Ok(Task {
         id: row::task_id(row, 0)?,
@@ -173,6 +176,11 @@ fn read_task(row: &PgRow) -> Attempted<Task> {
         started_at: row::optional_time(row, 19)?,
         finished_at: row::optional_time(row, 20)?,
     })
+}
+
+/// What the running attempt has said.
+fn read_report(row: &PgRow) -> Attempted<(Option<Progress>, Vec<LogLine>)> {
+    Ok(report::read(row.try_get(13)?, row::get(row, 14)?))
 }
 
 fn read_attempt(row: &PgRow) -> Attempted<Attempt> {

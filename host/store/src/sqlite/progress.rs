@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use taskforge_domain::TaskId;
 
 use super::param::{RowText, arrays};
-use crate::{ProgressReport, StoreResult};
+use crate::{ProgressReport, StoreResult, report};
 
 /// Only the lease that runs may report.
 const REPORT: &str = "
@@ -26,17 +26,12 @@ pub(super) struct ProgressRow {
 
 impl ProgressRow {
     pub(super) fn new(report: &ProgressReport) -> Self {
-        // The column holds 0 to 1; NaN counts as nothing done.
-        let fraction = if report.progress.fraction.is_nan() {
-            0.0
-        } else {
-            report.progress.fraction.clamp(0.0, 1.0)
-        };
+        let (fraction, note) = report::columns(report);
         let row = RowText::new()
             .id(report.id.as_uuid())
             .int(report.run_lease.0)
             .real(fraction)
-            .optional_text(report.progress.note.as_deref())
+            .optional_text(note.as_deref())
             .finish();
         Self { id: report.id, row }
     }

@@ -11,7 +11,7 @@ use super::{
     param::task_id,
     row,
 };
-use crate::{Counts, Page, StoreResult, Story, TaskFilter};
+use crate::{Counts, Page, StoreResult, Story, TaskFilter, report};
 
 /// What [`read_task`] reads. A completed task's result is the output of the attempt that completed it.
 macro_rules! select_task {
@@ -107,7 +107,10 @@ pub(super) async fn page(
 pub(super) async fn story(readers: &SqlitePool, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
     // One transaction, so that the three reads are of one moment.
     let mut snapshot = readers.begin().await?;
-    let Some(task) = task(&mut *snapshot, tenant, id).await? else {
+    let row = sqlx::query(TASK)
+        .bind(tenant.as_str().to_owned())
+        .bind(task_id(id));
+    let Some(row) = row.fetch_optional(&mut *snapshot).await? else {
         return Ok(None);
     };
     let attempts = sqlx::query(ATTEMPTS)
@@ -119,9 +122,10 @@ pub(super) async fn story(readers: &SqlitePool, tenant: &TenantId, id: TaskId) -
         .fetch_all(&mut *snapshot)
         .await?;
     Ok(Some(Story {
-        task,
+        task: read_task(&row)?,
         attempts: attempts.iter().map(read_attempt).collect::<StoreResult<_>>()?,
         events: events.iter().map(read_event).collect::<StoreResult<_>>()?,
+        log: read_report(&row)?.1,
     }))
 }
 
@@ -144,14 +148,7 @@ fn read_task(row: &SqliteRow) -> StoreResult<Task> {
         }),
         None => None,
     };
-    let progress: Option<f64> = row.try_get(13)?;
-    let progress = match progress {
-        Some(fraction) => Some(Progress {
-            fraction,
-            note: row::optional_text(row, 14)?,
-        }),
-        None => None,
-    };
+    let (progress, _) = read_report(row)?;
     let state: TaskState = row::word(row, 3)?;
     Ok(Task {
         id: row::task_id(row, 0)?,
@@ -176,6 +173,11 @@ fn read_task(row: &SqliteRow) -> StoreResult<Task> {
         started_at: row::optional_time(row, 19)?,
         finished_at: row::optional_time(row, 20)?,
     })
+}
+
+/// What the running attempt has said.
+fn read_report(row: &SqliteRow) -> StoreResult<(Option<Progress>, Vec<LogLine>)> {
+    Ok(report::read(row.try_get(13)?, row::optional_text(row, 14)?))
 }
 
 fn read_attempt(row: &SqliteRow) -> StoreResult<Attempt> {
