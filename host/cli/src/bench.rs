@@ -33,7 +33,7 @@ use crate::{
     args::{BenchArgs, BrokerArgs, DatabaseArgs},
     client::Client,
     fleet::Fleet,
-    output, plugin_folder,
+    output, plugin_folder, signals,
 };
 
 /// How long an idle process is watched.
@@ -46,7 +46,10 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
     let scratch = Scratch::create(&args.database_url)
         .await
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
-    let measured = measure(&args, scratch.url()).await;
+    let measured = signals::interruptible(measure(&args, scratch.url()), || {
+        "nothing is left of it".to_owned()
+    })
+    .await;
     // Dropped in any case, and what went wrong before is the news.
     let dropped = scratch.remove().await;
     let report = measured?;

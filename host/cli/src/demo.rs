@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
@@ -31,7 +32,9 @@ use crate::{
     client::Client,
     data_folder, output, plugin_folder,
     registry::Trust,
+    signals,
     stack::{self, SandboxConfig, Stack, StackConfig},
+    waiting::Waiting,
 };
 
 /// Tasks in one `POST /tasks/batch`.
@@ -44,10 +47,27 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     let data_dir = args.data_dir.as_deref().unwrap_or(temporary.path());
     data_folder::prepare(data_dir)?;
     let key = data_folder::new_key()?;
-    let stack = start(&args, data_dir, &key).await?;
+    let gone = || match &args.data_dir {
+        Some(data_dir) => format!(
+            "the tasks are in {}, where the demo can be run again",
+            data_dir.display()
+        ),
+        None => "nothing is left of it".to_owned(),
+    };
+    let waiting =
+        Waiting::begin("starting a system to throw away; plugins are compiled, which may take a minute");
+    let started = waiting.until(start(&args, data_dir, &key));
+    let stack = signals::interruptible(started, gone).await?;
+    drop(waiting);
     let client = Client::new(format!("http://{}", stack.address).parse()?, Some(key))?;
-    let recipe = Recipe::new(&args, &client, stack.address).await?;
-    let measured = measure(&args, &recipe, &stack, &client).await;
+    let measured = signals::interruptible(
+        async {
+            let recipe = Recipe::new(&args, &client, stack.address).await?;
+            measure(&args, &recipe, &stack, &client).await
+        },
+        gone,
+    )
+    .await;
     stack.stop().await;
     let summary = measured?;
     if json {
@@ -251,7 +271,10 @@ async fn measure(
         }
         anyhow::Ok(began.elapsed())
     };
-    let (enqueued, drained) = tokio::try_join!(enqueue, watch)?;
+    let (enqueued, drained) = tokio::select! {
+        done = async { tokio::try_join!(enqueue, watch) } => done?,
+        never = bars.report() => match never {},
+    };
     bars.finish();
     Summary::of(&read_back(stack, total).await?, args, enqueued, drained)
 }
@@ -292,11 +315,14 @@ async fn read_back(stack: &Stack, total: usize) -> anyhow::Result<Vec<Task>> {
     Ok(tasks)
 }
 
-/// Live bars, on a terminal only.
+/// Live bars on a terminal, and now and then a line elsewhere.
 struct Bars {
     enqueued: ProgressBar,
     drained: ProgressBar,
 }
+
+/// Between two lines where there is no terminal.
+const REPORT: Duration = Duration::from_secs(5);
 
 impl Bars {
     fn new(total: u64) -> Self {
@@ -315,6 +341,18 @@ impl Bars {
         Self {
             enqueued: bar("enqueued"),
             drained: bar("ended"),
+        }
+    }
+
+    /// Says how it goes, for as long as it is polled.
+    async fn report(&self) -> Infallible {
+        loop {
+            let of = self.enqueued.length().unwrap_or_default();
+            let (enqueued, ended) = (self.enqueued.position(), self.drained.position());
+            if !output::is_watched() {
+                output::aside(&format!("{enqueued} of {of} tasks enqueued, {ended} ended"));
+            }
+            tokio::time::sleep(REPORT).await;
         }
     }
 

@@ -10,8 +10,9 @@ use taskforge_domain::Json;
 use crate::{
     args::{DlqCommand, DlqDeleteArgs, DlqFilterArgs, DlqGroupsArgs, DlqListArgs, DlqRequeueArgs},
     client::Client,
-    output,
+    confirm, output,
     task::read_input,
+    waiting::Waiting,
 };
 
 /// The server works through many dead letters in one request.
@@ -104,24 +105,50 @@ async fn requeue(args: DlqRequeueArgs, json: bool) -> anyhow::Result<()> {
         body.insert("input".to_owned(), read_input(input)?.to_value());
     }
     let body = Json::from(Value::Object(body));
-    let answer = Client::connect(&args.server)?
-        .request(Method::POST, "dlq/requeue", &[], Some(&body), PATIENCE)
-        .await?;
+    let client = Client::connect(&args.server)?;
+    let waiting = Waiting::begin("waiting for the server to requeue them");
+    let requeued = client.request(Method::POST, "dlq/requeue", &[], Some(&body), PATIENCE);
+    let answer = waiting.until(requeued).await?;
+    drop(waiting);
     say(&answer, "requeued", json)
 }
 
 async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
-    let mut query = query(&args.filter);
-    match (query.is_empty(), args.all) {
-        (true, true) => query.push(("all", "true".to_owned())),
+    let filter = query(&args.filter);
+    let mut which = filter.clone();
+    match (filter.is_empty(), args.all) {
+        (true, true) => which.push(("all", "true".to_owned())),
         (false, true) => bail!("--all and a filter exclude each other"),
         (true, false) => bail!("say which: a filter, or --all"),
         (false, false) => {}
     }
-    let answer = Client::connect(&args.server)?
-        .request(Method::DELETE, "dlq", &query, None, PATIENCE)
-        .await?;
+    let client = Client::connect(&args.server)?;
+    let would = match args.confirm.yes {
+        true => 0,
+        false => count(&client, filter).await?,
+    };
+    if !confirm::is_confirmed(&args.confirm, &format!("delete {would} dead letters"))? {
+        return match json {
+            true => output::json(&serde_json::json!({ "would_delete": would })),
+            false => {
+                output::line(&format!("{would} would be deleted"));
+                Ok(())
+            }
+        };
+    }
+    let waiting = Waiting::begin("waiting for the server to delete them");
+    let deleted = client.request(Method::DELETE, "dlq", &which, None, PATIENCE);
+    let answer = waiting.until(deleted).await?;
+    drop(waiting);
     say(&answer, "deleted", json)
+}
+
+/// How many dead letters match.
+async fn count(client: &Client, mut filter: Vec<(&'static str, String)>) -> anyhow::Result<u64> {
+    filter.push(("limit", PAGE.to_string()));
+    let groups = client.get("dlq/groups", &filter).await?;
+    let groups = groups["groups"].as_array().into_iter().flatten();
+    Ok(groups.filter_map(|group| group["count"].as_u64()).sum())
 }
 
 fn say(answer: &Value, what: &str, json: bool) -> anyhow::Result<()> {

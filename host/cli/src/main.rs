@@ -19,6 +19,8 @@
 //! | [`demo`] | a load with progress bars and a summary |
 //! | [`bench`] | a fleet, measured beside the ceiling of bare SQL |
 //! | [`client`] | the HTTP client and its errors |
+//! | [`waiting`] | what a person who waits is told |
+//! | [`confirm`] | commands that delete say how much, and ask |
 //! | [`output`] | tables for people, JSON for programs; the one place that prints |
 //! | [`data_folder`] | the folder of a role, closed to others, and the key in it |
 //! | [`authorities`] | the certificate authorities that are believed |
@@ -31,6 +33,7 @@ mod authorities;
 mod bench;
 mod client;
 mod compile;
+mod confirm;
 mod data_folder;
 mod demo;
 mod descriptors;
@@ -51,13 +54,17 @@ mod serve;
 mod signals;
 mod stack;
 mod task;
+mod waiting;
 mod worker;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Cli, Command};
+use crate::{
+    args::{Cli, Command},
+    signals::{INTERRUPTED, Interrupted},
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -87,6 +94,10 @@ fn main() -> ExitCode {
     }
     match run(cli) {
         Ok(code) => code,
+        Err(error) if error.is::<Interrupted>() => {
+            output::aside(&error.root_cause().to_string());
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             // The chain of causes, each once: what was tried, and what stood in the way.
             tracing::debug!(?error, "failed");

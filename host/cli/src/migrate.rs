@@ -9,7 +9,7 @@ use taskforge_worker::Clock;
 
 use crate::{
     args::{DatabaseArgs, DbCommand, RetainArgs},
-    fleet, output,
+    confirm, fleet, output,
 };
 
 /// Brings the schema to this version's. Several at once are harmless.
@@ -48,6 +48,24 @@ async fn retain(args: RetainArgs, json: bool) -> anyhow::Result<ExitCode> {
     let store = fleet::connect(&args.database).await?;
     let clock = Clock::default();
     clock.compare(&*store).await?;
+    if !args.confirm.yes {
+        let before = clock
+            .now()
+            .checked_sub(jiff::SignedDuration::try_from(args.keep)?)?;
+        let would = store.count_ended_before(before).await?;
+        let what = format!("delete up to {would} tasks that ended before {before}");
+        if !confirm::is_confirmed(&args.confirm, &what)? {
+            store.close().await;
+            return match json {
+                true => output::json(&serde_json::json!({ "would_delete_up_to": would })),
+                false => {
+                    output::line(&format!("this would {what}"));
+                    Ok(())
+                }
+            }
+            .map(|()| ExitCode::SUCCESS);
+        }
+    }
     let mut done = Retained::default();
     loop {
         let upkeep = store.upkeep(None, clock.now(), args.keep).await?;

@@ -1,6 +1,6 @@
 //! The two ways to ask a process to end, and how long that may take.
 
-use std::{process::ExitCode, time::Duration};
+use std::{fmt, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -54,5 +54,34 @@ impl Signals {
     }
 }
 
-/// What a process that was ended at once by a second signal exits with.
+/// What a process that was ended at once by a second signal exits with, and a command that was
+/// interrupted while it waited.
 pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A command was interrupted while it waited for something that may go on without it. The text says what
+/// becomes of that, and how to go on.
+#[derive(Debug)]
+pub(crate) struct Interrupted(String);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interrupted: {}", self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Waits for something, until a signal ends the waiting with [`Interrupted`].
+///
+/// # Errors
+/// Those of what is waited for.
+pub(crate) async fn interruptible<T>(
+    done: impl Future<Output = anyhow::Result<T>>,
+    how_to_go_on: impl FnOnce() -> String,
+) -> anyhow::Result<T> {
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        done = done => done,
+        () = signals.next() => Err(Interrupted(how_to_go_on()).into()),
+    }
+}

@@ -10,16 +10,17 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
-use taskforge_domain::{Json, TaskType, Timestamp, one_line};
+use taskforge_domain::{Json, TaskState, TaskType, Timestamp, one_line};
 
 use crate::{
     args::{FilterArgs, ListArgs, PruneArgs, SubmitArgs, TaskCommand, TaskIdArgs, WaitArgs},
     client::Client,
-    output,
+    confirm, output, signals,
+    waiting::Waiting,
 };
 
-/// The longest that the server holds a long poll open.
-const POLL: Duration = Duration::from_secs(30);
+/// How long one request waits for the end of a task: as long as a person waits to see how it goes.
+const LOOK: Duration = Duration::from_secs(2);
 /// The most tasks that the server puts on a page.
 const PAGE: usize = 1_000;
 
@@ -84,12 +85,29 @@ async fn wait(args: WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
     show_ended(&task, json)
 }
 
-/// Asks again and again, each time for as long as the server holds the answer back, until the task has ended or the time is over.
+/// Waits until a task has ended or the time is over, and says meanwhile how it goes.
 async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::Result<Value> {
+    let waiting = Waiting::begin(&format!("waiting for task {id}"));
+    signals::interruptible(ended(client, id, timeout, waiting), || {
+        format!(
+            "task {id} goes on\n  `taskforge task wait {id}` waits for it again\n  \
+             `taskforge task cancel {id}` calls it off"
+        )
+    })
+    .await
+}
+
+/// Asks again and again, each time for as long as the server holds the answer back.
+async fn ended(
+    client: &Client,
+    id: &str,
+    timeout: Option<Duration>,
+    mut waiting: Waiting,
+) -> anyhow::Result<Value> {
     let began = Instant::now();
     loop {
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-        let hold = left.map_or(POLL, |left| left.min(POLL));
+        let hold = left.map_or(LOOK, |left| left.min(LOOK));
         let query = [("wait", format!("{}ms", hold.as_millis()))];
         let task = client
             .request(Method::GET, &format!("tasks/{id}"), &query, None, hold)
@@ -98,7 +116,34 @@ async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::R
         if ended || left.is_some_and(|left| left <= hold) {
             return Ok(task);
         }
+        waiting.say(&format!("task {id} {}", how_it_goes(&task)));
     }
+}
+
+/// Where a task is that has not ended.
+fn how_it_goes(task: &Value) -> String {
+    let attempts = task["max_retries"].as_u64().unwrap_or_default() + 1;
+    let attempt = task["attempt"].as_u64().unwrap_or_default();
+    match text(task, "status") {
+        "running" => {
+            let progress = progress(task).map_or_else(String::new, |progress| format!(": {progress}"));
+            format!("runs, attempt {attempt} of {attempts}{progress}")
+        }
+        "scheduled" if attempt > 0 => format!(
+            "failed at attempt {attempt} of {attempts} ({}) and waits until {}",
+            text(task, "error"),
+            text(task, "run_at")
+        ),
+        "scheduled" => format!("waits until {}", text(task, "run_at")),
+        status => format!("is {status}"),
+    }
+}
+
+/// What the handler said last of how far it is.
+fn progress(task: &Value) -> Option<String> {
+    let fraction = task["progress"]["fraction"].as_f64()?;
+    let note = task["progress"]["note"].as_str().unwrap_or_default();
+    Some(format!("{:.0}% {note}", fraction * 100.0).trim_end().to_owned())
 }
 
 async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
@@ -174,18 +219,53 @@ async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<Exi
 }
 
 async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let mut query = filter_query(&args.filter);
-    query.push(("first", args.first.to_string()));
     let client = Client::connect(&args.server)?;
+    let filter = filter_query(&args.filter);
+    let would = match args.confirm.yes {
+        true => 0,
+        false => count_ended(&client, &args.filter, args.first as usize).await?,
+    };
+    if !confirm::is_confirmed(&args.confirm, &format!("delete {would} tasks"))? {
+        return show_pruned(&serde_json::json!({ "would_delete": would }), json);
+    }
+    let mut query = filter;
+    query.push(("first", args.first.to_string()));
     let pruned = client
         .request(Method::DELETE, "tasks", &query, None, Duration::ZERO)
         .await?;
+    show_pruned(&pruned, json)
+}
+
+fn show_pruned(pruned: &Value, json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        output::json(&pruned)?;
+        output::json(pruned)?;
+    } else if let Some(would) = pruned["would_delete"].as_u64() {
+        output::line(&format!("{would} tasks would be deleted"));
     } else {
         output::line(&format!("{} tasks deleted", pruned["deleted"]));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many tasks that have ended match, up to a number.
+async fn count_ended(client: &Client, filter: &FilterArgs, most: usize) -> anyhow::Result<usize> {
+    let mut query = filter_query(filter);
+    if filter.status.is_empty() {
+        let ended = TaskState::ALL.iter().filter(|state| state.is_terminal());
+        query.extend(ended.map(|state| ("status", state.to_string())));
+    }
+    let (mut count, mut cursor) = (0, None);
+    loop {
+        let mut query = query.clone();
+        query.push(("limit", most.saturating_sub(count).clamp(1, PAGE).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let page = client.get("tasks", &query).await?;
+        count += page["tasks"].as_array().map_or(0, Vec::len);
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if count >= most || cursor.is_none() {
+            return Ok(count.min(most));
+        }
+    }
 }
 
 fn filter_query(filter: &FilterArgs) -> Vec<(&'static str, String)> {
@@ -247,10 +327,7 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
             pairs.push((name, value.to_owned()));
         }
     }
-    if let Some(fraction) = task["progress"]["fraction"].as_f64() {
-        let note = task["progress"]["note"].as_str().unwrap_or_default();
-        pairs.push(("progress", format!("{:.0}% {note}", fraction * 100.0)));
-    }
+    pairs.extend(progress(task).map(|progress| ("progress", progress)));
     if text(task, "status") == "completed" {
         pairs.push(("result", task["result"].to_string()));
     }

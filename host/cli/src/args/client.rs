@@ -30,6 +30,17 @@ pub(crate) struct ServerArgs {
     pub(crate) data_dir: PathBuf,
 }
 
+/// Of commands that delete.
+#[derive(Debug, Args)]
+pub(crate) struct ConfirmArgs {
+    /// Do not ask; without a terminal to ask at, nothing is deleted unless this is said
+    #[arg(long, short, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+    /// Say how many would be deleted, and delete none
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskCommand {
     /// Enqueue a task
@@ -127,6 +138,8 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
     #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
+    #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
 
@@ -205,6 +218,8 @@ pub(crate) struct DlqDeleteArgs {
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) filter: DlqFilterArgs,
+    #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

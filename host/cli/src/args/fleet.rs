@@ -8,7 +8,8 @@ use taskforge_domain::TaskType;
 use crate::stack;
 
 use super::{
-    CeilingArgs, ConnectionArgs, ExternalArgs, MailArgs, PluginFolderArgs, TrustArgs, VersionRetentionArgs,
+    CeilingArgs, ConfirmArgs, ConnectionArgs, ExternalArgs, MailArgs, PluginFolderArgs, TrustArgs,
+    VersionRetentionArgs,
 };
 
 #[derive(Debug, Args)]
@@ -255,6 +256,8 @@ pub(crate) struct RetainArgs {
     /// Keep tasks that ended within this time
     #[arg(long, env = "TASKFORGE_RETENTION", default_value = "30days", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) keep: Duration,
+    #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 }

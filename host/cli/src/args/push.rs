@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use taskforge_domain::{TaskType, TenantId};
 
-use super::ServerArgs;
+use super::{ConfirmArgs, ServerArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct PluginServerArgs {
@@ -168,6 +168,8 @@ pub(crate) struct SecretDeleteArgs {
     /// The name that the plugin reads it by
     pub(crate) key: String,
     #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
+    #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
 
@@ -235,9 +237,8 @@ pub(crate) struct PrunePluginArgs {
     /// How many of its newest versions stay, whether anything refers to them or not
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) keep: u32,
-    /// Say which versions would go, and delete none
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) confirm: ConfirmArgs,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

@@ -13,7 +13,8 @@ use crate::{
     client::{Client, escaped},
     output,
     plugin_folder::{self, Beside},
-    task,
+    signals, task,
+    waiting::Waiting,
 };
 
 /// The largest component that a host can be told to load, in bytes.
@@ -40,7 +41,18 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
         output::bytes(component.len() as u64),
         output::bytes(LARGEST as u64)
     );
-    let version = client.push(&query, component).await?;
+    let waiting = Waiting::begin(&format!(
+        "pushing {} ({}): the server checks and compiles it, which may take a minute",
+        args.file.display(),
+        output::bytes(component.len() as u64)
+    ));
+    let pushed = waiting.until(client.push(&query, component));
+    let version = signals::interruptible(pushed, || {
+        "the server may still take it, and does not run it yet; the same command goes on from there"
+            .to_owned()
+    })
+    .await?;
+    drop(waiting);
     if !as_json {
         show_review(&version);
     }
@@ -64,6 +76,7 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
         return output::json(&json!({ "version": version, "rollout": rollout }));
     }
     output::line(&format!("{name} {number} runs"));
+    rollout::say_when();
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use super::show::cell;
 use crate::{
     args::{ActivateArgs, CanaryArgs, PluginNameArgs, PrunePluginArgs, RetireArgs},
     client::Client,
-    output,
+    confirm, output,
 };
 
 pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Result<()> {
@@ -16,14 +16,28 @@ pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Resul
     });
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/activate", args.name);
-    show(&client.post(&path, Some(&Json::from(body))).await?, as_json)
+    show(&client.post(&path, Some(&Json::from(body))).await?, as_json)?;
+    say_when();
+    Ok(())
+}
+
+/// Says when a change of what runs takes effect. On standard error: it is no part of the answer.
+pub(super) fn say_when() {
+    output::aside(
+        "Workers hear of it within two seconds and take it once they have compiled it; \
+         until then tasks begin on the version before.",
+    );
 }
 
 /// Rollback, pause, resume: a word that needs no more.
 pub(super) async fn steer(args: PluginNameArgs, verb: &str, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/{verb}", args.name);
-    show(&client.post(&path, None).await?, as_json)
+    show(&client.post(&path, None).await?, as_json)?;
+    if verb == "rollback" {
+        say_when();
+    }
+    Ok(())
 }
 
 pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Result<()> {
@@ -68,10 +82,24 @@ pub(super) async fn retire(args: RetireArgs, as_json: bool) -> anyhow::Result<()
 
 /// Deletes versions that nothing refers to.
 pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Result<()> {
-    let body = json!({ "keep": args.keep, "dry_run": args.dry_run });
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/prune", args.name);
-    let pruned = client.post(&path, Some(&Json::from(body))).await?;
+    let ask = async |dry_run: bool| {
+        let body = Json::from(json!({ "keep": args.keep, "dry_run": dry_run }));
+        client.post(&path, Some(&body)).await
+    };
+    let mut pruned = match args.confirm.yes {
+        true => Value::Null,
+        false => ask(true).await?,
+    };
+    let would = pruned["versions"].as_array().map_or(0, Vec::len);
+    let is_confirmed = confirm::is_confirmed(
+        &args.confirm,
+        &format!("delete {would} versions of {}", args.name),
+    )?;
+    if is_confirmed {
+        pruned = ask(false).await?;
+    }
     if as_json {
         return output::json(&pruned);
     }
@@ -84,9 +112,9 @@ pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Resul
     let rows: Vec<_> = rows.collect();
     output::table(&["VERSION", "SIZE", "DIGEST"], &rows);
     let count = rows.len();
-    output::line(&match args.dry_run {
-        true => format!("{count} versions of {} would be deleted", args.name),
-        false => format!(
+    output::line(&match is_confirmed {
+        false => format!("{count} versions of {} would be deleted", args.name),
+        true => format!(
             "{count} versions of {} deleted, and {} components",
             args.name, pruned["components"]
         ),

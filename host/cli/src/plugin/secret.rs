@@ -10,7 +10,7 @@ use super::show::cell;
 use crate::{
     args::{SecretCommand, SecretSetArgs},
     client::{Client, escaped},
-    output,
+    confirm, output,
 };
 
 pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result<()> {
@@ -26,6 +26,11 @@ pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result
         }
         SecretCommand::Delete(args) => {
             let client = Client::connect(&args.server)?;
+            let what = format!("delete the secret {} of {}", args.key, args.name);
+            if !confirm::is_confirmed(&args.confirm, &what)? {
+                output::line(&format!("this would {what}"));
+                return Ok(());
+            }
             client.delete(&path(&args.name, &args.key)).await?
         }
     };

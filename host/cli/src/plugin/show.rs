@@ -1,5 +1,7 @@
 //! Plugins of a server, for people.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::{push, rollout};
@@ -8,6 +10,9 @@ use crate::{
     client::Client,
     output,
 };
+
+/// How long an attempt may take to be counted.
+const COUNTED: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Result<()> {
     let list = Client::connect(&args.server)?.get("plugins", &[]).await?;
@@ -128,9 +133,17 @@ pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()
         .map(|version| ("version", version))
         .into_iter()
         .collect();
-    let advice = client
-        .get(&format!("plugins/{}/advice", args.name), &query)
-        .await?;
+    let began = Instant::now();
+    let advice = loop {
+        let advice = client
+            .get(&format!("plugins/{}/advice", args.name), &query)
+            .await?;
+        // Workers write each second what attempts used: one that has just ended is not there yet.
+        if advice["attempts"] != 0 || began.elapsed() > COUNTED {
+            break advice;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    };
     if as_json {
         return output::json(&advice);
     }
@@ -159,6 +172,9 @@ pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()
     );
     if let Some(reason) = advice["reason"].as_str() {
         output::line(reason);
+    }
+    if advice["attempts"] == 0 {
+        output::aside("An attempt is counted within two seconds of its end.");
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn a_task_is_submitted_watched_and_pruned_from_the_shell() {
         .collect();
     assert_eq!(newest, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]);
     assert_eq!(
-        client(&server, &["task", "prune", "--first", "5"]),
+        client(&server, &["task", "prune", "--first", "5", "--yes"]),
         json!({ "deleted": 5 })
     );
     assert_eq!(

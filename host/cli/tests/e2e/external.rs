@@ -116,7 +116,11 @@ async fn a_file_in_the_plugins_folder_declares_a_type_with_its_schemas() {
     );
 
     // While the server runs: another file, one that is broken, and none.
-    std::fs::write(plugins.path().join("ocr.external.toml"), "summary = 'Reads pages'\n").unwrap();
+    std::fs::write(
+        plugins.path().join("ocr.external.toml"),
+        "summary = 'Reads pages'\n",
+    )
+    .unwrap();
     wait_until("the new file is known", async || {
         types(&server).await == ["ocr", "word_count"]
     })

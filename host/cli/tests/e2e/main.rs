@@ -15,3 +15,4 @@ mod external;
 mod first_task;
 mod registry;
 mod server;
+mod waiting;

@@ -129,7 +129,7 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     );
     run(
         &server,
-        &["plugin", "secret", "delete", "shellplug", "gateway_key"],
+        &["plugin", "secret", "delete", "shellplug", "gateway_key", "--yes"],
     );
 
     wait_until("the attempts are counted", async || {

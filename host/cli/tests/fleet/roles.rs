@@ -228,7 +228,7 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
     let refused = bed.command("dlq").args(["delete"]).output().unwrap();
     assert!(!refused.status.success(), "not everything by mistake");
     assert_eq!(
-        run(&bed, &["dlq", "delete", "--error-kind", "permanent"])["deleted"],
+        run(&bed, &["dlq", "delete", "--error-kind", "permanent", "--yes"])["deleted"],
         3
     );
     assert_eq!(run(&bed, &["dlq", "list"]), json!([]));
@@ -278,7 +278,7 @@ async fn old_tasks_are_forgotten_on_demand() {
     let _worker = bed.start_worker(&[]);
     let id = bed.submit("fibonacci", json!({ "n": 5 })).await;
     bed.ended(&id).await;
-    let kept = run(&bed, &["db", "retain"]);
+    let kept = run(&bed, &["db", "retain", "--yes"]);
     assert_eq!(
         (&kept["tasks_deleted"], &kept["partitions_dropped"]),
         (&json!(0), &json!(0)),
