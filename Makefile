@@ -56,6 +56,13 @@ schemathesis: plugins ## Hold a server against its OpenAPI document with generat
 	cargo build --workspace --locked --bin taskforge
 	.ci/schemathesis "$(TARGET)/debug/taskforge" "$(TARGET)/plugins" "$(abspath $(TARGET))"
 
+# Needs PyPI and the npm registry for the tools, the first time.
+.PHONY: clients
+clients: plugins ## Generate clients from the OpenAPI document, and use them on a server
+	@command -v python3 >/dev/null || { echo 'python3 is missing, which the generator needs' >&2; exit 1; }
+	cargo build --workspace --locked --bin taskforge
+	.ci/clients/run "$(TARGET)/debug/taskforge" "$(TARGET)/plugins" "$(abspath $(TARGET))"
+
 .PHONY: lint
 lint: setup ## Check the format, the lints and the deployment files
 	cargo fmt --all --check

@@ -63,7 +63,8 @@ pub(crate) fn base() -> utoipa::openapi::OpenApi {
 /// Adds what every operation may answer.
 pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     if let Some(components) = &mut document.components {
-        narrow::plugin(components);
+        narrow::handlers(components);
+        narrow::defaults(components);
     }
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {

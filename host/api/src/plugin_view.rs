@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 pub(crate) use self::described::{
     ActivateBody, AdviceBody, CanaryBody, EnvelopeBody, GrantsBody, LimitsBody, PruneBody, RetireBody,
-    ReviewBody, SecretBody, SettingsBody,
+    ReviewBody, SecretBody, SettingsBody, WasmBytes,
 };
 use crate::catalog::{ExternalType, Handler, Offer};
 

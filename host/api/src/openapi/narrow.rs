@@ -1,8 +1,8 @@
-//! What the derived schemas leave open, said exactly: the texts that parameters take, and a plugin
-//! before its first activation. Clients generate requests and check answers from it.
+//! What the derived schemas leave open or say in too involved a way: the texts that parameters take, the
+//! kinds of handlers, defaults. Clients are generated from it, and requests and checks of answers.
 
 use utoipa::openapi::{
-    Components, ObjectBuilder, RefOr, Schema,
+    Components, Discriminator, ObjectBuilder, Ref, RefOr, Schema,
     path::{Operation, Parameter},
     schema::{ArrayItems, Object, Type},
 };
@@ -56,23 +56,76 @@ fn text(parameter: &mut Parameter) -> Option<&mut Object> {
     }
 }
 
-/// A plugin has either a version and all that goes with it, or none of that. Derived from an
-/// optional part, the schema says that in place of that part the whole plugin may be null.
-pub(super) fn plugin(components: &mut Components) {
-    let Some(RefOr::T(Schema::AllOf(plugin))) = components.schemas.get_mut("Plugin") else {
-        return;
+/// Makes each kind of handler one object that names its kind, and a handler one of them. What is derived
+/// is a union of intersections of parts that may be absent, which generators of clients cannot read.
+pub(super) fn handlers(components: &mut Components) {
+    let described = match components.schemas.get("Described") {
+        Some(RefOr::T(Schema::Object(described))) => described.clone(),
+        _ => return,
     };
-    let none = ObjectBuilder::new().schema_type(Type::Null).build();
-    let inactive = ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .property("version", none)
-        .required("version")
-        .description(Some("No version runs yet"))
-        .build();
-    for part in &mut plugin.items {
-        if let RefOr::T(Schema::OneOf(optional)) = part {
-            optional.items.truncate(1);
-            optional.items.push(RefOr::T(Schema::Object(inactive.clone())));
+    if let Some(RefOr::T(plugin)) = components.schemas.get_mut("Plugin")
+        && let Schema::AllOf(parts) = plugin
+    {
+        let own = parts.items.iter().find_map(|part| match part {
+            RefOr::T(Schema::Object(own)) => Some(own.clone()),
+            _ => None,
+        });
+        let mut whole = own.unwrap_or_default();
+        // Not required: before the first activation there is none of it.
+        whole.properties.extend(described.properties);
+        whole.description.clone_from(&parts.description);
+        *plugin = Schema::Object(whole);
+    }
+    let kinds = [("component", "Plugin"), ("external", "ExternalType")];
+    for (kind, name) in kinds {
+        if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name) {
+            let text = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .enum_values(Some([kind]))
+                .build();
+            object
+                .properties
+                .insert("kind".to_owned(), RefOr::T(Schema::Object(text)));
+            object.required.push("kind".to_owned());
         }
     }
+    if let Some(RefOr::T(Schema::OneOf(handler))) = components.schemas.get_mut("Handler") {
+        let references = kinds.map(|(_, name)| RefOr::Ref(Ref::from_schema_name(name)));
+        handler.items = references.into();
+        let mapping = kinds.map(|(kind, name)| (kind, format!("#/components/schemas/{name}")));
+        handler.discriminator = Some(Discriminator::with_mapping("kind", mapping));
+    }
+}
+
+/// Tells defaults in words only. A property with a `default` that may be left out is taken by some
+/// generators for one that is always there, and filled in by others.
+pub(super) fn defaults(components: &mut Components) {
+    for schema in components.schemas.values_mut() {
+        let RefOr::T(Schema::Object(object)) = schema else {
+            continue;
+        };
+        for property in object.properties.values_mut() {
+            let (default, description) = match property {
+                RefOr::Ref(reference) => {
+                    if let Some(default) = reference.default.take() {
+                        tell(&default, &mut reference.description);
+                    }
+                    continue;
+                }
+                RefOr::T(Schema::Object(it)) => (it.default.take(), &mut it.description),
+                RefOr::T(Schema::Array(it)) => (it.default.take(), &mut it.description),
+                RefOr::T(Schema::OneOf(it)) => (it.default.take(), &mut it.description),
+                RefOr::T(Schema::AllOf(it)) => (it.default.take(), &mut it.description),
+                RefOr::T(Schema::AnyOf(it)) => (it.default.take(), &mut it.description),
+                RefOr::T(_) => continue,
+            };
+            if let Some(default) = default {
+                tell(&default, description.get_or_insert_default());
+            }
+        }
+    }
+}
+
+fn tell(default: &serde_json::Value, description: &mut String) {
+    description.push_str(&format!(" Unless told: `{default}`."));
 }

@@ -7,6 +7,11 @@ use serde_json::Value;
 use taskforge_domain::CanaryGuard;
 use utoipa::ToSchema;
 
+/// The bytes of a component.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(crate) struct WasmBytes(Vec<u8>);
+
 /// A task type that only external workers handle.
 #[derive(ToSchema)]
 #[schema(as = ExternalType)]

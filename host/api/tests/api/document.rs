@@ -566,3 +566,40 @@ async fn the_examples_of_requests_are_accepted() {
     }
     assert!(tried >= 17, "{tried} examples");
 }
+
+/// Generators of clients take the document at its word; `make clients` runs two of them.
+#[tokio::test]
+async fn generators_of_clients_can_read_the_document() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.json();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas {
+        for (property, schema) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(
+                schema.get("default").is_none(),
+                "{name}.{property} has a default, which makes it look required"
+            );
+        }
+    }
+    let binary = json!({"type": "string", "format": "binary"});
+    let component = &document["paths"]["/plugins/{name}/versions/{version}/component"]["get"];
+    for wasm in [
+        &document["paths"]["/plugins"]["post"]["requestBody"]["content"],
+        &component["responses"]["200"]["content"],
+    ] {
+        let schema = &wasm["application/wasm"]["schema"];
+        for member in ["type", "format"] {
+            assert_eq!(schema[member], binary[member], "{wasm}");
+        }
+    }
+    let handler = &schemas["Handler"];
+    assert_eq!(handler["discriminator"]["propertyName"], "kind");
+    for (kind, reference) in handler["discriminator"]["mapping"].as_object().unwrap() {
+        let schema = document.pointer(&reference.as_str().unwrap()[1..]).unwrap();
+        assert_eq!(schema["type"], "object", "{kind} is one object");
+        assert_eq!(schema["properties"]["kind"]["enum"], json!([kind]));
+        let required = schema["required"].as_array().unwrap();
+        assert!(required.contains(&json!("kind")), "{kind}");
+    }
+    assert_eq!(handler["oneOf"].as_array().unwrap().len(), 2);
+}

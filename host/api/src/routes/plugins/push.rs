@@ -11,7 +11,7 @@ use crate::{
     body::ComponentBody,
     extract::{By, Params},
     json::tree,
-    plugin_view::VersionView,
+    plugin_view::{VersionView, WasmBytes},
     state::App,
     view::json,
 };
@@ -44,7 +44,7 @@ const PARAMETERS: &str =
             requires signatures"),
         ("x-operator" = Option<String>, Header, description = "Who pushes, for the record"),
     ),
-    request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component"),
+    request_body(content = inline(WasmBytes), content_type = "application/wasm", description = "The component"),
     responses(
         (status = 201, description = "The version is stored", body = VersionView<'_>),
         (status = 200, description = "It was there already", body = VersionView<'_>),

@@ -17,8 +17,8 @@ use crate::{
 
 /// Activate a version.
 ///
-/// From now on it runs all tasks of the plugin; attempts that run end on the version that they began with. Ends a trial. A retired plugin takes
-/// tasks again. A version that refuses inputs which the running one takes is refused, with every field named, unless it is forced.
+/// It is to run all tasks of the plugin. Workers hear of it within a second and take it when they have compiled it; until then attempts begin on
+/// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that refuses inputs which the running one takes is refused, with every field named, unless it is forced.
 ///
 /// Where the server requires signatures, a version that is older than the highest that was ever active is refused unless `allow_downgrade` is
 /// true; the record says so.

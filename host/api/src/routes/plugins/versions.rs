@@ -14,7 +14,7 @@ use crate::{
     extract::{By, Params, PluginPath, VersionPath},
     fields,
     json::text,
-    plugin_view::{EnvelopeBody, PruneBody, PrunedView, SettingsBody, VersionList, VersionView},
+    plugin_view::{EnvelopeBody, PruneBody, PrunedView, SettingsBody, VersionList, VersionView, WasmBytes},
     state::App,
     view::json,
 };
@@ -73,7 +73,7 @@ pub(crate) async fn read(
         ("name" = String, Path, description = "The plugin", example = "fibonacci"),
         ("version" = String, Path, description = "The version", example = "1.0.0"),
     ),
-    responses((status = 200, description = "The component", body = Vec<u8>, content_type = "application/wasm")),
+    responses((status = 200, description = "The component", body = inline(WasmBytes), content_type = "application/wasm")),
 )]
 pub(crate) async fn component(
     State(app): State<App>,
