@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::ExitCode,
     sync::{
@@ -43,7 +44,10 @@ const BATCH: usize = 1_000;
 const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let temporary = tempfile::tempdir()?;
+    let waiting =
+        Waiting::begin("starting a system to throw away; plugins are compiled, which may take a minute");
+    let own = std::fs::Permissions::from_mode(0o700);
+    let temporary = tempfile::Builder::new().permissions(own).tempdir()?;
     let data_dir = args.data_dir.as_deref().unwrap_or(temporary.path());
     data_folder::prepare(data_dir)?;
     let key = data_folder::new_key()?;
@@ -54,8 +58,6 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
         ),
         None => "nothing is left of it".to_owned(),
     };
-    let waiting =
-        Waiting::begin("starting a system to throw away; plugins are compiled, which may take a minute");
     let started = waiting.until(start(&args, data_dir, &key));
     let stack = signals::interruptible(started, gone).await?;
     drop(waiting);
