@@ -46,10 +46,8 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
     let scratch = Scratch::create(&args.database_url)
         .await
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
-    let measured = signals::interruptible(measure(&args, scratch.url()), || {
-        "nothing is left of it".to_owned()
-    })
-    .await;
+    let measuring = Box::pin(measure(&args, scratch.url()));
+    let measured = signals::interruptible(measuring, || "nothing is left of it".to_owned()).await;
     // Dropped in any case, and what went wrong before is the news.
     let dropped = scratch.remove().await;
     let report = measured?;

@@ -58,18 +58,15 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
         ),
         None => "nothing is left of it".to_owned(),
     };
-    let started = waiting.until(start(&args, data_dir, &key));
+    let started = waiting.until(Box::pin(start(&args, data_dir, &key)));
     let stack = signals::interruptible(started, gone).await?;
     drop(waiting);
     let client = Client::new(format!("http://{}", stack.address).parse()?, Some(key))?;
-    let measured = signals::interruptible(
-        async {
-            let recipe = Recipe::new(&args, &client, stack.address).await?;
-            measure(&args, &recipe, &stack, &client).await
-        },
-        gone,
-    )
-    .await;
+    let measuring = Box::pin(async {
+        let recipe = Recipe::new(&args, &client, stack.address).await?;
+        measure(&args, &recipe, &stack, &client).await
+    });
+    let measured = signals::interruptible(measuring, gone).await;
     stack.stop().await;
     let summary = measured?;
     if json {
