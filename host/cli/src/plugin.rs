@@ -16,8 +16,7 @@ use taskforge_domain::{
     TaskId, TaskType, TenantId, Timestamp, one_line,
 };
 use taskforge_runtime::{
-    Invocation, Invoked, LogTail, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, RuntimeError,
-    inspect,
+    Invocation, Invoked, LogTail, MemoryKeyValue, Plugin, Runtime, RuntimeConfig, RuntimeError, inspect,
 };
 use tokio_util::sync::CancellationToken;
 
