@@ -13,7 +13,7 @@ use crate::{
 /// How a [`RedisBroker`](super::RedisBroker) reaches Redis (or Valkey), and what it keeps there.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://[user][:password]@host[:port][/db]`, or `rediss://` for TLS. For a cluster `redis-cluster://` or `rediss-cluster://`, where
+    /// `redis://[user][:password]@host[:port][/db]`, in which a slash in user or password is written `%2F`, or `rediss://` for TLS. For a cluster `redis-cluster://` or `rediss-cluster://`, where
     /// more hosts may follow: `redis-cluster://one:6379,two:6379`; user and password are then those of all.
     pub url: String,
     /// The server is part of a cluster, whatever the scheme of the URL says.
@@ -74,7 +74,15 @@ impl RedisConfig {
         let plain = scheme.strip_suffix("-cluster");
         let is_cluster = self.cluster || plain.is_some();
         let scheme = plain.unwrap_or(scheme);
-        let (user, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+        // A slash ends what may be user and password; every other character in them is taken as it is written.
+        let head = rest.find('/').unwrap_or(rest.len());
+        let (user, hosts) = match rest.get(..head).and_then(|head| head.rfind('@')) {
+            Some(at) => (
+                escape(rest.get(..at).unwrap_or_default()),
+                rest.get(at + 1..).unwrap_or_default(),
+            ),
+            None => (String::new(), rest),
+        };
         let at = if user.is_empty() { "" } else { "@" };
         let hosts: Vec<_> = if is_cluster {
             hosts.split(',').collect()
@@ -100,6 +108,22 @@ pub(super) fn client(url: &str, certificates: Option<&TlsCertificates>) -> Redis
     match certificates {
         Some(certificates) if url.starts_with("rediss:") => Client::build_with_tls(url, certificates.clone()),
         _ => Client::open(url),
+    }
+}
+
+/// Writes the characters that would end or divide a URL before its host as `%XX`. The first colon divides user and password.
+fn escape(credentials: &str) -> String {
+    let escape = |text: &str| -> String {
+        text.chars()
+            .map(|c| match c {
+                '#' | '?' | '@' | '[' | ']' | ':' => format!("%{:02X}", u32::from(c)),
+                c => c.to_string(),
+            })
+            .collect()
+    };
+    match credentials.split_once(':') {
+        Some((user, password)) => format!("{}:{}", escape(user), escape(password)),
+        None => escape(credentials),
     }
 }
 
@@ -140,6 +164,20 @@ mod tests {
         assert_eq!(servers("redis://one/3").unwrap(), (false, expected));
         for bad in ["", "one:6379", "http://one", "redis://"] {
             assert!(servers(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unusual_characters_and_addresses_arrive_as_they_are() {
+        for (url, host, password) in [
+            ("redis://u:p#a?s@s:w%2Fo%25@[::1]:7/3", "::1", "p#a?s@s:w/o%"),
+            ("rediss://:p[w]@h.example:7", "h.example", "p[w]"),
+            ("redis-cluster://u:p#w@[::1]:7,two:8", "::1", "p#w"),
+        ] {
+            let (_, urls) = RedisConfig::new(url).servers().unwrap();
+            let info = urls[0].as_str().into_connection_info().unwrap();
+            assert!(info.addr().to_string().contains(host), "{url}: {}", info.addr());
+            assert_eq!(info.redis_settings().password(), Some(password), "{url}");
         }
     }
 
