@@ -50,9 +50,10 @@ async fn the_disk_of_the_embedded_database_is_full() {
     let recovered = hit.elapsed();
     let acknowledged = load.finish().await;
 
+    let http = client();
     let (mut lost, mut twice) = (Vec::new(), Vec::new());
     for (id, expected) in &acknowledged {
-        let (status, ends) = ended(&node, id).await;
+        let (status, ends) = ended(&http, &node, id).await;
         if status != expected.as_str() {
             lost.push(format!("{id} {expected:?} {status}"));
         }
@@ -75,8 +76,7 @@ async fn the_disk_of_the_embedded_database_is_full() {
 }
 
 /// How a task ended, and how often its history says that it did.
-async fn ended(node: &Node, id: &str) -> (String, usize) {
-    let http = client();
+async fn ended(http: &reqwest::Client, node: &Node, id: &str) -> (String, usize) {
     let get = async |path: String| -> serde_json::Value {
         let request = http.get(format!("{}{path}", node.url)).bearer_auth(KEY);
         request.send().await.unwrap().json().await.unwrap()
