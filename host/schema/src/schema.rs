@@ -7,7 +7,7 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
@@ -39,9 +39,20 @@ const PATTERN_BYTES: usize = 256 << 10;
 /// The counting keyword.
 const COUNT: &str = "x-taskforge-count";
 
+/// Examples of a form that are told, and the length of each.
+const EXAMPLES: usize = 3;
+const EXAMPLE_CHARS: usize = 100;
+/// Alternatives that are told when an input fits none of them.
+const ALTERNATIVES: usize = 5;
+
 /// A compiled schema.
 #[derive(Debug)]
-pub struct Schema(Validator);
+pub struct Schema {
+    validator: Validator,
+    /// What fits a pattern, for people who cannot read it: by the pointer to the schema that has both it
+    /// and `examples`.
+    examples: BTreeMap<String, String>,
+}
 
 impl Schema {
     /// Compiles a schema.
@@ -54,7 +65,8 @@ impl Schema {
     pub fn compile(text: &str) -> Result<Self, String> {
         let mut schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         count_steps(&mut schema)?;
-        jsonschema::options()
+        let examples = examples(&schema)?;
+        let validator = jsonschema::options()
             .offline()
             .with_pattern_options(
                 PatternOptions::regex()
@@ -65,37 +77,37 @@ impl Schema {
                 Ok(Box::new(Count(steps.as_u64().unwrap_or(1))))
             })
             .build(&schema)
-            .map(Self)
             .map_err(|error| {
                 let place = error.instance_path().as_str();
                 shorten(&format!("{error} (at {place:?})"), 500).into_owned()
-            })
+            })?;
+        Ok(Self { validator, examples })
     }
 
     /// Whether it takes a value; `false` also of a check that would take too long.
     pub(crate) fn takes(&self, value: &Value) -> bool {
-        within(STEPS, || self.0.is_valid(value)) == Some(true)
+        within(STEPS, || self.validator.is_valid(value)) == Some(true)
     }
 
     /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that begin with `pointer`.
     pub fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<Fault>) {
         let steps = STEPS + STEPS_A_BYTE * size as u64;
-        if within(steps, || self.0.is_valid(input)) == Some(true) {
+        if within(steps, || self.validator.is_valid(input)) == Some(true) {
             return;
         }
         let room = MAX_ERRORS.saturating_sub(errors.len()).max(1);
         let found = within(steps, || {
             if size < COLLECT_BELOW {
                 return self
-                    .0
+                    .validator
                     .iter_errors(input)
-                    .flat_map(|error| describe(&error, pointer))
+                    .flat_map(|error| self.describe(&error, pointer))
                     .take(room)
                     .collect();
             }
-            let first = self.0.validate(input).err();
+            let first = self.validator.validate(input).err();
             first
-                .map(|error| describe(&error, pointer).into_iter().take(1).collect())
+                .map(|error| self.describe(&error, pointer).into_iter().take(1).collect())
                 .unwrap_or_default()
         });
         let found: Vec<Fault> = found.unwrap_or_default();
@@ -297,21 +309,104 @@ fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// Names the field that is wrong. For a missing or surplus property that is the property itself, not the object around it.
-fn describe(error: &ValidationError<'_>, pointer: &str) -> Vec<Fault> {
-    let place = shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
-    match error.kind() {
-        ValidationErrorKind::Required {
-            property: Value::String(name),
-        } => {
-            vec![Fault::at(join(&place, name), "is required")]
+/// What fits each pattern that has examples beside it, as words.
+fn examples(schema: &Value) -> Result<BTreeMap<String, String>, String> {
+    let of = |pointer: String| {
+        let members = schema.pointer(&pointer)?.as_object()?;
+        let examples = members.get("examples")?.as_array()?;
+        let told = examples.iter().take(EXAMPLES).map(|example| {
+            let text = example.to_string();
+            shorten(&text, EXAMPLE_CHARS).into_owned()
+        });
+        let words = told.collect::<Vec<_>>().join(" or ");
+        (members.contains_key("pattern") && !words.is_empty()).then_some((pointer, words))
+    };
+    Ok(subschemas(schema)?.into_iter().filter_map(of).collect())
+}
+
+impl Schema {
+    /// What fits the pattern that an error is about.
+    fn example(&self, error: &ValidationError<'_>) -> Option<&str> {
+        let pattern = error.schema_path().as_str();
+        let schema = pattern.strip_suffix("/pattern")?;
+        self.examples.get(schema).map(String::as_str)
+    }
+
+    /// What is wrong with an input that fits none of several alternatives. Those for another type of
+    /// value are not what was meant; if one is left, its faults are the input's.
+    fn nearest(
+        &self,
+        error: &ValidationError<'_>,
+        context: &[Vec<ValidationError<'_>>],
+        pointer: &str,
+    ) -> Vec<Fault> {
+        let here = error.instance_path().as_str();
+        let is_of_type = |branch: &&Vec<ValidationError<'_>>| {
+            !branch.iter().any(|error| {
+                matches!(error.kind(), ValidationErrorKind::Type { .. })
+                    && error.instance_path().as_str() == here
+            })
+        };
+        let mut meant: Vec<_> = context.iter().filter(is_of_type).collect();
+        if meant.is_empty() {
+            meant = context.iter().collect();
         }
-        ValidationErrorKind::AdditionalProperties { unexpected }
-        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let surplus = |name: &String| Fault::at(join(&place, name), "is not a property of this input");
-            unexpected.iter().take(MAX_ERRORS).map(surplus).collect()
+        let faults = |branch: &Vec<ValidationError<'_>>| -> Vec<Fault> {
+            branch
+                .iter()
+                .flat_map(|error| self.describe(error, pointer))
+                .collect()
+        };
+        if let [branch] = meant.as_slice() {
+            return faults(branch);
         }
-        _ => vec![Fault::at(place, shorten(&error.to_string(), 300))],
+        let place = format!("{pointer}{here}");
+        let told = meant.iter().take(ALTERNATIVES).filter_map(|branch| {
+            let fault = faults(branch).into_iter().next()?;
+            Some(match fault.pointer == place {
+                true => fault.detail,
+                false => format!("{} {}", fault.pointer, fault.detail),
+            })
+        });
+        let told = told.collect::<Vec<_>>().join(", or ");
+        vec![Fault::at(shorten(&place, 500), shorten(&told, 300))]
+    }
+
+    /// Names the field that is wrong. For a missing or surplus property that is the property itself, not the object around it.
+    fn describe(&self, error: &ValidationError<'_>, pointer: &str) -> Vec<Fault> {
+        let place = shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
+        match error.kind() {
+            ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context }
+                if context.iter().any(|branch| !branch.is_empty()) =>
+            {
+                self.nearest(error, context, pointer)
+            }
+            ValidationErrorKind::Pattern { .. } => {
+                let detail = match self.example(error) {
+                    Some(example) => {
+                        let value = error.instance().to_string();
+                        format!(
+                            "{} does not have the form of {example}",
+                            shorten(&value, EXAMPLE_CHARS)
+                        )
+                    }
+                    None => shorten(&error.to_string(), 300).into_owned(),
+                };
+                vec![Fault::at(place, detail)]
+            }
+            ValidationErrorKind::Required {
+                property: Value::String(name),
+            } => {
+                vec![Fault::at(join(&place, name), "is required")]
+            }
+            ValidationErrorKind::AdditionalProperties { unexpected }
+            | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+                let surplus =
+                    |name: &String| Fault::at(join(&place, name), "is not a property of this input");
+                unexpected.iter().take(MAX_ERRORS).map(surplus).collect()
+            }
+            _ => vec![Fault::at(place, shorten(&error.to_string(), 300))],
+        }
     }
 }
 

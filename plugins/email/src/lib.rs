@@ -238,7 +238,10 @@ mod schema {
     }
 
     fn address() -> Schema {
-        json_schema!({ "type": "string", "minLength": 3, "maxLength": 998, "pattern": pattern() })
+        json_schema!({
+            "type": "string", "minLength": 3, "maxLength": 998, "pattern": pattern(),
+            "examples": ["user@example.com", "Name <user@example.com>"],
+        })
     }
 
     pub(super) fn answer_addresses(_: &mut SchemaGenerator) -> Schema {

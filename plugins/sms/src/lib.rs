@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// The recipient's number, with `+` and the country code.
-    #[schemars(regex(pattern = NUMBER))]
+    #[schemars(regex(pattern = NUMBER), example = &"+4915112345678")]
     pub to: String,
     /// The text. Gateways cut long ones into parts and charge for each.
     #[schemars(length(min = 1, max = 1600))]

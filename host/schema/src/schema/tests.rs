@@ -169,3 +169,45 @@ fn a_large_input_has_steps_enough_and_a_large_wrong_one_costs_one_error_only() {
         "n": {"type": "integer"}}});
     assert_eq!(check(&schema, &objects), []);
 }
+
+#[test]
+fn what_fits_none_of_several_alternatives_is_told_by_the_one_that_was_meant() {
+    let address =
+        json!({"type": "string", "minLength": 3, "pattern": "^[^@]+@[^@]+$", "examples": ["me@a.test"]});
+    let schema = json!({
+        "properties": {
+            "to": {"anyOf": [address, {"type": "array", "items": address, "maxItems": 2}, {"type": "null"}]},
+            "by": {"$ref": "#/$defs/by"},
+        },
+        "$defs": {"by": {"oneOf": [address, {"type": "null"}]}},
+        "anyOf": [{"required": ["to"]}, {"required": ["by"]}],
+    });
+    let told = |input: Value| -> Vec<(String, String)> {
+        let faults = check(&schema, &input);
+        faults
+            .into_iter()
+            .map(|fault| (fault.pointer, fault.detail))
+            .collect()
+    };
+    let form = "\"nobody\" does not have the form of \"me@a.test\"".to_owned();
+    assert_eq!(
+        told(json!({"to": "nobody"})),
+        [("/input/to".to_owned(), form.clone())]
+    );
+    assert_eq!(
+        told(json!({"by": "nobody"})),
+        [("/input/by".to_owned(), form.clone())]
+    );
+    assert_eq!(
+        told(json!({"to": ["me@a.test", "nobody"]})),
+        [("/input/to/1".to_owned(), form)]
+    );
+    let [(pointer, detail)] = told(json!({"to": 7})).try_into().unwrap();
+    assert_eq!(pointer, "/input/to");
+    assert!(detail.contains("string") && detail.contains("null"), "{detail}");
+    let [(pointer, detail)] = told(json!({})).try_into().unwrap();
+    assert_eq!(
+        (pointer.as_str(), detail.as_str()),
+        ("/input", "/input/to is required, or /input/by is required")
+    );
+}
