@@ -354,7 +354,11 @@ impl From<StoreError> for Problem {
                 )
             }
             // The door never sweeps, so nobody can depose it.
-            StoreError::Schema(_) | StoreError::Corrupt(_) | StoreError::Refused(_) | StoreError::Deposed => {
+            StoreError::Misconfigured(_)
+            | StoreError::Schema(_)
+            | StoreError::Corrupt(_)
+            | StoreError::Refused(_)
+            | StoreError::Deposed => {
                 tracing::error!(%error, "the store failed");
                 Self::internal()
             }
@@ -389,6 +393,7 @@ mod tests {
     fn internal_text_stays_inside() {
         for error in [
             StoreError::Unavailable("secret".into()),
+            StoreError::Misconfigured("secret".into()),
             StoreError::Schema("secret".into()),
             StoreError::Corrupt("secret".into()),
             StoreError::Refused("secret".into()),

@@ -21,6 +21,9 @@ pub enum StoreError {
     /// The database cannot be reached or is too busy; the same call may succeed later.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
+    /// The database was named wrongly, or does not let this user in: nothing helps but another setting.
+    #[error("the database cannot be used: {0}")]
+    Misconfigured(String),
     /// The database's schema is not the one this binary was built for.
     #[error("the database schema does not fit this version of taskforge: {0}")]
     Schema(String),

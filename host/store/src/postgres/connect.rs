@@ -132,8 +132,10 @@ impl Servers {
     ///
     /// # Errors
     /// [`StoreError::Refused`] when it does not: what must hold in a session cannot be had then, and will not be later.
+    /// [`StoreError::Misconfigured`] when the database does not let this user in.
     pub(super) async fn check_sessions(&self) -> StoreResult<()> {
-        Ok(self.compare_sessions(&self.settings(&[])).await?)
+        let compared = self.compare_sessions(&self.settings(&[])).await;
+        compared.map_err(why_not)
     }
 
     async fn compare_sessions(&self, settings: &Settings) -> Attempted<()> {
@@ -206,6 +208,24 @@ fn why_none(mut faults: Vec<(&PgConnectOptions, Fault)>) -> Fault {
         })
         .collect();
     Fault::NoConnection(all.join("; "))
+}
+
+/// Why a first connection was not had: for a wrong user, password, database or certificate there is no
+/// sense in waiting.
+fn why_not(fault: Fault) -> StoreError {
+    let is_for_good = match &fault {
+        Fault::Sql(sqlx::Error::Database(error)) => {
+            let code = error.code().unwrap_or_default();
+            // invalid_authorization_specification, invalid_catalog_name, insufficient_privilege
+            ["28", "3D", "42501"].iter().any(|known| code.starts_with(known))
+        }
+        Fault::Sql(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => true,
+        _ => false,
+    };
+    match is_for_good {
+        true => StoreError::Misconfigured(fault.to_string()),
+        false => fault.into(),
+    }
 }
 
 /// Connections of one kind, at most so many.
