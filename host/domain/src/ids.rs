@@ -45,6 +45,14 @@ macro_rules! uuid_id {
                 Self(id)
             }
 
+            /// When it was made, to the millisecond. `None`: it is of a kind that does not say it.
+            #[must_use]
+            pub fn made_at(&self) -> Option<jiff::Timestamp> {
+                let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+                let (seconds, nanoseconds) = (i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?);
+                jiff::Timestamp::new(seconds, nanoseconds).ok()
+            }
+
             /// The id as a UUID.
             #[must_use]
             pub const fn as_uuid(&self) -> &Uuid {

@@ -252,6 +252,8 @@ pub struct LogEntry {
 pub struct Counts {
     /// By type and state (`scheduled`, `pending`, `running`, `failed`); combinations without a task are left out.
     pub by_type: Vec<(TaskType, TaskState, u64)>,
+    /// Of each type that has pending tasks, the one that was made first; a UUIDv7 says when that was.
+    pub oldest_pending: Vec<(TaskType, TaskId)>,
 }
 
 /// What keeps a worker's lease alive, and does nothing else. It waits for no other operation of the

@@ -297,7 +297,7 @@ pub async fn a_task_of_another_tenant_is_not_there(world: World) {
 }
 
 pub async fn counts_are_by_type_and_state(world: World) {
-    world.add_many(3).await;
+    let first = world.add_many(3).await[0];
     for state in TaskState::ALL {
         world.task_in(state).await;
     }
@@ -309,7 +309,18 @@ pub async fn counts_are_by_type_and_state(world: World) {
             ..new_task()
         })
         .await;
-    let mut counts = world.store.counts().await.unwrap().by_type;
+    let counts = world.store.counts().await.unwrap();
+    let oldest = counts
+        .oldest_pending
+        .iter()
+        .find(|(name, _)| *name == kind("work"));
+    assert_eq!(
+        oldest,
+        Some(&(kind("work"), first)),
+        "the one that was made first"
+    );
+    assert_eq!(counts.oldest_pending.len(), 2);
+    let mut counts = counts.by_type;
     counts.sort_by_key(|(name, state, _)| (name.clone(), state.as_str()));
     let expected = [
         (kind("work"), TaskState::Failed, 2),

@@ -37,15 +37,17 @@ const ATTEMPTS: &str = "
 /// In the order in which they were written.
 const EVENTS: &str = "select at, kind, run_lease, detail from events where task_id = $1 order by seq";
 
-/// Each state from its own index. Completed and cancelled tasks have no part in it, so a year of them costs nothing.
+/// Each state from its own index. As text, because this database knows no least UUID; the order is
+/// the same. Completed and cancelled tasks have no part in it, so a year of them costs nothing.
 pub(super) const COUNTS: &str = "
-    select task_type, 'pending', count(*) from tasks where state = 'pending' group by task_type
+    select task_type, 'pending', count(*), min(id::text collate \"C\")
+    from tasks where state = 'pending' group by task_type
     union all
-    select task_type, 'running', count(*) from tasks where state = 'running' group by task_type
+    select task_type, 'running', count(*), null from tasks where state = 'running' group by task_type
     union all
-    select task_type, 'scheduled', count(*) from tasks where state = 'scheduled' group by task_type
+    select task_type, 'scheduled', count(*), null from tasks where state = 'scheduled' group by task_type
     union all
-    select task_type, 'failed', count(*) from tasks where state = 'failed' group by task_type";
+    select task_type, 'failed', count(*), null from tasks where state = 'failed' group by task_type";
 
 /// Not the time at which a transaction began: that would stand still in a long one.
 const TIME: &str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
@@ -129,8 +131,15 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Attempted<Counts> {
     let by_type = rows
         .iter()
         .map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
+    let mut oldest_pending = Vec::new();
+    for row in &rows {
+        if let Some(id) = row::optional_word(row, 3)? {
+            oldest_pending.push((row::word(row, 0)?, id));
+        }
+    }
     Ok(Counts {
         by_type: by_type.collect::<Attempted<_>>()?,
+        oldest_pending,
     })
 }
 

@@ -42,18 +42,18 @@ const EVENTS: &str = "select at, kind, run_lease, detail from events where task_
 /// From indexes alone, each of which holds one state and has the type in it; what runs is few. The inner groups are those that the
 /// index has side by side, so that nothing is sorted but their sums.
 const COUNTS: &str = "
-    select task_type, 'scheduled', count(*) from tasks indexed by tasks_scheduled_types
+    select task_type, 'scheduled', count(*), null from tasks indexed by tasks_scheduled_types
     where state = 'scheduled' group by task_type
     union all
-    select task_type, 'pending', sum(some) from (
-        select task_type, count(*) as some from tasks indexed by tasks_lanes
+    select task_type, 'pending', sum(some), min(oldest) from (
+        select task_type, count(*) as some, min(id) as oldest from tasks indexed by tasks_lanes
         where state = 'pending' group by tenant, task_type)
     group by task_type
     union all
-    select task_type, 'running', count(*) from tasks indexed by tasks_running
+    select task_type, 'running', count(*), null from tasks indexed by tasks_running
     where state = 'running' group by task_type
     union all
-    select task_type, 'failed', sum(some) from (
+    select task_type, 'failed', sum(some), null from (
         select task_type, count(*) as some from tasks indexed by tasks_dead
         where state = 'failed' group by tenant, error_fingerprint, task_type)
     group by task_type";
@@ -134,8 +134,15 @@ pub(super) async fn counts(readers: &SqlitePool) -> StoreResult<Counts> {
     let by_type = rows
         .iter()
         .map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
+    let mut oldest_pending = Vec::new();
+    for row in &rows {
+        if row.try_get::<Option<&[u8]>, _>(3)?.is_some() {
+            oldest_pending.push((row::word(row, 0)?, row::task_id(row, 3)?));
+        }
+    }
     Ok(Counts {
         by_type: by_type.collect::<StoreResult<_>>()?,
+        oldest_pending,
     })
 }
 
