@@ -264,6 +264,41 @@ pub(crate) fn duration(max: Duration) -> impl FnOnce(&str) -> Result<Duration, S
     }
 }
 
+/// The ids that begin with some hexadecimal digits. Lists are in the order of ids, so these are neighbours.
+pub(crate) struct IdPrefix {
+    pub(crate) first: TaskId,
+    last: TaskId,
+}
+
+impl IdPrefix {
+    /// Reads the digits, between which dashes count for nothing.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        let digits = text.replace('-', "");
+        let is_prefix =
+            (1..=32).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let filled =
+            |with: &str| uuid::Uuid::try_parse(&format!("{digits}{}", with.repeat(32 - digits.len())));
+        match is_prefix
+            .then(|| filled("0").ok().zip(filled("f").ok()))
+            .flatten()
+        {
+            Some((first, last)) => Ok(Self {
+                first: TaskId::from_uuid(first),
+                last: TaskId::from_uuid(last),
+            }),
+            None => Err("must be the beginning of an id: 1 to 32 hexadecimal digits".to_owned()),
+        }
+    }
+
+    /// Where a list of them goes on.
+    pub(crate) fn begin(&self, after: Option<Cursor>) -> Option<Cursor> {
+        let above = self.last.as_uuid().as_u128().checked_add(1);
+        let above = above.map(|above| TaskId::from_uuid(uuid::Uuid::from_u128(above)));
+        let after = after.map(|Cursor(id)| id);
+        above.into_iter().chain(after).min().map(Cursor)
+    }
+}
+
 /// The place in a list, as clients hand it back.
 pub(crate) fn write_cursor(Cursor(id): Cursor) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(id.as_uuid())

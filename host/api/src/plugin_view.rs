@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use taskforge_domain::{
     CanaryGuard, Digest, Grants, Json, Limits, PluginEvent, PluginEventKind, PluginInfo, PluginVersion,
-    RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp, VersionId, VersionState,
+    QueuePolicy, RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp, VersionId, VersionState,
 };
 use taskforge_registry::{Pruned, Registry, Reviewed, SecretInfo, Statement, signature};
 use utoipa::ToSchema;
@@ -39,8 +39,28 @@ pub(crate) enum HandlerView<'a> {
     External(&'a ExternalType),
 }
 
-impl<'a> From<(&'a TaskType, &'a Offer)> for HandlerView<'a> {
-    fn from((name, offer): (&'a TaskType, &'a Offer)) -> Self {
+/// What decides, besides the registry, what becomes of a plugin's tasks.
+pub(crate) struct Queueing {
+    /// What queues are set to.
+    pub(crate) policy: QueuePolicy,
+    /// Who asks.
+    pub(crate) tenant: TenantId,
+}
+
+impl Queueing {
+    fn are_paused(&self, plugin: &RegisteredPlugin) -> bool {
+        plugin.rollout.paused || self.policy.is_paused(&plugin.name)
+    }
+
+    fn are_accepted(&self, plugin: &RegisteredPlugin) -> bool {
+        let is_theirs = plugin.owner.as_ref().is_none_or(|owner| *owner == self.tenant);
+        is_theirs && plugin.rollout.stable.is_some() && !plugin.rollout.retired
+    }
+}
+
+impl<'a> HandlerView<'a> {
+    /// Who handles a type, as it is offered.
+    pub(crate) fn new(name: &'a TaskType, offer: &'a Offer, queueing: &Queueing) -> Self {
         let info = match offer.running().map(|entry| &entry.handler) {
             Some(Handler::External(external)) => return Self::External(external),
             Some(Handler::Component(info)) => Some(&**info),
@@ -53,7 +73,7 @@ impl<'a> From<(&'a TaskType, &'a Offer)> for HandlerView<'a> {
         let registered = offer.registered.as_ref();
         Self::Component(Box::new(PluginView {
             canary: registered.and_then(|plugin| number(plugin.rollout.canary?.version)),
-            ..PluginView::new(name, info, registered)
+            ..PluginView::new(name, info, registered, queueing)
         }))
     }
 }
@@ -75,10 +95,12 @@ pub(crate) struct PluginView<'a> {
     /// The version on trial.
     #[schema(required)]
     canary: Option<&'a str>,
-    /// Its tasks are accepted, and wait.
+    /// Its tasks wait, whether it was paused or its queue.
     paused: bool,
     /// Its tasks are no longer accepted.
     retired: bool,
+    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does not belong to another tenant.
+    accepts_tasks: bool,
     /// Which versions run, and since when. Only where one plugin is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout: Option<RolloutView<'a>>,
@@ -91,29 +113,40 @@ impl<'a> PluginView<'a> {
         name: &'a TaskType,
         info: Option<&'a PluginInfo>,
         registered: Option<&'a RegisteredPlugin>,
+        queueing: &Queueing,
     ) -> Self {
         Self {
             name,
             owner: registered.and_then(|plugin| plugin.owner.as_ref()),
             version: info.map(|info| info.version.as_str()),
             canary: None,
-            paused: registered.is_some_and(|plugin| plugin.rollout.paused),
+            paused: registered.is_some_and(|plugin| queueing.are_paused(plugin)),
             retired: registered.is_some_and(|plugin| plugin.rollout.retired),
+            accepts_tasks: registered.is_some_and(|plugin| queueing.are_accepted(plugin)),
             rollout: None,
             running: info.map(Described::from),
         }
     }
 
     /// A plugin of the registry, with all its versions.
-    pub(crate) fn whole(plugin: &'a RegisteredPlugin, versions: &'a [PluginVersion]) -> Self {
-        let rollout = RolloutView::new(plugin, versions);
+    pub(crate) fn whole(
+        plugin: &'a RegisteredPlugin,
+        versions: &'a [PluginVersion],
+        queueing: &Queueing,
+    ) -> Self {
+        let rollout = RolloutView::new(plugin, versions, queueing);
         let stable = versions
             .iter()
             .find(|version| Some(version.id) == plugin.rollout.stable);
         Self {
             canary: rollout.canary.as_ref().map(|canary| canary.version),
             rollout: Some(rollout),
-            ..Self::new(&plugin.name, stable.map(|version| &version.info), Some(plugin))
+            ..Self::new(
+                &plugin.name,
+                stable.map(|version| &version.info),
+                Some(plugin),
+                queueing,
+            )
         }
     }
 }
@@ -213,6 +246,10 @@ pub(crate) struct VersionView<'a> {
     /// What the component imports beside what it is granted.
     #[schema(value_type = Vec<ReviewBody>)]
     review: Vec<Reviewed>,
+    /// What there is to know of its settings: that they are those of the version that ran, or that it
+    /// was there already with others. Only in the answer to a push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings_note: Option<String>,
 }
 
 impl<'a> VersionView<'a> {
@@ -241,6 +278,15 @@ impl<'a> VersionView<'a> {
             pushed_at: version.pushed_at,
             described: Described::from(&version.info),
             review: registry.review(&version.info),
+            settings_note: None,
+        }
+    }
+
+    /// The same with what there is to know of its settings.
+    pub(crate) fn with_settings_note(self, note: Option<String>) -> Self {
+        Self {
+            settings_note: note,
+            ..self
         }
     }
 }
@@ -345,10 +391,12 @@ pub(crate) struct RolloutView<'a> {
     /// Since when these versions run.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     since: Option<Timestamp>,
-    /// Tasks are accepted, and wait.
+    /// Tasks wait, whether the plugin was paused or its queue.
     paused: bool,
     /// Tasks are no longer accepted.
     retired: bool,
+    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does not belong to another tenant.
+    accepts_tasks: bool,
 }
 
 /// A version on trial.
@@ -366,7 +414,11 @@ pub(crate) struct CanaryView<'a> {
 }
 
 impl<'a> RolloutView<'a> {
-    pub(crate) fn new(plugin: &'a RegisteredPlugin, versions: &'a [PluginVersion]) -> Self {
+    pub(crate) fn new(
+        plugin: &'a RegisteredPlugin,
+        versions: &'a [PluginVersion],
+        queueing: &Queueing,
+    ) -> Self {
         let number = |id: VersionId| {
             let found = versions.iter().find(|version| version.id == id);
             found.map(|version| version.info.version.as_str())
@@ -384,8 +436,9 @@ impl<'a> RolloutView<'a> {
                 })
             }),
             since: rollout.since,
-            paused: rollout.paused,
+            paused: queueing.are_paused(plugin),
             retired: rollout.retired,
+            accepts_tasks: queueing.are_accepted(plugin),
         }
     }
 }

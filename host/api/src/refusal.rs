@@ -36,6 +36,7 @@ impl From<RegistryError> for Problem {
             | RegistryError::VersionTaken { .. }
             | RegistryError::VersionCollected { .. }
             | RegistryError::Downgrade { .. }
+            | RegistryError::GrantDropped { .. }
             | RegistryError::State(_)
             | RegistryError::Contended(_)
             | RegistryError::Secret(_) => ProblemKind::PluginConflict,

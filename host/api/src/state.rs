@@ -2,14 +2,16 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use taskforge_domain::TenantId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ApiConfig, Services,
+    ApiConfig, Problem, Services,
     enqueue::Enqueuer,
     finishes::Finishes,
     lease_token::LeaseTokens,
     metrics::Readings,
+    plugin_view::Queueing,
     turns::PushTurns,
     vitals::{Checked, Vitals},
 };
@@ -60,6 +62,12 @@ impl App {
 }
 
 impl App {
+    /// What decides, besides the registry, what becomes of a plugin's tasks.
+    pub(crate) async fn queueing(&self, tenant: TenantId) -> Result<Queueing, Problem> {
+        let policy = self.services.store.policy().await?;
+        Ok(Queueing { policy, tenant })
+    }
+
     /// Offers what the registry says now. After a change through this door, so that its client may rely on it at once; all other processes hear
     /// of it by themselves.
     pub(crate) async fn offer(&self) {

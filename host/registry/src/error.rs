@@ -1,6 +1,6 @@
 //! Why the registry refuses.
 
-use taskforge_domain::TaskType;
+use taskforge_domain::{Excess, TaskType};
 use taskforge_runtime::LoadError;
 use taskforge_schema::Break;
 use taskforge_store::StoreError;
@@ -59,6 +59,21 @@ pub enum RegistryError {
         to: String,
         /// Which fields, and how.
         breaks: Vec<Break>,
+    },
+    /// The new version imports what the running one is granted, and is not granted it.
+    #[error(
+        "{plugin} {to} imports what {from} is granted and it is not: {grant}. Grant it (`taskforge \
+         plugin settings`), or force it if no task uses it"
+    )]
+    GrantDropped {
+        /// The plugin.
+        plugin: TaskType,
+        /// The version that runs.
+        from: String,
+        /// The version that was to run.
+        to: String,
+        /// What it lacks.
+        grant: Excess,
     },
     /// The number was that of a version that was collected.
     #[error("version {version} of {plugin} was there before, {why}, and was collected; raise the version")]

@@ -336,10 +336,23 @@ impl Folder {
         let settings_are_ours = occasion != Occasion::Start
             || pushed.version.pushed_by == FOLDER
                 && !by_hand(&[PluginEventKind::SettingsChanged], Some(&number));
-        if !pushed.is_new && settings_are_ours {
-            self.registry
-                .set_settings(&plugin, &number, settings, FOLDER)
-                .await?;
+        match settings {
+            Some(settings) if !pushed.is_new && settings_are_ours => {
+                self.registry
+                    .set_settings(&plugin, &number, settings, FOLDER)
+                    .await?;
+            }
+            None if occasion == Occasion::Settings => {
+                tracing::warn!(
+                    task.type = %plugin,
+                    "{}: no settings are beside it any more; {number} keeps those that it has", file.display()
+                );
+            }
+            _ => {
+                if let Some(note) = pushed.settings_from.note(&plugin, &number) {
+                    tracing::warn!(task.type = %plugin, "{}: {note}", file.display());
+                }
+            }
         }
         let decided = [
             PluginEventKind::Activated,
@@ -391,13 +404,14 @@ fn is_newer(version: &PluginVersion, than: &PluginVersion) -> bool {
     }
 }
 
-/// The settings in the `.toml` file beside a component, or the defaults if there is none, and what it says of the component.
-fn settings_beside(component: &Path) -> Result<(PluginSettings, Option<Manifest>), FolderError> {
+/// The settings in the `.toml` file beside a component, and what it says of the component. A file with
+/// nothing but a manifest says nothing of settings.
+fn settings_beside(component: &Path) -> Result<(Option<PluginSettings>, Option<Manifest>), FolderError> {
     let file = component.with_extension("toml");
     let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok((PluginSettings::default(), None));
+            return Ok((None, None));
         }
         Err(error) => return Err(unreadable(&file, &error)),
     };
@@ -407,8 +421,12 @@ fn settings_beside(component: &Path) -> Result<(PluginSettings, Option<Manifest>
         let manifest = serde_json::to_value(manifest).map_err(|error| unreadable(&file, &error))?;
         serde_json::from_value(manifest).map_err(|error| unreadable(&file, &error))
     });
+    let manifest = manifest.transpose()?;
+    if manifest.is_some() && table.is_empty() {
+        return Ok((None, manifest));
+    }
     let settings = table.try_into().map_err(|error| unreadable(&file, &error))?;
-    Ok((settings, manifest.transpose()?))
+    Ok((Some(settings), manifest))
 }
 
 fn signature_beside(component: &Path) -> Result<Option<Vec<u8>>, FolderError> {

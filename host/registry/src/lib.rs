@@ -55,7 +55,7 @@ pub use follow::{Follower, Snapshots};
 pub use live::{Live, Serving};
 pub use loader::{Loader, LoaderParts};
 pub use mail::StoredMailCounter;
-pub use push::{Push, Pushed, SameVersion};
+pub use push::{Push, Pushed, SameVersion, SettingsFrom};
 pub use registry::{DEFAULT_QUOTA, Parts, Registry, SecretInfo};
 pub use review::{Reviewed, review};
 pub use rollout::Force;

@@ -15,6 +15,7 @@ use crate::{
     registry::Registry,
     review::{Reviewed, review},
     settings,
+    signature::SignatureError,
 };
 
 /// What comes with a component.
@@ -24,8 +25,9 @@ pub struct Push {
     pub owner: Option<TenantId>,
     /// What a component says of itself that cannot say it. Of one that exports the handler interface it must agree with what that says.
     pub manifest: Option<Manifest>,
-    /// What the version may use and reach. Of a version that is there already the settings stay as they are.
-    pub settings: PluginSettings,
+    /// What the version may use and reach. `None`: the same as the version that runs now, or the
+    /// defaults if none does. Of a version that is there already the settings stay as they are.
+    pub settings: Option<PluginSettings>,
     /// The text of a signature, as [`signature::sign`](crate::signature::sign) makes it.
     pub signature: Option<Vec<u8>>,
     /// Who pushes, for people.
@@ -45,6 +47,35 @@ pub enum SameVersion {
     Suffix,
 }
 
+/// Where the settings of a pushed version come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettingsFrom {
+    /// They are its own: those that came with it, or the defaults.
+    Own,
+    /// None came with it, and it has those of this version, which runs.
+    Running(String),
+    /// It was there already, and keeps its own. Those that came differ in these parts of them.
+    Before(Vec<&'static str>),
+}
+
+impl SettingsFrom {
+    /// What whoever pushed a version has to be told of its settings.
+    #[must_use]
+    pub fn note(&self, plugin: &TaskType, version: &str) -> Option<String> {
+        match self {
+            Self::Own => None,
+            Self::Running(running) => Some(format!(
+                "no settings were given: {version} has those of {running}, which runs"
+            )),
+            Self::Before(parts) => Some(format!(
+                "{version} was there already and keeps its settings. Those that were given differ in \
+                 {}: `taskforge plugin settings {plugin} {version} FILE` sets them",
+                parts.join(", ")
+            )),
+        }
+    }
+}
+
 /// A component that is registered.
 #[derive(Debug, Clone)]
 pub struct Pushed {
@@ -56,6 +87,8 @@ pub struct Pushed {
     pub is_new: bool,
     /// What it imports beside what it is granted.
     pub review: Vec<Reviewed>,
+    /// Where its settings come from.
+    pub settings_from: SettingsFrom,
 }
 
 impl Registry {
@@ -74,7 +107,9 @@ impl Registry {
             by,
             same_version,
         } = push;
-        settings::check(&settings)?;
+        if let Some(settings) = &settings {
+            settings::check(settings)?;
+        }
         let component = Arc::new(component);
         // First: a stranger's bytes are not worth a compilation where only signed ones are taken. What they call themselves is not known yet.
         let called = match &manifest {
@@ -84,15 +119,21 @@ impl Registry {
         let whose = owner.as_ref();
         self.check_source(&called, whose, &component, signature.as_deref())
             .await?;
-        let load = self
-            .parts
-            .runtime
-            .load_as(component.to_vec(), settings, manifest.as_ref());
-        let loaded = load.await?;
-        let info = loaded.info().clone();
-        drop(loaded);
+        let (info, inherited_from) = self
+            .load(&component, settings.clone(), manifest.as_ref(), whose)
+            .await?;
         let policy = &self.parts.signatures;
-        policy.check(&info.name, whose, &info, signature.as_deref())?;
+        let vouched = policy.check(&info.name, whose, &info, signature.as_deref());
+        vouched.map_err(|error| match (error, &inherited_from) {
+            (SignatureError::Beyond(mut excess), Some(running)) => {
+                excess.what = format!(
+                    "{} (of the settings of {running}, as none were given)",
+                    excess.what
+                );
+                SignatureError::Beyond(excess)
+            }
+            (error, _) => error,
+        })?;
         check_schemas(&info).await?;
 
         let mut version = PluginVersion {
@@ -103,7 +144,8 @@ impl Registry {
             pushed_by: by,
             pushed_at: Timestamp::now(),
         };
-        let mut added = self.add(whose, &version, &component).await?;
+        let from = inherited_from.as_deref();
+        let mut added = self.add(whose, &version, &component, from).await?;
         let is_numbered_anew = same_version == SameVersion::Suffix && version.signature.is_none();
         // The same bytes again are no other version, also after they were collected: what was retired
         // stays so.
@@ -114,7 +156,7 @@ impl Registry {
         };
         if is_numbered_anew && is_other {
             version.info.version = with_digest(&version.info);
-            added = self.add(whose, &version, &component).await?;
+            added = self.add(whose, &version, &component, from).await?;
         }
         let (version, is_new) = match added {
             Added::Stored => (version, true),
@@ -147,12 +189,69 @@ impl Registry {
             );
             self.tell().await;
         }
+        let settings_from = match (settings, inherited_from) {
+            (None, Some(running)) if is_new => SettingsFrom::Running(running),
+            (Some(given), _) if given != version.info.settings() => {
+                SettingsFrom::Before(settings::differing(&version.info.settings(), &given))
+            }
+            _ => SettingsFrom::Own,
+        };
         Ok(Pushed {
             plugin: self.plugin(&version.info.name).await?,
             review: review(&version.info),
             version,
             is_new,
+            settings_from,
         })
+    }
+
+    /// Compiles a component and asks it what it is. Without settings it gets those of the version that
+    /// runs, whose number is returned.
+    async fn load(
+        &self,
+        component: &[u8],
+        settings: Option<PluginSettings>,
+        manifest: Option<&Manifest>,
+        owner: Option<&TenantId>,
+    ) -> RegistryResult<(PluginInfo, Option<String>)> {
+        let runtime = &self.parts.runtime;
+        let load = async |settings| {
+            let loaded = runtime.load_as(component.to_vec(), settings, manifest).await?;
+            Ok::<_, RegistryError>(loaded.info().clone())
+        };
+        if let Some(settings) = settings {
+            return Ok((load(settings).await?, None));
+        }
+        // Whose settings it gets is not known before it has said its name, and an interpreter needs
+        // more than the defaults to say it.
+        let most = PluginSettings {
+            limits: runtime.ceilings().clone(),
+            ..PluginSettings::default()
+        };
+        let info = load(most).await?;
+        match self.running(&info.name, owner).await? {
+            Some(running) => {
+                let settings = running.info.settings();
+                runtime.check_limits(&settings.limits)?;
+                Ok((info.with_settings(settings), Some(running.info.version)))
+            }
+            None => Ok((load(PluginSettings::default()).await?, None)),
+        }
+    }
+
+    /// The version that runs, of a plugin of this owner.
+    async fn running(
+        &self,
+        name: &TaskType,
+        owner: Option<&TenantId>,
+    ) -> RegistryResult<Option<PluginVersion>> {
+        let store = &self.parts.store;
+        let plugin = store.plugin(name).await?;
+        let own = plugin.filter(|plugin| plugin.owner.as_ref() == owner);
+        let Some(stable) = own.and_then(|plugin| plugin.rollout.stable) else {
+            return Ok(None);
+        };
+        Ok(store.versions_by_id(&[stable]).await?.pop())
     }
 
     async fn add(
@@ -160,13 +259,20 @@ impl Registry {
         owner: Option<&TenantId>,
         version: &PluginVersion,
         component: &[u8],
+        settings_of: Option<&str>,
     ) -> RegistryResult<Added> {
+        let settings = settings_of.map(|running| format!(", settings of {running}"));
         let event = PluginEvent {
             at: version.pushed_at,
             kind: PluginEventKind::Pushed,
             version: Some(version.info.version.clone()),
             by: version.pushed_by.clone(),
-            detail: format!("digest {}, {} bytes", version.info.digest, version.info.size),
+            detail: format!(
+                "digest {}, {} bytes{}",
+                version.info.digest,
+                version.info.size,
+                settings.unwrap_or_default()
+            ),
         };
         let store = &self.parts.store;
         let added = store.add_version(owner, version, component, self.quota, &event);

@@ -138,7 +138,7 @@ impl Registry {
             PluginEventKind::SettingsChanged,
             Some(version),
             by,
-            changed(&before, &settings),
+            format!("{} changed", settings::differing(&before, &settings).join(", ")),
         );
         let store = &self.parts.store;
         if !store.set_settings(found.id, &settings, signature, &event).await? {
@@ -220,6 +220,10 @@ impl Registry {
         by: &str,
     ) -> RegistryResult<()> {
         settings::check_name("secret", secret)?;
+        if value.is_empty() {
+            let reason = "is empty: a plugin would find nothing where it looks for its secret";
+            return Err(RegistryError::invalid("value", reason));
+        }
         settings::check_value("value", value)?;
         let keyring = self.parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
         // A secret that was there before its plugin would be read by whoever takes the name.
@@ -377,19 +381,4 @@ pub(crate) fn unknown_version(plugin: &TaskType, version: &str) -> RegistryError
 /// A name that a client made up, short enough for a sentence.
 fn shorten(text: &str) -> String {
     taskforge_schema::text::shorten(text, 100).into_owned()
-}
-
-/// Which parts of the settings differ. Values are not told: the record is for everybody who may read the plugin, and is kept for ever.
-fn changed(before: &PluginSettings, after: &PluginSettings) -> String {
-    let parts = [
-        ("limits", before.limits != after.limits),
-        ("grants", before.grants != after.grants),
-        ("config", before.config != after.config),
-    ];
-    let names: Vec<_> = parts
-        .iter()
-        .filter(|(_, differ)| *differ)
-        .map(|(name, _)| *name)
-        .collect();
-    format!("{} changed", names.join(", "))
 }

@@ -1,7 +1,7 @@
 //! What a component imports beside what it was granted.
 
 use serde::Serialize;
-use taskforge_domain::{DomainPattern, Grants, HostRule, MailGrant, PluginInfo};
+use taskforge_domain::{DomainPattern, Excess, Grants, HostRule, MailGrant, PluginInfo};
 
 /// One capability, seen from both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,6 +16,42 @@ pub struct Reviewed {
     pub granted: String,
     /// The component imports or wants it, and it could be granted and is not. Attempts that use it will fail.
     pub is_missing: bool,
+}
+
+/// What `new` imports and lacks the grant for that `old` has, if there is such a thing.
+///
+/// A host, a sender or a name of a value counts; how much may be kept does not.
+pub(crate) fn dropped(old: &PluginInfo, new: &PluginInfo) -> Option<Excess> {
+    let imports = |capability: &str| {
+        let import = KNOWN.iter().find(|(name, _)| *name == capability);
+        import.is_some_and(|(_, import)| new.imports.iter().any(|name| name.starts_with(import)))
+    };
+    let Grants {
+        http, mail, keyvalue, ..
+    } = old.grants.clone();
+    let mut used = Grants::default();
+    if imports("http") {
+        used.http = http;
+    }
+    if imports("mail") {
+        used.mail = mail;
+    }
+    if imports("keyvalue") && !new.grants.keyvalue.allowed {
+        used.keyvalue = keyvalue;
+    }
+    if let Err(lacking) = used.within(&new.grants) {
+        return Some(lacking);
+    }
+    // A value may have become a secret of the same name.
+    let has = |info: &PluginInfo, name: &String| {
+        info.config.contains_key(name) || info.grants.secrets.contains(name)
+    };
+    let names = old.config.keys().chain(&old.grants.secrets);
+    let gone = names.filter(|_| imports("config")).find(|name| !has(new, name));
+    gone.map(|name| Excess {
+        field: "config",
+        what: format!("{name:?}"),
+    })
 }
 
 /// What stands behind a capability.
@@ -189,6 +225,47 @@ mod tests {
         assert!(!row(&rows, "filesystem").unwrap().is_missing);
         assert_eq!(row(&rows, "telepathy").unwrap().granted, "unknown to this host");
         assert_eq!((row(&rows, "mail"), row(&rows, "io")), (None, None));
+    }
+
+    #[test]
+    fn a_grant_is_dropped_only_if_it_is_imported() {
+        let grants = |value: serde_json::Value| serde_json::from_value::<Grants>(value).unwrap();
+        let all = || {
+            grants(serde_json::json!({
+                "http": {"hosts": ["a.test"]}, "mail": true, "keyvalue": {"bytes": 9, "keys": 9},
+                "secrets": ["key"],
+            }))
+        };
+        let everything = [
+            "wasi:http/outgoing-handler@0.2.3",
+            "taskforge:plugin/mail@0.1.0",
+            "wasi:keyvalue/store@0.2.0-draft",
+            "wasi:config/store@0.2.0-rc.1",
+        ];
+        let old = info(&[], &[], all());
+        let dropped = |imports: &[&str], new: Grants| {
+            let found = dropped(&old, &info(imports, &[], new));
+            found.map(|excess| excess.field)
+        };
+        assert_eq!(dropped(&everything, all()), None);
+        assert_eq!(dropped(&[], Grants::default()), None, "it imports none of it");
+        for (import, field) in
+            everything
+                .iter()
+                .zip(["grants.http.hosts", "grants.mail", "grants.keyvalue", "config"])
+        {
+            assert_eq!(dropped(&[*import], Grants::default()), Some(field));
+        }
+        let mut less = all();
+        less.keyvalue.bytes = 1;
+        assert_eq!(dropped(&everything, less), None);
+        let mut other = all();
+        other.http = grants(serde_json::json!({"http": {"hosts": ["b.test"]}})).http;
+        assert_eq!(dropped(&everything, other), Some("grants.http.hosts"));
+        let mut as_value = info(&everything, &[], all());
+        as_value.grants.secrets.clear();
+        as_value.config.insert("key".into(), "value".into());
+        assert_eq!(super::dropped(&old, &as_value), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use taskforge_store::{PluginStore, RolloutChange};
 use crate::{
     error::{RegistryError, RegistryResult},
     registry::{Registry, event, unknown_version},
+    review::dropped,
 };
 
 /// How often a change is tried before it is said that others are at it.
@@ -23,7 +24,7 @@ const TRIES: u32 = 8;
 /// What an operator insists on when a version goes live. `true` alone is [`Force::breaking`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Force {
-    /// Although it refuses inputs that the running version takes.
+    /// Although it refuses inputs that the running version takes, or lacks a grant that this one has.
     pub breaking: bool,
     /// Although it is older than one that was live.
     pub downgrade: bool,
@@ -131,13 +132,32 @@ impl Seen {
             breaks: found,
         })
     }
+
+    /// Refuses a version that imports what the running one is granted and it is not: every task that
+    /// uses it would fail for good.
+    fn check_grants(&self, new: &PluginVersion) -> RegistryResult<()> {
+        let stable = self.plugin.rollout.stable.and_then(|id| self.version(id));
+        let Some(old) = stable.filter(|old| old.id != new.id) else {
+            return Ok(());
+        };
+        match dropped(&old.info, &new.info) {
+            None => Ok(()),
+            Some(grant) => Err(RegistryError::GrantDropped {
+                plugin: self.plugin.name.clone(),
+                from: old.info.version.clone(),
+                to: new.info.version.clone(),
+                grant,
+            }),
+        }
+    }
 }
 
 impl Registry {
     /// Lets a version run all tasks. Ends a canary, also by promoting it. A retired plugin takes tasks again.
     ///
     /// # Errors
-    /// When there is no such version, it is retired, or it refuses inputs that the running one takes, unless `force`d.
+    /// When there is no such version, it is retired, or, unless `force`d, it refuses inputs that the
+    /// running one takes or lacks a grant that this one has.
     pub async fn activate(
         &self,
         name: &TaskType,
@@ -178,7 +198,8 @@ impl Registry {
     }
 
     /// Whether a version may run: it is not retired, what its signature says holds, it is not older than
-    /// one that was live, and it takes what the running one takes, as far as that is not forced.
+    /// one that was live, takes what the running one takes, and is granted what it imports and the
+    /// running one has, as far as that is not forced.
     fn may_go_live<'s>(
         &self,
         seen: &'s Seen,
@@ -198,6 +219,7 @@ impl Registry {
         }
         if !force.breaking {
             seen.check_inputs(new)?;
+            seen.check_grants(new)?;
         }
         Ok(new)
     }

@@ -48,6 +48,17 @@ pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
     Ok(())
 }
 
+/// Which parts of the settings differ. Values are not told: a record of it is for everybody who may read the plugin, and is kept for ever.
+pub(crate) fn differing(before: &PluginSettings, after: &PluginSettings) -> Vec<&'static str> {
+    let parts = [
+        ("limits", before.limits != after.limits),
+        ("grants", before.grants != after.grants),
+        ("config", before.config != after.config),
+    ];
+    let differing = parts.into_iter().filter(|(_, differ)| *differ);
+    differing.map(|(name, _)| name).collect()
+}
+
 /// Whether a name may be that of a configuration value or a secret.
 pub(crate) fn check_name(field: &str, name: &str) -> RegistryResult<()> {
     let is_name = (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control);

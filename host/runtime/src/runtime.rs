@@ -249,6 +249,12 @@ impl Runtime {
         Plugin::registered(&self.shared.residents, info, secrets)
     }
 
+    /// The most that each limit of a plugin may be here.
+    #[must_use]
+    pub fn ceilings(&self) -> &Limits {
+        &self.shared.config.ceilings
+    }
+
     /// Whether this host has room for such limits. [`Runtime::load`] asks too.
     ///
     /// # Errors

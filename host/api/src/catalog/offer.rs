@@ -84,6 +84,12 @@ impl Plugins {
         }
     }
 
+    /// Whether a plugin is paused. Its queue may be, besides.
+    pub(crate) fn is_paused(&self, name: &TaskType) -> bool {
+        let registered = self.get(name).and_then(|offer| offer.registered.as_ref());
+        registered.is_some_and(|plugin| plugin.rollout.paused)
+    }
+
     /// The names of types that a tenant may use.
     pub(crate) fn names<'a>(&'a self, tenant: &'a TenantId) -> impl Iterator<Item = &'a TaskType> {
         let offered = self.0.iter().filter(|(_, offer)| offer.is_for(tenant));
@@ -127,7 +133,7 @@ impl Offer {
             .is_some_and(|entry| entry.handler.is_external())
     }
 
-    fn is_for(&self, tenant: &TenantId) -> bool {
+    pub(crate) fn is_for(&self, tenant: &TenantId) -> bool {
         let owner = self.registered.as_ref().and_then(|plugin| plugin.owner.as_ref());
         owner.is_none_or(|owner| owner == tenant)
     }

@@ -108,7 +108,7 @@ pub(super) async fn list(
     let limit = params.one("limit", number(1, 1000))?.unwrap_or(50);
     let after = params.one("cursor", read_cursor)?;
     params.end(&format!("{FILTERS}, limit, cursor"))?;
-    tasks::answer_page(&app, &tenant, &filter, after, limit).await
+    tasks::answer_page(&app, &tenant, &filter, None, after, limit).await
 }
 
 /// Group dead letters by error.

@@ -16,7 +16,7 @@ use taskforge_registry::RegistryError;
 
 use crate::{
     Problem, ProblemKind,
-    extract::{Params, PluginPath},
+    extract::{Params, PluginPath, Tenant},
     plugin_view::{HandlerView, PluginList, PluginView},
     state::App,
     view::json,
@@ -34,12 +34,17 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
     get, path = "/plugins", tag = "plugins", operation_id = "listPlugins",
     responses((status = 200, description = "Every plugin, by name", body = PluginList<'_>)),
 )]
-pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    params: Params,
+) -> Result<Response, Problem> {
     params.end("none")?;
+    let queueing = app.queueing(tenant).await?;
     let plugins = app.services.catalog.snapshot();
     let plugins = plugins
         .all()
-        .map(|(name, offer)| HandlerView::from((name, &**offer)))
+        .map(|(name, offer)| HandlerView::new(name, offer, &queueing))
         .collect();
     Ok(json(StatusCode::OK, &PluginList { plugins }))
 }
@@ -54,19 +59,21 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Respo
 )]
 pub(super) async fn read(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
+    let queueing = app.queueing(tenant).await?;
     let registry = &app.services.registry;
     match registry.plugin(&name).await {
         Ok(plugin) => {
             let versions = registry.versions(&name).await?;
-            let view = PluginView::whole(&plugin, &versions);
+            let view = PluginView::whole(&plugin, &versions, &queueing);
             Ok(json(StatusCode::OK, &HandlerView::Component(Box::new(view))))
         }
         Err(RegistryError::UnknownPlugin(_)) => match app.services.catalog.snapshot().get(&name) {
-            Some(offer) => Ok(json(StatusCode::OK, &HandlerView::from((&name, &**offer)))),
+            Some(offer) => Ok(json(StatusCode::OK, &HandlerView::new(&name, offer, &queueing))),
             None => Err(Problem::new(
                 ProblemKind::NotFound,
                 format!("There is no plugin {name}."),

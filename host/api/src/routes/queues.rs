@@ -1,19 +1,24 @@
 //! `/queues` and `/tenants`: how the fleet is shared out.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use taskforge_broker::Signal;
-use taskforge_domain::{QueuePolicy, TaskType, TenantId, TenantPolicy, TypePolicy, Weight};
+use taskforge_domain::{
+    QueuePolicy, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, Weight,
+};
+use taskforge_registry::RegistryError;
+use taskforge_store::{Counts, StoreError};
 use utoipa::ToSchema;
 
 use crate::{
-    FieldError, Problem,
+    FieldError, Problem, ProblemKind,
     body::JsonBody,
+    catalog::Plugins,
     enqueue,
-    extract::{Params, QueuePath, TenantPath},
+    extract::{By, Params, QueuePath, TenantPath},
     fields::{self, Fields},
     state::App,
     view::json,
@@ -22,6 +27,9 @@ use crate::{
 /// More than any fleet runs; a larger number is a slip.
 const MAX_RUNNING: u32 = 1_000_000;
 
+/// How long the store may take to count.
+const COUNTING: Duration = Duration::from_secs(10);
+
 /// The queue of a task type.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Queue, example = json!({"task_type": "fibonacci", "paused": false, "max_running": null}))]
@@ -29,11 +37,50 @@ pub(super) struct QueueView<'a> {
     /// The type.
     #[schema(value_type = String)]
     task_type: &'a TaskType,
-    /// Its tasks wait. Those that run go on.
+    /// Its tasks wait, whether the queue was paused or its plugin. Those that run go on.
     paused: bool,
     /// The most attempts that may run at once in the whole fleet; null: as many as workers have room for.
     #[schema(required)]
     max_running: Option<u32>,
+    /// How many tasks there are of it. Only in the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<QueueTasks>,
+}
+
+/// How many tasks of a type there are, of all tenants. Completed and cancelled ones are not counted.
+#[derive(Serialize, ToSchema, Default)]
+#[schema(example = json!({"pending": 12, "scheduled": 3, "running": 4, "failed": 1, "oldest_pending_at": "2026-01-31T08:00:00Z"}))]
+pub(super) struct QueueTasks {
+    /// They could run now and wait.
+    pending: u64,
+    /// They are to run later: with a delay, or after a failed attempt.
+    scheduled: u64,
+    /// An attempt of them runs.
+    running: u64,
+    /// They have failed for good: dead letters.
+    failed: u64,
+    /// When the oldest pending one was enqueued.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    oldest_pending_at: Option<Timestamp>,
+}
+
+impl QueueTasks {
+    fn of(name: &TaskType, counts: &Counts) -> Self {
+        let of_type = counts.by_type.iter().filter(|(of, ..)| of == name);
+        let mut tasks = of_type.fold(Self::default(), |mut tasks, (_, state, count)| {
+            match state {
+                TaskState::Pending => tasks.pending = *count,
+                TaskState::Scheduled => tasks.scheduled = *count,
+                TaskState::Running => tasks.running = *count,
+                TaskState::Failed => tasks.failed = *count,
+                TaskState::Completed | TaskState::Cancelled => {}
+            }
+            tasks
+        });
+        let oldest = counts.oldest_pending.iter().find(|(of, _)| of == name);
+        tasks.oldest_pending_at = oldest.and_then(|(_, id)| id.made_at());
+        tasks
+    }
 }
 
 /// A tenant's share of the fleet.
@@ -54,7 +101,7 @@ pub(super) struct TenantView<'a> {
 /// How the fleet is shared out.
 #[derive(Serialize, ToSchema)]
 pub(super) struct QueueList<'a> {
-    /// Every type that is known or has a policy, by name.
+    /// Every type that is known, has a policy or has tasks, by name.
     #[schema(value_type = Vec<QueueView<'_>>)]
     queues: Vec<QueueView<'a>>,
     /// The tenants that have a policy, and the default one.
@@ -98,24 +145,30 @@ pub(super) struct TenantBody {
 
 /// List the queues.
 ///
-/// Which task types are paused or capped, and how tenants share the fleet.
+/// How many tasks each type has, which types are paused or capped, and how tenants share the fleet.
 #[utoipa::path(
     get, path = "/queues", tag = "queues", operation_id = "listQueues",
     responses((status = 200, description = "Every queue and tenant", body = QueueList<'_>)),
 )]
 pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Response, Problem> {
     params.end("none")?;
-    let policy = app.services.store.policy().await?;
+    let counts = counts(&app).await?;
+    let set = app.services.store.policy().await?;
     let known = app.services.catalog.snapshot();
     let types: BTreeSet<&TaskType> = known
         .all()
         .map(|(name, _)| name)
-        .chain(policy.types.keys())
+        .chain(set.types.keys())
+        .chain(counts.by_type.iter().map(|(name, ..)| name))
         .collect();
     let default_tenant = TenantId::default();
+    let queues = types.into_iter().map(|name| QueueView {
+        tasks: Some(QueueTasks::of(name, &counts)),
+        ..queue(name, &set, &known)
+    });
     let list = QueueList {
-        queues: types.into_iter().map(|name| queue(name, &policy)).collect(),
-        tenants: tenants(&policy, &default_tenant),
+        queues: queues.collect(),
+        tenants: tenants(&set, &default_tenant),
     };
     Ok(json(StatusCode::OK, &list))
 }
@@ -133,11 +186,21 @@ pub(super) async fn list_tenants(State(app): State<App>, params: Params) -> Resu
     Ok(json(StatusCode::OK, &TenantList { tenants }))
 }
 
-fn queue<'a>(task_type: &'a TaskType, policy: &QueuePolicy) -> QueueView<'a> {
+/// The numbers of all types. A backlog of millions takes the store a while.
+async fn counts(app: &App) -> Result<Counts, Problem> {
+    let counting = tokio::time::timeout(COUNTING, app.services.store.counts());
+    counting
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("counting took too long".to_owned())))
+        .map_err(Problem::from)
+}
+
+fn queue<'a>(task_type: &'a TaskType, policy: &QueuePolicy, known: &Plugins) -> QueueView<'a> {
     QueueView {
         task_type,
-        paused: policy.is_paused(task_type),
+        paused: policy.is_paused(task_type) || known.is_paused(task_type),
         max_running: policy.type_cap(task_type),
+        tasks: None,
     }
 }
 
@@ -156,16 +219,22 @@ fn tenant<'a>(tenant: &'a TenantId, policy: &QueuePolicy) -> TenantView<'a> {
 
 /// Set a queue's policy.
 ///
-/// Replaces the whole policy of a task type. Workers and brokers follow within a second or so.
+/// Replaces the whole policy of a task type. Workers and brokers follow within a second or so. What is not paused any more runs, also if
+/// its plugin was paused.
 #[utoipa::path(
     put, path = "/queues/{type}", tag = "queues", operation_id = "setQueue",
     params(("type" = String, Path, description = "The task type", example = "fibonacci")),
     request_body(content = QueueBody, content_type = "application/json", example = json!({"paused": false, "max_running": 20})),
-    responses((status = 200, description = "The queue", body = QueueView<'_>)),
+    responses(
+        (status = 200, description = "The queue", body = QueueView<'_>),
+        (status = 404, description = "There is no such type", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn set(
     State(app): State<App>,
     QueuePath(name): QueuePath,
+    By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let policy = fields::body(&body, &["paused", "max_running"], |fields, errors| {
@@ -176,24 +245,30 @@ pub(super) async fn set(
             max_running: max_running(fields, errors),
         })
     })?;
-    change(&app, &name, |_| policy).await
+    change(&app, &name, &by, |_| policy).await
 }
 
 /// Pause a queue.
 ///
-/// Tasks of this type wait until it is resumed; those that run go on. To pause a paused queue changes nothing.
+/// Tasks of this type wait until it is resumed; those that run go on. To pause a paused queue changes nothing. To pause a plugin does the
+/// same.
 #[utoipa::path(
     post, path = "/queues/{type}/pause", tag = "queues", operation_id = "pauseQueue",
     params(("type" = String, Path, description = "The task type", example = "fibonacci")),
-    responses((status = 200, description = "The queue, paused", body = QueueView<'_>)),
+    responses(
+        (status = 200, description = "The queue, paused", body = QueueView<'_>),
+        (status = 404, description = "There is no such type", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn pause(
     State(app): State<App>,
     QueuePath(name): QueuePath,
+    By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    change(&app, &name, |policy| TypePolicy {
+    change(&app, &name, &by, |policy| TypePolicy {
         paused: true,
         ..policy
     })
@@ -202,19 +277,24 @@ pub(super) async fn pause(
 
 /// Resume a queue.
 ///
-/// To resume a queue that is not paused changes nothing.
+/// Its tasks run again, also if its plugin was paused. To resume a queue that is not paused changes nothing.
 #[utoipa::path(
     post, path = "/queues/{type}/resume", tag = "queues", operation_id = "resumeQueue",
     params(("type" = String, Path, description = "The task type", example = "fibonacci")),
-    responses((status = 200, description = "The queue, no longer paused", body = QueueView<'_>)),
+    responses(
+        (status = 200, description = "The queue, no longer paused", body = QueueView<'_>),
+        (status = 404, description = "There is no such type", body = crate::problem::ProblemBody<'_>,
+            content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn resume(
     State(app): State<App>,
     QueuePath(name): QueuePath,
+    By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    change(&app, &name, |policy| TypePolicy {
+    change(&app, &name, &by, |policy| TypePolicy {
         paused: false,
         ..policy
     })
@@ -262,14 +342,49 @@ fn max_running(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<u32>
 async fn change(
     app: &App,
     name: &TaskType,
+    by: &str,
     to: impl FnOnce(TypePolicy) -> TypePolicy,
 ) -> Result<Response, Problem> {
-    let _turn = app.policy.lock().await;
+    let turn = app.policy.lock().await;
     let before = app.services.store.policy().await?;
+    let known = app.services.catalog.snapshot();
+    let is_known = known.get(name).is_some() || before.types.contains_key(name);
+    if !is_known && !counts(app).await?.by_type.iter().any(|(of, ..)| of == name) {
+        let names: Vec<_> = known.all().take(20).map(|(name, _)| name.as_str()).collect();
+        return Err(Problem::new(
+            ProblemKind::NotFound,
+            format!("There is no task type {name}; known are {}.", names.join(", ")),
+        ));
+    }
     let before = before.types.get(name).copied().unwrap_or_default();
-    app.services.store.set_type_policy(name, to(before)).await?;
+    let after = to(before);
+    app.services.store.set_type_policy(name, after).await?;
+    drop(turn);
+    if !after.paused {
+        match app.services.registry.resume(name, by).await {
+            Ok(_) => app.offer().await,
+            Err(RegistryError::UnknownPlugin(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let policy = spread(app).await?;
-    Ok(json(StatusCode::OK, &queue(name, &policy)))
+    let known = app.services.catalog.snapshot();
+    Ok(json(StatusCode::OK, &queue(name, &policy, &known)))
+}
+
+/// Lets the queue of a plugin that was resumed run too.
+pub(super) async fn resume_type(app: &App, name: &TaskType) -> Result<(), Problem> {
+    let _turn = app.policy.lock().await;
+    let policy = app.services.store.policy().await?;
+    let Some(paused) = policy.types.get(name).filter(|policy| policy.paused) else {
+        return Ok(());
+    };
+    let resumed = TypePolicy {
+        paused: false,
+        ..*paused
+    };
+    app.services.store.set_type_policy(name, resumed).await?;
+    spread(app).await.map(drop)
 }
 
 /// Tells the fleet at once what it would notice by itself some seconds later.

@@ -8,7 +8,7 @@ use taskforge_store::{Cursor, Page, TaskFilter};
 use crate::{
     Problem, Tenant,
     body::JsonBody,
-    extract::{Params, number, read_cursor, write_cursor},
+    extract::{IdPrefix, Params, number, read_cursor, write_cursor},
     state::App,
     submission::{BatchBody, NewTaskBody, Submitter},
     view::{BatchAccepted, Pruned, TaskList, TaskView, json},
@@ -109,6 +109,7 @@ async fn read<T: Send + 'static>(
             description = "Whose last failure is of one of these kinds"),
         ("created_from" = Option<String>, Query, format = DateTime, description = "Created at this time or later"),
         ("created_before" = Option<String>, Query, format = DateTime, description = "Created before this time"),
+        ("id_prefix" = Option<String>, Query, description = "Whose id begins with these hexadecimal digits"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most tasks on the page; 50 unless told"),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
@@ -122,8 +123,9 @@ pub(super) async fn list(
     let filter = params.filter()?;
     let limit = params.one("limit", number(1, 1000))?.unwrap_or(50);
     let after = params.one("cursor", read_cursor)?;
-    params.end(&format!("{FILTERS}, limit, cursor"))?;
-    answer_page(&app, &tenant, &filter, after, limit).await
+    let prefix = params.one("id_prefix", IdPrefix::read)?;
+    params.end(&format!("{FILTERS}, id_prefix, limit, cursor"))?;
+    answer_page(&app, &tenant, &filter, prefix, after, limit).await
 }
 
 /// A page of tasks, written out.
@@ -131,10 +133,20 @@ pub(super) async fn answer_page(
     app: &App,
     tenant: &TenantId,
     filter: &TaskFilter,
+    prefix: Option<IdPrefix>,
     after: Option<Cursor>,
     limit: u32,
 ) -> Result<Response, Problem> {
-    let (tasks, more) = page(app, tenant, filter, after, limit).await?;
+    let after = match &prefix {
+        Some(prefix) => prefix.begin(after),
+        None => after,
+    };
+    let (mut tasks, mut more) = page(app, tenant, filter, after, limit).await?;
+    if let Some(prefix) = prefix {
+        let with_prefix = tasks.iter().take_while(|task| prefix.first <= task.id).count();
+        more &= with_prefix == tasks.len();
+        tasks.truncate(with_prefix);
+    }
     let next_cursor = tasks
         .last()
         .filter(|_| more)

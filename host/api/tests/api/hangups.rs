@@ -26,7 +26,7 @@ fn round(number: usize) -> Vec<String> {
     let task = json!({"task_type": "echo", "input": {"n": number}});
     vec![
         json("PUT", &format!("/tenants/t{number}"), json!({"max_running": 7})),
-        json("PUT", &format!("/queues/q{number}"), json!({"max_running": 7})),
+        json("PUT", "/queues/echo", json!({"max_running": 7})),
         plain("POST", "/queues/echo/pause"),
         plain("POST", "/queues/echo/resume"),
         json("POST", "/tasks", task.clone()),

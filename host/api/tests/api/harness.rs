@@ -32,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Api {
     pub address: SocketAddr,
+    registry: Registry,
     pub store: Arc<SqliteStore>,
     pub broker: Arc<LocalBroker>,
     pub catalog: Arc<Catalog>,
@@ -111,7 +112,7 @@ impl Setup {
                 .broker
                 .unwrap_or_else(|| Arc::clone(&broker) as Arc<dyn Broker>),
             catalog: Arc::clone(&catalog),
-            registry,
+            registry: registry.clone(),
             metrics: Metrics::install().unwrap(),
             ready: self.ready,
         };
@@ -121,6 +122,7 @@ impl Setup {
         let serving = tokio::spawn(server.serve(services, shutdown.clone()));
         Api {
             address,
+            registry,
             store,
             broker,
             catalog,
@@ -226,6 +228,11 @@ impl Answer {
 impl Api {
     pub async fn start() -> Self {
         Setup::default().start().await
+    }
+
+    /// The registry behind the server, for what no client can do.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub async fn connect(&self) -> TcpStream {

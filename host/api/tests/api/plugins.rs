@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use taskforge_domain::Digest;
-use taskforge_registry::{SignaturePolicy, TrustedKeys, signature};
+use taskforge_domain::{Digest, PluginSettings};
+use taskforge_registry::{Push, SameVersion, SignaturePolicy, TrustedKeys, signature};
+use taskforge_store::Store as _;
 use taskforge_testing::guests;
 
 use crate::harness::{Answer, Api, Setup};
@@ -304,6 +305,153 @@ async fn a_plugin_of_a_tenant_is_not_there_for_others() {
 }
 
 #[tokio::test]
+async fn settings_are_taken_over_and_told_and_a_grant_is_not_lost_unseen() {
+    let api = Api::start().await;
+    let command = guests::bytes("command");
+    let push = async |version: &str, more: &[(&str, &str)]| {
+        let own = [("name", "shaped"), ("version", version)];
+        api.push(&query(&[&own[..], more].concat()), &command).await
+    };
+    let settings = json!({"limits": {"fuel": 4711}, "config": {"url": "x"}, "grants": {"secrets": ["key"]}});
+    let given = settings.to_string();
+    let first = push("1.0.0", &[("settings", &given), ("activate", "true")]).await;
+    assert_eq!((first.status, first.json().get("settings_note")), (201, None));
+    let second = push("2.0.0", &[]).await.json();
+    assert_eq!(second["limits"]["fuel"], 4711);
+    assert_eq!(
+        (&second["config"], &second["grants"]["secrets"]),
+        (&json!({"url": "x"}), &json!(["key"]))
+    );
+    assert_eq!(
+        second["settings_note"],
+        "no settings were given: 2.0.0 has those of 1.0.0, which runs"
+    );
+
+    let other = json!({"limits": {"fuel": 5}}).to_string();
+    let again = push("2.0.0", &[("settings", &other)]).await;
+    let note = again.json()["settings_note"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (again.status, &again.json()["limits"]["fuel"]),
+        (200, &json!(4711))
+    );
+    assert!(
+        note.contains("keeps its settings") && note.contains("limits, grants, config"),
+        "{note}"
+    );
+    let same = push("2.0.0", &[("settings", &given)]).await;
+    assert_eq!(same.json().get("settings_note"), None, "the same settings again");
+}
+
+#[tokio::test]
+async fn a_version_that_would_lose_a_grant_goes_live_only_by_force() {
+    let api = Api::start().await;
+    let settings = json!({"grants": {"http": {"hosts": ["a.test"]}}}).to_string();
+    let scraper = guests::bytes("scraper");
+    let pushed = api
+        .push(&query(&[("settings", &settings), ("activate", "true")]), &scraper)
+        .await;
+    let one = pushed.json()["version"].as_str().unwrap().to_owned();
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    // Another version of it, which is granted nothing. No component of a higher version is at hand.
+    let registry = api.registry();
+    let push = Push {
+        owner: None,
+        manifest: None,
+        settings: Some(PluginSettings::default()),
+        signature: None,
+        by: "test".to_owned(),
+        same_version: SameVersion::Suffix,
+    };
+    let mut rebuilt = scraper;
+    // A custom section of no name and no content.
+    rebuilt.extend([0, 1, 0]);
+    let two = registry.push(rebuilt, push).await.unwrap().version.info.version;
+    let activate = async |path: &str, more: Value| {
+        let mut body = json!({ "version": two });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        api.post(&format!("/plugins/scraper/{path}"), &body).await
+    };
+    for (path, more) in [("activate", json!({})), ("canary", json!({"percent": 10}))] {
+        let refused = activate(path, more).await.problem(409, "plugin-conflict");
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("grants.http.hosts: a.test") && detail.contains(&one) && detail.contains("force"),
+            "{detail}"
+        );
+    }
+    assert_eq!(activate("activate", json!({"force": true})).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_pause_of_a_plugin_and_one_of_its_queue_are_the_same() {
+    let api = Api::start().await;
+    push_command(&api, "1.0.0", json!({})).await;
+    post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
+    let seen = async || {
+        let queues = api.get("/queues").await.json();
+        let mut queues = queues["queues"].as_array().unwrap().iter();
+        let queue = queues.find(|queue| queue["task_type"] == "shaped").unwrap()["paused"].clone();
+        let plugin = api.get("/plugins/shaped").await.json();
+        let list = api.get("/plugins").await.json();
+        let mut plugins = list["plugins"].as_array().unwrap().iter();
+        let listed = plugins.find(|plugin| plugin["name"] == "shaped").unwrap()["paused"].clone();
+        [
+            queue,
+            plugin["paused"].clone(),
+            plugin["rollout"]["paused"].clone(),
+            listed,
+        ]
+    };
+    for pausing in ["queues", "plugins"] {
+        for resuming in ["queues", "plugins"] {
+            let paused = post(&api, &format!("/{pausing}/shaped/pause"), json!({})).await;
+            assert_eq!(
+                (&paused["paused"], seen().await),
+                (&json!(true), [(); 4].map(|()| json!(true)))
+            );
+            let resumed = post(&api, &format!("/{resuming}/shaped/resume"), json!({})).await;
+            assert_eq!(resumed["paused"], false, "{pausing} {resuming}");
+            assert_eq!(
+                seen().await,
+                [(); 4].map(|()| json!(false)),
+                "{pausing} {resuming}"
+            );
+            let policy = api.store.policy().await.unwrap();
+            assert!(policy.types.is_empty(), "{policy:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_can_enqueue_tasks_of_a_plugin_is_told() {
+    let api = Api::start().await;
+    let of = |owner: &'static str, name: &'static str| {
+        query(&[
+            ("tenant", owner),
+            ("name", name),
+            ("version", "1.0.0"),
+            ("activate", "true"),
+        ])
+    };
+    let accepted = async |name: &str| {
+        let plugin = api.get(&format!("/plugins/{name}")).await.json();
+        assert_eq!(plugin["accepts_tasks"], plugin["rollout"]["accepts_tasks"]);
+        let task = api.post("/tasks", &json!({ "task_type": name })).await;
+        assert_eq!(task.status == 201, plugin["accepts_tasks"] == true, "{plugin}");
+        plugin["accepts_tasks"] == true
+    };
+    for (owner, name) in [("acme", "theirs"), ("default", "ours")] {
+        let pushed = api.push(&of(owner, name), &guests::bytes("command")).await;
+        assert_eq!(pushed.status, 201, "{pushed:?}");
+        assert_eq!(accepted(name).await, owner == "default", "{name}");
+    }
+    post(&api, "/plugins/ours/retire", json!({})).await;
+    assert!(!accepted("ours").await, "it is retired");
+}
+
+#[tokio::test]
 async fn a_paused_plugin_takes_tasks_and_a_retired_one_says_that_it_is() {
     let api = Api::start().await;
     push_command(&api, "1.0.0", json!({})).await;
@@ -397,6 +545,10 @@ async fn a_secret_is_set_and_never_shown() {
     let early = api.put("/plugins/shaped/secrets/key", &secret).await;
     early.problem(404, "not-found");
     push_command(&api, "1.0.0", json!({})).await;
+    let empty = api
+        .put("/plugins/shaped/secrets/key", &json!({"value": ""}))
+        .await;
+    assert_eq!(empty.pointers(), ["/value"]);
     let set = api.put("/plugins/shaped/secrets/key", &secret).await;
     assert_eq!(
         (set.status, &set.json()["secrets"][0]["name"]),

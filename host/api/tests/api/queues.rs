@@ -1,6 +1,6 @@
 use serde_json::json;
 use taskforge_broker::{Broker, Signal};
-use taskforge_domain::{TaskType, TenantId};
+use taskforge_domain::{FailureKind, TaskType, TenantId, Timestamp, TypePolicy};
 use taskforge_store::Store;
 
 use crate::harness::{Api, PATIENCE};
@@ -62,18 +62,90 @@ async fn a_tenants_share_is_set_and_listed() {
 #[tokio::test]
 async fn the_list_shows_every_known_type_and_every_policy() {
     let api = Api::start().await;
-    api.put("/queues/not-loaded-yet", &json!({"paused": true})).await;
+    let paused = TypePolicy {
+        paused: true,
+        ..TypePolicy::default()
+    };
+    let gone = TaskType::new("not-loaded-any-more").unwrap();
+    api.store.set_type_policy(&gone, paused).await.unwrap();
     api.put("/tenants/default", &json!({"weight": 5})).await;
     let list = api.get("/queues").await.json();
+    let none = json!({"pending": 0, "scheduled": 0, "running": 0, "failed": 0, "oldest_pending_at": null});
     let expected = json!({
         "queues": [
-            {"task_type": "echo", "paused": false, "max_running": null},
-            {"task_type": "fibonacci", "paused": false, "max_running": null},
-            {"task_type": "not-loaded-yet", "paused": true, "max_running": null},
+            {"task_type": "echo", "paused": false, "max_running": null, "tasks": none},
+            {"task_type": "fibonacci", "paused": false, "max_running": null, "tasks": none},
+            {"task_type": "not-loaded-any-more", "paused": true, "max_running": null, "tasks": none},
         ],
         "tenants": [{"tenant": "default", "weight": 5, "max_running": null}],
     });
     assert_eq!(list, expected);
+}
+
+#[tokio::test]
+async fn the_list_says_how_many_tasks_there_are_and_how_old_the_oldest_is() {
+    let api = Api::start().await;
+    let first = api.fibonacci().await;
+    api.fibonacci().await;
+    let running = api.fibonacci().await;
+    api.claim(running).await;
+    api.create(json!({"task_type": "fibonacci", "input": {"n": 1}, "delay": "1h"}))
+        .await;
+    let dead = json!({"task_type": "echo", "max_retries": 0});
+    api.dead_letter(dead, FailureKind::Trap, "boom").await;
+    let list = api.get("/queues").await.json();
+    let tasks = |place: usize| list["queues"][place]["tasks"].clone();
+    let oldest = tasks(1)["oldest_pending_at"]
+        .as_str()
+        .unwrap()
+        .parse::<Timestamp>()
+        .unwrap();
+    assert_eq!(
+        oldest,
+        first.made_at().unwrap(),
+        "the one that was enqueued first"
+    );
+    let task = api.get(&format!("/tasks/{first}")).await.json();
+    let created: Timestamp = task["created_at"].as_str().unwrap().parse().unwrap();
+    assert!(
+        created.duration_since(oldest).abs().as_secs() < 5,
+        "{created} {oldest}"
+    );
+    let numbers = |tasks: &serde_json::Value| {
+        ["pending", "scheduled", "running", "failed"].map(|state| tasks[state].as_u64().unwrap())
+    };
+    assert_eq!(numbers(&tasks(1)), [2, 1, 1, 0], "{list}");
+    assert_eq!(
+        (numbers(&tasks(0)), &tasks(0)["oldest_pending_at"]),
+        ([0, 0, 0, 1], &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn a_type_that_does_not_exist_has_no_queue() {
+    let api = Api::start().await;
+    for (method, path) in [
+        ("POST", "/queues/nope/pause"),
+        ("POST", "/queues/nope/resume"),
+        ("PUT", "/queues/nope"),
+    ] {
+        let json = [("content-type", "application/json")];
+        let body: &[u8] = if method == "PUT" { b"{}" } else { b"" };
+        let refused = api
+            .send(method, path, &json, body)
+            .await
+            .problem(404, "not-found");
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("nope") && detail.contains("fibonacci"),
+            "{detail}"
+        );
+    }
+    assert!(api.store.policy().await.unwrap().types.is_empty());
+    // Tasks of a type that was there before are something to pause.
+    api.create(json!({"task_type": "echo"})).await;
+    api.catalog.set(vec![]).unwrap();
+    assert_eq!(api.post_text("/queues/echo/pause", "").await.status, 200);
 }
 
 #[tokio::test]

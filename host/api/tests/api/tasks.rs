@@ -376,3 +376,85 @@ async fn plugins_are_listed_with_what_they_may_do() {
     );
     api.get("/plugins/nobody").await.problem(404, "not-found");
 }
+
+#[tokio::test]
+async fn tasks_are_found_by_the_beginning_of_their_id() {
+    let api = Api::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(api.fibonacci().await.to_string());
+    }
+    let found = async |query: &str| -> Vec<String> {
+        let list = api.get(&format!("/tasks?{query}")).await.json();
+        let tasks = list["tasks"].as_array().unwrap().iter();
+        tasks
+            .map(|task| task["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for id in &ids {
+        // The last digits are random: one fewer is still enough for one of five.
+        for prefix in [
+            id.clone(),
+            id.to_uppercase(),
+            id.replace('-', ""),
+            id[..30].to_owned(),
+        ] {
+            assert_eq!(
+                found(&format!("id_prefix={prefix}&limit=2")).await,
+                [id.as_str()],
+                "{prefix}"
+            );
+        }
+    }
+    let newest: Vec<_> = ids.iter().rev().cloned().collect();
+    assert_eq!(found(&format!("id_prefix={}", &ids[0][..1])).await, newest);
+    let page = api
+        .get(&format!("/tasks?id_prefix={}&limit=2", &ids[0][..1]))
+        .await
+        .json();
+    let rest = found(&format!(
+        "id_prefix=0&limit=10&cursor={}",
+        page["next_cursor"].as_str().unwrap()
+    ))
+    .await;
+    assert_eq!(rest, newest[2..]);
+    let (below, above) = ("0", "f");
+    assert_eq!(found(&format!("id_prefix={above}")).await, [""; 0]);
+    assert_eq!(
+        found(&format!("id_prefix={below}&status=completed")).await,
+        [""; 0]
+    );
+    let last = api
+        .get(&format!("/tasks?id_prefix={}&limit=1", ids[0]))
+        .await
+        .json();
+    assert_eq!(last["next_cursor"], serde_json::Value::Null, "no other has it");
+    for wrong in ["", "x", "0123456789abcdef0123456789abcdef0", "%2D"] {
+        let refused = api.get(&format!("/tasks?id_prefix={wrong}")).await;
+        refused.problem(400, "invalid-parameter");
+    }
+}
+
+#[tokio::test]
+async fn json_keeps_each_number_as_it_was_written() {
+    let api = Api::start().await;
+    let input = r#"{"n":12345678901234567890123,"x":1.10,"list":[0.30000000000000000001]}"#;
+    let body = format!(r#"{{"task_type":"echo","input":{input}}}"#);
+    let created = api.post_text("/tasks", &body).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    assert!(created.text().contains(input), "{created:?}");
+    let id = crate::harness::id(&created.json());
+    assert!(api.get(&format!("/tasks/{id}")).await.text().contains(input));
+    assert!(api.get("/tasks").await.text().contains(input));
+    let dead = api
+        .dead_letter(
+            json!({"task_type": "echo"}),
+            taskforge_domain::FailureKind::Trap,
+            "boom",
+        )
+        .await;
+    let body = format!(r#"{{"ids":["{dead}"],"input":{input}}}"#);
+    let requeued = api.post_text("/dlq/requeue", &body).await;
+    assert_eq!(requeued.status, 200, "{requeued:?}");
+    assert!(api.get(&format!("/tasks/{dead}")).await.text().contains(input));
+}

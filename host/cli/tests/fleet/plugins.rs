@@ -89,7 +89,7 @@ async fn push_with_schema(registry: &Registry, version: &str, settings: PluginSe
             input_schema: Json::from(schema),
             output_schema: Json::from(json!({})),
         }),
-        settings,
+        settings: Some(settings),
         signature: None,
         by: BY.to_owned(),
         same_version: SameVersion::Refuse,

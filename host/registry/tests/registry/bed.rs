@@ -162,7 +162,7 @@ pub(crate) fn push(plugin: &str, version: &str, settings: PluginSettings) -> Pus
     Push {
         owner: None,
         manifest: Some(manifest(plugin, version)),
-        settings,
+        settings: Some(settings),
         signature: None,
         by: BY.to_owned(),
         same_version: SameVersion::Refuse,

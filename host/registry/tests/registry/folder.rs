@@ -161,3 +161,28 @@ async fn a_watched_folder_is_followed() {
     let other = push("other", "1.0.0", PluginSettings::default());
     bed.registry.push(component, other).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_new_build_without_settings_beside_it_keeps_those_of_the_one_that_runs() {
+    let bed = Bed::new().await;
+    let path = bed.folder.path().join("plugins");
+    put(&path, "work.toml", MANIFEST.as_bytes());
+    put(&path, "work.wasm", &guests::bytes("command"));
+    let sync = async || {
+        let mut folder = Folder::new(bed.registry.clone(), path.clone());
+        results(folder.sync().await.unwrap())
+    };
+    assert_eq!(sync().await, [Ok("work 1.0.0".to_owned())]);
+    let mut settings = PluginSettings::default();
+    settings.grants.secrets.push("key".into());
+    bed.registry
+        .set_settings(&name("work"), "1.0.0", settings.clone(), BY)
+        .await
+        .unwrap();
+    put(&path, "work.wasm", &rebuilt(guests::bytes("command"), 1));
+    sync().await;
+    let number = running(&bed).await.unwrap();
+    assert!(number.starts_with("1.0.0+sha."), "{number}");
+    let version = bed.registry.version(&name("work"), &number).await.unwrap();
+    assert_eq!(version.info.settings(), settings);
+}

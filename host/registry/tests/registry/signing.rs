@@ -135,15 +135,18 @@ async fn what_was_signed_passes_for_nothing_else() {
             "all tenants, and this is tenant acme",
         ),
         (
-            as_other(&|push| push.settings.grants.keyvalue.allowed = true),
+            as_other(&|push| push.settings.as_mut().unwrap().grants.keyvalue.allowed = true),
             "grants.keyvalue",
         ),
         (
-            as_other(&|push| push.settings.grants.secrets.push("key".into())),
+            as_other(&|push| push.settings.as_mut().unwrap().grants.secrets.push("key".into())),
             "grants.secrets",
         ),
         (
-            as_other(&|push| drop(push.settings.config.insert("url".into(), "x".into()))),
+            as_other(&|push| {
+                let config = &mut push.settings.as_mut().unwrap().config;
+                config.insert("url".into(), "x".into());
+            }),
             "config",
         ),
     ] {
@@ -369,4 +372,34 @@ async fn a_stored_version_may_be_signed_later_and_otherwise() {
         refusal(back).contains("grants.secrets"),
         "what it has now would be too much"
     );
+}
+
+#[tokio::test]
+async fn settings_that_are_taken_over_stay_within_the_signature_too() {
+    let strict = Strict::new().await;
+    let bound = json!({"grants": {"secrets": ["key"]}});
+    let settings = json!({"grants": {"secrets": ["key"]}});
+    strict.push("1.0.0", &bound, settings).await.unwrap();
+    let work = name("work");
+    strict
+        .bed
+        .registry
+        .activate(&work, "1.0.0", false, BY)
+        .await
+        .unwrap();
+    let next = async |version: &str, bound: &Value| {
+        let push = Push {
+            settings: None,
+            signature: Some(strict.sign(version, bound)),
+            ..push("work", version, PluginSettings::default())
+        };
+        strict.bed.registry.push(guests::bytes("command"), push).await
+    };
+    let refused = refusal(next("2.0.0", &json!({})).await);
+    assert!(
+        refused.contains("grants.secrets") && refused.contains("settings of 1.0.0"),
+        "{refused}"
+    );
+    let taken = next("2.0.0", &bound).await.unwrap();
+    assert_eq!(taken.version.info.grants.secrets, ["key"]);
 }

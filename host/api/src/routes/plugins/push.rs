@@ -35,11 +35,13 @@ const PARAMETERS: &str =
         ("summary" = Option<String>, Query, description = "One line for people, of a component that does not say it itself"),
         ("manifest" = Option<String>, Query, description = "All of that, and `input_schema` and `output_schema`, as a JSON object"),
         ("settings" = Option<String>, Query, description = "What the version may use and reach, as a JSON object with `limits`, `grants` and \
-            `config`. A version that is there keeps the settings that it has"),
+            `config`. Left out, it gets the settings of the version that runs. A version that is there keeps the settings that it has; \
+            `settings_note` says so if they differ"),
         ("signature" = Option<String>, Query, description = "Who vouches for it, and for what of it: a DSSE envelope as `taskforge plugin sign` writes it, as \
             JSON"),
         ("activate" = Option<bool>, Query, description = "Let it run at once; false if left out"),
-        ("force" = Option<bool>, Query, description = "Activate it even if it refuses inputs that the running version takes"),
+        ("force" = Option<bool>, Query, description = "Activate it even if it refuses inputs that the running version takes, or imports what \
+            the running version is granted and it is not"),
         ("allow_downgrade" = Option<bool>, Query, description = "Activate it even if it is older than a version that was active, where the server \
             requires signatures"),
         ("x-operator" = Option<String>, Header, description = "Who pushes, for the record"),
@@ -51,8 +53,8 @@ const PARAMETERS: &str =
         (status = 403, description = "It is not signed by anybody whom this server trusts, it is not what was signed or may reach more, or the \
             quota is used up", body = crate::problem::ProblemBody<'_>,
             content_type = "application/problem+json"),
-        (status = 409, description = "The name or the version is taken, or the version breaks clients of the running one (it is stored all the \
-            same)", body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
+        (status = 409, description = "The name or the version is taken, or the version breaks clients of the running one or lacks a grant of it \
+            (it is stored all the same)", body = crate::problem::ProblemBody<'_>, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn push(
@@ -93,9 +95,12 @@ pub(crate) async fn push(
     } else {
         StatusCode::OK
     };
+    let note = pushed
+        .settings_from
+        .note(&plugin.name, &pushed.version.info.version);
     Ok(json(
         status,
-        &VersionView::new(&plugin, &pushed.version, registry),
+        &VersionView::new(&plugin, &pushed.version, registry).with_settings_note(note),
     ))
 }
 
@@ -103,7 +108,7 @@ pub(crate) async fn push(
 struct Asked {
     owner: Option<TenantId>,
     manifest: Option<Manifest>,
-    settings: PluginSettings,
+    settings: Option<PluginSettings>,
     signature: Option<Vec<u8>>,
     activate: bool,
     force: Force,
@@ -120,9 +125,7 @@ impl Asked {
         Ok(Self {
             owner: query.one("tenant", |text| text.parse().map_err(|error| format!("{error}")))?,
             manifest: manifest_of(manifest, name, version, summary)?,
-            settings: query
-                .one("settings", object::<PluginSettings>)?
-                .unwrap_or_default(),
+            settings: query.one("settings", object::<PluginSettings>)?,
             signature: query.one("signature", |text| match signature::unverified(text.as_bytes()) {
                 Err(error @ SignatureError::Form(_)) => Err(error.to_string()),
                 // Whether it counts is for the registry to say.

@@ -2,15 +2,16 @@
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
-use taskforge_domain::{CanaryGuard, RegisteredPlugin, VersionNumber};
+use taskforge_domain::{CanaryGuard, RegisteredPlugin, TenantId, VersionNumber};
 use taskforge_registry::Force;
 
 use crate::{
     FieldError, Problem,
     body::{JsonBody, MaybeJsonBody},
-    extract::{By, Params, PluginPath},
+    extract::{By, Params, PluginPath, Tenant},
     fields::{self, Fields, parsed},
     plugin_view::{ActivateBody, CanaryBody, RetireBody, RolloutView},
+    routes::queues,
     state::App,
     view::json,
 };
@@ -18,7 +19,9 @@ use crate::{
 /// Activate a version.
 ///
 /// It is to run all tasks of the plugin. Workers hear of it within a second and take it when they have compiled it; until then attempts begin on
-/// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that refuses inputs which the running one takes is refused, with every field named, unless it is forced.
+/// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that
+/// refuses inputs which the running one takes is refused, with every field named, unless it is forced; so is one that imports what the running
+/// one is granted and it is not.
 ///
 /// Where the server requires signatures, a version that is older than the highest that was ever active is refused unless `allow_downgrade` is
 /// true; the record says so.
@@ -36,6 +39,7 @@ use crate::{
 )]
 pub(crate) async fn activate(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     JsonBody(body): JsonBody,
@@ -51,7 +55,7 @@ pub(crate) async fn activate(
         .registry
         .activate(&name, version.as_str(), force, &by)
         .await?;
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 /// Roll back to the version before.
@@ -67,13 +71,14 @@ pub(crate) async fn activate(
 )]
 pub(crate) async fn roll_back(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
     let plugin = app.services.registry.rollback(&name, &by).await?;
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 /// Try a version on a share of the tasks.
@@ -95,6 +100,7 @@ pub(crate) async fn roll_back(
 )]
 pub(crate) async fn start_canary(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     JsonBody(body): JsonBody,
@@ -115,7 +121,7 @@ pub(crate) async fn start_canary(
     let plugin = registry
         .canary(&name, version.as_str(), percent, guard, force, &by)
         .await?;
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 /// End a trial.
@@ -131,18 +137,20 @@ pub(crate) async fn start_canary(
 )]
 pub(crate) async fn stop_canary(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
     let plugin = app.services.registry.stop_canary(&name, &by).await?;
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 /// Pause a plugin.
 ///
-/// Its tasks are accepted, and wait; attempts that run go on. To pause a paused plugin changes nothing.
+/// Its tasks are accepted, and wait; attempts that run go on. To pause a paused plugin changes nothing. To pause its
+/// queue does the same.
 #[utoipa::path(
     post, path = "/plugins/{name}/pause", tag = "plugins", operation_id = "pausePlugin",
     params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
@@ -150,18 +158,19 @@ pub(crate) async fn stop_canary(
 )]
 pub(crate) async fn pause(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
     let plugin = app.services.registry.pause(&name, &by).await?;
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 /// Resume a plugin.
 ///
-/// To resume a plugin that is not paused changes nothing.
+/// Its tasks run again, also if its queue was paused. To resume a plugin that is not paused changes nothing.
 #[utoipa::path(
     post, path = "/plugins/{name}/resume", tag = "plugins", operation_id = "resumePlugin",
     params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
@@ -169,13 +178,15 @@ pub(crate) async fn pause(
 )]
 pub(crate) async fn resume(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
     let plugin = app.services.registry.resume(&name, &by).await?;
-    shown(&app, &plugin).await
+    queues::resume_type(&app, &name).await?;
+    shown(&app, tenant, &plugin).await
 }
 
 /// Retire a plugin, or a version of it.
@@ -192,6 +203,7 @@ pub(crate) async fn resume(
 )]
 pub(crate) async fn retire(
     State(app): State<App>,
+    Tenant(tenant): Tenant,
     PluginPath(name): PluginPath,
     By(by): By,
     MaybeJsonBody(body): MaybeJsonBody,
@@ -209,7 +221,7 @@ pub(crate) async fn retire(
         }
         None => registry.retire(&name, &by).await?,
     };
-    shown(&app, &plugin).await
+    shown(&app, tenant, &plugin).await
 }
 
 fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Force {
@@ -225,8 +237,12 @@ fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Force {
 }
 
 /// Offers what was changed, and shows it.
-async fn shown(app: &App, plugin: &RegisteredPlugin) -> Result<Response, Problem> {
+async fn shown(app: &App, tenant: TenantId, plugin: &RegisteredPlugin) -> Result<Response, Problem> {
     app.offer().await;
     let versions = app.services.registry.versions(&plugin.name).await?;
-    Ok(json(StatusCode::OK, &RolloutView::new(plugin, &versions)))
+    let queueing = app.queueing(tenant).await?;
+    Ok(json(
+        StatusCode::OK,
+        &RolloutView::new(plugin, &versions, &queueing),
+    ))
 }
