@@ -105,10 +105,12 @@ while read -r command; do
     is_command "$command" || fault "a container runs '$command', which is no command"
 done <"$scratch/commands"
 
-port=$(default TASKFORGE_LISTEN)
-port=${port##*:}
-admin=$(default TASKFORGE_ADMIN_LISTEN)
-admin=${admin##*:}
+# The default ports, which are in no argument: where one is taken the next is tried.
+port_of() {
+    sed -nE "s/^pub\(crate\) const $1: SocketAddr = .*, ([0-9]+)\);\$/\1/p" host/cli/src/address.rs
+}
+port=$(port_of API)
+admin=$(port_of ADMIN)
 agrees 'the API port' 'TASKFORGE_LISTEN=0\.0\.0\.0:[0-9]+' "$port" Dockerfile
 agrees 'the admin port' 'TASKFORGE_ADMIN_LISTEN=0\.0\.0\.0:[0-9]+' "$admin" Dockerfile
 grep -qxF "EXPOSE $port $admin" Dockerfile || fault "Dockerfile does not expose $port and $admin"

@@ -24,18 +24,28 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use taskforge_domain::TaskType;
 
-use crate::stack;
+use crate::{address, stack};
 
 pub(crate) use self::{ceilings::*, client::*, fleet::*, load::*, plugin::*, push::*, registry::*};
 
+/// The table in `exit.rs`, for people.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 another failure, 2 wrong command line, 3 the task failed or was cancelled, 4 not found, \
+                          5 refused by the server, 6 nobody answered, 7 not ended within --timeout, 130 stopped by Ctrl-C";
+
 /// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
 #[derive(Debug, Parser)]
-#[command(name = "taskforge", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    name = "taskforge",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = EXIT_CODES
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logging: LoggingArgs,
 
-    /// Print data as JSON instead of text for people
+    /// Print data, and errors, as JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
@@ -115,6 +125,11 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure a throw-away fleet on real PostgreSQL and Redis beside the ceiling of bare SQL
     Bench(Box<BenchArgs>),
+    /// Write the script that completes commands in a shell, for its start-up file
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// Compile the component on standard input for the host that started this process
     #[command(hide = true)]
     CompileComponent(CompileArgs),
@@ -122,9 +137,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Address to serve the API on
-    #[arg(long, env = "TASKFORGE_LISTEN", default_value = "127.0.0.1:8000")]
-    pub(crate) listen: SocketAddr,
+    /// Address to serve the API on [default: 127.0.0.1:8000, or the next port that is free]
+    #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
+    pub(crate) listen: Option<SocketAddr>,
 
     /// Folder for the database, the compiled code, the outbox and the key; made if missing, and closed to other users
     #[arg(
@@ -237,7 +252,7 @@ pub(crate) struct ExternalArgs {
 #[derive(Debug, Args)]
 pub(crate) struct MailArgs {
     /// Where mail goes: `log` (the task's log and the outbox folder), or smtp://[user:password@]host[:port] or smtps://...
-    #[arg(long, env = "TASKFORGE_MAILER", default_value = "log", value_name = "log|URL")]
+    #[arg(long, env = "TASKFORGE_MAILER", default_value = "log", value_name = "log|URL", value_parser = address::mailer)]
     pub(crate) mailer: String,
 
     /// Sender of messages that name none

@@ -176,7 +176,7 @@ impl Bench {
             },
         )
         .await?;
-        let client = Client::new(api.url.parse()?, None)?;
+        let client = Client::with_key(api.url.parse()?, None)?;
         let known = client.get("plugins", &[]).await?;
         let names = known["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
         if !names

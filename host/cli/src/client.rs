@@ -1,21 +1,40 @@
 //! The HTTP client and its errors.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
 use serde_json::Value;
 use taskforge_domain::{Json, one_line};
 
-use crate::{args::ServerArgs, authorities, data_folder};
+use crate::{
+    answer::Answer,
+    args::ServerArgs,
+    authorities, data_folder,
+    exit::{Failure, Kind},
+    output,
+};
 
 /// Talks to a TaskForge server.
 pub(crate) struct Client {
     http: reqwest::Client,
     server: Url,
     key: Option<String>,
+    key_from: KeyFrom,
     /// Who asks, for the record of what happened to a plugin.
     operator: Option<String>,
+}
+
+/// Where the key comes from, for when the server does not take it.
+enum KeyFrom {
+    /// A flag or a variable, or whoever made the client.
+    Given,
+    /// This file, in the data folder of a `taskforge dev`.
+    File(PathBuf),
+    /// There is none, and no file either.
+    Nowhere,
+    /// There is a file that cannot be used, and this is why.
+    Unreadable(String),
 }
 
 /// How long the server may take to answer, beyond the time that a long poll asks for.
@@ -27,16 +46,33 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(450);
 impl Client {
     /// A client of the server that the arguments name.
     pub(crate) fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
-        let key = match &args.api_key {
-            Some(key) => Some(key.clone()),
-            // To a server elsewhere it would be given away.
-            None if is_loopback(&args.server) => data_folder::key(&args.data_dir)?,
-            None => None,
+        if let Some(key) = &args.api_key {
+            return Self::new(args.server.clone(), Some(key.clone()), KeyFrom::Given);
+        }
+        // To a server elsewhere it would be given away.
+        let found = match is_loopback(&args.server) {
+            true => data_folder::key(&args.data_dir),
+            false => Ok(None),
         };
-        Self::new(args.server.clone(), key)
+        let (key, from) = match found {
+            Ok(Some(key)) => (Some(key), KeyFrom::File(data_folder::key_file(&args.data_dir))),
+            Ok(None) => (None, KeyFrom::Nowhere),
+            Err(error) => {
+                // The server may ask for none.
+                let reason = format!("{error:#}");
+                output::aside(&format!("warning: {reason}; going on without a key"));
+                (None, KeyFrom::Unreadable(reason))
+            }
+        };
+        Self::new(args.server.clone(), key, from)
     }
 
-    pub(crate) fn new(server: Url, key: Option<String>) -> anyhow::Result<Self> {
+    /// A client with this key.
+    pub(crate) fn with_key(server: Url, key: Option<String>) -> anyhow::Result<Self> {
+        Self::new(server, key, KeyFrom::Given)
+    }
+
+    fn new(server: Url, key: Option<String>, key_from: KeyFrom) -> anyhow::Result<Self> {
         if server.cannot_be_a_base() {
             bail!("{server} is not an http:// address");
         }
@@ -52,6 +88,7 @@ impl Client {
             http: http.build()?,
             server,
             key,
+            key_from,
             operator: std::env::var("USER")
                 .ok()
                 .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())),
@@ -68,7 +105,7 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Json>,
         patience: Duration,
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<Answer> {
         let mut request = self.begin(method, path, query, PATIENCE + patience);
         if let Some(body) = body {
             request = request.json(body);
@@ -77,7 +114,7 @@ impl Client {
     }
 
     /// Pushes a component, which may take a while to compile.
-    pub(crate) async fn push(&self, query: &[(&str, String)], component: Vec<u8>) -> anyhow::Result<Value> {
+    pub(crate) async fn push(&self, query: &[(&str, String)], component: Vec<u8>) -> anyhow::Result<Answer> {
         let request = self.begin(Method::POST, "plugins", query, PUSH_PATIENCE);
         let wasm = request.header(CONTENT_TYPE, "application/wasm").body(component);
         self.finish(wasm).await
@@ -102,45 +139,105 @@ impl Client {
         request
     }
 
-    async fn finish(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
-        let response = request.send().await.with_context(|| {
-            format!(
+    async fn finish(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
+        let unreachable = |error: reqwest::Error, what: String| {
+            anyhow::Error::from(error).context(Failure::new(Kind::Unreachable, what))
+        };
+        let response = request.send().await.map_err(|error| {
+            let what = format!(
                 "no answer from {}; is `taskforge dev` or `taskforge serve` running there? (--server, TASKFORGE_SERVER)",
                 self.server
-            )
+            );
+            unreachable(error, what)
         })?;
         let status = response.status();
-        let text = response.text().await.context("the answer broke off")?;
+        let text = response.text().await;
+        let text = text.map_err(|error| unreachable(error, "the answer broke off".to_owned()))?;
         if status.is_success() {
-            return serde_json::from_str(&text)
+            return Answer::parse(text)
                 .with_context(|| format!("{} did not answer as a TaskForge server", self.server));
         }
-        if status == StatusCode::UNAUTHORIZED && self.key.is_none() {
-            bail!(
-                "{}\n  no key was found: --api-key, TASKFORGE_API_KEY, or for a `taskforge dev` its data folder \
-                 (--data-dir, TASKFORGE_DATA_DIR)",
-                problem(status, &text)
-            );
+        let mut message = problem(status, &text);
+        if status == StatusCode::UNAUTHORIZED {
+            message.push_str(&self.about_the_key());
         }
-        bail!(problem(status, &text))
+        let said = Json::parse(text).ok();
+        Err(Failure::new(kind(status), message).with_problem(said).into())
     }
 
-    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    /// Which key the server did not take, and where another one would come from.
+    fn about_the_key(&self) -> String {
+        const NAMED: &str = "--api-key, TASKFORGE_API_KEY";
+        const FOLDER: &str = "--data-dir, TASKFORGE_DATA_DIR";
+        match &self.key_from {
+            KeyFrom::Given => format!("\n  the key was the one of {NAMED}"),
+            KeyFrom::File(file) => format!(
+                "\n  the key was the one in {}, and the server at {} has another: {NAMED}, or the data folder \
+                 of its `taskforge dev` ({FOLDER})",
+                file.display(),
+                self.server
+            ),
+            KeyFrom::Nowhere => {
+                format!("\n  no key was found: {NAMED}, or for a `taskforge dev` its data folder ({FOLDER})")
+            }
+            KeyFrom::Unreadable(reason) => format!("\n  no key was sent: {reason}; {NAMED}"),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Answer> {
         self.request(Method::GET, path, query, None, Duration::ZERO).await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: &Json) -> anyhow::Result<Value> {
+    pub(crate) async fn put(&self, path: &str, body: &Json) -> anyhow::Result<Answer> {
         self.request(Method::PUT, path, &[], Some(body), Duration::ZERO)
             .await
     }
 
-    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
         self.request(Method::DELETE, path, &[], None, Duration::ZERO)
             .await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Value> {
+    pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Answer> {
         self.request(Method::POST, path, &[], body, Duration::ZERO).await
+    }
+
+    /// The whole id of a task, of which the first digits are enough where no other task has them.
+    pub(crate) async fn task_id(&self, text: &str) -> anyhow::Result<String> {
+        if let Ok(id) = text.parse::<uuid::Uuid>() {
+            return Ok(id.to_string());
+        }
+        let query = [("id_prefix", text.to_owned()), ("limit", "2".to_owned())];
+        let found = self.get("tasks", &query).await?;
+        let ids: Vec<_> = found["tasks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|task| output::cell(&task["id"]))
+            .collect();
+        match ids.as_slice() {
+            [id] => Ok(id.clone()),
+            [] => Err(Failure::new(
+                Kind::NotFound,
+                format!("no task has an id that begins with {text}"),
+            )
+            .into()),
+            [one, other, ..] => Err(Failure::usage(format!(
+                "more than one task has an id that begins with {text}, such as {one} and {other}: give more of it"
+            ))),
+        }
+    }
+}
+
+/// What a refusal means for whoever asked.
+fn kind(status: StatusCode) -> Kind {
+    match status {
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Kind::Unreachable
+        }
+        status if status.is_client_error() => Kind::Refused,
+        _ => Kind::Failed,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::{ErrorKind, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -78,9 +78,14 @@ fn is_ours(folder: &Path, mode: u32) -> bool {
         })
 }
 
+/// Where the key of a data folder is.
+pub(crate) fn key_file(folder: &Path) -> PathBuf {
+    folder.join(KEY)
+}
+
 /// The key in a data folder, if there is one.
 pub(crate) fn key(folder: &Path) -> anyhow::Result<Option<String>> {
-    let file = folder.join(KEY);
+    let file = key_file(folder);
     let shown = file.display();
     let found = match fs::symlink_metadata(&file) {
         Ok(found) => found,

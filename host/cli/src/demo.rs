@@ -61,7 +61,7 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     let started = waiting.until(Box::pin(start(&args, data_dir, &key)));
     let stack = signals::interruptible(started, gone).await?;
     drop(waiting);
-    let client = Client::new(format!("http://{}", stack.address).parse()?, Some(key))?;
+    let client = Client::with_key(format!("http://{}", stack.address).parse()?, Some(key))?;
     let measuring = Box::pin(async {
         let recipe = Recipe::new(&args, &client, stack.address).await?;
         measure(&args, &recipe, &stack, &client).await
@@ -103,8 +103,8 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
     let instances = stack::instances(concurrency);
     let stack = Stack::start(StackConfig {
         data_dir,
+        listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         api: ApiConfig {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             key: Some(ApiKey::new(key)?),
             ..ApiConfig::default()
         },

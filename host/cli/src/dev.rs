@@ -20,7 +20,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     data_folder::prepare(&args.data_dir)?;
     let key = key(&args)?;
-    let folder = plugin_folder::locate(&args.plugins)?;
+    let folder = plugin_folder::locate_or_make(&args.plugins)?;
     let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
     let cache = args
         .cache_dir
@@ -29,8 +29,8 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let instances = stack::instances(args.concurrency);
     let start = Stack::start(StackConfig {
         data_dir: &args.data_dir,
+        listen: args.listen,
         api: args.connections.apply(ApiConfig {
-            listen: args.listen,
             key: key.as_ref().map(Key::parsed).transpose()?,
             ..ApiConfig::default()
         }),
@@ -124,11 +124,17 @@ fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&
         ("  data", args.data_dir.display().to_string()),
         (
             "  plugins",
-            format!(
-                "{} (and what comes into {})",
-                system.plugins.join(", "),
-                folder.display()
-            ),
+            match system.plugins.is_empty() {
+                true => format!(
+                    "none yet: what comes into {} runs; `make plugins` builds the built-in ones",
+                    folder.display()
+                ),
+                false => format!(
+                    "{} (and what comes into {})",
+                    system.plugins.join(", "),
+                    folder.display()
+                ),
+            },
         ),
         ("  memory", stack::memory(args.concurrency, &system.running)),
     ]);
@@ -145,7 +151,11 @@ fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&
             system.recovered
         ));
     }
+    let first = match system.plugins.is_empty() {
+        true => "A first task, once the plugin is there",
+        false => "A first task",
+    };
     output::line(&format!(
-        "A first task:\n  curl -s {url}/tasks{header} \\\n       -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
+        "{first}:\n  curl -s {url}/tasks{header} \\\n       -H 'content-type: application/json' -d '{{\"task_type\": \"fibonacci\", \"input\": {{\"n\": 10}}}}'"
     ));
 }

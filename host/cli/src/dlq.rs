@@ -2,23 +2,37 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::bail;
 use reqwest::Method;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use taskforge_domain::Json;
 
 use crate::{
+    answer::Answer,
     args::{DlqCommand, DlqDeleteArgs, DlqFilterArgs, DlqGroupsArgs, DlqListArgs, DlqRequeueArgs},
     client::Client,
-    confirm, output,
-    task::read_input,
+    confirm,
+    exit::Failure,
+    output::{self, brief, cell, time},
+    task::{PAGE, TaskList, last, read_input},
     waiting::Waiting,
 };
 
 /// The server works through many dead letters in one request.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// The most tasks that the server puts on a page.
-const PAGE: usize = 1_000;
+
+/// The body of `POST /dlq/requeue`. The input stays the text that was given, so that no number in it changes.
+#[derive(Default, Serialize)]
+struct Requeue {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Json>,
+}
 
 pub(crate) async fn run(command: DlqCommand, json: bool) -> anyhow::Result<ExitCode> {
     match command {
@@ -32,30 +46,20 @@ pub(crate) async fn run(command: DlqCommand, json: bool) -> anyhow::Result<ExitC
 
 async fn list(args: DlqListArgs, json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let mut tasks: Vec<Value> = Vec::new();
-    let mut cursor: Option<String> = None;
-    while tasks.len() < args.last {
-        let mut query = query(&args.filter);
-        query.push(("limit", (args.last - tasks.len()).min(PAGE).to_string()));
-        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let mut page = client.get("dlq", &query).await?;
-        if let Some(page) = page["tasks"].as_array_mut() {
-            tasks.append(page);
-        }
-        cursor = page["next_cursor"].as_str().map(str::to_owned);
-        if cursor.is_none() {
-            break;
-        }
-    }
+    let tasks = last(&client, "dlq", &query(&args.filter), args.last).await?;
     if json {
-        return output::json(&tasks);
+        return output::json(&TaskList { tasks });
     }
     let rows: Vec<_> = tasks
         .iter()
         .map(|task| {
-            ["id", "task_type", "error_kind", "finished_at", "attempt", "error"]
-                .map(|field| cell(&task[field]))
-                .to_vec()
+            let kinds = ["id", "task_type", "error_kind"].map(|field| cell(&task[field]));
+            let rest = [
+                time(&task["finished_at"]),
+                cell(&task["attempt"]),
+                brief(&cell(&task["error"])),
+            ];
+            kinds.into_iter().chain(rest).collect()
         })
         .collect();
     output::table(&["ID", "TYPE", "KIND", "FAILED AT", "ATTEMPTS", "ERROR"], &rows);
@@ -66,22 +70,15 @@ async fn groups(args: DlqGroupsArgs, json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
     let answer = client.get("dlq/groups", &query(&args.filter)).await?;
     if json {
-        return output::json(&answer["groups"]);
+        return output::json(&answer);
     }
     let groups = answer["groups"].as_array().cloned().unwrap_or_default();
     let rows: Vec<_> = groups
         .iter()
         .map(|group| {
-            [
-                "group",
-                "count",
-                "task_type",
-                "error_kind",
-                "last_failed_at",
-                "example",
-            ]
-            .map(|field| cell(&group[field]))
-            .to_vec()
+            let what = ["group", "count", "task_type", "error_kind"].map(|field| cell(&group[field]));
+            let last = [time(&group["last_failed_at"]), brief(&cell(&group["example"]))];
+            what.into_iter().chain(last).collect()
         })
         .collect();
     output::table(
@@ -92,20 +89,24 @@ async fn groups(args: DlqGroupsArgs, json: bool) -> anyhow::Result<()> {
 }
 
 async fn requeue(args: DlqRequeueArgs, json: bool) -> anyhow::Result<()> {
-    let mut body = Map::new();
+    let client = Client::connect(&args.server)?;
+    let mut body = Requeue::default();
     let filter = filter(&args.filter)?;
     match (args.ids.is_empty(), filter.is_empty(), args.all) {
-        (false, ..) => body.insert("ids".to_owned(), serde_json::to_value(&args.ids)?),
-        (true, false, false) => body.insert("filter".to_owned(), Value::Object(filter)),
-        (true, true, true) => body.insert("all".to_owned(), Value::Bool(true)),
-        (true, false, true) => bail!("--all and a filter exclude each other"),
-        (true, true, false) => bail!("say which: ids, a filter, or --all"),
+        (false, ..) => {
+            let mut ids = Vec::with_capacity(args.ids.len());
+            for id in &args.ids {
+                ids.push(client.task_id(id).await?);
+            }
+            body.ids = Some(ids);
+        }
+        (true, false, false) => body.filter = Some(filter),
+        (true, true, true) => body.all = Some(true),
+        (true, false, true) => return Err(Failure::usage("--all and a filter exclude each other")),
+        (true, true, false) => return Err(Failure::usage("say which: ids, a filter, or --all")),
     };
-    if let Some(input) = &args.input {
-        body.insert("input".to_owned(), read_input(input)?.to_value());
-    }
-    let body = Json::from(Value::Object(body));
-    let client = Client::connect(&args.server)?;
+    body.input = args.input.as_deref().map(read_input).transpose()?;
+    let body = Json::from_value(&body)?;
     let waiting = Waiting::begin("waiting for the server to requeue them");
     let requeued = client.request(Method::POST, "dlq/requeue", &[], Some(&body), PATIENCE);
     let answer = waiting.until(requeued).await?;
@@ -118,8 +119,8 @@ async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
     let mut which = filter.clone();
     match (filter.is_empty(), args.all) {
         (true, true) => which.push(("all", "true".to_owned())),
-        (false, true) => bail!("--all and a filter exclude each other"),
-        (true, false) => bail!("say which: a filter, or --all"),
+        (false, true) => return Err(Failure::usage("--all and a filter exclude each other")),
+        (true, false) => return Err(Failure::usage("say which: a filter, or --all")),
         (false, false) => {}
     }
     let client = Client::connect(&args.server)?;
@@ -151,7 +152,7 @@ async fn count(client: &Client, mut filter: Vec<(&'static str, String)>) -> anyh
     Ok(groups.filter_map(|group| group["count"].as_u64()).sum())
 }
 
-fn say(answer: &Value, what: &str, json: bool) -> anyhow::Result<()> {
+fn say(answer: &Answer, what: &str, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(answer);
     }
@@ -204,15 +205,4 @@ fn filter(filter: &DlqFilterArgs) -> anyhow::Result<Map<String, Value>> {
         }
     }
     Ok(object)
-}
-
-/// A value for people, on one line.
-fn cell(value: &Value) -> String {
-    let text = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let line: String = text.chars().take(100).collect();
-    line.replace(['\n', '\r', '\t'], " ")
 }

@@ -15,7 +15,7 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     let url = url(&args)?;
     let http = reqwest::Client::builder()
         .timeout(args.timeout)
-        // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect is no answer.
+        // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect is no answer; it is told.
         .no_proxy()
         .redirect(redirect::Policy::none())
         .tls_backend_preconfigured(authorities::client(&url)?)
@@ -26,6 +26,8 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("no answer from {url}"))?;
     let status = response.status();
+    let location = response.headers().get(reqwest::header::LOCATION);
+    let location = location.and_then(|to| to.to_str().ok()).map(str::to_owned);
     let text = response
         .text()
         .await
@@ -36,7 +38,12 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     if status.is_success() {
         return Ok(ExitCode::SUCCESS);
     }
-    output::error(&format!("{url} answered {status}"));
+    output::error(&match location {
+        Some(to) if status.is_redirection() => {
+            format!("{url} answered {status}, and leads to {to}: ask that")
+        }
+        _ => format!("{url} answered {status}"),
+    });
     Ok(ExitCode::FAILURE)
 }
 
@@ -44,7 +51,9 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
 /// goes first: a process that has one answers there without TLS, proxies or keys in between.
 fn url(args: &HealthArgs) -> anyhow::Result<Url> {
     if let Some(url) = &args.url {
-        return Ok(url.clone());
+        // A process, and not what it should be asked.
+        let is_bare = url.path() == "/" && url.query().is_none();
+        return Ok(if is_bare { url.join("readyz")? } else { url.clone() });
     }
     let address = within_reach(args.admin_listen.unwrap_or(args.listen));
     Ok(Url::parse(&format!("http://{address}/readyz"))?)
@@ -74,7 +83,7 @@ mod tests {
     /// What a process's variables say: the named URL, the admin address, the address of the API.
     fn asking(url: Option<&str>, admin_listen: Option<&str>, listen: &str) -> HealthArgs {
         HealthArgs {
-            url: url.map(|url| url.parse().unwrap()),
+            url: url.map(|url| crate::address::server_url(url).unwrap()),
             admin_listen: admin_listen.map(|address| address.parse().unwrap()),
             listen: listen.parse().unwrap(),
             timeout: Duration::from_secs(5),
@@ -104,6 +113,22 @@ mod tests {
             "0.0.0.0:8000",
         );
         assert_eq!(url(&named).unwrap().as_str(), "http://api:8000/healthz");
+    }
+
+    #[test]
+    fn a_process_that_is_named_is_asked_whether_it_is_ready() {
+        for (named, asked) in [
+            ("http://api:8000", "http://api:8000/readyz"),
+            ("http://api:8000/", "http://api:8000/readyz"),
+            ("localhost:8000", "http://localhost:8000/readyz"),
+            ("https://api", "https://api/readyz"),
+            ("api:8000/healthz", "http://api:8000/healthz"),
+        ] {
+            assert_eq!(
+                url(&asking(Some(named), None, "127.0.0.1:1")).unwrap().as_str(),
+                asked
+            );
+        }
     }
 
     /// A server that gives one answer.

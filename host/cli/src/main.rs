@@ -18,7 +18,9 @@
 //! | [`compile`] | the process that a host starts to compile one component |
 //! | [`demo`] | a load with progress bars and a summary |
 //! | [`bench`] | a fleet, measured beside the ceiling of bare SQL |
-//! | [`client`] | the HTTP client and its errors |
+//! | [`client`], [`answer`] | the HTTP client and its errors; what a server answers, number for number |
+//! | [`exit`] | exit codes, and errors for people and for programs |
+//! | [`address`] | addresses as people type them, and default ports that are taken |
 //! | [`waiting`] | what a person who waits is told |
 //! | [`confirm`] | commands that delete say how much, and ask |
 //! | [`output`] | tables for people, JSON for programs; the one place that prints |
@@ -27,7 +29,9 @@
 //! | [`descriptors`] | how many files and connections the process may have open |
 //! | [`allocator`] | what the process does with memory that is free |
 
+mod address;
 mod allocator;
+mod answer;
 mod args;
 mod authorities;
 mod bench;
@@ -39,6 +43,7 @@ mod demo;
 mod descriptors;
 mod dev;
 mod dlq;
+mod exit;
 mod external;
 mod fleet;
 mod health;
@@ -59,7 +64,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::{
     args::{Cli, Command},
@@ -67,7 +72,14 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            return exit::tell_usage(&error.render().to_string());
+        }
+        // Help, the version, or what is wrong, for people.
+        Err(error) => error.exit(),
+    };
     logging::init(
         &cli.logging,
         matches!(
@@ -92,6 +104,7 @@ fn main() -> ExitCode {
     ) {
         authorities::warn_of_proxies();
     }
+    let as_json = cli.json;
     match run(cli) {
         Ok(code) => code,
         Err(error) if error.is::<Interrupted>() => {
@@ -99,12 +112,18 @@ fn main() -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            // The chain of causes, each once: what was tried, and what stood in the way.
             tracing::debug!(?error, "failed");
-            output::error(&format!("{error:#}"));
-            ExitCode::FAILURE
+            exit::tell(&error, as_json)
         }
     }
+}
+
+/// The script that completes this program's commands in a shell.
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "taskforge", &mut script);
+    output::raw(&script);
+    ExitCode::SUCCESS
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -123,6 +142,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Plugin(args) => plugin::run(args, cli.json).await,
             Command::Demo(args) => demo::run(args, cli.json).await,
             Command::Bench(args) => bench::run(*args, cli.json).await,
+            Command::Completions { shell } => Ok(completions(shell)),
             Command::CompileComponent(args) => Ok(compile::run(&args)),
         }
     });

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{PluginCommand, PluginInspectArgs, PluginRunArgs, SandboxArgs},
-    authorities, mailers, output,
+    authorities, exit, mailers, output,
     plugin_folder::{self, Beside},
     task,
 };
@@ -63,7 +63,7 @@ async fn on_server(command: PluginCommand, json: bool) -> anyhow::Result<()> {
 
 async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let input = task::read_input(&args.input)?;
-    let Beside { settings, manifest } = settings(&args.file, &args.sandbox)?;
+    let (settings, manifest) = settings(&args.file, &args.sandbox)?;
     let temporary = outbox()?;
     let outbox = match args.outbox {
         Some(folder) => folder,
@@ -102,10 +102,9 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         print_text(plugin.info(), &invoked, loading);
     }
-    Ok(if matches!(invoked.outcome, Outcome::Completed(_)) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match invoked.outcome {
+        Outcome::Completed(_) => ExitCode::SUCCESS,
+        Outcome::Failed(_) => ExitCode::from(exit::TASK_FAILED),
     })
 }
 
@@ -178,11 +177,9 @@ fn manifest_of(
 }
 
 /// The settings file, with what the flags say over it.
-fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
-    let Beside {
-        mut settings,
-        manifest,
-    } = plugin_folder::settings_of(component, args.settings.as_deref())?;
+fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<(PluginSettings, Option<Manifest>)> {
+    let Beside { settings, manifest } = plugin_folder::settings_of(component, args.settings.as_deref())?;
+    let mut settings = settings.unwrap_or_default();
     let Limits {
         fuel,
         memory,
@@ -218,7 +215,7 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<Beside> {
             std::env::var(variable).with_context(|| format!("--secret {name}: the variable {variable}"))?;
         settings.config.insert(name.clone(), value);
     }
-    Ok(Beside { settings, manifest })
+    Ok((settings, manifest))
 }
 
 /// The same check that the server makes when a task is enqueued.
@@ -356,6 +353,7 @@ async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCod
     })?;
     // A component that is no plugin can still be looked at.
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, None)?;
+    let settings = settings.unwrap_or_default();
     let plugin = runtime.load_as(bytes, settings, manifest.as_ref()).await;
     if json {
         let plugin = match &plugin {

@@ -7,6 +7,20 @@ use taskforge_domain::{Manifest, PluginSettings};
 
 use crate::args::PluginFolderArgs;
 
+/// The folder that the arguments name or that is in one of the usual places, and else an empty one in
+/// the current folder, which is made: there may be plugins in it later.
+pub(crate) fn locate_or_make(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
+    match locate(args) {
+        Err(_) if args.plugins.is_none() => {
+            let folder = PathBuf::from("plugins");
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the plugins folder {}", folder.display()))?;
+            Ok(folder)
+        }
+        found => found,
+    }
+}
+
 /// The folder that the arguments name, or the first of the usual places that exists.
 pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
     if let Some(folder) = &args.plugins {
@@ -29,11 +43,12 @@ pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
 /// What a settings file says: of a version, and of a component that does not describe itself (its table `[manifest]`).
 #[derive(Default)]
 pub(crate) struct Beside {
-    pub(crate) settings: PluginSettings,
+    /// `None`: there is no file, or nothing but a manifest in it.
+    pub(crate) settings: Option<PluginSettings>,
     pub(crate) manifest: Option<Manifest>,
 }
 
-/// The settings file that is named, or the `.toml` file beside a component, or the defaults if there is none.
+/// The settings file that is named, or the `.toml` file beside a component, if there is one.
 pub(crate) fn settings_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Beside> {
     let beside = component.with_extension("toml");
     match named {
@@ -52,9 +67,14 @@ pub(crate) fn read_settings(file: &Path) -> anyhow::Result<Beside> {
         let manifest = serde_json::to_value(manifest)?;
         serde_json::from_value(manifest)
     });
+    let manifest: Option<Manifest> = manifest.transpose().with_context(wrong)?;
+    let says_nothing = manifest.is_some() && table.is_empty();
     Ok(Beside {
-        settings: table.try_into().with_context(wrong)?,
-        manifest: manifest.transpose().with_context(wrong)?,
+        settings: match says_nothing {
+            true => None,
+            false => Some(table.try_into().with_context(wrong)?),
+        },
+        manifest,
     })
 }
 

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use taskforge_api::{
-    ApiConfig, ApiKey, BindError, Catalog, ExternalType, Metrics, Services,
+    ApiConfig, ApiKey, Catalog, ExternalType, Metrics, Services,
     admin::{self, AdminServices},
 };
 use taskforge_runtime::OutboxMailer;
@@ -36,21 +36,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .context("--api-key, TASKFORGE_API_KEY")?;
     data_folder::prepare(&args.folders.data_dir)?;
     let config = args.connections.apply(ApiConfig {
-        listen: args.listen,
         key,
         shutdown_grace: args.shutdown_grace,
         ..ApiConfig::default()
     });
     // Before anything that takes time: an address that cannot be had is the commonest mistake.
-    let door = taskforge_api::bind(config).await.map_err(|error| match error {
-        BindError::NeedsKey(_) => {
-            anyhow::Error::from(error).context("no key was given (--api-key, TASKFORGE_API_KEY)")
-        }
-        BindError::Io(_) => anyhow::Error::from(error).context(format!(
-            "cannot listen on {} (--listen, TASKFORGE_LISTEN)",
-            args.listen
-        )),
-    })?;
+    let door = stack::bind(args.listen, config).await?;
+    let admin = match args.admin_listen {
+        Some(listen) => Some(stack::bind_admin(Some(listen)).await?),
+        None => None,
+    };
     let catalog = Arc::new(Catalog::new());
     catalog.set_external(externals(&args)?)?;
     let trust = Trust::read(&args.trust)?;
@@ -81,10 +76,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         ready: Arc::new(registered),
     };
     let mut lines = vec![("  API", format!("http://{}", door.local_addr()))];
-    if let Some(listen) = args.admin_listen {
-        let admin = admin::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (--admin-listen, TASKFORGE_ADMIN_LISTEN)"))?;
+    if let Some(admin) = admin {
         lines.push(("  admin", format!("http://{}", admin.local_addr()?)));
         let services = AdminServices {
             store: services.store.clone(),

@@ -1,15 +1,16 @@
 //! The wiring: store, broker, sandbox, workers, sweeper, door — all in this process.
 
 use std::{
+    io::{self, ErrorKind},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ipnet::IpNet;
-use taskforge_api::{ApiConfig, Catalog, Metrics};
+use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Server, admin};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
@@ -18,10 +19,11 @@ use taskforge_registry::{
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    authorities, external, output,
+    address, authorities, external, output,
     registry::{self, Access, Registered, Served, Trust},
 };
 
@@ -34,6 +36,8 @@ const RETENTION: Retention = Retention {
 /// What distinguishes one embedded system from another.
 pub(crate) struct StackConfig<'a> {
     pub(crate) data_dir: &'a Path,
+    /// Where to listen; `None`: at the default address, or the next port that is free.
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) api: ApiConfig,
     pub(crate) workers: u32,
     pub(crate) worker: WorkerConfig,
@@ -169,11 +173,47 @@ pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> any
     Ok(runtime)
 }
 
+/// Begins to listen for clients of the API.
+pub(crate) async fn bind(chosen: Option<SocketAddr>, config: ApiConfig) -> anyhow::Result<Server> {
+    let bind = async |listen| {
+        taskforge_api::bind(ApiConfig {
+            listen,
+            ..config.clone()
+        })
+        .await
+    };
+    let is_taken = |error: &BindError| match error {
+        BindError::Io(error) => error.kind() == ErrorKind::AddrInUse,
+        BindError::NeedsKey(_) => false,
+    };
+    let bound = address::bind(chosen, address::API, bind, is_taken).await;
+    bound.map_err(|(listen, error)| {
+        let what = match &error {
+            BindError::NeedsKey(_) => "no key was given (--api-key, TASKFORGE_API_KEY)".to_owned(),
+            BindError::Io(_) => format!("cannot listen on {listen} (--listen, TASKFORGE_LISTEN)"),
+        };
+        anyhow::Error::from(error).context(what)
+    })
+}
+
+/// Begins to listen for operators.
+pub(crate) async fn bind_admin(chosen: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
+    let is_taken = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
+    let bound = address::bind(chosen, address::ADMIN, admin::bind, is_taken).await;
+    bound.map_err(|(listen, error)| {
+        let what = format!("cannot listen on {listen} (--admin-listen, TASKFORGE_ADMIN_LISTEN)");
+        anyhow::Error::from(error).context(what)
+    })
+}
+
 impl Stack {
     /// Opens the store, returns what an earlier process left running to the queue, and starts everything.
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<Self> {
         // First: what is made before the recorder is never recorded.
         let metrics = Metrics::install()?;
+        // Before anything that takes time: an address that cannot be had is the commonest mistake.
+        let door = bind(config.listen, config.api).await?;
+        let address = door.local_addr();
         let catalog = Arc::new(Catalog::new());
         // Before anything that takes time: a mistake in a file is told at once.
         let declared = external::read(config.external, Some(config.folder))?;
@@ -196,12 +236,6 @@ impl Stack {
             .await
             .context(registry::UNREADABLE)?;
         let plugins = registry::names(&snapshots.borrow());
-        if plugins.is_empty() {
-            bail!(
-                "{} holds no plugin that can be loaded; build the built-in ones with `make plugins`",
-                config.folder.display()
-            );
-        }
         let Served { live, usage } = access
             .serve(live, snapshots.clone(), None, &last, &stop_last)
             .await;
@@ -215,11 +249,6 @@ impl Stack {
         let policy = live.overlay(store.policy().await?);
         broker.set_policy(&policy).await?;
         while !broker.set_running(&policy, &[]).await? {}
-        let listen = config.api.listen;
-        let door = taskforge_api::bind(config.api)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (--listen, TASKFORGE_LISTEN)"))?;
-        let address = door.local_addr();
         let stack = Self {
             store: store.clone(),
             broker: broker.clone(),

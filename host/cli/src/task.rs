@@ -13,23 +13,25 @@ use serde_json::Value;
 use taskforge_domain::{Json, TaskState, TaskType, Timestamp, one_line};
 
 use crate::{
+    answer::Answer,
     args::{FilterArgs, ListArgs, PruneArgs, SubmitArgs, TaskCommand, TaskIdArgs, WaitArgs},
     client::Client,
-    confirm, output, signals,
+    confirm, exit, output, signals,
     waiting::Waiting,
 };
 
 /// How long one request waits for the end of a task: as long as a person waits to see how it goes.
 const LOOK: Duration = Duration::from_secs(2);
 /// The most tasks that the server puts on a page.
-const PAGE: usize = 1_000;
+pub(crate) const PAGE: usize = 1_000;
 
 pub(crate) async fn run(command: TaskCommand, json: bool) -> anyhow::Result<ExitCode> {
     match command {
         TaskCommand::Submit(args) => submit(args, json).await,
         TaskCommand::Get(TaskIdArgs { id, server }) => {
-            let task = Client::connect(&server)?.get(&format!("tasks/{id}"), &[]).await?;
-            show(&task, json)
+            let client = Client::connect(&server)?;
+            let id = client.task_id(&id).await?;
+            show(&client.get(&format!("tasks/{id}"), &[]).await?, json)
         }
         TaskCommand::List(args) => list(args, json).await,
         TaskCommand::Wait(args) => wait(args, json).await,
@@ -81,12 +83,13 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn wait(args: WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.server)?;
-    let task = poll(&client, &args.id.to_string(), args.timeout).await?;
+    let id = client.task_id(&args.id).await?;
+    let task = poll(&client, &id, args.timeout).await?;
     show_ended(&task, json)
 }
 
 /// Waits until a task has ended or the time is over, and says meanwhile how it goes.
-async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::Result<Value> {
+async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::Result<Answer> {
     let waiting = Waiting::begin(&format!("waiting for task {id}"));
     signals::interruptible(ended(client, id, timeout, waiting), || {
         format!(
@@ -103,7 +106,7 @@ async fn ended(
     id: &str,
     timeout: Option<Duration>,
     mut waiting: Waiting,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<Answer> {
     let began = Instant::now();
     loop {
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
@@ -148,52 +151,63 @@ fn progress(task: &Value) -> Option<String> {
 
 async fn list(args: ListArgs, json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.server)?;
-    let mut tasks: Vec<Value> = Vec::new();
-    let mut cursor: Option<String> = None;
-    while tasks.len() < args.last {
-        let mut query = filter_query(&args.filter);
-        query.push(("limit", (args.last - tasks.len()).min(PAGE).to_string()));
-        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let mut page = client.get("tasks", &query).await?;
-        if let Some(Value::Array(found)) = page.get_mut("tasks") {
-            tasks.append(found);
-        }
-        match page.get("next_cursor").and_then(Value::as_str) {
-            Some(next) => cursor = Some(next.to_owned()),
-            None => break,
-        }
-    }
+    let tasks = last(&client, "tasks", &filter_query(&args.filter), args.last).await?;
     if json {
-        output::json(&tasks)?;
+        output::json(&TaskList { tasks })?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = tasks
         .iter()
         .map(|task| {
-            let outcome = if text(task, "status") == "completed" {
-                brief(&task["result"])
-            } else {
-                brief(&task["error"])
+            let outcome = match text(task, "status") {
+                "completed" => output::brief(task.member("result").text()),
+                _ => output::brief(text(task, "error")),
             };
-            let cells = [
-                text(task, "id"),
-                text(task, "task_type"),
-                text(task, "status"),
-                text(task, "created_at"),
-            ];
-            cells.into_iter().map(str::to_owned).chain([outcome]).collect()
+            let cells = ["id", "task_type", "status"].map(|field| text(task, field).to_owned());
+            let last = [output::time(&task["created_at"]), outcome];
+            cells.into_iter().chain(last).collect()
         })
         .collect();
     output::table(&["ID", "TYPE", "STATUS", "CREATED", "OUTCOME"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Tasks as `--json` lists them.
+#[derive(Serialize)]
+pub(crate) struct TaskList {
+    pub(crate) tasks: Vec<Answer>,
+}
+
+/// The newest tasks of a list of the server's, which comes in pages.
+pub(crate) async fn last(
+    client: &Client,
+    path: &str,
+    filter: &[(&'static str, String)],
+    count: usize,
+) -> anyhow::Result<Vec<Answer>> {
+    let mut tasks = Vec::new();
+    let mut cursor: Option<String> = None;
+    while tasks.len() < count {
+        let mut query = filter.to_vec();
+        query.push(("limit", (count - tasks.len()).min(PAGE).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let page = client.get(path, &query).await?;
+        tasks.append(&mut page.list("tasks"));
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(tasks)
+}
+
 async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let log = Client::connect(&args.server)?
-        .get(&format!("tasks/{}/logs", args.id), &[])
-        .await?;
+    let client = Client::connect(&args.server)?;
+    let id = client.task_id(&args.id).await?;
+    let log = client.get(&format!("tasks/{id}/logs"), &[]).await?;
     if json {
-        output::json(&log)?;
+        // As every list: under its name.
+        output::json(&serde_json::json!({ "logs": *log }))?;
         return Ok(ExitCode::SUCCESS);
     }
     for entry in log.as_array().into_iter().flatten() {
@@ -212,9 +226,9 @@ async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn steer(args: TaskIdArgs, action: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let task = Client::connect(&args.server)?
-        .post(&format!("tasks/{}/{action}", args.id), None)
-        .await?;
+    let client = Client::connect(&args.server)?;
+    let id = client.task_id(&args.id).await?;
+    let task = client.post(&format!("tasks/{id}/{action}"), None).await?;
     show(&task, json)
 }
 
@@ -297,7 +311,7 @@ pub(crate) fn read_input(argument: &str) -> anyhow::Result<Json> {
     Json::parse(text).context("the input is not JSON")
 }
 
-fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
+fn show(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         output::json(task)?;
         return Ok(ExitCode::SUCCESS);
@@ -313,7 +327,7 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
         ("status", text(task, "status").to_owned()),
         ("priority", task["priority"].to_string()),
         ("attempt", attempts),
-        ("input", task["input"].to_string()),
+        ("input", task.member("input").text().to_owned()),
     ];
     for name in [
         "created_at",
@@ -329,19 +343,19 @@ fn show(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
     }
     pairs.extend(progress(task).map(|progress| ("progress", progress)));
     if text(task, "status") == "completed" {
-        pairs.push(("result", task["result"].to_string()));
+        pairs.push(("result", task.member("result").text().to_owned()));
     }
     output::pairs(&pairs);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Shows a task that was waited for. Success is completion, for use in scripts.
-fn show_ended(task: &Value, json: bool) -> anyhow::Result<ExitCode> {
+fn show_ended(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
     show(task, json)?;
-    Ok(if text(task, "status") == "completed" {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match text(task, "status") {
+        "completed" => ExitCode::SUCCESS,
+        "failed" | "cancelled" => ExitCode::from(exit::TASK_FAILED),
+        _ => ExitCode::from(exit::NOT_ENDED),
     })
 }
 
@@ -353,35 +367,9 @@ fn text<'a>(object: &'a Value, name: &str) -> &'a str {
     object[name].as_str().unwrap_or_default()
 }
 
-/// A value on one line of a table.
-fn brief(value: &Value) -> String {
-    let text = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(61)
-        .collect();
-    if line.chars().count() > 60 {
-        line = line.chars().take(59).chain(['…']).collect();
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_result_is_cut_to_a_table_cell() {
-        let cell = brief(&serde_json::json!("x\n".repeat(100)));
-        assert_eq!(cell.chars().count(), 60);
-        assert!(cell.ends_with('…') && !cell.contains('\n'));
-        assert_eq!(brief(&Value::Null), "");
-    }
 
     #[test]
     fn input_that_is_not_json_is_named() {

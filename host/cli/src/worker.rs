@@ -3,10 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use taskforge_api::{
-    Metrics, Readiness as _,
-    admin::{self, AdminServices},
-};
+use taskforge_api::{Metrics, Readiness as _, admin::AdminServices};
 use taskforge_domain::TaskType;
 use taskforge_registry::{Live, Trials};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -29,12 +26,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     // First: what is made before the recorder is never recorded.
     let metrics = Metrics::install()?;
-    let admin = admin::bind(args.admin_listen).await.with_context(|| {
-        format!(
-            "cannot listen on {} (--admin-listen, TASKFORGE_ADMIN_LISTEN)",
-            args.admin_listen
-        )
-    })?;
+    let admin = stack::bind_admin(args.admin_listen).await?;
     data_folder::prepare(&args.folders.data_dir)?;
     descriptors::raise();
     let mailer = mailers::build(&args.mail, args.folders.data_dir.join("outbox"))?;

@@ -5,14 +5,17 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use taskforge_domain::{FailureKind, Fingerprint, TaskState, TaskType, TenantId, Timestamp};
 
+use crate::address;
+
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server's address
+    /// The server's address; http:// may be left out
     #[arg(
         long,
         env = "TASKFORGE_SERVER",
         default_value = "http://127.0.0.1:8000",
-        value_name = "URL"
+        value_name = "URL",
+        value_parser = address::server_url
     )]
     pub(crate) server: reqwest::Url,
 
@@ -49,7 +52,7 @@ pub(crate) enum TaskCommand {
     Get(TaskIdArgs),
     /// List tasks, newest first
     List(ListArgs),
-    /// Wait until a task has ended and show it; exits with 1 unless it completed
+    /// Wait until a task has ended and show it; exits with 3 unless it completed
     Wait(WaitArgs),
     /// Show what happened to a task
     Logs(TaskIdArgs),
@@ -80,7 +83,7 @@ pub(crate) struct SubmitArgs {
     /// Run it at this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(crate) run_at: Option<Timestamp>,
-    /// Wait until it has ended; exits with 1 unless it completed
+    /// Wait until it has ended; exits with 3 unless it completed
     #[arg(long, short)]
     pub(crate) wait: bool,
     #[command(flatten)]
@@ -89,17 +92,19 @@ pub(crate) struct SubmitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TaskIdArgs {
-    /// The task's id
-    pub(crate) id: uuid::Uuid,
+    /// The task's id, or so much of its beginning that no other task has it
+    #[arg(value_parser = id)]
+    pub(crate) id: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// The task's id
-    pub(crate) id: uuid::Uuid,
-    /// Give up after this long
+    /// The task's id, or so much of its beginning that no other task has it
+    #[arg(value_parser = id)]
+    pub(crate) id: String,
+    /// Give up after this long; exits with 7 then
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
@@ -196,9 +201,9 @@ pub(crate) struct DlqGroupsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DlqRequeueArgs {
-    /// These tasks
-    #[arg(value_name = "ID", conflicts_with_all = ["task_type", "error_kind", "group", "failed_from", "failed_before", "all"])]
-    pub(crate) ids: Vec<uuid::Uuid>,
+    /// These tasks, by their ids or what is enough of them
+    #[arg(value_name = "ID", value_parser = id, conflicts_with_all = ["task_type", "error_kind", "group", "failed_from", "failed_before", "all"])]
+    pub(crate) ids: Vec<String>,
     /// All dead letters, when no filter is given
     #[arg(long)]
     pub(crate) all: bool,
@@ -226,7 +231,7 @@ pub(crate) struct DlqDeleteArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// Show what is paused, capped and weighted
+    /// Show how many tasks wait, run and have failed, what is paused, capped and weighted
     List(QueueListArgs),
     /// Let tasks of a type wait; those that run go on
     Pause(QueueTypeArgs),
@@ -275,6 +280,17 @@ pub(crate) struct QueueTenantArgs {
     pub(crate) max_running: Option<Cap>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+}
+
+/// A task's id, or its beginning.
+fn id(text: &str) -> Result<String, String> {
+    let digits = text.bytes().filter(|byte| *byte != b'-');
+    let is_id =
+        text.len() <= 36 && digits.clone().count() > 0 && digits.clone().all(|byte| byte.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("is no id: hexadecimal digits, with or without dashes".to_owned()),
+    }
 }
 
 /// A cap, or none.

@@ -11,6 +11,7 @@ use super::{
     CeilingArgs, ConfirmArgs, ConnectionArgs, ExternalArgs, MailArgs, PluginFolderArgs, TrustArgs,
     VersionRetentionArgs,
 };
+use crate::address;
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
@@ -21,6 +22,7 @@ pub(crate) struct DatabaseArgs {
         env = "DATABASE_URL",
         value_name = "URL",
         hide_env_values = true,
+        value_parser = address::database_url,
         help_heading = "Stores"
     )]
     pub(crate) database_url: String,
@@ -74,6 +76,7 @@ pub(crate) struct BrokerArgs {
         env = "REDIS_URL",
         value_name = "URL",
         hide_env_values = true,
+        value_parser = address::redis_url,
         help_heading = "Stores"
     )]
     pub(crate) redis_url: Option<String>,
@@ -115,16 +118,16 @@ impl FolderArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address to serve the API on; one that others can reach needs a key
-    #[arg(long, env = "TASKFORGE_LISTEN", default_value = "127.0.0.1:8000")]
-    pub(crate) listen: SocketAddr,
+    /// Address to serve the API on; one that others can reach needs a key [default: 127.0.0.1:8000, or the next port that is free]
+    #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
+    pub(crate) listen: Option<SocketAddr>,
 
     /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least 16 characters
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
     /// A second address with /healthz, /readyz and /metrics only, which ask for no key
-    #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) admin_listen: Option<SocketAddr>,
 
     #[command(flatten)]
@@ -181,14 +184,9 @@ pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) versions: VersionRetentionArgs,
 
-    /// Address of /healthz, /readyz and /metrics
-    #[arg(
-        long,
-        env = "TASKFORGE_ADMIN_LISTEN",
-        default_value = "127.0.0.1:9464",
-        value_name = "ADDRESS"
-    )]
-    pub(crate) admin_listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:9464, or the next port that is free]
+    #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
+    pub(crate) admin_listen: Option<SocketAddr>,
 
     #[command(flatten)]
     pub(crate) plugins: PluginFolderArgs,
@@ -214,12 +212,13 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// What to ask, such as http://127.0.0.1:8000/healthz [default: /readyz at the address that TASKFORGE_ADMIN_LISTEN or else
-    /// TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed]
+    /// What to ask: a process, such as localhost:8000, for its /readyz, or a whole URL such as http://127.0.0.1:8000/healthz [default: the
+    /// address that TASKFORGE_ADMIN_LISTEN or else TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed]
+    #[arg(value_parser = address::server_url)]
     pub(crate) url: Option<reqwest::Url>,
 
     /// Where the process answers /readyz beside its work
-    #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) admin_listen: Option<SocketAddr>,
 
     /// Where the process serves the API, and /readyz with it
@@ -227,7 +226,8 @@ pub(crate) struct HealthArgs {
         long,
         env = "TASKFORGE_LISTEN",
         default_value = "127.0.0.1:8000",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        value_parser = address::listen
     )]
     pub(crate) listen: SocketAddr,
 

@@ -6,7 +6,7 @@ use clap::Args;
 use taskforge_domain::TaskType;
 
 use super::PluginFolderArgs;
-use crate::stack;
+use crate::{address, stack};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -43,10 +43,10 @@ impl DemoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// A PostgreSQL server on which a database may be made, and is dropped at the end; the fleet's own is not touched
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = address::database_url)]
     pub(crate) database_url: String,
     /// A Redis server; keys are made under a prefix of the benchmark's own, and deleted at the end. Without one, workers claim from PostgreSQL
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = address::redis_url)]
     pub(crate) redis_url: Option<String>,
     /// Tasks to enqueue and drain
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]

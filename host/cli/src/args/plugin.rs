@@ -7,12 +7,12 @@ use taskforge_domain::{HostPattern, TaskType};
 
 use super::{
     ActivateArgs, AdviseArgs, AttachArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs, PluginServerArgs,
-    PrunePluginArgs, PushArgs, RetireArgs, SecretCommand, SettingsArgs, SignArgs,
+    PrunePluginArgs, PushArgs, RetireArgs, SecretCommand, SettingsArgs, ShowArgs, SignArgs,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
-    /// Run a component once and show its output, logs and what it used of its limits; exits with 1 if it failed
+    /// Run a component once and show its output, logs and what it used of its limits; exits with 3 if it failed
     Run(Box<PluginRunArgs>),
     /// Show what a component imports, exports and says about itself
     Inspect(PluginInspectArgs),
@@ -20,8 +20,8 @@ pub(crate) enum PluginCommand {
     Push(Box<PushArgs>),
     /// List the plugins of a server
     List(PluginServerArgs),
-    /// Show a plugin and which of its versions run
-    Show(PluginNameArgs),
+    /// Show a plugin and which of its versions run, or one of its versions
+    Show(ShowArgs),
     /// List the versions of a plugin, newest first
     Versions(PluginNameArgs),
     /// Let a version run all tasks

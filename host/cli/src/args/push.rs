@@ -24,10 +24,22 @@ pub(crate) struct PluginNameArgs {
 #[derive(Debug, Args)]
 // Its own `version` takes the place of the binary's.
 #[command(disable_version_flag = true)]
+pub(crate) struct ShowArgs {
+    /// The plugin
+    pub(crate) name: TaskType,
+    /// Which version [default: the one that runs]
+    pub(crate) version: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+// Its own `version` takes the place of the binary's.
+#[command(disable_version_flag = true)]
 pub(crate) struct PushArgs {
     /// The component
     pub(crate) file: PathBuf,
-    /// Limits, grants and configuration [default: the file beside the component, with the ending .toml]
+    /// Limits, grants and configuration [default: the file beside the component, with the ending .toml; without one, those of the version that runs]
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
     /// The tenant whose plugin it is, who alone may use it [default: shared by all]
@@ -54,7 +66,7 @@ pub(crate) struct PushArgs {
     /// Store it, and do not let it run yet
     #[arg(long)]
     pub(crate) stage: bool,
-    /// Let it run even if it refuses inputs that the running version takes
+    /// Let it run even if it refuses inputs that the running version takes, or lacks a grant that this one has
     #[arg(long, conflicts_with = "stage")]
     pub(crate) force: bool,
     /// Let it run even if it is older than a version that was live, where signatures are required
@@ -72,7 +84,7 @@ pub(crate) struct ActivateArgs {
     pub(crate) name: TaskType,
     /// Which version
     pub(crate) version: String,
-    /// Also if it refuses inputs that the running version takes
+    /// Also if it refuses inputs that the running version takes, or lacks a grant that this one has
     #[arg(long)]
     pub(crate) force: bool,
     /// Also if it is older than a version that was live, where signatures are required
@@ -102,7 +114,7 @@ pub(crate) struct CanaryArgs {
     /// How many times the stable version's 90th percentile of time its own may be [default: 2]
     #[arg(long, value_name = "FACTOR")]
     pub(crate) latency_factor: Option<f64>,
-    /// Also if it refuses inputs that the running version takes
+    /// Also if it refuses inputs that the running version takes, or lacks a grant that this one has
     #[arg(long)]
     pub(crate) force: bool,
     /// Also if it is older than a version that was live, where signatures are required
@@ -140,7 +152,7 @@ pub(crate) struct SettingsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
-    /// Set a secret; its value comes from standard input or a variable, never from the command line
+    /// Set a secret; its value is typed unseen, or comes from standard input or a variable, never from the command line
     Set(SecretSetArgs),
     /// List the secrets of a plugin, without what they say
     List(PluginNameArgs),

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde::Serialize;
 use serde_json::{Value, json};
 use taskforge_domain::{Json, Manifest};
 use taskforge_registry::signature;
 
 use super::{read, rollout};
 use crate::{
+    answer::Answer,
     args::{PushArgs, SettingsArgs},
     client::{Client, escaped},
     output,
@@ -23,7 +25,10 @@ const LARGEST: usize = 128 << 20;
 /// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is to wait.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
-    let mut query = vec![("settings", serde_json::to_string(&settings)?)];
+    let mut query = Vec::new();
+    if let Some(settings) = &settings {
+        query.push(("settings", serde_json::to_string(settings)?));
+    }
     if let Some(manifest) = named(&args)?.or(manifest) {
         query.push(("manifest", serde_json::to_string(&manifest)?));
     }
@@ -55,6 +60,9 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     drop(waiting);
     if !as_json {
         show_review(&version);
+        if let Some(note) = version["settings_note"].as_str() {
+            output::line(note);
+        }
     }
     let (name, number) = (text(&version, "name"), text(&version, "version"));
     if args.stage {
@@ -62,7 +70,8 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
             return output::json(&version);
         }
         output::line(&format!(
-            "{name} {number} is stored and does not run yet: `taskforge plugin activate {name} {number}`"
+            "{name} {number} is stored and does not run yet: `taskforge plugin activate {name} {number}` lets it run, \
+             `taskforge plugin show {name} {number}` shows it"
         ));
         return Ok(());
     }
@@ -73,11 +82,31 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let rollout = client.post(&path, Some(&body)).await;
     let rollout = rollout.with_context(|| format!("{name} {number} is stored and does not run"))?;
     if as_json {
-        return output::json(&json!({ "version": version, "rollout": rollout }));
+        return output::json(&Pushed { version, rollout });
     }
-    output::line(&format!("{name} {number} runs"));
+    output::line(&runs(&version, &rollout));
     rollout::say_when();
     Ok(())
+}
+
+/// A push as `--json` shows it.
+#[derive(Serialize)]
+struct Pushed {
+    version: Answer,
+    rollout: Answer,
+}
+
+/// What became of a version that was activated: a plugin of a tenant is not everybody's to use.
+fn runs(version: &Value, rollout: &Value) -> String {
+    let (name, number) = (text(version, "name"), text(version, "version"));
+    match version["owner"].as_str() {
+        Some(owner) if rollout["accepts_tasks"] == false => format!(
+            "{name} {number} is active for the tenant {owner} alone: with this key nobody can enqueue its tasks, \
+             because the server takes them for another tenant"
+        ),
+        Some(owner) => format!("{name} {number} runs, for the tenant {owner} alone"),
+        None => format!("{name} {number} runs"),
+    }
 }
 
 /// What the flags say of a component that does not say it itself.
@@ -151,7 +180,9 @@ pub(super) fn show_review(version: &Value) {
 
 /// Sets what a version may use and reach.
 pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Result<()> {
-    let settings = plugin_folder::read_settings(&args.file)?.settings;
+    let settings = plugin_folder::read_settings(&args.file)?
+        .settings
+        .unwrap_or_default();
     let client = Client::connect(&args.server)?;
     let path = format!(
         "plugins/{}/versions/{}/settings",

@@ -3,11 +3,12 @@
 use serde_json::{Map, Value, json};
 use taskforge_domain::Json;
 
-use super::show::cell;
 use crate::{
+    answer::Answer,
     args::{ActivateArgs, CanaryArgs, PluginNameArgs, PrunePluginArgs, RetireArgs},
     client::Client,
-    confirm, output,
+    confirm,
+    output::{self, cell},
 };
 
 pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Result<()> {
@@ -89,7 +90,7 @@ pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Resul
         client.post(&path, Some(&body)).await
     };
     let mut pruned = match args.confirm.yes {
-        true => Value::Null,
+        true => Answer::from(Json::from(Value::Null)),
         false => ask(true).await?,
     };
     let would = pruned["versions"].as_array().map_or(0, Vec::len);
@@ -122,7 +123,7 @@ pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Resul
     Ok(())
 }
 
-fn show(rollout: &Value, as_json: bool) -> anyhow::Result<()> {
+fn show(rollout: &Answer, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return output::json(rollout);
     }
@@ -142,7 +143,9 @@ pub(super) fn pairs(rollout: &Value) -> Vec<(&'static str, String)> {
     };
     let tasks = match (&rollout["retired"], &rollout["paused"]) {
         (Value::Bool(true), _) => "refused: the plugin is retired",
-        (_, Value::Bool(true)) => "wait: the plugin is paused",
+        (_, Value::Bool(true)) => "wait: the plugin or its queue is paused",
+        _ if rollout["active"].is_null() => "refused: no version is active yet",
+        _ if rollout["accepts_tasks"] == false => "of its tenant run; with this key none can be enqueued",
         _ => "run",
     };
     vec![

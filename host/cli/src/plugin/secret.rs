@@ -6,18 +6,26 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use taskforge_domain::Json;
 
-use super::show::cell;
 use crate::{
     args::{SecretCommand, SecretSetArgs},
     client::{Client, escaped},
-    confirm, output,
+    confirm,
+    exit::Failure,
+    output::{self, cell},
 };
 
 pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result<()> {
     let list = match command {
         SecretCommand::Set(args) => {
             let client = Client::connect(&args.server)?;
-            let body = Json::from(json!({ "value": value(&args)? }));
+            let value = value(&args)?;
+            if value.is_empty() {
+                return Err(Failure::usage(format!(
+                    "the value of {} is empty: nothing was set",
+                    args.key
+                )));
+            }
+            let body = Json::from(json!({ "value": value }));
             client.put(&path(&args.name, &args.key), &body).await?
         }
         SecretCommand::List(args) => {
@@ -63,7 +71,11 @@ fn value(args: &SecretSetArgs) -> anyhow::Result<String> {
         return std::env::var(variable).with_context(|| format!("--from-env {variable}"));
     }
     if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        output::aside("The value, ended with Ctrl-D:");
+        output::aside(
+            "The value, which is not shown, ended with Enter (several lines come from a file: < FILE):",
+        );
+        let typed = console::Term::stderr().read_secure_line();
+        return typed.context("the value cannot be read");
     }
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);

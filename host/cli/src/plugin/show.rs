@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{push, rollout};
 use crate::{
-    args::{AdviseArgs, PluginNameArgs, PluginServerArgs},
-    client::Client,
-    output,
+    args::{AdviseArgs, PluginNameArgs, PluginServerArgs, ShowArgs},
+    client::{Client, escaped},
+    output::{self, cell, time},
 };
 
 /// How long an attempt may take to be counted.
@@ -25,6 +25,7 @@ pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Resul
             (_, Value::Bool(true), _) => "retired",
             (_, _, Value::Bool(true)) => "paused",
             _ if plugin["version"].is_null() => "not active yet",
+            _ if plugin["accepts_tasks"] == false => "its tenant's alone",
             _ => "runs",
         };
         let fields = ["name", "version", "canary", "owner"].map(|field| cell(&plugin[field]));
@@ -37,42 +38,82 @@ pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Resul
     Ok(())
 }
 
-pub(super) async fn plugin(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
+/// Shows a plugin with the version that runs (or, before one does, the newest), or one of its versions.
+pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
+    let versions = format!("plugins/{}/versions", args.name);
+    if let Some(number) = &args.version {
+        let version = client
+            .get(&format!("{versions}/{}", escaped(number)), &[])
+            .await?;
+        if as_json {
+            return output::json(&version);
+        }
+        output::pairs(&[
+            ("plugin", cell(&version["name"])),
+            ("version", cell(&version["version"])),
+            ("state", state_of(&version)),
+            ("pushed", cell(&version["pushed_at"])),
+            ("by", cell(&version["pushed_by"])),
+        ]);
+        show_version(&version);
+        return Ok(());
+    }
     let plugin = client.get(&format!("plugins/{}", args.name), &[]).await?;
     if as_json {
         return output::json(&plugin);
     }
-    if plugin["rollout"].is_object() {
-        output::pairs(&rollout::pairs(&plugin["rollout"]));
-    }
-    let mut pairs = vec![
-        ("owner", cell(&plugin["owner"])),
-        ("summary", cell(&plugin["summary"])),
-    ];
-    for field in ["digest", "shape"] {
-        pairs.push((field, cell(&plugin[field])));
-    }
-    let settings = ["limits", "grants", "config", "input_schema"].iter();
-    pairs.extend(settings.map(|field| (*field, indented(&plugin[*field]))));
-    pairs.retain(|(_, value)| value != "-");
-    output::line("");
-    output::pairs(&pairs);
-    let Some(version) = plugin["version"].as_str() else {
+    if !plugin["rollout"].is_object() {
+        // An external type has no versions.
+        output::pairs(&described(&plugin));
         return Ok(());
-    };
-    let path = format!(
-        "plugins/{}/versions/{}",
-        args.name,
-        crate::client::escaped(version)
-    );
-    if plugin["rollout"].is_object() {
-        output::line("");
-        let version = client.get(&path, &[]).await?;
-        show_signature(&version["signature"]);
-        push::show_review(&version);
+    }
+    let mut pairs = rollout::pairs(&plugin["rollout"]);
+    let list = client.get(&versions, &[]).await?;
+    let all: Vec<_> = items(&list, "versions").collect();
+    let active = all.iter().position(|version| version["runs_as"] == "stable");
+    // Newest first: what stands before the active one was pushed after it.
+    let newer = all.iter().take(active.unwrap_or(all.len()));
+    let waiting: Vec<_> = newer
+        .filter(|version| version["runs_as"].is_null() && version["state"] == "available")
+        .map(|version| cell(&version["version"]))
+        .collect();
+    if !waiting.is_empty() {
+        pairs.push(("not active", waiting.join(", ")));
+    }
+    output::pairs(&pairs);
+    if let Some(version) = active.map_or_else(|| all.first(), |at| all.get(at)) {
+        if active.is_none() {
+            output::line(&format!("\nThe newest version, {}:", cell(&version["version"])));
+        }
+        show_version(version);
     }
     Ok(())
+}
+
+/// What a version is, what it may reach, and who signed it.
+fn show_version(version: &Value) {
+    output::line("");
+    output::pairs(&described(version));
+    output::line("");
+    show_signature(&version["signature"]);
+    push::show_review(version);
+}
+
+fn described(of: &Value) -> Vec<(&'static str, String)> {
+    let words = ["owner", "summary", "digest", "shape"].map(|field| (field, cell(&of[field])));
+    let trees = ["limits", "grants", "config", "input_schema"].map(|field| (field, indented(&of[field])));
+    let mut pairs: Vec<_> = words.into_iter().chain(trees).collect();
+    pairs.retain(|(_, value)| value != "-");
+    pairs
+}
+
+/// What a version does: `stable`, `canary`, or why it does not run.
+fn state_of(version: &Value) -> String {
+    match version["runs_as"].as_str() {
+        Some(role) => role.to_owned(),
+        None => cell(&version["state"]).replace('_', " "),
+    }
 }
 
 pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
@@ -84,20 +125,16 @@ pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Res
         return output::json(&list);
     }
     let rows = items(&list, "versions").map(|version| {
-        let state = match version["runs_as"].as_str() {
-            Some(role) => role.to_owned(),
-            None => cell(&version["state"]).replace('_', " "),
-        };
         let size = output::bytes(version["size"].as_u64().unwrap_or_default());
         let digest = version["digest"].as_str().unwrap_or_default();
         vec![
             cell(&version["version"]),
-            state,
+            state_of(version),
             cell(&version["shape"]),
             size,
             digest.chars().take(12).collect(),
             if version["signed"] == true { "yes" } else { "-" }.to_owned(),
-            cell(&version["pushed_at"]),
+            time(&version["pushed_at"]),
             cell(&version["pushed_by"]),
         ]
     });
@@ -117,7 +154,7 @@ pub(super) async fn events(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
     let rows = items(&list, "events").map(|event| {
         let what = cell(&event["kind"]).replace('_', " ");
         let fields = ["version", "by", "detail"].map(|field| cell(&event[field]));
-        [cell(&event["at"]), what].into_iter().chain(fields).collect()
+        [time(&event["at"]), what].into_iter().chain(fields).collect()
     });
     output::table(
         &["WHEN", "WHAT", "VERSION", "BY", "DETAIL"],
@@ -200,15 +237,6 @@ fn show_signature(signature: &Value) {
 
 fn items<'a>(list: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     list[field].as_array().into_iter().flatten()
-}
-
-/// A value in a table.
-pub(super) fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn indented(value: &Value) -> String {

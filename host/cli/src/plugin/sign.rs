@@ -53,6 +53,7 @@ pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
         max_instances: 1,
         ..RuntimeConfig::new(mailer)
     })?;
+    let settings = settings.unwrap_or_default();
     let plugin = load(&runtime, &args.file, settings, named.or(manifest).as_ref()).await?;
     let statement = Statement::of(plugin.info(), args.tenant.clone());
     let signed = signature::sign(&private, &statement).with_context(|| format!("cannot use {key}"))?;

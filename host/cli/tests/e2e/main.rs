@@ -15,4 +15,5 @@ mod external;
 mod first_task;
 mod registry;
 mod server;
+mod shell;
 mod waiting;

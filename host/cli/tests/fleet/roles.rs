@@ -138,7 +138,7 @@ async fn the_api_asks_for_its_key_and_does_not_listen_to_the_world_without_one()
     assert_eq!(response.status(), 200);
     assert_eq!(http.get(bed.url("/healthz")).send().await.unwrap().status(), 200);
     let listed = run(&bed, &["task", "list"]);
-    assert_eq!(listed, json!([]));
+    assert_eq!(listed, json!({ "tasks": [] }));
 
     let open = bed
         .command("serve")
@@ -190,7 +190,7 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
             assert_eq!(bed.ended(&id).await["status"], "failed");
         }
     }
-    let groups = run(&bed, &["dlq", "groups"]);
+    let groups = run(&bed, &["dlq", "groups"])["groups"].clone();
     let counts: Vec<_> = groups
         .as_array()
         .unwrap()
@@ -203,7 +203,7 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
         "{groups}"
     );
     assert_eq!(
-        run(&bed, &["dlq", "list", "--type", "hostile"])
+        run(&bed, &["dlq", "list", "--type", "hostile"])["tasks"]
             .as_array()
             .unwrap()
             .len(),
@@ -231,7 +231,7 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
         run(&bed, &["dlq", "delete", "--error-kind", "permanent", "--yes"])["deleted"],
         3
     );
-    assert_eq!(run(&bed, &["dlq", "list"]), json!([]));
+    assert_eq!(run(&bed, &["dlq", "list"]), json!({ "tasks": [] }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,5 +292,70 @@ async fn old_tasks_are_forgotten_on_demand() {
                 "select inhrelid::regclass from pg_inherits where inhparent = 'tasks'::regclass"
             )
             .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_processes_as_you_like_share_a_host() {
+    let bed = Bed::without_redis();
+    // Somebody has the default port already, whether this or another program of the machine.
+    let _held = std::net::TcpListener::bind("127.0.0.1:9464");
+    let worker = |arguments: &[&str]| {
+        let mut command = bed.command("worker");
+        command.env_remove("TASKFORGE_ADMIN_LISTEN").args(arguments);
+        command
+    };
+    let (one, two) = (Node::start(&mut worker(&[])), Node::start(&mut worker(&[])));
+    assert!(
+        one.url != two.url && !one.url.ends_with(":9464"),
+        "{} {}",
+        one.url,
+        two.url
+    );
+    for node in [&one, &two] {
+        assert_eq!(node.readyz().await.unwrap().0, 200, "{}", node.url);
+    }
+    let taken = one.url.strip_prefix("http://").unwrap();
+    let chosen = worker(&["--admin-listen", taken]).output().unwrap();
+    assert_eq!(chosen.status.code(), Some(1));
+    assert!(said(&chosen).contains(taken), "{}", said(&chosen));
+    let _api = std::net::TcpListener::bind("127.0.0.1:8000");
+    let serve = || Node::start(bed.command("serve").env_remove("TASKFORGE_LISTEN"));
+    let (one, two) = (serve(), serve());
+    assert!(
+        one.url != two.url && !one.url.ends_with(":8000"),
+        "{} {}",
+        one.url,
+        two.url
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_user_or_database_is_told_at_once() {
+    let bed = Bed::without_redis();
+    let url = reqwest::Url::parse(&bed.database_url).unwrap();
+    let (mut user, mut database) = (url.clone(), url);
+    user.set_username("nobody_of_this_name").unwrap();
+    database.set_path("/nowhere_of_this_name");
+    let began = std::time::Instant::now();
+    for (url, told) in [
+        (user, "\"nobody_of_this_name\" does not exist"),
+        (database, "\"nowhere_of_this_name\" does not exist"),
+    ] {
+        for role in ["serve", "worker", "migrate"] {
+            let mut command = bed.command(role);
+            match role {
+                "serve" => command.args(["--listen", "127.0.0.1:0"]),
+                "worker" => command.args(["--admin-listen", "127.0.0.1:0"]),
+                _ => &mut command,
+            };
+            let output = command.env("DATABASE_URL", url.as_str()).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{role}");
+            assert!(said(&output).contains(told), "{role}: {}", said(&output));
+        }
+    }
+    assert!(
+        began.elapsed().as_secs() < 60,
+        "each would have waited for a minute"
     );
 }
