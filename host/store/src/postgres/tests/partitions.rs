@@ -229,3 +229,155 @@ async fn a_stale_leader_changes_no_partition() {
     assert_eq!(stale, Err(StoreError::Deposed));
     assert_eq!(partitions(&mut connection).await, before);
 }
+
+/// Takes the partition of this week away, as if it had not been made in time.
+async fn without_this_week(connection: &mut PgConnection) {
+    sqlx::raw_sql(
+        "do $$ begin
+             perform taskforge_drop_partition(week, '{}') from unnest(array[
+                 date_trunc('week', now(), 'UTC'), date_trunc('week', now(), 'UTC') + interval '7 days',
+                 date_trunc('week', now(), 'UTC') + interval '14 days']) as week
+             where to_regclass('tasks_' || to_char(week at time zone 'UTC', 'YYYYMMDD')) is not null;
+         end $$",
+    )
+    .execute(connection)
+    .await
+    .unwrap();
+}
+
+/// Completed tasks with their attempts and events, made within the last minutes.
+async fn fill(connection: &mut PgConnection, count: i64) {
+    sqlx::query(
+        "with made as (
+             insert into tasks (id, tenant, task_type, state, priority, max_retries, retry_base_ms, retry_cap_ms,
+                                created_at, run_at, finished_at, run_lease, attempt, input)
+             select (lpad(to_hex((extract(epoch from now()) * 1000)::bigint - 1 - n / 1000), 12, '0')
+                        || '7000' || to_hex((random() * 4000000000)::bigint | 2147483648) || lpad(to_hex(n), 8, '0'))::uuid,
+                    'default', 'work', 'completed', 3, 3, 1000, 1000, 0, 0, 1, 1, 1, repeat('x', 100)
+             from generate_series(1, $1) as n returning id
+         ), events as (
+             insert into events (task_id, at, kind, run_lease, detail) select id, 0, 'requeued', 1, '' from made
+         )
+         insert into attempts (task_id, run_lease, number, moved_task, worker, plugin_version, plugin_digest,
+                               started_at, finished_at, fuel, peak_memory, wall_micros, host_calls,
+                               http_requests, http_bytes, output)
+         select id, 1, 1, true, gen_random_uuid(), '1.0.0', decode(repeat('00', 32), 'hex'), 0, 0, 0, 0, 0, 0, 0, 0, '1'
+         from made",
+    )
+    .bind(count)
+    .execute(connection)
+    .await
+    .unwrap();
+}
+
+async fn in_default(connection: &mut PgConnection) -> (i64, i64, i64) {
+    sqlx::query_as(
+        "select (select count(*) from tasks_default), (select count(*) from attempts_default),
+                (select count(*) from events_default)",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_come_late_take_in_what_waits_while_more_comes() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let mut connection = database.connection().await;
+    without_this_week(&mut connection).await;
+    // One of a clock that is wrong, which is for no week yet.
+    let stray = task_of(after(300));
+    store.enqueue(std::slice::from_ref(&stray)).await.unwrap();
+    let many = 40_000;
+    fill(&mut connection, many).await;
+    let (late, ..) = in_default(&mut connection).await;
+    assert_eq!(late, many + 1);
+
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let enqueueing: Vec<_> = (0..4)
+        .map(|_| {
+            let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut made = Vec::new();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let task = new_task();
+                    store.enqueue(std::slice::from_ref(&task)).await.unwrap();
+                    made.push(task.id);
+                }
+                made
+            })
+        })
+        .collect();
+    let term = lead(&store).await;
+    // It gives way to others that are quicker, and is repeated.
+    let mut made = 0;
+    for _ in 0..100 {
+        let done = store
+            .upkeep(Some(term), Timestamp::now(), RETENTION)
+            .await
+            .unwrap();
+        made += done.partitions_made;
+        if made > 0 {
+            break;
+        }
+    }
+    assert!(made >= 3, "{made} weeks");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut ids = Vec::new();
+    for enqueueing in enqueueing {
+        ids.extend(enqueueing.await.unwrap());
+    }
+    assert_eq!(in_default(&mut connection).await, (1, 0, 0), "the stray");
+    assert_eq!(partition_of(&mut connection, stray.id).await, "tasks_default");
+    let found: (i64, i64, i64) = sqlx::query_as(
+        "select (select count(*) from tasks), (select count(*) from attempts), (select count(*) from events)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    let enqueued = i64::try_from(ids.len()).unwrap();
+    assert_eq!(found, (many + 1 + enqueued, many, many));
+    // Both sides of the change are in one week's partition, and it works as any other.
+    let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&ids)).await;
+    assert_eq!(claimed.len(), ids.len());
+    let week = partition_of(&mut connection, ids[0]).await;
+    assert_eq!(partition_of(&mut connection, *ids.last().unwrap()).await, week);
+    assert_ne!(week, "tasks_default");
+    let again = store
+        .upkeep(Some(term), Timestamp::now(), Duration::MAX)
+        .await
+        .unwrap();
+    assert_eq!(again, Upkeep::default(), "there is nothing more to do");
+    // In time it goes, and takes along what has ended.
+    for days in [40, 41, 42] {
+        store.upkeep(Some(term), after(days), RETENTION).await.unwrap();
+    }
+    let left: i64 = sqlx::query_scalar("select count(*) from tasks where finished_at is not null")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+    assert_eq!(state(&store, ids[0]).await, Some(TaskState::Running));
+}
+
+#[tokio::test]
+async fn several_weeks_that_come_late_are_made_as_one() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let mut connection = database.connection().await;
+    // Nobody saw to it for five weeks.
+    let tasks: Vec<_> = (0..40).map(|day| task_of(after(day))).collect();
+    store.enqueue(&tasks).await.unwrap();
+    let waiting = in_default(&mut connection).await.0;
+    assert!(waiting >= 14, "{waiting}");
+    let term = lead(&store).await;
+    let done = store.upkeep(Some(term), after(38), RETENTION).await.unwrap();
+    assert!(done.partitions_made >= 2, "{done:?}");
+    assert_eq!(in_default(&mut connection).await, (0, 0, 0));
+    let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&ids(&tasks))).await;
+    assert_eq!(claimed.len(), 40);
+    let again = store.upkeep(Some(term), after(38), Duration::MAX).await.unwrap();
+    assert_eq!(again, Upkeep::default());
+}
