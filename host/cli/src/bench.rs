@@ -20,7 +20,7 @@ use anyhow::{Context as _, bail};
 use taskforge_broker::{Broker, RedisBroker, RedisConfig};
 use taskforge_domain::Json;
 use taskforge_store::{
-    PostgresStore,
+    PostgresConfig, PostgresStore,
     postgres::{self, Scratch, ceiling},
 };
 
@@ -70,7 +70,7 @@ struct Bench {
 }
 
 async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report> {
-    postgres::migrate(database_url).await?;
+    postgres::migrate(&PostgresConfig::new(database_url)).await?;
     // Compiled code and nothing else; not in the working directory.
     let folder = tempfile::tempdir()?;
     let prefix = format!("taskforge-bench-{}", std::process::id());

@@ -74,6 +74,7 @@ impl Fleet {
 /// The database's settings, as the arguments give them.
 pub(crate) fn config(args: &DatabaseArgs) -> PostgresConfig {
     PostgresConfig {
+        schema: args.database_schema.clone(),
         max_connections: args.database_connections,
         statement_timeout: args.statement_timeout,
         authorities: authorities::file().map(Path::to_path_buf),

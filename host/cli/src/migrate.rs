@@ -14,7 +14,8 @@ use crate::{
 
 /// Brings the schema to this version's. Several at once are harmless.
 pub(crate) async fn run(args: DatabaseArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let migrated = fleet::patiently(args.startup_timeout, || postgres::migrate(&args.database_url))
+    let config = fleet::config(&args);
+    let migrated = fleet::patiently(args.startup_timeout, || postgres::migrate(&config))
         .await
         .context("the database was not migrated (--database-url, DATABASE_URL)")?;
     let postgres::Migrated { from, to, applied } = migrated;

@@ -262,7 +262,7 @@ async fn main() {
         println!("TASKFORGE_BENCH_POSTGRES names no database: nothing is measured");
         return;
     };
-    migrate(&url).await.unwrap();
+    migrate(&PostgresConfig::new(&url)).await.unwrap();
     let count = number("TASKFORGE_BENCH_TASKS", 50_000);
     let store = PostgresStore::connect(&PostgresConfig::new(&url)).await.unwrap();
     for batch in [64, 256, 1024] {

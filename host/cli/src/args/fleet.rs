@@ -27,6 +27,16 @@ pub(crate) struct DatabaseArgs {
     )]
     pub(crate) database_url: String,
 
+    /// The schema that holds everything of TaskForge, for a database that is shared with other
+    /// applications; `migrate` makes it
+    #[arg(
+        long,
+        env = "TASKFORGE_DATABASE_SCHEMA",
+        value_name = "NAME",
+        help_heading = "Stores"
+    )]
+    pub(crate) database_schema: Option<String>,
+
     /// Connections to the database that this process may hold
     #[arg(long, env = "TASKFORGE_DATABASE_CONNECTIONS", default_value_t = 12, value_name = "N", help_heading = "Stores",
         value_parser = clap::value_parser!(u32).range(8..=1_000))]
@@ -48,6 +58,7 @@ impl DatabaseArgs {
     pub(crate) fn of(url: &str) -> Self {
         Self {
             database_url: url.to_owned(),
+            database_schema: None,
             database_connections: 12,
             statement_timeout: Duration::from_secs(30),
             startup_timeout: Duration::ZERO,

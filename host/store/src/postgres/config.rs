@@ -12,6 +12,9 @@ pub struct PostgresConfig {
     /// `verify-full`; the system's certificates if it names none). If it says nothing: `disable` for
     /// a server on this very host, and `prefer` for any other.
     pub url: String,
+    /// The schema that holds everything of TaskForge, for a database that is shared with other
+    /// applications: small letters, digits and `_`. `None`: the first of the user's search path.
+    pub schema: Option<String>,
     /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take two, and the heartbeat of each worker
     /// in it, which takes one. Six are kept for the hot
     /// operations; the others are opened as they are needed. At least 8.
@@ -44,6 +47,7 @@ impl PostgresConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            schema: None,
             max_connections: 12,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),

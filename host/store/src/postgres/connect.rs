@@ -84,8 +84,14 @@ pub(super) struct Servers {
 
 impl Servers {
     /// # Errors
-    /// [`StoreError::Refused`] when the URL is none.
+    /// [`StoreError::Refused`] when the URL is none, or the schema's name.
     pub(super) fn of(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
+        if let Some(name) = config.schema.as_deref().filter(|name| !is_plain_name(name)) {
+            return Err(StoreError::Refused(format!(
+                "{name:?} cannot be the name of a schema here: it must begin with a small letter or _, \
+                 followed by at most 62 small letters, digits or _"
+            )));
+        }
         let address = Address::parse(&config.url)?;
         let authorities = config
             .authorities
@@ -156,6 +162,12 @@ impl Servers {
         Ok(())
     }
 
+    /// Where names are looked up, if the configuration says so.
+    pub(super) fn search_path(&self) -> Settings {
+        let schema = self.config.schema.iter();
+        schema.map(|name| ("search_path", name.clone())).collect()
+    }
+
     /// What every session is told, and this.
     pub(super) fn settings(&self, more: &[(&'static str, &str)]) -> Settings {
         let millis = |duration: Duration| duration.as_millis().to_string();
@@ -174,13 +186,22 @@ impl Servers {
             ("jit", "off".to_owned()),
         ];
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        all.into_iter().chain(more).collect()
+        all.into_iter().chain(self.search_path()).chain(more).collect()
     }
 
     /// How long to wait for a connection.
     pub(super) const fn acquire_timeout(&self) -> Duration {
         self.config.acquire_timeout
     }
+}
+
+/// A name that needs no quotes.
+fn is_plain_name(name: &str) -> bool {
+    let first = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    name.len() <= 63
+        && name.bytes().next().is_some_and(first)
+        && name.bytes().all(|byte| first(byte) || byte.is_ascii_digit())
+        && !name.starts_with("pg_")
 }
 
 async fn open(options: &PgConnectOptions, settings: &Settings) -> Attempted<PgConnection> {

@@ -43,29 +43,34 @@ impl TestDatabase {
             match current.upgrade() {
                 Some(template) => template,
                 None => {
-                    let template = Arc::new(Self::create(None).await);
-                    migrate(&template.url).await.unwrap();
+                    let template = Arc::new(Self::create(None, "").await);
+                    migrate(&PostgresConfig::new(&template.url)).await.unwrap();
                     *current = Arc::downgrade(&template);
                     template
                 }
             }
         };
-        Self::create(Some(template)).await
+        Self::create(Some(template), "").await
     }
 
     /// A database without a schema.
     pub(super) async fn empty() -> Self {
-        Self::create(None).await
+        Self::create(None, "").await
     }
 
-    async fn create(template: Option<Arc<Self>>) -> Self {
+    /// The same in another encoding than UTF8.
+    pub(super) async fn in_encoding(name: &str) -> Self {
+        Self::create(None, &format!(" encoding '{name}' locale 'C' template template0")).await
+    }
+
+    async fn create(template: Option<Arc<Self>>, options: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("taskforge_test_{}_{number}", std::process::id());
         let copied = template
             .as_ref()
             .map_or_else(String::new, |template| format!(" template {}", template.name));
-        on_server(format!("create database {name}{copied}")).await;
+        on_server(format!("create database {name}{copied}{options}")).await;
         let mut url = server();
         url.truncate(url.rfind('/').unwrap());
         Self {

@@ -97,7 +97,7 @@ async fn a_pooler_that_shares_sessions_is_refused_by_name() {
                 "{mode}: {error}"
             );
         }
-        let error = migrate(&url).await.unwrap_err();
+        let error = migrate(&PostgresConfig::new(&url)).await.unwrap_err();
         assert!(matches!(error, StoreError::Refused(_)), "{mode}: {error}");
     }
 }

@@ -21,7 +21,7 @@ async fn of_several_migrations_at_once_one_does_the_work() {
     let running: Vec<_> = (0..4)
         .map(|_| {
             let url = database.url.clone();
-            tokio::spawn(async move { migrate(&url).await.unwrap() })
+            tokio::spawn(async move { migrate(&PostgresConfig::new(&url)).await.unwrap() })
         })
         .collect();
     let mut applied = 0;
@@ -30,7 +30,7 @@ async fn of_several_migrations_at_once_one_does_the_work() {
         assert!(to > 0);
         applied += new;
     }
-    let all = migrate(&database.url).await.unwrap();
+    let all = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     assert_eq!(applied as usize, MIGRATIONS.iter().count());
     assert_eq!((all.from, all.applied), (all.to, 0));
     database.store().await.ping().await.unwrap();
@@ -47,12 +47,126 @@ async fn a_database_of_the_first_version_is_brought_up_to_date_with_its_tasks() 
     sqlx::query(old).execute(&mut connection).await.unwrap();
     let error = connect_error(&database.url).await;
     assert!(matches!(error, StoreError::Schema(_)), "{error}");
-    let migrated = migrate(&database.url).await.unwrap();
+    let migrated = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     assert_eq!(migrated.from, 1);
     let store = database.store().await;
     let waiting = claim_order(&store, WorkerId::generate(), 10, &QueuePolicy::default()).await;
     assert_eq!(waiting.len(), 1);
     assert_eq!(store.registry().await.unwrap(), RegistrySnapshot::default());
+}
+
+/// What a version before this one wrote down, in the table that any application with the same driver uses.
+async fn migrate_as_before(connection: &mut sqlx::PgConnection, to: i64) {
+    MIGRATIONS.run_to(to, connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_down_in_the_shared_table_is_taken_over_and_stays_there() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connection().await;
+    migrate_as_before(&mut connection, 5).await;
+    let theirs = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+                  values (20260101, 'of another application', true, '\\x00', 0)";
+    sqlx::query(theirs).execute(&mut connection).await.unwrap();
+    let error = connect_error(&database.url).await;
+    assert!(
+        matches!(&error, StoreError::Schema(why) if why.contains("version 5")),
+        "{error}"
+    );
+    let migrated = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
+    let newest = MIGRATIONS.iter().map(|step| step.version).max().unwrap();
+    assert_eq!((migrated.from, migrated.to), (5, newest));
+    database.store().await.enqueue(&[new_task()]).await.unwrap();
+    let shared: Vec<i64> = sqlx::query_scalar("select version from _sqlx_migrations order by version")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(
+        shared,
+        [1, 2, 3, 4, 5, 20_260_101],
+        "a process of before reads it"
+    );
+    let again = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
+    assert_eq!((again.from, again.applied), (newest, 0));
+}
+
+#[tokio::test]
+async fn the_migrations_of_another_application_do_not_matter() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connection().await;
+    let theirs = "create table _sqlx_migrations (version bigint primary key, description text not null,
+                      installed_on timestamptz not null default now(), success boolean not null,
+                      checksum bytea not null, execution_time bigint not null);
+                  insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+                  values (1, 'theirs', true, '\\x0123', 0), (2, 'theirs too', false, '\\x45', 0),
+                         (20260101, 'and another', true, '\\x67', 0)";
+    sqlx::raw_sql(theirs).execute(&mut connection).await.unwrap();
+    let error = connect_error(&database.url).await;
+    assert!(
+        matches!(&error, StoreError::Schema(why) if why.contains("empty")),
+        "{error}"
+    );
+    let migrated = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
+    assert_eq!(migrated.from, 0);
+    let store = database.store().await;
+    store.enqueue(&[new_task()]).await.unwrap();
+    store.ping().await.unwrap();
+    let theirs: i64 = sqlx::query_scalar("select count(*) from _sqlx_migrations")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(theirs, 3, "untouched");
+}
+
+#[tokio::test]
+async fn a_schema_of_its_own_keeps_it_apart_from_tables_of_the_same_names() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connection().await;
+    sqlx::raw_sql("create table tasks (mine integer); insert into tasks values (1)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let shared = PostgresConfig::new(&database.url);
+    let error = migrate(&shared).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Schema(why) if why.contains("--database-schema")),
+        "{error}"
+    );
+    let own = PostgresConfig {
+        schema: Some("taskforge".into()),
+        max_connections: PostgresConfig::MIN_CONNECTIONS,
+        ..shared.clone()
+    };
+    migrate(&own).await.unwrap();
+    let store = PostgresStore::connect(&own).await.unwrap();
+    store.enqueue(&new_tasks(3)).await.unwrap();
+    let worker = WorkerId::generate();
+    let claimed = claim_order(&store, worker, 10, &QueuePolicy::default()).await;
+    store.complete(&completions(&claimed, worker)).await.unwrap();
+    store
+        .upkeep(
+            None,
+            Timestamp::now() + Duration::from_secs(40 * 24 * 3600),
+            Duration::ZERO,
+        )
+        .await
+        .unwrap();
+    store.ping().await.unwrap();
+    // The first attempt got no further than to the table in which it would have been written down.
+    let found: (i64, i64) = sqlx::query_as(
+        "select (select count(*) from public.tasks),
+                (select count(*) from pg_tables where schemaname = 'public' and tablename <> 'taskforge_migrations')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(found, (1, 1), "nothing of ours is among what was there");
+    let bad = PostgresConfig {
+        schema: Some("x, public".into()),
+        ..shared
+    };
+    let error = migrate(&bad).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
 }
 
 #[tokio::test]
@@ -63,9 +177,9 @@ async fn an_older_schema_is_refused_with_what_to_run() {
         matches!(&error, StoreError::Schema(why) if why.contains("taskforge migrate")),
         "{error}"
     );
-    migrate(&database.url).await.unwrap();
+    migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     let mut connection = database.connection().await;
-    sqlx::raw_sql("update _sqlx_migrations set version = -version")
+    sqlx::raw_sql("update taskforge_migrations set version = -version")
         .execute(&mut connection)
         .await
         .unwrap();
@@ -80,13 +194,13 @@ async fn an_older_schema_is_refused_with_what_to_run() {
 async fn a_newer_schema_is_good_for_a_rolling_upgrade() {
     let database = TestDatabase::new().await;
     let mut connection = database.connection().await;
-    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+    let newer = "insert into taskforge_migrations (version, description, success, checksum, execution_time)
                  values (9999, 'from the future', true, '\\x00', 0)";
     sqlx::query(newer).execute(&mut connection).await.unwrap();
     let store = database.store().await;
     store.enqueue(&[new_task()]).await.unwrap();
     store.ping().await.unwrap();
-    let again = migrate(&database.url).await.unwrap();
+    let again = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     assert_eq!((again.to, again.applied), (9999, 0));
 }
 
