@@ -5,7 +5,7 @@ use taskforge_domain::{
     Attempt, Digest, Lane, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp, Usage,
     retry,
 };
-use taskforge_store::{Commit, Completion};
+use taskforge_store::{Commit, Completion, Ended, complete_or_fail};
 
 use crate::{
     Problem, ProblemKind,
@@ -37,7 +37,7 @@ async fn end(app: App, lease: Lease, report: Report) -> Result<TaskState, Proble
         return first_answer(&app, &lease).await;
     }
     check_output(&app, &task, &report.outcome)?;
-    let now = store.time().await?;
+    let now = app.now();
     // A lease that has run out is over even if the sweeper has not come by yet.
     if !store.heartbeat(lease.worker, now).await? {
         return first_answer(&app, &lease).await;
@@ -57,13 +57,12 @@ async fn end(app: App, lease: Lease, report: Report) -> Result<TaskState, Proble
         Outcome::Failed(failure) => failure.kind.as_str(),
     };
     let next = retry::after(&attempt.outcome, attempt.number, &policy, now, fastrand::f64());
-    let state = state_after(&attempt, &policy);
-    let commits = store.complete(&[Completion { attempt, next }]).await?;
-    let state = match commits.first() {
-        Some(Commit::Committed) => state,
-        Some(Commit::Cancelled) => TaskState::Cancelled,
+    let Ended { commit, next } = complete_or_fail(&**store, &Completion { attempt, next }).await?;
+    let state = match commit {
+        Commit::Committed => state_of(next),
+        Commit::Cancelled => TaskState::Cancelled,
         // It lapsed in this very moment, or somebody who repeats the request was faster.
-        Some(Commit::Stale) | None => return first_answer(&app, &lease).await,
+        Commit::Stale => return first_answer(&app, &lease).await,
     };
     metrics::counter!("taskforge_external_leases_total", "outcome" => state.as_str()).increment(1);
     observe(&lane.task_type, outcome, seconds);
@@ -122,7 +121,17 @@ async fn first_answer(app: &App, lease: &Lease) -> Result<TaskState, Problem> {
 
 /// Where an attempt sends its task, if its lease holds.
 fn state_after(attempt: &Attempt, policy: &RetryPolicy) -> TaskState {
-    match retry::after(&attempt.outcome, attempt.number, policy, attempt.finished_at, 0.0) {
+    state_of(retry::after(
+        &attempt.outcome,
+        attempt.number,
+        policy,
+        attempt.finished_at,
+        0.0,
+    ))
+}
+
+fn state_of(next: Next) -> TaskState {
+    match next {
         Next::Complete => TaskState::Completed,
         Next::RetryAt(_) => TaskState::Scheduled,
         Next::DeadLetter => TaskState::Failed,
@@ -184,7 +193,7 @@ pub(crate) enum Beat {
 pub(crate) async fn beat(app: &App, task: TaskId, token: &str) -> Result<Beat, Problem> {
     let lease = app.lease_tokens.read(task, token).ok_or_else(lost)?;
     let store = &app.services.store;
-    let now = store.time().await?;
+    let now = app.now();
     if !store.heartbeat(lease.worker, now).await? {
         return Err(lost());
     }

@@ -150,11 +150,11 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
         app: app.clone(),
         leased: Vec::new(),
     };
-    let now = app.services.store.time().await;
+    let now = app.now();
     let mut claims = JoinSet::new();
     for taken in popped.hints {
         // Together, so that the store makes one transaction of them.
-        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), taken, now.clone()));
+        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), taken, now));
     }
     let mut trouble = None;
     while let Some(claim) = claims.join_next().await {
@@ -178,17 +178,9 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
     }
 }
 
-async fn by_hint(
-    app: App,
-    ask: Arc<Ask>,
-    taken: Taken,
-    now: StoreResult<Timestamp>,
-) -> StoreResult<Option<Leased>> {
+async fn by_hint(app: App, ask: Arc<Ask>, taken: Taken, now: Timestamp) -> StoreResult<Option<Leased>> {
     let Taken { hint, counted } = taken;
-    let claimed = match now {
-        Ok(now) => claim(&app, &ask, ClaimBy::Ids(&[hint.id]), counted, now).await,
-        Err(error) => Err(error),
-    };
+    let claimed = claim(&app, &ask, ClaimBy::Ids(&[hint.id]), counted, now).await;
     // What was not claimed makes room under caps, unless somebody found it in the store and runs it.
     let makes_room = match &claimed {
         Ok(Some(_)) => false,
@@ -213,9 +205,8 @@ async fn by_order(
     handout: &mut Handout,
     ask: &Ask,
     broker_keeps_caps: bool,
-    now: StoreResult<Timestamp>,
+    now: Timestamp,
 ) -> StoreResult<()> {
-    let now = now?;
     let app = handout.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
     app.services.catalog.snapshot().overlay(&mut policy);
@@ -302,7 +293,7 @@ pub(crate) async fn forget(app: &App, worker: WorkerId) {
 async fn hand_back(app: App, leased: Vec<Leased>) {
     metrics::counter!("taskforge_external_leases_total", "outcome" => "returned")
         .increment(leased.len() as u64);
-    let now = super::routes::now();
+    let now = app.now();
     let completions: Vec<_> = leased.iter().map(|leased| returned(leased, now)).collect();
     match app.services.store.complete(&completions).await {
         Ok(commits) => {
@@ -419,7 +410,7 @@ mod tests {
         };
         let app = App::new(services, &ApiConfig::default(), CancellationToken::new());
         let (ocr, input) = (TaskType::new("ocr").unwrap(), Json::from(serde_json::json!({})));
-        let task = NewTask::new(TenantId::default(), ocr, input, super::super::routes::now());
+        let task = NewTask::new(TenantId::default(), ocr, input, Timestamp::now());
         app.enqueuer.submit(vec![task]).await.unwrap();
         for moment in 0..40 {
             let soon = Duration::from_millis(moment / 2);

@@ -358,6 +358,7 @@ impl From<StoreError> for Problem {
             | StoreError::Schema(_)
             | StoreError::Corrupt(_)
             | StoreError::Refused(_)
+            | StoreError::Lapsed
             | StoreError::Deposed => {
                 tracing::error!(%error, "the store failed");
                 Self::internal()

@@ -141,7 +141,7 @@ impl Requeue {
     /// Makes them pending again, page by page: each is a transaction of its own and has its hints pushed. A client that hangs up ends this
     /// after the page under way.
     pub(crate) async fn run(mut self, app: &App, tenant: &TenantId) -> Result<Requeued, Problem> {
-        let began = app.services.store.time().await?;
+        let began = app.now();
         let mut done = Requeued {
             requeued: 0,
             ids: Vec::new(),
@@ -172,7 +172,7 @@ impl Requeue {
         let page = tokio::spawn(async move {
             let store = &app.services.store;
             let moved = store
-                .requeue(&tenant, &filter, PAGE, input.as_ref(), super::routes::now())
+                .requeue(&tenant, &filter, PAGE, input.as_ref(), app.now())
                 .await?;
             enqueue::push(&*app.services.broker, &enqueue::hints_of(&moved)).await;
             Ok(moved)

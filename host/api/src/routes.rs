@@ -11,7 +11,6 @@ mod tasks;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, middleware, routing::get};
-use taskforge_domain::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -113,12 +112,6 @@ pub(crate) fn app(app: App) -> Router {
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(middleware::from_fn_with_state(admission, request::admit))
         .with_state(app)
-}
-
-/// The time, in the microseconds that the store keeps: what is answered now must equal what is read later.
-pub(crate) fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 pub(crate) async fn no_route(request: Request) -> Problem {

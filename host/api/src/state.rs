@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use taskforge_domain::TenantId;
+use taskforge_domain::{TenantId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -66,6 +66,11 @@ impl App {
     pub(crate) async fn queueing(&self, tenant: TenantId) -> Result<Queueing, Problem> {
         let policy = self.services.store.policy().await?;
         Ok(Queueing { policy, tenant })
+    }
+
+    /// The store's time, in the microseconds that it keeps: what is answered now equals what is read later.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.services.store.clock().now()
     }
 
     /// Offers what the registry says now. After a change through this door, so that its client may rely on it at once; all other processes hear

@@ -149,7 +149,7 @@ impl Submitter {
     fn task(&self, raw: &RawValue, pointer: &str, errors: &mut Vec<FieldError>) -> Option<NewTask> {
         let fields = Fields::read(raw, pointer, &FIELDS, errors)?;
         // First: which version of a plugin will run it, and so what its input must be, depends on it.
-        let id = TaskId::generate();
+        let id = TaskId::at(self.now);
         let task_type = self.plugin(&fields, id, errors);
         let entry = task_type.as_ref().map(|(_, entry)| *entry);
         let input = input(&fields, entry, errors);

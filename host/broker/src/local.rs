@@ -3,16 +3,16 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Clock, Lane, QueuePolicy, TaskId, TaskType};
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
     Broker, BrokerResult, Hint, Mode, Popped, ShortLane, Signal, Signals, Want,
-    queue::{LANE_CAPACITY, PATIENCE, Queue, millis},
+    queue::{AGEING_AFTER, LANE_CAPACITY, Queue},
 };
 
 /// Signals that a slow subscriber may be behind before it is told that it missed some.
@@ -28,6 +28,7 @@ pub(crate) const SIGNALS: usize = 16_384;
 #[derive(Debug)]
 pub struct LocalBroker {
     state: Mutex<State>,
+    clock: Clock,
     signals: broadcast::Sender<Signal>,
 }
 
@@ -48,8 +49,8 @@ struct Waiter {
 }
 
 impl State {
-    fn look(&mut self, types: &[TaskType], max: usize) -> Popped {
-        let hints = self.queue.pop(types, max, now());
+    fn look(&mut self, types: &[TaskType], max: usize, now: u64) -> Popped {
+        let hints = self.queue.pop(types, max, now);
         Popped {
             hints,
             look_in_store: self.queue.look_in_store(types),
@@ -75,7 +76,13 @@ impl LocalBroker {
     /// An empty broker, which is not complete.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(PATIENCE, LANE_CAPACITY)
+        Self::with(AGEING_AFTER, LANE_CAPACITY)
+    }
+
+    /// The same, which tells the age of tasks by the store's clock.
+    #[must_use]
+    pub fn on_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// An empty broker in which a hint is overdue once its task is older than `patience`, and a lane holds `capacity` hints.
@@ -88,6 +95,7 @@ impl LocalBroker {
         };
         Self {
             state: Mutex::new(state),
+            clock: Clock::default(),
             signals: broadcast::Sender::new(SIGNALS),
         }
     }
@@ -104,9 +112,9 @@ impl Default for LocalBroker {
     }
 }
 
-/// The time as task ids tell it. A clock that is set back makes hints younger, which costs some of them patience and nothing else.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+/// The time as task ids tell it: milliseconds since 1970.
+pub(crate) fn millis_of(clock: &Clock) -> u64 {
+    u64::try_from(clock.now().as_millisecond()).unwrap_or(0)
 }
 
 /// A place among the waiters; given up when it is dropped.
@@ -118,8 +126,9 @@ struct Place<'a> {
 impl Place<'_> {
     /// Looks for hints after a wake-up, and passes the wake-up on.
     fn look(&self, types: &[TaskType], max: usize) -> Popped {
+        let now = millis_of(&self.broker.clock);
         let mut state = self.broker.state();
-        let popped = state.look(types, max);
+        let popped = state.look(types, max, now);
         if let Some(waiter) = state.waiters.iter_mut().find(|waiter| waiter.key == self.key) {
             waiter.woken = false;
         }
@@ -158,8 +167,9 @@ impl Broker for LocalBroker {
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let wake = Arc::new(Notify::new());
         let (place, wait) = {
+            let now = millis_of(&self.clock);
             let mut state = self.state();
-            let popped = state.look(want.types, want.max);
+            let popped = state.look(want.types, want.max, now);
             if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
                 return Ok(popped);
             }
@@ -236,7 +246,7 @@ impl Broker for LocalBroker {
 
     async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
         let mut state = self.state();
-        let is_settled = state.queue.set_running(policy, running, now());
+        let is_settled = state.queue.set_running(policy, running, millis_of(&self.clock));
         state.wake(usize::MAX);
         Ok(is_settled)
     }

@@ -25,6 +25,7 @@ mod short;
 
 use std::{collections::HashMap, time::Duration};
 
+pub use taskforge_domain::{AGED_SHARE, AGEING_AFTER};
 use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 
 use self::{
@@ -34,15 +35,9 @@ use self::{
 };
 use crate::{Hint, ShortLane, Taken};
 
-/// One pop in this many goes to overdue hints, while there are any.
-pub const AGED_SHARE: u32 = 4;
-
 /// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share exactly; what rounding takes from the others is
 /// under 0.15 %.
 pub const TURN: u64 = 720_720;
-
-/// How long a task waits before its hint is overdue: long against a burst, short against a person's patience.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the broker.
 pub const LANE_CAPACITY: usize = 16_384;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use taskforge_broker::{
     Broker, BrokerError, BrokerResult, Bulletin, FleetBroker, RedisBroker, RedisConfig, StoreBroker,
 };
-use taskforge_store::{Notices, PostgresConfig, PostgresStore, StoreError};
+use taskforge_store::{Notices, PostgresConfig, PostgresStore, StoreClock as _, StoreError};
 use tokio::sync::broadcast;
 
 use crate::{
@@ -54,6 +54,7 @@ impl Fleet {
                     prefix: broker.redis_prefix.clone(),
                     authorities: authorities::of_redis()?,
                     fleet: Some(fleet.context(UNUSABLE)?),
+                    clock: store.clock().clone(),
                     ..RedisConfig::new(url)
                 };
                 let redis = RedisBroker::connect(&config)

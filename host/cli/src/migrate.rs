@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use taskforge_store::{Store as _, Upkeep, postgres};
-use taskforge_worker::Clock;
+use taskforge_store::{Store as _, StoreClock as _, Upkeep, postgres};
 
 use crate::{
     args::{DatabaseArgs, DbCommand, RetainArgs},
@@ -47,8 +46,7 @@ struct Retained {
 /// Does the sweeper's upkeep until there is nothing left to do.
 async fn retain(args: RetainArgs, json: bool) -> anyhow::Result<ExitCode> {
     let store = fleet::connect(&args.database).await?;
-    let clock = Clock::default();
-    clock.compare(&*store).await?;
+    let clock = store.clock();
     if !args.confirm.yes {
         let before = clock
             .now()

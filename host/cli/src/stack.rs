@@ -17,7 +17,7 @@ use taskforge_registry::{
     Collector, Folder, Live, Retention, StoredComponents, StoredMailCounter, StoredValues, Trials,
 };
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
-use taskforge_store::{PluginStore, SqliteStore, Store};
+use taskforge_store::{PluginStore, SqliteStore, Store, StoreClock as _};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -219,7 +219,7 @@ impl Stack {
         let declared = external::read(config.external, Some(config.folder))?;
         catalog.set_external(declared.clone())?;
         let store = SqliteStore::open(&config.data_dir.join("taskforge.db")).await?;
-        let broker = Arc::new(LocalBroker::new());
+        let broker = Arc::new(LocalBroker::new().on_clock(store.clock().clone()));
         let access = Access {
             store: store.clone(),
             broker: broker.clone(),

@@ -1,9 +1,14 @@
 //! Identities. Each is a type of its own, so that a worker's id cannot stand where a task's belongs.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{ContextV7, Uuid};
 
 /// An identifier that does not have the form it must have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +91,21 @@ uuid_id!(
     TaskId,
     "task id"
 );
+impl TaskId {
+    /// A new id of this moment, which sorts after every id made so before it in this process. A task's
+    /// id says when the task was made, so the moment is the store's time and not the host's.
+    #[must_use]
+    pub fn at(now: Timestamp) -> Self {
+        static CONTEXT: Mutex<Option<ContextV7>> = Mutex::new(None);
+        let mut context = CONTEXT.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = &*context.get_or_insert_with(ContextV7::new);
+        // Before 1970 there were no tasks.
+        let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+        let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(context, seconds, nanos)))
+    }
+}
+
 uuid_id!(
     /// One boot of one worker process. A worker that restarts is a new worker: keeping the id would hide the tasks that the
     /// old process left behind.

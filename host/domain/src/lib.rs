@@ -1,8 +1,8 @@
 //! What a task is.
 //!
 //! This room holds the words that every other room speaks, and the rules that no room may break: ids, the states of a task
-//! and the moves between them, when a failed attempt is tried again, and what a plugin may use. It does no I/O, knows no clock
-//! but the time it is handed, and never waits.
+//! and the moves between them, when a failed attempt is tried again, and what a plugin may use. It does
+//! no I/O and never waits, and its rules know no clock but the time that they are handed.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -13,6 +13,8 @@
 //! | [`outcome`] | how an attempt ended, and what it used |
 //! | [`attempt`] | the record that stays of an attempt, and of what happened outside one |
 //! | [`retry`] | backoff, and what follows an outcome |
+//! | [`ageing`] | when a waiting task goes before more urgent ones |
+//! | [`clock`] | the store's time, told by a clock that nobody sets |
 //! | [`fingerprint`] | which failures are the same failure |
 //! | [`policy`] | pauses, caps and shares, as operators set them |
 //! | [`limits`] | what one attempt may use |
@@ -25,8 +27,10 @@
 //! | [`histogram`] | counts from which percentiles can be read |
 //! | [`visible`](mod@visible) | text of strangers, made safe to look at |
 
+pub mod ageing;
 pub mod attempt;
 pub mod ceilings;
+pub mod clock;
 pub mod fingerprint;
 pub mod grants;
 pub mod histogram;
@@ -44,8 +48,10 @@ pub mod task;
 pub mod usage;
 pub mod visible;
 
+pub use ageing::{AGED_SHARE, AGEING_AFTER, AgeingTurns, is_overdue};
 pub use attempt::{Attempt, Event, EventKind, LogLevel, LogLine};
 pub use ceilings::AboveCeiling;
+pub use clock::Clock;
 pub use fingerprint::Fingerprint;
 pub use grants::{
     DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, InvalidGrant, KeyValueGrant, MailGrant,

@@ -121,7 +121,7 @@ impl Registry {
         }
         self.plugin(name).await?;
         let store = &self.parts.store;
-        let now = Timestamp::now();
+        let now = store.clock().now();
         let rule = CollectRule {
             keep,
             pushed_before: now,

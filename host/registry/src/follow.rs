@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use taskforge_broker::{Broker, Signal, Signals};
-use taskforge_domain::Timestamp;
 use taskforge_store::{PluginStore, RegistrySnapshot, StoreResult};
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio_util::sync::CancellationToken;
@@ -76,7 +75,7 @@ impl Follower {
     }
 
     async fn look(&self) -> StoreResult<()> {
-        let (began, known) = (Timestamp::now(), self.latest.borrow().revision);
+        let (began, known) = (self.store.clock().now(), self.latest.borrow().revision);
         if self.store.registry_revision().await? != known {
             let snapshot = Arc::new(self.store.registry().await?);
             tracing::debug!(revision = snapshot.revision.0, "the registry has changed");

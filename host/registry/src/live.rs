@@ -143,9 +143,9 @@ impl Live {
 
     /// Whether a task is so young that this process may yet hear of the version that it was accepted for.
     #[must_use]
-    pub fn is_young(task: TaskId) -> bool {
+    pub fn is_young(task: TaskId, now: Timestamp) -> bool {
         let patience = i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
-        made(task).is_some_and(|made| Timestamp::now().as_millisecond() < made.saturating_add(patience))
+        made(task).is_some_and(|made| now.as_millisecond() < made.saturating_add(patience))
     }
 
     /// The task types that are served.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use taskforge_domain::{
     Digest, Manifest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion,
-    RegisteredPlugin, TaskType, TenantId, Timestamp, VersionId, VersionState,
+    RegisteredPlugin, TaskType, TenantId, VersionId, VersionState,
 };
 use taskforge_schema::Schema;
 use taskforge_store::{Added, QuotaKind};
@@ -142,7 +142,7 @@ impl Registry {
             signature,
             state: VersionState::Available,
             pushed_by: by,
-            pushed_at: Timestamp::now(),
+            pushed_at: self.parts.store.clock().now(),
         };
         let from = inherited_from.as_deref();
         let mut added = self.add(whose, &version, &component, from).await?;

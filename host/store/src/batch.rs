@@ -10,9 +10,18 @@
 //! submitted nothing. From then on it belongs to the loop and *will* be flushed, whether or not the caller still waits for the answer.
 //! Dropping one caller never affects the items of another.
 //!
+//! # Neighbours
+//! A flush that the database refuses is tried again in halves, down to the group that is at fault. So what
+//! one caller brings never fails another's, and a row that can never be written is not tried for ever.
+//!
 //! The loop ends when every handle is dropped or [`Batcher::close`] was called, after it has flushed what was queued.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    ops::{Deref, Range},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -54,6 +63,21 @@ impl Default for BatcherConfig {
     }
 }
 
+/// The items of a flush. A cheap handle.
+#[derive(Debug)]
+pub struct Batch<T> {
+    items: Arc<Vec<T>>,
+    range: Range<usize>,
+}
+
+impl<T> Deref for Batch<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.items.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
 /// Items that stay together, with the way back to their caller.
 struct Group<T, R> {
     items: Vec<T>,
@@ -79,12 +103,15 @@ pub struct Batcher<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     /// Starts the loop on the current tokio runtime.
     ///
-    /// `flush` is called with the items of one or more groups, one call at a time. It answers with one `R` for each item in their
-    /// order, and must do all or nothing: its error goes to every caller of that flush.
+    /// `flush` is called with the items of one or more groups, one call at a time. It answers with one `R`
+    /// for each item in their order, and must do all or nothing. When it is refused
+    /// ([`StoreError::Refused`], [`StoreError::Corrupt`]) it is called again with fewer groups; any other
+    /// error goes to every caller of that flush.
     pub fn new<F, Fut>(config: BatcherConfig, flush: F) -> Self
     where
-        F: FnMut(Vec<T>) -> Fut + Send + 'static,
+        F: FnMut(Batch<T>) -> Fut + Send + 'static,
         Fut: Future<Output = StoreResult<Vec<R>>> + Send + 'static,
+        T: Sync,
     {
         let queue = u32::try_from(config.queue.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         // A u32 fits a usize wherever tokio runs.
@@ -119,6 +146,12 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
+        let answered = self.enter(items).await?;
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Queues a group.
+    async fn enter(&self, items: Vec<T>) -> StoreResult<oneshot::Receiver<StoreResult<Vec<R>>>> {
         let wanted = u32::try_from(items.len()).unwrap_or(u32::MAX).min(self.queue);
         // Cancellation point: before this returns nothing is queued, afterwards everything is.
         let places = Arc::clone(&self.places)
@@ -134,7 +167,24 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         self.inbox
             .send(Message::Group(group))
             .map_err(|_| StoreError::Closed)?;
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        Ok(answered)
+    }
+
+    /// Flushes items that have nothing to do with each other, and returns what became of each, in order.
+    pub async fn submit_each(&self, items: Vec<T>) -> Vec<StoreResult<R>> {
+        let mut waiting = Vec::with_capacity(items.len());
+        for item in items {
+            waiting.push(self.enter(vec![item]).await);
+        }
+        let mut answers = Vec::with_capacity(waiting.len());
+        for answered in waiting {
+            let answer = match answered {
+                Ok(answered) => answered.await.unwrap_or(Err(StoreError::Closed)),
+                Err(error) => Err(error),
+            };
+            answers.push(answer.and_then(|mut answer| answer.pop().ok_or(StoreError::Closed)));
+        }
+        answers
     }
 
     /// Whether the loop has ended: after a close, or because a flush panicked. Every submit then fails.
@@ -189,10 +239,10 @@ impl Flush {
     }
 }
 
-impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
+impl<T: Send + Sync + 'static, R: Send + 'static> Writer<T, R> {
     async fn run<F, Fut>(mut self, mut flush: F)
     where
-        F: FnMut(Vec<T>) -> Fut + Send + 'static,
+        F: FnMut(Batch<T>) -> Fut + Send + 'static,
         Fut: Future<Output = StoreResult<Vec<R>>> + Send + 'static,
     {
         let size = metrics::histogram!("taskforge_store_batch_items", "batch" => self.config.name);
@@ -201,12 +251,17 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
             let mut items = Vec::with_capacity(batch.iter().map(|group| group.items.len()).sum());
             let mut callers = Vec::with_capacity(batch.len());
             for mut group in batch {
-                callers.push((group.items.len(), group.answer, group._places));
+                let first = items.len();
                 items.append(&mut group.items);
+                callers.push(Caller {
+                    items: first..items.len(),
+                    answer: group.answer,
+                    _places: group._places,
+                });
             }
             let count = items.len();
             let begin = Instant::now();
-            let answers = flush(items).await;
+            settle(&mut flush, items, callers).await;
             // Exact below 2^52 items.
             size.record(count as f64);
             let ended = Instant::now();
@@ -216,7 +271,6 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
                 ended: Some(ended),
             };
             time.record(self.last.took);
-            reply(answers, count, callers);
         }
     }
 
@@ -280,7 +334,41 @@ impl<T: Send + 'static, R: Send + 'static> Writer<T, R> {
     }
 }
 
-type Caller<R> = (usize, oneshot::Sender<StoreResult<Vec<R>>>, OwnedSemaphorePermit);
+/// A caller that waits for the answers to its items.
+struct Caller<R> {
+    items: Range<usize>,
+    answer: oneshot::Sender<StoreResult<Vec<R>>>,
+    _places: OwnedSemaphorePermit,
+}
+
+/// Flushes items and answers their callers, all at once if possible.
+async fn settle<T, R, F, Fut>(flush: &mut F, items: Vec<T>, callers: Vec<Caller<R>>)
+where
+    F: FnMut(Batch<T>) -> Fut,
+    Fut: Future<Output = StoreResult<Vec<R>>>,
+{
+    let items = Arc::new(items);
+    // Last in, first out: what came first is settled first.
+    let mut parts = vec![callers];
+    while let Some(mut callers) = parts.pop() {
+        let (Some(first), Some(last)) = (callers.first(), callers.last()) else {
+            continue;
+        };
+        let range = first.items.start..last.items.end;
+        let count = range.len();
+        let batch = Batch {
+            items: Arc::clone(&items),
+            range,
+        };
+        match flush(batch).await {
+            Err(StoreError::Refused(_) | StoreError::Corrupt(_)) if callers.len() > 1 => {
+                let others = callers.split_off(callers.len() / 2);
+                parts.extend([others, callers]);
+            }
+            answers => reply(answers, count, callers),
+        }
+    }
+}
 
 /// Hands each caller its part of the answers. A caller that has gone does not hear; its items are flushed all the same.
 fn reply<R>(answers: StoreResult<Vec<R>>, expected: usize, callers: Vec<Caller<R>>) {
@@ -293,13 +381,14 @@ fn reply<R>(answers: StoreResult<Vec<R>>, expected: usize, callers: Vec<Caller<R
     match answers {
         Ok(answers) => {
             let mut answers = answers.into_iter();
-            for (count, caller, _places) in callers {
-                caller.send(Ok(answers.by_ref().take(count).collect())).ok();
+            for caller in callers {
+                let part = answers.by_ref().take(caller.items.len()).collect();
+                caller.answer.send(Ok(part)).ok();
             }
         }
         Err(error) => {
-            for (_, caller, _places) in callers {
-                caller.send(Err(error.clone())).ok();
+            for caller in callers {
+                caller.answer.send(Err(error.clone())).ok();
             }
         }
     }

@@ -10,6 +10,7 @@
 //! | [`plugins`](mod@plugins) | the trait for the registry of plugins, their secrets, usage and values |
 //! | [`query`] | filters, pages and cursors of the read side |
 //! | [`batch`] | one fsync for hundreds of tasks: callers queue up, one writer flushes |
+//! | [`refused`] | outcomes that the database refuses to hold |
 //! | [`sqlite`] | the embedded database |
 //! | [`postgres`](mod@postgres) | the database of a fleet |
 //! | `report` | what a running attempt has said, as it stands in its row |
@@ -24,20 +25,22 @@ pub mod conformance;
 pub mod plugins;
 pub mod postgres;
 pub mod query;
+pub mod refused;
 mod report;
 pub mod sqlite;
 pub mod store;
 
-pub use batch::{Batcher, BatcherConfig};
+pub use batch::{Batch, Batcher, BatcherConfig};
 pub use plugins::{
     Added, BUCKET_BYTES, CollectRule, CollectedVersion, KEY_BYTES, Kept, KeyQuota, KeySpace, MailCount,
     PluginStore, Quota, QuotaKind, RegistrySnapshot, RolloutChange, SETTLED_AFTER, SealedSecret,
 };
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};
+pub use refused::{Ended, complete_or_fail};
 pub use sqlite::SqliteStore;
 pub use store::{
     CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreError, StoreResult, Story, Term,
-    Upkeep, Verdict, WorkerRecord,
+    LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult,
+    Story, Term, Upkeep, Verdict, WorkerRecord,
 };

@@ -17,7 +17,7 @@ pub(crate) use self::{
     holding::{Holding, first_after, is_seen, sum},
     metric::{Metric, UsageRow, usage_rows},
 };
-use crate::{StoreResult, Term};
+use crate::{StoreClock, StoreResult, Term};
 
 /// What runs now: every plugin, and the versions that their rollouts name as stable or canary.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -139,7 +139,7 @@ pub enum Kept<T> {
 /// Every change of the registry is one transaction that also raises its revision, makes that the plugin's, and records its event. Whoever has
 /// seen a revision sees every change up to it.
 #[async_trait]
-pub trait PluginStore: Send + Sync + 'static {
+pub trait PluginStore: StoreClock + Send + Sync + 'static {
     /// The registry's revision. Cheap: processes ask every second.
     async fn registry_revision(&self) -> StoreResult<Revision>;
 

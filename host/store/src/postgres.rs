@@ -22,6 +22,7 @@
 //! | `fleet` | which fleet this is |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //! | [`notices`] | `listen` and `notify` |
+//! | `clock` | the database's time |
 //! | [`ceiling`] | what the database could do without us |
 //! | [`scratch`] | a database that is thrown away |
 //!
@@ -32,6 +33,7 @@
 mod address;
 pub mod ceiling;
 mod claim;
+mod clock;
 mod collect;
 mod complete;
 mod components;
@@ -73,10 +75,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    ClaimedTask, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
-    TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    AgeingTurns, ClaimedTask, Clock, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId,
+    TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::JoinHandle,
+};
 
 use self::{
     claim::Claim,
@@ -94,9 +99,10 @@ pub use self::{
     scratch::Scratch,
 };
 use crate::{
-    Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts,
     DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
-    StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    store::progress_written,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
@@ -106,16 +112,32 @@ pub struct PostgresStore {
     enqueues: Batcher<NewTask, ()>,
     /// Those of [`MANY`] tasks or more.
     bulk: Batcher<NewTask, ()>,
-    claims: Batcher<Claim, Vec<ClaimedTask>>,
+    claims: Batcher<Claim, StoreResult<Vec<ClaimedTask>>>,
     ends: Batcher<End, Commit>,
     reports: Batcher<ProgressReport, ()>,
     /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
-    order: Mutex<Outlook>,
+    order: Mutex<InOrder>,
     order_connection: Connections,
     /// For everything that is not hot.
     connections: Connections,
     /// For further connections.
     servers: Arc<Servers>,
+    clock: Clock,
+    /// Compares the clock with the database's. Ends with the store.
+    comparing: JoinHandle<()>,
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.comparing.abort();
+    }
+}
+
+/// What claims in order share.
+#[derive(Default)]
+struct InOrder {
+    outlook: Outlook,
+    ageing: AgeingTurns,
 }
 
 /// Connections of the hot operations.
@@ -145,6 +167,8 @@ impl PostgresStore {
         let size = config.max_connections.max(PostgresConfig::MIN_CONNECTIONS) - HOT_CONNECTIONS;
         let connections = Connections::new(&servers, size, COOL);
         on!(&connections, Repeat::Safe, |connection| schema::check(connection))?;
+        let clock = clock::of_database(&connections).await?;
+        let comparing = tokio::spawn(clock::keep(connections.clone(), clock.clone()));
 
         let enqueues = enqueue_writer(batching("postgres_enqueue"), &servers);
         // A large batch is worth a statement of its own, whatever else comes.
@@ -155,7 +179,7 @@ impl PostgresStore {
         let bulk = enqueue_writer(bulk, &servers);
         let lazy = if config.durable_claims { &[] } else { LAZY };
         let claiming = Connections::new(&servers, 1, &[HOT, lazy].concat());
-        let claims = Batcher::new(batching("postgres_claim"), move |claims: Vec<Claim>| {
+        let claims = Batcher::new(batching("postgres_claim"), move |claims: Batch<Claim>| {
             let claiming = claiming.clone();
             async move {
                 on!(&claiming, Repeat::Unsafe, |connection| claim::run(
@@ -164,7 +188,7 @@ impl PostgresStore {
             }
         });
         let ending = Connections::hot(&servers);
-        let ends = Batcher::new(batching("postgres_complete"), move |ends: Vec<End>| {
+        let ends = Batcher::new(batching("postgres_complete"), move |ends: Batch<End>| {
             let ending = ending.clone();
             async move {
                 on!(&ending, Repeat::Safe, |connection| complete::run(
@@ -175,7 +199,7 @@ impl PostgresStore {
         let reporting = Connections::hot(&servers);
         let reports = Batcher::new(
             batching("postgres_progress"),
-            move |reports: Vec<ProgressReport>| {
+            move |reports: Batch<ProgressReport>| {
                 let reporting = reporting.clone();
                 async move {
                     on!(&reporting, Repeat::Safe, |connection| progress::run(
@@ -195,11 +219,14 @@ impl PostgresStore {
             order_connection: Connections::new(&servers, 1, &[ORDER, lazy].concat()),
             connections,
             servers,
+            clock,
+            comparing,
         }))
     }
 
     /// Flushes what is queued and closes the connections. Every later call fails with [`StoreError::Closed`].
     pub async fn close(&self) {
+        self.comparing.abort();
         self.enqueues.close().await;
         self.bulk.close().await;
         self.claims.close().await;
@@ -217,7 +244,7 @@ impl PostgresStore {
     }
 
     /// Waits for its turn with the lanes.
-    async fn in_order(&self) -> StoreResult<MutexGuard<'_, Outlook>> {
+    async fn in_order(&self) -> StoreResult<MutexGuard<'_, InOrder>> {
         let turn = self.order.lock().await;
         if self.claims.is_closed() {
             return Err(StoreError::Closed);
@@ -229,11 +256,11 @@ impl PostgresStore {
 /// A writer of new tasks.
 fn enqueue_writer(batching: BatcherConfig, servers: &Arc<Servers>) -> Batcher<NewTask, ()> {
     let connections = Connections::hot(servers);
-    Batcher::new(batching, move |mut tasks: Vec<NewTask>| {
+    Batcher::new(batching, move |tasks: Batch<NewTask>| {
         let connections = connections.clone();
         async move {
             on!(&connections, Repeat::Safe, |connection| enqueue::run(
-                connection, &mut tasks
+                connection, &tasks
             ))
             .map(|()| vec![(); tasks.len()])
         }
@@ -248,6 +275,12 @@ fn batching(name: &'static str) -> BatcherConfig {
         max_items: 1_024,
         busy_linger: Duration::from_millis(10),
         ..BatcherConfig::default()
+    }
+}
+
+impl StoreClock for PostgresStore {
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 }
 
@@ -272,7 +305,8 @@ impl Store for PostgresStore {
                     now,
                     ids: ids.to_vec(),
                 };
-                Ok(self.claims.submit(vec![claim]).await?.pop().unwrap_or_default())
+                let claimed = self.claims.submit(vec![claim]).await?.pop();
+                claimed.unwrap_or_else(|| Ok(Vec::new()))
             }
             ClaimBy::Order { types, limit, policy } => {
                 let order = Order {
@@ -282,11 +316,10 @@ impl Store for PostgresStore {
                     limit,
                     policy,
                 };
-                let mut outlook = self.in_order().await?;
+                let mut turn = self.in_order().await?;
+                let InOrder { outlook, ageing } = &mut *turn;
                 on!(&self.order_connection, Repeat::Unsafe, |connection| order::run(
-                    connection,
-                    &mut outlook,
-                    &order
+                    connection, outlook, ageing, &order
                 ))
             }
         }
@@ -301,7 +334,8 @@ impl Store for PostgresStore {
     }
 
     async fn report_progress(&self, reports: &[ProgressReport]) -> StoreResult<()> {
-        self.reports.submit(reports.to_vec()).await.map(drop)
+        let written = self.reports.submit_each(reports.to_vec()).await;
+        progress_written(written)
     }
 
     async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
@@ -447,10 +481,6 @@ impl Store for PostgresStore {
 
     async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
         run!(self, |connection| upkeep::run(connection, term, now, retention))
-    }
-
-    async fn time(&self) -> StoreResult<Timestamp> {
-        run!(self, |connection| read::time(connection))
     }
 
     async fn ping(&self) -> StoreResult<()> {

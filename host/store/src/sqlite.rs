@@ -61,8 +61,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::SqlitePool;
 use taskforge_domain::{
-    ClaimedTask, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
-    Timestamp, TypePolicy, WorkerId,
+    ClaimedTask, Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
+    TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use tokio::sync::Mutex;
 
@@ -74,13 +74,14 @@ use self::{
     flush::{Write, Written, flush},
     forget::Walk,
     open::FileLock,
+    order::Ageing,
     progress::ProgressRow,
     writer::{Writer, in_transaction, on_writer},
 };
 use crate::{
-    Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
-    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store, StoreError,
-    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
+    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store, StoreClock,
+    StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord, store::progress_written,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -89,6 +90,9 @@ use crate::{
 pub struct SqliteStore {
     writes: Batcher<Write, Written>,
     shared: Arc<Shared>,
+    clock: Clock,
+    /// Of claims in order.
+    ageing: Arc<Ageing>,
 }
 
 struct Shared {
@@ -135,11 +139,16 @@ impl SqliteStore {
             lock: Mutex::new(Some(lock)),
         });
         let owner = Arc::clone(&shared);
-        let writes = Batcher::new(batching, move |writes| {
+        let writes = Batcher::new(batching, move |writes: Batch<Write>| {
             let shared = Arc::clone(&owner);
-            async move { on_writer!(shared.writer, |connection| flush(connection, writes)) }
+            async move { on_writer!(shared.writer, |connection| flush(connection, &writes)) }
         });
-        Ok(Arc::new(Self { writes, shared }))
+        Ok(Arc::new(Self {
+            writes,
+            shared,
+            clock: Clock::default(),
+            ageing: Arc::default(),
+        }))
     }
 
     /// Flushes what is queued, closes the database and gives the file up. Every later call fails with [`StoreError::Closed`].
@@ -155,6 +164,13 @@ impl SqliteStore {
     }
 }
 
+/// The database runs in this process, whose clock it has: the host's time of its start, counted on.
+impl StoreClock for SqliteStore {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
@@ -166,14 +182,9 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
-        let claim = vec![Write::Claim(ClaimOp::new(&request))];
-        Ok(self
-            .writes
-            .submit(claim)
-            .await?
-            .into_iter()
-            .flat_map(Written::claimed)
-            .collect())
+        let claim = vec![Write::Claim(ClaimOp::new(&request, &self.ageing))];
+        let written = self.writes.submit(claim).await?.pop();
+        written.map_or_else(|| Ok(Vec::new()), Written::claimed)
     }
 
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
@@ -195,7 +206,7 @@ impl Store for SqliteStore {
             .iter()
             .map(|report| Write::Progress(ProgressRow::new(report)))
             .collect();
-        self.writes.submit(rows).await.map(drop)
+        progress_written(self.writes.submit_each(rows).await)
     }
 
     async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
@@ -386,11 +397,6 @@ impl Store for SqliteStore {
         ))?;
         *walk = next;
         Ok(upkeep)
-    }
-
-    async fn time(&self) -> StoreResult<Timestamp> {
-        // The database runs in this process, and has its clock.
-        Ok(param::rounded(Timestamp::now()))
     }
 
     async fn ping(&self) -> StoreResult<()> {

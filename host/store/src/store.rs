@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Event, FailureKind, Fingerprint, Json, Lane, LogLine, NewTask, Next, Progress,
-    QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp,
-    TypePolicy, WorkerId,
+    Attempt, ClaimedTask, Clock, Event, FailureKind, Fingerprint, Json, Lane, LogLine, NewTask, Next,
+    Progress, QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy,
+    Timestamp, TypePolicy, WorkerId,
 };
 
 use crate::query::{Page, TaskFilter};
@@ -33,6 +33,9 @@ pub enum StoreError {
     /// The database refused a statement: a bug here or there.
     #[error("the database refused a statement: {0}")]
     Refused(String),
+    /// The worker was found lapsed, and gets no tasks any more.
+    #[error("the worker's lease has lapsed")]
+    Lapsed,
     /// Somebody else sweeps now: the term that the caller names is over, and nothing was written.
     #[error("another process leads the sweep")]
     Deposed,
@@ -46,8 +49,9 @@ pub enum StoreError {
 pub enum ClaimBy<'a> {
     /// These, as the broker's hints say.
     Ids(&'a [TaskId]),
-    /// Whatever waits, most urgent first; tenants take turns within a priority, and a tenant's oldest task goes first. The way to work
-    /// without a broker.
+    /// Whatever waits, most urgent first; tenants take turns within a priority, and a tenant's oldest task
+    /// goes first. Of four tasks one comes from the priority that holds the oldest overdue one
+    /// ([`AgeingTurns`](taskforge_domain::AgeingTurns)). The way to work without a broker.
     Order {
         /// Only these types.
         types: &'a [TaskType],
@@ -256,6 +260,26 @@ pub struct Counts {
     pub oldest_pending: Vec<(TaskType, TaskId)>,
 }
 
+/// What became of reports: those that the database does not hold are dropped, because there will be others.
+pub(crate) fn progress_written<T>(written: Vec<StoreResult<T>>) -> StoreResult<()> {
+    for written in written {
+        match written {
+            Err(StoreError::Refused(error) | StoreError::Corrupt(error)) => {
+                tracing::debug!(error, "a report was refused");
+            }
+            answer => drop(answer?),
+        }
+    }
+    Ok(())
+}
+
+/// A store has the time.
+pub trait StoreClock {
+    /// The store's clock, which is the fleet's: hosts may disagree about the time, and leases, due times and
+    /// the age of tasks are compared with it. Told without asking the database.
+    fn clock(&self) -> &Clock;
+}
+
 /// What keeps a worker's lease alive, and does nothing else. It waits for no other operation of the
 /// store. Where it is a connection, whoever awaits it makes and drives it, so that on a thread of its
 /// own it depends on nothing that happens in the rest of the process.
@@ -278,12 +302,16 @@ pub trait LeaseConnection: Send {
 /// Concurrent calls of the hot methods ([`Store::enqueue`], [`Store::claim`], [`Store::complete`], [`Store::report_progress`]) share
 /// transactions: callers need not gather work to be fast, and a call that does bring many rows keeps them together.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: StoreClock + Send + Sync + 'static {
     /// Inserts tasks, all or none. A task whose id is already there is left as it is, which makes a repeat harmless.
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()>;
 
-    /// Gives the worker a lease on tasks that are `pending`, and returns those that it got. Others (taken, cancelled, unknown) are
-    /// left out, and a worker that was found lapsed gets none. Tasks come in the order of [`ClaimBy::Ids`], or most urgent first.
+    /// Gives the worker a lease on tasks that are `pending`, and returns those that it got. Others
+    /// (taken, cancelled, unknown) are left out. Tasks come in the order of [`ClaimBy::Ids`], or most
+    /// urgent first with those after them that are due by their age.
+    ///
+    /// # Errors
+    /// [`StoreError::Lapsed`] to a worker that was found lapsed, which gets none.
     async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>>;
 
     /// Ends attempts. The answers are in the order of `completions`. A repeat writes nothing and gets the first answer, except after
@@ -294,7 +322,8 @@ pub trait Store: Send + Sync + 'static {
     /// is written.
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>>;
 
-    /// Records progress of running attempts.
+    /// Records progress of running attempts. A report that the database refuses to hold is dropped, and no
+    /// other with it.
     async fn report_progress(&self, reports: &[ProgressReport]) -> StoreResult<()>;
 
     /// Cancels a task that has not ended.
@@ -407,9 +436,6 @@ pub trait Store: Send + Sync + 'static {
     /// bounded amount of work; whoever calls it repeats it now and then. Tasks that have not ended are never forgotten. `None` for a person's
     /// command, which needs no leadership: it waits for an upkeep that is under way.
     async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep>;
-
-    /// The database's clock, which is the fleet's: hosts may disagree about the time, and leases are compared with it.
-    async fn time(&self) -> StoreResult<Timestamp>;
 
     /// Whether the database answers and its schema fits.
     async fn ping(&self) -> StoreResult<()>;

@@ -5,6 +5,7 @@
 //!
 //! | file | the concept |
 //! |---|---|
+//! | [`clock`] | a host whose clock is set |
 //! | [`guests`] | finding compiled plugins, and the hand-written components |
 //! | [`web`] | web servers on loopback: well-behaved ones, silent ones, slow ones |
 //! | [`smtp`] | a mail server that keeps what it is sent |
@@ -18,6 +19,7 @@
 // Test support fails a test by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod clock;
 pub mod disk;
 pub mod guests;
 pub mod hangup;

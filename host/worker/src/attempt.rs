@@ -5,14 +5,14 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Durati
 use futures_util::{FutureExt as _, poll};
 use taskforge_broker::{Broker, Hint};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Usage, WorkerId, retry,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Timestamp, Usage, WorkerId,
+    retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
 use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime};
-use taskforge_store::{Commit, Completion, Store, StoreError};
+use taskforge_store::{Commit, Completion, Ended, Store, StoreError, complete_or_fail};
 
 use crate::{
-    Clock,
     heartbeat::StoreBackoff,
     places::{PATIENCE, Place, Places, Slot},
     progress::{ProgressBoard, Said},
@@ -38,8 +38,14 @@ pub(crate) struct Bench {
     pub(crate) running: Arc<Running>,
     pub(crate) progress: Arc<ProgressBoard>,
     pub(crate) teller: Teller,
-    pub(crate) clock: Clock,
     pub(crate) places: Arc<Places>,
+}
+
+impl Bench {
+    /// The store's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.store.clock().now()
+    }
 }
 
 /// A claimed task, and what it takes up while it runs.
@@ -134,7 +140,7 @@ async fn execute(
         && let Some(failure) = misfit(serving, task).await
     {
         // Not for ever: a worker that never gets the version would be handed the task again and again.
-        if is_current() || !Live::is_young(task.id) {
+        if is_current() || !Live::is_young(task.id, bench.now()) {
             return Executed::Ended(failed(failure));
         }
         slot.turn_away();
@@ -292,7 +298,7 @@ fn conclude(
             &invoked.outcome,
             task.attempt,
             &task.retry,
-            bench.clock.now(),
+            bench.now(),
             fastrand::f64(),
         ),
     };
@@ -305,7 +311,7 @@ fn conclude(
             plugin_version: plugin.info().version.clone(),
             plugin_digest: plugin.info().digest,
             started_at: task.started_at,
-            finished_at: bench.clock.now(),
+            finished_at: bench.now(),
             outcome: invoked.outcome,
             usage: invoked.usage,
             logs: invoked.logs,
@@ -324,7 +330,7 @@ fn hand_back(bench: &Bench, task: &ClaimedTask, reason: &str) -> Completion {
             plugin_version: String::new(),
             plugin_digest: Digest::from_bytes([0; 32]),
             started_at: task.started_at,
-            finished_at: bench.clock.now(),
+            finished_at: bench.now(),
             outcome: Outcome::Failed(Failure::new(FailureKind::Cancelled, reason)),
             usage: Usage::default(),
             logs: Vec::new(),
@@ -348,11 +354,10 @@ async fn commit(
     completion: Completion,
     guard: &RunningGuard,
 ) -> Committed {
-    let next = completion.next;
     let mut backoff = StoreBackoff::new();
-    let verdict = loop {
-        match bench.store.complete(std::slice::from_ref(&completion)).await {
-            Ok(verdicts) => break verdicts.first().copied().unwrap_or(Commit::Stale),
+    let Ended { commit, next } = loop {
+        match complete_or_fail(&*bench.store, &completion).await {
+            Ok(ended) => break ended,
             Err(StoreError::Closed) => return Committed::Not,
             Err(_) if guard.switch().has_lapsed() => return Committed::Not,
             Err(error) => {
@@ -362,7 +367,7 @@ async fn commit(
             }
         }
     };
-    if verdict == Commit::Stale {
+    if commit == Commit::Stale {
         metrics::counter!("taskforge_stale_commits_total").increment(1);
         tracing::warn!(task.id = %task.id, attempt = task.attempt, "the lease was lost; the outcome was dropped");
         return Committed::Not;
@@ -370,7 +375,7 @@ async fn commit(
     Committed::Yes(match next {
         Next::Complete | Next::DeadLetter => Some(News::Finished(task.id)),
         // The second: the attempt was stopped for a cancel that never was, and the task waits again.
-        Next::HandBack | Next::Cancelled if next == Next::HandBack || verdict == Commit::Committed => {
+        Next::HandBack | Next::Cancelled if next == Next::HandBack || commit == Commit::Committed => {
             Some(News::Waits(hint(task)))
         }
         Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,

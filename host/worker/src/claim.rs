@@ -10,7 +10,7 @@ use std::{
 
 use taskforge_broker::{Hint, Popped, Taken, Want};
 use taskforge_domain::{ClaimedTask, TaskId, TaskState, TaskType};
-use taskforge_store::{ClaimBy, ClaimRequest, StoreResult};
+use taskforge_store::{ClaimBy, ClaimRequest, StoreError, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use asks::{Asks, Wanted};
@@ -136,6 +136,8 @@ impl Claims {
                         self.start(haul);
                     }
                 }
+                // The hints have gone back to the broker, and the heartbeat is about to hear of it too.
+                Err(StoreError::Lapsed) => return,
                 Err(error) => {
                     tracing::warn!(%error, worker.id = %self.bench.worker, "tasks were not claimed");
                     // What that claim may have got nevertheless is found the next time around.
@@ -226,7 +228,7 @@ impl Claims {
             .claim(ClaimRequest {
                 worker: self.bench.worker,
                 by,
-                now: self.bench.clock.now(),
+                now: self.bench.now(),
             })
             .await
     }

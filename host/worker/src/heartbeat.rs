@@ -18,7 +18,6 @@ use tokio::{runtime::Builder, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock,
     config::WorkerConfig,
     running::{Running, StopReason},
 };
@@ -29,7 +28,6 @@ pub(crate) struct Heartbeat {
     pub(crate) running: Arc<Running>,
     pub(crate) worker: WorkerId,
     pub(crate) config: WorkerConfig,
-    pub(crate) clock: Clock,
     /// Cancelled at a lapse: nothing more is claimed.
     pub(crate) no_more_claims: CancellationToken,
 }
@@ -120,7 +118,7 @@ impl Heartbeat {
             Some(connection) => connection,
             None => connection.insert(self.store.lease_connection().await?),
         };
-        connection.heartbeat(self.worker, self.clock.now()).await
+        connection.heartbeat(self.worker, self.store.clock().now()).await
     }
 }
 

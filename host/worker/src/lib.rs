@@ -15,7 +15,6 @@
 //! | [`running`] | what runs now, and how to stop it |
 //! | `heartbeat` | the lease on everything that the worker holds, on a thread of its own |
 //! | `cancels` | attempts whose own lease is gone |
-//! | [`clock`] | the time on the database's clock |
 //! | `teller` | news for the broker, many in a round trip |
 //! | [`progress`] | what running attempts say, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
@@ -27,7 +26,6 @@
 pub mod attempt;
 mod cancels;
 pub mod claim;
-pub mod clock;
 pub mod config;
 mod heartbeat;
 mod orphans;
@@ -38,7 +36,6 @@ pub mod sweeper;
 mod teller;
 pub mod worker;
 
-pub use clock::Clock;
 pub use config::{SweeperConfig, WorkerConfig};
 pub use places::places;
 pub use sweeper::Sweeper;

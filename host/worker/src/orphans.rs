@@ -26,10 +26,7 @@ pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
     if verdicts.is_empty() {
         return Ok(0);
     }
-    let moved = bench
-        .store
-        .resolve_lapsed(None, &verdicts, bench.clock.now())
-        .await?;
+    let moved = bench.store.resolve_lapsed(None, &verdicts, bench.now()).await?;
     // One that ended between the two looks was no orphan, and has not moved.
     if moved.is_empty() {
         return Ok(0);

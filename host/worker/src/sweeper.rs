@@ -22,7 +22,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::lanes::Lanes;
-use crate::{Clock, config::SweeperConfig};
+use crate::config::SweeperConfig;
 
 /// Does what nobody else in the fleet does: tasks whose time has come become pending and are hinted; tasks of lapsed workers are retried or
 /// become dead letters; the broker's lanes are filled from the store; caps are counted again; old tasks are forgotten.
@@ -33,7 +33,6 @@ pub struct Sweeper {
     config: SweeperConfig,
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
-    clock: Clock,
     /// Who asks to lead.
     id: WorkerId,
     lanes: Lanes,
@@ -48,6 +47,7 @@ pub struct Sweeper {
     told_revision: Revision,
     /// Where hints came from then: a broker that is away cannot be told.
     told_mode: Mode,
+    clock_is_off: bool,
     due: Due,
     /// The upkeep under way, if there is one.
     upkeep: AbortOnDropHandle<()>,
@@ -70,8 +70,10 @@ const POLICY_INTERVAL: Duration = Duration::from_secs(1);
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the broker is told the policy even if it has not changed: it may have missed a change, or lost it.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the clocks are compared.
+/// How often the host's time is compared with the store's.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
+/// By how much it must be off to be worth a word.
+const CLOCK_OFF: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a tick was cut short. The next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -113,13 +115,13 @@ impl Sweeper {
             config,
             store,
             broker,
-            clock: Clock::default(),
             id: WorkerId::generate(),
             live: Arc::default(),
             trials: None,
             collector: None,
             told_policy: None,
             told_revision: Revision::default(),
+            clock_is_off: false,
             due: Due::NOTHING_DONE,
             upkeep: AbortOnDropHandle::new(tokio::spawn(async {})),
         }
@@ -182,12 +184,10 @@ impl Sweeper {
 
     /// Asks for the lead, or for more of it.
     async fn lead(&mut self, before: Option<Term>) -> Option<Term> {
-        if is_due(&mut self.due.clock, CLOCK_INTERVAL)
-            && let Err(error) = self.clock.compare(&*self.store).await
-        {
-            tracing::debug!(%error, "the clocks were not compared");
+        if is_due(&mut self.due.clock, CLOCK_INTERVAL) {
+            self.compare_clocks();
         }
-        let asked = self.store.lead(self.id, self.clock.now(), self.config.term).await;
+        let asked = self.store.lead(self.id, self.now(), self.config.term).await;
         match asked {
             Ok(term) => {
                 metrics::gauge!("taskforge_sweeper_leads").set(f64::from(u8::from(term.is_some())));
@@ -215,7 +215,8 @@ impl Sweeper {
     /// When the store fails.
     pub async fn recover_all(&self) -> Result<usize, StoreError> {
         // Seen from next year every lease has run out, also one that was written before the clock was set back.
-        let next_year = Timestamp::now()
+        let now = self.now();
+        let next_year = now
             .saturating_add(SignedDuration::from_hours(366 * 24))
             .unwrap_or(Timestamp::MAX);
         let term = self
@@ -230,9 +231,25 @@ impl Sweeper {
                 self.store.resign(term).await?;
                 return Ok(recovered);
             }
-            recovered += lapses::resolve(&*self.store, term, &lapsed, Timestamp::now())
-                .await?
-                .moved;
+            recovered += lapses::resolve(&*self.store, term, &lapsed, now).await?.moved;
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.store.clock().now()
+    }
+
+    /// Says once that the host's time is not the store's: people who read both will wonder.
+    fn compare_clocks(&mut self) {
+        let ahead = self.store.clock().host_ahead();
+        if ahead.abs() < CLOCK_OFF {
+            self.clock_is_off = false;
+        } else if !self.clock_is_off {
+            self.clock_is_off = true;
+            tracing::warn!(
+                host_ahead = %ahead,
+                "this host's time is not the store's, by which tasks fall due; it is wrong or was set"
+            );
         }
     }
 
@@ -265,10 +282,7 @@ impl Sweeper {
         let began = Instant::now();
         let mut broker_error = None;
         while began.elapsed() < self.config.budget {
-            let due = self
-                .store
-                .promote_due(term, self.clock.now(), self.config.page)
-                .await?;
+            let due = self.store.promote_due(term, self.now(), self.config.page).await?;
             if let Err(error) = self.broker.push(&hints(&due)).await {
                 broker_error = Some(error);
             }
@@ -283,7 +297,7 @@ impl Sweeper {
     async fn sweep_lapsed(&self, term: Term) -> Result<(), SweepError> {
         let began = Instant::now();
         while began.elapsed() < self.config.budget {
-            let now = self.clock.now();
+            let now = self.now();
             let lapsed = self.store.lapsed(term, now, self.config.page).await?;
             if lapsed.is_empty() {
                 break;
@@ -300,7 +314,7 @@ impl Sweeper {
         if !self.upkeep.is_finished() {
             return;
         }
-        let (store, now, retention) = (self.store.clone(), self.clock.now(), self.config.retention);
+        let (store, now, retention) = (self.store.clone(), self.now(), self.config.retention);
         let collector = self.collector.clone();
         let upkeep = async move {
             match store.upkeep(Some(term), now, retention).await {

@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Clock,
     attempt::Bench,
     cancels,
     claim::Claims,
@@ -42,7 +41,6 @@ pub struct Services {
 pub struct Worker {
     config: WorkerConfig,
     services: Services,
-    clock: Clock,
 }
 
 /// Heartbeats between two looks at the store for leases that were lost without a signal reaching this
@@ -59,11 +57,7 @@ impl Worker {
     /// A worker that is not running yet.
     #[must_use]
     pub fn new(config: WorkerConfig, services: Services) -> Self {
-        Self {
-            config,
-            services,
-            clock: Clock::default(),
-        }
+        Self { config, services }
     }
 
     /// Works until `stop`, then drains: running attempts may finish within the grace period, and the rest goes back to the queue.
@@ -113,7 +107,6 @@ impl Worker {
             self.config.heartbeat_interval * BEATS_PER_LOOK,
             ended.clone(),
         ));
-        loops.spawn(self.clock.clone().keep_until(store.clone(), ended.clone()));
         let claims = Claims {
             bench,
             config: self.config.clone(),
@@ -164,7 +157,6 @@ impl Worker {
             running: running.clone(),
             worker,
             config: self.config.clone(),
-            clock: self.clock.clone(),
             no_more_claims: no_more_claims.clone(),
         };
         heartbeat
@@ -173,8 +165,7 @@ impl Worker {
     }
 
     async fn register(&self, worker: WorkerId) -> StoreResult<()> {
-        self.clock.compare(&*self.services.store).await?;
-        let now = self.clock.now();
+        let now = self.services.store.clock().now();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .unwrap_or_default()
             .trim()
@@ -213,7 +204,6 @@ impl Worker {
             running: running.clone(),
             progress: progress.clone(),
             teller,
-            clock: self.clock.clone(),
             places: Places::new(self.config.concurrency, self.config.instances),
         })
     }

@@ -18,8 +18,8 @@ use taskforge_broker::{
     Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
 };
 use taskforge_domain::{
-    ClaimedTask, EventKind, FailureKind, Json, Lane, NewTask, Outcome, QueuePolicy, RetryPolicy, RunLease,
-    Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    ClaimedTask, Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, QueuePolicy, RetryPolicy,
+    RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_registry::Live;
 use taskforge_runtime::{
@@ -27,8 +27,8 @@ use taskforge_runtime::{
 };
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story,
-    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
+    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -118,6 +118,12 @@ macro_rules! delegate_store {
     };
 }
 
+impl StoreClock for BrokenAnswers {
+    fn clock(&self) -> &Clock {
+        self.store.clock()
+    }
+}
+
 delegate_store! {
     enqueue(tasks: &[NewTask]) -> ();
     complete(completions: &[Completion]) -> Vec<Commit>;
@@ -150,7 +156,6 @@ delegate_store! {
     lanes(limit: u32) -> Vec<Lane>;
     pending(lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
     upkeep(term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
-    time() -> Timestamp;
     ping() -> ();
 }
 

@@ -9,7 +9,7 @@ use taskforge_domain::{Task, TaskId, TaskState, TenantId};
 use taskforge_store::{CancelOutcome, RetryOutcome};
 use tokio::time::{Instant, sleep_until};
 
-use super::{MAX_WAIT, now};
+use super::MAX_WAIT;
 use crate::{
     Problem, ProblemKind, Tenant, enqueue,
     extract::{Params, TaskPath, duration},
@@ -127,7 +127,7 @@ pub(super) async fn cancel(
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    let task = match app.services.store.cancel(&tenant, id, now()).await? {
+    let task = match app.services.store.cancel(&tenant, id, app.now()).await? {
         CancelOutcome::Cancelled(task) => {
             enqueue::publish(&*app.services.broker, &[Signal::Finished(id)]).await;
             task
@@ -164,7 +164,7 @@ pub(super) async fn retry(
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    match app.services.store.retry(&tenant, id, now()).await? {
+    match app.services.store.retry(&tenant, id, app.now()).await? {
         RetryOutcome::Requeued(task) => {
             enqueue::push(&*app.services.broker, &[enqueue::hint_of(&task)]).await;
             Ok(json(StatusCode::OK, &TaskView::from(&*task)))

@@ -83,7 +83,7 @@ async fn read<T: Send + 'static>(
     let submitter = Submitter {
         plugins: app.services.catalog.snapshot(),
         tenant,
-        now: super::now(),
+        now: app.now(),
     };
     if !large {
         return read(&submitter);

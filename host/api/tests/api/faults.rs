@@ -12,13 +12,13 @@ use taskforge_broker::{
     Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
 };
 use taskforge_domain::{
-    Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy, Timestamp,
-    TypePolicy, WorkerId,
+    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
+    Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreError, StoreResult, Story,
-    TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
+    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -79,6 +79,12 @@ macro_rules! guarded {
     };
 }
 
+impl StoreClock for Faulty {
+    fn clock(&self) -> &Clock {
+        self.inner.clock()
+    }
+}
+
 guarded! {
     claim(&self, request: ClaimRequest<'_>) -> Vec<taskforge_domain::ClaimedTask>;
     complete(&self, completions: &[Completion]) -> Vec<Commit>;
@@ -111,7 +117,6 @@ guarded! {
     lanes(&self, limit: u32) -> Vec<Lane>;
     pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
     upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
-    time(&self) -> Timestamp;
 }
 
 /// A server whose store has this fault. With the gate closed, enqueues wait for permits.

@@ -1,10 +1,14 @@
 use taskforge_domain::{TenantPolicy, Weight};
 
 use super::*;
-use crate::local::now;
+
+/// The time, in milliseconds.
+fn now() -> u64 {
+    crate::local::millis_of(&taskforge_domain::Clock::default())
+}
 
 fn queue() -> Queue {
-    Queue::new(PATIENCE, LANE_CAPACITY)
+    Queue::new(AGEING_AFTER, LANE_CAPACITY)
 }
 
 fn kind(name: &str) -> TaskType {
@@ -151,12 +155,12 @@ fn under_endless_urgent_hints_an_old_one_goes_within_its_bound() {
         }
         pop(&mut queue, &types, 1, now).remove(0)
     };
-    let before = start + millis(PATIENCE) - 1000;
+    let before = start + millis(AGEING_AFTER) - 1000;
     assert!(
         (0..100).all(|_| pop(before).lane.priority == Priority::MAX),
         "priority holds while patience lasts"
     );
-    let after = start + 2 * millis(PATIENCE);
+    let after = start + 2 * millis(AGEING_AFTER);
     for (older, expected) in old.iter().enumerate() {
         let taken = (0..AGED_SHARE)
             .map(|_| pop(after))
@@ -175,7 +179,7 @@ fn a_mountain_of_old_hints_leaves_the_urgent_their_share() {
     for _ in 0..1000 {
         assert!(queue.push(&hint("a", "t", 1)));
     }
-    let later = start + 2 * millis(PATIENCE);
+    let later = start + 2 * millis(AGEING_AFTER);
     for _ in 0..300 {
         assert!(queue.push(&hint("b", "t", 5)));
     }
@@ -194,7 +198,7 @@ fn workers_of_other_types_do_not_use_up_the_share_of_the_overdue() {
     let (mut queue, start) = (queue(), now());
     let old = hint("a", "x", 1);
     assert!(queue.push(&old));
-    let now = start + 2 * millis(PATIENCE);
+    let now = start + 2 * millis(AGEING_AFTER);
     let mut pops = 0;
     loop {
         // The other worker's pops fall on every number that the share would fall on, were they counted together.

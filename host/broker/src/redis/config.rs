@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use redis::{Client, IntoConnectionInfo, RedisResult, TlsCertificates};
-use taskforge_domain::FleetId;
+use taskforge_domain::{Clock, FleetId};
 
 use crate::{
     BrokerError, BrokerResult,
-    queue::{LANE_CAPACITY, PATIENCE},
+    queue::{AGEING_AFTER, LANE_CAPACITY},
 };
 
 /// How a [`RedisBroker`](super::RedisBroker) reaches Redis (or Valkey), and what it keeps there.
@@ -27,6 +27,8 @@ pub struct RedisConfig {
     pub lane_capacity: usize,
     /// A hint is overdue once its task is older than this.
     pub patience: Duration,
+    /// Tells the age of tasks: the store's.
+    pub clock: Clock,
     /// After this long a command has failed.
     pub timeout: Duration,
     /// Whose certificates are believed, as PEM. `None`: the system's authorities, or those that `SSL_CERT_FILE` and
@@ -44,7 +46,8 @@ impl RedisConfig {
             prefix: "taskforge".into(),
             fleet: None,
             lane_capacity: LANE_CAPACITY,
-            patience: PATIENCE,
+            patience: AGEING_AFTER,
+            clock: Clock::default(),
             timeout: Duration::from_secs(1),
             authorities: None,
         }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use redis::{Script, ScriptInvocation};
-use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use taskforge_domain::{Clock, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 use uuid::Uuid;
 
 use super::RedisConfig;
 use crate::{
     BrokerError, BrokerResult, Hint, Popped, ShortLane, Taken,
-    local::now,
+    local::millis_of,
     queue::{AGED_SHARE, CLAIM_GRACE, MAX_COUNTERS, TURN, millis},
 };
 
@@ -22,6 +22,7 @@ pub(super) struct Scripts {
     base: String,
     capacity: usize,
     patience: u64,
+    clock: Clock,
     push: Script,
     pop: Script,
     release: Script,
@@ -59,6 +60,7 @@ impl Scripts {
             base: format!("{{{}}}", config.prefix),
             capacity: config.lane_capacity.max(1),
             patience: millis(config.patience),
+            clock: config.clock.clone(),
             push: script(include_str!("push.lua")),
             pop: script(include_str!("pop.lua")),
             release: script(include_str!("release.lua")),
@@ -99,7 +101,7 @@ impl Scripts {
 
     pub(super) fn pop(&self, types: &[TaskType], max: usize) -> ScriptInvocation<'_> {
         let mut call = self.pop.key(&self.base);
-        call.arg(now())
+        call.arg(millis_of(&self.clock))
             .arg(max)
             .arg(self.patience)
             .arg(AGED_SHARE)

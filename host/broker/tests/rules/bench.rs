@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Want, queue::PATIENCE};
+use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Want, queue::AGEING_AFTER};
 use taskforge_domain::{QueuePolicy, TenantPolicy, TypePolicy, Weight};
 
 use crate::{
@@ -17,7 +17,7 @@ pub(crate) struct Bench {
 }
 
 pub(crate) async fn local(capacity: usize) -> Bench {
-    let broker = Arc::new(LocalBroker::with(PATIENCE, capacity));
+    let broker = Arc::new(LocalBroker::with(AGEING_AFTER, capacity));
     broker.mark_complete().await.unwrap();
     Bench {
         broker,

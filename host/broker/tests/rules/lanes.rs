@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::PATIENCE};
+use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::AGEING_AFTER};
 use taskforge_domain::{QueuePolicy, TaskId};
 
 use crate::{
@@ -43,7 +43,7 @@ fn page(store: &[Hint], lane: &ShortLane) -> (Vec<TaskId>, bool) {
 
 fn local_incomplete() -> Bench {
     Bench {
-        broker: Arc::new(LocalBroker::with(PATIENCE, 8)),
+        broker: Arc::new(LocalBroker::with(AGEING_AFTER, 8)),
         _server: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskforge_broker::{Broker, Hint, Popped, Want, queue::PATIENCE};
+use taskforge_broker::{Broker, Hint, Popped, Want, queue::AGEING_AFTER};
 use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 use uuid::{NoContext, Timestamp, Uuid};
 
@@ -39,7 +39,7 @@ pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<H
 /// Of a task that was created long before patience ended.
 pub fn overdue(hint: Hint) -> Hint {
     let seconds = hint.id.as_uuid().get_timestamp().unwrap().to_unix().0;
-    let then = Timestamp::from_unix(NoContext, seconds - 10 * PATIENCE.as_secs(), 0);
+    let then = Timestamp::from_unix(NoContext, seconds - 10 * AGEING_AFTER.as_secs(), 0);
     Hint {
         id: TaskId::from_uuid(Uuid::new_v7(then)),
         ..hint

@@ -5,6 +5,7 @@
 #[path = "../common/binary.rs"]
 mod binary;
 mod browser;
+mod clocks;
 mod commands;
 mod compiling;
 mod crash;

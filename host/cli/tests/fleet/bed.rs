@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 use taskforge_testing::{
+    clock::HostClock,
     server::{Postgres, Redis, free_port},
     wait::wait_until,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Bed {
     /// Where processes find the database; a test may put a proxy in between.
     pub(crate) database_url: String,
     pub(crate) redis_url: Option<String>,
+    /// The clock of the host that its processes run on, where a test sets it.
+    pub(crate) clock: Option<HostClock>,
 }
 
 impl Bed {
@@ -60,6 +63,7 @@ impl Bed {
             http: client(),
             api_port: free_port(),
             database_url,
+            clock: None,
         };
         let migrated = bed.command("migrate").output().unwrap();
         let said = String::from_utf8_lossy(&migrated.stderr);
@@ -79,6 +83,9 @@ impl Bed {
         command.env("TASKFORGE_SERVER", self.url(""));
         command.env("TASKFORGE_PLUGINS", plugins(self.data.path()));
         command.env("TASKFORGE_ALLOW_PRIVATE", "127.0.0.0/8");
+        if let Some(clock) = &self.clock {
+            clock.apply(&mut command);
+        }
         command
     }
 

@@ -18,7 +18,7 @@ mod verdict;
 
 use std::{process::Command, time::Duration};
 
-use taskforge_testing::{proxy::Proxy, wait::wait_until};
+use taskforge_testing::{clock::HostClock, proxy::Proxy, wait::wait_until};
 use tokio::sync::Mutex;
 
 use self::{
@@ -327,5 +327,39 @@ async fn all_workers_killed_at_once() {
         storm.workers = (0..2).map(|_| storm.start_worker()).collect();
         hit
     })
+    .await;
+}
+
+/// How far clocks are set: further than any lease, and than any delay of the load.
+const STEP: i64 = 3600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_set_forward_and_back() {
+    let Some(clock) = HostClock::new() else {
+        return;
+    };
+    let servers = || {
+        let mut bed = Bed::new();
+        bed.clock = Some(clock);
+        (bed, ())
+    };
+    storm_on(
+        servers,
+        "the hosts' clocks set by an hour, forward and back",
+        None,
+        async |storm: &mut Storm, (): (), scale: Scale| {
+            let lease = humantime::parse_duration(storm.lease).unwrap();
+            let hit = Hit::now(&storm.bed);
+            for seconds in [STEP, -STEP, 0] {
+                storm.bed.clock.as_ref().expect("there is one").set(seconds);
+                tokio::time::sleep((lease / 2).max(scale.outage / 3)).await;
+            }
+            let lapsed = storm
+                .bed
+                .count("select count(*) from events where kind = 'lapsed'");
+            assert_eq!(lapsed, 0, "nobody was silent");
+            hit
+        },
+    )
     .await;
 }

@@ -8,6 +8,7 @@
 //! | `attacks` | the attacks of `plugins/hostile` through the whole fleet |
 //! | `plugins` | plugins that come, change and go |
 //! | `chaos` | the kill matrix |
+//! | `clocks` | hosts whose clocks are set |
 //! | `hangups` | clients that hang up at any moment |
 //! | `frozen` | a database that hangs |
 //! | `startup` | what is not there yet at the start, or not what it should be |
@@ -28,6 +29,7 @@ mod bed;
 #[path = "../common/binary.rs"]
 mod binary;
 mod chaos;
+mod clocks;
 mod drain;
 mod frozen;
 mod hangups;

@@ -14,20 +14,23 @@ struct Gate {
 }
 
 impl Gate {
-    /// Each item's answer is its double; a batch that holds a 13 fails.
+    /// Each item's answer is its double; a batch that holds a 13 is refused, and of a 99 the store is away.
     fn batcher(config: BatcherConfig) -> (Arc<Batcher<u32, u32>>, Self) {
         let open = Arc::new(Semaphore::new(0));
         let (tell, seen) = mpsc::unbounded_channel();
         let gate = Arc::clone(&open);
-        let batcher = Batcher::new(config, move |items: Vec<u32>| {
+        let batcher = Batcher::new(config, move |items: Batch<u32>| {
             let (gate, tell) = (Arc::clone(&gate), tell.clone());
             async move {
-                tell.send(items.clone()).unwrap();
+                tell.send(items.to_vec()).unwrap();
                 gate.acquire().await.unwrap().forget();
                 if items.contains(&13) {
                     return Err(StoreError::Refused("thirteen".into()));
                 }
-                Ok(items.into_iter().map(|item| item * 2).collect())
+                if items.contains(&99) {
+                    return Err(StoreError::Unavailable("away".into()));
+                }
+                Ok(items.iter().map(|item| item * 2).collect())
             }
         });
         (Arc::new(batcher), Self { open, seen })
@@ -107,15 +110,63 @@ async fn an_error_reaches_every_caller_of_its_flush_and_no_other() {
     let before = submit(&batcher, &[1]);
     gate.next().await;
     let with = submit(&batcher, &[2]);
-    let bad = submit(&batcher, &[13]);
+    let bad = submit(&batcher, &[99]);
     settle().await;
     gate.let_through(2);
-    let refused = Err(StoreError::Refused("thirteen".into()));
+    let away = Err(StoreError::Unavailable("away".into()));
     assert_eq!(before.await.unwrap(), Ok(vec![2]));
-    assert_eq!(with.await.unwrap(), refused);
-    assert_eq!(bad.await.unwrap(), refused);
+    assert_eq!(with.await.unwrap(), away);
+    assert_eq!(bad.await.unwrap(), away);
     gate.let_through(1);
     assert_eq!(batcher.submit(vec![5]).await, Ok(vec![10]));
+}
+
+#[tokio::test]
+async fn what_is_refused_fails_alone_and_its_neighbours_keep_their_order() {
+    let (batcher, mut gate) = Gate::batcher(BatcherConfig::default());
+    let before = submit(&batcher, &[1]);
+    gate.next().await;
+    let groups: [&[u32]; 5] = [&[2, 3], &[4], &[13, 5], &[6], &[13]];
+    let callers: Vec<_> = groups.iter().map(|group| submit(&batcher, group)).collect();
+    settle().await;
+    gate.let_through(20);
+    before.await.unwrap().unwrap();
+    for (group, caller) in groups.iter().zip(callers) {
+        let expected = if group.contains(&13) {
+            Err(StoreError::Refused("thirteen".into()))
+        } else {
+            Ok(group.iter().map(|item| item * 2).collect())
+        };
+        assert_eq!(caller.await.unwrap(), expected, "{group:?}");
+    }
+    let mut flushes = Vec::new();
+    let last = submit(&batcher, &[7]);
+    for _ in 0..8 {
+        flushes.push(gate.next().await);
+    }
+    let expected: [&[u32]; 8] = [
+        &[2, 3, 4, 13, 5, 6, 13],
+        &[2, 3, 4],
+        &[13, 5, 6, 13],
+        &[13, 5],
+        &[6, 13],
+        &[6],
+        &[13],
+        &[7],
+    ];
+    assert_eq!(flushes, expected);
+    assert_eq!(last.await.unwrap(), Ok(vec![14]));
+}
+
+#[tokio::test]
+async fn items_of_their_own_have_answers_of_their_own() {
+    let (batcher, gate) = Gate::batcher(BatcherConfig::default());
+    gate.let_through(20);
+    let answers = batcher.submit_each(vec![1, 13, 3]).await;
+    assert_eq!(
+        answers,
+        [Ok(2), Err(StoreError::Refused("thirteen".into())), Ok(6)]
+    );
 }
 
 #[tokio::test]
@@ -232,13 +283,16 @@ fn a_busy_writer_waits_for_company_no_longer_than_a_flush_takes() {
 async fn a_crowd_gets_every_answer_from_few_flushes() {
     let flushes = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&flushes);
-    let batcher = Arc::new(Batcher::new(BatcherConfig::default(), move |items: Vec<u32>| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Ok(items.into_iter().map(|item| item * 2).collect::<Vec<_>>())
-        }
-    }));
+    let batcher = Arc::new(Batcher::new(
+        BatcherConfig::default(),
+        move |items: Batch<u32>| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(items.iter().map(|item| item * 2).collect::<Vec<_>>())
+            }
+        },
+    ));
     let callers: Vec<_> = (0..2000).map(|n| submit(&batcher, &[n, n + 1])).collect();
     for (n, caller) in (0..).zip(callers) {
         assert_eq!(caller.await.unwrap(), Ok(vec![2 * n, 2 * n + 2]));

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::*;
-use taskforge_domain::{Priority, RetryPolicy};
+use crate::StoreError;
+use taskforge_domain::{AGEING_AFTER, Priority, RetryPolicy};
 
 pub async fn a_claim_gives_a_lease(world: World) {
     let new = NewTask {
@@ -113,6 +114,61 @@ pub async fn without_hints_the_most_urgent_goes_first_and_the_oldest_of_those(wo
     assert_eq!(world.claim_order(&["work"], 100).await, ids[3..]);
 }
 
+/// An id that was made at this moment.
+fn id_of(made: Timestamp) -> TaskId {
+    let millis = u128::try_from(made.as_millisecond()).unwrap();
+    let random = TaskId::generate().as_uuid().as_u128() & ((1 << 80) - 1);
+    TaskId::from_uuid(uuid::Uuid::from_u128((millis << 80) | random))
+}
+
+/// A stream of urgent tasks, and old ones of a low priority: of four claims one is theirs, whether tasks are
+/// claimed one by one or many at once.
+pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
+    let now = Timestamp::now();
+    let of = |level: u8, made: Timestamp| NewTask {
+        id: id_of(made),
+        priority: Priority::new(level).unwrap(),
+        ..new_task()
+    };
+    let long_ago = now - AGEING_AFTER - Duration::from_secs(5);
+    let old: Vec<_> = (0..6).map(|_| of(1, long_ago)).collect();
+    let urgent: Vec<_> = (0..40).map(|_| of(5, now)).collect();
+    let waiting: Vec<_> = (0..3).map(|_| of(2, now)).collect();
+    for tasks in [&urgent, &old, &waiting] {
+        world.store.enqueue(tasks).await.unwrap();
+    }
+    let claim = async |limit: u32| -> Vec<u8> {
+        let types = [kind("work")];
+        let claimed = world
+            .store
+            .claim(ClaimRequest {
+                worker: world.worker,
+                by: ClaimBy::Order {
+                    types: &types,
+                    limit,
+                    policy: &QueuePolicy::default(),
+                },
+                now,
+            })
+            .await
+            .unwrap();
+        claimed.iter().map(|task| task.priority.get()).collect()
+    };
+    for n in 1..=8 {
+        let expected = if n % 4 == 0 { 1 } else { 5 };
+        assert_eq!(claim(1).await, [expected], "claim {n}");
+    }
+    assert_eq!(claim(2).await, [5, 5]);
+    let eight = claim(8).await;
+    assert_eq!(eight, [5, 5, 5, 5, 5, 5, 1, 1], "of ten two, and the last two");
+    // What is left: two old ones, and what is urgent before what is merely less so.
+    let rest = claim(100).await;
+    assert_eq!(rest.iter().filter(|level| **level == 5).count(), 40 - 6 - 2 - 6);
+    assert_eq!(rest.iter().filter(|level| **level == 1).count(), 2);
+    assert_eq!(rest.iter().filter(|level| **level == 2).count(), 3);
+    assert_eq!(rest[0], 5);
+}
+
 pub async fn without_hints_only_served_types_are_taken(world: World) {
     let mut ids = Vec::new();
     for name in ["x", "y", "z", "x"] {
@@ -180,8 +236,24 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
 pub async fn a_lapsed_worker_gets_nothing(world: World) {
     let id = world.add(new_task()).await;
     world.store.lapsed(world.term, at(11), 10).await.unwrap();
-    assert!(world.claim_as(world.worker, &[id], 12).await.is_empty());
-    assert!(world.claim_order(&["work"], 10).await.is_empty());
+    let types = [kind("work")];
+    let by_order = ClaimBy::Order {
+        types: &types,
+        limit: 10,
+        policy: &QueuePolicy::default(),
+    };
+    // It is told so: the hints that it holds are for others.
+    for by in [ClaimBy::Ids(&[id]), by_order] {
+        let claimed = world
+            .store
+            .claim(ClaimRequest {
+                worker: world.worker,
+                by,
+                now: at(12),
+            })
+            .await;
+        assert_eq!(claimed, Err(StoreError::Lapsed));
+    }
     let fresh = WorkerId::generate();
     world.register(fresh, 12).await;
     assert_eq!(world.claim_as(fresh, &[id], 12).await.len(), 1);

@@ -450,7 +450,6 @@ impl Caller {
                 self.drops("held", store.held(world.worker)).await;
                 self.drops("lost_leases", store.lost_leases(&[(id, lease)])).await;
                 self.drops("next_due", store.next_due()).await;
-                self.drops("time", store.time()).await;
             }
             5 => {
                 self.drops("registry", plugins.registry()).await;

@@ -147,8 +147,13 @@ impl Bench {
                 now: Timestamp::now(),
                 ids: some.iter().map(|task| task.id).collect(),
             };
-            self.claimed
-                .extend(claim::run(connection, &[claim]).await?.into_iter().flatten());
+            self.claimed.extend(
+                claim::run(connection, &[claim])
+                    .await?
+                    .into_iter()
+                    .flatten()
+                    .flatten(),
+            );
         }
         whole(self.claimed.len(), self.tasks.len())
     }

@@ -11,6 +11,7 @@ use super::{
     param::{range, time},
     row,
 };
+use crate::{StoreError, StoreResult};
 
 /// What [`read`] reads.
 macro_rules! returning_claimed {
@@ -37,6 +38,9 @@ pub(super) const TAKE: &str = concat!(
     returning_claimed!()
 );
 
+/// Of these workers, those that were found lapsed.
+const LAPSED: &str = "select id from workers where id = any ($1) and lapsed_at is not null";
+
 /// A claim by ids on its way in.
 pub(super) struct Claim {
     pub(super) worker: WorkerId,
@@ -47,8 +51,12 @@ pub(super) struct Claim {
 /// The most tasks in one statement: their inputs come back in one answer.
 const CHUNK: usize = 4096;
 
-/// Carries out claims, all at once. Each gets its tasks in the order of its ids; of two claims for one task the first gets it.
-pub(super) async fn run(connection: &mut PgConnection, claims: &[Claim]) -> Attempted<Vec<Vec<ClaimedTask>>> {
+/// Carries out claims, all at once. Each gets its tasks in the order of its ids; of two claims for one task
+/// the first gets it. A claim of a lapsed worker fails by itself.
+pub(super) async fn run(
+    connection: &mut PgConnection,
+    claims: &[Claim],
+) -> Attempted<Vec<StoreResult<Vec<ClaimedTask>>>> {
     // Where a task goes: to which claim, and its place there.
     let mut places: BTreeMap<Uuid, (usize, usize)> = BTreeMap::new();
     for (n, claim) in claims.iter().enumerate() {
@@ -82,11 +90,28 @@ pub(super) async fn run(connection: &mut PgConnection, claims: &[Claim]) -> Atte
             }
         }
     }
-    let in_order = taken.into_iter().map(|mut tasks| {
+    // Rare: what a hint names is taken, or was cancelled, or its worker gets nothing any more.
+    let empty = claims.iter().zip(&taken).filter(|(_, tasks)| tasks.is_empty());
+    let empty: Vec<_> = empty.map(|(claim, _)| claim.worker).collect();
+    let lapsed = lapsed(connection, &empty).await?;
+    let in_order = claims.iter().zip(taken).map(|(claim, mut tasks)| {
+        if tasks.is_empty() && lapsed.contains(&claim.worker) {
+            return Err(StoreError::Lapsed);
+        }
         tasks.sort_by_key(|(place, _)| *place);
-        tasks.into_iter().map(|(_, task)| task).collect()
+        Ok(tasks.into_iter().map(|(_, task)| task).collect())
     });
     Ok(in_order.collect())
+}
+
+/// Of these workers, those that were found lapsed.
+pub(super) async fn lapsed(connection: &mut PgConnection, workers: &[WorkerId]) -> Attempted<Vec<WorkerId>> {
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = workers.iter().map(|worker| *worker.as_uuid()).collect();
+    let lapsed: Vec<Uuid> = sqlx::query_scalar(LAPSED).bind(ids).fetch_all(connection).await?;
+    Ok(lapsed.into_iter().map(WorkerId::from_uuid).collect())
 }
 
 pub(super) fn read(row: &PgRow) -> Attempted<ClaimedTask> {

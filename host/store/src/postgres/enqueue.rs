@@ -16,12 +16,13 @@ pub(super) const INSERT: &str = "
     on conflict (id) do nothing";
 
 /// Inserts tasks, all or none.
-pub(super) async fn run(connection: &mut PgConnection, tasks: &mut [NewTask]) -> Attempted<()> {
+pub(super) async fn run(connection: &mut PgConnection, tasks: &[NewTask]) -> Attempted<()> {
+    let mut tasks: Vec<&NewTask> = tasks.iter().collect();
     // In the order of ids, the same for everybody: two enqueues of the same tasks wait for each other and not in a circle. The sort is
     // stable, so that of two tasks with one id the first is taken.
     tasks.sort_by_key(|task| task.id);
     let all = tasks.len();
-    let mut statements = statements(tasks, |task| task.input.as_str().len()).peekable();
+    let mut statements = statements(&tasks, |task| task.input.as_str().len()).peekable();
     match statements.peek() {
         Some(only) if only.len() == all => insert(connection, only).await,
         _ => {
@@ -34,7 +35,7 @@ pub(super) async fn run(connection: &mut PgConnection, tasks: &mut [NewTask]) ->
     }
 }
 
-async fn insert(connection: &mut PgConnection, tasks: &[NewTask]) -> Attempted<()> {
+async fn insert(connection: &mut PgConnection, tasks: &[&NewTask]) -> Attempted<()> {
     macro_rules! column {
         ($task:ident => $value:expr) => {
             tasks.iter().map(|$task| $value).collect::<Vec<_>>()

@@ -12,16 +12,18 @@ use std::{
 
 use sqlx::{Connection, PgConnection, Row};
 use taskforge_domain::{
-    ClaimedTask, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp, WorkerId,
+    AgeingTurns, ClaimedTask, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp, WorkerId,
+    is_overdue,
 };
 
 use super::{
-    claim::{read, returning_claimed},
+    claim::{lapsed, read, returning_claimed},
     fault::Attempted,
     outlook::Outlook,
     param::time,
     row,
 };
+use crate::StoreError;
 
 /// Takes the oldest tasks of some lanes of one priority: from each tenant at most its quota, of each type at most what its cap leaves; for
 /// a lapsed worker none. Of what was paused meanwhile none either: a task that was enqueued after that never starts. Tasks that others are taking are passed over. Those that were found are locked, so that nothing needs to be asked
@@ -83,19 +85,32 @@ impl Order<'_> {
 pub(super) async fn run(
     connection: &mut PgConnection,
     outlook: &mut Outlook,
+    ageing: &mut AgeingTurns,
     order: &Order<'_>,
+) -> Attempted<Vec<ClaimedTask>> {
+    let aged = ageing.of_next(order.types, order.limit as usize) as u64;
+    let claimed = look_and_take(connection, outlook, order, aged).await?;
+    ageing.given(order.types, claimed.len());
+    Ok(claimed)
+}
+
+async fn look_and_take(
+    connection: &mut PgConnection,
+    outlook: &mut Outlook,
+    order: &Order<'_>,
+    aged: u64,
 ) -> Attempted<Vec<ClaimedTask>> {
     if order.limit == 0 || !order.types.iter().any(|name| order.serves(name)) {
         return Ok(Vec::new());
     }
     let begin = Instant::now();
     let lanes = outlook.lanes(connection, order.now).await?;
-    let claimed = take_from(connection, order, lanes).await?;
+    let claimed = take_from(connection, order, lanes, aged).await?;
     if !claimed.is_empty() {
         return Ok(claimed);
     }
     match outlook.look_again(connection, begin).await? {
-        Some(lanes) => take_from(connection, order, lanes).await,
+        Some(lanes) => take_from(connection, order, lanes, aged).await,
         None => Ok(claimed),
     }
 }
@@ -104,6 +119,7 @@ async fn take_from(
     connection: &mut PgConnection,
     order: &Order<'_>,
     lanes: Vec<(Lane, TaskId)>,
+    aged: u64,
 ) -> Attempted<Vec<ClaimedTask>> {
     let mut levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>> = BTreeMap::new();
     for (lane, head) in lanes {
@@ -117,14 +133,21 @@ async fn take_from(
     if levels.is_empty() {
         return Ok(Vec::new());
     }
-    if !order.policy.must_count() {
+    let claimed = if order.policy.must_count() {
+        let mut transaction = connection.begin().await?;
+        let mut room = Room::counted(&mut transaction, order.policy).await?;
+        let claimed = take_levels(&mut transaction, order, levels, aged, &mut room).await?;
+        transaction.commit().await?;
+        claimed
+    } else {
         // Each statement of its own: a claim is not all or nothing, and fewer round trips are quicker.
-        return take_levels(connection, order, levels, &mut Room::unlimited(order.policy)).await;
+        let mut room = Room::unlimited(order.policy);
+        take_levels(connection, order, levels, aged, &mut room).await?
+    };
+    // Others may have taken what waited; or nothing is for this worker any more.
+    if claimed.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
+        return Err(StoreError::Lapsed.into());
     }
-    let mut transaction = connection.begin().await?;
-    let mut room = Room::counted(&mut transaction, order.policy).await?;
-    let claimed = take_levels(&mut transaction, order, levels, &mut room).await?;
-    transaction.commit().await?;
     Ok(claimed)
 }
 
@@ -132,11 +155,20 @@ async fn take_levels(
     connection: &mut PgConnection,
     order: &Order<'_>,
     levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
+    aged: u64,
     room: &mut Room<'_>,
 ) -> Attempted<Vec<ClaimedTask>> {
+    let mut overdue = Vec::new();
+    if aged > 0
+        && let Some((priority, lanes)) = overdue_level(&levels, order.now, room)
+    {
+        let level = Level::new(lanes.clone(), order.policy);
+        overdue = level.take(connection, order, priority, aged, room).await?;
+    }
     let mut claimed = Vec::new();
     for (Reverse(priority), lanes) in levels {
-        let left = u64::from(order.limit).saturating_sub(claimed.len() as u64);
+        let taken = overdue.len() + claimed.len();
+        let left = u64::from(order.limit).saturating_sub(taken as u64);
         if left == 0 {
             break;
         }
@@ -144,14 +176,35 @@ async fn take_levels(
         match level.take(connection, order, priority, left, room).await {
             Ok(tasks) => claimed.extend(tasks),
             // What was taken without a transaction is taken; the caller must get it.
-            Err(fault) if !claimed.is_empty() && !order.policy.must_count() => {
+            Err(fault) if taken > 0 && !order.policy.must_count() => {
                 tracing::warn!(error = %fault, "a claim was cut short");
                 break;
             }
             Err(fault) => return Err(fault),
         }
     }
+    claimed.extend(overdue);
     Ok(claimed)
+}
+
+/// The priority that holds the oldest task that may run, if that one is overdue and others go before it.
+fn overdue_level<'a>(
+    levels: &'a BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
+    now: Timestamp,
+    room: &Room<'_>,
+) -> Option<(Priority, &'a Vec<(Lane, TaskId)>)> {
+    let fits = |lane: &Lane| room.of_type(&lane.task_type) > 0 && room.of_tenant(&lane.tenant) > 0;
+    let oldest = |lanes: &[(Lane, TaskId)]| {
+        let open = lanes.iter().filter(|(lane, _)| fits(lane));
+        open.map(|(_, head)| *head).min()
+    };
+    let (head, Reverse(priority), lanes) = levels
+        .iter()
+        .filter_map(|(priority, lanes)| Some((oldest(lanes)?, *priority, lanes)))
+        .min_by_key(|(head, ..)| *head)?;
+    // The most urgent go first anyway.
+    let is_first = levels.keys().next() == Some(&Reverse(priority));
+    (!is_first && is_overdue(head, now)).then_some((priority, lanes))
 }
 
 /// How much more may run under each cap.

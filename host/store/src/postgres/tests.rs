@@ -6,6 +6,7 @@ mod notices;
 mod partitions;
 mod plans;
 mod pooler;
+mod refused;
 mod schema;
 
 use std::{sync::Arc, time::Duration};

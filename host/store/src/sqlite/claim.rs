@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,8 +17,8 @@ use taskforge_domain::{
 use uuid::Uuid;
 
 use super::{
-    order::Order,
-    param::{RowText, arrays, rounded, task_id, time},
+    order::{Ageing, Order},
+    param::{RowText, arrays, rounded, task_id, time, worker_id},
 };
 use crate::{ClaimBy, ClaimRequest, StoreError, StoreResult};
 
@@ -42,10 +43,13 @@ const TAKE: &str = "
     from (select unhex(value ->> 0) as id, unhex(value ->> 1) as worker, value ->> 2 as now from jsonb_each(?1)) as taken
     where tasks.id = taken.id and tasks.state = 'pending'";
 
+/// Whether a worker was found lapsed.
+const IS_LAPSED: &str = "select exists (select 1 from workers where id = ?1 and lapsed_at is not null)";
+
 const INPUT: &str = "select input from task_inputs where task_id = ?1";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[FIND, TAKE, INPUT];
+pub(super) const STATEMENTS: &[&str] = &[FIND, TAKE, INPUT, IS_LAPSED];
 
 /// The most tasks in one answer.
 const CHUNK: usize = 1024;
@@ -63,10 +67,10 @@ enum Which {
 }
 
 impl ClaimOp {
-    pub(super) fn new(request: &ClaimRequest<'_>) -> Self {
+    pub(super) fn new(request: &ClaimRequest<'_>, ageing: &Arc<Ageing>) -> Self {
         let which = match request.by {
             ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
-            ClaimBy::Order { types, limit, policy } => Which::Order(Order::new(types, limit, policy)),
+            ClaimBy::Order { types, limit, policy } => Which::Order(Order::new(types, limit, policy, ageing)),
         };
         Self {
             worker: request.worker,
@@ -102,25 +106,44 @@ impl Found {
 }
 
 /// Carries out claims in the caller's transaction, all those by id at once. Each gets its tasks in the order of its ids, or the most
-/// urgent first.
+/// urgent first. A claim of a lapsed worker fails by itself.
 pub(super) async fn run(
     connection: &mut SqliteConnection,
-    ops: &[ClaimOp],
-) -> StoreResult<Vec<Vec<ClaimedTask>>> {
+    ops: &[&ClaimOp],
+) -> StoreResult<Vec<StoreResult<Vec<ClaimedTask>>>> {
     let mut answers: Vec<Vec<ClaimedTask>> = ops.iter().map(|_| Vec::new()).collect();
-    let by_ids = ops.iter().enumerate().filter_map(|(n, op)| match &op.which {
-        Which::Ids(ids) => Some((n, op, ids.as_slice())),
-        Which::Order(_) => None,
-    });
+    let by_ids = ops
+        .iter()
+        .copied()
+        .enumerate()
+        .filter_map(|(n, op)| match &op.which {
+            Which::Ids(ids) => Some((n, op, ids.as_slice())),
+            Which::Order(_) => None,
+        });
     lease(connection, by_ids.collect(), &mut answers).await?;
-    for (n, op) in ops.iter().enumerate() {
+    for (n, op) in ops.iter().copied().enumerate() {
         // One after the other: each sees what the one before left, and counts what it took.
         if let Which::Order(order) = &op.which {
-            let ids = order.pick(connection).await?;
+            let ids = order.pick(connection, op.now).await?;
             lease(connection, vec![(n, op, &ids)], &mut answers).await?;
+            order.given(answers[n].len());
         }
     }
-    Ok(answers)
+    let mut claimed = Vec::with_capacity(ops.len());
+    for (op, tasks) in ops.iter().zip(answers) {
+        // Rare: what waits is taken, or was cancelled, or the worker gets nothing any more.
+        let is_lapsed = tasks.is_empty()
+            && sqlx::query_scalar(IS_LAPSED)
+                .bind(worker_id(op.worker))
+                .fetch_one(&mut *connection)
+                .await?;
+        claimed.push(if is_lapsed {
+            Err(StoreError::Lapsed)
+        } else {
+            Ok(tasks)
+        });
+    }
+    Ok(claimed)
 }
 
 /// Leases tasks to ops, each to the op and in the order in which it is wanted. `wanted` has the places of ops among the answers.

@@ -163,13 +163,19 @@ fn attempt_row(attempt: &Attempt) -> String {
 }
 
 /// Ends attempts in the caller's transaction. The answers are in the order of `rows`.
-pub(super) async fn run(connection: &mut SqliteConnection, rows: &[CompleteRow]) -> StoreResult<Vec<Commit>> {
+pub(super) async fn run(
+    connection: &mut SqliteConnection,
+    rows: &[&CompleteRow],
+) -> StoreResult<Vec<Commit>> {
     // Two ends of one attempt in one batch are a repeat: the first is carried out and answers for both.
     let mut first = HashSet::with_capacity(rows.len());
-    let unique: Vec<_> = rows.iter().filter(|row| first.insert(row.key)).collect();
+    let unique: Vec<_> = rows.iter().copied().filter(|row| first.insert(row.key)).collect();
 
     let lost = ask_lost(connection, &unique).await?;
-    let (held, others): (Vec<_>, Vec<_>) = unique.iter().partition(|row| !lost.contains_key(&row.key));
+    let (held, others): (Vec<_>, Vec<_>) = unique
+        .iter()
+        .copied()
+        .partition(|row| !lost.contains_key(&row.key));
     end(connection, &held).await?;
     let cancelled: Vec<_> = others
         .into_iter()
@@ -186,7 +192,7 @@ pub(super) async fn run(connection: &mut SqliteConnection, rows: &[CompleteRow])
         Some(Lost::OnRecord(first)) => *first,
         Some(Lost::Stale) => Commit::Stale,
     };
-    Ok(rows.iter().map(answer).collect())
+    Ok(rows.iter().copied().map(answer).collect())
 }
 
 /// Why a lease does not hold.

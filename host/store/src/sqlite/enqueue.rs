@@ -52,7 +52,7 @@ impl EnqueueRow {
 }
 
 /// Inserts tasks in the caller's transaction.
-pub(super) async fn run(connection: &mut SqliteConnection, rows: &[EnqueueRow]) -> StoreResult<()> {
+pub(super) async fn run(connection: &mut SqliteConnection, rows: &[&EnqueueRow]) -> StoreResult<()> {
     for array in arrays(rows.iter().map(|row| row.task.as_str())) {
         sqlx::query(INSERT_TASKS)
             .bind(array)

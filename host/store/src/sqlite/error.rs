@@ -13,6 +13,12 @@ const FULL: i32 = 13;
 const CANNOT_OPEN: i32 = 14;
 const NOT_A_DATABASE: i32 = 26;
 
+/// Whether the database's lock was in somebody else's hands for too long.
+pub(super) fn is_locked(error: &StoreError) -> bool {
+    // What SQLite says to BUSY.
+    matches!(error, StoreError::Unavailable(why) if why.contains("database is locked"))
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {

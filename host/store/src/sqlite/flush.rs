@@ -26,7 +26,7 @@ pub(super) enum Written {
     /// For an enqueue, for progress and for a trial.
     Done,
     Ended(Commit),
-    Claimed(Vec<ClaimedTask>),
+    Claimed(StoreResult<Vec<ClaimedTask>>),
 }
 
 impl Written {
@@ -37,25 +37,22 @@ impl Written {
         }
     }
 
-    pub(super) fn claimed(self) -> Vec<ClaimedTask> {
+    pub(super) fn claimed(self) -> StoreResult<Vec<ClaimedTask>> {
         match self {
             Self::Claimed(tasks) => tasks,
-            _ => Vec::new(),
+            _ => Ok(Vec::new()),
         }
     }
 }
 
 /// Carries out all writes or none. Claims go last, so that they see what was enqueued beside them.
-pub(super) async fn flush(
-    connection: &mut SqliteConnection,
-    writes: Vec<Write>,
-) -> StoreResult<Vec<Written>> {
+pub(super) async fn flush(connection: &mut SqliteConnection, writes: &[Write]) -> StoreResult<Vec<Written>> {
     let mut written: Vec<_> = writes.iter().map(|_| Written::Done).collect();
     let (mut tasks, mut reports) = (Vec::new(), Vec::new());
     let (mut ends, mut end_places) = (Vec::new(), Vec::new());
     let (mut claims, mut claim_places) = (Vec::new(), Vec::new());
     let mut is_trial = false;
-    for (place, write) in writes.into_iter().enumerate() {
+    for (place, write) in writes.iter().enumerate() {
         match write {
             Write::Enqueue(row) => tasks.push(row),
             Write::Progress(row) => reports.push(row),

@@ -27,7 +27,7 @@ const LANES: &str = "
                 order by next.tenant, next.task_type, next.priority, next.id limit 1)
         from heads cross join tasks as head on head.id = heads.id
         limit ?1)
-    select tenant, task_type, priority from heads cross join tasks on tasks.id = heads.id";
+    select tasks.id, tenant, task_type, priority from heads cross join tasks on tasks.id = heads.id";
 
 /// As one value: a broker asks for thousands, and each row of an answer would cross from the database's thread by itself.
 const PENDING: &str = "
@@ -52,8 +52,14 @@ const HELD: &str = "
 pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING, RUNNING, HELD];
 
 pub(super) async fn lanes<'e>(executor: impl SqliteExecutor<'e>, limit: u32) -> StoreResult<Vec<Lane>> {
+    let heads = heads(executor, limit).await?;
+    Ok(heads.into_iter().map(|head| head.lane).collect())
+}
+
+/// The oldest task of each lane.
+pub(super) async fn heads<'e>(executor: impl SqliteExecutor<'e>, limit: u32) -> StoreResult<Vec<LanedTask>> {
     let rows = sqlx::query(LANES).bind(limit).fetch_all(executor).await?;
-    rows.iter().map(|row| read_lane(row, 0)).collect()
+    rows.iter().map(read_laned).collect()
 }
 
 pub(super) async fn pending(

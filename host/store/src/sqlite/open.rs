@@ -97,6 +97,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// How long a write waits for somebody else's lock: for a checkpoint or a short look with another tool. Clients
+/// are answered, and finished attempts are committed later.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Opens the connection that writes, creates the file if there is none, and brings the schema up to date.
 pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
     // SQLite gives its log and its index the mode of the database.
@@ -113,13 +117,20 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
     let mut connection = connect(path, options).await?;
     migrate(path, &mut connection).await?;
     lead::vacate(&mut connection).await?;
+    // From here on somebody waits for each answer.
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "pragma busy_timeout = {}",
+        LOCK_PATIENCE.as_millis()
+    )))
+    .execute(&mut connection)
+    .await?;
     Ok(connection)
 }
 
 /// Opens another connection that writes, in place of one that was lost. The file must be there: an empty new one in the place
 /// of one that somebody has removed would look as if there had never been a task.
 pub(super) async fn writer_again(path: &Path) -> StoreResult<SqliteConnection> {
-    connect(path, writer_options(path)).await
+    connect(path, writer_options(path).busy_timeout(LOCK_PATIENCE)).await
 }
 
 fn writer_options(path: &Path) -> SqliteConnectOptions {

@@ -10,14 +10,17 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sqlx::SqliteConnection;
-use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use taskforge_domain::{
+    AgeingTurns, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp, is_overdue,
+};
 use uuid::Uuid;
 
 use super::{
-    lanes::lanes,
+    lanes::heads,
     param::{RowText, arrays},
     row,
 };
@@ -43,9 +46,23 @@ pub(super) const STATEMENTS: &[&str] = &[HEADS, RUNNING];
 /// The most lanes that one claim looks at. So many types and tenants wait in no embedded store.
 const LANES: u32 = 100_000;
 
+/// Whose turn it is between what is urgent and what is overdue; all claims of a store share it.
+#[derive(Default)]
+pub(super) struct Ageing(Mutex<AgeingTurns>);
+
+impl Ageing {
+    /// Never held across a wait.
+    fn lock(&self) -> MutexGuard<'_, AgeingTurns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a claim by order is after.
 pub(super) struct Order {
     types: HashSet<TaskType>,
+    /// As they were asked for.
+    asked: Vec<TaskType>,
+    ageing: Arc<Ageing>,
     limit: usize,
     policy: QueuePolicy,
 }
@@ -68,26 +85,38 @@ struct Share {
 }
 
 impl Order {
-    pub(super) fn new(types: &[TaskType], limit: u32, policy: &QueuePolicy) -> Self {
+    pub(super) fn new(types: &[TaskType], limit: u32, policy: &QueuePolicy, ageing: &Arc<Ageing>) -> Self {
         let served = types.iter().filter(|name| !policy.is_paused(name));
         Self {
             types: served.cloned().collect(),
+            asked: types.to_vec(),
+            ageing: Arc::clone(ageing),
             limit: limit as usize,
             policy: policy.clone(),
         }
     }
 
     /// The tasks to take, in order. What is picked is pending in the caller's transaction.
-    pub(super) async fn pick(&self, connection: &mut SqliteConnection) -> StoreResult<Vec<TaskId>> {
+    pub(super) async fn pick(
+        &self,
+        connection: &mut SqliteConnection,
+        now: Timestamp,
+    ) -> StoreResult<Vec<TaskId>> {
         let mut picked = Vec::new();
         if self.limit == 0 || self.types.is_empty() {
             return Ok(picked);
         }
         let mut room = Room::new(&self.policy, connection).await?;
         let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> = BTreeMap::new();
-        for lane in lanes(&mut *connection, LANES).await? {
+        // Of what may run.
+        let mut oldest: Option<(TaskId, Reverse<Priority>)> = None;
+        for head in heads(&mut *connection, LANES).await? {
+            let (id, lane) = (head.id, head.lane);
             if !self.types.contains(&lane.task_type) {
                 continue;
+            }
+            if room.has(&lane) && oldest.is_none_or(|(oldest, _)| id < oldest) {
+                oldest = Some((id, Reverse(lane.priority)));
             }
             let shares = by_priority.entry(Reverse(lane.priority)).or_default();
             let share = shares.entry(lane.tenant.clone()).or_insert_with(|| Share {
@@ -101,23 +130,55 @@ impl Order {
                 taken: 0,
             });
         }
-        for shares in by_priority.into_values() {
-            let mut shares: Vec<_> = shares.into_values().collect();
-            // Each round fills the claim, or ends with a lane that is empty or has no room.
-            while picked.len() < self.limit {
-                shares.retain_mut(|share| {
-                    share.sources.retain(|source| room.has(&source.lane));
-                    !share.sources.is_empty()
-                });
-                if shares.is_empty() {
-                    break;
-                }
-                let left = self.limit - picked.len();
-                picked.extend(round(connection, &mut shares, left, &mut room).await?);
-            }
+        let mut by_priority: BTreeMap<_, Vec<Share>> = by_priority
+            .into_iter()
+            .map(|(priority, shares)| (priority, shares.into_values().collect()))
+            .collect();
+        let aged = self.ageing.lock().of_next(&self.asked, self.limit);
+        // The most urgent go first anyway.
+        let first = by_priority.keys().next().copied();
+        let overdue = oldest.filter(|(oldest, level)| Some(*level) != first && is_overdue(*oldest, now));
+        let mut aged_picks = Vec::new();
+        if let Some((_, priority)) = overdue
+            && let Some(shares) = by_priority.get_mut(&priority)
+        {
+            aged_picks = fill(connection, shares, aged, &mut room).await?;
         }
+        for shares in by_priority.values_mut() {
+            let left = self.limit - picked.len() - aged_picks.len();
+            picked.extend(fill(connection, shares, left, &mut room).await?);
+        }
+        picked.extend(aged_picks);
         Ok(picked)
     }
+
+    /// A claim got so many tasks.
+    pub(super) fn given(&self, count: usize) {
+        self.ageing.lock().given(&self.asked, count);
+    }
+}
+
+/// At most `limit` tasks of one priority.
+async fn fill(
+    connection: &mut SqliteConnection,
+    shares: &mut Vec<Share>,
+    limit: usize,
+    room: &mut Room,
+) -> StoreResult<Vec<TaskId>> {
+    let mut picked = Vec::new();
+    // Each round fills the claim, or ends with a lane that is empty or has no room.
+    while picked.len() < limit {
+        shares.retain_mut(|share| {
+            share.sources.retain(|source| room.has(&source.lane));
+            !share.sources.is_empty()
+        });
+        if shares.is_empty() {
+            break;
+        }
+        let left = limit - picked.len();
+        picked.extend(round(connection, shares, left, room).await?);
+    }
+    Ok(picked)
 }
 
 /// As many turns as would give `left` tasks if every tenant had enough. Sources that have no more are removed.

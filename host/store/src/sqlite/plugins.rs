@@ -239,8 +239,9 @@ impl PluginStore for SqliteStore {
         sent: MailCount,
         limit: MailCount,
     ) -> StoreResult<bool> {
+        let now = self.clock.now();
         on_writer!(self.shared.writer, |writer| mail::add(
-            writer, plugin, version, sent, limit
+            writer, plugin, version, sent, limit, now
         ))
     }
 

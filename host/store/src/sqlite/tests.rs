@@ -1,4 +1,5 @@
 mod full;
+mod locked;
 mod migrate;
 mod plans;
 mod turns;
@@ -130,7 +131,7 @@ async fn a_newer_schema_is_refused() {
     let sql = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
                values (9999, 'from the future', true, x'00', 0)";
     sqlx::query(sql)
-        .execute(&mut store.shared.writer.turn().await.take().await.unwrap())
+        .execute(&mut store.shared.writer.turn().await.unwrap().take().await.unwrap())
         .await
         .unwrap();
     assert!(matches!(store.ping().await, Err(StoreError::Schema(_))));
@@ -198,7 +199,7 @@ async fn a_folder_that_cannot_be_made_is_named() {
 async fn the_schema_refuses_impossible_tasks() {
     let (_folder, store) = fresh().await;
     store.enqueue(&[new_task()]).await.unwrap();
-    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.unwrap().take().await.unwrap();
     for sql in [
         "update tasks set state = 'sleeping'",
         "update tasks set state = 'running'",
@@ -228,7 +229,7 @@ async fn the_schema_refuses_impossible_tasks() {
 #[tokio::test]
 async fn a_commit_is_on_the_disk_before_it_is_answered() {
     let (_folder, store) = fresh().await;
-    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.unwrap().take().await.unwrap();
     let journal: String = sqlx::query_scalar("pragma journal_mode")
         .fetch_one(&mut writer)
         .await

@@ -5,13 +5,21 @@
 //! that is dropped before, or fails (of a full disk, the database rolls back more than the driver knows of), closes it;
 //! what it had not committed is rolled back, and the next operation opens another. Those that come in between wait for
 //! the database's own lock.
+//!
+//! # A lock that somebody else holds
+//! An operation waits for the database's lock as long as [`open::LOCK_PATIENCE`]. Those that waited for their turn
+//! meanwhile do not try it after that, one after the other: they fail too. So an answer takes no longer however
+//! many operations wait.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::open;
+use super::{error::is_locked, open};
 use crate::{StoreError, StoreResult};
 
 /// Gives the connection to one operation at a time, in the order in which they asked.
@@ -22,6 +30,8 @@ pub(super) struct Place {
     path: PathBuf,
     /// `None`: the next operation opens one.
     connection: Option<SqliteConnection>,
+    /// When the database's lock was last found in somebody else's hands.
+    locked: Option<Instant>,
     is_closed: bool,
 }
 
@@ -30,18 +40,26 @@ impl Writer {
         Self(Mutex::new(Place {
             path: path.to_owned(),
             connection: Some(connection),
+            locked: None,
             is_closed: false,
         }))
     }
 
     /// Waits for a turn.
-    pub(super) async fn turn(&self) -> MutexGuard<'_, Place> {
-        self.0.lock().await
+    pub(super) async fn turn(&self) -> StoreResult<MutexGuard<'_, Place>> {
+        let asked = Instant::now();
+        let place = self.0.lock().await;
+        if place.locked.is_some_and(|found| found > asked) {
+            return Err(StoreError::Unavailable(
+                "another process holds the lock of the database".to_owned(),
+            ));
+        }
+        Ok(place)
     }
 
     /// Closes the connection. Every later operation fails with [`StoreError::Closed`].
     pub(super) async fn close(&self) -> StoreResult<()> {
-        let mut place = self.turn().await;
+        let mut place = self.0.lock().await;
         place.is_closed = true;
         match place.connection.take() {
             Some(connection) => Ok(connection.close().await?),
@@ -62,6 +80,9 @@ impl Place {
 
     /// Takes the connection back, unless the operation left it in doubt.
     pub(super) async fn give_back<T>(&mut self, mut connection: SqliteConnection, answer: &StoreResult<T>) {
+        if answer.as_ref().is_err_and(is_locked) {
+            self.locked = Some(Instant::now());
+        }
         // The term was over, which is no failure of the database's.
         if !matches!(answer, Ok(_) | Err(StoreError::Deposed)) {
             metrics::counter!("taskforge_store_writers_replaced_total").increment(1);
@@ -80,7 +101,7 @@ impl Place {
 /// Carries out `$work` on the connection that writes, which is `$connection` in it.
 macro_rules! on_writer {
     ($writer:expr, |$connection:ident| $work:expr) => {{
-        let mut place = $writer.turn().await;
+        let mut place = $writer.turn().await?;
         // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
         let mut taken = place.take().await?;
         let answer = {

@@ -96,7 +96,7 @@ async fn a_single_task_does_not_wait_for_the_many_of_somebody_else() {
     // Somebody is about to insert one of the many.
     let mut other = database.connection().await;
     let mut open = other.begin().await.unwrap();
-    enqueue::run(&mut open, &mut [tasks[50].clone()]).await.unwrap();
+    enqueue::run(&mut open, &[tasks[50].clone()]).await.unwrap();
     let many = {
         let (store, tasks) = (store.clone(), tasks.clone());
         tokio::spawn(async move { store.enqueue(&tasks).await })

@@ -20,7 +20,7 @@ fn pooler(mode: &str) -> Option<PgBouncer> {
 }
 
 async fn works(url: &str) {
-    migrate(url).await.unwrap();
+    migrate(&PostgresConfig::new(url)).await.unwrap();
     let config = PostgresConfig::new(url);
     let store = PostgresStore::connect(&config).await.unwrap();
     let task = new_task();

@@ -24,7 +24,7 @@ async fn a_database_that_may_not_grow_for_a_moment_costs_one_answer() {
     let first = new_task();
     store.enqueue(std::slice::from_ref(&first)).await.unwrap();
     // What the connection says when the disk is full: it holds for this connection, and not for one that replaces it.
-    let mut place = store.shared.writer.turn().await;
+    let mut place = store.shared.writer.turn().await.unwrap();
     let mut writer = place.take().await.unwrap();
     sqlx::query("pragma max_page_count = 1")
         .execute(&mut writer)

@@ -110,7 +110,7 @@ async fn the_rules_of_the_new_columns_hold_in_an_old_file() {
     let path = folder.path().join("taskforge.db");
     old_file(&path).await;
     let store = SqliteStore::open(&path).await.unwrap();
-    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.unwrap().take().await.unwrap();
     for sql in [
         "update tasks set error_fingerprint = 1 where error_kind is null",
         "update tasks set error_fingerprint = null where error_kind is not null",

@@ -7,7 +7,7 @@ use super::*;
 
 async fn plan(store: &SqliteStore, sql: &str) -> Vec<String> {
     let explain = sqlx::AssertSqlSafe(format!("explain query plan {sql}"));
-    let mut writer = store.shared.writer.turn().await.take().await.unwrap();
+    let mut writer = store.shared.writer.turn().await.unwrap().take().await.unwrap();
     let steps = sqlx::query(explain).fetch_all(&mut writer).await.unwrap();
     steps.iter().map(|row| row.get("detail")).collect()
 }

@@ -1,0 +1,85 @@
+//! The store's time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// The store's time, told by a clock of this host that nobody can set: it counts on from the moment at
+/// which the time was last known, also while the machine sleeps.
+///
+/// Leases, due times, delays and the age of a task are judged by it. A host's own time may be set at any
+/// moment, by a person or by a daemon that finds it wrong, and then a worker that is well would seem to
+/// have been silent for an hour.
+///
+/// A cheap handle: clones tell the same time.
+#[derive(Debug, Clone)]
+pub struct Clock(Arc<AtomicI64>);
+
+impl Default for Clock {
+    /// One that begins with the host's time of this moment.
+    fn default() -> Self {
+        let ahead = Timestamp::now().as_microsecond().saturating_sub(running());
+        Self(Arc::new(AtomicI64::new(ahead)))
+    }
+}
+
+impl Clock {
+    /// The time, in whole microseconds, which is what stores keep.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let micros = running().saturating_add(self.0.load(Ordering::Relaxed));
+        Timestamp::from_microsecond(micros).unwrap_or_default()
+    }
+
+    /// Puts it forward, or back.
+    pub fn shift(&self, by: SignedDuration) {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(0);
+        self.0.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// By how much the host's own time is ahead of it.
+    #[must_use]
+    pub fn host_ahead(&self) -> SignedDuration {
+        Timestamp::now().duration_since(self.now())
+    }
+}
+
+/// Microseconds since the machine was started.
+#[cfg(target_os = "linux")]
+fn running() -> i64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(time.tv_nsec / 1_000)
+}
+
+/// Microseconds since this was first asked.
+#[cfg(not(target_os = "linux"))]
+fn running() -> i64 {
+    use std::{sync::LazyLock, time::Instant};
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    i64::try_from(BEGIN.elapsed().as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_begins_with_the_hosts_time_and_is_shifted_for_all_its_clones() {
+        let clock = Clock::default();
+        assert!(clock.host_ahead().abs() < SignedDuration::from_secs(1));
+        clock.clone().shift(SignedDuration::from_hours(1));
+        let behind = -clock.host_ahead();
+        assert!(
+            (3_599..=3_600).contains(&behind.as_secs()),
+            "{behind:?} after an hour forward"
+        );
+        let before = clock.now();
+        assert!(clock.now() >= before);
+    }
+}
