@@ -21,6 +21,7 @@ use crate::{
 /// A part that does not answer in this time does not work.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: Cow<'static, str> = Cow::Borrowed("ok");
+const AWAY: Cow<'static, str> = Cow::Borrowed("Redis is away; tasks are claimed from the store itself");
 
 /// How old what a part said may be when it is repeated to the next who asks. So many probes a second cost a
 /// hung database no more than one does.
@@ -144,10 +145,14 @@ impl Vitals {
     async fn broker(&self) -> (Mode, Cow<'static, str>) {
         let mode = self.broker.mode();
         let answers = match mode {
-            Mode::StoreWhileRedisIsAway => OK,
+            Mode::StoreWhileRedisIsAway => AWAY,
             _ => check("broker", self.broker.depth()).await,
         };
-        let concern = self.broker.concern().filter(|_| answers == OK);
+        // One that does not answer has nothing to add.
+        let concern = self
+            .broker
+            .concern()
+            .filter(|_| answers == OK || mode == Mode::StoreWhileRedisIsAway);
         (mode, concern.map_or(answers, Cow::from))
     }
 

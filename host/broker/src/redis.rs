@@ -361,7 +361,8 @@ impl Broker for RedisBroker {
     fn concern(&self) -> Option<String> {
         match self.core.link.state() {
             State::Up => self.eviction().and_then(|eviction| eviction.concern()),
-            State::Away => Some("Redis is away; tasks are claimed from the store itself".to_owned()),
+            // The mode says that.
+            State::Away => None,
             State::OtherFleet => Some(
                 "another fleet uses this Redis with the same prefix; tasks are claimed from the store itself"
                     .to_owned(),
