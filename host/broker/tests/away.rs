@@ -18,6 +18,7 @@ use taskforge_broker::{
     Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
 };
 use taskforge_domain::{FleetId, QueuePolicy, TaskId, TypePolicy};
+use taskforge_testing::tls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -533,4 +534,25 @@ async fn a_server_that_evicts_or_does_not_say_so_is_named() {
         shy.eviction() == Some(Eviction::Never)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_of_a_private_authority_is_reached_by_whoever_trusts_it() {
+    let server = Server::start();
+    let config = server.config();
+    let port: u16 = config.url.rsplit(':').next().unwrap().parse().unwrap();
+    let secure = tls::before(port, None).await;
+    let config = RedisConfig {
+        url: format!("rediss://127.0.0.1:{}", secure.port()),
+        ..config
+    };
+    let stranger = RedisBroker::connect(&config).await.unwrap();
+    assert!(stranger.is_away());
+    let authority = std::fs::read_to_string(tls::authority()).unwrap();
+    let trusting = RedisConfig {
+        authorities: Some(authority),
+        ..config
+    };
+    let broker = RedisBroker::connect(&trusting).await.unwrap();
+    until("it is reached", async || !broker.is_away()).await;
 }

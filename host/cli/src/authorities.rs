@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use taskforge_runtime::{Authorities, authorities};
 
 /// Where they were named.
@@ -37,6 +38,16 @@ pub(crate) fn read() -> anyhow::Result<Authorities> {
 /// Those of Redis, if they are not the library's defaults.
 pub(crate) fn of_redis() -> anyhow::Result<Option<String>> {
     file().map(authorities::system_and).transpose().context(NAMED)
+}
+
+/// The URL of a database, with the file unless it names one: PostgreSQL's library adds that to the system's.
+pub(crate) fn of_database(url: &str) -> String {
+    let Some(file) = file().filter(|_| !url.contains("sslrootcert=")) else {
+        return url.to_owned();
+    };
+    let between = if url.contains('?') { '&' } else { '?' };
+    let file = utf8_percent_encode(&file.to_string_lossy(), NON_ALPHANUMERIC).to_string();
+    format!("{url}{between}sslrootcert={file}")
 }
 
 /// What a client of a server needs; one that is not asked over TLS needs none.

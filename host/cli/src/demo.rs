@@ -101,7 +101,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
         args.workers
     );
     let instances = stack::instances(concurrency);
-    let stack = Stack::start(StackConfig {
+    let (mut stack, loading) = Stack::start(StackConfig {
         data_dir,
         listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         api: ApiConfig {
@@ -127,6 +127,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
         trust: Trust::default(),
     })
     .await?;
+    stack.load(loading).await?;
     for task_type in &args.types {
         let is_known = stack
             .plugins

@@ -53,16 +53,27 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         external: &args.external.external_types,
         trust: Trust::read(&args.trust)?,
     });
-    let stack = tokio::select! {
+    let (mut stack, loading) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    greet(&args, &stack, &folder, key.as_ref());
-    signals.next().await;
+    tracing::info!(
+        "the API answers at http://{}, and plugins run as they become ready",
+        stack.address
+    );
+    let loaded = tokio::select! {
+        loaded = stack.load(loading) => Some(loaded),
+        () = signals.next() => None,
+    };
+    if let Some(Ok(())) = loaded {
+        greet(&args, &stack, &folder, key.as_ref());
+        signals.next().await;
+    }
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
     // The API ends beside the workers.
     let grace = args.drain_grace.max(ApiConfig::default().shutdown_grace);
-    Ok(signals.end(grace, stack.stop()).await)
+    let code = signals.end(grace, stack.stop()).await;
+    loaded.transpose().map(|_| code)
 }
 
 /// The key that clients must send.

@@ -1,7 +1,6 @@
 //! What every process of a fleet shares: the database, and the broker before it.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -78,8 +77,7 @@ pub(crate) fn config(args: &DatabaseArgs) -> PostgresConfig {
         schema: args.database_schema.clone(),
         max_connections: args.database_connections,
         statement_timeout: args.statement_timeout,
-        authorities: authorities::file().map(Path::to_path_buf),
-        ..PostgresConfig::new(args.database_url.as_str())
+        ..PostgresConfig::new(authorities::of_database(&args.database_url))
     }
 }
 

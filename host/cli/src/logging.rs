@@ -18,7 +18,8 @@ use self::repeats::Repeats;
 use crate::args::{LogFormat, LoggingArgs};
 
 /// A server says what it does.
-const SERVER_FILTER: &str = "warn,taskforge=info,taskforge_worker=info,taskforge_api=info";
+const SERVER_FILTER: &str =
+    "warn,taskforge=info,taskforge_worker=info,taskforge_api=info,taskforge_registry=info";
 /// A command for a person is quiet unless something is wrong.
 const COMMAND_FILTER: &str = "warn";
 

@@ -1,11 +1,18 @@
 //! The registry's side of a process: it is connected, fed from a folder, and followed.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use taskforge_api::{Catalog, Readiness};
 use taskforge_broker::Broker;
-use taskforge_domain::{PluginInfo, TaskType};
+use taskforge_domain::{PluginInfo, Revision, TaskType};
 use taskforge_registry::{
     Collector, DEFAULT_QUOTA, Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry,
     Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
@@ -83,6 +90,20 @@ pub(crate) struct Access {
 pub(crate) struct Served {
     pub(crate) live: Arc<Live>,
     pub(crate) usage: Arc<UsageBoard>,
+    settled: watch::Receiver<Option<Revision>>,
+}
+
+impl Served {
+    /// Waits until what the registry names is served or was tried, but not for ever: what is compiled for longer is
+    /// served as soon as it is ready.
+    pub(crate) async fn settle(&self, snapshots: &Snapshots) {
+        let mut settled = self.settled.clone();
+        let revision = snapshots.borrow().revision;
+        let ready = settled.wait_for(|settled| *settled >= Some(revision));
+        if tokio::time::timeout(SETTLE, ready).await.is_err() {
+            tracing::warn!("some plugins are not ready yet; they are served as soon as they are");
+        }
+    }
 }
 
 impl Access {
@@ -117,8 +138,8 @@ impl Access {
         Ok(snapshots)
     }
 
-    /// Serves what the registry says, or only some types of it, until `stop`. Returns once what runs now is ready.
-    pub(crate) async fn serve(
+    /// Serves what the registry says, or only some types of it, until `stop`: each as soon as it is ready.
+    pub(crate) fn serve(
         &self,
         live: Arc<Live>,
         snapshots: Snapshots,
@@ -133,16 +154,33 @@ impl Access {
             signatures: self.trust.signatures.clone(),
             only,
         };
+        // Its pauses and caps hold from now on, whatever is ready.
+        live.see(&snapshots.borrow());
         let loader = Loader::new(parts, live.clone());
-        let mut settled = loader.settled();
+        let settled = loader.settled();
         tasks.spawn(loader.run(snapshots, stop.clone()));
-        let ready = settled.wait_for(|settled| *settled);
-        if tokio::time::timeout(SETTLE, ready).await.is_err() {
-            tracing::warn!("some plugins are not ready yet; they are served as soon as they are");
-        }
         let usage = Arc::new(UsageBoard::default());
         tasks.spawn(usage.clone().write_until(self.store.clone(), stop.clone()));
-        Served { live, usage }
+        Served { live, usage, settled }
+    }
+}
+
+/// Whether a process that has started to answer has also made its plugins ready.
+#[derive(Clone, Default)]
+pub(crate) struct Started(Arc<AtomicBool>);
+
+impl Started {
+    pub(crate) fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Readiness for Started {
+    fn check(&self) -> Result<(), String> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("its plugins are being made ready; those that are run already".to_owned()),
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Server, admin};
+use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Readiness as _, Server, admin};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
-    Collector, Folder, Live, Retention, StoredComponents, StoredMailCounter, StoredValues, Trials,
+    Collector, Folder, Live, Registry, Retention, Snapshots, StoredComponents, StoredMailCounter,
+    StoredValues, Trials,
 };
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store, StoreClock as _};
@@ -24,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     address, authorities, external, output,
-    registry::{self, Access, Registered, Served, Trust},
+    registry::{self, Access, Registered, Served, Started, Trust},
 };
 
 /// A watched folder makes a version of each build, most of which nobody ever looks at again.
@@ -73,12 +74,24 @@ pub(crate) struct Stack {
     pub(crate) running: Vec<PluginInfo>,
     /// The types that only external workers handle.
     pub(crate) external: Vec<TaskType>,
+    snapshots: Snapshots,
+    started: Started,
     tasks: TaskTracker,
     /// What goes on until the last attempt has ended.
     last: TaskTracker,
     stop_door: CancellationToken,
     stop_workers: CancellationToken,
     stop_last: CancellationToken,
+}
+
+/// What is still to be done when the door is open.
+pub(crate) struct Loading {
+    folder: Folder,
+    registry: Registry,
+    catalog: Arc<Catalog>,
+    path: PathBuf,
+    is_watched: bool,
+    served: Served,
 }
 
 /// This program, as the compiler of components.
@@ -207,8 +220,9 @@ pub(crate) async fn bind_admin(chosen: Option<SocketAddr>) -> anyhow::Result<Tcp
 }
 
 impl Stack {
-    /// Opens the store, returns what an earlier process left running to the queue, and starts everything.
-    pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<Self> {
+    /// Opens the store, returns what an earlier process left running to the queue, and starts everything. What the
+    /// folder holds is registered by [`Stack::load`]: that may take minutes, and nobody shall find a closed door.
+    pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<(Self, Loading)> {
         // First: what is made before the recorder is never recorded.
         let metrics = Metrics::install()?;
         // Before anything that takes time: an address that cannot be had is the commonest mistake.
@@ -227,7 +241,6 @@ impl Stack {
             trust: config.trust,
         };
         let folder = Folder::watched(access.registry(), config.folder.to_owned());
-        let (folder, _) = registry::sync(folder, config.folder).await?;
         let registered = Registered::of(&folder);
         let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let live = Arc::new(Live::default());
@@ -235,10 +248,8 @@ impl Stack {
             .follow(Some(&live), &last, &stop_last)
             .await
             .context(registry::UNREADABLE)?;
-        let plugins = registry::names(&snapshots.borrow());
-        let Served { live, usage } = access
-            .serve(live, snapshots.clone(), None, &last, &stop_last)
-            .await;
+        let served = access.serve(live, snapshots.clone(), None, &last, &stop_last);
+        let live = served.live.clone();
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
             .with_plugins(live.clone(), trials)
@@ -254,9 +265,11 @@ impl Stack {
             broker: broker.clone(),
             address,
             recovered,
-            plugins,
-            running: registry::running(&snapshots.borrow()),
+            plugins: Vec::new(),
+            running: Vec::new(),
             external: declared.iter().map(|external| external.name.clone()).collect(),
+            snapshots: snapshots.clone(),
+            started: Started::default(),
             tasks,
             last,
             stop_door: CancellationToken::new(),
@@ -268,7 +281,7 @@ impl Stack {
             broker: broker.clone(),
             runtime: access.runtime.clone(),
             live,
-            usage,
+            usage: served.usage.clone(),
         };
         for _ in 0..config.workers {
             let worker = Worker::new(config.worker.clone(), services.clone());
@@ -281,10 +294,6 @@ impl Stack {
             snapshots,
             stack.stop_door.clone(),
         ));
-        match config.is_watched {
-            true => stack.tasks.spawn(folder.watch(stack.stop_door.clone())),
-            false => stack.tasks.spawn(folder.settle(stack.stop_door.clone())),
-        };
         if config.is_watched {
             stack.tasks.spawn(external::watch(
                 catalog.clone(),
@@ -294,13 +303,14 @@ impl Stack {
                 stack.stop_door.clone(),
             ));
         }
+        let started = stack.started.clone();
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
-            catalog,
+            catalog: catalog.clone(),
             registry: access.registry(),
             metrics,
-            ready: Arc::new(registered),
+            ready: Arc::new(move || started.check().and_then(|()| registered.check())),
         };
         let stop_door = stack.stop_door.clone();
         stack.tasks.spawn(async move {
@@ -308,7 +318,35 @@ impl Stack {
                 tracing::error!(%error, "the API stopped");
             }
         });
-        Ok(stack)
+        let loading = Loading {
+            folder,
+            registry: access.registry(),
+            catalog,
+            path: config.folder.to_owned(),
+            is_watched: config.is_watched,
+            served,
+        };
+        Ok((stack, loading))
+    }
+
+    /// Registers what the folder holds, and waits until it is ready. Whatever is ready runs meanwhile.
+    pub(crate) async fn load(&mut self, loading: Loading) -> anyhow::Result<()> {
+        let (folder, _) = registry::sync(loading.folder, &loading.path).await?;
+        // What was registered a moment ago is heard of in the next one.
+        let registered = loading.registry.plugins().await?;
+        let mut snapshots = self.snapshots.clone();
+        let heard = snapshots.wait_for(|snapshot| snapshot.revision >= registered.revision);
+        heard.await.context("the registry is not followed any more")?;
+        registry::offer_now(&loading.catalog, &registered);
+        self.plugins = registry::names(&self.snapshots.borrow());
+        loading.served.settle(&self.snapshots).await;
+        self.running = registry::running(&self.snapshots.borrow());
+        match loading.is_watched {
+            true => self.tasks.spawn(folder.watch(self.stop_door.clone())),
+            false => self.tasks.spawn(folder.settle(self.stop_door.clone())),
+        };
+        self.started.now();
+        Ok(())
     }
 
     /// Closes the door, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         let served = serve(&args, &access, &registered, &rest, &stop_rest).await?;
         anyhow::Ok((fleet, access, registered, served))
     };
-    let (fleet, access, registered, Served { live, usage }) = tokio::select! {
+    let (fleet, access, registered, Served { live, usage, .. }) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
@@ -155,5 +155,7 @@ async fn serve(
             bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
         }
     }
-    Ok(access.serve(live, snapshots, only, tasks, stop).await)
+    let served = access.serve(live, snapshots.clone(), only, tasks, stop);
+    served.settle(&snapshots).await;
+    Ok(served)
 }

@@ -167,10 +167,17 @@ impl Folder {
     /// When the folder cannot be read.
     pub async fn sync(&mut self) -> Result<Vec<Looked>, FolderError> {
         let mut looked = Vec::new();
-        for file in self.components()? {
+        let files = self.components()?;
+        let count = files.len();
+        for (number, file) in (1..).zip(files) {
             let stamp = stamps(&file);
             let seen = self.files.entry(file.clone()).or_default();
             (seen.stamp, seen.taken) = (stamp, Some(stamp));
+            tracing::info!(
+                kilobytes = size(&file) / 1000,
+                "{} is looked at, {number} of {count}; what is new is compiled",
+                file.display()
+            );
             let taken = self.take(file, Occasion::Start).await;
             if taken.result.is_err() {
                 taken.log();
@@ -390,7 +397,8 @@ impl Folder {
         let entries = std::fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|ending| ending == "wasm"));
-        files.sort();
+        // Small ones are compiled in a moment, and an interpreter takes half a minute.
+        files.sort_by_cached_key(|file| (size(file), file.clone()));
         Ok(files)
     }
 }
@@ -449,6 +457,11 @@ fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> FolderError {
         file: file.to_owned(),
         reason: error.to_string(),
     }
+}
+
+/// The size of a file, in bytes.
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
 fn stamps(component: &Path) -> Stamps {

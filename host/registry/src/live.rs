@@ -184,7 +184,7 @@ impl Live {
     }
 
     /// Takes note of the registry. What is served changes when it is ready.
-    pub(crate) fn see(&self, snapshot: &Arc<RegistrySnapshot>) {
+    pub fn see(&self, snapshot: &Arc<RegistrySnapshot>) {
         let policy = Arc::new(policy(snapshot));
         self.replace(|state| {
             state.snapshot = Arc::clone(snapshot);

@@ -51,8 +51,8 @@ pub struct Loader {
     live: Arc<Live>,
     plugins: HashMap<TaskType, Progress>,
     loading: JoinSet<Done>,
-    /// Whether everything that the first snapshot named was tried.
-    settled: watch::Sender<bool>,
+    /// The newest revision of which everything was tried.
+    settled: watch::Sender<Option<Revision>>,
 }
 
 /// How far a plugin is.
@@ -102,13 +102,13 @@ impl Loader {
             live,
             plugins: HashMap::new(),
             loading: JoinSet::new(),
-            settled: watch::Sender::new(false),
+            settled: watch::Sender::new(None),
         }
     }
 
-    /// Becomes true once everything that the first snapshot named is served, or was tried.
+    /// The newest revision of the registry of which everything is served, or was tried.
     #[must_use]
-    pub fn settled(&self) -> watch::Receiver<bool> {
+    pub fn settled(&self) -> watch::Receiver<Option<Revision>> {
         self.settled.subscribe()
     }
 
@@ -250,7 +250,7 @@ impl Loader {
             metrics::gauge!("taskforge_plugins_behind").set(behind as f64);
         }
         if self.loading.is_empty() {
-            self.settled.send_replace(true);
+            self.settled.send_replace(Some(snapshot.revision));
         }
     }
 }

@@ -6,7 +6,13 @@ use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::TcpStream,
+};
 use tokio_rustls::TlsAcceptor;
+
+use crate::web::Server;
 
 /// The certificate of the authority, as PEM.
 #[must_use]
@@ -50,3 +56,32 @@ pub fn acceptor(protocols: &[&str]) -> TlsAcceptor {
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
+
+/// Speaks TLS before a server on loopback that does not. `greeting`: what a client sends first in the clear, and what
+/// it is answered.
+///
+/// # Panics
+/// When nothing can listen on loopback.
+pub async fn before(port: u16, greeting: Option<(usize, &'static [u8])>) -> Server {
+    let acceptor = acceptor(&[]);
+    Server::on_connection(move |mut client| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Some((length, answer)) = greeting {
+                client.read_exact(&mut vec![0; length]).await.ok();
+                client.write_all(answer).await.ok();
+            }
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else {
+                return;
+            };
+            // A client that does not trust the certificate goes away.
+            if let Ok(mut client) = acceptor.accept(client).await {
+                copy_bidirectional(&mut client, &mut server).await.ok();
+            }
+        }
+    })
+    .await
+}
+
+/// The length of PostgreSQL's question for TLS, and a yes.
+pub const POSTGRES: (usize, &[u8]) = (8, b"S");

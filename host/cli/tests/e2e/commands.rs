@@ -1,8 +1,13 @@
 //! The client commands and the plugin commands.
 
-use std::{path::Path, process::Output};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::{Command, Output},
+};
 
 use serde_json::{Value, json};
+use taskforge_testing::{server::Postgres, tls};
 
 use crate::server::{Server, taskforge};
 
@@ -27,6 +32,105 @@ fn client(server: &Server, args: &[&str]) -> Value {
 
 fn guest(name: &str) -> String {
     taskforge_testing::guests::path(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn more_attempts_than_a_process_can_run_are_refused_with_the_reason() {
+    for command in [
+        &["dev", "--concurrency", "8000"][..],
+        &[
+            "worker",
+            "--database-url",
+            "postgres://x/x",
+            "--concurrency",
+            "798",
+        ],
+        &["demo", "--workers", "64", "--concurrency", "256"],
+    ] {
+        let refused = output(command);
+        let said = stderr(&refused);
+        assert!(
+            !refused.status.success() && said.contains("at most"),
+            "{command:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_component_that_is_run_again_is_not_compiled_again() {
+    let caches = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = taskforge();
+        command
+            .args(["plugin", "run", &guest("fibonacci"), "--input", "{\"n\": 10}"])
+            .env_remove("TASKFORGE_CACHE_DIR")
+            .env("XDG_CACHE_HOME", caches.path());
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", stderr(&done));
+        let files = std::fs::read_dir(caches.path().join("taskforge")).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap()).collect();
+        assert_eq!(files.len(), 1);
+        let file = files.remove(0);
+        (file.file_name(), file.metadata().unwrap().ino())
+    };
+    assert_eq!(run(), run());
+    // Where nothing can be kept it runs all the same.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut command = taskforge();
+    command.args([
+        "plugin",
+        "run",
+        &guest("fibonacci"),
+        "--input",
+        "{\"n\": 10}",
+        "--cache-dir",
+    ]);
+    let done = command.arg(file.path()).output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+}
+
+#[test]
+fn an_authority_that_cannot_be_read_is_named() {
+    let mut command = taskforge();
+    command.args([
+        "plugin",
+        "run",
+        &guest("fibonacci"),
+        "--ca-file",
+        "/nowhere/ca.pem",
+    ]);
+    let said = stderr(&command.output().unwrap());
+    assert!(
+        said.contains("--ca-file") && said.contains("/nowhere/ca.pem"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_a_private_authority_is_used_by_whoever_trusts_it() {
+    let postgres = Postgres::start();
+    assert!(postgres.create_database("secure").ends_with("/secure"));
+    let secure = tls::before(postgres.port(), Some(tls::POSTGRES)).await;
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{}/secure?sslmode=verify-full",
+        secure.port()
+    );
+    let migrate = |trust: &dyn Fn(&mut Command)| {
+        let mut command = taskforge();
+        command.args(["migrate", "--startup-timeout", "0s", "--database-url", &url]);
+        trust(&mut command);
+        command.output().unwrap()
+    };
+    let stranger = migrate(&|_| {});
+    assert!(!stranger.status.success(), "{}", stdout(&stranger));
+    let by_option = migrate(&|command| {
+        command.arg("--ca-file").arg(tls::authority());
+    });
+    assert!(by_option.status.success(), "{}", stderr(&by_option));
+    let by_variable = migrate(&|command| {
+        command.env("SSL_CERT_FILE", tls::authority());
+    });
+    assert!(by_variable.status.success(), "{}", stderr(&by_variable));
 }
 
 #[tokio::test(flavor = "multi_thread")]

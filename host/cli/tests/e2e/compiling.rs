@@ -118,9 +118,12 @@ fn component(module: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// Each loop's beginning merges each local: the square of what is written.
 fn many_locals_in_many_loops() -> Vec<u8> {
-    let (locals, loops) = (3000, 1500);
+    locals_in_loops(3000, 1500)
+}
+
+/// Each loop's beginning merges each local: the square of what is written.
+pub(crate) fn locals_in_loops(locals: usize, loops: usize) -> Vec<u8> {
     let mut body = String::new();
     for index in 0..loops {
         write!(body, "(loop ").unwrap();

@@ -17,4 +17,5 @@ mod first_task;
 mod registry;
 mod server;
 mod shell;
+mod starting;
 mod waiting;

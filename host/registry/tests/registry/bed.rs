@@ -138,7 +138,7 @@ impl Bed {
             AbortOnDropHandle::new(tokio::spawn(follower.run(stop.clone()))),
             AbortOnDropHandle::new(tokio::spawn(loader.run(snapshots, stop))),
         ];
-        settled.wait_for(|settled| *settled).await.unwrap();
+        settled.wait_for(|settled| settled.is_some()).await.unwrap();
         Process { live, _loops: loops }
     }
 }

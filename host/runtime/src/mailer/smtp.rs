@@ -177,3 +177,30 @@ impl Failed {
         MailError::unavailable("the mail server cannot be reached")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use taskforge_testing::{smtp::Postbox, tls};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_of_a_private_authority_gets_mail_from_whoever_trusts_it() {
+        let postbox = Postbox::start_secure().await;
+        let mail = || MailMessage {
+            key: "1".to_owned(),
+            to: vec!["ann@example.com".to_owned()],
+            subject: "s".to_owned(),
+            text: Some("t".to_owned()),
+            ..MailMessage::default()
+        };
+        let mailer = |authorities: &Authorities| {
+            SmtpMailer::trusting(&postbox.url(), "bob@example.com", authorities).unwrap()
+        };
+        let refused = mailer(&Authorities::public()).send(mail()).await.unwrap_err();
+        assert_eq!(refused.kind, MailErrorKind::Unavailable, "{refused:?}");
+        let trusting = Authorities::read(Some(&tls::authority())).unwrap();
+        mailer(&trusting).send(mail()).await.unwrap();
+        assert_eq!(postbox.letters().len(), 1);
+    }
+}

@@ -1,0 +1,93 @@
+//! A start whose plugins are still to be compiled.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use taskforge_testing::guests;
+
+use crate::{compiling::locals_in_loops, server::taskforge};
+
+/// A component that takes minutes to compile, and is larger than any that does not.
+fn slow() -> Vec<u8> {
+    let mut component = locals_in_loops(8000, 5000);
+    // A section of a megabyte that nobody reads: its kind, its length in LEB128, its name.
+    let payload = vec![0; 1 << 20];
+    let length = payload.len() + 2;
+    component.push(0);
+    component.extend([0, 7, 14].map(|shift| (length >> shift) as u8 | 0x80));
+    component.push((length >> 21) as u8);
+    component.extend([1, b'x']);
+    component.extend(payload);
+    component
+}
+
+/// What an address answers, status and JSON.
+async fn get(url: &str) -> Option<(u16, Value)> {
+    let response = reqwest::get(url).await.ok()?;
+    Some((response.status().as_u16(), response.json().await.ok()?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_is_open_and_small_plugins_run_while_a_large_one_is_compiled() {
+    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    let (data, plugins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = |name: &str| plugins.path().join(name);
+    // In the order of their names the slow one would be first.
+    std::fs::write(file("a-slow.wasm"), slow()).unwrap();
+    std::fs::copy(guests::path("fibonacci"), file("fibonacci.wasm")).unwrap();
+    let mut dev = start(data.path(), plugins.path());
+    let lines = BufReader::new(dev.stderr.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let url = lines
+        .find_map(|line| {
+            let (_, url) = line.split_once("the API answers at ")?;
+            Some(url.split([' ', ',']).next()?.to_owned())
+        })
+        .expect("it says where it listens");
+    let said = std::thread::spawn(move || lines.collect::<Vec<_>>());
+
+    assert_eq!(get(&format!("{url}/healthz")).await.unwrap().0, 200);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let task = loop {
+        let task = json!({"task_type": "fibonacci", "input": {"n": 10}}).to_string();
+        let request = reqwest::Client::new().post(format!("{url}/tasks"));
+        let request = request.header("content-type", "application/json").body(task);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        match answer["id"].as_str() {
+            Some(id) => break get(&format!("{url}/tasks/{id}?wait=60s")).await.unwrap().1,
+            None => assert!(Instant::now() < deadline, "{answer}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(task["result"], json!({"result": 55}), "{task}");
+    let (status, ready) = get(&format!("{url}/readyz")).await.unwrap();
+    assert_eq!(status, 503, "{ready}");
+    let server = ready["checks"]["server"].as_str().unwrap();
+    assert!(server.contains("being made ready"), "{server}");
+
+    let done = std::process::Command::new("kill")
+        .args(["-TERM", &dev.id().to_string()])
+        .status();
+    assert!(done.unwrap().success());
+    assert!(dev.wait().unwrap().success(), "a start can be stopped");
+    let said = said.join().unwrap().join("\n");
+    assert!(said.contains("a-slow.wasm is looked at, 2 of 2"), "{said}");
+}
+
+fn start(data: &Path, plugins: &Path) -> std::process::Child {
+    taskforge()
+        .args(["dev", "--no-key", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data)
+        .arg("--plugins")
+        .arg(plugins)
+        .env("TASKFORGE_CACHE_DIR", data.join("cache"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
