@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
@@ -60,7 +61,17 @@ impl Authorities {
     /// When a file that is named cannot be read, holds no certificate or one that cannot be used. A process that went on
     /// would trust nobody, or the wrong ones.
     pub fn read(more: Option<&Path>) -> Result<Self, AuthoritiesError> {
-        let mut this = match of_environment()? {
+        let named = |name| env::var_os(name).filter(|value| !value.is_empty());
+        Self::of(named(FILE).as_deref(), named(FOLDERS).as_deref(), more)
+    }
+
+    /// What these values of the variables say, and those in `more`.
+    fn of(
+        file: Option<&OsStr>,
+        folders: Option<&OsStr>,
+        more: Option<&Path>,
+    ) -> Result<Self, AuthoritiesError> {
+        let mut this = match named(file, folders)? {
             Some(own) => Self {
                 is_public: false,
                 own,
@@ -124,16 +135,17 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Authorities
 
 /// What the variables name, if they are set. A bundle of a distribution may hold a certificate that no program can
 /// read, which is no reason to refuse the others.
-fn of_environment() -> Result<Option<Vec<CertificateDer<'static>>>, AuthoritiesError> {
-    let named = |name| env::var_os(name).filter(|value| !value.is_empty());
-    let (file, folders) = (named(FILE), named(FOLDERS));
+fn named(
+    file: Option<&OsStr>,
+    folders: Option<&OsStr>,
+) -> Result<Option<Vec<CertificateDer<'static>>>, AuthoritiesError> {
     if file.is_none() && folders.is_none() {
         return Ok(None);
     }
     let mut found = Vec::new();
     let mut reasons = Vec::new();
-    let folders: Vec<PathBuf> = folders.iter().flat_map(env::split_paths).collect();
-    let files = file.as_ref().map(Path::new);
+    let folders: Vec<PathBuf> = folders.into_iter().flat_map(env::split_paths).collect();
+    let files = file.map(Path::new);
     let loads = files
         .map(|file| (Some(file), None))
         .into_iter()
@@ -191,9 +203,23 @@ mod tests {
     #[test]
     fn more_authorities_stand_beside_the_public_ones() {
         let public = Authorities::public().roots().len();
-        let more = Authorities::read(Some(&tls::authority())).unwrap();
+        let more = Authorities::of(None, None, Some(&tls::authority())).unwrap();
         assert!(public > 50 && more.is_public());
         assert_eq!(more.roots().len(), public + 1);
+    }
+
+    #[test]
+    fn the_variables_take_the_place_of_the_public_ones() {
+        let (file, folder) = (tls::authority(), tempfile::tempdir().unwrap());
+        std::fs::copy(&file, folder.path().join("one.pem")).unwrap();
+        let folder = folder.path().as_os_str().to_owned();
+        for (file, folders) in [(Some(file.as_os_str()), None), (None, Some(folder.as_os_str()))] {
+            let own = Authorities::of(file, folders, None).unwrap();
+            assert!(!own.is_public() && own.roots().len() == 1);
+        }
+        // With nobody left to trust, a process does not go on.
+        let nowhere = Authorities::of(Some(OsStr::new("/nowhere")), None, None).unwrap_err();
+        assert!(nowhere.to_string().contains("/nowhere"), "{nowhere}");
     }
 
     #[test]
