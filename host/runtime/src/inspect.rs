@@ -108,6 +108,21 @@ fn belongs(name: &str, family: &str) -> bool {
     patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Whether an interface is one of WASI 0.3 or later, release candidates included. Interfaces that are not part of its
+/// releases (`wasi:keyvalue` and others) count for themselves.
+fn is_newer_wasi(name: &str) -> bool {
+    const RELEASED: [&str; 6] = ["cli", "clocks", "filesystem", "http", "random", "sockets"];
+    let Some((interface, version)) = name.strip_prefix("wasi:").and_then(|name| name.split_once('@')) else {
+        return false;
+    };
+    let package = interface.split('/').next().unwrap_or(interface);
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse::<u64>().unwrap_or(0));
+    let generation = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    RELEASED.contains(&package) && generation >= (0, 3)
+}
+
 impl Inspection {
     /// The shape, or why this host cannot call the component.
     pub(crate) fn callable(&self) -> Result<Shape, LoadError> {
@@ -115,6 +130,12 @@ impl Inspection {
             name.strip_prefix(HANDLER)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
         };
+        let imported = self.imports.iter().find(|name| is_newer_wasi(name));
+        let exported = || self.exports.iter().find(|name| is_newer_wasi(name));
+        // Whatever it exports besides: without what it imports it cannot be made.
+        if let Some(newer) = imported.or_else(|| exported().filter(|_| self.shape.is_none())) {
+            return Err(LoadError::NewerWasi(newer.clone()));
+        }
         match (self.shape, self.exports.iter().find(other)) {
             (Some(shape), _) => Ok(shape),
             (None, Some(name)) => Err(LoadError::OtherContract(name.clone())),
@@ -217,8 +238,51 @@ mod tests {
             "this component exports taskforge:plugin/handler@0.2.0; this host speaks taskforge:plugin/handler@0.1: build it with a \
              taskforge-sdk of that version"
         );
-        let error = exporting(&["wasi:cli/run@0.3.0"]).callable().unwrap_err();
-        assert!(matches!(error, LoadError::NotAPlugin(_)), "{error}");
+    }
+
+    #[test]
+    fn the_next_generation_of_wasi_is_named() {
+        for name in [
+            "wasi:cli/run@0.3.0",
+            "wasi:cli/run@0.3.0-rc-2026-02-09",
+            "wasi:http/handler@0.3.1",
+            "wasi:http/service@1.0.0",
+        ] {
+            let error = exporting(&[name]).callable().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!(
+                    "this component uses {name}: WASI 0.3 is not supported yet"
+                )),
+                "{error}"
+            );
+        }
+        let importing = |imports: &[&str], exports: &[&str]| Inspection {
+            imports: imports.iter().map(|name| (*name).to_owned()).collect(),
+            ..exporting(exports)
+        };
+        let run = "wasi:cli/run@0.2.6";
+        let error = importing(&["wasi:clocks/system-clock@0.3.0"], &[run]).callable();
+        assert!(matches!(error, Err(LoadError::NewerWasi(_))), "{error:?}");
+        for good in [
+            "wasi:cli/environment@0.2.99",
+            "wasi:keyvalue/store@0.3.0",
+            "wasi:config/store@0.2.0-rc.1",
+            "other:cli/run@0.3.0",
+            "wasi:logging/logging",
+        ] {
+            assert_eq!(
+                importing(&[good], &[run]).callable().unwrap(),
+                Shape::Command,
+                "{good}"
+            );
+        }
+        // Who can be called by either is called by the older.
+        let both = exporting(&["wasi:cli/run@0.3.0", run]);
+        assert_eq!(both.callable().unwrap(), Shape::Command);
+        assert!(matches!(
+            exporting(&["other:kind/of@0.3.0"]).callable(),
+            Err(LoadError::NotAPlugin(_))
+        ));
     }
 
     #[test]

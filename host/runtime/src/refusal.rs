@@ -33,6 +33,12 @@ pub enum LoadError {
     /// A component that exports the handler interface of another contract.
     #[error("this component exports {}; this host speaks {HANDLER_FAMILY}: build it with a taskforge-sdk of that version", name(.0))]
     OtherContract(String),
+    /// A component of the generation of WASI that comes after this host's.
+    #[error(
+        "this component uses {}: WASI 0.3 is not supported yet; build it for WASI 0.2 (wasm32-wasip2), any patch version",
+        name(.0)
+    )]
+    NewerWasi(String),
     /// A WASI command or web server that came without a manifest.
     #[error("this component exports {}, not {HANDLER_FAMILY}, and so does not say its name: give name and version with the push", name(.0))]
     Nameless(String),
