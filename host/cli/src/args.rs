@@ -97,7 +97,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run everything in this process: API, workers, embedded store and queue
-    Dev(DevArgs),
+    Dev(Box<DevArgs>),
     /// Serve the API of a fleet
     Serve(Box<ServeArgs>),
     /// Run tasks of a fleet

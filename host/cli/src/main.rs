@@ -130,7 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Dev(args) => dev::run(args).await,
+            Command::Dev(args) => dev::run(*args).await,
             Command::Serve(args) => serve::run(*args).await,
             Command::Worker(args) => worker::run(*args).await,
             Command::Migrate(args) => migrate::run(args, cli.json).await,

@@ -74,6 +74,7 @@ async fn run_once(args: PluginRunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mailer = mailers::build(&args.mail, outbox)?;
     let runtime = sandbox(RuntimeConfig {
         cache_dir: args.cache.folder(),
+        ceilings: roomy(&settings.limits),
         key_value: Some(Arc::new(MemoryKeyValue::new())),
         ..RuntimeConfig::new(mailer)
     })?;
@@ -122,6 +123,17 @@ fn sandbox(config: RuntimeConfig) -> anyhow::Result<Runtime> {
             Ok(Runtime::new(RuntimeConfig { cache_dir, ..config })?)
         }
         made => Ok(made?),
+    }
+}
+
+/// Ceilings with room for what the author's own settings ask of this machine.
+fn roomy(limits: &Limits) -> Limits {
+    let default = Limits::ceilings();
+    Limits {
+        stack: default.stack.max(limits.stack.min(256 << 20)),
+        memories: default.memories.max(limits.memories.min(1_000)),
+        tables: default.tables.max(limits.tables.min(1_000)),
+        ..default
     }
 }
 

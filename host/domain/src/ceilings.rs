@@ -29,8 +29,8 @@ fn check<T: PartialOrd + Display>(field: &'static str, wanted: &T, allowed: &T) 
 
 impl Limits {
     /// The ceilings of a host whose operator has set none: a multiple of what one task should need, and far below what
-    /// would hurt the host. The counts are those of [`Limits::default`], because the pool of instances reserves
-    /// address space for them.
+    /// would hurt the host. The stack and the counts of memories and tables are those of [`Limits::default`], because
+    /// address space is reserved for them.
     #[must_use]
     pub fn ceilings() -> Self {
         Self {
@@ -40,6 +40,9 @@ impl Limits {
             output: 16 << 20,
             log: 4 << 20,
             host_calls: 1_000_000_000,
+            handles: 1_000_000,
+            table_elements: 1_000_000,
+            instances: 1_000,
             http_requests: 10_000,
             http_bytes: 1 << 30,
             mails: 10_000,
@@ -63,6 +66,8 @@ impl Limits {
             output,
             log,
             host_calls,
+            handles,
+            stack,
             table_elements,
             instances,
             memories,
@@ -85,6 +90,8 @@ impl Limits {
         check("output", output, &ceilings.output)?;
         check("log", log, &ceilings.log)?;
         check("host_calls", host_calls, &ceilings.host_calls)?;
+        check("handles", handles, &ceilings.handles)?;
+        check("stack", stack, &ceilings.stack)?;
         check("table_elements", table_elements, &ceilings.table_elements)?;
         check("instances", instances, &ceilings.instances)?;
         check("memories", memories, &ceilings.memories)?;

@@ -30,6 +30,13 @@ pub struct Limits {
     pub log: u64,
     /// Calls from the guest to the host.
     pub host_calls: u64,
+    /// Handles that the component has open at once: streams, pollables, requests, and resources of its own. Each of the
+    /// host's takes 512 bytes of [`Limits::memory`].
+    pub handles: u32,
+    /// The call stack that the handler needs, in bytes. The engine has one size for all, the host's ceiling, so a
+    /// version is refused where there is less, and stopped where it needs more than there is.
+    #[serde(with = "size")]
+    pub stack: u64,
     /// Elements of all tables together.
     pub table_elements: u64,
     /// Core instances in the component.
@@ -67,8 +74,10 @@ impl Default for Limits {
             output: 1 << 20,
             log: 64 << 10,
             host_calls: 100_000,
+            handles: 20_000,
+            stack: 1 << 20,
             table_elements: 100_000,
-            instances: 64,
+            instances: 250,
             memories: 16,
             tables: 64,
             http_requests: 100,

@@ -6,6 +6,7 @@
 use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
+use taskforge_domain::Limits;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
 };
@@ -32,12 +33,8 @@ pub(crate) const fn yield_interval(memory: u64) -> u64 {
     }
 }
 
-/// The call stack of a guest. Rust, C++ and the interpreters of Python and JavaScript live within half a megabyte,
-/// which is also the engine's default.
-const GUEST_STACK: usize = 512 << 10;
-
-/// The fibre that a guest runs on: its own stack, and at least a megabyte for the host functions it calls.
-const FIBRE_STACK: usize = 2 << 20;
+/// The stack that a fibre has for the host functions that a guest calls, beside the guest's own, in bytes.
+const HOST_STACK: usize = (1 << 20) + (512 << 10);
 
 /// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; `benches/invoke.rs` turns one knob at a time. Measured
 /// with fibonacci n=20 on a 2-core machine, Linux 6.7 or later, unoptimised host code (`--profile dev`):
@@ -90,7 +87,7 @@ impl Default for PoolTuning {
 /// # Errors
 /// When the machine cannot reserve the address space of the pool, or does not support what the configuration asks for.
 pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<Engine> {
-    let mut engine = configure(tuning);
+    let mut engine = configure(tuning, config.ceilings.stack);
     if tuning.pooling {
         engine.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config, tuning)));
     }
@@ -103,12 +100,12 @@ pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<En
 /// # Errors
 /// When the machine does not support what the configuration asks for.
 pub fn compiling() -> wasmtime::Result<Engine> {
-    let mut engine = configure(&PoolTuning::default());
+    let mut engine = configure(&PoolTuning::default(), Limits::default().stack);
     engine.parallel_compilation(false);
     Engine::new(&engine)
 }
 
-fn configure(tuning: &PoolTuning) -> Config {
+fn configure(tuning: &PoolTuning, stack: u64) -> Config {
     let mut engine = Config::new();
 
     // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a tight loop and add
@@ -120,8 +117,10 @@ fn configure(tuning: &PoolTuning) -> Config {
     engine.strategy(Strategy::Cranelift);
     engine.cranelift_opt_level(OptLevel::Speed);
 
-    engine.max_wasm_stack(GUEST_STACK);
-    engine.async_stack_size(FIBRE_STACK);
+    // One size for all: the engine does not know another for each store. What is not touched is address space.
+    let stack = usize::try_from(stack).unwrap_or(usize::MAX).max(1);
+    engine.max_wasm_stack(stack);
+    engine.async_stack_size(stack.saturating_add(HOST_STACK));
 
     // Attack surface. What no toolchain for plain components emits is refused at load: shared memory between threads
     // would escape both the memory sum and the fresh instance, 64-bit memories cost a bounds check at each access,

@@ -34,13 +34,6 @@ use crate::{
     mailer::Admission,
 };
 
-/// Handles of the host's that a guest may hold at once: streams, pollables, header maps, requests.
-pub(crate) const MAX_HANDLES: usize = 1000;
-
-/// Handles of any kind, those of the component's own resources and borrowed ones included. Each takes some 24 bytes of
-/// the host.
-pub(crate) const MAX_ALL_HANDLES: usize = 10_000;
-
 /// The size of one header map, in bytes of host memory.
 const MAX_FIELDS: usize = 64 << 10;
 
@@ -105,7 +98,7 @@ impl HostState {
         let budget = Budget::new(limits.memory);
         let log = SharedLog::new(limits.log, &budget);
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        table.set_max_capacity(limits.handles as usize);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {

@@ -35,7 +35,7 @@ use crate::{
     code::Code,
     contract::handler::Task,
     engine::yield_interval,
-    host::{Attempt, HostState, MAX_ALL_HANDLES, Switch, Values},
+    host::{Attempt, HostState, Switch, Values},
     plugin::Plugin,
     refusal::LoadError,
     runtime::Shared,
@@ -304,7 +304,7 @@ fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, sta
 pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Store<HostState> {
     let mut store = Store::new(&shared.engine, state);
     store.limiter_async(|state| &mut state.limiter);
-    store.set_max_component_handles(MAX_ALL_HANDLES);
+    store.set_max_component_handles(info.limits.handles as usize);
     store.call_hook_async(Switch);
     let interval = yield_interval(info.limits.memory);
     // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel

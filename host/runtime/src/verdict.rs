@@ -8,7 +8,7 @@ use wasmtime_wasi::I32Exit;
 
 use crate::{
     budget::OverBudget,
-    host::{CARGO, HostCallLimit, HostState, MAX_ALL_HANDLES, MAX_HANDLES, OutputLimit},
+    host::{CARGO, HostCallLimit, HostState, OutputLimit},
     log::cut,
 };
 
@@ -147,8 +147,7 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return output_too_large(*limit);
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
-        let why = format!("the handler held more than {MAX_HANDLES} handles at once");
-        return Failure::new(FailureKind::HostCallLimit, why);
+        return too_many_handles(info);
     }
     if let Some(over) = error.downcast_ref::<OverBudget>() {
         return Failure::new(FailureKind::OutOfMemory, over.to_string());
@@ -165,8 +164,7 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return Failure::new(FailureKind::OutOfMemory, text);
     }
     if text.contains("store handle limit exceeded") {
-        let why = format!("the handler held more than {MAX_ALL_HANDLES} handles at once");
-        return Failure::new(FailureKind::HostCallLimit, why);
+        return too_many_handles(info);
     }
     let oversized = text.contains("hostcalls has been exhausted");
     // A call of the host that fails ends the guest's function too, and is told by where it was made.
@@ -205,6 +203,12 @@ fn crowded(state: &HostState, most: u64) -> Option<Failure> {
         .charge("a copy out of the handler's memory", most)
         .err()?;
     Some(Failure::new(FailureKind::OutOfMemory, over.to_string()))
+}
+
+fn too_many_handles(info: &PluginInfo) -> Failure {
+    let limit = info.limits.handles;
+    let why = format!("the handler held more than {limit} handles at once (`handles` under [limits])");
+    Failure::new(FailureKind::HostCallLimit, why)
 }
 
 fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> Failure {

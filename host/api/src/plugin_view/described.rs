@@ -52,6 +52,12 @@ pub(crate) struct LimitsBody {
     /// Calls to the host.
     #[schema(required = false)]
     host_calls: usize,
+    /// Handles open at once, of the host's and of the component's own resources.
+    #[schema(required = false)]
+    handles: usize,
+    /// The call stack that the handler needs. The host has one size for all, and refuses what needs more.
+    #[schema(value_type = SizeText, required = false)]
+    stack: usize,
     /// Elements of all tables together.
     #[schema(required = false)]
     table_elements: usize,

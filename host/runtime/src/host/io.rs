@@ -20,7 +20,10 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{HostState, MAX_HANDLES, handles::HANDLE};
+use super::{HostState, handles::HANDLE};
+
+/// What one `poll` may wait for. An engine polls all that it waits for, and each call makes a future for each.
+const POLLED: usize = 20_000;
 
 /// What one read brings, in bytes. A stream may give less than was asked for.
 const READ: u64 = 256 << 10;
@@ -139,12 +142,9 @@ impl streams::HostOutputStream for HostState {
 
 impl poll::Host for HostState {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        // A guest has no more handles than that, so what is longer only repeats itself.
-        if pollables.len() > MAX_HANDLES {
-            bail!(
-                "{} pollables were polled at once; {MAX_HANDLES} is the limit",
-                pollables.len()
-            );
+        let count = pollables.len();
+        if count > POLLED {
+            bail!("{count} pollables were polled at once; {POLLED} is the limit");
         }
         poll::Host::poll(&mut self.table, pollables).await
     }
