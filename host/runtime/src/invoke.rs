@@ -24,7 +24,8 @@ use std::{
 
 use futures_util::{FutureExt as _, task::AtomicWaker};
 use taskforge_domain::{
-    Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, TaskId, TenantId, Timestamp, Usage,
+    Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, Shape, TaskId, TenantId, Timestamp,
+    Usage,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -256,12 +257,13 @@ async fn call(
 /// Bytes of white space that count as silence. More is not worth reading for that.
 const SILENCE: usize = 64 << 10;
 
-/// What a command wrote or a web server answered, as the text of an output. Who says nothing says null.
-fn text(bytes: Vec<u8>) -> Result<String, Failure> {
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let why = format!("the output is not UTF-8: {error}");
-        Failure::new(FailureKind::InvalidOutput, why)
-    })?;
+/// What a command wrote or a web server answered, as the text of an output. Who says nothing says null. A mark of the
+/// byte order, with which some libraries begin UTF-8, is none of it.
+fn text(bytes: Vec<u8>, shape: Shape) -> Result<String, Failure> {
+    let mut text = verdict::text_of(bytes, shape)?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     Ok(if text.len() <= SILENCE && text.trim().is_empty() {
         "null".to_owned()
     } else {

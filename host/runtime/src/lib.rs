@@ -23,6 +23,7 @@
 //! | `background` | threads of a lower priority, for attempts that compute for long |
 //! | `processors` | what the threads of attempts leave to others |
 //! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
+//! | [`words`] | what the handler itself wrote about its end |
 //! | [`budget`] | the memory of an attempt: one sum of what the guest has and the host holds for it |
 //! | [`limiter`] | the guest's part of it, and the other ceilings that wasmtime asks about |
 //! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
@@ -58,6 +59,7 @@ mod refusal;
 mod residents;
 mod tail;
 mod verdict;
+mod words;
 
 pub mod authorities;
 mod background;

@@ -2,7 +2,10 @@
 
 use taskforge_domain::{Failure, FailureKind, LogLevel, LogLine, Timestamp};
 
-use crate::budget::{Budget, Charge};
+use crate::{
+    budget::{Budget, Charge},
+    words::Words,
+};
 
 /// Lines that the host itself may add. They do not count against the handler's limit, so that a handler cannot drown
 /// the reason why it failed.
@@ -15,6 +18,9 @@ const NOTE_LENGTH: usize = 2000;
 /// free.
 pub(crate) const LINE: u64 =
     r#"{"at":"2026-01-01T00:00:00.000000000Z","level":"critical","message":""},"#.len() as u64;
+
+/// Lines of a message of the handler's own logger that may report why it ends.
+const REPORT: usize = 100;
 
 /// The log's memory is charged for in steps of so many bytes, which spares a sum at each line.
 const STEP: u64 = 4 << 10;
@@ -45,7 +51,7 @@ pub(crate) struct Log {
     dropped: u64,
     notes: usize,
     open: [Vec<u8>; 2],
-    last_error: Option<usize>,
+    words: Words,
     refusal: Option<Failure>,
     charge: Charge,
 }
@@ -62,7 +68,7 @@ impl Log {
             dropped: 0,
             notes: 0,
             open,
-            last_error: None,
+            words: Words::default(),
             refusal: None,
             charge: Charge::empty(budget),
         }
@@ -70,6 +76,9 @@ impl Log {
 
     /// Takes what the handler wrote to one of its streams.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
+        if stream == Stream::Stderr {
+            self.words.write(bytes);
+        }
         while !bytes.is_empty() {
             if self.is_full() {
                 self.dropped += bytes.len() as u64;
@@ -85,6 +94,11 @@ impl Log {
 
     /// Takes a message of the handler's own logger; each of its lines becomes a line.
     pub(crate) fn message(&mut self, level: LogLevel, context: &str, message: &str) {
+        if matches!(level, LogLevel::Error | LogLevel::Critical) {
+            for line in message.lines().take(REPORT) {
+                self.words.logged(line);
+            }
+        }
         let mut rest = message;
         while !rest.is_empty() {
             if self.is_full() {
@@ -113,39 +127,20 @@ impl Log {
         }
     }
 
-    /// Notes that the host refused something, and keeps the first refusal as the reason why the handler may give up.
+    /// Notes that the host refused something, and keeps the latest refusal as a reason why the handler may give up.
     pub(crate) fn refuse(&mut self, kind: FailureKind, text: String) {
         self.note(LogLevel::Error, &text);
-        self.refusal.get_or_insert_with(|| Failure::new(kind, text));
+        self.refusal = Some(Failure::new(kind, text));
     }
 
-    /// The first thing that the host refused.
+    /// The latest thing that the host refused.
     pub(crate) const fn refusal(&self) -> Option<&Failure> {
         self.refusal.as_ref()
     }
 
-    /// What a Rust panic said, if the handler's last words were one.
-    pub(crate) fn panic_message(&self) -> Option<String> {
-        let panicked = self
-            .lines
-            .iter()
-            .rposition(|line| line.message.contains(" panicked at "))?;
-        let place = self.lines[panicked]
-            .message
-            .split(" panicked at ")
-            .nth(1)?
-            .trim_end_matches(':');
-        let said = self
-            .lines
-            .get(panicked + 1)
-            .map_or("", |line| line.message.as_str());
-        Some(format!("{said} ({place})"))
-    }
-
-    /// The last line of standard error. `None` when there was none, and when some of the log was dropped: then it may not be the last.
-    pub(crate) fn last_error_line(&self) -> Option<&str> {
-        let line = self.last_error.filter(|_| self.dropped == 0)?;
-        self.lines.get(line).map(|line| line.message.as_str())
+    /// What the handler wrote about its end.
+    pub(crate) const fn words(&mut self) -> &mut Words {
+        &mut self.words
     }
 
     /// Ends lines that have no line break yet.
@@ -225,9 +220,6 @@ impl Log {
 
     fn end_line(&mut self, stream: Stream) {
         let bytes = std::mem::take(&mut self.open[stream as usize]);
-        if stream == Stream::Stderr {
-            self.last_error = Some(self.lines.len());
-        }
         // Only what is kept: of bytes that are no text, each becomes three.
         let (mut text, mut rest) = (String::new(), bytes.utf8_chunks());
         let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
@@ -310,6 +302,7 @@ fn cut_stored(text: &str, max: u64) -> (&str, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::Report;
 
     /// A log with room for one line of so many bytes.
     fn log(text: u64) -> Log {
@@ -345,14 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_standard_error_is_known_while_the_log_is_whole() {
-        let mut log = log(3 * LINE + 10);
-        assert_eq!(log.last_error_line(), None);
-        log.write(Stream::Stderr, b"one\ntwo\n");
-        log.write(Stream::Stdout, b"out\n");
-        assert_eq!(log.last_error_line(), Some("two"));
-        log.write(Stream::Stderr, b"more than fits into what is left\n");
-        assert_eq!(log.last_error_line(), None);
+    fn last_words_are_heard_however_full_the_log_is() {
+        let mut log = log(10);
+        log.write(Stream::Stdout, &[b'x'; 1000]);
+        log.write(Stream::Stderr, b"panicked at src/lib.rs:3:5:\noops\n");
+        let (report, _) = log.words().end();
+        let panic = Report::Panic("oops (src/lib.rs:3:5)".to_owned());
+        assert_eq!(report, Some(&panic));
     }
 
     #[test]
@@ -429,17 +421,7 @@ mod tests {
         log.write(Stream::Stdout, b"flood\n");
         log.refuse(FailureKind::CapabilityDenied, "no".to_owned());
         log.refuse(FailureKind::HostCallLimit, "neither".to_owned());
-        assert_eq!(log.refusal().unwrap().message, "no");
+        assert_eq!(log.refusal().unwrap().message, "neither");
         assert_eq!(&messages(&mut log)[..2], ["no", "neither"]);
-    }
-
-    #[test]
-    fn a_panics_words_are_found() {
-        let mut log = log(1000);
-        log.write(
-            Stream::Stderr,
-            b"thread '<unnamed>' (1) panicked at src/lib.rs:3:5:\noops\nnote: run with\n",
-        );
-        assert_eq!(log.panic_message().unwrap(), "oops (src/lib.rs:3:5)");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo, json};
+use taskforge_domain::{Failure, FailureKind, Json, LogLevel, Outcome, PluginInfo, Shape, json};
 use wasmtime::{Error, Store, Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
@@ -10,6 +10,8 @@ use crate::{
     budget::OverBudget,
     host::{CARGO, HostCallLimit, HostState, OutputLimit},
     log::cut,
+    refusal,
+    words::Report,
 };
 
 /// The longest failure message that is kept, in bytes.
@@ -55,13 +57,13 @@ pub(crate) fn of_attempt(
             Ok(output) => return Outcome::Completed(output),
             Err(failure) => failure,
         },
-        Ending::Returned(Err(failure)) => failure,
+        Ending::Returned(Err(failure)) => own(failure, store.data()),
         Ending::Stopped(error) => stopped(&error, store, info),
         Ending::Panicked => internal("a host function panicked"),
         Ending::Deadline => deadline(info.limits.deadline),
         Ending::Cancelled => cancelled(),
     };
-    Outcome::Failed(blame_refusal(failure, store))
+    Outcome::Failed(failure)
 }
 
 /// Why a call that should have returned a value did not.
@@ -115,11 +117,32 @@ fn output_of(output: String, state: &HostState, info: &PluginInfo) -> Result<Jso
             ),
         ));
     }
-    Json::parse(output).map_err(|error| {
-        Failure::new(
-            FailureKind::InvalidOutput,
-            format!("the output is not JSON: {error}"),
-        )
+    // What follows the first bytes is not shown.
+    let beginning = cut(&output, SHOWN).to_owned();
+    Json::parse(output).map_err(|error| not_json(&beginning, &error.to_string(), info.shape))
+}
+
+/// What a message shows of an output that is none, in bytes.
+const SHOWN: usize = 100;
+
+/// Says what came instead of JSON, and what to do about it.
+fn not_json(beginning: &str, error: &str, shape: Shape) -> Failure {
+    let advice = match shape {
+        Shape::Handler => "return the text of one JSON value",
+        Shape::Command => "print one JSON value to standard output, and what is for people to standard error",
+        Shape::Http => "answer with one JSON value; text is one in quotes, as JSON.stringify makes it",
+    };
+    let beginning = refusal::quoted(beginning);
+    let why = format!("the output is not JSON ({error}); it begins {beginning:?}: {advice}");
+    Failure::new(FailureKind::InvalidOutput, message(&why))
+}
+
+/// The text of an output that came as bytes.
+pub(crate) fn text_of(bytes: Vec<u8>, shape: Shape) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        let beginning = error.as_bytes().get(..SHOWN).unwrap_or(error.as_bytes());
+        let beginning = String::from_utf8_lossy(beginning);
+        not_json(&beginning, "it is not UTF-8", shape)
     })
 }
 
@@ -132,10 +155,12 @@ pub(crate) fn output_too_large(limit: u64) -> Failure {
 fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failure {
     let state = store.data();
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        return Failure::new(
-            FailureKind::Exited,
-            format!("the handler exited with status {}", exit.0),
-        );
+        let why = format!("the handler exited with status {}", exit.0);
+        return gave_up(FailureKind::Exited, &why, Last::Counts, state);
+    }
+    if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
+        let why = unanswered.to_string();
+        return gave_up(FailureKind::Retryable, &why, Last::Counts, state);
     }
     if let Some(limit) = error.downcast_ref::<HostCallLimit>() {
         return Failure::new(
@@ -221,26 +246,28 @@ fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> F
         Trap::StackOverflow => {
             Failure::new(FailureKind::StackOverflow, "the handler's call stack overflowed")
         }
-        // A refused growth reaches the guest as a failed allocation, on which most programs abort. So a trap after a
-        // refusal is taken for its consequence.
-        _ if state.limiter.denied().is_some() => {
-            let denied = state.limiter.denied().unwrap_or_default();
-            Failure::new(
-                FailureKind::OutOfMemory,
-                format!("the handler ran out of memory: {denied}"),
-            )
-        }
-        _ => {
-            let mut log = state.log.lock();
-            log.flush();
-            if let Some(place) = error.downcast_ref::<WasmBacktrace>().and_then(place) {
+        trap => {
+            let backtrace = error.downcast_ref::<WasmBacktrace>();
+            if let Some(place) = backtrace.and_then(place) {
+                let mut log = state.log.lock();
+                log.flush();
                 log.note(LogLevel::Error, &place);
             }
-            let message = match log.panic_message() {
-                Some(said) => format!("the handler panicked: {}", cut(&said, MESSAGE)),
-                None => format!("the handler trapped: {trap}"),
+            if trap == Trap::MemoryOutOfBounds && below_its_memory(error) && backtrace.is_some_and(recurses) {
+                let why = "the handler's stack in its own memory overflowed: it called itself without end";
+                return Failure::new(FailureKind::StackOverflow, why);
+            }
+            // Programs say why before they abort, which is this instruction.
+            let last = match trap {
+                Trap::UnreachableCodeReached => Last::Counts,
+                _ => Last::IsOld,
             };
-            Failure::new(FailureKind::Trap, message)
+            gave_up(
+                FailureKind::Trap,
+                &format!("the handler trapped: {trap}"),
+                last,
+                state,
+            )
         }
     }
 }
@@ -255,16 +282,149 @@ fn place(backtrace: &WasmBacktrace) -> Option<String> {
     (!names.is_empty()).then(|| format!("trapped in {}", names.join(", called from ")))
 }
 
-/// A handler that was refused something and then gave up did so because of it, and trying again would only be refused
-/// again. One that copes and returns an output completes.
-fn blame_refusal(failure: Failure, store: &Store<HostState>) -> Failure {
-    use FailureKind::{Exited, Permanent, Retryable, Trap};
-    let log = store.data().log.lock();
+/// How far below the beginning of its memory a guest may have written when its stack overflowed, in bytes: one frame.
+const FRAME: u64 = 1 << 20;
+
+/// Whether a guest went beyond its memory's beginning, which wraps around. Compilers put the stack that a program keeps
+/// in its memory there, so that it cannot grow into anything else.
+fn below_its_memory(error: &Error) -> bool {
+    // The engine keeps the type to itself; the tests hold its text.
+    let address = error.chain().find_map(|cause| {
+        let text = cause.to_string();
+        let rest = text.split_once("memory fault at wasm address 0x")?.1;
+        let digits = rest.split(' ').next()?;
+        u64::from_str_radix(digits, 16).ok()
+    });
+    address.is_some_and(|address| {
+        let end = 1 << 32;
+        (end - FRAME..end).contains(&address)
+    })
+}
+
+/// Whether one function stands several times among the innermost.
+fn recurses(backtrace: &WasmBacktrace) -> bool {
+    let frames = backtrace.frames();
+    let innermost = frames.iter().map(|frame| frame.func_index());
+    innermost
+        .clone()
+        .any(|function| innermost.clone().filter(|other| *other == function).count() >= 3)
+}
+
+/// Whether the last line that a guest wrote to standard error says why it ended.
+#[derive(Clone, Copy)]
+enum Last {
+    Counts,
+    /// Programs that end in this way have no time to say anything.
+    IsOld,
+}
+
+/// A guest that gave up without a word to its host: in the words that it wrote, or else in these, unless it was refused
+/// something and that explains it.
+fn gave_up(kind: FailureKind, otherwise: &str, last: Last, state: &HostState) -> Failure {
+    let said = said_before(last, state);
+    let log = state.log.lock();
+    let message = message(said.as_deref().unwrap_or(otherwise));
+    if said
+        .as_deref()
+        .is_some_and(|said| said.contains("stack overflow"))
+    {
+        return Failure::new(FailureKind::StackOverflow, message);
+    }
+    // A refused growth reaches the guest as a failed allocation, on which most programs abort.
+    if let Some(denied) = state.limiter.denied()
+        && explains(FailureKind::OutOfMemory, said.as_deref())
+    {
+        let why = format!("the handler ran out of memory: {denied}");
+        return Failure::new(FailureKind::OutOfMemory, why);
+    }
     match log.refusal() {
-        Some(refusal) if matches!(failure.kind, Permanent | Retryable | Trap | Exited) => {
-            let message = format!("{} ({})", failure.message, refusal.message);
-            Failure::new(refusal.kind, cut(&message, MESSAGE))
+        Some(refusal) if explains(refusal.kind, said.as_deref()) => blamed(refusal, &message),
+        _ => Failure::new(kind, message),
+    }
+}
+
+/// What a guest wrote about its end, as a message.
+pub(crate) fn said(state: &HostState) -> Option<String> {
+    said_before(Last::Counts, state).map(|said| message(&said))
+}
+
+fn said_before(last: Last, state: &HostState) -> Option<String> {
+    let mut log = state.log.lock();
+    match (log.words().end(), last) {
+        ((Some(Report::Panic(text)), _), _) => Some(format!("the handler panicked: {text}")),
+        ((Some(Report::Exception(line)), _), _) => Some(line.clone()),
+        ((None, Some(line)), Last::Counts) => Some(line.to_owned()),
+        _ => None,
+    }
+}
+
+/// A failure of the handler's own. It means what it says; a refusal is named when it speaks of one, and trying again
+/// would only be refused again. One that asks for another attempt gets it.
+fn own(failure: Failure, state: &HostState) -> Failure {
+    let log = state.log.lock();
+    let said = Some(failure.message.as_str()).filter(|said| !said.trim().is_empty());
+    match log.refusal() {
+        Some(refusal) if failure.kind == FailureKind::Permanent && explains(refusal.kind, said) => {
+            blamed(refusal, &failure.message)
         }
         _ => failure,
+    }
+}
+
+fn blamed(refusal: &Failure, said: &str) -> Failure {
+    let text = format!("{said} ({})", refusal.message);
+    Failure::new(refusal.kind, message(text.trim_start()))
+}
+
+/// Whether a refusal explains the end of a guest that said this: when it said nothing, or speaks of such a thing. A
+/// guest that copes with a refusal and then fails for another reason has the words for that.
+fn explains(refused: FailureKind, said: Option<&str>) -> bool {
+    let Some(said) = said else { return true };
+    // What interfaces, languages and libraries call it.
+    let names: &[&str] = match refused {
+        FailureKind::CapabilityDenied => &["denied", "denies", "prohibited", "permi", "networkerror"],
+        FailureKind::OutOfMemory => &["memory", "alloc", "heap", "limit", "too large"],
+        _ => &["limit", "denied", "too large", "size"],
+    };
+    let said = said.to_lowercase();
+    names.iter().any(|name| said.contains(name))
+}
+
+/// A web server whose function returned, and left its answer unsaid or without an end. Other hosts answer 500 for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unanswered(pub(crate) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_explains_what_says_nothing_or_speaks_of_it() {
+        use FailureKind::{CapabilityDenied, HostCallLimit, OutOfMemory};
+        for (refused, said, explained) in [
+            (CapabilityDenied, None, true),
+            (CapabilityDenied, Some("ErrorCode_HttpRequestDenied"), true),
+            (CapabilityDenied, Some("connect: Permission denied"), true),
+            (
+                CapabilityDenied,
+                Some("TypeError: NetworkError when attempting to fetch resource"),
+                true,
+            ),
+            (CapabilityDenied, Some("ValueError: boom"), false),
+            (OutOfMemory, None, true),
+            (OutOfMemory, Some("MemoryError"), true),
+            (OutOfMemory, Some("memory allocation of 65536 bytes failed"), true),
+            (
+                OutOfMemory,
+                Some("fatal error: grew heap, but no adequate free space found"),
+                true,
+            ),
+            (OutOfMemory, Some("panic: index out of range"), false),
+            (HostCallLimit, Some("ConnectionLimitReached"), true),
+            (HostCallLimit, Some("panic: index out of range"), false),
+        ] {
+            assert_eq!(explains(refused, said), explained, "{refused}: {said:?}");
+        }
     }
 }

@@ -141,6 +141,18 @@ pub enum Attack {
         #[serde(default)]
         ms: u64,
     },
+    /// Does these one after the other, and copes with the failure of all but the last.
+    Cope {
+        /// What to do.
+        steps: Vec<Attack>,
+    },
+    /// Waits for nothing at all, which the interface forbids.
+    EmptyPoll,
+    /// Makes a header of so many bytes.
+    LongHeader {
+        /// How long.
+        bytes: usize,
+    },
     /// Sends a request exactly as it is spelled, and reads the answer to its end.
     HttpGet(HttpGet),
     /// Tells a counter that this attempt ran: a request with the headers `x-task-id` and `x-attempt`.

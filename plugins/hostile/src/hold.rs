@@ -23,6 +23,26 @@ pub fn hold(_: Hold, count: usize, _: usize, _: Duration) -> Value {
     json!({ "held": 0, "refused": count })
 }
 
+/// Polls an empty list.
+#[must_use]
+pub fn empty_poll() -> Value {
+    #[cfg(target_family = "wasm")]
+    wasip2::io::poll::poll(&[]);
+    json!({})
+}
+
+/// Puts a long value into a header map.
+#[must_use]
+pub fn long_header(bytes: usize) -> Value {
+    #[cfg(target_family = "wasm")]
+    let appended = wasip2::http::types::Fields::new()
+        .append("x", &vec![b'x'; bytes])
+        .is_ok();
+    #[cfg(not(target_family = "wasm"))]
+    let appended = bytes == 0;
+    json!({ "appended": appended })
+}
+
 #[cfg(target_family = "wasm")]
 mod kind {
     use std::any::Any;

@@ -66,6 +66,19 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
             times,
             message,
         } => fail(&task, permanent, retry_after_ms, times, message)?,
+        Attack::Cope { mut steps } => {
+            let Some(last) = steps.pop() else {
+                return Err(Failure::permanent("there are no steps"));
+            };
+            for step in steps {
+                if let Err(failure) = Box::pin(hostile(step, task.clone())).await {
+                    log::info(format!("coped with: {failure:?}"));
+                }
+            }
+            return Box::pin(hostile(last, task)).await;
+        }
+        Attack::EmptyPoll => hold::empty_poll(),
+        Attack::LongHeader { bytes } => hold::long_header(bytes),
         Attack::HttpGet(get) => raw_http::get(&get)?,
         Attack::CountRuns {
             url,

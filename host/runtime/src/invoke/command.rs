@@ -1,11 +1,11 @@
 //! Calling a WASI command: the input on standard input, the output on standard output, the exit status as the verdict.
 
-use taskforge_domain::{Failure, FailureKind};
+use taskforge_domain::{Failure, Shape};
 use wasmtime::Store;
 use wasmtime_wasi::{I32Exit, p2::bindings::CommandPre};
 
 use super::text;
-use crate::{contract::handler, host::HostState, verdict::message};
+use crate::{contract::handler, host::HostState};
 
 /// Instantiates it and runs it to its end.
 pub(super) async fn call(
@@ -30,17 +30,8 @@ pub(super) async fn call(
             None => return Err(error),
         },
     };
-    if status != 0 {
-        return Ok(Err(failed(store.data(), status)));
+    match status {
+        0 => Ok(text(stdout.take(), Shape::Command)),
+        status => Err(I32Exit(status).into()),
     }
-    Ok(text(stdout.take()))
-}
-
-/// What a program says last on standard error is why it gave up.
-fn failed(state: &HostState, status: i32) -> Failure {
-    let mut log = state.log.lock();
-    log.flush();
-    let said = log.last_error_line().filter(|line| !line.trim().is_empty());
-    let why = said.map_or_else(|| format!("the command exited with status {status}"), message);
-    Failure::new(FailureKind::Exited, why)
 }

@@ -14,7 +14,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::{BodyExt as _, Full};
-use taskforge_domain::{Failure, FailureKind};
+use taskforge_domain::{Failure, FailureKind, Shape};
 use tokio::{sync::oneshot, task::unconstrained};
 use wasmtime::Store;
 use wasmtime_wasi_http::{
@@ -30,7 +30,7 @@ use crate::{
     budget::{Budget, Charge},
     contract::handler,
     host::HostState,
-    verdict,
+    verdict::{self, Unanswered},
 };
 
 /// The authority that the task is sent to. It is never looked up; libraries want one.
@@ -54,36 +54,54 @@ pub(super) async fn call(
     };
     let limit = store.data().output_limit();
     let server = code.instantiate_async(&mut *store).await?;
-    let mut call = pin!(
-        server
-            .wasi_http_incoming_handler()
-            .call_handle(store, request, out)
-    );
-    // Without a budget: once the function has returned everything that will ever come is there, and must be read at once.
-    let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
-    let mut answered = None;
-    poll_fn(|context: &mut Context<'_>| {
-        let returned = call.as_mut().poll(context);
-        // The guest writes into a channel of a few pieces, so somebody has to read while it writes.
-        if answered.is_none()
-            && let Poll::Ready(answer) = answer.as_mut().poll(context)
-        {
-            answered = Some(answer);
-        }
-        match &answered {
-            Some(Err(failure))
-                if matches!(
-                    failure.kind,
-                    FailureKind::OutputTooLarge | FailureKind::OutOfMemory
-                ) =>
+    let answered = {
+        let mut call = pin!(
+            server
+                .wasi_http_incoming_handler()
+                .call_handle(&mut *store, request, out)
+        );
+        // Without a budget: once the function has returned everything that will ever come is there, and must be read at once.
+        let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
+        let mut answered = None;
+        poll_fn(|context: &mut Context<'_>| {
+            let returned = call.as_mut().poll(context);
+            // The guest writes into a channel of a few pieces, so somebody has to read while it writes.
+            if answered.is_none()
+                && let Poll::Ready(answer) = answer.as_mut().poll(context)
             {
-                Poll::Ready(Ok(()))
+                answered = Some(answer);
             }
-            _ => returned,
-        }
-    })
-    .await?;
-    Ok(answered.unwrap_or_else(|| Err(wrong("the handler returned and left its answer without an end"))))
+            match &answered {
+                Some(Ok(Err(Failed::Said(failure))))
+                    if matches!(
+                        failure.kind,
+                        FailureKind::OutputTooLarge | FailureKind::OutOfMemory
+                    ) =>
+                {
+                    Poll::Ready(Ok(()))
+                }
+                _ => returned,
+            }
+        })
+        .await?;
+        answered
+    };
+    match answered {
+        Some(Ok(answer)) => Ok(answer.map_err(|failure| in_its_words(failure, store.data()))),
+        Some(Err(unanswered)) => Err(unanswered.into()),
+        None => Err(unanswered("returned and left its answer without an end").into()),
+    }
+}
+
+/// A failure that the answer says nothing about, in the words that the guest wrote to standard error.
+fn in_its_words(failure: Failed, state: &HostState) -> Failure {
+    match failure {
+        Failed::Said(failure) => failure,
+        Failed::Silent(failure) => Failure {
+            message: verdict::said(state).unwrap_or(failure.message),
+            ..failure
+        },
+    }
 }
 
 fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Request<Full<Bytes>>> {
@@ -114,8 +132,25 @@ impl Write for Shown {
     }
 }
 
+/// A failure, as far as the answer tells of it.
+#[derive(Debug)]
+enum Failed {
+    /// In the answer's own words.
+    Said(Failure),
+    /// By its status alone.
+    Silent(Failure),
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Said(failure)
+    }
+}
+
+type Answer = Result<Result<String, Failed>, Unanswered>;
+
 /// Reads the answer to its end, and keeps as much of it as is wanted.
-async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Result<String, Failure> {
+async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Answer {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
@@ -123,9 +158,9 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Res
             // It stops in the middle of a text that is longer than is shown.
             write!(shown, "the handler answered with an error: {code}").ok();
             let why = verdict::message(&shown.0);
-            return Err(Failure::new(FailureKind::Retryable, why));
+            return Ok(Err(Failure::new(FailureKind::Retryable, why).into()));
         }
-        Err(_) => return Err(wrong("the handler returned without an answer")),
+        Err(_) => return Err(unanswered("returned without an answer")),
     };
     let (head, mut body) = response.into_parts();
     let success = head.status.is_success();
@@ -133,46 +168,51 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Res
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let (mut bytes, mut charge) = (Vec::new(), Charge::empty(budget));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| wrong(&format!("the answer broke off: {error}")))?;
+        let frame = frame.map_err(|error| unanswered(&format!("broke off its answer: {error}")))?;
         let Some(data) = frame.data_ref() else { continue };
         let fits = data.len().min(room - bytes.len());
-        let paid = charge.buffer("the output", &mut bytes, fits);
-        paid.map_err(|over| Failure::new(FailureKind::OutOfMemory, over.to_string()))?;
+        if let Err(over) = charge.buffer("the output", &mut bytes, fits) {
+            return Ok(Err(
+                Failure::new(FailureKind::OutOfMemory, over.to_string()).into()
+            ));
+        }
         bytes.extend_from_slice(&data[..fits]);
         if success && fits < data.len() {
-            return Err(verdict::output_too_large(limit));
+            return Ok(Err(verdict::output_too_large(limit).into()));
         }
     }
     if success {
-        return text(bytes);
+        return Ok(text(bytes, Shape::Http).map_err(Failed::Said));
     }
     let after = head
         .headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Err(failure(head.status, after.map(Duration::from_secs), &bytes))
+    Ok(Err(failure(head.status, after.map(Duration::from_secs), &bytes)))
 }
 
-fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failure {
-    let body = String::from_utf8_lossy(body);
-    let message = match body.trim() {
-        "" => format!("the handler answered with status {status}"),
-        said => verdict::message(said),
-    };
+fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failed {
     let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500..=599);
-    Failure {
-        kind: if passing {
-            FailureKind::Retryable
-        } else {
-            FailureKind::Permanent
-        },
+    let kind = if passing {
+        FailureKind::Retryable
+    } else {
+        FailureKind::Permanent
+    };
+    let retry_after = retry_after.filter(|_| passing);
+    let failure = |message| Failure {
+        kind,
         message,
-        retry_after: retry_after.filter(|_| passing),
+        retry_after,
+    };
+    let body = String::from_utf8_lossy(body);
+    match body.trim() {
+        "" => Failed::Silent(failure(format!("the handler answered with status {status}"))),
+        said => Failed::Said(failure(verdict::message(said))),
     }
 }
 
-fn wrong(why: &str) -> Failure {
-    Failure::new(FailureKind::InvalidOutput, verdict::message(why))
+fn unanswered(what: &str) -> Unanswered {
+    Unanswered(verdict::message(&format!("the handler {what}")))
 }
 
 #[cfg(test)]
@@ -192,10 +232,15 @@ mod tests {
             (503, FailureKind::Retryable, minute),
         ] {
             let failure = failure(StatusCode::from_u16(status).unwrap(), minute, b" no \n");
+            let Failed::Said(failure) = failure else {
+                panic!("{failure:?}")
+            };
             assert_eq!((failure.kind, failure.retry_after), (kind, after), "{status}");
             assert_eq!(failure.message, "no");
         }
-        let silent = failure(StatusCode::NOT_FOUND, None, b"");
+        let Failed::Silent(silent) = failure(StatusCode::NOT_FOUND, None, b"") else {
+            panic!("it has no words")
+        };
         assert_eq!(silent.message, "the handler answered with status 404 Not Found");
     }
 }

@@ -67,6 +67,53 @@ async fn no_spelling_of_a_private_address_is_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_explains_a_failure_only_when_nothing_else_does() {
+    let bed = Bed::new().await;
+    let plugin = bed.hostile(json!({})).await;
+    let denied = get("http://example.com/");
+    let socket = json!({"attack": "connect", "address": "127.0.0.1:80"});
+    for refused in [denied, socket] {
+        let then = |last: Value| json!({"attack": "cope", "steps": [refused, last]});
+        for (last, kind, said) in [
+            (
+                json!({"attack": "fail", "message": "busy"}),
+                FailureKind::Retryable,
+                "busy",
+            ),
+            (
+                json!({"attack": "fail", "message": "access denied by the ledger, later"}),
+                FailureKind::Retryable,
+                "access denied by the ledger, later",
+            ),
+            (
+                json!({"attack": "fail", "permanent": true, "message": "no such account"}),
+                FailureKind::Permanent,
+                "no such account",
+            ),
+            (
+                json!({"attack": "panic", "message": "seven"}),
+                FailureKind::Trap,
+                "seven",
+            ),
+        ] {
+            let (failure, _) = bed.fails(&plugin, then(last)).await;
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.contains(said), "{failure}");
+            assert!(!failure.message.contains("refused"), "{failure}");
+        }
+        let wish = json!({"attack": "fail", "retry_after_ms": 1500});
+        let (failure, _) = bed.fails(&plugin, then(wish)).await;
+        assert_eq!(failure.retry_after, Some(Duration::from_millis(1500)));
+        // Without a word, and with words about it.
+        for last in [json!({"attack": "exit", "code": 1}), refused.clone()] {
+            let (failure, _) = bed.fails(&plugin, then(last)).await;
+            assert_eq!(failure.kind, FailureKind::CapabilityDenied, "{failure}");
+        }
+        bed.completes(&plugin, then(json!({"attack": "ok"}))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_is_not_granted_is_refused_and_the_log_names_the_grant() {
     let bed = Bed::new().await;
     let server = Server::with_page("secret").await;

@@ -72,6 +72,19 @@ async fn what_a_command_prints_must_be_json() {
         let input = json!({"do": "print", "text": text});
         bed.fails_as(FailureKind::InvalidOutput, &plugin, input).await;
     }
+    let input = json!({"do": "print", "text": "Hello, \u{1b}World!\n"});
+    let (failure, _) = bed.fails(&plugin, input).await;
+    assert!(
+        failure.message.contains("it begins \"Hello, ")
+            && failure.message.contains("World!\"")
+            && !failure.message.contains('\u{1b}')
+            && failure
+                .message
+                .contains("print one JSON value to standard output"),
+        "{failure}"
+    );
+    let print = json!({"do": "print", "text": "\u{feff}{\"a\": 1}"});
+    assert_eq!(bed.completes(&plugin, print).await.0, json!({"a": 1}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,7 +105,33 @@ async fn a_command_that_exits_with_another_status_has_failed_and_its_last_words_
     let (failure, _) = bed
         .fails(&plugin, json!({"do": "exit", "code": 1, "complaint": ""}))
         .await;
-    assert_eq!(failure.message, "the command exited with status 1");
+    assert_eq!(failure.message, "the handler exited with status 1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_is_told_in_the_words_of_its_language() {
+    let bed = Bed::new().await;
+    let plugin = command(&bed, json!({})).await;
+    let python = "Traceback (most recent call last):\n  File \"app.py\", line 17, in handle\nValueError: boom\nand more";
+    let go = "panic: boom\n\ngoroutine 1 [running]:\nmain.main()\n\t/src/main.go:26 +0x9a\nexit status 2";
+    let cpp = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  boom";
+    for (written, said) in [
+        (python, "ValueError: boom"),
+        (go, "panic: boom"),
+        (cpp, "std::runtime_error: boom"),
+        ("Error: boom\n    at handle (app.js:3:11)", "Error: boom"),
+    ] {
+        let input = json!({"do": "exit", "code": 2, "complaint": written});
+        let (failure, _) = bed.fails(&plugin, input).await;
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::Exited, said)
+        );
+    }
+    // Also when the log has no room for it.
+    let small = command(&bed, json!({"limits": {"log": 100}})).await;
+    let input = json!({"do": "exit", "code": 2, "complaint": format!("{}\n{go}", "x".repeat(1000))});
+    assert_eq!(bed.fails(&small, input).await.0.message, "panic: boom");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,8 +214,14 @@ async fn a_web_servers_status_says_what_follows() {
         json!([true])
     );
     assert_eq!(bed.completes(&plugin, answer(204, "")).await.0, Value::Null);
-    bed.fails_as(FailureKind::InvalidOutput, &plugin, answer(200, "hello"))
-        .await;
+    let (failure, _) = bed.fails(&plugin, answer(200, "hello")).await;
+    assert_eq!(failure.kind, FailureKind::InvalidOutput);
+    assert!(
+        failure
+            .message
+            .contains("it begins \"hello\": answer with one JSON value"),
+        "{failure}"
+    );
     let (failure, _) = bed.fails(&plugin, answer(404, "no such page")).await;
     assert_eq!(
         (failure.kind, failure.message.as_str(), failure.retry_after),
@@ -222,7 +267,7 @@ async fn a_web_server_that_forgets_something_fails_by_name() {
 
     for (what, word) in [("answer", "without an answer"), ("end", "without an end")] {
         let (failure, _) = bed.fails(&plugin, forget(what)).await;
-        assert_eq!(failure.kind, FailureKind::InvalidOutput, "{what}: {failure}");
+        assert_eq!(failure.kind, FailureKind::Retryable, "{what}: {failure}");
         assert!(failure.message.contains(word), "{failure}");
     }
     let (failure, _) = bed.fails(&plugin, forget("response")).await;

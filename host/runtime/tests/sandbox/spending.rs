@@ -187,6 +187,46 @@ async fn a_flood_of_host_calls_lets_its_neighbours_run_and_ends_at_its_deadline(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_a_limit_like_the_others() {
+    let bed = Bed::new().await;
+    let timers = |count: u32| json!({"attack": "hold", "what": "timers", "count": count});
+    // A timer is two: as many as engines keep until they collect their garbage.
+    let plugin = bed.hostile(json!({})).await;
+    let (held, _) = bed.completes(&plugin, timers(9_000)).await;
+    assert_eq!(held["held"], 9_000);
+    let plugin = bed.hostile(json!({"limits": {"handles": 100}})).await;
+    bed.completes(&plugin, timers(40)).await;
+    let (failure, _) = bed.fails(&plugin, timers(60)).await;
+    assert_eq!(failure.kind, FailureKind::HostCallLimit);
+    assert!(
+        failure
+            .message
+            .contains("more than 100 handles at once (`handles` under [limits])"),
+        "{failure}"
+    );
+    // What they take comes out of the memory.
+    let plugin = bed
+        .hostile(json!({"limits": {"handles": 1_000_000, "memory": "8 MiB"}}))
+        .await;
+    bed.fails_as(FailureKind::OutOfMemory, &plugin, timers(50_000))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_a_host_function_is_a_trap() {
+    let bed = Bed::new().await;
+    let plugin = bed.hostile(json!({})).await;
+    for (input, word) in [
+        (json!({"attack": "empty_poll"}), "empty poll list"),
+        (json!({"attack": "long_header", "bytes": 70_000}), ""),
+    ] {
+        let (failure, _) = bed.fails(&plugin, input).await;
+        assert_eq!(failure.kind, FailureKind::Trap, "{failure}");
+        assert!(failure.message.contains(word), "{failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sleep_ends_at_the_deadline() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"deadline": "200ms"}})).await;

@@ -1,0 +1,274 @@
+//! The guest's own words about its end: what its language wrote to standard error when it gave up.
+//!
+//! Each language reports in its own form: a line that names the exception, between a trace and other
+//! things that differ from run to run. That line is the error's text, and by it dead letters are
+//! grouped. Lines are looked at as they come, so that neither a long trace nor a full log hides them.
+
+use crate::{log::cut, verdict::MESSAGE};
+
+/// Lines after a report that are no trace and after which it is no longer taken for the end.
+/// A message of several lines is followed by the rest of it.
+const LATER: u32 = 20;
+
+/// What a guest wrote to standard error, as far as it may say why it ended.
+#[derive(Debug, Default)]
+pub(crate) struct Words {
+    /// The line that has no end yet, cut.
+    open: Vec<u8>,
+    /// The last line that stands at the margin and belongs to no trace.
+    last: Option<String>,
+    /// The last report of an exception, and how many lines came after it.
+    report: Option<(Report, u32)>,
+    awaiting: Awaiting,
+}
+
+/// What a guest said of its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// A Rust panic: what it said and where.
+    Panic(String),
+    /// The line of another language's report.
+    Exception(String),
+}
+
+/// What the lines before say about the next one.
+#[derive(Debug, Default)]
+enum Awaiting {
+    #[default]
+    Nothing,
+    /// A Rust panic at this place says why in the next line.
+    PanicMessage(String),
+    /// Python's frames, which are indented, before the exception. In a group all lines begin with a bar.
+    PythonException { grouped: bool },
+    /// The exception's own words come in the next line.
+    Exception,
+    /// C++ has named the exception's type; `what()` may follow.
+    What(String),
+    /// The rest is a trace.
+    Trace,
+}
+
+/// Lines that begin a trace to the end of what is written.
+const TRACES: [&str; 8] = [
+    "goroutine ",
+    "stack backtrace:",
+    "Stack backtrace:",
+    "stack traceback:",
+    "Stack trace:",
+    "Stack:",
+    "Caused by:",
+    "CallStack (from HasCallStack):",
+];
+
+/// The shortest line that begins any of this, in bytes.
+const SHORTEST: usize = 6;
+
+/// Lines that say nothing of their own.
+const NOISE: [&str; 4] = [
+    "note: run with `RUST_BACKTRACE",
+    "[signal ",
+    "exit status ",
+    "Redirecting call to abort()",
+];
+
+impl Words {
+    /// Takes what the guest wrote to standard error. What is too long for a message is not kept.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            self.extend(line);
+            self.end_line();
+            bytes = &rest[1..];
+        }
+        self.extend(bytes);
+    }
+
+    /// Takes a line that the guest logged: of those only a report counts.
+    pub(crate) fn logged(&mut self, line: &str) {
+        let last = self.last.take();
+        self.line(cut(line, MESSAGE));
+        self.last = last;
+    }
+
+    /// What the guest said of its end: a report of an exception, or its last line.
+    pub(crate) fn end(&mut self) -> (Option<&Report>, Option<&str>) {
+        if !self.open.is_empty() {
+            self.end_line();
+        }
+        match std::mem::take(&mut self.awaiting) {
+            Awaiting::PanicMessage(place) => self.report(Report::Panic(at("", &place))),
+            Awaiting::What(name) => self.report(Report::Exception(name)),
+            _ => {}
+        }
+        let report = self.report.as_ref().filter(|(_, later)| *later <= LATER);
+        (report.map(|(report, _)| report), self.last.as_deref())
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = MESSAGE.saturating_sub(self.open.len());
+        self.open.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn end_line(&mut self) {
+        if self.open.is_empty() {
+            return self.blank();
+        }
+        let line = std::mem::take(&mut self.open);
+        self.line(&String::from_utf8_lossy(&line));
+        // Its memory serves for the next line.
+        self.open = line;
+        self.open.clear();
+    }
+
+    /// An empty line, of which a flood may have millions. It ends a trace.
+    fn blank(&mut self) {
+        match &self.awaiting {
+            Awaiting::PanicMessage(place) => {
+                let report = Report::Panic(at("", place));
+                self.report(report);
+            }
+            Awaiting::Trace => self.awaiting = Awaiting::Nothing,
+            _ => {}
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let line = line.trim_end();
+        if line.is_empty() {
+            return self.blank();
+        }
+        if self.continues(line) || line.len() >= SHORTEST && self.begins(line) {
+            return;
+        }
+        if matches!(self.awaiting, Awaiting::Trace) || line.starts_with(char::is_whitespace) {
+            return;
+        }
+        if let Some((_, later)) = &mut self.report {
+            *later = later.saturating_add(1);
+        }
+        let last = self.last.get_or_insert_default();
+        last.clear();
+        last.push_str(line);
+    }
+
+    /// Whether the line is what the lines before it announced.
+    fn continues(&mut self, line: &str) -> bool {
+        match std::mem::take(&mut self.awaiting) {
+            Awaiting::PanicMessage(place) => {
+                let said = if NOISE.iter().any(|noise| line.starts_with(noise)) {
+                    ""
+                } else {
+                    line
+                };
+                self.report(Report::Panic(at(said, &place)));
+                true
+            }
+            Awaiting::PythonException { grouped } => {
+                let text = match (grouped, line.strip_prefix("  | ")) {
+                    (true, Some(text)) => text,
+                    (true, None) => " ",
+                    (false, _) => line,
+                };
+                // Without memory to print it with, Python dumps the exception's object.
+                let dumped = text.strip_prefix("object type name: ");
+                if dumped.is_none() && (text.starts_with("object ") || text.starts_with(char::is_whitespace))
+                {
+                    self.awaiting = Awaiting::PythonException { grouped };
+                } else {
+                    self.report(Report::Exception(dumped.unwrap_or(text).to_owned()));
+                }
+                true
+            }
+            Awaiting::Exception => {
+                self.report(Report::Exception(line.trim_start().to_owned()));
+                true
+            }
+            Awaiting::What(name) => {
+                let what = line.trim_start().strip_prefix("what():");
+                let text = what.map_or(name.clone(), |what| format!("{name}: {}", what.trim_start()));
+                self.report(Report::Exception(text));
+                what.is_some()
+            }
+            trace @ Awaiting::Trace => {
+                self.awaiting = trace;
+                false
+            }
+            Awaiting::Nothing => false,
+        }
+    }
+
+    /// Whether the line begins a report or a trace, or says nothing of its own.
+    fn begins(&mut self, line: &str) -> bool {
+        if NOISE.iter().any(|noise| line.starts_with(noise)) {
+            return true;
+        }
+        if TRACES.iter().any(|trace| line.starts_with(trace)) {
+            self.awaiting = Awaiting::Trace;
+            return true;
+        }
+        if let Some((_, place)) = line.split_once("panicked at ") {
+            match old_panic(place) {
+                Some(report) => self.report(report),
+                None => self.awaiting = Awaiting::PanicMessage(place.trim_end_matches(':').to_owned()),
+            }
+            return true;
+        }
+        match line {
+            "Traceback (most recent call last):" => {
+                self.awaiting = Awaiting::PythonException { grouped: false };
+                return true;
+            }
+            "  + Exception Group Traceback (most recent call last):" => {
+                self.awaiting = Awaiting::PythonException { grouped: true };
+                return true;
+            }
+            "Unhandled exception:" => {
+                self.awaiting = Awaiting::Exception;
+                return true;
+            }
+            _ => {}
+        }
+        if let Some(name) = line.strip_prefix("terminate called after throwing an instance of ") {
+            self.awaiting = Awaiting::What(name.trim_matches('\'').to_owned());
+            return true;
+        }
+        // A panic while Go panics is indented.
+        let whole = line.strip_prefix('\t').unwrap_or(line);
+        let named = ["panic: ", "fatal error: ", "libc++abi: ", "Uncaught "]
+            .iter()
+            .any(|name| whole.starts_with(name));
+        let named = named
+            || line.contains("Fatal error: ")
+            || (line.starts_with("thread ") && line.contains(" panic: "));
+        if named {
+            self.report(Report::Exception(whole.to_owned()));
+        }
+        named
+    }
+
+    fn report(&mut self, report: Report) {
+        self.awaiting = Awaiting::Nothing;
+        // Right after an exception it is the interpreter's own shell, written in Rust, that gives up because of it.
+        if matches!(
+            (&self.report, &report),
+            (Some((Report::Exception(_), 0)), Report::Panic(_))
+        ) {
+            return;
+        }
+        self.report = Some((report, 0));
+    }
+}
+
+/// What a panic said and where.
+fn at(said: &str, place: &str) -> String {
+    format!("{said} ({place})").trim_start().to_owned()
+}
+
+/// Before Rust 1.73 a panic was one line: `'what it said', src/lib.rs:1:2`.
+fn old_panic(place: &str) -> Option<Report> {
+    let (said, place) = place.strip_prefix('\'')?.rsplit_once("', ")?;
+    Some(Report::Panic(at(said, place)))
+}
+
+#[cfg(test)]
+mod tests;
