@@ -146,7 +146,7 @@ impl CompileProcess {
             ));
         }
         match (status.code(), status.signal()) {
-            (Some(apart::REFUSED), _) => Err(LoadError::Unsupported(quoted(said))),
+            (Some(apart::REFUSED), _) => Err(LoadError::not_compiled(said)),
             (Some(apart::PANICKED), _) => {
                 let place = words
                     .lines()

@@ -15,6 +15,30 @@ const NAME: usize = 100;
 /// The names that a list shows before it says how many more there are.
 const LISTED: usize = 10;
 
+/// What the engine says of a proposal that is switched off here, and how a component is built without it. Exceptions
+/// and garbage collection would give each instance a heap that the engine keeps outside its pool of memories.
+const ADVICE: [(&str, &str); 4] = [
+    (
+        "exceptions",
+        "this host runs no WebAssembly exceptions; build C++ with -fno-exceptions, C without setjmp \
+         (no -mllvm -wasm-enable-sjlj), Rust with panic = \"abort\"; Kotlin and Java need a toolchain that compiles \
+         to plain WebAssembly",
+    ),
+    (
+        "gc ",
+        "this host runs no garbage-collected WebAssembly; use a toolchain that brings its own collector, as those of \
+         Go, Python and JavaScript do",
+    ),
+    (
+        "threads",
+        "this host runs no threads; build for wasm32-wasip2, not for a target with threads",
+    ),
+    (
+        "memory64",
+        "this host runs 32-bit memories only; build for wasm32",
+    ),
+];
+
 /// Why bytes did not become a plugin. The texts speak to the plugin's author or operator.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
@@ -96,7 +120,16 @@ impl LoadError {
     }
 
     pub(crate) fn unsupported(error: &wasmtime::Error) -> Self {
-        Self::Unsupported(quoted(&format!("{error:#}")))
+        Self::not_compiled(&format!("{error:#}"))
+    }
+
+    /// In the engine's words, and with what the author can do about them.
+    pub(crate) fn not_compiled(said: &str) -> Self {
+        let advice = ADVICE.iter().find(|(words, _)| said.contains(words));
+        Self::Unsupported(match advice {
+            Some((_, advice)) => format!("{}: {advice}", quoted(said)),
+            None => quoted(said),
+        })
     }
 
     pub(crate) fn incompatible(error: &wasmtime::Error) -> Self {

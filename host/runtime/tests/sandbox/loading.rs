@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use serde_json::json;
-use taskforge_domain::{FailureKind, Shape};
+use taskforge_domain::{FailureKind, Manifest, Shape};
 use taskforge_runtime::{LoadError, PluginSettings, Runtime, RuntimeConfig, inspect};
 use taskforge_testing::guests;
 
@@ -173,6 +173,43 @@ async fn a_plugin_that_cannot_describe_itself_is_refused() {
         let error = refused_wat(&bed, name).await;
         assert!(matches!(error, LoadError::Description(_)), "{error:?}");
         assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_component_that_needs_a_proposal_is_told_how_to_be_built_without_it() {
+    let bed = Bed::new().await;
+    let manifest = json!({"name": "needing", "version": "1.0.0"});
+    let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+    for (module, advice) in [
+        ("(tag (param i32))", "-fno-exceptions"),
+        (
+            "(tag $e) (func (block $h (try_table (catch $e $h) (throw $e))))",
+            "setjmp",
+        ),
+        ("(type (struct (field i32)))", "brings its own collector"),
+        ("(memory 1 1 shared)", "no threads"),
+        ("(memory i64 1)", "32-bit memories"),
+    ] {
+        // With an export that this host calls, so that nothing else is wrong with it.
+        let component = format!(
+            r#"(component
+                (core module $needing {module})
+                (core instance (instantiate $needing))
+                (core module $main (func (export "run") (result i32) (i32.const 0)))
+                (core instance $main (instantiate $main))
+                (func $run (result (result)) (canon lift (core func $main "run")))
+                (instance $command (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $command)))"#
+        );
+        let bytes = wat::parse_str(&component).unwrap();
+        let loaded = bed
+            .runtime
+            .load_as(bytes, settings(json!({})), Some(&manifest))
+            .await;
+        let error = loaded.unwrap_err();
+        assert!(matches!(error, LoadError::Unsupported(_)), "{module}: {error:?}");
+        assert!(error.to_string().contains(advice), "{module}: {error}");
     }
 }
 
