@@ -205,8 +205,8 @@ impl Registry {
         })
     }
 
-    /// Compiles a component and asks it what it is. Without settings it gets those of the version that
-    /// runs, whose number is returned.
+    /// Compiles a component and asks it what it is. Without settings a version that is there already has
+    /// its own, and a new one gets those of the version that runs, whose number is returned.
     async fn load(
         &self,
         component: &[u8],
@@ -229,14 +229,31 @@ impl Registry {
             ..PluginSettings::default()
         };
         let info = load(most).await?;
+        if let Some(there) = self.stored(&info, owner).await? {
+            return Ok((info.with_settings(there.info.settings()), None));
+        }
         match self.running(&info.name, owner).await? {
-            Some(running) => {
-                let settings = running.info.settings();
-                runtime.check_limits(&settings.limits)?;
-                Ok((info.with_settings(settings), Some(running.info.version)))
-            }
+            // Within the limits that it will have.
+            Some(running) => Ok((load(running.info.settings()).await?, Some(running.info.version))),
             None => Ok((load(PluginSettings::default()).await?, None)),
         }
+    }
+
+    /// The version that is these very bytes under the same number, of a plugin of this owner.
+    async fn stored(
+        &self,
+        info: &PluginInfo,
+        owner: Option<&TenantId>,
+    ) -> RegistryResult<Option<PluginVersion>> {
+        let store = &self.parts.store;
+        let plugin = store.plugin(&info.name).await?;
+        if plugin.is_none_or(|plugin| plugin.owner.as_ref() != owner) {
+            return Ok(None);
+        }
+        let versions = store.plugin_versions(&info.name).await?;
+        Ok(versions
+            .into_iter()
+            .find(|there| there.info.version == info.version && there.info.digest == info.digest))
     }
 
     /// The version that runs, of a plugin of this owner.

@@ -237,15 +237,17 @@ pub(super) async fn set(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let policy = fields::body(&body, &["paused", "max_running"], |fields, errors| {
-        Some(TypePolicy {
-            paused: fields
-                .simple("paused", errors, "must be true or false")
-                .unwrap_or_default(),
-            max_running: max_running(fields, errors),
-        })
+    let (paused, max_running) = fields::body(&body, &["paused", "max_running"], |fields, errors| {
+        let paused: Option<bool> = fields.simple("paused", errors, "must be true or false");
+        Some((paused, max_running(fields, errors)))
     })?;
-    change(&app, &name, &by, |_| policy).await
+    let policy = TypePolicy {
+        paused: paused.unwrap_or_default(),
+        max_running,
+    };
+    // Who sets a cap and says nothing of a pause did not mean the plugin's.
+    let resumes = paused == Some(false);
+    change(&app, &name, resumes.then_some(by.as_str()), |_| policy).await
 }
 
 /// Pause a queue.
@@ -264,11 +266,10 @@ pub(super) async fn set(
 pub(super) async fn pause(
     State(app): State<App>,
     QueuePath(name): QueuePath,
-    By(by): By,
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    change(&app, &name, &by, |policy| TypePolicy {
+    change(&app, &name, None, |policy| TypePolicy {
         paused: true,
         ..policy
     })
@@ -294,7 +295,7 @@ pub(super) async fn resume(
     params: Params,
 ) -> Result<Response, Problem> {
     params.end("none")?;
-    change(&app, &name, &by, |policy| TypePolicy {
+    change(&app, &name, Some(&by), |policy| TypePolicy {
         paused: false,
         ..policy
     })
@@ -338,11 +339,11 @@ fn max_running(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<u32>
 }
 
 /// Changes what a type's policy is now. Only within this process do changes wait for each other: of two operators who pause and cap one queue
-/// through two processes in the same moment, one may have to repeat it.
+/// through two processes in the same moment, one may have to repeat it. Also resumes the type's plugin if somebody asks for that.
 async fn change(
     app: &App,
     name: &TaskType,
-    by: &str,
+    resumed_by: Option<&str>,
     to: impl FnOnce(TypePolicy) -> TypePolicy,
 ) -> Result<Response, Problem> {
     let turn = app.policy.lock().await;
@@ -360,7 +361,7 @@ async fn change(
     let after = to(before);
     app.services.store.set_type_policy(name, after).await?;
     drop(turn);
-    if !after.paused {
+    if let Some(by) = resumed_by {
         match app.services.registry.resume(name, by).await {
             Ok(_) => app.offer().await,
             Err(RegistryError::UnknownPlugin(_)) => {}

@@ -403,3 +403,25 @@ async fn settings_that_are_taken_over_stay_within_the_signature_too() {
     let taken = next("2.0.0", &bound).await.unwrap();
     assert_eq!(taken.version.info.grants.secrets, ["key"]);
 }
+
+#[tokio::test]
+async fn the_same_bytes_again_are_judged_by_the_settings_that_they_have() {
+    let strict = Strict::new().await;
+    let narrow = json!({});
+    strict.push("1.0.0", &narrow, json!({})).await.unwrap();
+    let wide = json!({"grants": {"secrets": ["key"]}});
+    strict.push("2.0.0", &wide, wide.clone()).await.unwrap();
+    let registry = &strict.bed.registry;
+    registry
+        .activate(&name("work"), "2.0.0", false, BY)
+        .await
+        .unwrap();
+    let again = Push {
+        settings: None,
+        signature: Some(strict.sign("1.0.0", &narrow)),
+        ..push("work", "1.0.0", PluginSettings::default())
+    };
+    let pushed = registry.push(guests::bytes("command"), again).await.unwrap();
+    assert!(!pushed.is_new);
+    assert!(pushed.version.info.grants.secrets.is_empty());
+}
