@@ -42,7 +42,17 @@ pub(super) async fn outgoing(
         .headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
-    let nothing = || Ok(Outgoing::of(None, Some(0), sent.clone()));
+    // What is sent without a body must not announce one: the server would take the beginning of the next request on the
+    // connection for it, which was not checked for what it is.
+    let announces = parts
+        .headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .any(|length| length != "0");
+    let nothing = || match announces {
+        true => Err(Error::HttpRequestBodySize(Some(0))),
+        false => Ok(Outgoing::of(None, Some(0), sent.clone())),
+    };
     if body.is_end_stream() {
         return nothing();
     }

@@ -19,7 +19,11 @@ pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
         return of_tls(tls);
     }
     if let Some(io) = find::<io::Error>(error) {
-        return of_io(io);
+        return match io.kind() {
+            // Somebody who takes it for a connection that was never made would send the request again.
+            io::ErrorKind::TimedOut if !error.is_connect() => Error::HttpResponseTimeout,
+            _ => of_io(io),
+        };
     }
     if error.is_connect() {
         return Error::DestinationUnavailable;
@@ -50,6 +54,7 @@ pub(super) fn of_body(error: &hyper::Error) -> Error {
         return of_tls(tls);
     }
     match find::<io::Error>(error) {
+        Some(io) if io.kind() == io::ErrorKind::TimedOut => Error::ConnectionReadTimeout,
         Some(io) => of_io(io),
         None => Error::HttpResponseIncomplete,
     }

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -187,8 +187,17 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
     let after = head
         .headers
         .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Ok(Err(failure(head.status, after.map(Duration::from_secs), &bytes)))
+        .and_then(|value| wait(value.to_str().ok()?.trim()));
+    Ok(Err(failure(head.status, after, &bytes)))
+}
+
+/// What `Retry-After` asks for: seconds, or a date, which may have passed (RFC 9110, 10.2.3).
+fn wait(value: &str) -> Option<Duration> {
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failed {

@@ -125,6 +125,23 @@ async fn a_host_that_is_not_granted_is_refused_and_the_log_names_the_grant() {
     assert_eq!(server.connections(), 0);
 }
 
+/// The server would take the beginning of the next request on the connection for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_body_announces_none() {
+    let bed = Bed::new().await;
+    let server = Server::with_page("page").await;
+    let plugin = bed.hostile(anyone_and_loopback()).await;
+    let announcing = |lengths: &[&str]| {
+        let headers: Vec<_> = lengths.iter().map(|length| ("content-length", length)).collect();
+        json!({"attack": "http_get", "url": server.url("/"), "headers": headers})
+    };
+    for lengths in [&["40"][..], &["0", "40"], &["+0"], &["0, 40"]] {
+        bed.fails(&plugin, announcing(lengths)).await;
+    }
+    assert_eq!(server.connections(), 0);
+    bed.completes(&plugin, announcing(&["0"])).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_checked_like_the_first_request() {
     let bed = Bed::new().await;
