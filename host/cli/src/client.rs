@@ -1,6 +1,10 @@
 //! The HTTP client and its errors.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
@@ -8,6 +12,7 @@ use serde_json::Value;
 use taskforge_domain::{Json, one_line};
 
 use crate::{
+    address,
     answer::Answer,
     args::ServerArgs,
     authorities, data_folder,
@@ -31,6 +36,8 @@ enum KeyFrom {
     Given,
     /// This file, in the data folder of a `taskforge dev`.
     File(PathBuf),
+    /// There is a key in this file, but the `dev` of its data folder, if one runs, is not this server.
+    Elsewhere(PathBuf),
     /// There is none, and no file either.
     Nowhere,
     /// There is a file that cannot be used, and this is why.
@@ -46,16 +53,24 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(450);
 impl Client {
     /// A client of the server that the arguments name.
     pub(crate) fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
+        let home = data_folder::address(&args.data_dir);
+        let (server, is_home) = target(args.server.as_ref(), home.as_ref().ok().copied().flatten())?;
         if let Some(key) = &args.api_key {
-            return Self::new(args.server.clone(), Some(key.clone()), KeyFrom::Given);
+            return Self::new(server, Some(key.clone()), KeyFrom::Given);
         }
-        // To a server elsewhere it would be given away.
-        let found = match is_loopback(&args.server) {
-            true => data_folder::key(&args.data_dir),
-            false => Ok(None),
+        if !is_loopback(&server) {
+            return Self::new(server, None, KeyFrom::Nowhere);
+        }
+        let file = data_folder::key_file(&args.data_dir);
+        // Whoever else listens on this machine would be given it.
+        let found = match home {
+            Ok(_) if is_home => data_folder::key(&args.data_dir),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
         };
         let (key, from) = match found {
-            Ok(Some(key)) => (Some(key), KeyFrom::File(data_folder::key_file(&args.data_dir))),
+            Ok(Some(key)) => (Some(key), KeyFrom::File(file)),
+            Ok(None) if !is_home && file.exists() => (None, KeyFrom::Elsewhere(file)),
             Ok(None) => (None, KeyFrom::Nowhere),
             Err(error) => {
                 // The server may ask for none.
@@ -64,7 +79,7 @@ impl Client {
                 (None, KeyFrom::Unreadable(reason))
             }
         };
-        Self::new(args.server.clone(), key, from)
+        Self::new(server, key, from)
     }
 
     /// A client with this key.
@@ -177,6 +192,11 @@ impl Client {
                 file.display(),
                 self.server
             ),
+            KeyFrom::Elsewhere(file) => format!(
+                "\n  the key in {} was not sent: no `taskforge dev` that runs on its folder says that it listens at {}; {NAMED}",
+                file.display(),
+                self.server
+            ),
             KeyFrom::Nowhere => {
                 format!("\n  no key was found: {NAMED}, or for a `taskforge dev` its data folder ({FOLDER})")
             }
@@ -233,12 +253,41 @@ impl Client {
 fn kind(status: StatusCode) -> Kind {
     match status {
         StatusCode::NOT_FOUND => Kind::NotFound,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-            Kind::Unreachable
-        }
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => Kind::Unreachable,
         status if status.is_client_error() => Kind::Refused,
         _ => Kind::Failed,
     }
+}
+
+/// The server to speak to, and whether it is the `dev` that listens at `home`, whose key it may be sent. A
+/// name for this machine becomes the address: it may lead to another listener on the same port.
+fn target(named: Option<&Url>, home: Option<SocketAddr>) -> anyhow::Result<(Url, bool)> {
+    let default = Url::parse(&format!("http://{}", home.unwrap_or(address::API)))?;
+    let home = home.filter(|home| home.ip().to_canonical().is_loopback());
+    let Some(named) = named else {
+        return Ok((default, home.is_some()));
+    };
+    let host = named.host_str().unwrap_or_default();
+    let ip = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    let is_home = named.scheme() == "http"
+        && home.is_some_and(|home| {
+            named.port_or_known_default() == Some(home.port())
+                && ip.map_or(host == "localhost", |ip| {
+                    ip.to_canonical() == home.ip().to_canonical()
+                })
+        });
+    let mut server = named.clone();
+    if is_home {
+        server.set_host(default.host_str())?;
+    }
+    Ok((server, is_home))
 }
 
 fn is_loopback(server: &Url) -> bool {
@@ -312,6 +361,50 @@ mod tests {
         ] {
             assert!(!is(there), "{there}");
         }
+    }
+
+    #[test]
+    fn a_key_in_a_folder_is_for_the_server_that_runs_on_it() {
+        let home: Option<SocketAddr> = "127.0.0.1:8001".parse().ok();
+        let of = |named: Option<&str>, home: Option<SocketAddr>| {
+            let named: Option<Url> = named.map(|named| named.parse().unwrap());
+            let (server, is_home) = target(named.as_ref(), home).unwrap();
+            (server.to_string(), is_home)
+        };
+        let at = |server: &str, is_home| (server.to_owned(), is_home);
+        assert_eq!(of(None, None), at("http://127.0.0.1:8000/", false));
+        assert_eq!(of(None, home), at("http://127.0.0.1:8001/", true));
+        let elsewhere = "10.1.2.3:8001".parse().ok();
+        assert_eq!(of(None, elsewhere), at("http://10.1.2.3:8001/", false));
+        for named in [
+            "http://127.0.0.1:8001/",
+            "http://localhost:8001/",
+            "http://[::ffff:127.0.0.1]:8001/",
+        ] {
+            assert_eq!(
+                of(Some(named), home),
+                at("http://127.0.0.1:8001/", true),
+                "{named}"
+            );
+            assert!(!of(Some(named), None).1, "{named}");
+        }
+        for named in [
+            "http://127.0.0.1:8000/",
+            "http://127.0.0.2:8001/",
+            "http://[::1]:8001/",
+            "https://127.0.0.1:8001/",
+            "http://localhost.example:8001/",
+        ] {
+            assert_eq!(of(Some(named), home), at(named, false));
+        }
+    }
+
+    #[test]
+    fn what_may_succeed_later_is_told_apart_from_a_refusal() {
+        for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT] {
+            assert_eq!(kind(status), Kind::Unreachable, "{status}");
+        }
+        assert_eq!(kind(StatusCode::CONFLICT), Kind::Refused);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The data folder, which is its user's own, and the key in it.
+//! The data folder, which is its user's own, with the key in it and the address that the key is for.
 //!
 //! Whoever reads the folder reads every task, every mail and the key; whoever writes to it has code
 //! run. So it has mode 0700, and what a role makes in it no mode for others, whatever the umask.
@@ -6,7 +6,8 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::{ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -17,10 +18,12 @@ use rustix::fs::Mode;
 
 /// The file with the key that `dev` asks for.
 const KEY: &str = "key";
+/// The file with the URL at which a `dev` that runs on this folder listens.
+const ADDRESS: &str = "address";
 /// What mode bits give others than the user.
 const OTHERS: u32 = 0o077;
 /// What TaskForge puts into its folder. Of the database there are more files, such as `taskforge.db-wal`.
-const OURS: [&str; 4] = ["taskforge.db", "cache", "outbox", KEY];
+const OURS: [&str; 5] = ["taskforge.db", "cache", "outbox", KEY, ADDRESS];
 
 /// Makes the folder if there is none, and keeps others out of it. Everything that this process makes
 /// from now on is its user's alone.
@@ -125,6 +128,49 @@ pub(crate) fn key_or_new(folder: &Path) -> anyhow::Result<String> {
     }
 }
 
+/// Where the `dev` that runs on a data folder listens, if one has said so. A file of another user's is not
+/// believed: it would lead this user's requests to whoever wrote it.
+pub(crate) fn address(folder: &Path) -> anyhow::Result<Option<SocketAddr>> {
+    let file = folder.join(ADDRESS);
+    let shown = file.display();
+    let found = match fs::symlink_metadata(&file) {
+        Ok(found) => found,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read the address in {shown}")),
+    };
+    ensure!(found.is_file(), "{shown} is not a file with an address");
+    ensure!(
+        found.uid() == rustix::process::geteuid().as_raw(),
+        "{shown} belongs to another user"
+    );
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read the address in {shown}"))?;
+    let address = text.trim().strip_prefix("http://").unwrap_or_default();
+    address
+        .parse::<SocketAddr>()
+        .map(Some)
+        .with_context(|| format!("{shown} holds no address: the next start of `taskforge dev` mends it"))
+}
+
+/// Writes where `dev` listens, in one step and with mode 0600, in place of what an earlier process wrote.
+pub(crate) fn keep_address(folder: &Path, address: SocketAddr) -> anyhow::Result<()> {
+    let mut draft = tempfile::Builder::new().prefix("address.").tempfile_in(folder)?;
+    writeln!(draft, "http://{address}")?;
+    draft.persist(folder.join(ADDRESS))?;
+    Ok(())
+}
+
+/// Removes the address of a `dev` that ends, unless another one has written its own.
+pub(crate) fn forget_address(folder: &Path, ours: SocketAddr) {
+    if !matches!(address(folder), Ok(Some(address)) if address == ours) {
+        return;
+    }
+    if let Err(error) = fs::remove_file(folder.join(ADDRESS)) {
+        tracing::debug!(%error, "the address stays in the data folder");
+    }
+}
+
 /// A key that nobody can guess: 256 random bits.
 pub(crate) fn new_key() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
@@ -168,6 +214,24 @@ mod tests {
         assert_eq!(mode(&folder.join(KEY)).unwrap(), 0o600);
         let left = fs::read_dir(&folder).unwrap().count();
         assert_eq!(left, 1, "no draft is left");
+    }
+
+    #[test]
+    fn an_address_is_its_users_alone_and_goes_with_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = ("127.0.0.1:8001".parse().unwrap(), "[::1]:8002".parse().unwrap());
+        assert_eq!(address(folder.path()).unwrap(), None);
+        keep_address(folder.path(), one).unwrap();
+        keep_address(folder.path(), other).unwrap();
+        assert_eq!(address(folder.path()).unwrap(), Some(other));
+        assert_eq!(mode(&folder.path().join(ADDRESS)).unwrap(), 0o600);
+        forget_address(folder.path(), one);
+        assert_eq!(address(folder.path()).unwrap(), Some(other));
+        forget_address(folder.path(), other);
+        assert_eq!(address(folder.path()).unwrap(), None);
+        fs::write(folder.path().join(ADDRESS), "elsewhere.example:80").unwrap();
+        let error = address(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("holds no address"), "{error}");
     }
 
     #[test]

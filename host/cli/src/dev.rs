@@ -9,7 +9,7 @@ use taskforge_worker::WorkerConfig;
 
 use crate::{
     args::DevArgs,
-    data_folder, mailers, output, plugin_folder,
+    data_folder, health, mailers, output, plugin_folder,
     registry::Trust,
     signals::{INTERRUPTED, Signals},
     stack::{self, SandboxConfig, Stack, StackConfig},
@@ -61,6 +61,12 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         "the API answers at http://{}, and plugins run as they become ready",
         stack.address
     );
+    // Client commands find the server there, and send the key to nobody else.
+    let reached = health::within_reach(stack.address);
+    if let Err(error) = data_folder::keep_address(&args.data_dir, reached) {
+        let error = format!("{error:#}");
+        tracing::warn!(%error, "client commands do not find this server, nor its key, by themselves");
+    }
     let loaded = tokio::select! {
         loaded = stack.load(loading) => Some(loaded),
         () = signals.next() => None,
@@ -70,6 +76,8 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         signals.next().await;
     }
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
+    // Before the port is free for somebody else.
+    data_folder::forget_address(&args.data_dir, reached);
     // The API ends beside the workers.
     let grace = args.drain_grace.max(ApiConfig::default().shutdown_grace);
     let code = signals.end(grace, stack.stop()).await;

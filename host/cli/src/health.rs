@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use reqwest::{Url, redirect};
 
-use crate::{args::HealthArgs, authorities, output};
+use crate::{address, args::HealthArgs, authorities, data_folder, output};
 
 /// Prints what the process said. Succeeds if it said yes: any answer of 2xx.
 pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
@@ -48,19 +48,22 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The URL that was named, or the readiness of whatever was told to listen with the same variables as this command was. The admin address
-/// goes first: a process that has one answers there without TLS, proxies or keys in between.
+/// goes first: a process that has one answers there without TLS, proxies or keys in between. Where nothing was named, a `dev` that runs on the data
+/// folder is asked.
 fn url(args: &HealthArgs) -> anyhow::Result<Url> {
     if let Some(url) = &args.url {
         // A process, and not what it should be asked.
         let is_bare = url.path() == "/" && url.query().is_none();
         return Ok(if is_bare { url.join("readyz")? } else { url.clone() });
     }
-    let address = within_reach(args.admin_listen.unwrap_or(args.listen));
+    let listen = args.admin_listen.or(args.listen);
+    let listen = listen.or_else(|| data_folder::address(&args.data_dir).unwrap_or_default());
+    let address = within_reach(listen.unwrap_or(address::API));
     Ok(Url::parse(&format!("http://{address}/readyz"))?)
 }
 
 /// Who listens on every address is asked on loopback.
-fn within_reach(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn within_reach(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -85,7 +88,8 @@ mod tests {
         HealthArgs {
             url: url.map(|url| crate::address::server_url(url).unwrap()),
             admin_listen: admin_listen.map(|address| address.parse().unwrap()),
-            listen: listen.parse().unwrap(),
+            listen: Some(listen.parse().unwrap()),
+            data_dir: "/nowhere".into(),
             timeout: Duration::from_secs(5),
         }
     }
@@ -103,6 +107,19 @@ mod tests {
         };
         assert_eq!(with_admin("0.0.0.0:9464"), "http://127.0.0.1:9464/readyz");
         assert_eq!(with_admin("10.1.2.3:9464"), "http://10.1.2.3:9464/readyz");
+    }
+
+    #[test]
+    fn a_dev_that_runs_on_the_data_folder_is_asked_where_nothing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let unnamed = HealthArgs {
+            listen: None,
+            data_dir: folder.path().to_owned(),
+            ..asking(None, None, "127.0.0.1:1")
+        };
+        assert_eq!(url(&unnamed).unwrap().as_str(), "http://127.0.0.1:8000/readyz");
+        data_folder::keep_address(folder.path(), "127.0.0.1:8001".parse().unwrap()).unwrap();
+        assert_eq!(url(&unnamed).unwrap().as_str(), "http://127.0.0.1:8001/readyz");
     }
 
     #[test]

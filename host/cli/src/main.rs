@@ -24,7 +24,7 @@
 //! | [`waiting`] | what a person who waits is told |
 //! | [`confirm`] | commands that delete say how much, and ask |
 //! | [`output`] | tables for people, JSON for programs; the one place that prints |
-//! | [`data_folder`] | the folder of a role, closed to others, and the key in it |
+//! | [`data_folder`] | the folder of a role, closed to others, with the key and the address in it |
 //! | [`authorities`] | the certificate authorities that are believed |
 //! | [`descriptors`] | how many files and connections the process may have open |
 //! | [`allocator`] | what the process does with memory that is free |

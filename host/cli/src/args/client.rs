@@ -9,21 +9,16 @@ use crate::address;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server's address; http:// may be left out
-    #[arg(
-        long,
-        env = "TASKFORGE_SERVER",
-        default_value = "http://127.0.0.1:8000",
-        value_name = "URL",
-        value_parser = address::server_url
-    )]
-    pub(crate) server: reqwest::Url,
+    /// The server's address; http:// may be left out [default: where the `taskforge dev` that runs on the data folder listens, or
+    /// http://127.0.0.1:8000]
+    #[arg(long, env = "TASKFORGE_SERVER", value_name = "URL", value_parser = address::server_url)]
+    pub(crate) server: Option<reqwest::Url>,
 
-    /// The server's key [default: for a server on this machine, the one that `taskforge dev` keeps in its data folder]
+    /// The server's key [default: for the `taskforge dev` that runs on the data folder, the one in it]
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
-    /// The data folder of `taskforge dev`, for its key
+    /// The data folder of `taskforge dev`, for its address and its key
     #[arg(
         long,
         env = "TASKFORGE_DATA_DIR",

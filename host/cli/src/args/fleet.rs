@@ -224,7 +224,8 @@ pub(crate) struct WorkerArgs {
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
     /// What to ask: a process, such as localhost:8000, for its /readyz, or a whole URL such as http://127.0.0.1:8000/healthz [default: the
-    /// address that TASKFORGE_ADMIN_LISTEN or else TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed]
+    /// address that TASKFORGE_ADMIN_LISTEN or else TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed; or else the
+    /// `taskforge dev` that runs on the data folder]
     #[arg(value_parser = address::server_url)]
     pub(crate) url: Option<reqwest::Url>,
 
@@ -232,15 +233,19 @@ pub(crate) struct HealthArgs {
     #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) admin_listen: Option<SocketAddr>,
 
-    /// Where the process serves the API, and /readyz with it
+    /// Where the process serves the API, and /readyz with it [default: where the `taskforge dev` that runs on the data folder listens, or
+    /// 127.0.0.1:8000]
+    #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// The data folder of `taskforge dev`, for its address
     #[arg(
         long,
-        env = "TASKFORGE_LISTEN",
-        default_value = "127.0.0.1:8000",
-        value_name = "ADDRESS",
-        value_parser = address::listen
+        env = "TASKFORGE_DATA_DIR",
+        default_value = ".taskforge",
+        value_name = "DIR"
     )]
-    pub(crate) listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
 
     /// How long to wait for the answer. The process itself gives each of its parts 2 s
     #[arg(long, default_value = "3s", value_name = "DURATION", value_parser = humantime::parse_duration)]

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Stdio,
@@ -58,6 +59,66 @@ async fn a_server_makes_a_key_that_the_command_line_finds_and_nobody_else() {
     drop(server);
     assert!(start().greeting.contains(key), "the key stays");
     assert!(!fs::read_to_string(&log).unwrap().contains(key), "no log has it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_found_by_its_folder_and_nobody_else_is_sent_its_key() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let kept = fs::read_to_string(data.path().join("address")).unwrap();
+    assert_eq!(kept.trim(), server.url);
+    assert_eq!(mode(&data.path().join("address")), 0o600);
+    for args in [&["task", "list"][..], &["health"]] {
+        let mut found = taskforge();
+        found.args(args).env("TASKFORGE_DATA_DIR", data.path());
+        let found = found.output().unwrap();
+        assert!(
+            found.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&found.stderr)
+        );
+    }
+
+    // Somebody else on this machine, who is named, and writes down what comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = listener.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut request, mut part) = (Vec::new(), [0; 1024]);
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let length = stream.read(&mut part).unwrap();
+            assert!(length > 0, "the request broke off");
+            request.extend_from_slice(&part[..length]);
+        }
+        let refused = b"HTTP/1.1 401 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(refused).unwrap();
+        String::from_utf8(request).unwrap().to_lowercase()
+    });
+    let refused = server
+        .command(&["task", "list", "--server", &other.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(5) && said.contains("was not sent"),
+        "{said}"
+    );
+    let asked = asked.join().unwrap();
+    let key = fs::read_to_string(data.path().join("key")).unwrap();
+    assert!(asked.starts_with("get /tasks"), "{asked}");
+    assert!(
+        !asked.contains("authorization") && !asked.contains(&key.trim().to_lowercase()),
+        "{asked}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_ends_with_its_server() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Server::start(data.path());
+    server.signal("TERM");
+    assert!(server.wait_for_exit().await.success());
+    assert!(!data.path().join("address").exists());
 }
 
 #[tokio::test]

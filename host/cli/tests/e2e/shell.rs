@@ -281,6 +281,13 @@ async fn a_key_that_does_not_fit_is_traced_to_where_it_came_from() {
     };
     let file = other.path().join("key");
     fs::write(&file, "another-key-of-another-server\n").unwrap();
+    let unsent = list(other.path());
+    assert!(
+        unsent.status.code() == Some(5) && said(&unsent).contains("was not sent"),
+        "{}",
+        said(&unsent)
+    );
+    fs::write(other.path().join("address"), &server.url).unwrap();
     let foreign = list(other.path());
     assert!(
         foreign.status.code() == Some(5) && said(&foreign).contains(file.to_str().unwrap()),
@@ -300,6 +307,7 @@ async fn a_key_that_does_not_fit_is_traced_to_where_it_came_from() {
     let free = Server::start_with(free_data.path(), |command| {
         command.env("TASKFORGE_NO_KEY", "true");
     });
+    fs::write(other.path().join("address"), &free.url).unwrap();
     let folder = other.path().to_str().unwrap();
     let goes_on = run(&free, &["task", "list", "--data-dir", folder]);
     assert!(goes_on.status.success(), "{}", said(&goes_on));
