@@ -176,7 +176,9 @@ async fn check<T, E: std::error::Error>(
             "unavailable".into()
         }
         Err(_) => {
-            tracing::warn!(part, "a part does not answer in time");
+            // The field makes it a fault that lasts, which the log does not repeat at every probe.
+            let error = format!("no answer within {CHECK_TIMEOUT:?}");
+            tracing::warn!(part, %error, "a part does not answer in time");
             SILENT
         }
     }

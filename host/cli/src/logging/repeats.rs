@@ -15,7 +15,10 @@ use tracing::{
     callsite::Identifier,
     field::{Field, Visit},
 };
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::{
+    filter::LevelFilter,
+    layer::{Context, Filter},
+};
 
 /// The first time that something is written again, and the longest until it is.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -25,9 +28,22 @@ const OVER: Duration = Duration::from_secs(60);
 /// Texts of one place that are told apart. Later ones are taken for the same.
 const MAX_TEXTS: usize = 8;
 
+/// The fields that tell one fault from another. The others, such as an id of a task, may be different each
+/// time.
+const TOLD_APART: [&str; 8] = [
+    "message",
+    "error",
+    "part",
+    "plugin",
+    "task.type",
+    "tenant.id",
+    "path",
+    "file",
+];
+
 /// Passes a warning or an error that has a field `error` when it is new, and while it lasts again
-/// after 5 s, 10 s, 20 s and so on, up to 10 min. New is another place, another message or another
-/// error. All other events pass.
+/// after 5 s, 10 s, 20 s and so on, up to 10 min. New is another place, another message, another
+/// error or another of what the fault is about ([`TOLD_APART`]). All other events pass.
 #[derive(Default)]
 pub(super) struct Repeats(Mutex<HashMap<Identifier, Fault>>);
 
@@ -49,16 +65,22 @@ impl<S: Subscriber> Filter<S> for Repeats {
             .or_default()
             .is_due(text.0, Instant::now())
     }
+
+    /// All levels. Without this hint that of the filter beside it would be lost, and events of all levels would
+    /// be made for it to refuse.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
+    }
 }
 
-/// The message and the error. Other fields may be different each time.
+/// What of an event is compared.
 struct Text(String);
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" || field.name() == "error" {
+        if TOLD_APART.contains(&field.name()) {
             // Writing to a string cannot fail.
-            writeln!(self.0, "{value:?}").ok();
+            writeln!(self.0, "{}={value:?}", field.name()).ok();
         }
     }
 }
@@ -90,10 +112,7 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::{
-        filter::{FilterExt as _, LevelFilter},
-        prelude::*,
-    };
+    use tracing_subscriber::{filter::FilterExt as _, prelude::*};
 
     use super::{super::tests::Written, *};
 
@@ -124,6 +143,35 @@ mod tests {
         assert!(!is_due("refused") && !is_due("no route"));
         let many = (0..100).filter(|n| is_due(&format!("port {n}")));
         assert_eq!(many.count(), MAX_TEXTS - 2);
+    }
+
+    #[test]
+    fn the_same_error_of_another_part_is_another_fault() {
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .with_filter(LevelFilter::INFO.and(Repeats::default()));
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            for n in 0..20 {
+                let part = ["store", "broker"][n % 2];
+                tracing::warn!(part, error = "silent", "not there");
+                tracing::warn!(task.type = %part, error = "silent", "not run");
+            }
+        });
+        let text = written.text();
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(["not there", "not run"].map(count), [2, 2], "{text}");
+    }
+
+    #[test]
+    fn the_filter_beside_it_decides_which_levels_are_looked_at() {
+        let both = Filter::<tracing_subscriber::Registry>::max_level_hint(
+            &LevelFilter::INFO.and(Repeats::default()),
+        );
+        assert_eq!(both, Some(LevelFilter::INFO));
     }
 
     #[test]
