@@ -55,6 +55,16 @@ pub enum FolderError {
     /// Two components have one name.
     #[error("another file already handles {0}")]
     Twice(TaskType),
+    /// It was pushed, and does not run in the place of the version that does: that takes a person's word.
+    #[error("{refused} (`taskforge plugin activate {plugin} {version} --force`)")]
+    NotActivated {
+        /// Why.
+        refused: Box<RegistryError>,
+        /// The plugin that the file is.
+        plugin: TaskType,
+        /// The version that it is.
+        version: String,
+    },
     /// The registry refuses it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -372,7 +382,8 @@ impl Folder {
             Occasion::Settings => false,
         };
         if is_ours && self.is_to_run(&pushed, occasion).await? {
-            self.registry.activate(&plugin, &number, false, FOLDER).await?;
+            let activated = self.registry.activate(&plugin, &number, false, FOLDER).await;
+            activated.map_err(|error| not_activated(error, &plugin, &number))?;
         }
         Ok((plugin, number))
     }
@@ -414,6 +425,18 @@ fn is_newer(version: &PluginVersion, than: &PluginVersion) -> bool {
 
 /// The settings in the `.toml` file beside a component, and what it says of the component. A file with
 /// nothing but a manifest says nothing of settings.
+/// Names the command that forces what the registry lets nobody do by mistake.
+fn not_activated(error: RegistryError, plugin: &TaskType, version: &str) -> FolderError {
+    match error {
+        RegistryError::Breaking { .. } | RegistryError::GrantDropped { .. } => FolderError::NotActivated {
+            refused: Box::new(error),
+            plugin: plugin.clone(),
+            version: version.to_owned(),
+        },
+        error => error.into(),
+    }
+}
+
 fn settings_beside(component: &Path) -> Result<(Option<PluginSettings>, Option<Manifest>), FolderError> {
     let file = component.with_extension("toml");
     let text = match std::fs::read_to_string(&file) {

@@ -18,7 +18,7 @@ use crate::{
 
 /// Activate a version.
 ///
-/// It is to run all tasks of the plugin. Workers hear of it within a second and take it when they have compiled it; until then attempts begin on
+/// It is to run all tasks of the plugin. Workers hear of it within two seconds and take it when they have compiled it; until then attempts begin on
 /// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that
 /// refuses inputs which the running one takes is refused, with every field named, unless it is forced; so is one that imports what the running
 /// one is granted and it is not.
