@@ -28,7 +28,19 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-URL = os.environ.get("TASKFORGE_URL", "http://127.0.0.1:8000").rstrip("/")
+
+
+def in_data_folder(name):
+    """What a `taskforge dev` has left in a file of its data folder, if it has."""
+    try:
+        with open(os.path.join(os.environ.get("TASKFORGE_DATA_DIR", ".taskforge"), name)) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+URL = os.environ.get("TASKFORGE_URL") or in_data_folder("address") or "http://127.0.0.1:8000"
+URL = URL.rstrip("/")
 NAME = os.environ.get("TASKFORGE_WORKER", f"{socket.gethostname()}-{os.getpid()}")
 # How long a task is ours without a heartbeat. Short: if this process dies, others get the task that much sooner.
 LEASE = float(os.environ.get("TASKFORGE_LEASE_SECONDS", "30"))
@@ -37,14 +49,13 @@ WAIT = float(os.environ.get("TASKFORGE_WAIT_SECONDS", "5"))
 
 
 def find_key():
-    """The server's key: the one that is given, or of a `taskforge dev` here the one in its data folder."""
+    """The server's key: the one that is given, or of a `taskforge dev` here the one in its data folder.
+
+    That one is for the address beside it, and is given to nobody else who may listen on this machine.
+    """
     key = os.environ.get("TASKFORGE_API_KEY")
-    if key is None and urllib.parse.urlsplit(URL).hostname in ("localhost", "127.0.0.1", "::1"):
-        try:
-            with open(os.path.join(os.environ.get("TASKFORGE_DATA_DIR", ".taskforge"), "key")) as file:
-                key = file.read().strip()
-        except OSError:
-            pass  # A server that asks for no key has none.
+    if key is None and in_data_folder("address") == URL:
+        key = in_data_folder("key")  # A server that asks for no key has none.
     return key or ""
 
 
