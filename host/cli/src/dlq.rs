@@ -1,6 +1,6 @@
 //! The client commands for dead letters, over HTTP.
 
-use std::{process::ExitCode, time::Duration};
+use std::{fmt, process::ExitCode, time::Duration};
 
 use reqwest::Method;
 use serde::Serialize;
@@ -125,12 +125,15 @@ async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
     }
     let client = Client::connect(&args.server)?;
     let would = match args.confirm.yes {
-        true => 0,
+        true => Count::default(),
         false => count(&client, filter).await?,
     };
     if !confirm::is_confirmed(&args.confirm, &format!("delete {would} dead letters"))? {
         return match json {
-            true => output::json(&serde_json::json!({ "would_delete": would })),
+            true if would.is_whole => {
+                output::json(&serde_json::json!({ "would_delete": would.dead_letters }))
+            }
+            true => output::json(&serde_json::json!({ "would_delete_at_least": would.dead_letters })),
             false => {
                 output::line(&format!("{would} would be deleted"));
                 Ok(())
@@ -144,12 +147,35 @@ async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
     say(&answer, "deleted", json)
 }
 
-/// How many dead letters match.
-async fn count(client: &Client, mut filter: Vec<(&'static str, String)>) -> anyhow::Result<u64> {
+/// How many dead letters match, as far as the server's list of groups goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    dead_letters: u64,
+    /// Whether the list had all groups.
+    is_whole: bool,
+}
+
+impl Count {
+    fn of(groups: &[Value]) -> Self {
+        Self {
+            dead_letters: groups.iter().filter_map(|group| group["count"].as_u64()).sum(),
+            is_whole: groups.len() < PAGE,
+        }
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = if self.is_whole { "" } else { "at least " };
+        write!(f, "{about}{}", self.dead_letters)
+    }
+}
+
+async fn count(client: &Client, mut filter: Vec<(&'static str, String)>) -> anyhow::Result<Count> {
     filter.push(("limit", PAGE.to_string()));
-    let groups = client.get("dlq/groups", &filter).await?;
-    let groups = groups["groups"].as_array().into_iter().flatten();
-    Ok(groups.filter_map(|group| group["count"].as_u64()).sum())
+    let answer = client.get("dlq/groups", &filter).await?;
+    let groups = answer["groups"].as_array().map(Vec::as_slice);
+    Ok(Count::of(groups.unwrap_or_default()))
 }
 
 fn say(answer: &Answer, what: &str, json: bool) -> anyhow::Result<()> {
@@ -205,4 +231,16 @@ fn filter(filter: &DlqFilterArgs) -> anyhow::Result<Map<String, Value>> {
         }
     }
     Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_groups_that_is_full_may_lack_some() {
+        let group = serde_json::json!({ "count": 3 });
+        assert_eq!(Count::of(&[group.clone(), group.clone()]).to_string(), "6");
+        assert_eq!(Count::of(&vec![group; PAGE]).to_string(), "at least 3000");
+    }
 }
