@@ -13,6 +13,7 @@ use crate::{
     answer::Answer,
     args::{PushArgs, SettingsArgs},
     client::{Client, escaped},
+    exit::Failure,
     output,
     plugin_folder::{self, Beside},
     signals, task,
@@ -180,9 +181,13 @@ pub(super) fn show_review(version: &Value) {
 
 /// Sets what a version may use and reach.
 pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Result<()> {
-    let settings = plugin_folder::read_settings(&args.file)?
-        .settings
-        .unwrap_or_default();
+    let Some(settings) = plugin_folder::read_settings(&args.file)?.settings else {
+        return Err(Failure::usage(format!(
+            "{} holds a [manifest] and no settings: say what the version may use and reach, such as [grants], [limits] or \
+             [config]; an empty file stands for the defaults, without any grant",
+            args.file.display()
+        )));
+    };
     let client = Client::connect(&args.server)?;
     let path = format!(
         "plugins/{}/versions/{}/settings",
