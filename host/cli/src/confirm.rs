@@ -4,13 +4,13 @@ use std::io::{BufRead as _, IsTerminal as _};
 
 use anyhow::bail;
 
-use crate::{args::ConfirmArgs, output};
+use crate::{args::ConfirmArgs, exit::Failure, output};
 
 /// Whether to go on with what cannot be undone, such as `delete 12 dead letters`. With `--dry-run` that
 /// is only said. Otherwise it takes `--yes`, or a person at a terminal who says so.
 ///
 /// # Errors
-/// When there is nobody to ask, or the answer is no.
+/// When there is nobody to ask, which is a command line that does not say enough, or the answer is no.
 pub(crate) fn is_confirmed(args: &ConfirmArgs, what: &str) -> anyhow::Result<bool> {
     if args.dry_run {
         return Ok(false);
@@ -19,9 +19,11 @@ pub(crate) fn is_confirmed(args: &ConfirmArgs, what: &str) -> anyhow::Result<boo
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        bail!("this would {what}, and nobody is there to ask: say --yes, or --dry-run to see what would go");
+        return Err(Failure::usage(format!(
+            "this would {what}, and nobody is there to ask: say --yes, or --dry-run to see what would go"
+        )));
     }
-    output::aside(&format!("This will {what}, which cannot be undone. Go on? [y/N]"));
+    output::on_stderr(&format!("This will {what}, which cannot be undone. Go on? [y/N]"));
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     match answer.trim().to_lowercase().as_str() {

@@ -17,7 +17,7 @@ use std::{fmt, process::ExitCode};
 use serde::Serialize;
 use taskforge_domain::Json;
 
-use crate::output;
+use crate::{output, signals::INTERRUPTED};
 
 /// Why a command failed, as far as its exit code tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Refused,
     /// Nobody answers, or not now.
     Unreachable,
+    /// A person or a signal ended the waiting.
+    Interrupted,
 }
 
 /// A task or a run that failed.
@@ -48,6 +50,7 @@ impl Kind {
             Self::NotFound => 4,
             Self::Refused => 5,
             Self::Unreachable => 6,
+            Self::Interrupted => INTERRUPTED,
         }
     }
 }
@@ -108,6 +111,16 @@ pub(crate) fn tell(error: &anyhow::Error, as_json: bool) -> ExitCode {
     show(kind, &format!("{error:#}"), problem, as_json)
 }
 
+/// Tells that the waiting was ended, and how to go on: to a person that is no error.
+pub(crate) fn tell_interrupt(error: &anyhow::Error, as_json: bool) -> ExitCode {
+    let message = error.root_cause().to_string();
+    if as_json {
+        return show(Kind::Interrupted, &message, None, as_json);
+    }
+    output::aside(&message);
+    ExitCode::from(INTERRUPTED)
+}
+
 /// Tells what is wrong with a command line, under `--json`.
 pub(crate) fn tell_usage(message: &str) -> ExitCode {
     let message = message.trim_end();
@@ -127,7 +140,7 @@ fn show(kind: Kind, message: &str, problem: Option<&Json>, as_json: bool) -> Exi
         problem,
     };
     match serde_json::to_string(&serde_json::json!({ "error": shown })) {
-        Ok(text) if as_json => output::aside(&output::indented(&text)),
+        Ok(text) if as_json => output::on_stderr(&output::indented(&text)),
         _ => output::error(message),
     }
     ExitCode::from(kind.code())

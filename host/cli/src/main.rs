@@ -68,7 +68,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::{
     args::{Cli, Command},
-    signals::{INTERRUPTED, Interrupted},
+    signals::Interrupted,
 };
 
 fn main() -> ExitCode {
@@ -105,12 +105,12 @@ fn main() -> ExitCode {
         authorities::warn_of_proxies();
     }
     let as_json = cli.json;
+    if as_json {
+        output::leave_asides_out();
+    }
     match run(cli) {
         Ok(code) => code,
-        Err(error) if error.is::<Interrupted>() => {
-            output::aside(&error.root_cause().to_string());
-            ExitCode::from(INTERRUPTED)
-        }
+        Err(error) if error.is::<Interrupted>() => exit::tell_interrupt(&error, as_json),
         Err(error) => {
             tracing::debug!(?error, "failed");
             exit::tell(&error, as_json)

@@ -1,7 +1,10 @@
 //! Tables for people, JSON for programs. The one place that prints, so the one place that keeps what
 //! strangers wrote from acting on a terminal or fooling a reader ([`visible`]).
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use serde::Serialize;
 use taskforge_domain::{one_line, visible};
@@ -76,13 +79,28 @@ pub(crate) fn raw(bytes: &[u8]) {
     }
 }
 
-/// Prints an error on standard error.
-pub(crate) fn error(text: &str) {
-    aside(&format!("error: {text}"));
+/// Whether asides are left out.
+static ONLY_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Leaves asides out from now on: under `--json` what a program reads on standard error is the error alone.
+pub(crate) fn leave_asides_out() {
+    ONLY_JSON.store(true, Ordering::Relaxed);
 }
 
-/// Prints a line that is not data, on standard error.
+/// Prints an error on standard error.
+pub(crate) fn error(text: &str) {
+    on_stderr(&format!("error: {text}"));
+}
+
+/// Prints a line that is not data, on standard error. Under `--json` there are none.
 pub(crate) fn aside(text: &str) {
+    if !ONLY_JSON.load(Ordering::Relaxed) {
+        on_stderr(text);
+    }
+}
+
+/// Prints what is always said, on standard error: an error as JSON, or a question to who sits at the terminal.
+pub(crate) fn on_stderr(text: &str) {
     let mut err = std::io::stderr().lock();
     if let Err(error) = writeln!(err, "{}", visible(text)) {
         tracing::debug!(%error, "standard error is closed");

@@ -36,6 +36,12 @@ pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result
             let client = Client::connect(&args.server)?;
             let what = format!("delete the secret {} of {}", args.key, args.name);
             if !confirm::is_confirmed(&args.confirm, &what)? {
+                if as_json {
+                    let list = client.get(&format!("plugins/{}/secrets", args.name), &[]).await?;
+                    let secrets = list["secrets"].as_array().into_iter().flatten();
+                    let would = secrets.filter(|secret| secret["name"] == args.key.as_str());
+                    return output::json(&json!({ "would_delete": would.count() }));
+                }
                 output::line(&format!("this would {what}"));
                 return Ok(());
             }
@@ -71,7 +77,7 @@ fn value(args: &SecretSetArgs) -> anyhow::Result<String> {
         return std::env::var(variable).with_context(|| format!("--from-env {variable}"));
     }
     if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        output::aside(
+        output::on_stderr(
             "The value, which is not shown, ended with Enter (several lines come from a file: < FILE):",
         );
         let typed = console::Term::stderr().read_secure_line();

@@ -96,7 +96,14 @@ async fn exit_codes_and_errors_tell_what_went_wrong() {
             6,
             "unreachable",
         ),
+        (
+            &["task", "wait", nobody, "--server", "http://127.0.0.1:1"],
+            6,
+            "unreachable",
+        ),
+        (&["task", "wait", nobody], 4, "not_found"),
         (&["task", "list", "--sevrer", "x"], 2, "usage"),
+        (&["task", "prune", "--first", "5"], 2, "usage"),
         (&["task", "get", "no-id"], 2, "usage"),
         (&["dlq", "delete"], 2, "usage"),
     ];
