@@ -25,16 +25,16 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 
 
 
 def in_data_folder(name):
-    """What a `taskforge dev` has left in a file of its data folder, if it has."""
+    """What this user's `taskforge dev` has left in a file of its data folder, if it has."""
     try:
         with open(os.path.join(os.environ.get("TASKFORGE_DATA_DIR", ".taskforge"), name)) as file:
-            return file.read().strip()
+            is_ours = os.fstat(file.fileno()).st_uid == os.geteuid()
+            return file.read().strip() if is_ours else None
     except OSError:
         return None
 
