@@ -84,7 +84,7 @@ async fn a_server_is_found_by_its_folder_and_nobody_else_is_sent_its_key() {
     let other = listener.local_addr().unwrap();
     let asked = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let (mut request, mut part) = (Vec::new(), [0; 1024]);
+        let (mut request, mut part) = (Vec::<u8>::new(), [0; 1024]);
         while !request.windows(4).any(|end| end == b"\r\n\r\n") {
             let length = stream.read(&mut part).unwrap();
             assert!(length > 0, "the request broke off");

@@ -363,6 +363,21 @@ async fn a_push_says_what_became_of_settings_and_for_whom_it_is() {
     let nothing = component(files.path(), "none.toml", b"");
     let again = push(&["--version", "1.1.0", "--settings", &nothing]);
     assert!(said(&again).contains("keeps its settings"), "{}", said(&again));
+    let manifest = component(
+        files.path(),
+        "manifest.toml",
+        b"[manifest]\nname = \"thing\"\nversion = \"1.1.0\"\n",
+    );
+    let unset = run(&server, &["plugin", "settings", "thing", "1.1.0", &manifest]);
+    assert!(
+        unset.status.code() == Some(2) && said(&unset).contains("no settings"),
+        "{}",
+        said(&unset)
+    );
+    assert_eq!(
+        json(&server, &["plugin", "show", "thing", "1.1.0"])["config"]["url"],
+        "x"
+    );
 
     let theirs = ["--version", "1.0.0", "--tenant", "acme"];
     let theirs = run(
