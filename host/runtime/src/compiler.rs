@@ -25,7 +25,7 @@ use tokio::{
 
 pub use apart::{CompileJob, compile_apart};
 
-use crate::refusal::{LoadError, quoted};
+use crate::refusal::LoadError;
 
 /// Times as long as its CPU time that a compiler may take on a busy machine: it waits for everybody else.
 const PATIENCE: u32 = 10;
