@@ -11,12 +11,25 @@ mod jemalloc {
     #[global_allocator]
     static ALLOCATOR: Jemalloc = Jemalloc;
 
-    /// A thread of its own gives pages back, because threads that are idle after an attack would not; within a second,
-    /// because by then the guests of the next one have touched theirs. `_RJEM_MALLOC_CONF` overrides it.
+    /// Within a second, because by then the guests of the next attack have touched their memory.
+    /// `_RJEM_MALLOC_CONF` overrides it.
     ///
     /// <https://jemalloc.net/jemalloc.3.html#tuning>
     #[allow(unsafe_code)]
     // SAFETY: jemalloc reads this symbol as a C string: it is one, and nothing else defines it.
     #[unsafe(export_name = "_rjem_malloc_conf")]
-    static CONFIGURATION: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+    static CONFIGURATION: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
+    pub(super) fn purge_in_background() {
+        if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+            tracing::warn!(%error, "freed memory goes back to the system only while threads allocate");
+        }
+    }
+}
+
+/// Starts a thread that gives pages back, because threads that are idle after an attack would not. Not in the process
+/// that compiles a component, which is to have one thread, under a filter of system calls.
+pub(crate) fn purge_in_background() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    jemalloc::purge_in_background();
 }

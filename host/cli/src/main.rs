@@ -90,6 +90,7 @@ fn main() -> ExitCode {
     if let Command::CompileComponent(args) = &cli.command {
         return compile::run(args);
     }
+    allocator::purge_in_background();
     // Two cryptography providers can be compiled in; this is the one that the whole process uses.
     if rustls::crypto::ring::default_provider()
         .install_default()
