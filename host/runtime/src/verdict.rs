@@ -338,7 +338,7 @@ fn gave_up(kind: FailureKind, otherwise: &str, last: Last, state: &HostState) ->
         return Failure::new(FailureKind::OutOfMemory, why);
     }
     match log.refusal() {
-        Some(refusal) if explains(refusal.kind, said.as_deref()) => blamed(refusal, &message),
+        Some(refusal) if speaks_of(refusal, said.as_deref()) => blamed(refusal, &message),
         _ => Failure::new(kind, message),
     }
 }
@@ -364,7 +364,7 @@ fn own(failure: Failure, state: &HostState) -> Failure {
     let log = state.log.lock();
     let said = Some(failure.message.as_str()).filter(|said| !said.trim().is_empty());
     match log.refusal() {
-        Some(refusal) if failure.kind == FailureKind::Permanent && explains(refusal.kind, said) => {
+        Some(refusal) if failure.kind == FailureKind::Permanent && speaks_of(refusal, said) => {
             blamed(refusal, &failure.message)
         }
         _ => failure,
@@ -376,6 +376,11 @@ fn blamed(refusal: &Failure, said: &str) -> Failure {
     Failure::new(refusal.kind, message(text.trim_start()))
 }
 
+/// Whether a refusal explains the end of a guest that said this: in its own words, or in those that it was refused with.
+fn speaks_of(refusal: &Failure, said: Option<&str>) -> bool {
+    explains(refusal.kind, said) || said.is_some_and(|said| said.contains(&refusal.message))
+}
+
 /// Whether a refusal explains the end of a guest that said this: when it said nothing, or speaks of such a thing. A
 /// guest that copes with a refusal and then fails for another reason has the words for that.
 fn explains(refused: FailureKind, said: Option<&str>) -> bool {
@@ -384,7 +389,7 @@ fn explains(refused: FailureKind, said: Option<&str>) -> bool {
     let names: &[&str] = match refused {
         FailureKind::CapabilityDenied => &["denied", "denies", "prohibited", "permi", "networkerror"],
         FailureKind::OutOfMemory => &["memory", "alloc", "heap", "limit", "too large"],
-        _ => &["limit", "denied", "too large", "size"],
+        _ => &["limit", "denied", "too large", "larger than", "size"],
     };
     let said = said.to_lowercase();
     names.iter().any(|name| said.contains(name))

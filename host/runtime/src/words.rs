@@ -248,10 +248,11 @@ impl Words {
 
     fn report(&mut self, report: Report) {
         self.awaiting = Awaiting::Nothing;
-        // Right after an exception it is the interpreter's own shell, written in Rust, that gives up because of it.
+        // Right after an exception, or the rest of its dump, it is the interpreter's own shell, written in Rust, that
+        // gives up because of it.
         if matches!(
             (&self.report, &report),
-            (Some((Report::Exception(_), 0)), Report::Panic(_))
+            (Some((Report::Exception(_), 0..=2)), Report::Panic(_))
         ) {
             return;
         }

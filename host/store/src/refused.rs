@@ -24,11 +24,11 @@ const REASON: usize = 1_000;
 /// have read in another script; then as a failure that says why. What is refused even then ends as a lapse.
 ///
 /// # Errors
-/// As [`Store::complete`], but for [`StoreError::Refused`] and [`StoreError::Corrupt`], unless the very last
-/// step is refused too.
+/// As [`Store::complete`], but for [`StoreError::Refused`], unless the very last step is refused too. A damaged
+/// database is no fault of the outcome, which waits until somebody has mended it.
 pub async fn complete_or_fail(store: &dyn Store, completion: &Completion) -> StoreResult<Ended> {
     let refused = match commit(store, completion).await {
-        Err(StoreError::Refused(why) | StoreError::Corrupt(why)) => why,
+        Err(StoreError::Refused(why)) => why,
         answer => return answer,
     };
     let attempt = &completion.attempt;
@@ -40,7 +40,7 @@ pub async fn complete_or_fail(store: &dyn Store, completion: &Completion) -> Sto
     let why = plain(&refused);
     for other in [in_ascii(completion), as_failure(completion, &why)] {
         match commit(store, &other).await {
-            Err(StoreError::Refused(_) | StoreError::Corrupt(_)) => {}
+            Err(StoreError::Refused(_)) => {}
             answer => return answer,
         }
     }

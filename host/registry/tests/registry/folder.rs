@@ -47,11 +47,12 @@ async fn a_folder_is_registered_and_one_bad_file_does_not_stop_the_others() {
     put(&path, "d.toml", MANIFEST.as_bytes());
     let mut folder = Folder::new(bed.registry.clone(), path);
     let results = results(folder.sync().await.unwrap());
-    assert_eq!(results[0], Ok("work 1.0.0".to_owned()));
+    // The small ones first.
     assert!(
-        results[1].as_ref().unwrap_err().contains("WebAssembly"),
+        results[0].as_ref().unwrap_err().contains("WebAssembly"),
         "{results:?}"
     );
+    assert_eq!(results[1], Ok("work 1.0.0".to_owned()));
     assert!(results[2].as_ref().unwrap_err().contains("feul"), "{results:?}");
     assert!(
         results[3]

@@ -14,10 +14,19 @@ use super::HostState;
 /// An interface and a function, as the table writes them.
 type Named = (String, String);
 
+/// This machine's triple: what is for other platforms only need not be there.
+fn platform() -> String {
+    let rustc = Command::new("rustc").arg("-vV").output().unwrap();
+    let said = String::from_utf8(rustc.stdout).unwrap();
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.unwrap().to_owned()
+}
+
 /// The folders of the crates whose WIT the bindings are made from.
 fn sources() -> Vec<PathBuf> {
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--offline", "--locked", "--format-version=1"])
+        .args(["--filter-platform", &platform()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -73,7 +73,7 @@ async fn a_thousand_slow_requests_hold_up_nobody_else() {
     let bed = Bed::with(config, outbox).await;
     let server = Server::silent().await;
     let plugin = bed
-        .hostile(json!({"grants": loopback(), "limits": {"deadline": "90s"}}))
+        .hostile(json!({"grants": loopback(), "limits": {"deadline": "90s", "handles": 1000}}))
         .await;
     let slow = |count: u32| json!({"attack": "slow_requests", "url": server.url("/"), "count": count});
 

@@ -93,7 +93,11 @@ pub(super) async fn run(
     // Rare: what a hint names is taken, or was cancelled, or its worker gets nothing any more.
     let empty = claims.iter().zip(&taken).filter(|(_, tasks)| tasks.is_empty());
     let empty: Vec<_> = empty.map(|(claim, _)| claim.worker).collect();
-    let lapsed = lapsed(connection, &empty).await?;
+    // The tasks are taken already: what fails here must not hide them.
+    let lapsed = lapsed(connection, &empty).await.unwrap_or_else(|fault| {
+        tracing::debug!(error = %fault, "whether a worker has lapsed was not found out");
+        Vec::new()
+    });
     let in_order = claims.iter().zip(taken).map(|(claim, mut tasks)| {
         if tasks.is_empty() && lapsed.contains(&claim.worker) {
             return Err(StoreError::Lapsed);

@@ -195,7 +195,7 @@ impl From<Fault> for StoreError {
         let text = fault.to_string();
         match (&fault, fault.kind()) {
             (Fault::Store(error), _) => error.clone(),
-            (Fault::SharedSession, _) => Self::Refused(text),
+            (Fault::SharedSession, _) => Self::Misconfigured(text),
             (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => Self::Unavailable(text),
             (_, Kind::Schema) => Self::Schema(format!("{text}; run `taskforge migrate`")),
             (_, Kind::Corrupt) => Self::Corrupt(text),

@@ -92,13 +92,13 @@ async fn a_pooler_that_shares_sessions_is_refused_by_name() {
         for connecting in connecting {
             let error = connecting.await.unwrap().expect("it must not connect");
             assert!(
-                matches!(&error, StoreError::Refused(why)
+                matches!(&error, StoreError::Misconfigured(why)
                     if why.contains("PgBouncer") && why.contains("pool_mode = session")),
                 "{mode}: {error}"
             );
         }
         let error = migrate(&PostgresConfig::new(&url)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(_)), "{mode}: {error}");
+        assert!(matches!(error, StoreError::Misconfigured(_)), "{mode}: {error}");
     }
 }
 
