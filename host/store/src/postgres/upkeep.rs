@@ -104,11 +104,9 @@ fn unless_busy<T>(attempted: Attempted<T>, otherwise: T) -> Attempted<T> {
 }
 
 async fn make(connection: &mut PgConnection, term: Option<Term>, now: Timestamp) -> Attempted<u32> {
+    // Within the session's time limit, which is below what its caller waits: tables that stay locked after nobody waits
+    // any more would stop the fleet. Some millions of rows that came too early for their partition fit into it.
     let mut transaction = begin(connection, term).await?;
-    // A partition that is late is as large as it has become.
-    sqlx::query("set local statement_timeout = 0")
-        .execute(&mut *transaction)
-        .await?;
     let made: Attempted<i32> = sqlx::query_scalar(MAKE)
         .bind(time(now))
         .fetch_one(&mut *transaction)
