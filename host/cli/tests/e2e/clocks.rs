@@ -127,7 +127,8 @@ async fn a_database_that_somebody_locks_costs_answers_and_no_finished_task() {
     let began = Instant::now();
     let body = json!({ "task_type": "fibonacci", "input": { "n": 1 } });
     let mut refused = 0;
-    while began.elapsed() < Duration::from_secs(11) {
+    // The last one is answered before the lock is given up.
+    while began.elapsed() < Duration::from_secs(6) {
         let asked = Instant::now();
         let (status, answer) = server.try_post("/tasks", &body).await.expect("it answers");
         assert_eq!(status, 503, "{answer}");

@@ -228,28 +228,6 @@ async fn what_describes_itself_gets_the_settings_of_the_one_that_runs_too() {
 }
 
 #[tokio::test]
-async fn a_new_version_that_cannot_live_within_the_limits_of_the_one_that_runs_is_refused() {
-    let bed = Bed::new().await;
-    // A command does not describe itself, so it runs with any limits.
-    let mut tight = PluginSettings::default();
-    tight.limits.fuel = 10;
-    let first = push("scraper", "0.0.1", tight);
-    bed.registry.push(guests::bytes("command"), first).await.unwrap();
-    bed.activate("scraper", "0.0.1").await;
-    let next = Push {
-        manifest: None,
-        settings: None,
-        ..push("scraper", "0.1.0", PluginSettings::default())
-    };
-    let refused = bed
-        .registry
-        .push(guests::bytes("scraper"), next)
-        .await
-        .unwrap_err();
-    assert!(refused.to_string().contains("describe itself"), "{refused}");
-}
-
-#[tokio::test]
 async fn other_settings_beside_the_same_bytes_are_told() {
     let bed = Bed::new().await;
     bed.push("work", "1.0.0").await;
