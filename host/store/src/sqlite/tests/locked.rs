@@ -51,10 +51,23 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
 
     let mut other = holding_the_lock(&folder).await;
     let began = Instant::now();
+    // The heartbeat has a thread and a connection of its own, as in a worker: it waits for none of the
+    // writes, each of which may wait for the lock for seconds.
     let mut leases = store.lease_connection().await.unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let beating = std::thread::spawn({
+        let store = Arc::clone(&store);
+        let handle = tokio::runtime::Handle::current();
+        move || {
+            let every = Duration::from_millis(250);
+            while stopped.recv_timeout(every) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let beat = handle.block_on(leases.heartbeat(worker, store.clock().now()));
+                assert!(beat.unwrap(), "the worker is still known");
+            }
+        }
+    });
     // Longer than the lease, with all that goes on in a process meanwhile.
     while began.elapsed() < Duration::from_secs(6) {
-        assert!(leases.heartbeat(worker, store.clock().now()).await.unwrap());
         let mut writes = tokio::task::JoinSet::new();
         for n in 0..12 {
             let store = Arc::clone(&store);
@@ -78,6 +91,10 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
     sqlx::query("rollback").execute(&mut other).await.unwrap();
     // Nothing has lapsed: the worker was never silent.
     assert_eq!(store.lapsed(term, store.clock().now(), 10).await.unwrap(), []);
+    drop(stop);
+    tokio::task::spawn_blocking(|| beating.join().unwrap())
+        .await
+        .unwrap();
     let attempt = taskforge_domain::Attempt {
         task: claimed.id,
         run_lease: claimed.run_lease,
