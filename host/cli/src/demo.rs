@@ -127,7 +127,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
         trust: Trust::default(),
     })
     .await?;
-    stack.load(loading).await?;
+    stack.load(loading).await;
     for task_type in &args.types {
         let is_known = stack
             .plugins

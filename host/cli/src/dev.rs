@@ -67,11 +67,11 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let error = format!("{error:#}");
         tracing::warn!(%error, "client commands do not find this server, nor its key, by themselves");
     }
-    let loaded = tokio::select! {
-        loaded = stack.load(loading) => Some(loaded),
-        () = signals.next() => None,
+    let is_loaded = tokio::select! {
+        () = stack.load(loading) => true,
+        () = signals.next() => false,
     };
-    if let Some(Ok(())) = loaded {
+    if is_loaded {
         greet(&args, &stack, &folder, key.as_ref());
         signals.next().await;
     }
@@ -80,8 +80,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     data_folder::forget_address(&args.data_dir, reached);
     // The API ends beside the workers.
     let grace = args.drain_grace.max(ApiConfig::default().shutdown_grace);
-    let code = signals.end(grace, stack.stop()).await;
-    loaded.transpose().map(|_| code)
+    Ok(signals.end(grace, stack.stop()).await)
 }
 
 /// The key that clients must send.

@@ -1,7 +1,6 @@
 //! The registry's side of a process: it is connected, fed from a folder, and followed.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,8 +13,8 @@ use taskforge_api::{Catalog, Readiness};
 use taskforge_broker::Broker;
 use taskforge_domain::{PluginInfo, Revision, TaskType};
 use taskforge_registry::{
-    Collector, DEFAULT_QUOTA, Folder, Follower, Keyring, Live, Loader, LoaderParts, Parts, Registry,
-    Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
+    Collector, DEFAULT_QUOTA, Folder, FolderProgress, Follower, Keyring, Live, Loader, LoaderParts, Parts,
+    Registry, Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
 };
 use taskforge_runtime::Runtime;
 use taskforge_store::{PluginStore, Quota, RegistrySnapshot, StoreResult};
@@ -30,6 +29,9 @@ use crate::{
 /// How long a process that starts waits for its plugins to be ready before it says that it has started. One that compiles for longer is served
 /// as soon as it is ready.
 const SETTLE: Duration = Duration::from_secs(60);
+
+/// Between two reads of a registry whose database is away.
+const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a process that starts says when it cannot go on.
 pub(crate) const UNREADABLE: &str = "the registry of plugins cannot be read";
@@ -193,49 +195,54 @@ pub(crate) fn collector(store: Arc<dyn PluginStore>, args: &VersionRetentionArgs
     Collector::new(store, retention)
 }
 
-/// Registers what is in a folder; what was refused is logged. Returns the folder, and how many files were taken.
-pub(crate) async fn sync(mut folder: Folder, path: &Path) -> anyhow::Result<(Folder, usize)> {
-    tracing::info!(
-        "registering the plugins in {}; what was not compiled before takes some seconds",
-        path.display()
-    );
-    let looked = folder.sync().await?;
-    let taken = looked.iter().filter(|looked| looked.result.is_ok()).count();
-    Ok((folder, taken))
-}
-
-/// Whether the plugins that a folder held at the start are registered.
+/// The plugins of a folder, which are registered while the process works already.
 #[derive(Clone, Default)]
-pub(crate) struct Registered(Option<watch::Receiver<bool>>);
+pub(crate) struct Registered(Option<watch::Receiver<FolderProgress>>);
 
 impl Registered {
-    pub(crate) fn of(folder: &Folder) -> Self {
-        Self(Some(folder.settled()))
+    /// Begins to register what is in a folder, and goes on as the folder is made, until `stop`.
+    pub(crate) fn begin(folder: Folder, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let progress = folder.progress();
+        tasks.spawn(folder.run(stop.clone()));
+        Self(Some(progress))
     }
 
-    /// Returns once they are.
-    pub(crate) async fn wait(&self) {
-        if let Some(mut settled) = self.0.clone() {
+    /// Returns once each file was tried.
+    pub(crate) async fn tried(&self) {
+        self.reached(|progress| progress != FolderProgress::Looking).await;
+    }
+
+    /// Returns once each file was taken, or refused for good.
+    pub(crate) async fn settled(&self) {
+        self.reached(|progress| progress == FolderProgress::Settled).await;
+    }
+
+    async fn reached(&self, is_reached: impl Fn(FolderProgress) -> bool) {
+        if let Some(mut progress) = self.0.clone() {
             // It fails when nobody tries any more: the process ends.
-            settled.wait_for(|settled| *settled).await.ok();
+            progress.wait_for(|progress| is_reached(*progress)).await.ok();
         }
     }
 }
 
 impl Readiness for Registered {
     fn check(&self) -> Result<(), String> {
-        match &self.0 {
-            Some(settled) if !*settled.borrow() => {
+        let progress = self.0.as_ref().map(|progress| *progress.borrow());
+        match progress {
+            Some(FolderProgress::Looking) => {
+                Err("the plugins of the folder are being registered; those that are run already".to_owned())
+            }
+            Some(FolderProgress::Owed) => {
                 Err("the plugins of the folder could not be registered yet; it is tried again".to_owned())
             }
-            _ => Ok(()),
+            Some(FolderProgress::Settled) | None => Ok(()),
         }
     }
 }
 
-/// Registers what is in the folder that the arguments name, or in one of the usual places. A process of a fleet needs none, unless one was
-/// named: others may have registered what there is. What the database cannot take now is tried again until `stop`.
-pub(crate) async fn sync_if_found(
+/// Begins to register what is in the folder that the arguments name, or in one of the usual places. A process of a fleet needs none, unless one
+/// was named: others may have registered what there is.
+pub(crate) fn register_found(
     args: &PluginFolderArgs,
     access: &Access,
     tasks: &TaskTracker,
@@ -246,10 +253,22 @@ pub(crate) async fn sync_if_found(
         Err(error) if args.plugins.is_some() => return Err(error),
         Err(_) => return Ok(Registered::default()),
     };
-    let (folder, _) = sync(Folder::new(access.registry(), path.clone()), &path).await?;
-    let registered = Registered::of(&folder);
-    tasks.spawn(folder.settle(stop.clone()));
-    Ok(registered)
+    let folder = Folder::new(access.registry(), path);
+    Ok(Registered::begin(folder, tasks, stop))
+}
+
+/// Waits until this process has heard of everything that is in the registry now, however long the database is away.
+pub(crate) async fn heard(store: &dyn PluginStore, snapshots: &Snapshots) {
+    let latest = loop {
+        match store.registry_revision().await {
+            Ok(revision) => break revision,
+            Err(error) => tracing::debug!(%error, "the registry was not read"),
+        }
+        tokio::time::sleep(REGISTRY_PAUSE).await;
+    };
+    // It fails when nobody follows any more: the process ends.
+    let mut snapshots = snapshots.clone();
+    snapshots.wait_for(|heard| heard.revision >= latest).await.ok();
 }
 
 /// The versions that run, as people call them.

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let start = async {
         let fleet = Fleet::join(&args.database, &args.broker).await?;
         let access = access(&args, trust, &fleet)?;
-        let registered = registry::sync_if_found(&args.plugins, &access, &tasks, &stop).await?;
+        let registered = registry::register_found(&args.plugins, &access, &tasks, &stop)?;
         let snapshots = fleet::patiently(args.database.startup_timeout, || {
             access.follow(None, &tasks, &stop)
         })
@@ -66,16 +66,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     registry::offer_now(&catalog, &snapshots.borrow());
-    tasks.spawn(registry::offer(catalog.clone(), snapshots, stop.clone()));
+    tasks.spawn(registry::offer(catalog.clone(), snapshots.clone(), stop.clone()));
     let services = Services {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
-        catalog,
+        catalog: catalog.clone(),
         registry: access.registry(),
         metrics,
-        ready: Arc::new(registered),
+        ready: Arc::new(registered.clone()),
     };
-    let mut lines = vec![("  API", format!("http://{}", door.local_addr()))];
+    let address = door.local_addr();
+    let mut lines = vec![("  API", format!("http://{address}"))];
     if let Some(admin) = admin {
         lines.push(("  admin", format!("http://{}", admin.local_addr()?)));
         let services = AdminServices {
@@ -93,14 +94,25 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     });
     tasks.close();
-    output::line(&format!(
-        "TaskForge {}, the API of a fleet",
-        env!("CARGO_PKG_VERSION")
-    ));
-    lines.push(("  broker", fleet.broker.mode().as_str().to_owned()));
-    output::pairs(&lines);
-
-    signals.next().await;
+    tracing::info!("the API answers at http://{address}, and offers plugins as they are registered");
+    let loaded = async {
+        registered.tried().await;
+        registry::heard(&*fleet.store, &snapshots).await;
+        registry::offer_now(&catalog, &snapshots.borrow());
+    };
+    let is_loaded = tokio::select! {
+        () = loaded => true,
+        () = signals.next() => false,
+    };
+    if is_loaded {
+        output::line(&format!(
+            "TaskForge {}, the API of a fleet",
+            env!("CARGO_PKG_VERSION")
+        ));
+        lines.push(("  broker", fleet.broker.mode().as_str().to_owned()));
+        output::pairs(&lines);
+        signals.next().await;
+    }
     tracing::info!("stopping; running requests may end, a second signal ends at once");
     stop.cancel();
     let stopped = async {

@@ -14,8 +14,7 @@ use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Readiness as _, Serv
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
-    Collector, Folder, Live, Registry, Retention, Snapshots, StoredComponents, StoredMailCounter,
-    StoredValues, Trials,
+    Collector, Folder, Live, Retention, Snapshots, StoredComponents, StoredMailCounter, StoredValues, Trials,
 };
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store, StoreClock as _};
@@ -86,11 +85,8 @@ pub(crate) struct Stack {
 
 /// What is still to be done when the door is open.
 pub(crate) struct Loading {
-    folder: Folder,
-    registry: Registry,
+    registered: Registered,
     catalog: Arc<Catalog>,
-    path: PathBuf,
-    is_watched: bool,
     served: Served,
 }
 
@@ -240,8 +236,10 @@ impl Stack {
             runtime: sandbox(config.sandbox, store.clone())?,
             trust: config.trust,
         };
-        let folder = Folder::watched(access.registry(), config.folder.to_owned());
-        let registered = Registered::of(&folder);
+        let folder = match config.is_watched {
+            true => Folder::watched(access.registry(), config.folder.to_owned()),
+            false => Folder::new(access.registry(), config.folder.to_owned()),
+        };
         let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let live = Arc::new(Live::default());
         let snapshots = access
@@ -303,14 +301,15 @@ impl Stack {
                 stack.stop_door.clone(),
             ));
         }
-        let started = stack.started.clone();
+        let registered = Registered::begin(folder, &stack.tasks, &stack.stop_door);
+        let (started, ready) = (stack.started.clone(), registered.clone());
         let door_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
             catalog: catalog.clone(),
             registry: access.registry(),
             metrics,
-            ready: Arc::new(move || started.check().and_then(|()| registered.check())),
+            ready: Arc::new(move || ready.check().and_then(|()| started.check())),
         };
         let stop_door = stack.stop_door.clone();
         stack.tasks.spawn(async move {
@@ -319,34 +318,22 @@ impl Stack {
             }
         });
         let loading = Loading {
-            folder,
-            registry: access.registry(),
+            registered,
             catalog,
-            path: config.folder.to_owned(),
-            is_watched: config.is_watched,
             served,
         };
         Ok((stack, loading))
     }
 
-    /// Registers what the folder holds, and waits until it is ready. Whatever is ready runs meanwhile.
-    pub(crate) async fn load(&mut self, loading: Loading) -> anyhow::Result<()> {
-        let (folder, _) = registry::sync(loading.folder, &loading.path).await?;
-        // What was registered a moment ago is heard of in the next one.
-        let registered = loading.registry.plugins().await?;
-        let mut snapshots = self.snapshots.clone();
-        let heard = snapshots.wait_for(|snapshot| snapshot.revision >= registered.revision);
-        heard.await.context("the registry is not followed any more")?;
-        registry::offer_now(&loading.catalog, &registered);
+    /// Waits until what the folder held was registered and is ready. Whatever is ready runs meanwhile.
+    pub(crate) async fn load(&mut self, loading: Loading) {
+        loading.registered.tried().await;
+        registry::heard(&*self.store, &self.snapshots).await;
+        registry::offer_now(&loading.catalog, &self.snapshots.borrow());
         self.plugins = registry::names(&self.snapshots.borrow());
         loading.served.settle(&self.snapshots).await;
         self.running = registry::running(&self.snapshots.borrow());
-        match loading.is_watched {
-            true => self.tasks.spawn(folder.watch(self.stop_door.clone())),
-            false => self.tasks.spawn(folder.settle(self.stop_door.clone())),
-        };
         self.started.now();
-        Ok(())
     }
 
     /// Closes the door, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest

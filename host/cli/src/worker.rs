@@ -1,11 +1,11 @@
 //! The role `worker`: runs tasks of a fleet.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use taskforge_api::{Metrics, Readiness as _, admin::AdminServices};
 use taskforge_domain::TaskType;
-use taskforge_registry::{Live, Trials};
+use taskforge_registry::{Live, Snapshots, Trials};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -14,7 +14,7 @@ use crate::{
     data_folder, descriptors,
     fleet::{self, Fleet},
     mailers, output,
-    registry::{self, Access, Registered, Served, Trust},
+    registry::{self, Access, Registered, Served, Started, Trust},
     serve::serve_admin,
     signals::{INTERRUPTED, Signals},
     stack::{self, SandboxConfig},
@@ -49,29 +49,27 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             runtime: stack::sandbox(sandbox, fleet.store.clone())?,
             trust,
         };
-        let registered = registry::sync_if_found(&args.plugins, &access, &rest, &stop_rest).await?;
-        let served = serve(&args, &access, &registered, &rest, &stop_rest).await?;
-        anyhow::Ok((fleet, access, registered, served))
+        let live = Arc::new(Live::default());
+        let snapshots = fleet::patiently(args.database.startup_timeout, || {
+            access.follow(Some(&live), &rest, &stop_rest)
+        })
+        .await
+        .context(registry::UNREADABLE)?;
+        let only = (!args.types.is_empty()).then(|| args.types.clone());
+        let served = access.serve(live, snapshots.clone(), only, &rest, &stop_rest);
+        let registered = registry::register_found(&args.plugins, &access, &rest, &stop_rest)?;
+        anyhow::Ok((fleet, access, registered, snapshots, served))
     };
-    let (fleet, access, registered, Served { live, usage, .. }) = tokio::select! {
+    let (fleet, access, registered, snapshots, served) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let infos: Vec<_> = live
-        .plugins()
-        .iter()
-        .map(|plugin| plugin.info().clone())
-        .collect();
-    let names: Vec<_> = infos
-        .iter()
-        .map(|info| format!("{} {}", info.name, info.version))
-        .collect();
     let services = Services {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
         runtime: access.runtime.clone(),
-        live: live.clone(),
-        usage,
+        live: served.live.clone(),
+        usage: served.usage.clone(),
     };
     let config = WorkerConfig {
         concurrency: args.concurrency as usize,
@@ -86,23 +84,17 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     let trials = Trials::new(fleet.store.clone(), fleet.broker.clone());
     let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone())
-        .with_plugins(live, trials)
+        .with_plugins(served.live.clone(), trials)
         .with_collector(registry::collector(fleet.store.clone(), &args.versions));
-    output::line(&format!(
-        "TaskForge {}, a worker of a fleet",
-        env!("CARGO_PKG_VERSION")
-    ));
-    output::pairs(&[
-        ("  admin", format!("http://{}", admin.local_addr()?)),
-        ("  broker", fleet.broker.mode().as_str().to_owned()),
-        ("  plugins", names.join(", ")),
-        ("  memory", stack::memory(args.concurrency, &infos)),
-    ]);
-    let draining = stop.clone();
-    let ready = move || match draining.is_cancelled() {
-        true => Err("draining".to_owned()),
-        false => registered.check(),
+    let started = Started::default();
+    let ready = {
+        let (draining, registered, started) = (stop.clone(), registered.clone(), started.clone());
+        move || match draining.is_cancelled() {
+            true => Err("draining".to_owned()),
+            false => registered.check().and_then(|()| started.check()),
+        }
     };
+    let address = admin.local_addr()?;
     let admin_services = AdminServices {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
@@ -114,8 +106,18 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     working.spawn(Worker::new(config, services).run(stop.clone()));
     working.close();
     rest.close();
-
-    signals.next().await;
+    tracing::info!(
+        "this worker answers operators at http://{address}, and runs plugins as they become ready"
+    );
+    let loaded = tokio::select! {
+        loaded = load(&args, &fleet, &registered, &snapshots, &served) => Some(loaded),
+        () = signals.next() => None,
+    };
+    if let Some(Ok(())) = loaded {
+        started.now();
+        greet(&args, address, &fleet, &served.live);
+        signals.next().await;
+    }
     tracing::info!(grace = ?args.drain_grace, "stopping; running attempts may finish, a second signal ends at once");
     stop.cancel();
     let stopped = async {
@@ -125,28 +127,27 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         rest.wait().await;
         fleet.leave().await;
     };
-    Ok(signals.end(args.drain_grace, stopped).await)
+    let code = signals.end(args.drain_grace, stopped).await;
+    loaded.transpose().map(|_| code)
 }
 
-/// Registers what is in the folder, and serves what the registry says.
-async fn serve(
+/// Waits until what the folder held was registered and is ready. Whatever is ready runs meanwhile.
+///
+/// # Errors
+/// When the registry does not know a type that this worker was told to serve.
+async fn load(
     args: &WorkerArgs,
-    access: &Access,
+    fleet: &Fleet,
     registered: &Registered,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> anyhow::Result<Served> {
-    let live = Arc::new(Live::default());
-    let only = (!args.types.is_empty()).then(|| args.types.clone());
-    if only.is_some() {
-        // What is named below may be what could not be registered yet.
-        registered.wait().await;
+    snapshots: &Snapshots,
+    served: &Served,
+) -> anyhow::Result<()> {
+    match args.types.is_empty() {
+        true => registered.tried().await,
+        // What is named may be what could not be registered yet.
+        false => registered.settled().await,
     }
-    let snapshots = fleet::patiently(args.database.startup_timeout, || {
-        access.follow(Some(&live), tasks, stop)
-    })
-    .await
-    .context(registry::UNREADABLE)?;
+    registry::heard(&*fleet.store, snapshots).await;
     {
         let snapshot = snapshots.borrow();
         let is_known = |name: &TaskType| snapshot.plugins.iter().any(|plugin| plugin.name == *name);
@@ -155,7 +156,25 @@ async fn serve(
             bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
         }
     }
-    let served = access.serve(live, snapshots.clone(), only, tasks, stop);
-    served.settle(&snapshots).await;
-    Ok(served)
+    served.settle(snapshots).await;
+    Ok(())
+}
+
+fn greet(args: &WorkerArgs, address: SocketAddr, fleet: &Fleet, live: &Live) {
+    let plugins = live.plugins();
+    let infos: Vec<_> = plugins.iter().map(|plugin| plugin.info().clone()).collect();
+    let names: Vec<_> = infos
+        .iter()
+        .map(|info| format!("{} {}", info.name, info.version))
+        .collect();
+    output::line(&format!(
+        "TaskForge {}, a worker of a fleet",
+        env!("CARGO_PKG_VERSION")
+    ));
+    output::pairs(&[
+        ("  admin", format!("http://{address}")),
+        ("  broker", fleet.broker.mode().as_str().to_owned()),
+        ("  plugins", names.join(", ")),
+        ("  memory", stack::memory(args.concurrency, &infos)),
+    ]);
 }

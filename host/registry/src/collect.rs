@@ -74,7 +74,7 @@ impl Collector {
                 break;
             };
             let why = "nothing refers to them".to_owned();
-            let event = event(PluginEventKind::Collected, None, SWEEP, why);
+            let event = event(self.store.clock(), PluginEventKind::Collected, None, SWEEP, why);
             let term = Some(term);
             let gone = self
                 .store
@@ -137,7 +137,7 @@ impl Registry {
         }
         loop {
             let why = format!("all but the newest {keep}");
-            let event = event(PluginEventKind::Collected, None, by, why);
+            let event = event(store.clock(), PluginEventKind::Collected, None, by, why);
             let gone = store.collect(None, name, rule, STEP, &event).await?;
             if gone.is_empty() {
                 break;

@@ -37,8 +37,18 @@ pub struct Folder {
     path: PathBuf,
     is_watched: bool,
     files: BTreeMap<PathBuf, Seen>,
-    /// Whether everything that was there at the start was taken, or refused for good.
-    settled: watch::Sender<bool>,
+    progress: watch::Sender<FolderProgress>,
+}
+
+/// How far a folder is with what it held at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FolderProgress {
+    /// Its files are registered, one after the other.
+    Looking,
+    /// The database could not take some of them, which is tried again.
+    Owed,
+    /// Each was taken, or refused for good.
+    Settled,
 }
 
 /// Why a file was not taken. The texts speak to its author.
@@ -148,17 +158,17 @@ impl Folder {
             path,
             is_watched: false,
             files: BTreeMap::new(),
-            settled: watch::Sender::new(false),
+            progress: watch::Sender::new(FolderProgress::Looking),
         }
     }
 
-    /// Becomes true once everything that was there at the start was taken, or refused for good.
+    /// How far it is with what was there at the start.
     #[must_use]
-    pub fn settled(&self) -> watch::Receiver<bool> {
-        self.settled.subscribe()
+    pub fn progress(&self) -> watch::Receiver<FolderProgress> {
+        self.progress.subscribe()
     }
 
-    /// A folder that goes on being watched, by [`Folder::watch`]: the only one of its registry.
+    /// A folder that goes on being watched by [`Folder::run`]: the only one of its registry.
     #[must_use]
     pub fn watched(registry: Registry, path: PathBuf) -> Self {
         Self {
@@ -167,8 +177,31 @@ impl Folder {
         }
     }
 
+    /// Registers what is there, tries again what the database could not take, and follows changes if the
+    /// folder is watched, until `stop`. Each file that is refused is logged.
+    pub async fn run(mut self, stop: CancellationToken) {
+        if stop
+            .run_until_cancelled(Box::pin(self.sync_once_readable()))
+            .await
+            .is_none()
+        {
+            return;
+        }
+        match self.is_watched {
+            true => self.watch(stop).await,
+            false => self.settle(stop).await,
+        }
+    }
+
+    async fn sync_once_readable(&mut self) {
+        while let Err(error) = self.sync().await {
+            tracing::error!(%error, "the plugins folder cannot be read; it is tried again");
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+    }
+
     /// Registers what is there. One file that is refused does not stop the others, and what the database could
-    /// not take is left to [`Folder::settle`] or [`Folder::watch`].
+    /// not take is left to [`Folder::run`].
     ///
     /// What an operator activated or set by hand stays. A folder that is looked through by many processes activates only what is newer than what
     /// runs: in a fleet that is being upgraded, a process that still has the old files must not bring back the old versions.
@@ -199,11 +232,11 @@ impl Folder {
     }
 
     /// Tries again what the database could not take at the start, until it has or `stop`.
-    pub async fn settle(mut self, stop: CancellationToken) {
+    async fn settle(mut self, stop: CancellationToken) {
         let mut pause = PAUSE;
         loop {
             self.see_whether_settled();
-            if *self.settled.borrow()
+            if *self.progress.borrow() == FolderProgress::Settled
                 || stop
                     .run_until_cancelled(tokio::time::sleep(pause))
                     .await
@@ -227,14 +260,17 @@ impl Folder {
     }
 
     fn see_whether_settled(&self) {
-        let is_settled = self.owed().next().is_none();
-        self.settled
-            .send_if_modified(|settled| std::mem::replace(settled, is_settled) != is_settled);
+        let reached = match self.owed().next() {
+            Some(_) => FolderProgress::Owed,
+            None => FolderProgress::Settled,
+        };
+        self.progress
+            .send_if_modified(|progress| std::mem::replace(progress, reached) != reached);
     }
 
     /// Follows changes until `stop`: a new or changed component is pushed and activated once it was left alone for a moment, changed settings
     /// are set, and the plugin of a file that was removed is retired.
-    pub async fn watch(mut self, stop: CancellationToken) {
+    async fn watch(mut self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(POLL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut is_gone = false;
@@ -423,8 +459,6 @@ fn is_newer(version: &PluginVersion, than: &PluginVersion) -> bool {
     }
 }
 
-/// The settings in the `.toml` file beside a component, and what it says of the component. A file with
-/// nothing but a manifest says nothing of settings.
 /// Names the command that forces what the registry lets nobody do by mistake.
 fn not_activated(error: RegistryError, plugin: &TaskType, version: &str) -> FolderError {
     match error {
@@ -437,6 +471,8 @@ fn not_activated(error: RegistryError, plugin: &TaskType, version: &str) -> Fold
     }
 }
 
+/// The settings in the `.toml` file beside a component, and what it says of the component. A file with
+/// nothing but a manifest says nothing of settings.
 fn settings_beside(component: &Path) -> Result<(Option<PluginSettings>, Option<Manifest>), FolderError> {
     let file = component.with_extension("toml");
     let text = match std::fs::read_to_string(&file) {

@@ -50,7 +50,7 @@ pub mod values;
 pub use advice::{Advice, Figure};
 pub use collect::{Collector, Pruned, Retention};
 pub use error::{RegistryError, RegistryResult};
-pub use folder::Folder;
+pub use folder::{Folder, FolderProgress};
 pub use follow::{Follower, Snapshots};
 pub use live::{Live, Serving};
 pub use loader::{Loader, LoaderParts};

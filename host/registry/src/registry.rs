@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
-    Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
+    Clock, Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
     TaskType, Timestamp, VersionState,
 };
 use taskforge_runtime::Runtime;
@@ -92,6 +92,7 @@ impl Registry {
             return Ok(found);
         }
         let event = event(
+            self.parts.store.clock(),
             PluginEventKind::Retired,
             Some(version),
             by,
@@ -135,6 +136,7 @@ impl Registry {
         let policy = &self.parts.signatures;
         policy.check(name, plugin.owner.as_ref(), &changed_info, signature)?;
         let event = event(
+            self.parts.store.clock(),
             PluginEventKind::SettingsChanged,
             Some(version),
             by,
@@ -174,6 +176,7 @@ impl Registry {
         }
         let keys = vouched.map(|vouched| vouched.keys.join(", "));
         let event = event(
+            self.parts.store.clock(),
             PluginEventKind::Signed,
             Some(version),
             by,
@@ -228,7 +231,13 @@ impl Registry {
         let keyring = self.parts.keyring.as_ref().ok_or(SecretError::NoKey)?;
         // A secret that was there before its plugin would be read by whoever takes the name.
         self.plugin(name).await?;
-        let event = event(PluginEventKind::SecretSet, None, by, secret.to_owned());
+        let event = event(
+            self.parts.store.clock(),
+            PluginEventKind::SecretSet,
+            None,
+            by,
+            secret.to_owned(),
+        );
         let sealed = SealedSecret {
             name: secret.to_owned(),
             sealed: keyring.seal(name, secret, value)?,
@@ -245,7 +254,13 @@ impl Registry {
     /// When there is none.
     pub async fn delete_secret(&self, name: &TaskType, secret: &str, by: &str) -> RegistryResult<()> {
         self.plugin(name).await?;
-        let event = event(PluginEventKind::SecretDeleted, None, by, secret.to_owned());
+        let event = event(
+            self.parts.store.clock(),
+            PluginEventKind::SecretDeleted,
+            None,
+            by,
+            secret.to_owned(),
+        );
         if !self.parts.store.delete_secret(name, secret, &event).await? {
             return Err(RegistryError::UnknownSecret {
                 plugin: name.clone(),
@@ -360,10 +375,17 @@ impl Registry {
     }
 }
 
-/// An event of now.
-pub(crate) fn event(kind: PluginEventKind, version: Option<&str>, by: &str, detail: String) -> PluginEvent {
+/// An event of now, which is the store's: what became active is compared with the ids of tasks, which tell
+/// the store's time.
+pub(crate) fn event(
+    clock: &Clock,
+    kind: PluginEventKind,
+    version: Option<&str>,
+    by: &str,
+    detail: String,
+) -> PluginEvent {
     PluginEvent {
-        at: Timestamp::now(),
+        at: clock.now(),
         kind,
         version: version.map(str::to_owned),
         by: by.to_owned(),

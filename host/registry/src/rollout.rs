@@ -191,7 +191,13 @@ impl Registry {
             Ok(Some(Change {
                 rollout,
                 states: vec![(new.id, VersionState::Available)],
-                event: event(PluginEventKind::Activated, Some(version), by, detail),
+                event: event(
+                    self.parts.store.clock(),
+                    PluginEventKind::Activated,
+                    Some(version),
+                    by,
+                    detail,
+                ),
             }))
         })
         .await
@@ -258,6 +264,7 @@ impl Registry {
                 },
                 states: Vec::new(),
                 event: event(
+                    self.parts.store.clock(),
                     PluginEventKind::RolledBack,
                     Some(&number),
                     by,
@@ -315,6 +322,7 @@ impl Registry {
                 },
                 states: vec![(new.id, VersionState::Available)],
                 event: event(
+                    self.parts.store.clock(),
                     PluginEventKind::CanaryStarted,
                     Some(version),
                     by,
@@ -343,6 +351,7 @@ impl Registry {
                 },
                 states: Vec::new(),
                 event: event(
+                    self.parts.store.clock(),
                     PluginEventKind::CanaryStopped,
                     Some(&number),
                     by,
@@ -401,7 +410,7 @@ impl Registry {
             Ok(has_changed.then(|| Change {
                 rollout,
                 states: Vec::new(),
-                event: event(kind, None, by, String::new()),
+                event: event(self.parts.store.clock(), kind, None, by, String::new()),
             }))
         })
         .await

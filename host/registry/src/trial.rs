@@ -156,6 +156,7 @@ impl Trials {
                     },
                 )],
                 event: event(
+                    self.store.clock(),
                     PluginEventKind::CanaryStopped,
                     Some(&number),
                     GUARD,

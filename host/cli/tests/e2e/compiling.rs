@@ -15,6 +15,8 @@ use taskforge_runtime::{
 };
 use taskforge_testing::guests;
 
+use crate::slow::{component, locals_in_loops};
+
 fn ourselves() -> CompileProcess {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_taskforge"));
     CompileProcess::new(program, vec!["compile-component".into()])
@@ -110,34 +112,8 @@ async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
     assert_eq!(files, 0, "no draft is left");
 }
 
-/// A component with this core module, that says it is a handler.
-fn component(module: &str) -> Vec<u8> {
-    let text = format!(
-        r#"(component (core module {module}) (instance $i) (export "taskforge:plugin/handler@0.1.0" (instance $i)))"#
-    );
-    wat::parse_str(text).unwrap()
-}
-
 fn many_locals_in_many_loops() -> Vec<u8> {
     locals_in_loops(3000, 1500)
-}
-
-/// Each loop's beginning merges each local: the square of what is written.
-pub(crate) fn locals_in_loops(locals: usize, loops: usize) -> Vec<u8> {
-    let mut body = String::new();
-    for index in 0..loops {
-        write!(body, "(loop ").unwrap();
-        for step in 0..4 {
-            let (to, from) = ((index * 7 + step) % locals, (index * 13 + step * 5) % locals);
-            write!(
-                body,
-                "(local.set {to} (i32.add (local.get {to}) (local.get {from})))"
-            )
-            .unwrap();
-        }
-        write!(body, "(br_if 0 (local.get {})))", index % locals).unwrap();
-    }
-    component(&format!("(func (local {}) {body})", "i32 ".repeat(locals)))
 }
 
 /// Each jump may lead to every block around it.

@@ -17,5 +17,7 @@ mod first_task;
 mod registry;
 mod server;
 mod shell;
+#[path = "../common/slow.rs"]
+mod slow;
 mod starting;
 mod waiting;

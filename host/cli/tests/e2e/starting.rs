@@ -10,21 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use taskforge_testing::guests;
 
-use crate::{compiling::locals_in_loops, server::taskforge};
-
-/// A component that takes minutes to compile, and is larger than any that does not.
-fn slow() -> Vec<u8> {
-    let mut component = locals_in_loops(8000, 5000);
-    // A section of a megabyte that nobody reads: its kind, its length in LEB128, its name.
-    let payload = vec![0; 1 << 20];
-    let length = payload.len() + 2;
-    component.push(0);
-    component.extend([0, 7, 14].map(|shift| (length >> shift) as u8 | 0x80));
-    component.push((length >> 21) as u8);
-    component.extend([1, b'x']);
-    component.extend(payload);
-    component
-}
+use crate::{server::taskforge, slow::slow};
 
 /// What an address answers, status and JSON.
 async fn get(url: &str) -> Option<(u16, Value)> {

@@ -37,4 +37,6 @@ mod lapses;
 mod node;
 mod plugins;
 mod roles;
+#[path = "../common/slow.rs"]
+mod slow;
 mod startup;

@@ -51,6 +51,61 @@ async fn plugins_that_the_database_could_not_take_at_the_start_are_registered_wh
     assert!(lines(&log, "no space left on device") >= 2, "each file says why");
 }
 
+/// Where a process says in its log that it listens, before it has said that it has started.
+async fn said_at(log: &std::path::Path, before: &str) -> String {
+    let mut found = None;
+    wait_until("it says where it listens", async || {
+        let text = std::fs::read_to_string(log).unwrap();
+        let address = text.split_once(before).map(|(_, rest)| rest);
+        found = address.and_then(|rest| Some(rest.split([',', ' ']).next()?.to_owned()));
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_and_worker_serve_small_plugins_while_a_large_one_is_compiled() {
+    let bed = Bed::without_redis();
+    let plugins = crate::bed::plugins(bed.data.path());
+    // In the order of their names the slow one would be first.
+    std::fs::write(plugins.join("a-slow.wasm"), crate::slow::slow()).unwrap();
+    let cache = bed.data.path().join("cache");
+    let begin = |mut command: Command, name: &str| {
+        let log = bed.data.path().join(name);
+        let file = std::fs::File::create(&log).unwrap();
+        command.env("TASKFORGE_CACHE_DIR", &cache).env("RUST_LOG", "info");
+        command.stderr(file).stdout(Stdio::null());
+        (command.spawn().unwrap(), log)
+    };
+    let (mut api, api_log) = begin(bed.api_command(), "api.log");
+    let api_url = said_at(&api_log, "the API answers at ").await;
+    let (mut worker, worker_log) = begin(bed.worker_command(&[]), "worker.log");
+    let worker_url = said_at(&worker_log, "answers operators at ").await;
+    let body = json!({ "task_type": "fibonacci", "input": { "n": 10 } });
+    let mut id = None;
+    wait_until("a task is taken", async || {
+        let (_, answer) = bed.send("POST", "/tasks", Some(&body)).await.unwrap();
+        id = answer["id"].as_str().map(str::to_owned);
+        id.is_some()
+    })
+    .await;
+    assert_eq!(bed.ended(&id.unwrap()).await["status"], "completed");
+    for url in [&api_url, &worker_url] {
+        let ask = async |path: &str| bed.http.get(format!("{url}{path}")).send().await.unwrap();
+        assert_eq!(ask("/healthz").await.status(), 200, "{url}");
+        let ready = ask("/readyz").await;
+        assert_eq!(ready.status(), 503, "{url}");
+        let ready: serde_json::Value = ready.json().await.unwrap();
+        let server = ready["checks"]["server"].as_str().unwrap();
+        assert!(server.contains("being registered"), "{ready}");
+    }
+    for process in [&mut api, &mut worker] {
+        taskforge_testing::server::signal(process.id(), "TERM");
+        assert!(process.wait().unwrap().success(), "a start can be stopped");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_of_some_types_waits_until_they_could_be_registered() {
     let bed = Bed::without_redis();

@@ -121,7 +121,7 @@ async fn a_watched_folder_is_followed() {
     fs::create_dir_all(&path).unwrap();
     let mut folder = Folder::watched(bed.registry.clone(), path.clone());
     assert!(folder.sync().await.unwrap().is_empty());
-    let _watch = AbortOnDropHandle::new(tokio::spawn(folder.watch(CancellationToken::new())));
+    let _watch = AbortOnDropHandle::new(tokio::spawn(folder.run(CancellationToken::new())));
 
     put(&path, "work.toml", MANIFEST.as_bytes());
     // Written slowly, as a linker or a copy does: no half of it is ever read.
