@@ -211,3 +211,19 @@ fn what_fits_none_of_several_alternatives_is_told_by_the_one_that_was_meant() {
         ("/input", "/input/to is required, or /input/by is required")
     );
 }
+
+#[test]
+fn a_few_steps_tell_what_fits_and_leave_what_is_hard_to_a_check() {
+    let schema = Schema::compile(
+        r##"{"type": "object", "properties": {"n": {"type": "integer"}, "tree": {"$ref": "#/$defs/tree"}},
+             "$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}}"##,
+    )
+    .unwrap();
+    assert!(schema.fits_at_once(&json!({ "n": 20 })));
+    assert!(!schema.fits_at_once(&json!({ "n": "20" })), "it does not fit");
+    let large = json!({ "tree": vec![json!([]); 1_000] });
+    assert!(!schema.fits_at_once(&large), "it takes too many steps");
+    let mut faults = Vec::new();
+    schema.check(&large, large.to_string().len(), "", &mut faults);
+    assert!(faults.is_empty(), "and fits");
+}
