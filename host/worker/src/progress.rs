@@ -44,6 +44,12 @@ impl Said {
         let has_logged = lines > 0 && self.seen.swap(lines, Relaxed) != lines;
         (has_reported || has_logged).then(|| (locked(&self.progress).clone(), self.log.latest(LATEST)))
     }
+
+    /// What it has said is news again: the last look's was not written.
+    fn repeat(&self) {
+        self.has_reported.store(locked(&self.progress).is_some(), Relaxed);
+        self.seen.store(0, Relaxed);
+    }
 }
 
 /// The attempts that have run for a while. A handler may report a million times and log without an
@@ -90,9 +96,19 @@ impl ProgressBoard {
             if reports.is_empty() {
                 continue;
             }
-            // Lost progress is no loss: the handler reports again, or ends.
             if let Err(error) = store.report_progress(&reports).await {
                 tracing::debug!(%error, reports = reports.len(), "progress was not written");
+                self.repeat(&reports);
+            }
+        }
+    }
+
+    /// Writes with the next look what could not be written. Attempts that are over by then have committed it.
+    fn repeat(&self, reports: &[ProgressReport]) {
+        let running = locked(&self.running);
+        for report in reports {
+            if let Some(said) = running.get(&(report.id, report.run_lease)) {
+                said.repeat();
             }
         }
     }
