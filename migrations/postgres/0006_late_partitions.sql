@@ -74,6 +74,7 @@ declare
         select week
         from generate_series(date_trunc('week', first_moment, 'UTC'), last_moment, interval '7 days') as week
         where not taskforge_has_partition(week) order by week);
+    made   integer := cardinality(weeks);
     week   timestamptz;
     parent text;
     child  text;
@@ -84,7 +85,12 @@ begin
     if taskforge_waiting(weeks) is not null then
         -- In this order, in which everybody comes by, and before anything else is locked.
         lock table only tasks, only attempts, only events in access exclusive mode;
-        perform taskforge_adopt_default(taskforge_waiting(weeks));
+        -- Again for rows that wait of weeks before a partition that is there already.
+        while taskforge_waiting(weeks) is not null loop
+            perform taskforge_adopt_default(taskforge_waiting(weeks));
+            weeks := array(select missing from unnest(weeks) as missing
+                           where not taskforge_has_partition(missing) order by missing);
+        end loop;
     else
         -- Readers and writers of other partitions do not wait for these.
         lock table tasks_default, attempts_default, events_default in share row exclusive mode;
@@ -104,6 +110,6 @@ begin
             end loop;
         end if;
     end loop;
-    return cardinality(weeks);
+    return made;
 end
 $$;

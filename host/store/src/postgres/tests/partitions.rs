@@ -381,3 +381,38 @@ async fn several_weeks_that_come_late_are_made_as_one() {
     let again = store.upkeep(Some(term), after(38), Duration::MAX).await.unwrap();
     assert_eq!(again, Upkeep::default());
 }
+
+#[tokio::test]
+async fn weeks_that_come_late_on_both_sides_of_one_that_is_there_are_made() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let mut connection = database.connection().await;
+    // In the middle of a week, counted from this one.
+    let today = Timestamp::now().as_second() / 86_400;
+    let middle_of = |week: i64| after(u32::try_from(3 - (today + 3) % 7 + 7 * week).unwrap());
+    let tasks: Vec<_> = [4, 4, 6, 6].map(|week| task_of(middle_of(week))).into();
+    store.enqueue(&tasks).await.unwrap();
+    assert_eq!(in_default(&mut connection).await.0, 4);
+    let between = middle_of(5).as_microsecond();
+    let made: i32 = sqlx::query_scalar(
+        "select taskforge_make_partitions(to_timestamp($1::bigint / 1e6), to_timestamp($1::bigint / 1e6))",
+    )
+    .bind(between)
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(made, 1, "of the week between, in which nothing waits");
+    assert_eq!(in_default(&mut connection).await.0, 4);
+    let term = lead(&store).await;
+    let done = store.upkeep(Some(term), middle_of(4), RETENTION).await.unwrap();
+    assert!(done.partitions_made >= 2, "{done:?}");
+    assert_eq!(in_default(&mut connection).await, (0, 0, 0));
+    let mut weeks = Vec::new();
+    for task in &tasks {
+        weeks.push(partition_of(&mut connection, task.id).await);
+    }
+    assert_ne!(weeks[0], weeks[2]);
+    assert!(!weeks.iter().any(|week| week == "tasks_default"), "{weeks:?}");
+    let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&ids(&tasks))).await;
+    assert_eq!(claimed.len(), 4);
+}
