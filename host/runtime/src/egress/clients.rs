@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     error::Error as StdError,
-    future::{Ready, ready},
+    future::{Ready, poll_fn, ready},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -36,7 +36,7 @@ use hyper_util::{
 use rustls::ClientConfig;
 use taskforge_domain::{Digest, TenantId};
 use tokio::{net::TcpStream, time::timeout};
-use tower::{Service, ServiceExt as _};
+use tower_service::Service;
 
 use super::{CHUNK, CONNECT_TIMEOUT, MAX_HEADERS, body::Outgoing, destination::Destination};
 use crate::{
@@ -296,11 +296,12 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let this = self.clone();
+        let mut this = self.clone();
         Box::pin(async move {
             let connect = async {
                 let _turn = this.connecting.acquire(&this.tenant).await?;
-                this.https.oneshot(server).await
+                poll_fn(|context| this.https.poll_ready(context)).await?;
+                this.https.call(server).await
             };
             let connected = timeout(this.limit, connect).await;
             connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
