@@ -10,9 +10,13 @@ use utoipa::{
     },
 };
 
-use crate::{FieldError, ProblemKind, key, problem::ProblemBody, routes};
+use crate::{
+    FieldError, ProblemKind,
+    http::{key, problem::ProblemBody},
+};
 
 mod narrow;
+pub(crate) mod pages;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,12 +41,6 @@ mod narrow;
     security(("bearer" = []), ("header" = [])),
 )]
 struct Document;
-
-/// The document that `/openapi.json` serves.
-#[must_use]
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes::documented().into_openapi()
-}
 
 /// The document before the routes are added.
 pub(crate) fn base() -> utoipa::openapi::OpenApi {
@@ -74,12 +72,19 @@ pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
                 operation.security = Some(Vec::new());
             }
             for kind in common(path, operation) {
-                let response = RefOr::T(problem(kind));
-                operation
-                    .responses
-                    .responses
-                    .entry(kind.status().as_str().to_owned())
-                    .or_insert(response);
+                let status = kind.status().as_str().to_owned();
+                let responses = &mut operation.responses.responses;
+                responses.entry(status).or_insert(RefOr::T(problem(kind)));
+            }
+            for (status, response) in &mut operation.responses.responses {
+                // What routes say of an error is why; what it looks like is always the same.
+                if let RefOr::T(response) = response
+                    && status.as_str() >= "400"
+                    && response.content.is_empty()
+                {
+                    let content = RefOr::T(content().build());
+                    response.content.insert(PROBLEM.to_owned(), content);
+                }
             }
         }
     }
@@ -125,19 +130,22 @@ fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
     kinds
 }
 
+/// The media type of errors.
+const PROBLEM: &str = "application/problem+json";
+
+fn content() -> ContentBuilder {
+    let schema = RefOr::Ref(Ref::from_schema_name("Problem"));
+    ContentBuilder::new().schema(Some(schema))
+}
+
 fn problem(kind: ProblemKind) -> Response {
     let example = serde_json::json!({
         "type": kind.uri(), "title": kind.title(), "status": kind.status().as_u16(), "detail": kind.title(),
         "instance": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11",
     });
-    let schema = RefOr::Ref(Ref::from_schema_name("Problem"));
-    let content = ContentBuilder::new()
-        .schema(Some(schema))
-        .example(Some(example))
-        .build();
     let response = ResponseBuilder::new()
         .description(kind.title())
-        .content("application/problem+json", content);
+        .content(PROBLEM, content().example(Some(example)).build());
     if kind != ProblemKind::Unavailable {
         return response.build();
     }

@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiConfig, Problem, Services,
-    enqueue::Enqueuer,
-    finishes::Finishes,
-    lease_token::LeaseTokens,
-    metrics::Readings,
-    plugin_view::Queueing,
-    turns::PushTurns,
-    vitals::{Checked, Vitals},
+    external_workers::lease_token::LeaseTokens,
+    operations::{
+        health::{Checked, HealthChecks},
+        metrics::Readings,
+    },
+    plugins::{push_permits::PushPermits, view::Queueing},
+    tasks::{completion_waiters::CompletionWaiters, enqueue::Enqueuer},
 };
 
 /// A cheap handle; the router clones it for every request.
@@ -24,20 +24,20 @@ pub(crate) struct Inner {
     pub(crate) services: Services,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) enqueuer: Enqueuer,
-    pub(crate) finishes: Finishes,
+    pub(crate) completion_waiters: CompletionWaiters,
     pub(crate) lease_tokens: LeaseTokens,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) health: Arc<HealthChecks>,
     /// Taken around each change of the queue policy that reads before it writes.
     pub(crate) policy: tokio::sync::Mutex<()>,
     /// Components that are received and compiled at once.
-    pub(crate) pushes: PushTurns,
+    pub(crate) push_permits: PushPermits,
     /// Cancelled when the server stops taking requests: those who wait are answered at once.
     pub(crate) draining: CancellationToken,
 }
 
 impl App {
     pub(crate) fn new(services: Services, config: &ApiConfig, draining: CancellationToken) -> Self {
-        let vitals = Vitals {
+        let health = HealthChecks {
             store: Arc::clone(&services.store),
             broker: Arc::clone(&services.broker),
             catalog: Some(Arc::clone(&services.catalog)),
@@ -49,12 +49,12 @@ impl App {
         };
         Self(Arc::new(Inner {
             enqueuer: Enqueuer::start(Arc::clone(&services.store), Arc::clone(&services.broker)),
-            finishes: Finishes::listen(&*services.broker),
+            completion_waiters: CompletionWaiters::subscribe(&*services.broker),
             lease_tokens: LeaseTokens::new(config.key.as_ref()),
             config: Arc::new(config.clone()),
-            vitals: Arc::new(vitals),
+            health: Arc::new(health),
             policy: tokio::sync::Mutex::default(),
-            pushes: PushTurns::default(),
+            push_permits: PushPermits::default(),
             services,
             draining,
         }))

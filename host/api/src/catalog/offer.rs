@@ -2,14 +2,47 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use taskforge_domain::{
     Json, PluginInfo, QueuePolicy, RegisteredPlugin, TaskId, TaskType, TenantId, VersionId,
 };
 use taskforge_schema::{Fault, MAX_ERRORS, Schema};
 
-use super::{CatalogError, ExternalType};
 use crate::FieldError;
+
+/// A plugin or external type that cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// A schema of it is not one that the door can check against.
+    #[error("the {side} schema of {plugin} cannot be used: {reason}")]
+    Schema {
+        /// The plugin or external type.
+        plugin: TaskType,
+        /// `input` or `output`.
+        side: &'static str,
+        /// What is wrong, and where in the schema.
+        reason: String,
+    },
+    /// Two claim one name.
+    #[error("there are two plugins named {0}")]
+    Duplicate(TaskType),
+}
+
+/// A task type that only external workers handle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalType {
+    /// The name that clients enqueue by.
+    pub name: TaskType,
+    /// One line for people.
+    #[serde(default)]
+    pub summary: String,
+    /// JSON Schema of the input.
+    pub input_schema: Json,
+    /// JSON Schema of the output. If there is one, a completion whose output does not match it is refused.
+    #[serde(default)]
+    pub output_schema: Option<Json>,
+}
 
 /// One state of the catalogue. A request works with one from beginning to end.
 #[derive(Debug, Default)]

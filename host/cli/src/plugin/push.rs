@@ -1,14 +1,15 @@
 //! A component on its way to a server, and what it may use there.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use taskforge_domain::{Json, Manifest};
-use taskforge_registry::signature;
 
-use super::{read, rollout};
+use super::{
+    sandbox::read,
+    sign,
+    view::{say_when, show_review, text},
+};
 use crate::{
     answer::Answer,
     args::{PushArgs, SettingsArgs},
@@ -34,7 +35,7 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
         query.push(("manifest", serde_json::to_string(&manifest)?));
     }
     query.extend(args.tenant.as_ref().map(|tenant| ("tenant", tenant.to_string())));
-    if let Some(signature) = signature_of(&args.file, args.signature.as_deref())? {
+    if let Some(signature) = sign::signature_of(&args.file, args.signature.as_deref())? {
         query.push(("signature", signature));
     }
     let client = Client::connect(&args.server)?;
@@ -86,7 +87,7 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
         return output::json(&Pushed { version, rollout });
     }
     output::line(&runs(&version, &rollout));
-    rollout::say_when();
+    say_when();
     Ok(())
 }
 
@@ -127,58 +128,6 @@ fn named(args: &PushArgs) -> anyhow::Result<Option<Manifest>> {
     Ok(Some(manifest))
 }
 
-/// The signature in the file that is named, or in the one beside the component, if there is one.
-fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Option<String>> {
-    let beside = signature_file(component);
-    let file = match named {
-        Some(file) => file,
-        None if beside.exists() => &beside,
-        None => return Ok(None),
-    };
-    read_signature(file).map(Some)
-}
-
-/// A signature's text, if it is one.
-pub(super) fn read_signature(file: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    signature::unverified(text.as_bytes()).with_context(|| format!("cannot use {}", file.display()))?;
-    Ok(text.trim().to_owned())
-}
-
-/// Where a component's signature lies.
-pub(super) fn signature_file(component: &Path) -> PathBuf {
-    let mut file = component.as_os_str().to_owned();
-    file.push(".sig");
-    PathBuf::from(file)
-}
-
-/// What a version imports beside what it is granted.
-pub(super) fn show_review(version: &Value) {
-    let rows: Vec<&Value> = version["review"].as_array().into_iter().flatten().collect();
-    if rows.is_empty() {
-        output::line("it imports nothing that needs a grant");
-        return;
-    }
-    let mark = |row: &Value, field: &str| if row[field] == true { "yes" } else { "-" }.to_owned();
-    let cells = rows.iter().map(|row| {
-        vec![
-            text(row, "capability").to_owned(),
-            mark(row, "imported"),
-            text(row, "granted").to_owned(),
-        ]
-    });
-    output::table(&["CAPABILITY", "IMPORTED", "GRANTED"], &cells.collect::<Vec<_>>());
-    let missing = rows.iter().filter(|row| row["is_missing"] == true);
-    let missing: Vec<_> = missing.map(|row| text(row, "capability")).collect();
-    if !missing.is_empty() {
-        output::line(&format!(
-            "not granted: {}; attempts that use it will fail",
-            missing.join(", ")
-        ));
-    }
-    output::line("");
-}
-
 /// Sets what a version may use and reach.
 pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Result<()> {
     let Some(settings) = plugin_folder::read_settings(&args.file)?.settings else {
@@ -201,11 +150,6 @@ pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Resul
         return output::json(&version);
     }
     show_review(&version);
-    rollout::say(&version["name"], &args.version, "has these settings now");
+    output::line(&format!("{} {} has these settings now", args.name, args.version));
     Ok(())
-}
-
-/// A text of an answer.
-pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or("-")
 }

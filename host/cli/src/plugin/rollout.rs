@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use taskforge_domain::Json;
 
+use super::view::{rollout_pairs, say_when};
 use crate::{
     answer::Answer,
     args::{ActivateArgs, CanaryArgs, PluginNameArgs, PrunePluginArgs, RetireArgs},
@@ -20,14 +21,6 @@ pub(super) async fn activate(args: ActivateArgs, as_json: bool) -> anyhow::Resul
     show(&client.post(&path, Some(&Json::from(body))).await?, as_json)?;
     say_when();
     Ok(())
-}
-
-/// Says when a change of what runs takes effect. On standard error: it is no part of the answer.
-pub(super) fn say_when() {
-    output::aside(
-        "Workers hear of it within two seconds and take it once they have compiled it; \
-         until then tasks begin on the version before.",
-    );
 }
 
 /// Rollback, pause, resume: a word that needs no more.
@@ -127,38 +120,6 @@ fn show(rollout: &Answer, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return output::json(rollout);
     }
-    output::pairs(&pairs(rollout));
+    output::pairs(&rollout_pairs(rollout));
     Ok(())
-}
-
-/// Which versions run, for people.
-pub(super) fn pairs(rollout: &Value) -> Vec<(&'static str, String)> {
-    let canary = match &rollout["canary"] {
-        Value::Null => "-".to_owned(),
-        canary => format!(
-            "{} for {} % of the tasks",
-            cell(&canary["version"]),
-            canary["percent"]
-        ),
-    };
-    let tasks = match (&rollout["retired"], &rollout["paused"]) {
-        (Value::Bool(true), _) => "refused: the plugin is retired",
-        (_, Value::Bool(true)) => "wait: the plugin or its queue is paused",
-        _ if rollout["active"].is_null() => "refused: no version is active yet",
-        _ if rollout["accepts_tasks"] == false => "of its tenant run; with this key none can be enqueued",
-        _ => "run",
-    };
-    vec![
-        ("plugin", cell(&rollout["name"])),
-        ("active", cell(&rollout["active"])),
-        ("previous", cell(&rollout["previous"])),
-        ("canary", canary),
-        ("since", cell(&rollout["since"])),
-        ("tasks", tasks.to_owned()),
-    ]
-}
-
-/// A sentence about a version.
-pub(super) fn say(name: &Value, version: &str, what: &str) {
-    output::line(&format!("{} {version} {what}", cell(name)));
 }

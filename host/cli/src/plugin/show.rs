@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{push, rollout};
+use super::view::{rollout_pairs, show_review};
 use crate::{
     args::{AdviseArgs, PluginNameArgs, PluginServerArgs, ShowArgs},
     client::{Client, escaped},
@@ -68,7 +68,7 @@ pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> 
         output::pairs(&described(&plugin));
         return Ok(());
     }
-    let mut pairs = rollout::pairs(&plugin["rollout"]);
+    let mut pairs = rollout_pairs(&plugin["rollout"]);
     let list = client.get(&versions, &[]).await?;
     let all: Vec<_> = items(&list, "versions").collect();
     let active = all.iter().position(|version| version["runs_as"] == "stable");
@@ -97,7 +97,7 @@ fn show_version(version: &Value) {
     output::pairs(&described(version));
     output::line("");
     show_signature(&version["signature"]);
-    push::show_review(version);
+    show_review(version);
 }
 
 fn described(of: &Value) -> Vec<(&'static str, String)> {

@@ -1,12 +1,14 @@
 //! Keys and signatures.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use taskforge_domain::{Json, Manifest};
 use taskforge_registry::{Statement, signature};
 use taskforge_runtime::{Runtime, RuntimeConfig};
 
-use super::{load, outbox, push, push::signature_file};
+use super::sandbox::{load, outbox};
 use crate::{
     args::{AttachArgs, KeygenArgs, MailArgs, SignArgs},
     client::{Client, escaped},
@@ -72,7 +74,7 @@ pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
 
 /// Gives a stored version a signature.
 pub(super) async fn attach(args: AttachArgs, as_json: bool) -> anyhow::Result<()> {
-    let text = push::read_signature(&args.file)?;
+    let text = read_signature(&args.file)?;
     let signature = Json::parse(text).with_context(|| format!("cannot use {}", args.file.display()))?;
     let client = Client::connect(&args.server)?;
     let version = escaped(&args.version);
@@ -83,4 +85,29 @@ pub(super) async fn attach(args: AttachArgs, as_json: bool) -> anyhow::Result<()
     }
     output::line(&format!("{} {} has this signature now", args.name, args.version));
     Ok(())
+}
+
+/// The signature in the file that is named, or in the one beside the component, if there is one.
+pub(super) fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let beside = signature_file(component);
+    let file = match named {
+        Some(file) => file,
+        None if beside.exists() => &beside,
+        None => return Ok(None),
+    };
+    read_signature(file).map(Some)
+}
+
+/// A signature's text, if it is one.
+fn read_signature(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    signature::unverified(text.as_bytes()).with_context(|| format!("cannot use {}", file.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Where a component's signature lies.
+fn signature_file(component: &Path) -> PathBuf {
+    let mut file = component.as_os_str().to_owned();
+    file.push(".sig");
+    PathBuf::from(file)
 }

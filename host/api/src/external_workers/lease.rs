@@ -1,0 +1,425 @@
+//! Tasks for workers outside the fleet.
+//!
+//! In the store a lease belongs to a worker, and a worker renews all its leases at once. A client is no such worker: it may hold ten tasks and
+//! lose one. So each task that is handed out gets a worker row of its own, whose lease is the length that the client asked for, and the
+//! sweeper returns it when that lapses, as it does with everything else.
+
+use std::{cmp::Reverse, sync::Arc, time::Duration};
+
+use taskforge_broker::{Hint, Popped, Taken, Want};
+use taskforge_domain::{
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskState,
+    TaskType, Timestamp, Usage, WorkerId,
+};
+use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, StoreError, StoreResult, WorkerRecord};
+use tokio::{
+    runtime::Handle,
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{Problem, external_workers::lease_token::Lease, http::request::Gone, state::App, tasks::enqueue};
+
+/// What stands for the version of a plugin in an attempt that no plugin made.
+pub(crate) const VERSION: &str = "external";
+/// Inputs in one answer, in bytes, beyond the first. The tasks that do not fit go back.
+const ANSWER_BYTES: usize = 16 << 20;
+/// Between two looks into the store while there is no broker to wait for: doubled from the first to the second.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// What a client asks for.
+pub(crate) struct Ask {
+    pub(crate) types: Vec<TaskType>,
+    pub(crate) max: usize,
+    /// In whole milliseconds.
+    pub(crate) length: Duration,
+    /// What the client calls itself, for people.
+    pub(crate) worker: String,
+}
+
+/// A task for a client.
+pub(crate) struct Leased {
+    pub(crate) task: ClaimedTask,
+    pub(crate) lease: Lease,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// Tasks on their way to a client. What is not [delivered](Handout::deliver) is handed back, uncounted, wherever this is
+/// dropped: in a handler whose client has hung up, or in a claim that outlived its handler.
+struct Handout {
+    app: App,
+    leased: Vec<Leased>,
+}
+
+impl Handout {
+    /// The tasks, at most as many as make an answer of a sensible size. There must be no wait between this and the answer.
+    fn deliver(mut self) -> Vec<Leased> {
+        let mut bytes = 0;
+        let fits = |leased: &&Leased| {
+            let is_first = bytes == 0;
+            bytes += leased.task.input.as_str().len().max(1);
+            is_first || bytes <= ANSWER_BYTES
+        };
+        let count = self.leased.iter().take_while(fits).count();
+        let rest = self.leased.split_off(count);
+        metrics::counter!("taskforge_external_leases_total", "outcome" => "given").increment(count as u64);
+        std::mem::replace(&mut self.leased, rest)
+    }
+}
+
+impl Drop for Handout {
+    fn drop(&mut self) {
+        let leased = std::mem::take(&mut self.leased);
+        // Without a runtime the process is about to end, and the leases lapse.
+        if !leased.is_empty()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(hand_back(self.app.clone(), leased));
+        }
+    }
+}
+
+/// Leases tasks to a client; waits until `deadline` while there are none, until the server shuts down, or until the client
+/// has gone. What was leased by then is handed back.
+pub(crate) async fn take(
+    app: &App,
+    ask: Ask,
+    deadline: Instant,
+    Gone(gone): &Gone,
+) -> Result<Vec<Leased>, Problem> {
+    let ask = Arc::new(ask);
+    let mut pause = LOOK_AGAIN.0;
+    loop {
+        let asked = Instant::now();
+        let popped = tokio::select! {
+            popped = pop(app, &ask, deadline.saturating_duration_since(asked)) => popped,
+            () = app.draining.cancelled() => return Ok(Vec::new()),
+            () = gone.cancelled() => return Ok(Vec::new()),
+        };
+        let (looked, hinted) = (popped.look_in_store, !popped.hints.is_empty());
+        if looked || hinted {
+            // A task of its own from here on: a claim that is under way when the client hangs up is finished, and handed back.
+            let round = tokio::spawn(round(app.clone(), Arc::clone(&ask), popped));
+            let handout = round.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a claim ended badly");
+                Err(StoreError::Closed)
+            })?;
+            if gone.is_cancelled() {
+                return Ok(Vec::new());
+            }
+            if !handout.leased.is_empty() {
+                return Ok(handout.deliver());
+            }
+        }
+        // Hints that led nowhere are used up, so this ends.
+        if Instant::now() >= deadline && !hinted {
+            return Ok(Vec::new());
+        }
+        // A broker that did not wait will not the next time either.
+        if looked && asked.elapsed() < pause {
+            let nap = sleep(pause);
+            tokio::select! {
+                _ = timeout_at(deadline, nap) => {}
+                () = app.draining.cancelled() => return Ok(Vec::new()),
+                () = gone.cancelled() => return Ok(Vec::new()),
+            }
+            pause = (pause * 2).min(LOOK_AGAIN.1);
+        }
+    }
+}
+
+async fn pop(app: &App, ask: &Ask, wait: Duration) -> Popped {
+    let want = Want {
+        types: &ask.types,
+        max: ask.max,
+        wait,
+    };
+    app.services.broker.pop(want).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "claiming from the store directly");
+        Popped {
+            hints: Vec::new(),
+            look_in_store: true,
+            keeps_caps: false,
+        }
+    })
+}
+
+/// Claims what was hinted, and what else the store has if the broker says so. An error counts only if there is nothing to show.
+async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> {
+    let mut handout = Handout {
+        app: app.clone(),
+        leased: Vec::new(),
+    };
+    let now = app.now();
+    let mut claims = JoinSet::new();
+    for taken in popped.hints {
+        // Together, so that the store makes one transaction of them.
+        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), taken, now));
+    }
+    let mut trouble = None;
+    while let Some(claim) = claims.join_next().await {
+        match claim {
+            Ok(Ok(leased)) => handout.leased.extend(leased),
+            Ok(Err(error)) => trouble = Some(error),
+            Err(error) => tracing::error!(%error, "a claim ended badly"),
+        }
+    }
+    handout
+        .leased
+        .sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
+    if popped.look_in_store
+        && let Err(error) = by_order(&mut handout, &ask, popped.keeps_caps, now).await
+    {
+        trouble = Some(error);
+    }
+    match trouble {
+        Some(error) if handout.leased.is_empty() => Err(error),
+        _ => Ok(handout),
+    }
+}
+
+async fn by_hint(app: App, ask: Arc<Ask>, taken: Taken, now: Timestamp) -> StoreResult<Option<Leased>> {
+    let Taken { hint, counted } = taken;
+    let claimed = claim(&app, &ask, ClaimBy::Ids(&[hint.id]), counted, now).await;
+    // What was not claimed makes room under caps, unless somebody found it in the store and runs it.
+    let makes_room = match &claimed {
+        Ok(Some(_)) => false,
+        Ok(None) if counted => {
+            let task = app.services.store.task(&hint.lane.tenant, hint.id).await;
+            task.is_ok_and(|task| task.is_none_or(|task| task.state != TaskState::Running))
+        }
+        Ok(None) | Err(_) => counted,
+    };
+    let hints = [hint];
+    if makes_room {
+        enqueue::release(&*app.services.broker, &hints).await;
+    }
+    if claimed.is_err() {
+        // Taken but not used: others may have more luck with it.
+        enqueue::push(&*app.services.broker, &hints).await;
+    }
+    claimed
+}
+
+async fn by_order(
+    handout: &mut Handout,
+    ask: &Ask,
+    broker_keeps_caps: bool,
+    now: Timestamp,
+) -> StoreResult<()> {
+    let app = handout.app.clone();
+    let mut policy: QueuePolicy = app.services.store.policy().await?;
+    app.services.catalog.snapshot().overlay(&mut policy);
+    if broker_keeps_caps {
+        policy = policy.without_capped();
+    }
+    if ask.types.iter().all(|name| policy.is_paused(name)) {
+        return Ok(());
+    }
+    while handout.leased.len() < ask.max {
+        let by = ClaimBy::Order {
+            types: &ask.types,
+            limit: 1,
+            policy: &policy,
+        };
+        match claim(&app, ask, by, false, now).await? {
+            Some(leased) => handout.leased.push(leased),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Claims one task under a worker of its own.
+async fn claim(
+    app: &App,
+    ask: &Ask,
+    by: ClaimBy<'_>,
+    counted: bool,
+    now: Timestamp,
+) -> StoreResult<Option<Leased>> {
+    let store = &app.services.store;
+    let worker = WorkerId::generate();
+    let record = WorkerRecord {
+        id: worker,
+        host: ask.worker.clone(),
+        pid: 0,
+        started_at: now,
+        lease: ask.length,
+    };
+    // Before the claim: what belongs to a worker that nobody knows counts as lapsed.
+    store.register_worker(&record, now).await?;
+    let claimed = store.claim(ClaimRequest { worker, by, now }).await;
+    let task = match claimed {
+        Ok(claimed) => claimed.into_iter().next(),
+        Err(error) => {
+            // It may have been committed all the same. Without its worker the task lapses at once.
+            forget(app, worker).await;
+            return Err(error);
+        }
+    };
+    let Some(task) = task else {
+        forget(app, worker).await;
+        return Ok(None);
+    };
+    let lease = Lease {
+        task: task.id,
+        tenant: task.tenant.clone(),
+        worker,
+        run_lease: task.run_lease,
+        length: ask.length,
+        counted,
+    };
+    Ok(Some(Leased {
+        task,
+        lease,
+        expires_at: after(now, ask.length),
+    }))
+}
+
+/// When a lease that was renewed now is over.
+pub(crate) fn after(now: Timestamp, length: Duration) -> Timestamp {
+    now.checked_add(length).unwrap_or(Timestamp::MAX)
+}
+
+/// Removes a worker row that is of no more use. One that stays holds nothing, and is forgotten in time.
+pub(crate) async fn forget(app: &App, worker: WorkerId) {
+    if let Err(error) = app.services.store.remove_worker(worker).await {
+        tracing::debug!(%error, worker.id = %worker, "a worker row was left behind");
+    }
+}
+
+/// Puts tasks back that nobody was there to take, as if they had not been claimed.
+async fn hand_back(app: App, leased: Vec<Leased>) {
+    metrics::counter!("taskforge_external_leases_total", "outcome" => "returned")
+        .increment(leased.len() as u64);
+    let now = app.now();
+    let completions: Vec<_> = leased.iter().map(|leased| returned(leased, now)).collect();
+    match app.services.store.complete(&completions).await {
+        Ok(commits) => {
+            let back: Vec<(Hint, bool)> = leased
+                .iter()
+                .zip(commits)
+                .filter(|(_, commit)| *commit == Commit::Committed)
+                .map(|(leased, _)| (hint(&leased.task), leased.lease.counted))
+                .collect();
+            let counted: Vec<Hint> = back
+                .iter()
+                .filter(|(_, counted)| *counted)
+                .map(|(hint, _)| hint.clone())
+                .collect();
+            let hints: Vec<Hint> = back.into_iter().map(|(hint, _)| hint).collect();
+            // Room first, or a capped type's hint would wait for it.
+            enqueue::release(&*app.services.broker, &counted).await;
+            enqueue::push(&*app.services.broker, &hints).await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "tasks that nobody took were not handed back; their leases lapse");
+        }
+    }
+    for leased in &leased {
+        forget(&app, leased.lease.worker).await;
+    }
+}
+
+fn returned(leased: &Leased, now: Timestamp) -> Completion {
+    let task = &leased.task;
+    let outcome = Outcome::Failed(Failure::new(
+        FailureKind::Cancelled,
+        "the client that asked for it had gone",
+    ));
+    Completion {
+        attempt: Attempt {
+            task: task.id,
+            run_lease: task.run_lease,
+            number: task.attempt,
+            worker: leased.lease.worker,
+            plugin_version: VERSION.to_owned(),
+            plugin_digest: Digest::from_bytes([0; 32]),
+            started_at: task.started_at,
+            finished_at: now.max(task.started_at),
+            outcome,
+            usage: Usage::default(),
+            logs: Vec::new(),
+        },
+        next: Next::HandBack,
+    }
+}
+
+fn hint(task: &ClaimedTask) -> Hint {
+    Hint {
+        id: task.id,
+        lane: Lane {
+            tenant: task.tenant.clone(),
+            task_type: task.task_type.clone(),
+            priority: task.priority,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskforge_broker::LocalBroker;
+    use taskforge_domain::{Json, NewTask, TenantId};
+    use taskforge_registry::{Parts, Registry};
+    use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
+    use taskforge_store::SqliteStore;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{AlwaysReady, ApiConfig, Catalog, Metrics, Services};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn take_one(app: &App) -> Vec<Leased> {
+        let ask = Ask {
+            types: vec![TaskType::new("ocr").unwrap()],
+            max: 10,
+            length: Duration::from_secs(60),
+            worker: "test".into(),
+        };
+        take(app, ask, Instant::now() + PATIENCE, &Gone::default())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_at_any_moment_leaves_its_task_uncounted_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("tasks.db")).await.unwrap();
+        let broker = Arc::new(LocalBroker::new());
+        let mailer = OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
+        let registry = Registry::new(Parts {
+            store: store.clone(),
+            broker: broker.clone(),
+            runtime: Runtime::new(RuntimeConfig {
+                max_instances: 1,
+                ..RuntimeConfig::new(Arc::new(mailer))
+            })
+            .unwrap(),
+            keyring: None,
+            signatures: Arc::default(),
+        });
+        let services = Services {
+            store,
+            broker,
+            catalog: Arc::new(Catalog::new()),
+            registry,
+            metrics: Metrics::install().unwrap(),
+            ready: Arc::new(AlwaysReady),
+        };
+        let app = App::new(services, &ApiConfig::default(), CancellationToken::new());
+        let (ocr, input) = (TaskType::new("ocr").unwrap(), Json::from(serde_json::json!({})));
+        let task = NewTask::new(TenantId::default(), ocr, input, Timestamp::now());
+        app.enqueuer.submit(vec![task]).await.unwrap();
+        for moment in 0..40 {
+            let soon = Duration::from_millis(moment / 2);
+            // Dropped wherever it is then: before, in and after the claim.
+            if let Ok(leased) = tokio::time::timeout(soon, take_one(&app)).await {
+                hand_back(app.clone(), leased).await;
+            }
+        }
+        let leased = take_one(&app).await;
+        assert_eq!((leased.len(), leased[0].task.attempt), (1, 1));
+    }
+}

@@ -1,0 +1,251 @@
+//! Which versions of a plugin run.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use taskforge_domain::{CanaryGuard, RegisteredPlugin, TaskType, TenantId, VersionNumber};
+use taskforge_registry::Force;
+
+use crate::{
+    FieldError, Problem, Tenant,
+    http::{
+        answer::json,
+        body::{JsonBody, MaybeJsonBody},
+        fields::{self, Fields, parsed},
+        json::object,
+        path::{By, PathParam},
+        query::Params,
+    },
+    plugins::{
+        described::{ActivateBody, CanaryBody, RetireBody},
+        view::RolloutView,
+    },
+    queues,
+    state::App,
+};
+
+/// Activate a version.
+///
+/// It is to run all tasks of the plugin. Workers hear of it within two seconds and take it when they have compiled it; until then attempts begin on
+/// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that
+/// refuses inputs which the running one takes is refused, with every field named, unless it is forced; so is one that imports what the running
+/// one is granted and it is not.
+///
+/// Where the server requires signatures, a version that is older than the highest that was ever active is refused unless `allow_downgrade` is
+/// true; the record says so.
+#[utoipa::path(
+    post, path = "/plugins/{name}/activate", tag = "plugins", operation_id = "activatePlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    request_body(content = ActivateBody, content_type = "application/json", example = json!({"version": "1.0.0"})),
+    responses(
+        (status = 200, description = "The version runs", body = RolloutView<'_>),
+        (status = 403, description = "Its signature does not hold"),
+        (status = 409, description = "It breaks clients of the running version, is retired, or is older than one that was live"),
+    ),
+)]
+pub(crate) async fn activate(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let known = ["version", "force", "allow_downgrade"];
+    let (version, force) = fields::body(&body, &known, |fields, errors| {
+        let version = fields.required("version", errors, parsed::<VersionNumber>);
+        let force = force(fields, errors);
+        Some((version?, force))
+    })?;
+    let plugin = app
+        .services
+        .registry
+        .activate(&name, version.as_str(), force, &by)
+        .await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// Roll back to the version before.
+///
+/// The version that ran before runs again. Ends a trial. Once more undoes it.
+#[utoipa::path(
+    post, path = "/plugins/{name}/rollback", tag = "plugins", operation_id = "rollBackPlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    responses(
+        (status = 200, description = "The version before runs", body = RolloutView<'_>),
+        (status = 409, description = "There is none"),
+    ),
+)]
+pub(crate) async fn roll_back(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let plugin = app.services.registry.rollback(&name, &by).await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// Try a version on a share of the tasks.
+///
+/// Which tasks is decided by their ids. The trial ends by itself, and the version is taken back, when it fails more often or takes longer than the
+/// stable one by the guard's margins. To repeat it with another share changes the running trial.
+#[utoipa::path(
+    post, path = "/plugins/{name}/canary", tag = "plugins", operation_id = "startCanary",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    request_body(content = CanaryBody, content_type = "application/json",
+        example = json!({"version": "1.1.0", "percent": 10, "guard": {"min_attempts": 100}})),
+    responses(
+        (status = 200, description = "The version is on trial", body = RolloutView<'_>),
+        (status = 403, description = "Its signature does not hold"),
+        (status = 409, description = "It breaks clients of the running version, is retired or older than one that was live, or nothing runs yet"),
+    ),
+)]
+pub(crate) async fn start_canary(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    let known = ["version", "percent", "guard", "force", "allow_downgrade"];
+    let (version, percent, guard, force) = fields::body(&body, &known, |fields, errors| {
+        let version = fields.required("version", errors, parsed::<VersionNumber>);
+        let percent = fields.required("percent", errors, |raw| {
+            let percent = serde_json::from_str::<u8>(raw).ok();
+            let percent = percent.filter(|percent| (1..=99).contains(percent));
+            percent.ok_or_else(|| "must be a whole number from 1 to 99".to_owned())
+        });
+        let guard = fields.parse("guard", errors, object::<CanaryGuard>);
+        let force = force(fields, errors);
+        Some((version?, percent?, guard.unwrap_or_default(), force))
+    })?;
+    let registry = &app.services.registry;
+    let plugin = registry
+        .canary(&name, version.as_str(), percent, guard, force, &by)
+        .await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// End a trial.
+///
+/// The stable version runs all tasks again. The version that was on trial stays available.
+#[utoipa::path(
+    delete, path = "/plugins/{name}/canary", tag = "plugins", operation_id = "stopCanary",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    responses(
+        (status = 200, description = "No version is on trial", body = RolloutView<'_>),
+        (status = 409, description = "None was"),
+    ),
+)]
+pub(crate) async fn stop_canary(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let plugin = app.services.registry.stop_canary(&name, &by).await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// Pause a plugin.
+///
+/// Its tasks are accepted, and wait; attempts that run go on. To pause a paused plugin changes nothing. To pause its
+/// queue does the same.
+#[utoipa::path(
+    post, path = "/plugins/{name}/pause", tag = "plugins", operation_id = "pausePlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    responses((status = 200, description = "Its tasks wait", body = RolloutView<'_>)),
+)]
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let plugin = app.services.registry.pause(&name, &by).await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// Resume a plugin.
+///
+/// Its tasks run again, also if its queue was paused. To resume a plugin that is not paused changes nothing.
+#[utoipa::path(
+    post, path = "/plugins/{name}/resume", tag = "plugins", operation_id = "resumePlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    responses((status = 200, description = "Its tasks run", body = RolloutView<'_>)),
+)]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.end("none")?;
+    let plugin = app.services.registry.resume(&name, &by).await?;
+    queues::resume_type(&app, &name).await?;
+    shown(&app, tenant, &plugin).await
+}
+
+/// Retire a plugin, or a version of it.
+///
+/// A retired plugin accepts no more tasks; what was accepted still runs. A retired version may not run again.
+#[utoipa::path(
+    post, path = "/plugins/{name}/retire", tag = "plugins", operation_id = "retirePlugin",
+    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
+    request_body(content = Option<RetireBody>, content_type = "application/json", example = json!({"version": "0.9.0"})),
+    responses(
+        (status = 200, description = "It is retired", body = RolloutView<'_>),
+        (status = 409, description = "The version runs"),
+    ),
+)]
+pub(crate) async fn retire(
+    State(app): State<App>,
+    Tenant(tenant): Tenant,
+    PathParam(name): PathParam<TaskType>,
+    By(by): By,
+    MaybeJsonBody(body): MaybeJsonBody,
+) -> Result<Response, Problem> {
+    let version = body.map(|body| {
+        fields::body(&body, &["version"], |fields, errors| {
+            Some(fields.parse("version", errors, parsed::<VersionNumber>))
+        })
+    });
+    let registry = &app.services.registry;
+    let plugin = match version.transpose()?.flatten() {
+        Some(version) => {
+            registry.retire_version(&name, version.as_str(), &by).await?;
+            registry.plugin(&name).await?
+        }
+        None => registry.retire(&name, &by).await?,
+    };
+    shown(&app, tenant, &plugin).await
+}
+
+fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Force {
+    let mut flag = |name| {
+        fields
+            .simple(name, errors, "must be true or false")
+            .unwrap_or_default()
+    };
+    Force {
+        breaking: flag("force"),
+        downgrade: flag("allow_downgrade"),
+    }
+}
+
+/// Offers what was changed, and shows it.
+async fn shown(app: &App, tenant: TenantId, plugin: &RegisteredPlugin) -> Result<Response, Problem> {
+    app.offer().await;
+    let versions = app.services.registry.versions(&plugin.name).await?;
+    let queueing = app.queueing(tenant).await?;
+    Ok(json(
+        StatusCode::OK,
+        &RolloutView::new(plugin, &versions, &queueing),
+    ))
+}
