@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use taskforge_domain::Clock;
+use taskforge_domain::{Clock, Timestamp};
 
 use super::{
     connect::{Connections, on},
     fault::Repeat,
-    read,
+    read, workers,
 };
 use crate::StoreResult;
 
@@ -16,13 +16,14 @@ use crate::StoreResult;
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
 /// More than clocks drift apart between two comparisons.
-const STEP: SignedDuration = SignedDuration::from_secs(1);
+const STEP: Duration = Duration::from_secs(1);
 
 /// A clock that tells the database's time.
 pub(super) async fn of_database(connections: &Connections) -> StoreResult<Clock> {
     let clock = Clock::default();
-    let (ahead, _) = ask(connections, &clock).await?;
-    clock.shift(ahead);
+    let asked = Asked::now(&clock);
+    let there = ask(connections).await?;
+    clock.shift(asked.ahead(there));
     Ok(clock)
 }
 
@@ -30,27 +31,73 @@ pub(super) async fn of_database(connections: &Connections) -> StoreResult<Clock>
 pub(super) async fn keep(connections: Connections, clock: Clock) {
     loop {
         tokio::time::sleep(COMPARE_EVERY).await;
-        match ask(&connections, &clock).await {
-            // Less than what the question took may be the question itself. More is known to half of that, so it is
-            // nearer the truth than what was known, however far away the database is.
-            Ok((ahead, took)) if ahead.unsigned_abs() > took => {
-                if ahead.abs() >= STEP {
-                    tracing::warn!(by = %ahead, "the database's clock was set");
+        let asked = Asked::now(&clock);
+        let compared = match ask(&connections).await {
+            Ok(there) => match asked.set_by(there) {
+                Some(ahead) => follow(&connections, &clock, ahead).await,
+                None => {
+                    // Less than what the question took may be the question itself. More is known to half of that, so
+                    // it is nearer the truth than what was known, however far away the database is.
+                    let ahead = asked.ahead(there);
+                    if ahead.unsigned_abs() > asked.began.elapsed() {
+                        clock.shift(ahead);
+                    }
+                    Ok(())
                 }
-                clock.shift(ahead);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the clocks were not compared"),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = compared {
+            tracing::debug!(%error, "the clocks were not compared");
         }
     }
 }
 
-/// By how much the database's clock is ahead, and how long the question took. That is uncertain by half, so
-/// the midpoint is compared.
-async fn ask(connections: &Connections, clock: &Clock) -> StoreResult<(SignedDuration, Duration)> {
-    let (asked, began) = (clock.now(), Instant::now());
-    let there = on!(connections, Repeat::Safe, |connection| read::time(connection))?;
-    let took = began.elapsed();
-    let half = SignedDuration::try_from(took / 2).unwrap_or_default();
-    Ok((there.duration_since(asked) - half, took))
+/// Follows a clock that was set. First every lease begins anew: what was written by the time of before says nothing of
+/// who has been silent for how long. Each process does this when it notices, and whoever judges leases does within a
+/// heartbeat, so that the last one leaves no time of before.
+pub(super) async fn follow(
+    connections: &Connections,
+    clock: &Clock,
+    ahead: SignedDuration,
+) -> StoreResult<()> {
+    tracing::warn!(by = %ahead, "the database's clock was set; every lease begins anew");
+    let now = clock.now().saturating_add(ahead).unwrap_or_else(|_| clock.now());
+    on!(connections, Repeat::Safe, |connection| workers::renew_all(
+        connection, now
+    ))?;
+    clock.shift(ahead);
+    Ok(())
+}
+
+async fn ask(connections: &Connections) -> StoreResult<Timestamp> {
+    on!(connections, Repeat::Safe, |connection| read::time(connection))
+}
+
+/// When the database was asked for its time.
+pub(super) struct Asked {
+    here: Timestamp,
+    began: Instant,
+}
+
+impl Asked {
+    pub(super) fn now(clock: &Clock) -> Self {
+        Self {
+            here: clock.now(),
+            began: Instant::now(),
+        }
+    }
+
+    /// By how much the database's clock is ahead. That is uncertain by half of what the question took, so the midpoint
+    /// is compared.
+    fn ahead(&self, there: Timestamp) -> SignedDuration {
+        let half = SignedDuration::try_from(self.began.elapsed() / 2).unwrap_or_default();
+        there.duration_since(self.here) - half
+    }
+
+    /// The same, if its clock must have been set.
+    pub(super) fn set_by(&self, there: Timestamp) -> Option<SignedDuration> {
+        let ahead = self.ahead(there);
+        (ahead.unsigned_abs() >= STEP + self.began.elapsed()).then_some(ahead)
+    }
 }

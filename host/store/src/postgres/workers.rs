@@ -1,10 +1,11 @@
 //! Workers announce themselves, and prove with a heartbeat that they live.
 
 use async_trait::async_trait;
-use sqlx::PgConnection;
-use taskforge_domain::{RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
+use sqlx::{PgConnection, Row as _};
+use taskforge_domain::{Clock, RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
 
 use super::{
+    clock::{self, Asked},
     connect::{Connections, on},
     fault::{Attempted, Repeat},
     param::{millis, text, time},
@@ -24,7 +25,13 @@ const HEARTBEAT: &str = "
     set heartbeat_at = case when heartbeat_at >= $2 - lease_ms * 1000 then greatest(heartbeat_at, $2) else heartbeat_at end,
         lapsed_at = case when heartbeat_at < $2 - lease_ms * 1000 then $2 end
     where id = $1 and lapsed_at is null
-    returning lapsed_at is null";
+    returning lapsed_at is null, (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+/// Times of before the database's clock was set prove nobody's silence: every lease begins anew.
+const RENEW_ALL: &str = "update workers set heartbeat_at = $1 where lapsed_at is null";
+
+/// Nor may a term of the sweep last until the time of before, which no term is long enough for.
+const END_TERM: &str = "update leadership set expires_at = $1 where expires_at > $1 + 60000000";
 
 const REMOVE: &str = "delete from workers where id = $1";
 
@@ -66,29 +73,67 @@ pub(super) async fn register(
     Ok(())
 }
 
+/// Renews a worker's lease, and compares the clocks: between two heartbeats is the longest that this process may judge
+/// leases by a time that the database's clock was set away from.
 pub(super) async fn heartbeat(
+    connections: &Connections,
+    clock: &Clock,
+    worker: WorkerId,
+    now: Timestamp,
+) -> StoreResult<bool> {
+    let asked = Asked::now(clock);
+    let beat = on!(connections, Repeat::Safe, |connection| beat(
+        connection, worker, now
+    ))?;
+    let Some((holds, there)) = beat else {
+        return Ok(false);
+    };
+    if let Some(ahead) = asked.set_by(there) {
+        clock::follow(connections, clock, ahead).await?;
+    }
+    Ok(holds)
+}
+
+/// Whether the lease holds, and the database's time. `None`: nobody knows the worker.
+async fn beat(
     connection: &mut PgConnection,
     worker: WorkerId,
     now: Timestamp,
-) -> Attempted<bool> {
-    let holds: Option<bool> = sqlx::query_scalar(HEARTBEAT)
+) -> Attempted<Option<(bool, Timestamp)>> {
+    let beat = sqlx::query(HEARTBEAT)
         .bind(worker.as_uuid())
         .bind(time(now))
         .fetch_optional(connection)
         .await?;
-    Ok(holds.unwrap_or(false))
+    beat.map(|row| Ok((row.try_get(0)?, row::time(&row, 1)?)))
+        .transpose()
+}
+
+/// Begins all leases anew at this time of a clock that was set.
+pub(super) async fn renew_all(connection: &mut PgConnection, now: Timestamp) -> Attempted<()> {
+    for statement in [RENEW_ALL, END_TERM] {
+        sqlx::query(statement)
+            .bind(time(now))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Where a worker's heartbeats go.
+pub(super) struct Leases {
+    pub(super) connections: Connections,
+    pub(super) clock: Clock,
 }
 
 #[async_trait]
-impl LeaseConnection for Connections {
+impl LeaseConnection for Leases {
     async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        on!(self, Repeat::Safe, |connection| heartbeat(
-            connection, worker, now
-        ))
+        heartbeat(&self.connections, &self.clock, worker, now).await
     }
 
     async fn close(self: Box<Self>) {
-        Self::close(&self).await;
+        self.connections.close().await;
     }
 }
 

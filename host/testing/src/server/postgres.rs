@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Folder, free_port, signal, spawn};
-use crate::disk::SmallDisk;
+use crate::{clock::HostClock, disk::SmallDisk};
 
 /// A PostgreSQL server. Its superuser is `postgres`, without a password, on loopback only.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Postgres {
     user: Option<&'static str>,
     /// Before the folder, on which it is mounted.
     disk: Option<SmallDisk>,
+    /// The clock of its host, where a test sets it.
+    clock: Option<HostClock>,
     folder: Folder,
     durable: bool,
 }
@@ -30,7 +32,7 @@ impl Postgres {
     /// When the programs are not installed, or the server does not start.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(Folder::new("postgres"), None, true)
+        Self::start_with(Folder::new("postgres"), None, None, true)
     }
 
     /// Starts a server whose data lie on a disk of so many mebibytes, which can be filled. `None` where this process may not mount one.
@@ -41,7 +43,25 @@ impl Postgres {
     pub fn start_on_small_disk(mebibytes: u32) -> Option<Self> {
         let folder = Folder::new("postgres");
         let disk = SmallDisk::mount(folder.path(), mebibytes)?;
-        Some(Self::start_with(folder, Some(disk), true))
+        Some(Self::start_with(folder, Some(disk), None, true))
+    }
+
+    /// Starts a server on a host whose clock can be set.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    #[must_use]
+    pub fn start_on(clock: HostClock) -> Self {
+        Self::start_with(Folder::new("postgres"), None, Some(clock), true)
+    }
+
+    /// The clock of a server that was started on a host of its own.
+    ///
+    /// # Panics
+    /// When it was not.
+    #[must_use]
+    pub const fn clock(&self) -> &HostClock {
+        self.clock.as_ref().expect("it was started on a host of its own")
     }
 
     /// Starts a standby, and makes every commit wait until it is there too.
@@ -63,6 +83,7 @@ impl Postgres {
             bin: self.bin.clone(),
             user: self.user,
             disk: None,
+            clock: None,
             folder,
             durable: true,
         };
@@ -124,7 +145,7 @@ impl Postgres {
         SHARED.get_or_init(|| match std::env::var("TASKFORGE_TEST_POSTGRES") {
             Ok(url) => SharedPostgres { url, _server: None },
             Err(_) => {
-                let server = Self::start_with(Folder::new("postgres"), None, false);
+                let server = Self::start_with(Folder::new("postgres"), None, None, false);
                 SharedPostgres {
                     url: server.url("postgres"),
                     _server: Some(server),
@@ -133,7 +154,7 @@ impl Postgres {
         })
     }
 
-    fn start_with(folder: Folder, disk: Option<SmallDisk>, durable: bool) -> Self {
+    fn start_with(folder: Folder, disk: Option<SmallDisk>, clock: Option<HostClock>, durable: bool) -> Self {
         let bin = programs();
         let user = user();
         let data = folder.path().join("data");
@@ -157,6 +178,7 @@ impl Postgres {
             bin,
             user,
             disk,
+            clock,
             folder,
             durable,
         };
@@ -189,7 +211,14 @@ impl Postgres {
             arguments.extend(["-c".to_owned(), setting]);
         }
         let log = self.folder.path().join("log");
-        self.server = Some(spawn(&self.bin.join("postgres"), &arguments, self.user, &log));
+        let mut program = self.bin.join("postgres");
+        if let Some(clock) = &self.clock {
+            let variables = clock.variables().map(|(name, value)| format!("{name}={value}"));
+            let postgres = program.display().to_string();
+            arguments.splice(0..0, variables.into_iter().chain([postgres]));
+            program = "env".into();
+        }
+        self.server = Some(spawn(&program, &arguments, self.user, &log));
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.is_ready() {
             let log = || std::fs::read_to_string(&log).unwrap_or_default();
