@@ -23,16 +23,20 @@ language sql stable as $$
                    where (low is null or low <= taskforge_first_id(week)) and taskforge_first_id(week) < high)
 $$;
 
--- The last of these weeks of which rows wait in the default partition.
+-- The last of these weeks of which rows wait in the default partition. Not in SQL, whose functions keep the
+-- table that a name meant at the first call in a loop: the default partition becomes another one in it.
 create function taskforge_waiting(weeks timestamptz[]) returns timestamptz
-language sql stable as $$
-    select max(week)
-    from unnest(weeks) as week
-    cross join lateral (select taskforge_first_id(week) as low,
-                               taskforge_first_id(week + interval '7 days') as high) as ids
-    where exists (select 1 from tasks_default where id >= low and id < high)
-       or exists (select 1 from attempts_default where task_id >= low and task_id < high)
-       or exists (select 1 from events_default where task_id >= low and task_id < high)
+language plpgsql stable as $$
+begin
+    return (
+        select max(week)
+        from unnest(weeks) as week
+        cross join lateral (select taskforge_first_id(week) as low,
+                                   taskforge_first_id(week + interval '7 days') as high) as ids
+        where exists (select 1 from tasks_default where id >= low and id < high)
+           or exists (select 1 from attempts_default where task_id >= low and task_id < high)
+           or exists (select 1 from events_default where task_id >= low and task_id < high));
+end
 $$;
 
 -- Makes the default partition that of a week, and of all between the partition before it and that week. It

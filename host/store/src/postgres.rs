@@ -123,6 +123,7 @@ pub struct PostgresStore {
     /// For further connections.
     servers: Arc<Servers>,
     clock: Clock,
+    took_too_long: upkeep::TookTooLong,
     /// Compares the clock with the database's. Ends with the store.
     comparing: JoinHandle<()>,
 }
@@ -220,6 +221,7 @@ impl PostgresStore {
             connections,
             servers,
             clock,
+            took_too_long: upkeep::TookTooLong::default(),
             comparing,
         }))
     }
@@ -408,11 +410,14 @@ impl Store for PostgresStore {
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        run!(self, |connection| workers::heartbeat(connection, worker, now))
+        workers::heartbeat(&self.connections, &self.clock, worker, now).await
     }
 
     async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
-        Ok(Box::new(Connections::new(&self.servers, 1, COOL)))
+        Ok(Box::new(workers::Leases {
+            connections: Connections::new(&self.servers, 1, COOL),
+            clock: self.clock.clone(),
+        }))
     }
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
@@ -480,7 +485,14 @@ impl Store for PostgresStore {
     }
 
     async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
-        run!(self, |connection| upkeep::run(connection, term, now, retention))
+        let connections = self.connections.with_more_patience(upkeep::LONGEST_LOOK);
+        on!(&connections, Repeat::Safe, |connection| upkeep::run(
+            connection,
+            &self.took_too_long,
+            term,
+            now,
+            retention
+        ))
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -361,9 +361,12 @@ pub async fn a_quota_holds_when_many_write_at_once(world: World) {
     let writers: Vec<_> = (0..8)
         .map(|n| tokio::spawn(write(Arc::clone(&world.plugins), n)))
         .collect();
+    let mut written = 0;
     for writer in writers {
-        assert!(writer.await.unwrap() > 0);
+        written += writer.await.unwrap();
     }
+    // One of them may have found no room each time.
+    assert!(written > 0);
     let keys = world.keys(&one(), None, 100).await;
     let mut bytes = 0;
     for key in &keys {

@@ -218,6 +218,7 @@ fn why_none(mut faults: Vec<(&PgConnectOptions, Fault)>) -> Fault {
     {
         return fault;
     }
+    let are_for_good = faults.iter().all(|(_, fault)| is_for_good(fault));
     let all: Vec<_> = faults
         .iter()
         .map(|(options, fault)| {
@@ -228,13 +229,25 @@ fn why_none(mut faults: Vec<(&PgConnectOptions, Fault)>) -> Fault {
             format!("{host} port {}: {fault}", options.get_port())
         })
         .collect();
-    Fault::NoConnection(all.join("; "))
+    match are_for_good {
+        true => Fault::NoneWillDo(all.join("; ")),
+        false => Fault::NoConnection(all.join("; ")),
+    }
 }
 
 /// Why a first connection was not had: for a wrong user, password, database or certificate there is no
 /// sense in waiting.
 fn why_not(fault: Fault) -> StoreError {
-    let is_for_good = match &fault {
+    match is_for_good(&fault) {
+        true => StoreError::Misconfigured(fault.to_string()),
+        false => fault.into(),
+    }
+}
+
+/// Whether somebody must put something right before a server can be had.
+fn is_for_good(fault: &Fault) -> bool {
+    match fault {
+        Fault::SharedSession | Fault::NoneWillDo(_) => true,
         Fault::Sql(sqlx::Error::Database(error)) => {
             let code = error.code().unwrap_or_default();
             // invalid_authorization_specification, invalid_catalog_name, insufficient_privilege
@@ -242,10 +255,6 @@ fn why_not(fault: Fault) -> StoreError {
         }
         Fault::Sql(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => true,
         _ => false,
-    };
-    match is_for_good {
-        true => StoreError::Misconfigured(fault.to_string()),
-        false => fault.into(),
     }
 }
 

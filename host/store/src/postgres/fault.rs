@@ -18,6 +18,9 @@ pub(super) enum Fault {
     /// There is no connection, and this is why.
     #[error("cannot connect: {0}")]
     NoConnection(String),
+    /// There is none of several servers, and each has a reason that does not pass by itself.
+    #[error("cannot connect: {0}")]
+    NoneWillDo(String),
     /// A pooler stands in between.
     #[error(
         "the connections have no sessions of their own: a pooler such as PgBouncer gives them \
@@ -57,7 +60,7 @@ impl Fault {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Store(_) => Kind::Never,
-            Self::NoConnection(_) => Kind::NotBegun,
+            Self::NoConnection(_) | Self::NoneWillDo(_) => Kind::NotBegun,
             Self::Silence(_) => Kind::Lost,
             Self::SharedSession => Kind::Later,
             Self::Sql(error) => match error {
@@ -195,7 +198,7 @@ impl From<Fault> for StoreError {
         let text = fault.to_string();
         match (&fault, fault.kind()) {
             (Fault::Store(error), _) => error.clone(),
-            (Fault::SharedSession, _) => Self::Misconfigured(text),
+            (Fault::SharedSession | Fault::NoneWillDo(_), _) => Self::Misconfigured(text),
             (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => Self::Unavailable(text),
             (_, Kind::Schema) => Self::Schema(format!("{text}; run `taskforge migrate`")),
             (_, Kind::Corrupt) => Self::Corrupt(text),

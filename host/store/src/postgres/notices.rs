@@ -33,6 +33,9 @@ const LONGEST: usize = 7_999;
 /// Notices that a slow reader may fall behind.
 const BUFFER: usize = 4_096;
 
+/// How long the server may say nothing before it is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(30);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -113,21 +116,24 @@ async fn listen(servers: &Servers) -> Attempted<PgListener> {
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_lazy_with(options.clone());
-    let mut first = pool.acquire().await?;
-    nodelay::set(options.get_port());
-    session::begin(&mut first, &settings).await?;
-    drop(first);
-    let mut listener = PgListener::connect_with(&pool).await?;
-    // Otherwise it would come back by itself, and nobody would know that something was missed.
-    listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
-    Ok(listener)
+    let begun = async {
+        let mut first = pool.acquire().await?;
+        nodelay::set(options.get_port());
+        session::begin(&mut first, &settings).await?;
+        drop(first);
+        let mut listener = PgListener::connect_with(&pool).await?;
+        // Otherwise it would come back by itself, and nobody would know that something was missed.
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok::<_, Fault>(listener)
+    };
+    within(servers.acquire_timeout(), begun).await
 }
 
 /// Hands on what arrives, and comes back after every loss.
 async fn relay(servers: Arc<Servers>, mut listener: PgListener, heard: broadcast::Sender<String>) {
     loop {
-        let why = hear(&mut listener, &heard).await;
+        let why = hear(&mut listener, servers.acquire_timeout(), &heard).await;
         tracing::warn!(error = %why, "no notices arrive; connecting again");
         drop(listener);
         let mut pause = FIRST_PAUSE;
@@ -146,10 +152,18 @@ async fn relay(servers: Arc<Servers>, mut listener: PgListener, heard: broadcast
     }
 }
 
-/// Returns when the connection is lost.
-async fn hear(listener: &mut PgListener, heard: &broadcast::Sender<String>) -> Fault {
+/// Returns when the connection is lost. A server that hangs keeps its connections, so one that says nothing is asked
+/// whether it is there.
+async fn hear(listener: &mut PgListener, limit: Duration, heard: &broadcast::Sender<String>) -> Fault {
     loop {
-        match listener.try_recv().await {
+        // What was read of a notice stays in the connection's buffer.
+        let Ok(received) = tokio::time::timeout(SILENCE, listener.try_recv()).await else {
+            match within(limit, sqlx::query("select 1").execute(&mut *listener)).await {
+                Ok(_) => continue,
+                Err(fault) => return fault,
+            }
+        };
+        match received {
             Ok(Some(notice)) => {
                 heard.send(notice.payload().to_owned()).ok();
             }

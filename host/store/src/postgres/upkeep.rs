@@ -1,6 +1,9 @@
 //! Room for tasks to come, and forgetting what is old.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection, PgConnection, PgTransaction};
 use taskforge_domain::Timestamp;
@@ -56,16 +59,48 @@ const EXACT_BELOW: Duration = Duration::from_secs(14 * 24 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// What a look at a whole partition may take. It locks nobody out.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(300);
+
+/// Before partitions are made again that took too long: each try locks everybody out for as long.
+const MAKE_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
+/// When partitions took too long to be made.
+#[derive(Debug, Default)]
+pub(super) struct TookTooLong(Mutex<Option<Instant>>);
+
+impl TookTooLong {
+    fn is_recent(&self) -> bool {
+        self.lock().is_some_and(|at| at.elapsed() < MAKE_AGAIN_AFTER)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(super) async fn run(
     connection: &mut PgConnection,
+    took_too_long: &TookTooLong,
     term: Option<Term>,
     now: Timestamp,
     retention: Duration,
 ) -> Attempted<Upkeep> {
-    let mut done = Upkeep {
-        partitions_made: make(connection, term, now).await?,
-        ..Upkeep::default()
-    };
+    let mut done = Upkeep::default();
+    if !took_too_long.is_recent() {
+        done.partitions_made = match make(connection, term, now).await {
+            Err(fault) if fault.kind() == Kind::Later => {
+                *took_too_long.lock() = Some(Instant::now());
+                tracing::error!(
+                    error = %fault,
+                    "partitions of weeks to come were not made; it is tried again in an hour, and what is \
+                     forgotten meanwhile is forgotten row by row"
+                );
+                0
+            }
+            made => made?,
+        };
+    }
     let cutoff = cutoff(now, retention);
     if let Some(moved) = drop_oldest(connection, term, now, cutoff).await? {
         done.partitions_dropped = 1;
@@ -112,6 +147,10 @@ async fn make(connection: &mut PgConnection, term: Option<Term>, now: Timestamp)
         .fetch_one(&mut *transaction)
         .await
         .map_err(Into::into);
+    if made.as_ref().is_err_and(|fault| fault.kind() == Kind::Later) {
+        transaction.rollback().await?;
+        return made.map(i32::unsigned_abs);
+    }
     let Some(made) = unless_busy(made.map(Some), None)? else {
         transaction.rollback().await?;
         return Ok(0);
@@ -133,9 +172,10 @@ async fn drop_oldest(
         .fetch_all(&mut *connection)
         .await?;
     for week in oldest {
-        // Before anything is locked, and for as long as it takes.
+        // Before anything is locked. Its caller waits for longer.
         let mut look = connection.begin().await?;
-        sqlx::query("set local statement_timeout = 0")
+        sqlx::query("select set_config('statement_timeout', $1, true)")
+            .bind(LONGEST_LOOK.as_millis().to_string())
             .execute(&mut *look)
             .await?;
         let kept: Vec<Uuid> = sqlx::query_scalar(KEPT)
