@@ -101,6 +101,11 @@ impl FolderError {
             Self::Registry(RegistryError::Store(StoreError::Unavailable(_)) | RegistryError::Contended(_))
         )
     }
+
+    /// Whether this host failed, which may be the file's doing: a compiler that was killed, say.
+    const fn is_the_hosts(&self) -> bool {
+        matches!(self, Self::Registry(RegistryError::Load(LoadError::Internal(_))))
+    }
 }
 
 /// What a look at a file came to.
@@ -129,8 +134,13 @@ struct Seen {
     stamp: Stamps,
     /// The same, when it was last taken or refused.
     taken: Option<Stamps>,
-    /// The same, when it was there at the start and the database could not take it.
+    /// The same, when it was there at the start and could not be taken then.
     owed: Option<Stamps>,
+    /// It is the database that could not take what is owed. What failed here may fail for ever, and a process waits for
+    /// it with nothing else.
+    is_waited_for: bool,
+    /// It was pushed and not activated, for want of a setting perhaps.
+    is_not_activated: bool,
     /// The plugin that it is.
     plugin: Option<TaskType>,
 }
@@ -236,7 +246,7 @@ impl Folder {
         let mut pause = PAUSE;
         loop {
             self.see_whether_settled();
-            if *self.progress.borrow() == FolderProgress::Settled
+            if self.owed().next().is_none()
                 || stop
                     .run_until_cancelled(tokio::time::sleep(pause))
                     .await
@@ -253,16 +263,17 @@ impl Folder {
         }
     }
 
-    /// The files that were there at the start and that the database could not take.
+    /// The files that were there at the start and could not be taken for now.
     fn owed(&self) -> impl Iterator<Item = &PathBuf> {
         let owed = self.files.iter().filter(|(_, seen)| seen.owed.is_some());
         owed.map(|(file, _)| file)
     }
 
     fn see_whether_settled(&self) {
-        let reached = match self.owed().next() {
-            Some(_) => FolderProgress::Owed,
-            None => FolderProgress::Settled,
+        let waits = |seen: &Seen| seen.owed.is_some() && seen.is_waited_for;
+        let reached = match self.files.values().any(waits) {
+            true => FolderProgress::Owed,
+            false => FolderProgress::Settled,
         };
         self.progress
             .send_if_modified(|progress| std::mem::replace(progress, reached) != reached);
@@ -303,7 +314,8 @@ impl Folder {
             seen.taken = Some(stamp);
             let occasion = match seen.owed {
                 Some(owed) if owed == stamp => Occasion::Start,
-                _ if is_new => Occasion::Change,
+                // What was missing may have been added.
+                _ if is_new || seen.is_not_activated => Occasion::Change,
                 _ => Occasion::Settings,
             };
             let looked = self.take(file.clone(), occasion).await;
@@ -342,12 +354,16 @@ impl Folder {
     async fn take(&mut self, file: PathBuf, occasion: Occasion) -> Looked {
         let result = self.register(&file, occasion).await;
         if let Some(seen) = self.files.get_mut(&file) {
-            seen.owed = None;
+            (seen.owed, seen.is_not_activated) = (None, false);
             match &result {
                 Ok((plugin, _)) => seen.plugin = Some(plugin.clone()),
                 Err(error) => {
-                    if error.is_of_the_moment() && occasion == Occasion::Start {
+                    seen.is_waited_for = error.is_of_the_moment();
+                    if (seen.is_waited_for || error.is_the_hosts()) && occasion == Occasion::Start {
                         seen.owed = seen.taken.or(Some(seen.stamp));
+                    }
+                    if let FolderError::NotActivated { plugin, .. } = error {
+                        (seen.plugin, seen.is_not_activated) = (Some(plugin.clone()), true);
                     }
                     if error.may_pass() {
                         seen.taken = None;
