@@ -455,6 +455,7 @@ async fn a_fleet_that_is_thrown_away_leaves_no_key_and_others_alone() {
 fn of(fleet: FleetId, server: &Server) -> RedisConfig {
     RedisConfig {
         fleet: Some(fleet),
+        timeout: Duration::from_secs(20),
         ..server.config()
     }
 }

@@ -495,7 +495,9 @@ struct Blocking {
 }
 
 /// Longer than the lease of the worker under test.
-const HELD: Duration = Duration::from_secs(3);
+const HELD: Duration = Duration::from_secs(10);
+/// Of its worker: less than that, and more than a busy machine stands still.
+const LEASE: Duration = Duration::from_secs(4);
 
 #[async_trait]
 impl Mailer for Blocking {
@@ -520,7 +522,7 @@ impl Mailer for Blocking {
 async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
     let mailer = Arc::new(Blocking::default());
     let bed = Bed::with(mailer.clone(), json!({ "grants": { "mail": true } })).await;
-    bed.start_worker(|config| config.heartbeat_timeout = Duration::from_secs(1));
+    bed.start_worker(|config| config.heartbeat_timeout = LEASE);
     let mail = |subject| json!({ "attack": "mail", "to": ["a@b.test"], "subject": subject, "text": "x" });
     // One after the other, so that its lane begins on the threads that claim and commit.
     for _ in 0..20 {

@@ -82,13 +82,14 @@ async fn what_was_compiled_apart_runs_here_and_is_compiled_once() {
 #[tokio::test]
 async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let shell = |script: &str| CompileProcess {
-        time: Duration::from_millis(50),
-        ..CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()])
-    };
+    let shell =
+        |script: &str| CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()]);
     for (process, sentence) in [
         (
-            shell("exec sleep 1000"),
+            CompileProcess {
+                time: Duration::from_millis(50),
+                ..shell("exec sleep 1000")
+            },
             "compiling this component took longer than 50ms",
         ),
         (

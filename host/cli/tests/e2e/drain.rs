@@ -1,6 +1,7 @@
 //! SIGTERM finishes what runs, hands back the rest, and exits with 0.
 
 use serde_json::json;
+use taskforge_testing::wait::wait_until;
 
 use crate::server::Server;
 
@@ -44,11 +45,12 @@ async fn what_outlives_the_grace_period_is_handed_back_uncounted() {
     };
     let mut server = start(data.path());
     let id = server
-        .submit("hostile", json!({ "attack": "sleep", "ms": 2_000 }))
+        .submit("hostile", json!({ "attack": "sleep", "ms": 8_000 }))
         .await;
-    while server.get(&format!("/tasks/{id}")).await["status"] != "running" {
-        tokio::task::yield_now().await;
-    }
+    wait_until("it runs", async || {
+        server.get(&format!("/tasks/{id}")).await["status"] == "running"
+    })
+    .await;
     server.signal("TERM");
     assert!(server.wait_for_exit().await.success());
 

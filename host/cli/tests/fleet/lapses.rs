@@ -7,7 +7,7 @@ use crate::bed::Bed;
 
 /// Enqueues tasks without retries that take some seconds, more than one worker runs at once.
 async fn enqueue(bed: &Bed, count: usize) -> Vec<String> {
-    let sleep = json!({ "attack": "sleep", "ms": 4_000 });
+    let sleep = json!({ "attack": "sleep", "ms": 8_000 });
     let task = json!({ "task_type": "hostile", "input": sleep, "max_retries": 0 });
     let batch = json!({ "tasks": vec![task; count] });
     let answer = bed.ask("POST", "/tasks/batch", Some(&batch)).await;
@@ -19,7 +19,7 @@ async fn enqueue(bed: &Bed, count: usize) -> Vec<String> {
 async fn two_workers_that_die_or_fall_silent_cost_no_task_an_attempt() {
     let bed = Bed::new();
     let _api = bed.start_api();
-    let lease = ["--heartbeat-timeout", "2s"];
+    let lease = ["--heartbeat-timeout", "5s"];
     let [killed, silent] = [bed.start_worker(&lease), bed.start_worker(&lease)];
     let ids = enqueue(&bed, 48).await;
     wait_until("both hold tasks", async || {
@@ -62,7 +62,7 @@ async fn a_task_that_is_there_whenever_its_worker_dies_ends_after_the_third() {
     let _api = bed.start_api();
     let id = enqueue(&bed, 1).await.remove(0);
     for lapses in 0..3 {
-        let worker = bed.start_worker(&["--heartbeat-timeout", "2s"]);
+        let worker = bed.start_worker(&["--heartbeat-timeout", "5s"]);
         // The worker before is dead, but its lease has yet to run out.
         wait_until("it runs again", async || {
             let task = bed.task(&id).await;

@@ -243,7 +243,7 @@ async fn a_paused_type_waits_and_a_cap_holds_across_the_fleet() {
     let mut ids = Vec::new();
     for _ in 0..12 {
         ids.push(
-            bed.submit("hostile", json!({ "attack": "sleep", "ms": 300 }))
+            bed.submit("hostile", json!({ "attack": "sleep", "ms": 2_000 }))
                 .await,
         );
     }
@@ -337,7 +337,6 @@ async fn a_wrong_user_or_database_is_told_at_once() {
     let (mut user, mut database) = (url.clone(), url);
     user.set_username("nobody_of_this_name").unwrap();
     database.set_path("/nowhere_of_this_name");
-    let began = std::time::Instant::now();
     for (url, told) in [
         (user, "\"nobody_of_this_name\" does not exist"),
         (database, "\"nowhere_of_this_name\" does not exist"),
@@ -349,13 +348,11 @@ async fn a_wrong_user_or_database_is_told_at_once() {
                 "worker" => command.args(["--admin-listen", "127.0.0.1:0"]),
                 _ => &mut command,
             };
+            // Longer than a test may take: what never comes is not waited for.
+            command.env("TASKFORGE_STARTUP_TIMEOUT", "1h");
             let output = command.env("DATABASE_URL", url.as_str()).output().unwrap();
             assert_eq!(output.status.code(), Some(1), "{role}");
             assert!(said(&output).contains(told), "{role}: {}", said(&output));
         }
     }
-    assert!(
-        began.elapsed().as_secs() < 60,
-        "each would have waited for a minute"
-    );
 }
