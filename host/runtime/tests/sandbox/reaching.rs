@@ -213,6 +213,25 @@ async fn what_is_granted_arrives_as_it_was_sent() {
     );
 }
 
+/// The SDK sends what it is given, and encodes what the host would not take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_may_have_any_character() {
+    let bed = Bed::new().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let server = Server::answering(move |request| {
+        sink.lock().unwrap().push(request.uri().to_string());
+        Response::new(Bytes::new())
+    })
+    .await;
+    let plugin = bed.hostile(anyone_and_loopback()).await;
+    let target = r#"/"a"?filter={"a":[1]}&b=<'^|\`> ü"#;
+    let input = json!({"attack": "count_runs", "url": server.url(target)});
+    bed.completes(&plugin, input).await;
+    let sent = r#"/"a"?filter={%22a%22:[1]}&b=%3C'^|\%60%3E%20%C3%BC"#;
+    assert_eq!(*seen.lock().unwrap(), [sent]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tricks_with_the_authority_do_not_move_the_request() {
     let bed = Bed::new().await;

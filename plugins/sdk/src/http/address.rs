@@ -8,6 +8,9 @@ use url::{Position, Url};
 /// braces, most servers understand both, and signatures one only.
 const NEVER: &AsciiSet = &CONTROLS.add(b' ').add(b'<').add(b'>').add(b'`').add(b'#');
 
+/// What stands in no query: hosts take a quotation mark in a path and refuse it here.
+const NEVER_IN_QUERY: &AsciiSet = &NEVER.add(b'"');
+
 /// Path and query of an address as it is written. `None`: it is written in a way that only the rules of
 /// browsers can read.
 pub(super) fn target(address: &str) -> Option<String> {
@@ -24,7 +27,12 @@ pub(super) fn target(address: &str) -> Option<String> {
         .next()
         .filter(|rest| is_web && !rest.starts_with(['/', '\\']))?;
     let end = rest.find(['/', '?', '\\']).unwrap_or(rest.len());
-    let target = utf8_percent_encode(&rest[end..], NEVER).to_string();
+    let (path, query) = rest[end..].split_at(rest[end..].find('?').unwrap_or(rest.len() - end));
+    let target = format!(
+        "{}{}",
+        utf8_percent_encode(path, NEVER),
+        utf8_percent_encode(query, NEVER_IN_QUERY)
+    );
     match target.chars().next() {
         Some('/') => Some(target),
         Some('?') => Some(format!("/{target}")),
@@ -113,6 +121,8 @@ mod tests {
             ("https://example.com", "/"),
             ("  https://example.com/a\\b{c}|d\"^  ", "/a\\b{c}|d\"^"),
             ("https://example.com/\u{fc}/<>`", "/%C3%BC/%3C%3E%60"),
+            ("https://example.com?filter={\"a\":1}", "/?filter={%22a%22:1}"),
+            ("https://example.com/\"a\"?b=\"?\"#\"", "/\"a\"?b=%22?%22"),
             ("https://example.com/@a:b//c", "/@a:b//c"),
         ] {
             assert_eq!(target(address).as_deref(), Some(sent), "{address}");
