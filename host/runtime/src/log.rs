@@ -4,7 +4,7 @@ use taskforge_domain::{Failure, FailureKind, LogLevel, LogLine, Timestamp};
 
 use crate::{
     budget::{Budget, Charge},
-    words::Words,
+    words::{Report, Words},
 };
 
 /// Lines that the host itself may add. They do not count against the handler's limit, so that a handler cannot drown
@@ -51,7 +51,9 @@ pub(crate) struct Log {
     dropped: u64,
     notes: usize,
     open: [Vec<u8>; 2],
-    words: Words,
+    words: [Words; 2],
+    /// The stream that was written to last.
+    wrote_last: Stream,
     refusal: Option<Failure>,
     charge: Charge,
 }
@@ -68,7 +70,8 @@ impl Log {
             dropped: 0,
             notes: 0,
             open,
-            words: Words::default(),
+            words: Default::default(),
+            wrote_last: Stream::Stdout,
             refusal: None,
             charge: Charge::empty(budget),
         }
@@ -76,9 +79,8 @@ impl Log {
 
     /// Takes what the handler wrote to one of its streams.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
-        if stream == Stream::Stderr {
-            self.words.write(bytes);
-        }
+        self.words[stream as usize].write(bytes);
+        self.wrote_last = stream;
         while !bytes.is_empty() {
             if self.is_full() {
                 self.dropped += bytes.len() as u64;
@@ -96,7 +98,7 @@ impl Log {
     pub(crate) fn message(&mut self, level: LogLevel, context: &str, message: &str) {
         if matches!(level, LogLevel::Error | LogLevel::Critical) {
             for line in message.lines().take(REPORT) {
-                self.words.logged(line);
+                self.words[Stream::Stderr as usize].logged(line);
             }
         }
         let mut rest = message;
@@ -138,9 +140,22 @@ impl Log {
         self.refusal.as_ref()
     }
 
-    /// What the handler wrote about its end.
-    pub(crate) const fn words(&mut self) -> &mut Words {
-        &mut self.words
+    /// Takes what a command wrote to its standard output, as far as it may say why the command
+    /// ended.
+    pub(crate) fn printed(&mut self, bytes: &[u8]) {
+        self.words[Stream::Stdout as usize].write(bytes);
+        self.wrote_last = Stream::Stdout;
+    }
+
+    /// What the handler wrote about its end: a report of an exception, and the last line of standard
+    /// error. Some languages, such as TinyGo, report on standard output, where all other lines are
+    /// data: that counts unless standard error has something later to say.
+    pub(crate) fn last_words(&mut self) -> (Option<&Report>, Option<&str>) {
+        let [stdout, stderr] = &mut self.words;
+        let (report, last) = stderr.end();
+        let printed = stdout.end().0;
+        let printed = printed.filter(|_| self.wrote_last == Stream::Stdout || last.is_none());
+        (report.or(printed), last)
     }
 
     /// Ends lines that have no line break yet.
@@ -302,7 +317,6 @@ fn cut_stored(text: &str, max: u64) -> (&str, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::Report;
 
     /// A log with room for one line of so many bytes.
     fn log(text: u64) -> Log {
@@ -342,9 +356,24 @@ mod tests {
         let mut log = log(10);
         log.write(Stream::Stdout, &[b'x'; 1000]);
         log.write(Stream::Stderr, b"panicked at src/lib.rs:3:5:\noops\n");
-        let (report, _) = log.words().end();
+        let (report, _) = log.last_words();
         let panic = Report::Panic("oops (src/lib.rs:3:5)".to_owned());
         assert_eq!(report, Some(&panic));
+    }
+
+    #[test]
+    fn of_standard_output_only_a_report_counts() {
+        let mut log = log(1000);
+        log.write(Stream::Stderr, b"starting\n");
+        log.write(Stream::Stdout, b"42\n");
+        assert_eq!(log.last_words(), (None, Some("starting")));
+        log.write(Stream::Stdout, b"panic: boom\n");
+        let exception = |said: &str| Report::Exception(said.to_owned());
+        assert_eq!(log.last_words().0, Some(&exception("panic: boom")));
+        log.write(Stream::Stderr, b"ledger locked\n");
+        assert_eq!(log.last_words(), (None, Some("ledger locked")));
+        log.write(Stream::Stderr, b"fatal error: out of memory\n");
+        assert_eq!(log.last_words().0, Some(&exception("fatal error: out of memory")));
     }
 
     #[test]

@@ -156,11 +156,11 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
     let state = store.data();
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let why = format!("the handler exited with status {}", exit.0);
-        return gave_up(FailureKind::Exited, &why, Last::Counts, state);
+        return gave_up(FailureKind::Exited, &why, End::Chosen, state);
     }
     if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
         let why = unanswered.to_string();
-        return gave_up(FailureKind::Retryable, &why, Last::Counts, state);
+        return gave_up(FailureKind::Retryable, &why, End::Chosen, state);
     }
     if let Some(limit) = error.downcast_ref::<HostCallLimit>() {
         return Failure::new(
@@ -257,15 +257,16 @@ fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> F
                 let why = "the handler's stack in its own memory overflowed: it called itself without end";
                 return Failure::new(FailureKind::StackOverflow, why);
             }
-            // Programs say why before they abort, which is this instruction.
-            let last = match trap {
-                Trap::UnreachableCodeReached => Last::Counts,
-                _ => Last::IsOld,
+            let end = match trap {
+                // This instruction is how programs abort.
+                Trap::UnreachableCodeReached => End::Chosen,
+                Trap::MemoryOutOfBounds => End::BadAddress,
+                _ => End::Fault,
             };
             gave_up(
                 FailureKind::Trap,
                 &format!("the handler trapped: {trap}"),
-                last,
+                end,
                 state,
             )
         }
@@ -310,18 +311,24 @@ fn recurses(backtrace: &WasmBacktrace) -> bool {
         .any(|function| innermost.clone().filter(|other| *other == function).count() >= 3)
 }
 
-/// Whether the last line that a guest wrote to standard error says why it ended.
-#[derive(Clone, Copy)]
-enum Last {
-    Counts,
-    /// Programs that end in this way have no time to say anything.
-    IsOld,
+/// How a guest ended that gave up without a word to its host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It exited or aborted. Programs say why before they do, and the reason may be a refusal.
+    Chosen,
+    /// It went outside its memory, for one where an allocation had failed. It had no time to say
+    /// so: the last line that it wrote is about something else, and only refused memory explains
+    /// it.
+    BadAddress,
+    /// It did what no program may, such as a division by zero. No line is about that, and no
+    /// refusal explains it.
+    Fault,
 }
 
 /// A guest that gave up without a word to its host: in the words that it wrote, or else in these, unless it was refused
 /// something and that explains it.
-fn gave_up(kind: FailureKind, otherwise: &str, last: Last, state: &HostState) -> Failure {
-    let said = said_before(last, state);
+fn gave_up(kind: FailureKind, otherwise: &str, end: End, state: &HostState) -> Failure {
+    let said = said_before(end, state);
     let log = state.log.lock();
     let message = message(said.as_deref().unwrap_or(otherwise));
     if said
@@ -331,29 +338,32 @@ fn gave_up(kind: FailureKind, otherwise: &str, last: Last, state: &HostState) ->
         return Failure::new(FailureKind::StackOverflow, message);
     }
     // A refused growth reaches the guest as a failed allocation, on which most programs abort.
-    if let Some(denied) = state.limiter.denied()
+    if end != End::Fault
+        && let Some(denied) = state.limiter.denied()
         && explains(FailureKind::OutOfMemory, said.as_deref())
     {
         let why = format!("the handler ran out of memory: {denied}");
         return Failure::new(FailureKind::OutOfMemory, why);
     }
     match log.refusal() {
-        Some(refusal) if speaks_of(refusal, said.as_deref()) => blamed(refusal, &message),
+        Some(refusal) if end == End::Chosen && speaks_of(refusal, said.as_deref()) => {
+            blamed(refusal, &message)
+        }
         _ => Failure::new(kind, message),
     }
 }
 
 /// What a guest wrote about its end, as a message.
 pub(crate) fn said(state: &HostState) -> Option<String> {
-    said_before(Last::Counts, state).map(|said| message(&said))
+    said_before(End::Chosen, state).map(|said| message(&said))
 }
 
-fn said_before(last: Last, state: &HostState) -> Option<String> {
+fn said_before(end: End, state: &HostState) -> Option<String> {
     let mut log = state.log.lock();
-    match (log.words().end(), last) {
+    match (log.last_words(), end) {
         ((Some(Report::Panic(text)), _), _) => Some(format!("the handler panicked: {text}")),
         ((Some(Report::Exception(line)), _), _) => Some(line.clone()),
-        ((None, Some(line)), Last::Counts) => Some(line.to_owned()),
+        ((None, Some(line)), End::Chosen) => Some(line.to_owned()),
         _ => None,
     }
 }
@@ -385,15 +395,34 @@ fn speaks_of(refusal: &Failure, said: Option<&str>) -> bool {
 /// guest that copes with a refusal and then fails for another reason has the words for that.
 fn explains(refused: FailureKind, said: Option<&str>) -> bool {
     let Some(said) = said else { return true };
-    // What interfaces, languages and libraries call it.
+    // What interfaces, languages and libraries call it. Servers and programs have limits, sizes and
+    // permissions of their own, so no word that would do for those is among them.
     let names: &[&str] = match refused {
-        FailureKind::CapabilityDenied => &["denied", "denies", "prohibited", "permi", "networkerror"],
-        FailureKind::OutOfMemory => &["memory", "alloc", "heap", "limit", "too large"],
-        _ => &["limit", "denied", "too large", "larger than", "size"],
+        FailureKind::CapabilityDenied => &["denied", "denies", "prohibited", "networkerror"],
+        FailureKind::OutOfMemory => &["memory", "alloc", "heap", CONNECTIONS, BODY, TOO_LARGE],
+        _ => &[
+            "denied",
+            CONNECTIONS,
+            BODY,
+            TOO_LARGE,
+            "request body is too large",
+        ],
     };
+    // Error codes are written in as many ways as there are languages.
     let said = said.to_lowercase();
-    names.iter().any(|name| said.contains(name))
+    let code: String = said.chars().filter(|c| !matches!(c, '-' | '_')).collect();
+    names
+        .iter()
+        .any(|name| said.contains(name) || code.contains(name))
 }
+
+/// The codes of `wasi:http` for what no memory or no request was left for,
+/// `ConnectionLimitReached`, and for the bodies that were too large, `HttpRequestBodySize` and
+/// `HttpResponseBodySize`.
+const CONNECTIONS: &str = "connectionlimit";
+const BODY: &str = "bodysize";
+/// What the SDK makes of the latter.
+const TOO_LARGE: &str = "than the host allows";
 
 /// A web server whose function returned, and left its answer unsaid or without an end. Other hosts answer 500 for it.
 #[derive(Debug, thiserror::Error)]
@@ -417,6 +446,8 @@ mod tests {
                 true,
             ),
             (CapabilityDenied, Some("ValueError: boom"), false),
+            (CapabilityDenied, Some("PermissionError: invoice 7"), false),
+            (CapabilityDenied, Some("not permitted by ledger"), false),
             (OutOfMemory, None, true),
             (OutOfMemory, Some("MemoryError"), true),
             (OutOfMemory, Some("memory allocation of 65536 bytes failed"), true),
@@ -425,9 +456,21 @@ mod tests {
                 Some("fatal error: grew heap, but no adequate free space found"),
                 true,
             ),
+            (OutOfMemory, Some("ErrorCode_ConnectionLimitReached()"), true),
             (OutOfMemory, Some("panic: index out of range"), false),
+            (OutOfMemory, Some("429 rate limit exceeded"), false),
+            (OutOfMemory, Some("413 payload too large"), false),
             (HostCallLimit, Some("ConnectionLimitReached"), true),
+            (HostCallLimit, Some("connection-limit-reached"), true),
+            (HostCallLimit, Some("HTTP-request-body-size(1048576)"), true),
+            (
+                HostCallLimit,
+                Some("the response body is larger than the host allows"),
+                true,
+            ),
             (HostCallLimit, Some("panic: index out of range"), false),
+            (HostCallLimit, Some("429 rate limit exceeded"), false),
+            (HostCallLimit, Some("chunk size must be positive"), false),
         ] {
             assert_eq!(explains(refused, said), explained, "{refused}: {said:?}");
         }

@@ -10,6 +10,9 @@ use crate::{log::cut, verdict::MESSAGE};
 /// A message of several lines is followed by the rest of it.
 const LATER: u32 = 20;
 
+/// Lines that a message may have after its first before a trace. What has more was logged before.
+const MORE: u32 = 5;
+
 /// What a guest wrote to standard error, as far as it may say why it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
@@ -17,6 +20,9 @@ pub(crate) struct Words {
     open: Vec<u8>,
     /// The last line that stands at the margin and belongs to no trace.
     last: Option<String>,
+    /// The last line at the margin that begins with an error's name, and how many came after it
+    /// without a trace. They may be the rest of its message.
+    named: Option<(String, u32)>,
     /// The last report of an exception, and how many lines came after it.
     report: Option<(Report, u32)>,
     awaiting: Awaiting,
@@ -38,8 +44,12 @@ enum Awaiting {
     Nothing,
     /// A Rust panic at this place says why in the next line.
     PanicMessage(String),
-    /// Python's frames, which are indented, before the exception. In a group all lines begin with a bar.
-    PythonException { grouped: bool },
+    /// Python's frames, which are indented, before the exception. In a group all lines begin with a
+    /// bar. One that is `ignored` ends nothing.
+    PythonException { grouped: bool, ignored: bool },
+    /// Python names an exception that it ignores, in a finalizer or at its end; frames may come
+    /// before it.
+    Ignored,
     /// The exception's own words come in the next line.
     Exception,
     /// C++ has named the exception's type; `what()` may follow.
@@ -49,8 +59,7 @@ enum Awaiting {
 }
 
 /// Lines that begin a trace to the end of what is written.
-const TRACES: [&str; 8] = [
-    "goroutine ",
+const TRACES: [&str; 11] = [
     "stack backtrace:",
     "Stack backtrace:",
     "stack traceback:",
@@ -58,17 +67,32 @@ const TRACES: [&str; 8] = [
     "Stack:",
     "Caused by:",
     "CallStack (from HasCallStack):",
+    "HasCallStack backtrace:",
+    "Current thread 0x",
+    "Thread 0x",
+    "Extension modules:",
 ];
 
 /// The shortest line that begins any of this, in bytes.
 const SHORTEST: usize = 6;
 
+/// How lines begin that report the end by themselves.
+const NAMED: [&str; 5] = [
+    "panic: ",
+    "fatal error: ",
+    "Fatal Python error: ",
+    "libc++abi: ",
+    "Uncaught ",
+];
+
 /// Lines that say nothing of their own.
-const NOISE: [&str; 4] = [
+const NOISE: [&str; 6] = [
     "note: run with `RUST_BACKTRACE",
     "[signal ",
     "exit status ",
     "Redirecting call to abort()",
+    "--- End of ",
+    "Unable to dump stack trace",
 ];
 
 impl Words {
@@ -85,9 +109,9 @@ impl Words {
 
     /// Takes a line that the guest logged: of those only a report counts.
     pub(crate) fn logged(&mut self, line: &str) {
-        let last = self.last.take();
+        let (last, named) = (self.last.take(), self.named.take());
         self.line(cut(line, MESSAGE));
-        self.last = last;
+        (self.last, self.named) = (last, named);
     }
 
     /// What the guest said of its end: a report of an exception, or its last line.
@@ -140,15 +164,34 @@ impl Words {
         if self.continues(line) || line.len() >= SHORTEST && self.begins(line) {
             return;
         }
-        if matches!(self.awaiting, Awaiting::Trace) || line.starts_with(char::is_whitespace) {
+        if matches!(self.awaiting, Awaiting::Trace) {
+            return;
+        }
+        if line.starts_with(char::is_whitespace) {
+            // A frame of a trace that no line announces.
+            if line.trim_start().starts_with("at ") {
+                self.trace_begins();
+            }
             return;
         }
         if let Some((_, later)) = &mut self.report {
             *later = later.saturating_add(1);
         }
+        if names_an_error(line) {
+            self.named = Some((line.to_owned(), 0));
+        } else if let Some((_, later)) = &mut self.named {
+            *later = later.saturating_add(1);
+        }
         let last = self.last.get_or_insert_default();
         last.clear();
         last.push_str(line);
+    }
+
+    /// Of a message of several lines, the first says what it is.
+    fn trace_begins(&mut self) {
+        if let Some((named, ..=MORE)) = self.named.take() {
+            self.last = Some(named);
+        }
     }
 
     /// Whether the line is what the lines before it announced.
@@ -163,7 +206,17 @@ impl Words {
                 self.report(Report::Panic(at(said, &place)));
                 true
             }
-            Awaiting::PythonException { grouped } => {
+            Awaiting::Ignored => {
+                // Without frames, this line is the exception.
+                if let Some(grouped) = traceback(line) {
+                    self.awaiting = Awaiting::PythonException {
+                        grouped,
+                        ignored: true,
+                    };
+                }
+                true
+            }
+            Awaiting::PythonException { grouped, ignored } => {
                 let text = match (grouped, line.strip_prefix("  | ")) {
                     (true, Some(text)) => text,
                     (true, None) => " ",
@@ -173,8 +226,8 @@ impl Words {
                 let dumped = text.strip_prefix("object type name: ");
                 if dumped.is_none() && (text.starts_with("object ") || text.starts_with(char::is_whitespace))
                 {
-                    self.awaiting = Awaiting::PythonException { grouped };
-                } else {
+                    self.awaiting = Awaiting::PythonException { grouped, ignored };
+                } else if !ignored {
                     self.report(Report::Exception(dumped.unwrap_or(text).to_owned()));
                 }
                 true
@@ -202,7 +255,8 @@ impl Words {
         if NOISE.iter().any(|noise| line.starts_with(noise)) {
             return true;
         }
-        if TRACES.iter().any(|trace| line.starts_with(trace)) {
+        if TRACES.iter().any(|trace| line.starts_with(trace)) || is_goroutine(line) {
+            self.trace_begins();
             self.awaiting = Awaiting::Trace;
             return true;
         }
@@ -213,20 +267,20 @@ impl Words {
             }
             return true;
         }
-        match line {
-            "Traceback (most recent call last):" => {
-                self.awaiting = Awaiting::PythonException { grouped: false };
-                return true;
-            }
-            "  + Exception Group Traceback (most recent call last):" => {
-                self.awaiting = Awaiting::PythonException { grouped: true };
-                return true;
-            }
-            "Unhandled exception:" => {
-                self.awaiting = Awaiting::Exception;
-                return true;
-            }
-            _ => {}
+        if let Some(grouped) = traceback(line) {
+            self.awaiting = Awaiting::PythonException {
+                grouped,
+                ignored: false,
+            };
+            return true;
+        }
+        if line.starts_with("Exception ignored ") {
+            self.awaiting = Awaiting::Ignored;
+            return true;
+        }
+        if line == "Unhandled exception:" {
+            self.awaiting = Awaiting::Exception;
+            return true;
         }
         if let Some(name) = line.strip_prefix("terminate called after throwing an instance of ") {
             self.awaiting = Awaiting::What(name.trim_matches('\'').to_owned());
@@ -234,9 +288,7 @@ impl Words {
         }
         // A panic while Go panics is indented.
         let whole = line.strip_prefix('\t').unwrap_or(line);
-        let named = ["panic: ", "fatal error: ", "libc++abi: ", "Uncaught "]
-            .iter()
-            .any(|name| whole.starts_with(name));
+        let named = NAMED.iter().any(|name| whole.starts_with(name));
         let named = named
             || line.contains("Fatal error: ")
             || (line.starts_with("thread ") && line.contains(" panic: "));
@@ -248,6 +300,7 @@ impl Words {
 
     fn report(&mut self, report: Report) {
         self.awaiting = Awaiting::Nothing;
+        self.named = None;
         // Right after an exception, or the rest of its dump, it is the interpreter's own shell, written in Rust, that
         // gives up because of it.
         if matches!(
@@ -258,6 +311,29 @@ impl Words {
         }
         self.report = Some((report, 0));
     }
+}
+
+/// Whether a line begins Python's frames, and whether those of a group.
+fn traceback(line: &str) -> Option<bool> {
+    match line {
+        "Traceback (most recent call last):" => Some(false),
+        "  + Exception Group Traceback (most recent call last):" => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether a line begins one of Go's traces: `goroutine 1 [running]:`.
+fn is_goroutine(line: &str) -> bool {
+    let state = line
+        .strip_prefix("goroutine ")
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    state.is_some_and(|rest| rest.contains(" [") && rest.ends_with("]:"))
+}
+
+/// Whether a line begins as reports of errors do, with the name of a class: `TypeError: boom`.
+fn names_an_error(line: &str) -> bool {
+    let name = line.split(':').next().unwrap_or_default();
+    name.ends_with("Error") || name.ends_with("Exception")
 }
 
 /// What a panic said and where.

@@ -111,6 +111,10 @@ pub enum Attack {
         /// With this code.
         code: i32,
     },
+    /// Reads beyond its memory.
+    ReadNowhere,
+    /// Calls a function that there is not.
+    CallNothing,
     /// Increments a static and returns its value, which is 1 in a fresh instance.
     MutateGlobal,
     /// Fails as a handler may.

@@ -59,6 +59,8 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         }
         Attack::Panic { message } => panic_with(&message),
         Attack::Exit { code } => std::process::exit(code),
+        Attack::ReadNowhere => reach::nowhere::read(),
+        Attack::CallNothing => reach::nowhere::call(),
         Attack::MutateGlobal => json!({ "value": GLOBAL.fetch_add(1, Ordering::Relaxed) + 1 }),
         Attack::Fail {
             permanent,

@@ -41,3 +41,40 @@ pub fn connect(address: &str) -> Result<Value, Failure> {
     TcpStream::connect(address).or_permanent().context(address)?;
     Ok(json!({ "connected": address }))
 }
+
+/// What is at no address. Everything here traps.
+#[cfg(target_family = "wasm")]
+#[allow(unsafe_code, reason = "going where nothing is cannot be written otherwise")]
+pub mod nowhere {
+    use std::{hint::black_box, mem::transmute, process::abort};
+
+    /// Reads a byte beyond the end of the memory.
+    pub fn read() -> ! {
+        let address = black_box(0x8000_0000_usize) as *const u8;
+        // SAFETY: the engine checks each address and ends the instance at this one.
+        black_box(unsafe { address.read_volatile() });
+        abort()
+    }
+
+    /// Calls what the table of functions has no room for.
+    pub fn call() -> ! {
+        // SAFETY: the engine checks each index into the table and ends the instance at this one.
+        let function = unsafe { transmute::<usize, fn()>(black_box(0x7fff_ffff)) };
+        function();
+        abort()
+    }
+}
+
+/// Outside a component there is no engine that would check.
+#[cfg(not(target_family = "wasm"))]
+pub mod nowhere {
+    /// Aborts.
+    pub fn read() -> ! {
+        std::process::abort()
+    }
+
+    /// Aborts.
+    pub fn call() -> ! {
+        std::process::abort()
+    }
+}

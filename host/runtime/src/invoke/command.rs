@@ -7,6 +7,10 @@ use wasmtime_wasi::{I32Exit, p2::bindings::CommandPre};
 use super::text;
 use crate::{contract::handler, host::HostState};
 
+/// As much of its standard output as may say why a command failed, in bytes: the report, and a
+/// trace after it.
+const LAST_WORDS: usize = 64 << 10;
+
 /// Instantiates it and runs it to its end.
 pub(super) async fn call(
     code: &CommandPre<HostState>,
@@ -21,17 +25,17 @@ pub(super) async fn call(
     ];
     let stdout = store.data_mut().serve_command(task.input, &variables)?;
     let command = code.instantiate_async(&mut *store).await?;
-    let status = match command.wasi_cli_run().call_run(&mut *store).await {
-        Ok(Ok(())) => 0,
-        Ok(Err(())) => 1,
-        // A program that calls `exit` comes back as an error, with status 0 as well.
-        Err(error) => match error.downcast_ref::<I32Exit>() {
-            Some(exit) => exit.0,
-            None => return Err(error),
-        },
+    let error = match command.wasi_cli_run().call_run(&mut *store).await {
+        Ok(Ok(())) => return Ok(text(stdout.take(), Shape::Command)),
+        Ok(Err(())) => I32Exit(1).into(),
+        Err(error) => error,
     };
-    match status {
-        0 => Ok(text(stdout.take(), Shape::Command)),
-        status => Err(I32Exit(status).into()),
+    // A program that calls `exit` comes back as an error, with status 0 as well.
+    if let Some(I32Exit(0)) = error.downcast_ref() {
+        return Ok(text(stdout.take(), Shape::Command));
     }
+    let printed = stdout.take();
+    let tail = &printed[printed.len().saturating_sub(LAST_WORDS)..];
+    store.data_mut().log.lock().printed(tail);
+    Err(error)
 }

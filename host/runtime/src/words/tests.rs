@@ -65,6 +65,26 @@ fn python_names_its_exception_after_the_frames() {
          exception:\n\n{frames}RuntimeError: outer\n"
     );
     assert_eq!(exception(&chained), "RuntimeError: outer");
+    // What an interpreter ignores ends nothing, with frames or without.
+    let finalizer = "<function Pool.__del__ at 0x2a40>";
+    for ignored in [
+        format!("Exception ignored in: {finalizer}\n{frames}TypeError: x\n"),
+        "Exception ignored in: <_io.TextIOWrapper name='<stdout>'>\nOSError: bad file\n".to_owned(),
+        format!(
+            "Exception ignored while calling deallocator {finalizer}:\n  + Exception Group Traceback \
+             (most recent call last):\n  |   File \"app.py\", line 1\n  | ExceptionGroup: x\n"
+        ),
+    ] {
+        let boom = format!("{frames}ValueError: boom\n");
+        assert_eq!(exception(&format!("{boom}{ignored}")), "ValueError: boom");
+        assert_eq!(exception(&format!("{ignored}{boom}")), "ValueError: boom");
+        assert_eq!(last(&format!("gone\n{ignored}")), "gone");
+    }
+    let fatal = "Fatal Python error: f: why\nPython runtime state: initialized\n\n\
+                 Current thread 0x00000001 (most recent call first):\n  File \"app.py\", line 3\n\n\
+                 Thread 0x00000002 (most recent call first):\n  <no Python frame>\n\n\
+                 Extension modules: numpy.core, _cffi (total: 2)\n";
+    assert_eq!(exception(fatal), "Fatal Python error: f: why");
     let group = "  + Exception Group Traceback (most recent call last):\n  |   File \"/0/app.py\", line 26, in handle\n  \
                  |     raise ExceptionGroup(\"several\", [ValueError(\"a\")])\n  | ExceptionGroup: several (1 sub-exception)\n  \
                  +-+---------------- 1 ----------------\n    | ValueError: a\n    +------------------------------------\n";
@@ -143,6 +163,10 @@ fn go_says_it_before_the_trace() {
         last("2026/11/30 06:58:46 cannot go on\n"),
         "2026/11/30 06:58:46 cannot go on"
     );
+    assert_eq!(last("goroutine 3: started\nledger locked\n"), "ledger locked");
+    assert_eq!(last("goroutine pool [full]:\nledger locked\n"), "ledger locked");
+    let waiting = "goroutine 1 gp=0x2a0 m=0 [select, 2 minutes]:\nmain.main()\n\t/main.go:2\n";
+    assert_eq!(last(&format!("ledger locked\n{waiting}")), "ledger locked");
     // TinyGo
     assert_eq!(
         exception("panic: runtime error at 0x00001f5c: index out of range\n"),
@@ -199,6 +223,35 @@ fn what_stands_at_the_margin_before_a_trace_is_the_exception() {
         (
             "tool: boom\nCallStack (from HasCallStack):\n  error, called at app.hs:1\n",
             "tool: boom",
+        ),
+        (
+            "tool: boom\nHasCallStack backtrace:\n  error, called at app.hs:1:8 in main:Main\n",
+            "tool: boom",
+        ),
+        (
+            "error: Locked\nUnable to dump stack trace: not implemented for Wasm\n",
+            "error: Locked",
+        ),
+        (
+            "starting\nError: boom\nand why\n    at handle (app.js:3:11)\n    at app.js:9\n",
+            "Error: boom",
+        ),
+        (
+            "TypeError: early\nstarting\n1\n2\n3\n4\nboom\n    at handle (app.js:3:11)\n",
+            "boom",
+        ),
+        (
+            "TypeError: boom\nand why\nStack:\n  handle@initializer.js:1896:15\n",
+            "TypeError: boom",
+        ),
+        (
+            "Error: handled\n    at handle (app.js:3:11)\nledger locked\n",
+            "ledger locked",
+        ),
+        (
+            "Unhandled exception. System.InvalidOperationException: boom\nand why\n   at Work()\n\
+             --- End of stack trace from previous location ---\n   at Program.Main()\n",
+            "Unhandled exception. System.InvalidOperationException: boom",
         ),
         (
             "Unhandled exception. System.InvalidOperationException: boom\n   at Program.Main() in app.cs:line 3\n",

@@ -113,6 +113,29 @@ async fn a_refusal_explains_a_failure_only_when_nothing_else_does() {
     }
 }
 
+/// A program that aborts may do so because of a refusal; one that goes astray has a bug.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_explains_no_fault() {
+    let bed = Bed::new().await;
+    let plugin = bed.hostile(json!({"limits": {"memory": "32 MiB"}})).await;
+    let (fetch, growth) = (
+        get("http://example.com/"),
+        json!({"attack": "allocate", "bytes": 64 << 20}),
+    );
+    for (refused, fault, kind) in [
+        (&fetch, "call_nothing", FailureKind::Trap),
+        (&fetch, "read_nowhere", FailureKind::Trap),
+        (&growth, "call_nothing", FailureKind::Trap),
+        // Programs that do not look at what their allocator returned go there.
+        (&growth, "read_nowhere", FailureKind::OutOfMemory),
+    ] {
+        let input = json!({"attack": "cope", "steps": [refused, {"attack": fault}]});
+        let (failure, _) = bed.fails(&plugin, input).await;
+        assert_eq!(failure.kind, kind, "{fault}: {failure}");
+        assert!(!failure.message.contains("refused"), "{failure}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_is_not_granted_is_refused_and_the_log_names_the_grant() {
     let bed = Bed::new().await;

@@ -128,6 +128,13 @@ async fn a_failure_is_told_in_the_words_of_its_language() {
             (FailureKind::Exited, said)
         );
     }
+    // TinyGo reports on standard output, after whatever was printed there.
+    let text = format!("{}\npanic: boom\n", "[1],".repeat(50_000));
+    let (failure, _) = bed.fails(&plugin, json!({"do": "abort", "text": text})).await;
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (FailureKind::Trap, "panic: boom")
+    );
     // Also when the log has no room for it.
     let small = command(&bed, json!({"limits": {"log": 100}})).await;
     let input = json!({"do": "exit", "code": 2, "complaint": format!("{}\n{go}", "x".repeat(1000))});

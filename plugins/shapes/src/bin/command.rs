@@ -26,6 +26,8 @@ enum Order {
     Flood { bytes: usize },
     /// Complains on standard error and exits.
     Exit { code: i32, complaint: String },
+    /// Prints a text and aborts, as TinyGo's programs do when they panic.
+    Abort { text: String },
     /// Returns an error from `main`.
     Fail,
     /// Panics.
@@ -52,6 +54,11 @@ fn main() -> Result<(), String> {
         Order::Exit { code, complaint } => {
             eprintln!("{complaint}");
             process::exit(code);
+        }
+        Order::Abort { text } => {
+            print!("{text}");
+            io::stdout().flush().map_err(|error| error.to_string())?;
+            process::abort();
         }
         Order::Fail => return Err("it did not work out".to_owned()),
         Order::Panic => panic!("on purpose"),
