@@ -22,7 +22,9 @@ pub struct Letter {
     pub data: Vec<u8>,
 }
 
-/// An SMTP server on loopback. It knows no recipient with `nobody` in the address (550) and is not ready for those with `busy` (450).
+/// An SMTP server on loopback. It knows no recipient with `nobody` in the address (550), is not
+/// ready for those with `busy` (450), has no room for those with `full` (452), and takes one a
+/// message of those with `crowd` (452) or `horde` (552, as RFC 821 had it).
 #[derive(Debug)]
 pub struct Postbox {
     server: Server,
@@ -129,6 +131,14 @@ impl Handler for Desk {
         }
         if to.contains("busy") {
             return Response::custom(450, "mailbox busy".to_owned());
+        }
+        if to.contains("full") {
+            return Response::custom(452, "mailbox full".to_owned());
+        }
+        for (name, code) in [("crowd", 452), ("horde", 552)] {
+            if to.contains(name) && self.current.to.iter().any(|other| other.contains(name)) {
+                return Response::custom(code, "too many recipients".to_owned());
+            }
         }
         self.current.to.push(to.to_owned());
         response::OK

@@ -110,13 +110,15 @@ impl Mailer for SmtpMailer {
             "{}, handed to the mail server",
             composed.summary(&mail.subject)
         )];
-        let mut connection = self.connection().await.map_err(Failed::classified)?;
-        let (accepted, refused) = transact(&mut connection, &composed).await?;
-        self.keep(connection);
+        let mut connection = self.connection().await.map_err(Failed::unconnected)?;
+        let taken = transact(&mut connection, &composed).await?;
+        if !taken.is_out_of_step {
+            self.keep(connection);
+        }
         Ok(MailReceipt {
             message_id: format!("<{}>", composed.id),
-            accepted,
-            refused,
+            accepted: taken.accepted,
+            refused: taken.refused,
             log,
         })
     }
@@ -154,6 +156,19 @@ impl Failed {
         }
     }
 
+    /// What it means that there is no connection. No message was refused, because none was offered:
+    /// a later attempt may find the server in another mood, or what the operator has put right.
+    fn unconnected(self) -> MailError {
+        match self {
+            Self::Smtp(error) if error.is_permanent() && !is_authentication(&error) => {
+                let why = format!("the mail server takes no mail from this host: {error}");
+                tracing::warn!("{why}");
+                MailError::unavailable(why)
+            }
+            other => other.classified(),
+        }
+    }
+
     /// What it means for the message as a whole.
     fn classified(self) -> MailError {
         let Self::Smtp(error) = self else {
@@ -161,10 +176,7 @@ impl Failed {
             tracing::warn!("the mail server was silent for {seconds} s");
             return MailError::unavailable(format!("the mail server was silent for {seconds} s"));
         };
-        let authentication = error
-            .status()
-            .is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)));
-        if error.is_permanent() && !authentication {
+        if error.is_permanent() && !is_authentication(&error) {
             return MailError {
                 kind: MailErrorKind::Rejected,
                 message: format!("the mail server refused the message: {error}"),
@@ -176,6 +188,12 @@ impl Failed {
         }
         MailError::unavailable("the mail server cannot be reached")
     }
+}
+
+fn is_authentication(error: &smtp::Error) -> bool {
+    error
+        .status()
+        .is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use taskforge_domain::{FailureKind, Outcome};
 use taskforge_runtime::{MailErrorKind, MailMessage, Mailer, RuntimeConfig, SmtpMailer};
 use taskforge_testing::{smtp::Postbox, web::Server};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::bed::{Bed, config, log};
 
@@ -337,6 +337,49 @@ async fn a_refused_recipient_takes_nothing_from_the_others() {
 }
 
 #[tokio::test]
+async fn recipients_who_are_too_many_for_one_message_get_another() {
+    let postbox = Postbox::start().await;
+    let mailer = SmtpMailer::new(&postbox.url(), "noreply@example.com").unwrap();
+    let all = [
+        "crowd1@example.com",
+        "horde1@example.com",
+        "crowd2@example.com",
+        "full@example.com",
+        "nobody@example.com",
+        "horde2@example.com",
+        "crowd3@example.com",
+    ];
+    let receipt = mailer.send(to(&all)).await.unwrap();
+    let letters = postbox.letters();
+    let envelopes: Vec<_> = letters.iter().map(|letter| letter.to.join(" ")).collect();
+    assert_eq!(
+        envelopes,
+        [
+            "crowd1@example.com horde1@example.com",
+            "crowd2@example.com horde2@example.com",
+            "crowd3@example.com",
+        ]
+    );
+    assert!(letters.iter().all(|letter| letter.data == letters[0].data));
+    assert_eq!(
+        receipt.accepted,
+        [all[0], all[1], all[2], all[5], all[6]],
+        "{receipt:?}"
+    );
+    let refused: Vec<_> = receipt
+        .refused
+        .iter()
+        .map(|refusal| (refusal.address.as_str(), refusal.code))
+        .collect();
+    assert_eq!(refused, [("nobody@example.com", 550), ("full@example.com", 452)]);
+    // Nobody is left over for whom it could be sent again.
+    let error = mailer.send(to(&["full@example.com"])).await.unwrap_err();
+    assert_eq!(error.kind, MailErrorKind::Unavailable, "{error}");
+    mailer.send(to(&["ann@example.com"])).await.unwrap();
+    assert_eq!(postbox.letters().len(), 4);
+}
+
+#[tokio::test]
 async fn a_recipient_who_is_named_twice_gets_one_letter() {
     let postbox = Postbox::start().await;
     let mailer = SmtpMailer::new(&postbox.url(), "noreply@example.com").unwrap();
@@ -402,6 +445,47 @@ async fn a_server_that_knows_no_ehlo_is_greeted_with_helo() {
         assert!(
             heard.iter().any(|line| line.starts_with(command)),
             "{command}: {heard:?}"
+        );
+    }
+}
+
+/// It was not offered the message, so that it cannot have refused it.
+#[tokio::test]
+async fn a_server_that_takes_no_mail_now_may_be_tried_again() {
+    let unwilling = Server::on_connection(|mut stream| async move {
+        stream.write_all(b"554 no mail from there\r\n").await.ok();
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    });
+    let (unwilling, no_ehlo, no_login, bad_login) = (
+        unwilling.await,
+        scripted(|_| "550 who are you?\r\n").await.0,
+        scripted(|command| match command.split(' ').next() {
+            Some("EHLO") => "250-mail.example.com\r\n250 AUTH PLAIN\r\n",
+            _ => "504 not in this way\r\n",
+        })
+        .await
+        .0,
+        scripted(|command| match command.split(' ').next() {
+            Some("EHLO") => "250-mail.example.com\r\n250 AUTH PLAIN\r\n",
+            _ => "535 who are you?\r\n",
+        })
+        .await
+        .0,
+    );
+    for (server, user, said) in [
+        (unwilling, "", "no mail from there"),
+        (no_ehlo, "", "who are you?"),
+        (no_login, "ann:secret@", "not in this way"),
+        // What is wrong with the credentials is for the operator, and in the host's log.
+        (bad_login, "ann:secret@", "cannot be reached"),
+    ] {
+        let url = format!("smtp://{user}{}", server.address());
+        let mailer = SmtpMailer::new(&url, "noreply@example.com").unwrap();
+        let error = mailer.send(to(&["ann@example.com"])).await.unwrap_err();
+        assert_eq!(error.kind, MailErrorKind::Unavailable, "{error}");
+        assert!(
+            error.message.contains(said) && !error.message.contains("refused the message"),
+            "{error}"
         );
     }
 }

@@ -126,7 +126,8 @@ impl Server {
     }
 
     /// Clients support HELO as a fallback (RFC 5321, 2.2.1 and 3.2). The library knows only EHLO,
-    /// and reads an answer without extensions as one.
+    /// and reads an answer without extensions as one. Not over `smtps`: a server of that port is
+    /// younger than EHLO.
     async fn greeted_with_helo(&self) -> Result<AsyncSmtpConnection, Error> {
         let stream = match TcpStream::connect((self.host.as_str(), self.port)).await {
             Ok(stream) => stream,

@@ -1,9 +1,12 @@
 //! One message: MAIL, RCPT for each recipient, DATA (RFC 5321, 3.3).
 
-use lettre::transport::smtp::{
-    client::AsyncSmtpConnection,
-    commands::{Data, Mail, Rcpt, Rset},
-    extension::{Extension, MailBodyParameter, MailParameter},
+use lettre::{
+    Address,
+    transport::smtp::{
+        client::AsyncSmtpConnection,
+        commands::{Data, Mail, Rcpt, Rset},
+        extension::{Extension, MailBodyParameter, MailParameter},
+    },
 };
 
 use super::{AUTHENTICATION, Failed, step};
@@ -12,24 +15,73 @@ use crate::mailer::{MailError, MailErrorKind, MailRefusal, compose::Composed};
 /// The server closes the connection, whatever it was told (RFC 5321, 3.8).
 const CLOSING: u16 = 421;
 
-type Taken = (Vec<String>, Vec<MailRefusal>);
+/// Too many recipients for one transaction, in today's code and in the one that RFC 821 had for it
+/// (RFC 5321, 4.5.3.1.10).
+const TOO_MANY: [u16; 2] = [452, 552];
+
+/// Who got the message, and who did not.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) accepted: Vec<String>,
+    pub(super) refused: Vec<MailRefusal>,
+    /// Something failed after that, so that the connection may be in the middle of anything.
+    pub(super) is_out_of_step: bool,
+}
 
 /// Hands a message over. A recipient who is refused takes nothing from the others (RFC 5321, 3.3).
+/// Those who are too many for one transaction get the message in another.
 pub(super) async fn transact(
     connection: &mut AsyncSmtpConnection,
     composed: &Composed,
 ) -> Result<Taken, MailError> {
     let parameters = parameters(connection, composed)?;
+    let mut taken = once(connection, composed, &parameters, composed.envelope.to()).await?;
+    loop {
+        let refused = std::mem::take(&mut taken.refused).into_iter();
+        let (later, refused): (Vec<_>, Vec<_>) = refused.partition(|one| TOO_MANY.contains(&one.code));
+        taken.refused = refused;
+        if later.is_empty() {
+            return Ok(taken);
+        }
+        let is_later = |to: &&Address| later.iter().any(|one| one.address == to.to_string());
+        let recipients = composed.envelope.to().iter().filter(is_later).cloned();
+        let recipients: Vec<_> = recipients.collect();
+        // Each takes one at least, so there are no more transactions than recipients. Whatever
+        // fails now, some have the message, and must not get it again.
+        match once(connection, composed, &parameters, &recipients).await {
+            Ok(more) => {
+                taken.accepted.extend(more.accepted);
+                taken.refused.extend(more.refused);
+            }
+            Err(_) => {
+                taken.refused.extend(later);
+                taken.is_out_of_step = true;
+                return Ok(taken);
+            }
+        }
+    }
+}
+
+/// One transaction.
+///
+/// # Errors
+/// When nobody gets the message.
+async fn once(
+    connection: &mut AsyncSmtpConnection,
+    composed: &Composed,
+    parameters: &[MailParameter],
+    recipients: &[Address],
+) -> Result<Taken, MailError> {
     let from = composed.envelope.from().cloned();
-    step(connection.command(Mail::new(from, parameters)))
+    step(connection.command(Mail::new(from, parameters.to_vec())))
         .await
         .map_err(Failed::classified)?;
-    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
-    for recipient in composed.envelope.to() {
+    let mut taken = Taken::default();
+    for recipient in recipients {
         let asked = step(connection.command(Rcpt::new(recipient.clone(), Vec::new()))).await;
         match asked.map_err(|failed| (failed.code(), failed)) {
-            Ok(_) => accepted.push(recipient.to_string()),
-            Err((Some(code), failed)) if code != CLOSING => refused.push(MailRefusal {
+            Ok(_) => taken.accepted.push(recipient.to_string()),
+            Err((Some(code), failed)) if code != CLOSING => taken.refused.push(MailRefusal {
                 address: recipient.to_string(),
                 code,
                 message: failed.said(),
@@ -37,16 +89,16 @@ pub(super) async fn transact(
             Err((_, failed)) => return Err(failed.classified()),
         }
     }
-    if accepted.is_empty() {
+    if taken.accepted.is_empty() {
         // The connection is good for the next message when this succeeds, and is dropped otherwise.
         step(connection.command(Rset)).await.ok();
-        return Err(nobody(&refused));
+        return Err(nobody(&taken.refused));
     }
     step(connection.command(Data)).await.map_err(Failed::classified)?;
     step(connection.message(&composed.bytes))
         .await
         .map_err(Failed::classified)?;
-    Ok((accepted, refused))
+    Ok(taken)
 }
 
 /// Extensions that the message needs.
