@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::{BodyExt as _, Full};
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use taskforge_domain::{Failure, FailureKind, Shape};
 use tokio::{sync::oneshot, task::unconstrained};
 use wasmtime::Store;
@@ -191,13 +192,35 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
     Ok(Err(failure(head.status, after, &bytes)))
 }
 
-/// What `Retry-After` asks for: seconds, or a date, which may have passed (RFC 9110, 10.2.3).
+/// What `Retry-After` asks for: seconds, or a date, which may have passed (RFC 9110, 10.2.3). The
+/// SDK reads those of other servers by the same rule.
 fn wait(value: &str) -> Option<Duration> {
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.parse().ok().map(Duration::from_secs);
     }
-    let at = httpdate::parse_http_date(value).ok()?;
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    let ahead = date(value)?.duration_since(Timestamp::now());
+    Some(Duration::try_from(ahead).unwrap_or_default())
+}
+
+/// The three forms of a date (RFC 9110, 5.6.7), and what comes near them: a day of one digit, a
+/// month's whole name, another name of the zone, which is always GMT.
+fn date(value: &str) -> Option<Timestamp> {
+    const FORMS: [&str; 4] = ["%d %b %Y %T", "%d %B %Y %T", "%d-%b-%y %T", "%b %d %T %Y"];
+    let zoned = ["GMT", "UTC"].iter().find_map(|zone| value.strip_suffix(zone));
+    let text = zoned.unwrap_or(value).trim();
+    // The day of the week says nothing that the date does not.
+    let text = match text.split_once([',', ' ']) {
+        Some((day, rest)) if is_day_of_week(day) => rest.trim(),
+        _ => text,
+    };
+    let times = FORMS.iter().map(|form| DateTime::strptime(form, text));
+    let time = times.filter_map(Result::ok).next()?;
+    time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+fn is_day_of_week(word: &str) -> bool {
+    let start = word.get(..3).unwrap_or_default().to_ascii_lowercase();
+    ["mon", "tue", "wed", "thu", "fri", "sat", "sun"].contains(&start.as_str())
 }
 
 fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failed {
@@ -227,6 +250,38 @@ fn unanswered(what: &str) -> Unanswered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_the_time_until_a_date() {
+        for (value, seconds) in [
+            ("120", Some(120)),
+            ("0", Some(0)),
+            ("-5", None),
+            ("+5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(wait(value), seconds.map(Duration::from_secs), "{value}");
+        }
+        // `date -u -d '1994-11-06 08:49:37' +%s`
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "06 Nov 1994 08:49:37",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun, 6 November 1994 8:49:37 UTC",
+        ] {
+            assert_eq!(date(text).map(Timestamp::as_second), Some(784_111_777), "{text}");
+            assert_eq!(wait(text), Some(Duration::ZERO));
+        }
+        let ahead = wait("Sun, 6 Nov 2133 08:49:37 UTC").unwrap();
+        assert!(ahead > Duration::from_secs(365 * 86_400), "{ahead:?}");
+        for text in ["Sun, 06 Nov 1994", "08:49:37", "32 Nov 1994 08:49:37", "tomorrow"] {
+            assert_eq!(date(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_status_says_whether_another_attempt_may_help() {
