@@ -311,6 +311,8 @@ impl Exchange {
             answer.map_err(|failed| error::of_exchange(&failed))
         };
         let response = tokio::select! {
+            // An answer that is there is not late, however late this is looked at.
+            biased;
             answer = answer => answer?,
             error = async {
                 connection.wait_for_connection_metadata().await;

@@ -169,9 +169,14 @@ mod tests {
         let most = LOOKUPS / 2 + ABANDONED / 2;
         let flood = flood(&resolver, 500);
         until(&asked, most).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(asked.load(Ordering::SeqCst), most);
+        let given_up = async {
+            while flood.iter().filter(|call| call.is_finished()).count() < most {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), given_up).await.unwrap();
         neighbours_find_theirs(&resolver).await;
+        assert_eq!(asked.load(Ordering::SeqCst), most);
         let (ended, waiting): (Vec<_>, Vec<_>) = flood.into_iter().partition(Call::is_finished);
         assert_eq!(ended.len(), most);
         for call in ended {

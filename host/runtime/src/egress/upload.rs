@@ -158,3 +158,57 @@ impl Upload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+
+    /// What the client gets when it asks for the next part.
+    async fn next(upload: &Upload) -> Option<usize> {
+        let frame = std::future::poll_fn(|cx| upload.poll_frame(&mut None, cx)).await;
+        frame.map(|frame| frame.unwrap().into_data().unwrap().len())
+    }
+
+    /// Whether the server is late that has no time at all. Who is not waited for never is.
+    async fn is_late(upload: &Upload, since: fn(Turn) -> Option<Instant>) -> bool {
+        let late = upload.late(Duration::ZERO, since);
+        timeout(Duration::from_millis(50), late).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_takes_its_time_is_no_slow_server() {
+        let (sender, receiver) = mpsc::channel::<Bytes>(1);
+        let parts = futures_util::stream::unfold(receiver, |mut receiver| async move {
+            let part = receiver.recv().await?;
+            Some((Ok(Frame::data(part)), receiver))
+        });
+        let upload = Upload::new(Some(StreamBody::new(parts).boxed_unsync()));
+        let late = async || {
+            (
+                is_late(&upload, Turn::takes).await,
+                is_late(&upload, Turn::answers).await,
+            )
+        };
+        assert_eq!(late().await, (false, false), "it connects");
+        upload.connected();
+        assert_eq!(
+            late().await,
+            (true, true),
+            "the server is to ask for the first part"
+        );
+        for _ in 0..2 {
+            let mut waiting = std::pin::pin!(next(&upload));
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            assert_eq!(late().await, (false, false), "the guest is to write");
+            sender.send(Bytes::from_static(b"part")).await.unwrap();
+            assert_eq!(waiting.await, Some(4));
+            assert_eq!(late().await, (true, true), "the server is to take the part");
+        }
+        drop(sender);
+        assert_eq!(next(&upload).await, None);
+        assert_eq!(late().await, (false, true), "the server is to answer");
+    }
+}

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,9 +19,8 @@ use taskforge_runtime::{
 use taskforge_testing::guests;
 use tempfile::TempDir;
 
-/// How long a neighbour may take while an attack runs. It takes well under a millisecond alone; the bound is for busy
-/// machines.
-const NEIGHBOUR: Duration = Duration::from_secs(5);
+/// When a neighbour of an attack is taken for stuck. It takes well under a millisecond alone.
+const STUCK: Duration = Duration::from_secs(60);
 
 pub struct Bed {
     pub runtime: Runtime,
@@ -165,17 +164,10 @@ impl Bed {
     }
 
     pub async fn neighbour_completes(&self) {
-        let started = Instant::now();
-        let invoked = self
-            .runtime
-            .invoke(&self.neighbour, invocation(json!({"n": 20})))
-            .await;
+        let neighbour = self.runtime.invoke(&self.neighbour, invocation(json!({"n": 20})));
+        let invoked = tokio::time::timeout(STUCK, neighbour).await;
+        let invoked = invoked.expect("the neighbour is stuck");
         assert_eq!(output(&invoked), json!({"result": 6765}));
-        assert!(
-            started.elapsed() < NEIGHBOUR,
-            "the neighbour took {:?}",
-            started.elapsed()
-        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! From bytes to a plugin: errors that an author can act on, and the code cache.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use serde_json::json;
 use taskforge_domain::{FailureKind, Manifest, Shape};
@@ -331,19 +331,16 @@ async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
     };
     let load = async || {
         let runtime = Runtime::new(cached.clone()).unwrap();
-        let started = Instant::now();
         let plugin = runtime
             .load(guests::bytes("hostile"), PluginSettings::default())
             .await
             .unwrap();
-        let took = started.elapsed();
         let invoked = runtime
             .invoke(&plugin, invocation(json!({"attack": "ok", "value": 1})))
             .await;
         assert_eq!(output(&invoked), json!({"ok": true, "value": 1}));
-        took
     };
-    let first = load().await;
+    load().await;
     let files: Vec<_> = fs::read_dir(folder.path().join("code"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -355,12 +352,8 @@ async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
     let modified = || fs::metadata(file).unwrap().modified().unwrap();
     let written = modified();
 
-    let second = load().await;
-    assert!(
-        second * 2 < first,
-        "compiled in {first:?}, taken from the cache in {second:?}"
-    );
-    assert_eq!(modified(), written);
+    load().await;
+    assert_eq!(modified(), written, "it was compiled again");
 
     for damage in [&code[..code.len() / 2], b"", b"not ours at all"] {
         fs::write(file, damage).unwrap();
