@@ -48,10 +48,10 @@ fn guess(bytes: &[u8], hints: &Hints<'_>) -> &'static Encoding {
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
     detector.feed(bytes, !hints.cut);
-    let top = hints
-        .host
-        .and_then(|host| host.rsplit('.').next())
-        .filter(|top| top.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
+    let top = hints.host.and_then(|host| host.rsplit('.').next()).filter(|top| {
+        top.bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    });
     let utf8 = match hints.malformed_type {
         true => Utf8Detection::Deny,
         false if is_nearly_utf8(bytes) => return UTF_8,
@@ -188,5 +188,11 @@ mod tests {
             ..HTML
         };
         check(&short, hints, "日本", "Shift_JIS");
+        let short = Encoding::for_label(b"windows-1251").unwrap().encode("Мир").0;
+        let hints = Hints {
+            host: Some("www.xn--e1afmkfd.xn--p1ai"),
+            ..HTML
+        };
+        check(&short, hints, "Мир", "windows-1251");
     }
 }

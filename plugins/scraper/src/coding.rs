@@ -50,9 +50,9 @@ pub fn decode(body: Vec<u8>, content_encoding: Option<&str>, cap: usize) -> Deco
         decoded.bytes = bytes;
         decoded.bytes.truncate(cap);
     }
-    // The Fetch standard leaves bytes alone whose coding it does not know. Text stays text; what is
-    // none was compressed in a way that we cannot undo.
-    if let Some(coding) = unknown.filter(|_| !looks_like_text(&decoded.bytes)) {
+    // The Fetch standard leaves bytes alone whose coding it does not know: most such names are
+    // mistakes, as `UTF-8` is. What another compressor made is no text.
+    if let Some(coding) = unknown.filter(|_| is_compressed(&decoded.bytes)) {
         let error = format!("{coding}: is not a known content coding");
         decoded.error = decoded.error.or(Some(error));
         decoded.bytes.clear();
@@ -193,6 +193,20 @@ fn has_zlib_header(bytes: &[u8]) -> bool {
     matches!(bytes, [cmf, flg, ..] if cmf & 0x0f == 8 && (u16::from(*cmf) << 8 | u16::from(*flg)).is_multiple_of(31))
 }
 
+/// How the streams of compressors begin: gzip, zstd, LZ4, bzip2, xz and `compress`.
+const COMPRESSED: [&[u8]; 6] = [
+    b"\x1f\x8b\x08",
+    b"\x28\xb5\x2f\xfd",
+    b"\x04\x22\x4d\x18",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x1f\x9d",
+];
+
+fn is_compressed(bytes: &[u8]) -> bool {
+    COMPRESSED.iter().any(|magic| bytes.starts_with(magic))
+}
+
 /// Text has none of the bytes that WHATWG MIME Sniffing calls binary, and no compressed stream is
 /// long without one.
 fn looks_like_text(bytes: &[u8]) -> bool {
@@ -326,11 +340,29 @@ mod tests {
 
     #[test]
     fn a_body_in_a_coding_that_nobody_asked_for_is_no_text() {
-        let decoded = decoded(b"\x28\xb5\x2f\xfd\x04\x00".to_vec(), "zstd");
-        assert_eq!(
-            (decoded.bytes.len(), decoded.error.as_deref()),
-            (0, Some("zstd: is not a known content coding"))
-        );
+        for (body, coding) in [
+            (&b"\x28\xb5\x2f\xfd\x04\x00"[..], "zstd"),
+            (b"\x1f\x9d\x90<b", "compress"),
+            (b"\xfd7zXZ\x00\x00\x04", "xz"),
+            (b"BZh91AY&SY", "bzip2"),
+            (&gzip(TEXT), "utf-8"),
+        ] {
+            let decoded = decoded(body.to_vec(), coding);
+            let error = format!("{coding}: is not a known content coding");
+            assert_eq!((decoded.bytes.len(), decoded.error), (0, Some(error)));
+        }
+    }
+
+    #[test]
+    fn what_nothing_compressed_is_left_as_it_is_whatever_it_is_called() {
+        let utf16: Vec<u8> = "<title>x</title>"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for body in [utf16, b"<title>\0x</title>".to_vec()] {
+            let decoded = decoded(body.clone(), "UTF-8");
+            assert_eq!((decoded.bytes, decoded.error), (body, None));
+        }
     }
 
     #[test]

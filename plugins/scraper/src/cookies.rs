@@ -5,8 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use taskforge_sdk::http::{Url, parse_date};
 
-use crate::headers;
-
 /// Cookies that are kept at once, and the longest one, in bytes; the figures of RFC 6265, 6.1.
 const MAX_COOKIES: usize = 50;
 const MAX_LENGTH: usize = 4096;
@@ -15,10 +13,12 @@ const MAX_LENGTH: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Jar(Vec<Cookie>);
 
+/// Name and value are the bytes that came, in whatever encoding: the server compares what comes
+/// back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Cookie {
-    name: String,
-    value: String,
+    name: Vec<u8>,
+    value: Vec<u8>,
     domain: String,
     /// Subdomains get it too.
     shared: bool,
@@ -29,8 +29,7 @@ struct Cookie {
 impl Jar {
     /// Keeps what a `Set-Cookie` line of an answer from `url` says; a date in the past removes.
     pub fn set(&mut self, url: &Url, line: &[u8], now: SystemTime) {
-        let line = headers::text(line);
-        let Some((cookie, expired)) = Cookie::parse(url, &line, now) else {
+        let Some((cookie, expired)) = Cookie::parse(url, line, now) else {
             return;
         };
         let place = |other: &Cookie| {
@@ -47,28 +46,28 @@ impl Jar {
 
     /// The `Cookie` header of a request; longer paths first.
     #[must_use]
-    pub fn header(&self, url: &Url) -> Option<String> {
+    pub fn header(&self, url: &Url) -> Option<Vec<u8>> {
         let mut sent: Vec<&Cookie> = self.0.iter().filter(|cookie| cookie.matches(url)).collect();
         sent.sort_by_key(|cookie| std::cmp::Reverse(cookie.path.len()));
-        let pairs: Vec<String> = sent.into_iter().map(Cookie::pair).collect();
-        (!pairs.is_empty()).then(|| pairs.join("; "))
+        let pairs: Vec<Vec<u8>> = sent.into_iter().map(Cookie::pair).collect();
+        (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]))
     }
 }
 
 impl Cookie {
-    fn parse(url: &Url, line: &str, now: SystemTime) -> Option<(Self, bool)> {
-        let mut parts = line.split(';');
+    fn parse(url: &Url, line: &[u8], now: SystemTime) -> Option<(Self, bool)> {
+        let mut parts = line.split(|byte| *byte == b';');
         let pair = parts.next()?;
-        let (name, value) = pair.split_once('=').unwrap_or(("", pair));
-        let (name, value) = (name.trim(), value.trim());
+        let (name, value) = split_once(pair).unwrap_or((b"", pair));
+        let (name, value) = (name.trim_ascii(), value.trim_ascii());
         let long = name.len() + value.len() > MAX_LENGTH;
-        if long || (name.is_empty() && value.is_empty()) || pair.chars().any(char::is_control) {
+        if long || (name.is_empty() && value.is_empty()) || line.iter().any(is_control) {
             return None;
         }
         let host = url.host_str()?.to_owned();
         let mut cookie = Self {
-            name: name.to_owned(),
-            value: value.to_owned(),
+            name: name.to_vec(),
+            value: value.to_vec(),
             domain: host.clone(),
             shared: false,
             path: default_path(url),
@@ -76,12 +75,13 @@ impl Cookie {
         };
         let (mut expires, mut max_age) = (None, None);
         for attribute in parts {
-            let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
-            let value = value.trim();
-            match name.trim().to_ascii_lowercase().as_str() {
-                "expires" => expires = parse_date(value).or(expires),
-                "max-age" => max_age = value.parse::<i64>().ok().or(max_age),
-                "domain" => {
+            let (name, value) = split_once(attribute).unwrap_or((attribute, b""));
+            // A path with other bytes is none that an address has, which is ASCII.
+            let value = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
+            match &*name.trim_ascii().to_ascii_lowercase() {
+                b"expires" => expires = parse_date(value).or(expires),
+                b"max-age" => max_age = value.parse::<i64>().ok().or(max_age),
+                b"domain" => {
                     let domain = value.trim_start_matches('.').to_ascii_lowercase();
                     if domain.is_empty() || domain == host {
                         cookie.shared = !domain.is_empty() && url.domain().is_some();
@@ -93,9 +93,9 @@ impl Cookie {
                     }
                     (cookie.domain, cookie.shared) = (domain, true);
                 }
-                "path" if value.starts_with('/') => cookie.path = value.to_owned(),
-                "path" => cookie.path = default_path(url),
-                "secure" => cookie.secure = true,
+                b"path" if value.starts_with('/') => cookie.path = value.to_owned(),
+                b"path" => cookie.path = default_path(url),
+                b"secure" => cookie.secure = true,
                 _ => {}
             }
         }
@@ -111,14 +111,14 @@ impl Cookie {
 
     /// `__Secure-` and `__Host-` promise where a cookie comes from.
     fn breaks_its_prefix(&self, url: &Url) -> bool {
-        let begins = |prefix: &str| {
+        let begins = |prefix: &[u8]| {
             let start = self.name.get(..prefix.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         let secure = self.secure && url.scheme() == "https";
         (self.secure && url.scheme() != "https")
-            || (begins("__Secure-") && !secure)
-            || (begins("__Host-") && !(secure && !self.shared && self.path == "/"))
+            || (begins(b"__Secure-") && !secure)
+            || (begins(b"__Host-") && !(secure && !self.shared && self.path == "/"))
     }
 
     fn matches(&self, url: &Url) -> bool {
@@ -131,12 +131,23 @@ impl Cookie {
         domain && path && (!self.secure || url.scheme() == "https")
     }
 
-    fn pair(&self) -> String {
-        match self.name.as_str() {
-            "" => self.value.clone(),
-            name => format!("{name}={}", self.value),
+    fn pair(&self) -> Vec<u8> {
+        match self.name.as_slice() {
+            b"" => self.value.clone(),
+            name => [name, b"=", &self.value].concat(),
         }
     }
+}
+
+/// Both sides of the first `=`.
+fn split_once(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == b'=')?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// What no `Set-Cookie` line may have; a tab may stand in it (RFC 6265bis, 5.6).
+const fn is_control(byte: &u8) -> bool {
+    matches!(byte, 0..=8 | 0x0a..=0x1f | 0x7f)
 }
 
 fn is_within(host: &str, domain: &str) -> bool {
@@ -165,7 +176,26 @@ mod tests {
                 NOW + Duration::from_secs(1 << 30),
             );
         }
-        jar.header(&Url::parse(to).unwrap())
+        let header = jar.header(&Url::parse(to).unwrap());
+        header.map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_cookie_goes_back_byte_for_byte() {
+        let url = Url::parse("http://example.com/").unwrap();
+        for (line, back) in [
+            (&b"n=caf\xe9; path=/"[..], Some(&b"n=caf\xe9"[..])),
+            (b"n=caf\xc3\xa9", Some(b"n=caf\xc3\xa9")),
+            (b"n\xe9=\x80\x9f\xff", Some(b"n\xe9=\x80\x9f\xff")),
+            (b"n=a\tb \t; path=\xe9", Some(b"n=a\tb")),
+            (b"n=a\x0bb", None),
+            (b"n=a\x7f", None),
+            (b"n=a; x=\x01", None),
+        ] {
+            let mut jar = Jar::default();
+            jar.set(&url, line, NOW);
+            assert_eq!(jar.header(&url).as_deref(), back, "{}", line.escape_ascii());
+        }
     }
 
     #[test]

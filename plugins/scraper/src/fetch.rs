@@ -45,6 +45,9 @@ pub struct Fetched {
     pub broken: Option<String>,
 }
 
+/// An address, and the cookies that go there.
+type State = (String, Option<Vec<u8>>);
+
 /// What the requests of one fetch share.
 #[derive(Debug)]
 pub struct Session<'a> {
@@ -58,7 +61,7 @@ pub struct Session<'a> {
     credentials: Option<(Url, String)>,
     accept_language: Option<&'a str>,
     jar: Jar,
-    seen: HashSet<(String, Option<String>)>,
+    seen: HashSet<State>,
     redirects: Vec<Redirect>,
 }
 
@@ -165,17 +168,17 @@ impl<'a> Session<'a> {
         request.send().await.context(url)
     }
 
-    fn request_headers(&self, url: &Url) -> Vec<(&str, String)> {
+    fn request_headers(&self, url: &Url) -> Vec<(&str, Vec<u8>)> {
         let ours = [
             ("accept", Some("text/html,application/xhtml+xml;q=0.9,*/*;q=0.5")),
             ("accept-encoding", Some("gzip, br, deflate")),
             ("accept-language", self.accept_language),
             ("user-agent", Some(self.input.user_agent.as_str())),
         ];
-        let mut headers: Vec<(&str, String)> = ours
+        let mut headers: Vec<(&str, Vec<u8>)> = ours
             .into_iter()
             .filter(|(name, _)| !self.says(name))
-            .filter_map(|(name, value)| Some((name, value?.to_owned())))
+            .filter_map(|(name, value)| Some((name, value?.into())))
             .collect();
         let at_home = same_site(&self.home, url);
         let mut cookies = self.jar.header(url);
@@ -184,10 +187,14 @@ impl<'a> Session<'a> {
             if is_private && !at_home {
                 continue;
             }
+            let value = value.clone().into_bytes();
             if name.eq_ignore_ascii_case("cookie") {
-                cookies = Some(cookies.map_or(value.clone(), |kept| format!("{value}; {kept}")));
+                cookies = Some(match cookies {
+                    Some(kept) => [value, kept].join(&b"; "[..]),
+                    None => value,
+                });
             } else {
-                headers.push((name, value.clone()));
+                headers.push((name, value));
             }
         }
         headers.extend(cookies.map(|cookies| ("cookie", cookies)));
@@ -195,13 +202,13 @@ impl<'a> Session<'a> {
             && same_site(site, url)
             && !(at_home && self.says("authorization"))
         {
-            headers.push(("authorization", header.clone()));
+            headers.push(("authorization", header.clone().into_bytes()));
         }
         headers
     }
 
     /// What an answer depends on: asked again for the same, a server answers the same.
-    fn state(&self, url: &Url) -> (String, Option<String>) {
+    fn state(&self, url: &Url) -> State {
         (without_fragment(url).to_owned(), self.jar.header(url))
     }
 
@@ -355,7 +362,7 @@ mod tests {
             let to = Url::parse(to).unwrap();
             let headers = session.request_headers(&to).into_iter();
             headers
-                .map(|(name, value)| format!("{name}: {value}"))
+                .map(|(name, value)| format!("{name}: {}", value.escape_ascii()))
                 .collect::<Vec<_>>()
         };
         let home = sent("http://example.com/x");

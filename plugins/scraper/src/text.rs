@@ -111,7 +111,12 @@ pub fn seen(element: ElementRef<'_>) -> Option<String> {
         };
         let opens = matches!(edge, Edge::Open(_));
         match node.value() {
-            Node::Text(piece) if opens && hidden.is_none() && drawn.last() == Some(&true) => {
+            Node::Text(piece)
+                if opens
+                    && hidden.is_none()
+                    && drawn.last() == Some(&true)
+                    && !node.parent().and_then(ElementRef::wrap).is_some_and(is_closed) =>
+            {
                 text.push_str(piece);
             }
             Node::Element(value) => {
@@ -139,7 +144,7 @@ fn follow(element: &Element, opens: bool, drawn: &mut Vec<bool>, text: &mut Stri
     let shows = match namespace(element) {
         Namespace::Svg if name == "svg" => Some(false),
         Namespace::Svg if ["text", "foreignObject"].contains(&name) => Some(true),
-        Namespace::Html if BLOCKS.contains(&name) => {
+        Namespace::Html if is_block(element) => {
             text.push(' ');
             None
         }
@@ -164,11 +169,11 @@ pub fn is_hidden(element: ElementRef<'_>) -> bool {
             NOT_RENDERED.contains(&name)
                 || value.attr("hidden").is_some()
                 || value.attr("popover").is_some()
-                || value.attr("style").is_some_and(hides)
+                || is_styled_away(value)
                 || (name == "dialog" && value.attr("open").is_none())
                 || is_folded(element)
         }
-        Namespace::Svg => NOT_DRAWN.contains(&name) || value.attr("style").is_some_and(hides),
+        Namespace::Svg => NOT_DRAWN.contains(&name) || is_styled_away(value),
         Namespace::Math => ["annotation", "annotation-xml"].contains(&name),
     }
 }
@@ -176,22 +181,42 @@ pub fn is_hidden(element: ElementRef<'_>) -> bool {
 /// In `details` that are not open, only the summary is seen.
 fn is_folded(element: ElementRef<'_>) -> bool {
     let parent = element.parent().and_then(ElementRef::wrap);
-    parent.is_some_and(|parent| {
-        let folded = parent.value().name() == "details" && parent.value().attr("open").is_none();
-        folded && element.value().name() != "summary"
-    })
+    parent.is_some_and(is_closed) && element.value().name() != "summary"
 }
 
-fn hides(style: &str) -> bool {
-    let style: String = style.to_ascii_lowercase().split_ascii_whitespace().collect();
-    style.split(';').any(|declaration| {
+fn is_closed(element: ElementRef<'_>) -> bool {
+    element.value().name() == "details" && element.value().attr("open").is_none()
+}
+
+/// Whether an element begins and ends a line: as its own style says, or else as browsers have it.
+fn is_block(element: &Element) -> bool {
+    let name = element.name();
+    match styled(element, "display").as_deref() {
+        Some("block" | "list-item" | "flow-root" | "flex" | "grid" | "table") => true,
+        Some("inline" | "inline-block" | "inline-flex" | "inline-grid" | "contents") => name == "br",
+        _ => BLOCKS.contains(&name),
+    }
+}
+
+fn is_styled_away(element: &Element) -> bool {
+    let visibility = styled(element, "visibility");
+    styled(element, "display").as_deref() == Some("none")
+        || matches!(visibility.as_deref(), Some("hidden" | "collapse"))
+}
+
+/// What an element's own style says of a property: the last word, or the last important one.
+fn styled(element: &Element, property: &str) -> Option<String> {
+    let style = element.attr("style")?.to_ascii_lowercase();
+    let style: String = style.split_ascii_whitespace().collect();
+    let mut said: Option<(bool, &str)> = None;
+    for declaration in style.split(';') {
         let (name, value) = declaration.split_once(':').unwrap_or_default();
-        let value = value.trim_end_matches("!important");
-        matches!(
-            (name, value),
-            ("display", "none") | ("visibility", "hidden" | "collapse")
-        )
-    })
+        let important = value.ends_with("!important");
+        if name == property && said.is_none_or(|(earlier, _)| important || !earlier) {
+            said = Some((important, value.trim_end_matches("!important")));
+        }
+    }
+    said.map(|(_, value)| value.to_owned())
 }
 
 enum Namespace {
@@ -269,6 +294,33 @@ mod tests {
             ("<textarea>no</textarea>Seen<iframe>no</iframe>", "Seen"),
             ("<ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>", "漢kan"),
             ("<details><summary>Sum</summary><b>no</b></details>", "Sum"),
+            (
+                "<details>no<summary>Sum <b>up</b></summary>no</details>!",
+                "Sum up !",
+            ),
+            ("<details open>A<summary>Sum</summary>B</details>", "A Sum B"),
+            (
+                "<span style='display:block'>Spring</span><span style='Display: BLOCK'>Sale</span>",
+                "Spring Sale",
+            ),
+            (
+                "<b style='display:flex'>A</b><i style='display:grid'>B</i>C",
+                "A B C",
+            ),
+            (
+                "<i style='display:list-item'>A</i>B<i style='display:table'>C</i>",
+                "A B C",
+            ),
+            (
+                "<div style='display:inline'>In</div><div style='display:inline-block'>line</div>",
+                "Inline",
+            ),
+            ("Two<br style='display:inline'>lines", "Two lines"),
+            ("<b style='display:none; display:inline'>Seen</b>", "Seen"),
+            (
+                "<b style='display:none!important; display:block'>x</b>Seen",
+                "Seen",
+            ),
             ("A&nbsp;&nbsp; B", "A B"),
         ] {
             let document = Html::parse_document(&format!("<main>{html}</main>"));
