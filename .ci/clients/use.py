@@ -37,6 +37,13 @@ pushed = push_plugin.sync(
     client=client.with_headers({"content-type": "application/wasm"}), body=types.File(io.BytesIO(wasm))
 )
 assert isinstance(pushed, models.PluginVersion), pushed
+# The same in a form, with settings beside it; those of the version stay as they are.
+form = models.PushForm(
+    component=types.File(io.BytesIO(wasm), "fibonacci.wasm", "application/wasm"),
+    settings=models.PluginSettings(limits=models.Limits(fuel=4711)),
+)
+again = push_plugin.sync(client=client, body=form)
+assert isinstance(again, models.PluginVersion) and "keeps its settings" in again.settings_note, again
 read = read_plugin_component.sync("fibonacci", pushed.version, client=client)
 assert read.payload.read() == wasm
 print("the client in Python works")

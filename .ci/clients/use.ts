@@ -41,6 +41,18 @@ const pushed = await api.POST("/plugins", {
 });
 assert.equal(pushed.response.status, 200);
 const version = pushed.data!.version;
+// The same in a form, with settings beside it; those of the version stay as they are.
+const settings = new Blob([JSON.stringify({ limits: { fuel: 4711 } })], { type: "application/json" });
+const again = await api.POST("/plugins", {
+  body: { component: wasm as unknown as string },
+  bodySerializer: () => {
+    const form = new FormData();
+    form.append("component", wasm);
+    form.append("settings", settings);
+    return form;
+  },
+});
+assert.match(again.data!.settings_note!, /keeps its settings/);
 const read = await api.GET("/plugins/{name}/versions/{version}/component", {
   params: { path: { name: "fibonacci", version } },
   parseAs: "arrayBuffer",

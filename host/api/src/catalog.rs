@@ -138,7 +138,7 @@ impl Catalog {
             .collect()
     }
 
-    /// Checks an input as the door does when a task of the default tenant is enqueued, against every version that may run it: what is wrong
+    /// Checks an input as the API does when a task of the default tenant is enqueued, against every version that may run it: what is wrong
     /// with it, each fault with a pointer below `/input`. `None` when nothing has this name.
     #[must_use]
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {

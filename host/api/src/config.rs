@@ -1,4 +1,4 @@
-//! The limits of the door.
+//! The limits of the API.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,9 +17,11 @@ pub struct ApiConfig {
     pub key: Option<ApiKey>,
     /// Bytes of a request body. Default 8 MiB: a batch of 10,000 tasks of 800 bytes each.
     pub body_limit: usize,
-    /// Bytes of a component that is pushed. Default 64 MiB.
+    /// Bytes of a component that is pushed. Default 64 MiB. What comes with it in a form has 1 MiB a
+    /// part.
     pub component_limit: usize,
-    /// Bytes of a request's start line and headers together. Default 64 KiB: a push has its settings and its schemas in the query.
+    /// Bytes of a request's start line and headers together. Default 32 KiB: filters name up to 100
+    /// ids, groups and types each.
     pub header_limit: usize,
     /// Number of a request's headers. Default 100.
     pub max_headers: usize,
@@ -31,7 +33,7 @@ pub struct ApiConfig {
     /// For a request's whole body, so that a byte a second does not hold a connection for hours. Default 30 s.
     pub body_timeout: Duration,
     /// Bytes a second that a body must bring on average, after [`ApiConfig::body_grace`]. Default 16 KiB: a body that comes more
-    /// slowly holds memory and turns that others wait for.
+    /// slowly holds memory and permits that others wait for.
     pub body_rate: u32,
     /// For a body to begin before its rate counts. Default 5 s.
     pub body_grace: Duration,
@@ -58,7 +60,7 @@ impl Default for ApiConfig {
             key: None,
             body_limit: 8 << 20,
             component_limit: 64 << 20,
-            header_limit: 64 << 10,
+            header_limit: 32 << 10,
             max_headers: 100,
             header_timeout: Duration::from_secs(15),
             first_byte_timeout: Duration::from_secs(5),

@@ -177,7 +177,7 @@ pub(crate) async fn groups(
 /// once, in transactions of 1000: what was moved before an error stays moved.
 #[utoipa::path(
     post, path = "/dlq/requeue", tag = "dead letters", operation_id = "requeueDeadLetters",
-    request_body(content = RequeueBody, content_type = "application/json", examples(
+    request_body(content = RequeueBody<'_>, content_type = "application/json", examples(
         ("a group, after its cause was mended" = (value = json!({"group": "8913193a363691af", "task_type": "scraper"}))),
         ("what failed since a deployment" = (value = json!({"filter": {"error_kind": ["trap"], "failed_from": "2026-11-01T10:00:00Z"}}))),
         ("one, with another input" = (value = json!({"ids": ["019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11"], "input": {"n": 10}}))),

@@ -22,12 +22,12 @@ use crate::{
         completion::Beat,
         lease::{Ask, Leased},
         lease_token::LeaseTokens,
-        report::{CompleteBody, Report},
+        report::CompleteBody,
     },
     http::{
         answer::json,
-        body::JsonBody,
-        fields::{self, DurationText, Fields, duration, parsed, several},
+        body::{JsonBody, JsonObject},
+        fields::{DurationText, Object as _, duration, object, parsed, several, whole},
         query::MAX_WAIT,
         request::Gone,
     },
@@ -47,26 +47,42 @@ const MAX_NAME: usize = 200;
 const DECLARE: &str = "A type that only external workers handle is declared to the server, with \
                        --external-types NAME or a file NAME.external.toml in its plugins folder";
 
-/// What a worker asks for.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes the body for OpenAPI")]
-pub(crate) struct NextTask {
-    /// The types that it serves, 1 to 100.
-    #[schema(min_items = 1, max_items = 100)]
-    task_types: Vec<String>,
-    /// The most tasks that it can take now.
-    #[schema(minimum = 1, maximum = 100, default = 1)]
-    max: Option<u32>,
-    /// How long each is its own without a heartbeat: 1 s to 1 h.
-    #[schema(value_type = Option<DurationText>, required = false, default = "60s")]
-    lease: String,
-    /// How long to wait while there is none, at most 60 s.
-    #[schema(value_type = Option<DurationText>, required = false, default = "0s")]
-    wait: String,
-    /// What it calls itself, for operators: kept with its leases while they hold.
-    #[schema(max_length = 200)]
-    worker: Option<String>,
+object! {
+    /// What a worker asks for.
+    pub(crate) struct NextTask {
+        /// The types that it serves, 1 to 100.
+        #[schema(value_type = Vec<String>, min_items = 1, max_items = 100)]
+        task_types: Vec<TaskType> = several(MAX_TYPES),
+        /// The most tasks that it can take now.
+        #[schema(minimum = 1, maximum = 100, default = 1)]
+        max: Option<u32> = whole(1, MAX_TASKS),
+        /// How long each is its own without a heartbeat: 1 s to 1 h.
+        #[schema(value_type = Option<DurationText>, required = false, default = "60s")]
+        lease: Option<Duration> = lease_length,
+        /// How long to wait while there is none, at most 60 s.
+        #[schema(value_type = Option<DurationText>, required = false, default = "0s")]
+        wait: Option<Duration> = duration(MAX_WAIT, "60 seconds"),
+        /// What it calls itself, for operators: kept with its leases while they hold.
+        #[schema(max_length = 200)]
+        worker: Option<String> = worker_name,
+    }
+}
+
+fn lease_length(raw: &str) -> Result<Duration, String> {
+    let length = duration(MAX_LEASE, "1 hour")(raw)?;
+    if length < MIN_LEASE {
+        return Err("must be at least 1 second".to_owned());
+    }
+    // As the store keeps it.
+    let millis = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    Ok(Duration::from_millis(millis))
+}
+
+fn worker_name(raw: &str) -> Result<String, String> {
+    let name: String = parsed(raw)?;
+    let is_name = name.chars().count() <= MAX_NAME && !name.contains(is_hidden);
+    let rule = || format!("must be at most {MAX_NAME} characters, none of them a control character");
+    is_name.then_some(name).ok_or_else(rule)
 }
 
 /// Tasks for a worker.
@@ -123,16 +139,15 @@ impl<'a> LeasedView<'a> {
     }
 }
 
-/// A lease to renew.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes the body for OpenAPI")]
-pub(crate) struct Heartbeat {
-    /// The task.
-    #[schema(value_type = uuid::Uuid)]
-    task_id: TaskId,
-    /// What came with it from `POST /task/next`.
-    lease_token: String,
+object! {
+    /// A lease to renew.
+    pub(crate) struct Heartbeat {
+        /// The task.
+        #[schema(value_type = uuid::Uuid)]
+        task_id: TaskId = parsed,
+        /// What came with it from `POST /task/next`.
+        lease_token: String = parsed,
+    }
 }
 
 /// What became of a lease.
@@ -177,69 +192,35 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 pub(crate) async fn next(
     State(app): State<App>,
     gone: Gone,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<NextTask>,
 ) -> Result<Response, Problem> {
-    let (ask, wait) = read_ask(&app, &body)?;
-    let leased = lease::take(&app, ask, Instant::now() + wait, &gone).await?;
+    let plugins = app.services.catalog.snapshot();
+    let mut types = body.task_types;
+    // A slip of the pen would otherwise wait for ever.
+    if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
+        let unknown = plugins.unknown(&TenantId::default(), unknown);
+        let error = FieldError::at("/task_types", format!("{unknown}. {DECLARE}"));
+        return Err(Problem::validation(vec![error]));
+    }
+    types.sort_unstable();
+    types.dedup();
+    let ask = Ask {
+        types,
+        max: body.max.unwrap_or(1) as usize,
+        length: body.lease.unwrap_or(DEFAULT_LEASE),
+        worker: body
+            .worker
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "external".to_owned()),
+    };
+    let deadline = Instant::now() + body.wait.unwrap_or_default();
+    let leased = lease::take(&app, ask, deadline, &gone).await?;
     // No wait from here on: what is leased now is the client's.
     let tasks = leased
         .iter()
         .map(|leased| LeasedView::new(leased, &app.lease_tokens))
         .collect();
     Ok(json(StatusCode::OK, &NextTasks { tasks }))
-}
-
-fn read_ask(app: &App, body: &[u8]) -> Result<(Ask, Duration), Problem> {
-    let known = ["task_types", "max", "lease", "wait", "worker"];
-    fields::body(body, &known, |fields, errors| {
-        let types = types(app, fields, errors);
-        let max = fields.parse("max", errors, |raw| {
-            let max = serde_json::from_str::<u32>(raw).ok();
-            let max = max.filter(|max| (1..=MAX_TASKS).contains(max));
-            max.ok_or_else(|| format!("must be a whole number from 1 to {MAX_TASKS}"))
-        });
-        let length = fields.parse("lease", errors, |raw| {
-            let length = duration(raw, MAX_LEASE, "1 hour")?;
-            if length < MIN_LEASE {
-                return Err("must be at least 1 second".to_owned());
-            }
-            // As the store keeps it.
-            Ok(Duration::from_millis(
-                u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
-            ))
-        });
-        let wait = fields.parse("wait", errors, |raw| duration(raw, MAX_WAIT, "60 seconds"));
-        let worker = fields.parse("worker", errors, |raw| {
-            let name: String = parsed(raw)?;
-            let is_name = name.chars().count() <= MAX_NAME && !name.contains(is_hidden);
-            let rule = || format!("must be at most {MAX_NAME} characters, none of them a control character");
-            is_name.then_some(name).ok_or_else(rule)
-        });
-        let ask = Ask {
-            types: types?,
-            max: max.unwrap_or(1) as usize,
-            length: length.unwrap_or(DEFAULT_LEASE),
-            worker: worker
-                .filter(|name| !name.is_empty())
-                .unwrap_or_else(|| "external".to_owned()),
-        };
-        Some((ask, wait.unwrap_or_default()))
-    })
-}
-
-fn types(app: &App, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<Vec<TaskType>> {
-    let plugins = app.services.catalog.snapshot();
-    fields.required("task_types", errors, |raw| {
-        let mut types: Vec<TaskType> = several(raw, MAX_TYPES)?;
-        // A slip of the pen would otherwise wait for ever.
-        if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
-            let unknown = plugins.unknown(&TenantId::default(), unknown);
-            return Err(format!("{unknown}. {DECLARE}"));
-        }
-        types.sort_unstable();
-        types.dedup();
-        Ok(types)
-    })
 }
 
 /// Renew a lease.
@@ -254,12 +235,11 @@ fn types(app: &App, fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option
         (status = 409, description = "The token is wrong, or the lease is over"),
     ),
 )]
-pub(crate) async fn heartbeat(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
-    let (task, token) = fields::body(&body, &["task_id", "lease_token"], |fields, errors| {
-        let (task, token) = report::lease_of(fields, errors);
-        Some((task?, token?))
-    })?;
-    let renewed = match completion::beat(&app, task, &token).await? {
+pub(crate) async fn heartbeat(
+    State(app): State<App>,
+    JsonObject(body): JsonObject<Heartbeat>,
+) -> Result<Response, Problem> {
+    let renewed = match completion::beat(&app, body.task_id, &body.lease_token).await? {
         Beat::Held(until) => Renewed {
             lease_expires_at: Some(until),
             cancelled: false,
@@ -278,7 +258,7 @@ pub(crate) async fn heartbeat(State(app): State<App>, JsonBody(body): JsonBody) 
 /// cancelled in the meantime stays cancelled, and the attempt is kept on record.
 #[utoipa::path(
     post, path = "/complete_task", tag = "external workers", operation_id = "completeTask",
-    request_body(content = CompleteBody, content_type = "application/json", examples(
+    request_body(content = CompleteBody<'_>, content_type = "application/json", examples(
         ("an output" = (value = json!({"task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw",
             "output": {"text": "hello"}, "logs": [{"level": "info", "message": "read 1 page"}]}))),
         ("a failure" = (value = json!({"task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw",
@@ -290,7 +270,7 @@ pub(crate) async fn heartbeat(State(app): State<App>, JsonBody(body): JsonBody) 
     ),
 )]
 pub(crate) async fn complete(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
-    let report = Report::read(&body)?;
+    let report = CompleteBody::from_body(&body)?.report()?;
     let (task_id, status) = completion::complete(&app, report).await?;
     Ok(json(StatusCode::OK, &Ended { task_id, status }))
 }

@@ -9,6 +9,7 @@ pub(crate) mod record;
 mod refusal;
 pub(crate) mod rollout;
 pub(crate) mod secrets;
+mod upload;
 pub(crate) mod versions;
 pub(crate) mod view;
 

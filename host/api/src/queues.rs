@@ -15,12 +15,12 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    FieldError, Problem, ProblemKind,
+    Problem, ProblemKind,
     catalog::Plugins,
     http::{
         answer::json,
-        body::JsonBody,
-        fields::{self, Fields},
+        body::JsonObject,
+        fields::{flag, object, typed, whole},
         path::{By, PathParam},
         query::Params,
     },
@@ -121,30 +121,33 @@ pub(crate) struct TenantList<'a> {
     tenants: Vec<TenantView<'a>>,
 }
 
-/// What a queue is set to. What is left out gets its default.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes the body for OpenAPI")]
-pub(crate) struct QueueBody {
-    /// Its tasks are to wait.
-    #[schema(default = false)]
-    paused: Option<bool>,
-    /// The most attempts that may run at once in the whole fleet.
-    #[schema(maximum = 1_000_000)]
-    max_running: Option<u32>,
+object! {
+    /// What a queue is set to. What is left out gets its default.
+    pub(crate) struct QueueBody {
+        /// Its tasks are to wait.
+        #[schema(default = false)]
+        paused: Option<bool> = flag,
+        /// The most attempts that may run at once in the whole fleet.
+        #[schema(maximum = 1_000_000)]
+        max_running: Option<u32> = max_running,
+    }
 }
 
-/// What a tenant's share is set to. What is left out gets its default.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "describes the body for OpenAPI")]
-pub(crate) struct TenantBody {
-    /// Its share, against those of others.
-    #[schema(minimum = 1, maximum = 1000, default = 1)]
-    weight: Option<u32>,
-    /// The most attempts that may run at once in the whole fleet.
-    #[schema(maximum = 1_000_000)]
-    max_running: Option<u32>,
+object! {
+    /// What a tenant's share is set to. What is left out gets its default.
+    pub(crate) struct TenantBody {
+        /// Its share, against those of others.
+        #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000, default = 1)]
+        weight: Option<Weight> =
+            typed::<Weight>("must be a whole number from 1 to 1000"),
+        /// The most attempts that may run at once in the whole fleet.
+        #[schema(maximum = 1_000_000)]
+        max_running: Option<u32> = max_running,
+    }
+}
+
+fn max_running(raw: &str) -> Result<u32, String> {
+    whole(0, MAX_RUNNING)(raw).map_err(|rule| format!("{rule}, or null for no cap"))
 }
 
 /// The routes of queues and of tenants' shares.
@@ -249,12 +252,9 @@ pub(crate) async fn set(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<QueueBody>,
 ) -> Result<Response, Problem> {
-    let (paused, max_running) = fields::body(&body, &["paused", "max_running"], |fields, errors| {
-        let paused: Option<bool> = fields.simple("paused", errors, "must be true or false");
-        Some((paused, max_running(fields, errors)))
-    })?;
+    let QueueBody { paused, max_running } = body;
     let policy = TypePolicy {
         paused: paused.unwrap_or_default(),
         max_running,
@@ -326,28 +326,16 @@ pub(crate) async fn resume(
 pub(crate) async fn set_tenant(
     State(app): State<App>,
     PathParam(name): PathParam<TenantId>,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<TenantBody>,
 ) -> Result<Response, Problem> {
-    let wanted = fields::body(&body, &["weight", "max_running"], |fields, errors| {
-        let weight = fields.simple("weight", errors, "must be a whole number from 1 to 1000");
-        Some(TenantPolicy {
-            weight: weight.unwrap_or_default(),
-            max_running: max_running(fields, errors),
-        })
-    })?;
-    let _turn = app.policy.lock().await;
+    let wanted = TenantPolicy {
+        weight: body.weight.unwrap_or_default(),
+        max_running: body.max_running,
+    };
+    let _changing = app.policy.lock().await;
     app.services.store.set_tenant_policy(&name, wanted).await?;
     let policy = spread(&app).await?;
     Ok(json(StatusCode::OK, &tenant(&name, &policy)))
-}
-
-fn max_running(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<u32> {
-    fields.parse("max_running", errors, |raw| {
-        let number = serde_json::from_str::<u32>(raw)
-            .ok()
-            .filter(|number| *number <= MAX_RUNNING);
-        number.ok_or_else(|| format!("must be a whole number from 0 to {MAX_RUNNING}, or null for no cap"))
-    })
 }
 
 /// Changes what a type's policy is now. Only within this process do changes wait for each other: of two operators who pause and cap one queue
@@ -358,7 +346,7 @@ async fn change(
     resumed_by: Option<&str>,
     to: impl FnOnce(TypePolicy) -> TypePolicy,
 ) -> Result<Response, Problem> {
-    let turn = app.policy.lock().await;
+    let changing = app.policy.lock().await;
     let before = app.services.store.policy().await?;
     let known = app.services.catalog.snapshot();
     let is_known = known.get(name).is_some() || before.types.contains_key(name);
@@ -372,7 +360,7 @@ async fn change(
     let before = before.types.get(name).copied().unwrap_or_default();
     let after = to(before);
     app.services.store.set_type_policy(name, after).await?;
-    drop(turn);
+    drop(changing);
     if let Some(by) = resumed_by {
         match app.services.registry.resume(name, by).await {
             Ok(_) => app.offer().await,
@@ -387,7 +375,7 @@ async fn change(
 
 /// Lets the queue of a plugin that was resumed run too.
 pub(crate) async fn resume_type(app: &App, name: &TaskType) -> Result<(), Problem> {
-    let _turn = app.policy.lock().await;
+    let _changing = app.policy.lock().await;
     let policy = app.services.store.policy().await?;
     let Some(paused) = policy.types.get(name).filter(|policy| policy.paused) else {
         return Ok(());

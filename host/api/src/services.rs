@@ -1,4 +1,4 @@
-//! What the door needs from the rest of the house.
+//! What the API needs from the rest of the process.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::{Catalog, Metrics};
 /// The parts that the routes work with.
 #[derive(Clone)]
 pub struct Services {
-    /// The truth.
+    /// Where tasks are.
     pub store: Arc<dyn Store>,
-    /// The hint.
+    /// How workers learn of them.
     pub broker: Arc<dyn Broker>,
     /// The plugins that tasks may name.
     pub catalog: Arc<Catalog>,
@@ -25,7 +25,7 @@ pub struct Services {
     pub ready: Arc<dyn Readiness>,
 }
 
-/// A condition of readiness beyond the store and the broker, which the door checks itself: plugins loaded, for example.
+/// A condition of readiness beyond the store and the broker, which the API checks itself: plugins loaded, for example.
 pub trait Readiness: Send + Sync + 'static {
     /// Whether it holds. Must not block.
     ///

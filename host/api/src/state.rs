@@ -73,7 +73,7 @@ impl App {
         self.services.store.clock().now()
     }
 
-    /// Offers what the registry says now. After a change through this door, so that its client may rely on it at once; all other processes hear
+    /// Offers what the registry says now. After a change through this process, so that its client may rely on it at once; all other processes hear
     /// of it by themselves.
     pub(crate) async fn offer(&self) {
         match self.services.registry.plugins().await {

@@ -51,7 +51,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 /// When this answers 201 the task is committed, and will run at least once.
 #[utoipa::path(
     post, path = "/tasks", tag = "tasks", operation_id = "createTask",
-    request_body(content = NewTaskBody, content_type = "application/json", examples(
+    request_body(content = NewTaskBody<'_>, content_type = "application/json", examples(
         ("fibonacci" = (value = json!({"task_type": "fibonacci", "input": {"n": 10}}))),
         ("later, with retries of its own" = (value = json!({"task_type": "scraper", "input": {"url": "https://example.com"},
             "priority": 5, "delay": "10m", "max_retries": 10, "retry_base": "2s", "retry_cap": "1h"}))),
@@ -81,7 +81,7 @@ pub(crate) async fn create(
 /// Up to 10,000, all or none. An error names the task by its index: `/tasks/17/input/n`.
 #[utoipa::path(
     post, path = "/tasks/batch", tag = "tasks", operation_id = "createTasks",
-    request_body(content = BatchBody, content_type = "application/json",
+    request_body(content = BatchBody<'_>, content_type = "application/json",
         example = json!({"tasks": [{"task_type": "fibonacci", "input": {"n": 10}}, {"task_type": "fibonacci", "input": {"n": 20}}]})),
     responses((status = 201, description = "Every task is committed", body = BatchAccepted)),
 )]

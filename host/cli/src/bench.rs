@@ -48,7 +48,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
     let measuring = Box::pin(measure(&args, scratch.url()));
     let measured = signals::interruptible(measuring, || "nothing is left of it".to_owned()).await;
-    // Dropped in any case, and what went wrong before is the news.
+    // Dropped in any case, and what went wrong before is what matters.
     let dropped = scratch.remove().await;
     let report = measured?;
     dropped.context("the benchmark's database was not dropped")?;

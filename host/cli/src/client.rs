@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use reqwest::{Method, StatusCode, Url, header::CONTENT_TYPE};
+use reqwest::{Method, StatusCode, Url, multipart::Form};
 use serde_json::Value;
 use taskforge_domain::{Json, one_line};
 
@@ -45,10 +45,10 @@ enum KeyFrom {
 }
 
 /// How long the server may take to answer, beyond the time that a long poll asks for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same for a component: sent, and compiled.
-const PUSH_PATIENCE: Duration = Duration::from_secs(450);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(450);
 
 impl Client {
     /// A client of the server that the arguments name.
@@ -119,20 +119,19 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
         body: Option<&Json>,
-        patience: Duration,
+        wait: Duration,
     ) -> anyhow::Result<Answer> {
-        let mut request = self.begin(method, path, query, PATIENCE + patience);
+        let mut request = self.begin(method, path, query, ANSWER_TIMEOUT + wait);
         if let Some(body) = body {
             request = request.json(body);
         }
         self.finish(request).await
     }
 
-    /// Pushes a component, which may take a while to compile.
-    pub(crate) async fn push(&self, query: &[(&str, String)], component: Vec<u8>) -> anyhow::Result<Answer> {
-        let request = self.begin(Method::POST, "plugins", query, PUSH_PATIENCE);
-        let wasm = request.header(CONTENT_TYPE, "application/wasm").body(component);
-        self.finish(wasm).await
+    /// Pushes a component and what comes with it, which may take a while to compile.
+    pub(crate) async fn push(&self, query: &[(&str, String)], form: Form) -> anyhow::Result<Answer> {
+        let request = self.begin(Method::POST, "plugins", query, PUSH_TIMEOUT);
+        self.finish(request.multipart(form)).await
     }
 
     fn begin(

@@ -1,6 +1,6 @@
 //! A load with progress bars and a summary.
 //!
-//! The system is thrown away, and real: tasks go in through the HTTP door in batches, workers claim and run them in the sandbox, and the
+//! The system is thrown away, and real: tasks go in through the HTTP API in batches, workers claim and run them in the sandbox, and the
 //! figures come from the rows that were committed.
 
 use std::{
@@ -148,7 +148,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
 struct Recipe {
     types: Vec<TaskType>,
     input: Option<Json>,
-    door: SocketAddr,
+    api: SocketAddr,
 }
 
 /// A task as `POST /tasks/batch` takes it.
@@ -162,7 +162,7 @@ struct Request<'a> {
 impl Recipe {
     const BUILT_IN: [&'static str; 3] = ["fibonacci", "scraper", "email"];
 
-    async fn new(args: &DemoArgs, client: &Client, door: SocketAddr) -> anyhow::Result<Self> {
+    async fn new(args: &DemoArgs, client: &Client, api: SocketAddr) -> anyhow::Result<Self> {
         let input = args
             .input
             .clone()
@@ -195,7 +195,7 @@ impl Recipe {
         if types.is_empty() {
             bail!("none of the built-in plugins is loaded; build them with `make plugins`");
         }
-        Ok(Self { types, input, door })
+        Ok(Self { types, input, api })
     }
 
     fn task(&self) -> Request<'_> {
@@ -211,7 +211,7 @@ impl Recipe {
     fn random_input(&self, task_type: &TaskType) -> Json {
         Json::from(match task_type.as_str() {
             "fibonacci" => serde_json::json!({ "n": fastrand::u32(0..=1_000) }),
-            "scraper" => serde_json::json!({ "url": format!("http://{}/docs/", self.door) }),
+            "scraper" => serde_json::json!({ "url": format!("http://{}/docs/", self.api) }),
             _ => serde_json::json!({
                 "to": format!("reader{}@example.com", fastrand::u16(..)),
                 "subject": "A task ran",

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The server works through many dead letters in one request.
-const PATIENCE: Duration = Duration::from_secs(600);
+const BULK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The body of `POST /dlq/requeue`. The input stays the text that was given, so that no number in it changes.
 #[derive(Default, Serialize)]
@@ -108,7 +108,7 @@ async fn requeue(args: DlqRequeueArgs, json: bool) -> anyhow::Result<()> {
     body.input = args.input.as_deref().map(read_input).transpose()?;
     let body = Json::from_value(&body)?;
     let waiting = Waiting::begin("waiting for the server to requeue them");
-    let requeued = client.request(Method::POST, "dlq/requeue", &[], Some(&body), PATIENCE);
+    let requeued = client.request(Method::POST, "dlq/requeue", &[], Some(&body), BULK_TIMEOUT);
     let answer = waiting.until(requeued).await?;
     drop(waiting);
     say(&answer, "requeued", json)
@@ -141,7 +141,7 @@ async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
         };
     }
     let waiting = Waiting::begin("waiting for the server to delete them");
-    let deleted = client.request(Method::DELETE, "dlq", &which, None, PATIENCE);
+    let deleted = client.request(Method::DELETE, "dlq", &which, None, BULK_TIMEOUT);
     let answer = waiting.until(deleted).await?;
     drop(waiting);
     say(&answer, "deleted", json)

@@ -92,13 +92,13 @@ pub(crate) async fn connect(args: &DatabaseArgs) -> anyhow::Result<Arc<PostgresS
 
 /// Repeats what fails because the database is not there.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
-    patience: Duration,
+    longest: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     let began = Instant::now();
     loop {
         match ask().await {
-            Err(StoreError::Unavailable(reason)) if began.elapsed() < patience => {
+            Err(StoreError::Unavailable(reason)) if began.elapsed() < longest => {
                 tracing::warn!(error = reason, "waiting for the database");
                 tokio::time::sleep(STARTUP_PAUSE).await;
             }
@@ -107,7 +107,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     }
 }
 
-/// The database's `listen` and `notify`, as the broker's room knows it.
+/// The database's `listen` and `notify`, as the broker knows it.
 struct Noticeboard(Arc<Notices>);
 
 #[async_trait]

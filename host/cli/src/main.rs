@@ -1,10 +1,10 @@
-//! The binary `taskforge`: parses, wires the rooms together, starts roles.
+//! The binary `taskforge`: parses, wires the crates together, starts roles.
 //!
 //! | file | the concept |
 //! |---|---|
 //! | [`args`] | every flag and variable, and its help |
 //! | [`dev`] | all roles in one process, on embedded stores |
-//! | [`stack`] | the wiring of one process: store, broker, sandbox, workers, sweeper, door |
+//! | [`stack`] | the wiring of one process: store, broker, sandbox, workers, sweeper, API |
 //! | [`serve`], [`worker`] | the roles of a fleet |
 //! | [`fleet`] | what they share: the database, and the broker before it |
 //! | [`migrate`] | the fleet's database: its schema, and what is forgotten |

@@ -20,7 +20,7 @@ use crate::{
     stack::{self, SandboxConfig},
 };
 
-/// Components that the door asks at once to describe themselves.
+/// Components that the API asks at once to describe themselves.
 const PUSHES: u32 = 4;
 
 /// Serves until SIGTERM or Ctrl-C, then lets running requests end. A second signal ends the process at once.
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         ..ApiConfig::default()
     });
     // Before anything that takes time: an address that cannot be had is the commonest mistake.
-    let door = stack::bind(args.listen, config).await?;
+    let api = stack::bind(args.listen, config).await?;
     let admin = match args.admin_listen {
         Some(listen) => Some(stack::bind_admin(Some(listen)).await?),
         None => None,
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         metrics,
         ready: Arc::new(registered.clone()),
     };
-    let address = door.local_addr();
+    let address = api.local_addr();
     let mut lines = vec![("  API", format!("http://{address}"))];
     if let Some(admin) = admin {
         lines.push(("  admin", format!("http://{}", admin.local_addr()?)));
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     let serving = stop.clone();
     tasks.spawn(async move {
-        if let Err(error) = door.serve(services, serving).await {
+        if let Err(error) = api.serve(services, serving).await {
             tracing::error!(%error, "the API stopped");
         }
     });
@@ -122,7 +122,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(signals.end(args.shutdown_grace, stopped).await)
 }
 
-/// What it takes to change the registry. The door runs no tasks; its sandbox is for what is pushed, and sends no mail.
+/// What it takes to change the registry. The API runs no tasks; its sandbox is for what is pushed, and sends no mail.
 fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Access> {
     let mailer = OutboxMailer::new(
         args.folders.data_dir.join("outbox"),

@@ -1,4 +1,4 @@
-//! The wiring: store, broker, sandbox, workers, sweeper, door — all in this process.
+//! The wiring: store, broker, sandbox, workers, sweeper, API — all in this process.
 
 use std::{
     io::{self, ErrorKind},
@@ -78,12 +78,12 @@ pub(crate) struct Stack {
     tasks: TaskTracker,
     /// What goes on until the last attempt has ended.
     last: TaskTracker,
-    stop_door: CancellationToken,
+    stop_api: CancellationToken,
     stop_workers: CancellationToken,
     stop_last: CancellationToken,
 }
 
-/// What is still to be done when the door is open.
+/// What is still to be done when the API answers.
 pub(crate) struct Loading {
     registered: Registered,
     catalog: Arc<Catalog>,
@@ -217,13 +217,13 @@ pub(crate) async fn bind_admin(chosen: Option<SocketAddr>) -> anyhow::Result<Tcp
 
 impl Stack {
     /// Opens the store, returns what an earlier process left running to the queue, and starts everything. What the
-    /// folder holds is registered by [`Stack::load`]: that may take minutes, and nobody shall find a closed door.
+    /// folder holds is registered by [`Stack::load`]: that may take minutes, and nobody shall find the API closed.
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<(Self, Loading)> {
         // First: what is made before the recorder is never recorded.
         let metrics = Metrics::install()?;
         // Before anything that takes time: an address that cannot be had is the commonest mistake.
-        let door = bind(config.listen, config.api).await?;
-        let address = door.local_addr();
+        let api = bind(config.listen, config.api).await?;
+        let address = api.local_addr();
         let catalog = Arc::new(Catalog::new());
         // Before anything that takes time: a mistake in a file is told at once.
         let declared = external::read(config.external, Some(config.folder))?;
@@ -270,7 +270,7 @@ impl Stack {
             started: Started::default(),
             tasks,
             last,
-            stop_door: CancellationToken::new(),
+            stop_api: CancellationToken::new(),
             stop_workers: CancellationToken::new(),
             stop_last,
         };
@@ -290,7 +290,7 @@ impl Stack {
         stack.tasks.spawn(registry::offer(
             catalog.clone(),
             snapshots,
-            stack.stop_door.clone(),
+            stack.stop_api.clone(),
         ));
         if config.is_watched {
             stack.tasks.spawn(external::watch(
@@ -298,12 +298,12 @@ impl Stack {
                 config.external.to_vec(),
                 config.folder.to_owned(),
                 declared,
-                stack.stop_door.clone(),
+                stack.stop_api.clone(),
             ));
         }
-        let registered = Registered::begin(folder, &stack.tasks, &stack.stop_door);
+        let registered = Registered::begin(folder, &stack.tasks, &stack.stop_api);
         let (started, ready) = (stack.started.clone(), registered.clone());
-        let door_services = taskforge_api::Services {
+        let api_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
             catalog: catalog.clone(),
@@ -311,9 +311,9 @@ impl Stack {
             metrics,
             ready: Arc::new(move || ready.check().and_then(|()| started.check())),
         };
-        let stop_door = stack.stop_door.clone();
+        let stop_api = stack.stop_api.clone();
         stack.tasks.spawn(async move {
-            if let Err(error) = door.serve(door_services, stop_door).await {
+            if let Err(error) = api.serve(api_services, stop_api).await {
                 tracing::error!(%error, "the API stopped");
             }
         });
@@ -336,10 +336,10 @@ impl Stack {
         self.started.now();
     }
 
-    /// Closes the door, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest
+    /// Closes the API, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest
     /// finishes, and retries find a sweeper until the last attempt has ended, whose usage is written then.
     pub(crate) async fn stop(self) {
-        self.stop_door.cancel();
+        self.stop_api.cancel();
         self.stop_workers.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -13,7 +13,7 @@ use crate::FieldError;
 /// A plugin or external type that cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// A schema of it is not one that the door can check against.
+    /// A schema of it is not one that inputs can be checked against.
     #[error("the {side} schema of {plugin} cannot be used: {reason}")]
     Schema {
         /// The plugin or external type.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use taskforge_domain::{FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp};
 use taskforge_store::{LanedTask, TaskFilter};
 use utoipa::ToSchema;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::{
     FieldError, Problem,
     http::{
-        fields::{self, Fields, parsed, several},
+        fields::{Object as _, finish, object, parsed, several, time},
         json,
     },
     state::App,
@@ -29,55 +29,57 @@ const MAX_TOLD: usize = 1000;
 /// Task types that are looked at to find out whether an input is for one only.
 const MAX_GROUPS: u32 = 1000;
 
-/// Which dead letters are to run again: exactly one of `ids`, `filter`, `group` and `all`.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = Requeue)]
-#[expect(
-    dead_code,
-    reason = "describes the body for OpenAPI; `Requeue` reads it field by field"
-)]
-pub(crate) struct RequeueBody {
-    /// These, 1 to 1000.
-    #[schema(value_type = Vec<uuid::Uuid>, required = false, min_items = 1, max_items = 1000)]
-    ids: Option<Vec<TaskId>>,
-    /// Those that match.
-    filter: Option<DeadLetterFilterBody>,
-    /// Those of a group of `GET /dlq/groups`. Usually together with `task_type`.
-    #[schema(required = false, pattern = "^[0-9a-fA-F]{16}$")]
-    group: Option<String>,
-    /// Only those of this type in the group.
-    #[schema(required = false)]
-    task_type: Option<String>,
-    /// Every one.
-    #[schema(required = false)]
-    all: Option<bool>,
-    /// Another input for each of them, which must match the schema of their type; so they must be of one type.
-    #[schema(value_type = Value, required = false)]
-    input: Option<Value>,
+object! {
+    /// Which dead letters are to run again: exactly one of `ids`, `filter`, `group` and `all`.
+    #[schema(as = Requeue)]
+    pub(crate) struct RequeueBody<'t> {
+        /// These, 1 to 1000.
+        #[schema(value_type = Vec<uuid::Uuid>, required = false, min_items = 1, max_items = 1000)]
+        ids: Option<Vec<TaskId>> = several::<TaskId>(MAX_IDS),
+        /// Those that match.
+        #[schema(value_type = Option<DeadLetterFilterBody>)]
+        filter: Option<&'t RawValue>,
+        /// Those of a group of `GET /dlq/groups`. Usually together with `task_type`.
+        #[schema(value_type = Option<String>, required = false, pattern = "^[0-9a-fA-F]{16}$")]
+        group: Option<Fingerprint> = parsed::<Fingerprint>,
+        /// Only those of this type in the group.
+        #[schema(value_type = Option<String>, required = false)]
+        task_type: Option<TaskType> = parsed::<TaskType>,
+        /// Every one.
+        #[schema(required = false)]
+        all: Option<bool> = is_true,
+        /// Another input for each of them, which must match the schema of their type; so they must be
+        /// of one type.
+        #[schema(value_type = Value, required = false)]
+        input: Option<&'t RawValue>,
+    }
 }
 
-/// Dead letters that have all of this in common. Empty matches none: say `all` if that is meant.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = DeadLetterFilter)]
-#[expect(dead_code, reason = "describes the filter for OpenAPI")]
-pub(crate) struct DeadLetterFilterBody {
-    /// Of this type, or of one of these.
-    #[schema(value_type = Vec<String>, required = false)]
-    task_type: Option<Vec<String>>,
-    /// With a failure of this kind, or of one of these.
-    #[schema(required = false)]
-    error_kind: Option<Vec<FailureKind>>,
-    /// In this group, or in one of these.
-    #[schema(required = false)]
-    group: Option<Vec<String>>,
-    /// Failed at this time or later.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    failed_from: Option<Timestamp>,
-    /// Failed before this time.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    failed_before: Option<Timestamp>,
+fn is_true(raw: &str) -> Result<bool, String> {
+    let all = (raw == "true").then_some(true);
+    all.ok_or_else(|| "must be true".to_owned())
+}
+
+object! {
+    /// Dead letters that have all of this in common. Empty matches none: say `all` if that is meant.
+    #[schema(as = DeadLetterFilter)]
+    pub(crate) struct DeadLetterFilterBody {
+        /// Of this type, or of one of these.
+        #[schema(value_type = Vec<String>, required = false)]
+        task_type: Option<Vec<TaskType>> = several::<TaskType>(100),
+        /// With a failure of this kind, or of one of these.
+        #[schema(required = false)]
+        error_kind: Option<Vec<FailureKind>> = several::<FailureKind>(100),
+        /// In this group, or in one of these.
+        #[schema(value_type = Option<Vec<String>>, required = false)]
+        group: Option<Vec<Fingerprint>> = several::<Fingerprint>(100),
+        /// Failed at this time or later.
+        #[schema(value_type = Option<String>, format = DateTime)]
+        failed_from: Option<Timestamp> = time,
+        /// Failed before this time.
+        #[schema(value_type = Option<String>, format = DateTime)]
+        failed_before: Option<Timestamp> = time,
+    }
 }
 
 /// What a requeue did.
@@ -92,9 +94,6 @@ pub(crate) struct Requeued {
     more: bool,
 }
 
-const FIELDS: [&str; 6] = ["ids", "filter", "group", "task_type", "all", "input"];
-const FILTER_FIELDS: [&str; 5] = ["task_type", "error_kind", "group", "failed_from", "failed_before"];
-
 /// A request to run dead letters again.
 #[derive(Debug)]
 pub(crate) struct Requeue {
@@ -105,14 +104,11 @@ pub(crate) struct Requeue {
 impl Requeue {
     /// Reads the body of `POST /dlq/requeue`.
     pub(crate) fn read(body: &[u8]) -> Result<Self, Problem> {
-        fields::body(body, &FIELDS, |fields, errors| {
-            let filter = choice(fields, errors);
-            let input = fields.get("input").and_then(|raw| input(raw, errors));
-            Some(Self {
-                filter: filter?,
-                input,
-            })
-        })
+        let body = RequeueBody::from_body(body)?;
+        let mut errors = Vec::new();
+        let input = body.input.and_then(|raw| input(raw, &mut errors));
+        let filter = choice(body, &mut errors);
+        finish(filter.map(|filter| Self { filter, input }), errors)
     }
 
     /// Checks the new input against the schema of the one type that is concerned, and from here on concerns that type only.
@@ -200,66 +196,48 @@ async fn concerned(app: &App, tenant: &TenantId, filter: &TaskFilter) -> Result<
     Ok(groups.into_iter().map(|group| group.task_type).collect())
 }
 
-fn choice(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<TaskFilter> {
-    let mut given = ["ids", "filter", "group", "all"]
-        .into_iter()
-        .filter(|name| fields.get(name).is_some_and(|raw| raw.get() != "null"));
-    let (Some(way), None) = (given.next(), given.next()) else {
-        errors.push(FieldError::at(
-            "",
-            "must hold exactly one of ids, filter, group and all",
-        ));
+fn choice(body: RequeueBody<'_>, errors: &mut Vec<FieldError>) -> Option<TaskFilter> {
+    let within = body.filter.filter(|raw| raw.get() != "null");
+    let ways = [
+        body.ids.is_some(),
+        within.is_some(),
+        body.group.is_some(),
+        body.all.is_some(),
+    ];
+    if ways.into_iter().filter(|is_given| *is_given).count() != 1 {
+        let detail = "must hold exactly one of ids, filter, group and all";
+        errors.push(FieldError::at("", detail));
         return None;
-    };
-    let mut filter = TaskFilter {
-        states: vec![TaskState::Failed],
-        ..TaskFilter::default()
-    };
-    let types = fields.parse("task_type", errors, parsed::<TaskType>);
-    if types.is_some() && way != "group" {
+    }
+    if body.task_type.is_some() && body.group.is_none() {
         let detail = "goes with group only; a filter has a task_type of its own";
         errors.push(FieldError::at("/task_type", detail));
     }
-    filter.types.extend(types);
-    match way {
-        "ids" => filter.ids = fields.parse("ids", errors, |raw| several(raw, MAX_IDS))?,
-        "group" => {
-            filter.fingerprints = vec![fields.parse("group", errors, parsed::<Fingerprint>)?];
+    let mut filter = TaskFilter {
+        ids: body.ids.unwrap_or_default(),
+        states: vec![TaskState::Failed],
+        types: body.task_type.into_iter().collect(),
+        fingerprints: body.group.into_iter().collect(),
+        ..TaskFilter::default()
+    };
+    if let Some(raw) = within {
+        let before = errors.len();
+        let body = DeadLetterFilterBody::read(raw, "/filter", errors)?;
+        filter.types = body.task_type.unwrap_or_default();
+        filter.error_kinds = body.error_kind.unwrap_or_default();
+        filter.fingerprints = body.group.unwrap_or_default();
+        filter.finished_from = body.failed_from;
+        filter.finished_before = body.failed_before;
+        let everything = TaskFilter {
+            states: vec![TaskState::Failed],
+            ..TaskFilter::default()
+        };
+        if errors.len() == before && filter == everything {
+            let detail = "must say something; all: true stands for every dead letter";
+            errors.push(FieldError::at("/filter", detail));
         }
-        "all" => {
-            let all = fields.get("all").map(RawValue::get);
-            if all != Some("true") {
-                errors.push(FieldError::at("/all", "must be true"));
-                return None;
-            }
-        }
-        _ => read_filter(fields.get("filter")?, &mut filter, errors)?,
     }
     Some(filter)
-}
-
-fn read_filter(raw: &RawValue, filter: &mut TaskFilter, errors: &mut Vec<FieldError>) -> Option<()> {
-    let before = errors.len();
-    let fields = Fields::read(raw, "/filter", &FILTER_FIELDS, errors)?;
-    let is_given = |name: &&str| fields.get(name).is_some_and(|raw| raw.get() != "null");
-    if errors.len() == before && !FILTER_FIELDS.iter().any(is_given) {
-        let detail = "must say something; all: true stands for every dead letter";
-        errors.push(FieldError::at("/filter", detail));
-        return None;
-    }
-    let time = |raw: &str| {
-        parsed::<Timestamp>(raw)
-            .map_err(|_| "must be a time in RFC 3339, such as \"2030-01-31T08:00:00Z\"".to_owned())
-    };
-    let types = fields.parse("task_type", errors, |raw| several(raw, 100));
-    let kinds = fields.parse("error_kind", errors, |raw| several(raw, 100));
-    let groups = fields.parse("group", errors, |raw| several(raw, 100));
-    filter.types = types.unwrap_or_default();
-    filter.error_kinds = kinds.unwrap_or_default();
-    filter.fingerprints = groups.unwrap_or_default();
-    filter.finished_from = fields.parse("failed_from", errors, time);
-    filter.finished_before = fields.parse("failed_before", errors, time);
-    Some(())
 }
 
 fn input(raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Json> {
@@ -272,35 +250,7 @@ fn input(raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Json> {
 
 #[cfg(test)]
 mod tests {
-    use utoipa::PartialSchema;
-
     use super::*;
-
-    fn documented(schema: &impl serde::Serialize) -> Vec<String> {
-        let schema = serde_json::to_value(schema).unwrap();
-        let mut names: Vec<_> = schema["properties"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    #[test]
-    fn the_documented_fields_are_the_fields_that_are_read() {
-        let sorted = |names: &[&str]| {
-            let mut names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-            names.sort_unstable();
-            names
-        };
-        assert_eq!(documented(&RequeueBody::schema()), sorted(&FIELDS));
-        assert_eq!(
-            documented(&DeadLetterFilterBody::schema()),
-            sorted(&FILTER_FIELDS)
-        );
-    }
 
     #[test]
     fn every_way_of_choosing_becomes_a_filter_of_failed_tasks() {

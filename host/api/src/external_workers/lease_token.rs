@@ -1,6 +1,6 @@
 //! Lease tokens: what a worker outside the fleet shows to prove that a lease is its own.
 //!
-//! A token says which lease it stands for, so the door keeps nothing between two requests and any process of the fleet can answer. It ends with
+//! A token says which lease it stands for, so the API keeps nothing between two requests and any process of the fleet can answer. It ends with
 //! a tag that only the deployment can make: ids and lease numbers, which lists and logs show, are not enough.
 
 use std::time::Duration;

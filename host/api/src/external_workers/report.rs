@@ -1,15 +1,18 @@
 //! From a client's JSON to how an attempt ended.
 
-use serde_json::{Value, value::RawValue};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
 use taskforge_domain::{
     Failure, FailureKind, Json, Limits, LogLevel, LogLine, Outcome, RetryPolicy, TaskId, Timestamp,
 };
+use taskforge_schema::MAX_ERRORS;
 use utoipa::ToSchema;
 
 use crate::{
     FieldError, Problem,
     http::{
-        fields::{self, DurationText, Fields, duration, parsed},
+        fields::{DurationText, Object as _, duration, finish, object, parsed, typed},
         json::{self, shorten},
     },
 };
@@ -19,44 +22,42 @@ const MAX_MESSAGE: usize = 4000;
 /// Lines of a log in one body.
 const MAX_LINES: usize = 10_000;
 
-/// How an attempt ended: exactly one of `output` and `failure`.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = CompleteTask)]
-#[expect(
-    dead_code,
-    reason = "describes the body for OpenAPI; `Report` reads it field by field"
-)]
-pub(crate) struct CompleteBody {
-    /// The task.
-    #[schema(value_type = uuid::Uuid)]
-    task_id: TaskId,
-    /// What came with it from `POST /task/next`.
-    lease_token: String,
-    /// The result. If the type has an output schema it must match.
-    #[schema(value_type = Value, required = false)]
-    output: Option<Value>,
-    /// Why there is none.
-    failure: Option<FailureBody>,
-    /// What the handler had to say, oldest first. Cut at 64 KiB of text.
-    #[schema(required = false)]
-    logs: Option<Vec<LogBody>>,
+object! {
+    /// How an attempt ended: exactly one of `output` and `failure`.
+    #[schema(as = CompleteTask)]
+    pub(crate) struct CompleteBody<'t> {
+        /// The task.
+        #[schema(value_type = uuid::Uuid)]
+        task_id: TaskId = parsed,
+        /// What came with it from `POST /task/next`.
+        lease_token: String = parsed,
+        /// The result. If the type has an output schema it must match.
+        #[schema(value_type = Value, required = false)]
+        output: Option<&'t RawValue>,
+        /// Why there is none.
+        #[schema(value_type = Option<FailureBody>)]
+        failure: Option<&'t RawValue>,
+        /// What the handler had to say, oldest first. Cut at 64 KiB of text.
+        #[schema(value_type = Option<Vec<LogBody>>, required = false)]
+        logs: Option<&'t RawValue>,
+    }
 }
 
-/// Why an attempt failed.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = AttemptFailure)]
-#[expect(dead_code, reason = "describes the field for OpenAPI")]
-pub(crate) struct FailureBody {
-    /// Whether another attempt may succeed.
-    kind: FailureKindBody,
-    /// One sentence. At most 4000 characters are kept.
-    #[schema(example = "the page answered 503")]
-    message: String,
-    /// When the next attempt should be made, instead of after the task's own backoff. With `retryable` only; at most 7 days.
-    #[schema(value_type = Option<DurationText>, required = false)]
-    retry_after: Option<Value>,
+object! {
+    /// Why an attempt failed.
+    #[schema(as = AttemptFailure)]
+    pub(crate) struct FailureBody {
+        /// Whether another attempt may succeed.
+        #[schema(value_type = FailureKindBody)]
+        kind: FailureKind = failure_kind,
+        /// One sentence. At most 4000 characters are kept.
+        #[schema(example = "the page answered 503")]
+        message: String = parsed,
+        /// When the next attempt should be made, instead of after the task's own backoff. With
+        /// `retryable` only; at most 7 days.
+        #[schema(value_type = Option<DurationText>, required = false)]
+        retry_after: Option<Duration> = duration(RetryPolicy::MAX_DELAY, "7 days"),
+    }
 }
 
 /// Whether another attempt may succeed.
@@ -70,17 +71,24 @@ pub(crate) enum FailureKindBody {
     Permanent,
 }
 
-/// A line of a log.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = LogText)]
-#[expect(dead_code, reason = "describes the field for OpenAPI")]
-pub(crate) struct LogBody {
-    /// Its severity; `info` unless told.
-    #[schema(required = false)]
-    level: Option<LogLevel>,
-    /// The text.
-    message: String,
+fn failure_kind(raw: &str) -> Result<FailureKind, String> {
+    match parsed::<FailureKind>(raw) {
+        Ok(kind @ (FailureKind::Retryable | FailureKind::Permanent)) => Ok(kind),
+        _ => Err("must be \"retryable\" or \"permanent\"".to_owned()),
+    }
+}
+
+object! {
+    /// A line of a log.
+    #[schema(as = LogText)]
+    pub(crate) struct LogBody {
+        /// Its severity; `info` unless told.
+        #[schema(required = false)]
+        level: Option<LogLevel> =
+            typed::<LogLevel>("must be trace, debug, info, warn, error or critical"),
+        /// The text.
+        message: String = parsed,
+    }
 }
 
 /// A worker's word on how its attempt ended.
@@ -91,40 +99,31 @@ pub(crate) struct Report {
     pub(crate) logs: Vec<(LogLevel, String)>,
 }
 
-impl Report {
-    /// Reads the body of `POST /complete_task`.
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Problem> {
-        let known = ["task_id", "lease_token", "output", "failure", "logs"];
-        fields::body(body, &known, |fields, errors| {
-            let (task, token) = lease_of(fields, errors);
-            let outcome = outcome(fields, errors);
-            let logs = fields.get("logs").map(|raw| logs(raw, errors));
-            Some(Self {
-                task: task?,
-                token: token?,
-                outcome: outcome?,
-                logs: logs.unwrap_or_default(),
-            })
-        })
+impl CompleteBody<'_> {
+    /// What the body says of the attempt.
+    pub(crate) fn report(self) -> Result<Report, Problem> {
+        let mut errors = Vec::new();
+        let outcome = outcome(self.output, self.failure, &mut errors);
+        let logs = self.logs.map(|raw| logs(raw, &mut errors));
+        let report = outcome.map(|outcome| Report {
+            task: self.task_id,
+            token: self.lease_token,
+            outcome,
+            logs: logs.unwrap_or_default(),
+        });
+        finish(report, errors)
     }
 }
 
-/// Reads which lease a body is about.
-pub(crate) fn lease_of(
-    fields: &Fields<'_>,
+fn outcome(
+    output: Option<&RawValue>,
+    failure: Option<&RawValue>,
     errors: &mut Vec<FieldError>,
-) -> (Option<TaskId>, Option<String>) {
-    let task = fields.required("task_id", errors, parsed);
-    let token = fields.required("lease_token", errors, parsed);
-    (task, token)
-}
-
-fn outcome(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<Outcome> {
-    // A client with typed structures may write null for what it leaves out; a null output without a failure is an output.
-    let failure = fields.get("failure").filter(|raw| raw.get() != "null");
-    let output = fields
-        .get("output")
-        .filter(|raw| failure.is_none() || raw.get() != "null");
+) -> Option<Outcome> {
+    // A client with typed structures may write null for what it leaves out; a null output without a
+    // failure is an output.
+    let failure = failure.filter(|raw| raw.get() != "null");
+    let output = output.filter(|raw| failure.is_none() || raw.get() != "null");
     match (output, failure) {
         (Some(raw), None) => {
             let text = raw.get();
@@ -142,23 +141,15 @@ fn outcome(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Option<Outcome>
 }
 
 fn read_failure(raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Failure> {
-    let fields = Fields::read(raw, "/failure", &["kind", "message", "retry_after"], errors)?;
-    let kind = fields.required("kind", errors, |raw| match parsed::<FailureKind>(raw) {
-        Ok(kind @ (FailureKind::Retryable | FailureKind::Permanent)) => Ok(kind),
-        _ => Err("must be \"retryable\" or \"permanent\"".to_owned()),
-    });
-    let message = fields.required("message", errors, parsed::<String>);
-    let retry_after = fields.parse("retry_after", errors, |raw| {
-        duration(raw, RetryPolicy::MAX_DELAY, "7 days")
-    });
-    if retry_after.is_some() && kind == Some(FailureKind::Permanent) {
+    let body = FailureBody::read(raw, "/failure", errors)?;
+    if body.retry_after.is_some() && body.kind == FailureKind::Permanent {
         let detail = "is for retryable failures only";
         errors.push(FieldError::at("/failure/retry_after", detail));
     }
     Some(Failure {
-        kind: kind?,
-        message: clean(&shorten(&message?, MAX_MESSAGE)),
-        retry_after,
+        kind: body.kind,
+        message: clean(&shorten(&body.message, MAX_MESSAGE)),
+        retry_after: body.retry_after,
     })
 }
 
@@ -177,14 +168,10 @@ fn logs(raw: &RawValue, errors: &mut Vec<FieldError>) -> Vec<(LogLevel, String)>
     }
     let mut lines = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
-        let pointer = format!("/logs/{index}");
-        let Some(fields) = Fields::read(item, &pointer, &["level", "message"], errors) else {
+        let line = LogBody::read(item, &format!("/logs/{index}"), errors);
+        lines.extend(line.map(|line| (line.level.unwrap_or(LogLevel::Info), clean(&line.message))));
+        if errors.len() >= MAX_ERRORS {
             break;
-        };
-        let rule = "must be trace, debug, info, warn, error or critical";
-        let level = fields.simple("level", errors, rule).unwrap_or(LogLevel::Info);
-        if let Some(message) = fields.required("message", errors, parsed::<String>) {
-            lines.push((level, clean(&message)));
         }
     }
     lines

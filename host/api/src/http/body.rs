@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Request},
+    extract::{FromRequest, OptionalFromRequest, Request},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use crate::{ApiConfig, Problem, ProblemKind, state::App};
+use crate::{ApiConfig, Problem, ProblemKind, http::fields::Object, state::App};
 
 /// A request's body, declared as JSON, whole, no larger than allowed and in time. Not parsed yet.
 pub(crate) struct JsonBody(pub(crate) Bytes);
@@ -21,27 +21,36 @@ impl FromRequest<App> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         declared_as_json(&parts.headers)?;
         let pace = Pace::new(&app.config, app.config.body_timeout);
-        whole(&parts.headers, &mut body, app.config.body_limit, pace)
-            .await
-            .map(Self)
+        let incoming = Incoming::new(&parts.headers, body, app.config.body_limit, pace)?;
+        incoming.whole().await.map(Self)
     }
 }
 
-/// [`JsonBody`], or nothing at all.
-pub(crate) struct MaybeJsonBody(pub(crate) Option<Bytes>);
+/// A body that is one object, read whole.
+pub(crate) struct JsonObject<T>(pub(crate) T);
 
-impl FromRequest<App> for MaybeJsonBody {
+impl<T: for<'t> Object<'t>> FromRequest<App> for JsonObject<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        if request.body().is_end_stream() {
-            return Ok(Self(None));
-        }
         let JsonBody(body) = JsonBody::from_request(request, app).await?;
-        Ok(Self(Some(body)))
+        T::from_body(&body).map(Self)
+    }
+}
+
+/// The same, or nothing at all.
+impl<T: for<'t> Object<'t>> OptionalFromRequest<App> for JsonObject<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Option<Self>, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        let object = <Self as FromRequest<App>>::from_request(request, app).await?;
+        Ok(Some(object))
     }
 }
 
@@ -70,36 +79,60 @@ impl Pace {
     }
 }
 
-/// Reads a body whole, if it is no larger than allowed and comes in time. Of one that is refused the
-/// rest is left: the connection ends after the answer (`socket`).
-pub(crate) async fn whole(
-    headers: &HeaderMap,
-    body: &mut Body,
+/// A body as it comes: no larger than allowed, and in time. Of one that is refused the rest is left:
+/// the connection ends after the answer (`socket`).
+pub(crate) struct Incoming {
+    body: Body,
     limit: usize,
     pace: Pace,
-) -> Result<Bytes, Problem> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limit as u64) {
-        return Err(too_large(limit));
-    }
-    let began = Instant::now();
-    let mut kept = BytesMut::new();
-    loop {
-        let due = pace.due(kept.len());
-        let Ok(frame) = tokio::time::timeout_at(began + due, body.frame()).await else {
-            return Err(slow(began.elapsed()));
-        };
-        let Some(frame) = frame else {
-            return Ok(kept.freeze());
-        };
-        let frame = frame.map_err(|_| Problem::new(ProblemKind::MalformedBody, "The body broke off."))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if kept.len() + data.len() > limit {
+    began: Instant,
+    bytes: usize,
+}
+
+impl Incoming {
+    pub(crate) fn new(headers: &HeaderMap, body: Body, limit: usize, pace: Pace) -> Result<Self, Problem> {
+        let declared = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit));
         }
-        kept.extend_from_slice(&data);
+        Ok(Self {
+            body,
+            limit,
+            pace,
+            began: Instant::now(),
+            bytes: 0,
+        })
+    }
+
+    /// The next piece of it, until there is none.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let due = self.began + self.pace.due(self.bytes);
+            let Ok(frame) = tokio::time::timeout_at(due, self.body.frame()).await else {
+                return Err(slow(self.began.elapsed()));
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            let broken = |_| Problem::new(ProblemKind::MalformedBody, "The body broke off.");
+            let Ok(data) = frame.map_err(broken)?.into_data() else {
+                continue;
+            };
+            self.bytes += data.len();
+            if self.bytes > self.limit {
+                return Err(too_large(self.limit));
+            }
+            return Ok(Some(data));
+        }
+    }
+
+    /// All of it.
+    pub(crate) async fn whole(mut self) -> Result<Bytes, Problem> {
+        let mut kept = BytesMut::new();
+        while let Some(piece) = self.piece().await? {
+            kept.extend_from_slice(&piece);
+        }
+        Ok(kept.freeze())
     }
 }
 

@@ -182,7 +182,7 @@ fn answer(
         let mut response = answered.await?;
         let is_read = is_read.load(Relaxed);
         state.answered(is_read);
-        // A permit for probes is for one of them: whoever comes again may find room for anything.
+        // A permit for probes is for one of them: whoever comes again may get one for anything.
         if !is_read || state.for_probes {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

@@ -11,40 +11,38 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value, value::RawValue};
+use serde_path_to_error::Segment;
 
 use taskforge_domain::json::{MAX_DEPTH, too_deep};
 pub(crate) use taskforge_schema::text::{join, shorten};
 
-use crate::{Problem, ProblemKind};
+use crate::{FieldError, Problem, ProblemKind};
 
-/// Checks that a body is UTF-8 and nests no deeper than allowed.
+/// Checks that a text is JSON that every reader takes.
 ///
 /// # Errors
-/// A problem that says where it does not.
-pub(crate) fn text(body: &[u8]) -> Result<&str, Problem> {
-    let text = str::from_utf8(body).map_err(|error| {
+/// Says of the text that it is not UTF-8, empty, nested too deeply, or not valid, and where.
+pub(crate) fn checked(text: &[u8]) -> Result<&RawValue, String> {
+    let text = str::from_utf8(text).map_err(|error| {
         let at = error.valid_up_to();
-        Problem::new(
-            ProblemKind::MalformedBody,
-            format!("The body is not UTF-8: byte {at} is not part of a character."),
-        )
+        format!("is not UTF-8: byte {at} is not part of a character")
     })?;
     if text.trim_ascii().is_empty() {
-        return Err(Problem::new(
-            ProblemKind::MalformedBody,
-            "The body is empty; it must be a JSON object.",
+        return Err("is empty; it must be a JSON object".to_owned());
+    }
+    if let Some(at) = too_deep(text) {
+        let (line, column) = position(text, at);
+        return Err(format!(
+            "nests deeper than {MAX_DEPTH} levels at line {line} column {column}"
         ));
     }
-    match too_deep(text) {
-        None => Ok(text),
-        Some(at) => {
-            let (line, column) = position(text, at);
-            Err(Problem::new(
-                ProblemKind::MalformedBody,
-                format!("The body nests deeper than {MAX_DEPTH} levels at line {line} column {column}."),
-            ))
-        }
-    }
+    // The parser's text carries line and column, and nothing of ours.
+    serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))
+}
+
+/// The same of a body.
+pub(crate) fn raw(body: &[u8]) -> Result<&RawValue, Problem> {
+    checked(body).map_err(|rule| Problem::new(ProblemKind::MalformedBody, format!("The body {rule}.")))
 }
 
 fn position(text: &str, at: usize) -> (usize, usize) {
@@ -52,14 +50,6 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
     (line, column)
-}
-
-/// Turns what the JSON parser says into a problem. Its text carries line and column, and nothing of ours.
-pub(crate) fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(
-        ProblemKind::MalformedBody,
-        format!("The body is not valid JSON: {error}."),
-    )
 }
 
 /// The members of one JSON object, in the order given, each value still as text.
@@ -173,17 +163,21 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// Reads a JSON object; what is wrong in it is named by its path.
-pub(crate) fn object<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // Strictly first: a key given twice could hide the other value.
-    tree(text).map_err(|error| error.to_string())?;
+/// Reads a value that stands at a pointer, strictly; what is wrong in it is named by its own pointer.
+pub(crate) fn strict<T: DeserializeOwned>(text: &str, pointer: &str) -> Result<T, FieldError> {
+    // First: a key given twice could hide the other value.
+    tree(text).map_err(|error| FieldError::at(pointer, error.to_string()))?;
     let mut json = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        match path.as_str() {
-            "." => error.inner().to_string(),
-            path => format!("{path}: {}", error.inner()),
-        }
+        let place = error
+            .path()
+            .iter()
+            .fold(pointer.to_owned(), |place, segment| match segment {
+                Segment::Map { key } => join(&place, key),
+                Segment::Seq { index } => join(&place, &index.to_string()),
+                Segment::Enum { .. } | Segment::Unknown => place,
+            });
+        FieldError::at(place, error.inner().to_string())
     })
 }
 
@@ -194,15 +188,11 @@ mod tests {
     #[test]
     fn depth_counts_brackets_outside_strings_only() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        assert!(text(nested(MAX_DEPTH).as_bytes()).is_ok());
-        let problem = text(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err();
-        assert!(
-            problem.detail().contains("line 1 column 101"),
-            "{}",
-            problem.detail()
-        );
+        assert!(checked(nested(MAX_DEPTH).as_bytes()).is_ok());
+        let rule = checked(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err();
+        assert!(rule.contains("line 1 column 101"), "{rule}");
         let quoted = format!(r#"{{"a":"\"{}"}}"#, "[".repeat(1000));
-        assert!(text(quoted.as_bytes()).is_ok());
+        assert!(checked(quoted.as_bytes()).is_ok());
     }
 
     #[test]

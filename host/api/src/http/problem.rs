@@ -188,8 +188,19 @@ impl FieldError {
     }
 }
 
+impl FieldError {
+    /// The same in a value that stands at a pointer.
+    pub(crate) fn below(self, pointer: &str) -> Self {
+        Self {
+            pointer: self.pointer.map(|within| format!("{pointer}{within}")),
+            ..self
+        }
+    }
+}
+
 /// A problem on its way to the client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{detail}")]
 pub struct Problem {
     kind: ProblemKind,
     detail: Cow<'static, str>,
@@ -262,6 +273,15 @@ impl Problem {
     /// The same problem with these parts.
     pub(crate) fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }
+    }
+
+    /// The same problem of a body that stands at a pointer, if fields are wrong in it.
+    pub(crate) fn below(self, pointer: &str) -> Self {
+        if self.kind != ProblemKind::Validation {
+            return self;
+        }
+        let errors = self.errors.into_iter().map(|error| error.below(pointer));
+        Self::validation(errors.collect())
     }
 
     /// A path or query parameter that is wrong.
@@ -353,7 +373,7 @@ impl From<StoreError> for Problem {
                     "The database does not answer. Try again in a moment.",
                 )
             }
-            // The door never sweeps, so nobody can depose it.
+            // The API never sweeps, so nobody can depose it.
             StoreError::Misconfigured(_)
             | StoreError::Schema(_)
             | StoreError::Corrupt(_)

@@ -141,7 +141,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<ConnectionPermits>, connec
             Ok((stream, peer)) => {
                 match permits.take(Client::of(peer.ip()), Instant::now()) {
                     Some(permit) => connections.serve(stream, permit),
-                    // Not even a probe finds room: closed without a word.
+                    // Not even a permit for probes is left: closed without a word.
                     None => metrics::counter!("taskforge_http_connections_refused_total").increment(1),
                 }
                 // Not before: a descriptor that was just given up is for the connection.

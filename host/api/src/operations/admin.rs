@@ -31,9 +31,9 @@ const MAX_CONNECTIONS: usize = 128;
 /// The parts that the listener asks.
 #[derive(Clone)]
 pub struct AdminServices {
-    /// The truth.
+    /// Where tasks are.
     pub store: Arc<dyn Store>,
-    /// The hint.
+    /// How workers learn of them.
     pub broker: Arc<dyn Broker>,
     /// What `/metrics` shows.
     pub metrics: Metrics,

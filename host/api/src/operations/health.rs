@@ -26,9 +26,9 @@ const AWAY: Cow<'static, str> = Cow::Borrowed("Redis is away; tasks are claimed 
 /// hung database no more than one does.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long somebody waits for news while there is something to repeat that is not much older: no longer
+/// How long a probe waits for a new answer while there is an old one that is not much older: no longer
 /// than a part may take to answer. Then a probe that has a connection gives it back soon, whatever hangs.
-const NEWS: Duration = Duration::from_millis(250);
+const NEW_ANSWER: Duration = Duration::from_millis(250);
 const STALE: Duration = Duration::from_secs(3);
 
 const SILENT: Cow<'static, str> = Cow::Borrowed("does not answer");
@@ -158,12 +158,16 @@ impl HealthChecks {
                 drop(asking);
             });
         }
-        let wait = if age < STALE { NEWS } else { CHECK_TIMEOUT + NEWS };
-        let news = timeout(
+        let wait = if age < STALE {
+            NEW_ANSWER
+        } else {
+            CHECK_TIMEOUT + NEW_ANSWER
+        };
+        let answer = timeout(
             wait,
             said.wait_for(|parts| parts.as_ref().map(|parts| parts.at) != last.as_ref().map(|last| last.at)),
         );
-        match news.await {
+        match answer.await {
             Ok(Ok(parts)) => parts.clone().or(last),
             _ => last.filter(|_| age < STALE),
         }

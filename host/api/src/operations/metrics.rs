@@ -1,6 +1,6 @@
 //! What Prometheus reads.
 //!
-//! The rooms count through the `metrics` facade. This one installs the recorder behind it and adds what is read rather than counted:
+//! All crates count through the `metrics` facade. This file installs the recorder behind it and adds what is read rather than counted:
 //! tasks by type and state, and the length of the queue.
 
 use std::{fmt::Write, sync::OnceLock, time::Duration};

@@ -1,10 +1,9 @@
-//! What is served or read as types of other rooms, described for OpenAPI.
+//! What is served or read as types of other crates, described for OpenAPI.
 #![expect(dead_code, reason = "describes bodies for OpenAPI")]
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use taskforge_domain::CanaryGuard;
 use utoipa::ToSchema;
 
 /// The bytes of a component.
@@ -149,6 +148,28 @@ pub(crate) struct SettingsBody {
     config: BTreeMap<String, String>,
 }
 
+/// What a component is that does not say it itself.
+#[derive(ToSchema)]
+#[schema(as = PluginManifest)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ManifestBody {
+    /// The task type.
+    #[schema(example = "shout")]
+    name: String,
+    /// Semantic version.
+    #[schema(example = "1.0.0")]
+    version: String,
+    /// One line for people.
+    #[schema(required = false)]
+    summary: String,
+    /// JSON Schema of the input; anything if left out.
+    #[schema(value_type = Value, required = false)]
+    input_schema: Value,
+    /// JSON Schema of the output; anything if left out.
+    #[schema(value_type = Value, required = false)]
+    output_schema: Value,
+}
+
 /// One capability, seen from both sides.
 #[derive(ToSchema)]
 #[schema(as = Reviewed)]
@@ -164,54 +185,6 @@ pub(crate) struct ReviewBody {
     granted: String,
     /// It imports or wants it, and could be granted it, and is not. Attempts that use it will fail.
     is_missing: bool,
-}
-
-/// Which version is to run.
-#[derive(ToSchema)]
-#[schema(as = Activate)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ActivateBody {
-    /// The version.
-    version: String,
-    /// Also if it refuses inputs that the running version takes.
-    #[schema(default = false)]
-    force: Option<bool>,
-    /// Also if it is older than a version that was active, where the server requires signatures.
-    #[schema(default = false)]
-    allow_downgrade: Option<bool>,
-}
-
-/// Which version is to run on trial, and how.
-#[derive(ToSchema)]
-#[schema(as = StartCanary)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CanaryBody {
-    /// The version.
-    version: String,
-    /// The share of tasks that it is to run.
-    #[schema(minimum = 1, maximum = 99)]
-    percent: u8,
-    /// When it is taken back by itself. What is left out gets its default.
-    guard: Option<CanaryGuard>,
-    /// Also if it refuses inputs that the running version takes.
-    #[schema(default = false)]
-    force: Option<bool>,
-    /// Also if it is older than a version that was active, where the server requires signatures.
-    #[schema(default = false)]
-    allow_downgrade: Option<bool>,
-}
-
-/// Which versions are to be deleted.
-#[derive(ToSchema)]
-#[schema(as = Prune)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PruneBody {
-    /// How many of the newest versions stay, whether anything refers to them or not.
-    #[schema(minimum = 1)]
-    keep: usize,
-    /// Only say which versions would go.
-    #[schema(default = false)]
-    dry_run: Option<bool>,
 }
 
 /// A DSSE envelope, as `taskforge plugin sign` writes it. Fields that are not named here are ignored.
@@ -257,24 +230,6 @@ pub(crate) struct StatementBody {
     grants: GrantsBody,
     /// Names of the configuration values that it may be given.
     config: Vec<String>,
-}
-
-/// What is to be retired.
-#[derive(ToSchema)]
-#[schema(as = Retire)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RetireBody {
-    /// Only this version, which must not be running; the whole plugin if left out.
-    version: Option<String>,
-}
-
-/// A secret.
-#[derive(ToSchema)]
-#[schema(as = SetSecret)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SecretBody {
-    /// What it says. Never shown again.
-    value: String,
 }
 
 /// What the attempts of a version used, and which limits would fit them.

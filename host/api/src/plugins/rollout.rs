@@ -6,22 +6,66 @@ use taskforge_domain::{CanaryGuard, RegisteredPlugin, TaskType, TenantId, Versio
 use taskforge_registry::Force;
 
 use crate::{
-    FieldError, Problem, Tenant,
+    Problem, Tenant,
     http::{
         answer::json,
-        body::{JsonBody, MaybeJsonBody},
-        fields::{self, Fields, parsed},
-        json::object,
+        body::JsonObject,
+        fields::{flag, object, parsed, whole},
+        json::strict,
         path::{By, PathParam},
         query::Params,
     },
-    plugins::{
-        described::{ActivateBody, CanaryBody, RetireBody},
-        view::RolloutView,
-    },
+    plugins::view::RolloutView,
     queues,
     state::App,
 };
+
+object! {
+    /// Which version is to run.
+    #[schema(as = Activate)]
+    pub(crate) struct ActivateBody {
+        /// The version.
+        #[schema(value_type = String)]
+        version: VersionNumber = parsed,
+        /// Also if it refuses inputs that the running version takes.
+        #[schema(default = false)]
+        force: Option<bool> = flag,
+        /// Also if it is older than a version that was active, where the server requires signatures.
+        #[schema(default = false)]
+        allow_downgrade: Option<bool> = flag,
+    }
+}
+
+object! {
+    /// Which version is to run on trial, and how.
+    #[schema(as = StartCanary)]
+    pub(crate) struct CanaryBody {
+        /// The version.
+        #[schema(value_type = String)]
+        version: VersionNumber = parsed,
+        /// The share of tasks that it is to run.
+        #[schema(minimum = 1, maximum = 99)]
+        percent: u8 = whole(1, 99),
+        /// When it is taken back by itself. What is left out gets its default.
+        guard: Option<CanaryGuard> = |raw| strict::<CanaryGuard>(raw, ""),
+        /// Also if it refuses inputs that the running version takes.
+        #[schema(default = false)]
+        force: Option<bool> = flag,
+        /// Also if it is older than a version that was active, where the server requires signatures.
+        #[schema(default = false)]
+        allow_downgrade: Option<bool> = flag,
+    }
+}
+
+object! {
+    /// What is to be retired.
+    #[schema(as = Retire)]
+    pub(crate) struct RetireBody {
+        /// Only this version, which must not be running; the whole plugin if left out.
+        #[schema(value_type = Option<String>)]
+        version: Option<VersionNumber> = parsed::<VersionNumber>,
+    }
+}
 
 /// Activate a version.
 ///
@@ -47,18 +91,12 @@ pub(crate) async fn activate(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<ActivateBody>,
 ) -> Result<Response, Problem> {
-    let known = ["version", "force", "allow_downgrade"];
-    let (version, force) = fields::body(&body, &known, |fields, errors| {
-        let version = fields.required("version", errors, parsed::<VersionNumber>);
-        let force = force(fields, errors);
-        Some((version?, force))
-    })?;
-    let plugin = app
-        .services
-        .registry
-        .activate(&name, version.as_str(), force, &by)
+    let force = force(body.force, body.allow_downgrade);
+    let registry = &app.services.registry;
+    let plugin = registry
+        .activate(&name, body.version.as_str(), force, &by)
         .await?;
     shown(&app, tenant, &plugin).await
 }
@@ -106,23 +144,13 @@ pub(crate) async fn start_canary(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<CanaryBody>,
 ) -> Result<Response, Problem> {
-    let known = ["version", "percent", "guard", "force", "allow_downgrade"];
-    let (version, percent, guard, force) = fields::body(&body, &known, |fields, errors| {
-        let version = fields.required("version", errors, parsed::<VersionNumber>);
-        let percent = fields.required("percent", errors, |raw| {
-            let percent = serde_json::from_str::<u8>(raw).ok();
-            let percent = percent.filter(|percent| (1..=99).contains(percent));
-            percent.ok_or_else(|| "must be a whole number from 1 to 99".to_owned())
-        });
-        let guard = fields.parse("guard", errors, object::<CanaryGuard>);
-        let force = force(fields, errors);
-        Some((version?, percent?, guard.unwrap_or_default(), force))
-    })?;
+    let guard = body.guard.unwrap_or_default();
+    let force = force(body.force, body.allow_downgrade);
     let registry = &app.services.registry;
     let plugin = registry
-        .canary(&name, version.as_str(), percent, guard, force, &by)
+        .canary(&name, body.version.as_str(), body.percent, guard, force, &by)
         .await?;
     shown(&app, tenant, &plugin).await
 }
@@ -209,15 +237,10 @@ pub(crate) async fn retire(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    MaybeJsonBody(body): MaybeJsonBody,
+    body: Option<JsonObject<RetireBody>>,
 ) -> Result<Response, Problem> {
-    let version = body.map(|body| {
-        fields::body(&body, &["version"], |fields, errors| {
-            Some(fields.parse("version", errors, parsed::<VersionNumber>))
-        })
-    });
     let registry = &app.services.registry;
-    let plugin = match version.transpose()?.flatten() {
+    let plugin = match body.and_then(|JsonObject(body)| body.version) {
         Some(version) => {
             registry.retire_version(&name, version.as_str(), &by).await?;
             registry.plugin(&name).await?
@@ -227,15 +250,10 @@ pub(crate) async fn retire(
     shown(&app, tenant, &plugin).await
 }
 
-fn force(fields: &Fields<'_>, errors: &mut Vec<FieldError>) -> Force {
-    let mut flag = |name| {
-        fields
-            .simple(name, errors, "must be true or false")
-            .unwrap_or_default()
-    };
+fn force(breaking: Option<bool>, downgrade: Option<bool>) -> Force {
     Force {
-        breaking: flag("force"),
-        downgrade: flag("allow_downgrade"),
+        breaking: breaking.unwrap_or_default(),
+        downgrade: downgrade.unwrap_or_default(),
     }
 }
 

@@ -8,17 +8,24 @@ use crate::{
     Problem,
     http::{
         answer::json,
-        body::JsonBody,
-        fields,
+        body::JsonObject,
+        fields::{object, typed},
         path::{By, PathParam, PathParams},
         query::Params,
     },
-    plugins::{
-        described::SecretBody,
-        view::{SecretList, SecretView},
-    },
+    plugins::view::{SecretList, SecretView},
     state::App,
 };
+
+object! {
+    /// A secret.
+    #[schema(as = SetSecret)]
+    pub(crate) struct SecretBody {
+        /// What it says. Never shown again.
+        // Not the parser's own words where it is none: they might repeat a part of it.
+        value: String = typed("must be a string"),
+    }
+}
 
 /// List the secrets of a plugin.
 ///
@@ -58,16 +65,10 @@ pub(crate) async fn set(
     State(app): State<App>,
     PathParams(name, key): PathParams<TaskType, SecretName>,
     By(by): By,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<SecretBody>,
 ) -> Result<Response, Problem> {
-    let value = fields::body(&body, &["value"], |fields, errors| {
-        fields.required("value", errors, |raw| {
-            // Not the parser's own words: they might repeat a part of it.
-            serde_json::from_str::<String>(raw).map_err(|_| "must be a string".to_owned())
-        })
-    })?;
     let registry = &app.services.registry;
-    registry.set_secret(&name, key.as_str(), &value, &by).await?;
+    registry.set_secret(&name, key.as_str(), &body.value, &by).await?;
     list(State(app), PathParam(name), Params::default()).await
 }
 

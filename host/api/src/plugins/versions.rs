@@ -5,25 +5,38 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use taskforge_domain::{PluginSettings, PluginVersion, TaskType, VersionNumber};
+use taskforge_domain::{PluginVersion, TaskType, VersionNumber};
 use taskforge_registry::{SignatureError, signature};
 
 use crate::{
     FieldError, Problem,
     http::{
         answer::json,
-        body::JsonBody,
-        fields,
-        json::{join, malformed, object, text},
+        body::{JsonBody, JsonObject},
+        fields::{flag, object, whole},
+        json::{raw, strict},
         path::{By, PathParam, PathParams},
         query::Params,
     },
     plugins::{
-        described::{EnvelopeBody, PruneBody, SettingsBody, WasmBytes},
+        described::{EnvelopeBody, SettingsBody, WasmBytes},
         view::{PrunedView, VersionList, VersionView},
     },
     state::App,
 };
+
+object! {
+    /// Which versions are to be deleted.
+    #[schema(as = Prune)]
+    pub(crate) struct PruneBody {
+        /// How many of the newest versions stay, whether anything refers to them or not.
+        #[schema(value_type = usize, minimum = 1)]
+        keep: u32 = whole(1, u32::MAX),
+        /// Only say which versions would go.
+        #[schema(default = false)]
+        dry_run: Option<bool> = flag,
+    }
+}
 
 /// List the versions of a plugin.
 ///
@@ -120,7 +133,7 @@ pub(crate) async fn set_settings(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let settings = settings(&body)?;
+    let settings = strict(raw(&body)?.get(), "").map_err(|error| Problem::validation(vec![error]))?;
     let version = app
         .services
         .registry
@@ -153,16 +166,13 @@ pub(crate) async fn set_signature(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let text = text(&body)?;
-    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
-        return Err(malformed(&error));
-    }
+    let text = raw(&body)?.get();
     if let Err(SignatureError::Form(reason)) = signature::unverified(text.as_bytes()) {
         return Err(Problem::validation(vec![FieldError::at("", reason)]));
     }
     let registry = &app.services.registry;
     let version = registry
-        .attach_signature(&name, version.as_str(), text.trim().as_bytes(), &by)
+        .attach_signature(&name, version.as_str(), text.as_bytes(), &by)
         .await?;
     shown(&app, &name, &version).await
 }
@@ -181,17 +191,14 @@ pub(crate) async fn prune(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    JsonBody(body): JsonBody,
+    JsonObject(body): JsonObject<PruneBody>,
 ) -> Result<Response, Problem> {
-    let (keep, dry_run) = fields::body(&body, &["keep", "dry_run"], |fields, errors| {
-        let keep = fields.required("keep", errors, |raw| {
-            let keep = serde_json::from_str::<u32>(raw).ok().filter(|keep| *keep > 0);
-            keep.ok_or_else(|| format!("must be a whole number from 1 to {}", u32::MAX))
-        });
-        let dry_run = fields.simple("dry_run", errors, "must be true or false");
-        Some((keep?, dry_run.unwrap_or_default()))
-    })?;
-    let pruned = app.services.registry.prune(&name, keep, dry_run, &by).await?;
+    let dry_run = body.dry_run.unwrap_or_default();
+    let pruned = app
+        .services
+        .registry
+        .prune(&name, body.keep, dry_run, &by)
+        .await?;
     Ok(json(StatusCode::OK, &PrunedView::from(pruned)))
 }
 
@@ -202,28 +209,4 @@ async fn shown(app: &App, name: &TaskType, version: &PluginVersion) -> Result<Re
         StatusCode::OK,
         &VersionView::new(&plugin, version, registry),
     ))
-}
-
-fn settings(body: &[u8]) -> Result<PluginSettings, Problem> {
-    let text = text(body)?;
-    // Malformed or wrong: told apart by whether it is JSON at all.
-    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
-        return Err(malformed(&error));
-    }
-    object(text).map_err(|detail| {
-        let (path, detail) = detail.split_once(": ").unwrap_or(("", &detail));
-        let is_path = ["limits", "grants", "config"]
-            .iter()
-            .any(|field| path.starts_with(field));
-        match is_path {
-            true => Problem::validation(vec![FieldError::at(pointer(path), detail)]),
-            false => Problem::validation(vec![FieldError::at("", format!("{path}{detail}"))]),
-        }
-    })
-}
-
-fn pointer(path: &str) -> String {
-    let path = path.replace('[', ".").replace(']', "");
-    path.split('.')
-        .fold(String::new(), |pointer, token| join(&pointer, token))
 }

@@ -91,7 +91,7 @@ fn unknown(id: TaskId) -> Problem {
 
 /// Read a task's log.
 ///
-/// The whole story, oldest line first: when it was accepted, who picked it up, what the handler said, how each attempt ended and what it
+/// The whole history, oldest line first: when it was accepted, who picked it up, what the handler said, how each attempt ended and what it
 /// used, and what happened between attempts. Of an attempt that runs, the latest 4 KiB of its lines, a second late at most.
 #[utoipa::path(
     get, path = "/tasks/{id}/logs", tag = "tasks", operation_id = "readTaskLogs",

@@ -5,7 +5,6 @@ use taskforge_broker::Broker as _;
 use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId};
 use taskforge_registry::signature;
 use taskforge_store::Store as _;
-use taskforge_testing::guests;
 
 use crate::harness::{Answer, Api};
 
@@ -317,12 +316,8 @@ async fn every_documented_operation_answers_as_documented() {
 
 /// Pushes a WASI command under a version, that takes objects whose `n` is at least so much.
 async fn push(api: &Api, version: &str, least: i64) -> Answer {
-    let manifest = format!(
-        "%7B%22name%22:%22shaped%22,%22version%22:%22{version}%22,%22input_schema%22:%7B%22properties%22:\
-         %7B%22n%22:%7B%22minimum%22:{least}%7D%7D%7D%7D"
-    );
-    api.push(&format!("manifest={manifest}"), &guests::bytes("command"))
-        .await
+    let schema = json!({"properties": {"n": {"minimum": least}}});
+    crate::plugins::push_command(api, version, schema).await
 }
 
 /// Tries every operation of the registry.
@@ -349,7 +344,7 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         );
         fits(document, "GET", &template, &answer);
     }
-    let broken = api.push("", b"no component").await;
+    let broken = api.push(&[], b"no component").await;
     assert_eq!(broken.status, 422, "{}", broken.text());
     fits(document, "POST", "/plugins", &broken);
     let version = |version: &str| Some(json!({ "version": version }));

@@ -304,10 +304,35 @@ impl Api {
         .await
     }
 
-    /// Pushes a component. The query's values are written as they are: whoever needs one escaped writes it so.
-    pub async fn push(&self, query: &str, component: &[u8]) -> Answer {
-        let wasm = [("content-type", "application/wasm"), ("x-operator", "tester")];
-        self.send("POST", &format!("/plugins?{query}"), &wasm, component)
+    /// Pushes a component: alone, or with what is JSON in a form. The rest goes into the query.
+    pub async fn push(&self, with: &[(&str, &str)], component: &[u8]) -> Answer {
+        let is_part = |(name, _): &&(&str, &str)| ["settings", "manifest", "signature"].contains(name);
+        let (parts, pairs): (Vec<_>, Vec<_>) = with.iter().partition(is_part);
+        let query = query(&pairs);
+        if parts.is_empty() {
+            let wasm = [("content-type", "application/wasm"), ("x-operator", "tester")];
+            let path = format!("/plugins?{query}");
+            return self.send("POST", &path, &wasm, component).await;
+        }
+        let parts = parts.into_iter().map(|(name, text)| (*name, text.as_bytes()));
+        let parts: Vec<_> = parts.chain([("component", component)]).collect();
+        self.push_form(&query, &parts).await
+    }
+
+    /// Pushes a form of these parts.
+    pub async fn push_form(&self, query: &str, parts: &[(&str, &[u8])]) -> Answer {
+        let boundary = "a-boundary-that-stands-in-no-part";
+        let mut form = Vec::new();
+        for (name, bytes) in parts {
+            let head = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
+            form.extend_from_slice(head.as_bytes());
+            form.extend_from_slice(bytes);
+            form.extend_from_slice(b"\r\n");
+        }
+        form.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        let headers = [("content-type", &*content_type), ("x-operator", "tester")];
+        self.send("POST", &format!("/plugins?{query}"), &headers, &form)
             .await
     }
 
@@ -430,6 +455,21 @@ impl Api {
         )
         .await;
     }
+}
+
+/// A query string with every value escaped.
+fn query(pairs: &[&(&str, &str)]) -> String {
+    let mut query = String::new();
+    for (name, value) in pairs {
+        query.push_str(&format!("{}{name}=", if query.is_empty() { "" } else { "&" }));
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => query.push(char::from(byte)),
+                byte => query.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    query
 }
 
 fn attempt(worker: WorkerId, task: &ClaimedTask, outcome: Outcome) -> Attempt {

@@ -252,7 +252,7 @@ async fn slow_uploads_leave_turns_to_others() {
     }
     tokio::time::sleep(SHORT).await;
     // Answered as what it is once the slow ones have had their time, two at a time.
-    let answer = tokio::time::timeout(PATIENCE, api.push("", b"\0asm")).await;
+    let answer = tokio::time::timeout(PATIENCE, api.push(&[], b"\0asm")).await;
     answer.expect("it has its turn").problem(422, "component");
     let mut answer = Vec::new();
     slow.remove(0).read_to_end(&mut answer).await.unwrap();

@@ -1,6 +1,7 @@
 //! A component on its way to a server, and what it may use there.
 
 use anyhow::Context as _;
+use reqwest::multipart::{Form, Part};
 use serde::Serialize;
 use serde_json::{Value, json};
 use taskforge_domain::{Json, Manifest};
@@ -24,36 +25,41 @@ use crate::{
 /// The largest component that a host can be told to load, in bytes.
 const LARGEST: usize = 128 << 20;
 
-/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is to wait.
+/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is
+/// to wait.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
-    let mut query = Vec::new();
-    if let Some(settings) = &settings {
-        query.push(("settings", serde_json::to_string(settings)?));
-    }
-    if let Some(manifest) = named(&args)?.or(manifest) {
-        query.push(("manifest", serde_json::to_string(&manifest)?));
-    }
-    query.extend(args.tenant.as_ref().map(|tenant| ("tenant", tenant.to_string())));
-    if let Some(signature) = sign::signature_of(&args.file, args.signature.as_deref())? {
-        query.push(("signature", signature));
-    }
+    let manifest = named(&args)?.or(manifest);
+    let tenant = args.tenant.as_ref().map(|tenant| ("tenant", tenant.to_string()));
+    let query: Vec<_> = tenant.into_iter().collect();
+    let signature = sign::signature_of(&args.file, args.signature.as_deref())?;
     let client = Client::connect(&args.server)?;
     let component = read(&args.file)?;
     // A server would hang up in the middle of it, and nobody would hear why.
+    let size = output::bytes(component.len() as u64);
     anyhow::ensure!(
         component.len() <= LARGEST,
-        "{} has {}; no server takes a component of more than {}",
+        "{} has {size}; no server takes a component of more than {}",
         args.file.display(),
-        output::bytes(component.len() as u64),
         output::bytes(LARGEST as u64)
     );
+    let mut form = Form::new();
+    if let Some(settings) = &settings {
+        form = form.part("settings", json_part(serde_json::to_string(settings)?)?);
+    }
+    if let Some(manifest) = &manifest {
+        form = form.part("manifest", json_part(serde_json::to_string(manifest)?)?);
+    }
+    if let Some(signature) = signature {
+        form = form.part("signature", json_part(signature)?);
+    }
+    // Last, so that the server can refuse the others before all of it has travelled.
+    form = form.part("component", Part::bytes(component).mime_str("application/wasm")?);
     let waiting = Waiting::begin(&format!(
-        "pushing {} ({}): the server checks and compiles it, which may take a minute",
-        args.file.display(),
-        output::bytes(component.len() as u64)
+        "pushing {} ({size}): the server checks and compiles it, which may take a minute",
+        args.file.display()
     ));
-    let pushed = waiting.until(client.push(&query, component));
+    let pushed = waiting.until(client.push(&query, form));
     let version = signals::interruptible(pushed, || {
         "the server may still take it, and does not run it yet; the same command goes on from there"
             .to_owned()
@@ -89,6 +95,10 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     output::line(&runs(&version, &rollout));
     say_when();
     Ok(())
+}
+
+fn json_part(text: String) -> reqwest::Result<Part> {
+    Part::text(text).mime_str("application/json")
 }
 
 /// A push as `--json` shows it.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod addresses;
 #[path = "../common/binary.rs"]
 mod binary;
 mod browser;
@@ -14,10 +15,12 @@ mod doors;
 mod drain;
 mod external;
 mod first_task;
+mod pushing;
 mod registry;
 mod server;
 mod shell;
 #[path = "../common/slow.rs"]
 mod slow;
 mod starting;
+mod terminal;
 mod waiting;

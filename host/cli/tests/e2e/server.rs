@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -197,4 +197,35 @@ impl Drop for Server {
         let _gone = self.process.kill();
         let _reaped = self.process.wait();
     }
+}
+
+/// What a command has printed.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs a command as a client of a server.
+pub(crate) fn run(server: &Server, args: &[&str]) -> Output {
+    server.command(args).output().unwrap()
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+pub(crate) fn done(server: &Server, args: &[&str]) -> String {
+    let output = run(server, args);
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    said(&output)
+}
+
+/// Runs a command that must succeed, and returns what it answered as JSON.
+pub(crate) fn json(server: &Server, args: &[&str]) -> Value {
+    let output = run(server, &[args, &["--json"]].concat());
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A file with these bytes; its path.
+pub(crate) fn component(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let file = folder.join(name);
+    std::fs::write(&file, bytes).unwrap();
+    file.to_str().unwrap().to_owned()
 }
