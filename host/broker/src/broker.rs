@@ -40,13 +40,11 @@ pub struct Want<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Popped {
     /// Tasks to claim.
-    pub hints: Vec<Taken>,
+    pub hints: Vec<Hint>,
     /// The store may hold more of what was asked for than the broker knows of: claim from it in its own order. An answer that says only
     /// this comes after `want.wait` or [`LOOK_PAUSE`], whichever is shorter. So a worker whose last look found as much as it
     /// could use asks again with a `wait` of zero, and does not sleep on a backlog.
     pub look_in_store: bool,
-    /// The broker counts what runs under caps. What was claimed from the store it would not count, so a look there leaves out what has a cap.
-    pub keeps_caps: bool,
 }
 
 /// How long a broker lets a worker wait for hints when all that it can tell is to look in the store. It bounds how often an idle fleet asks
@@ -62,15 +60,6 @@ impl Popped {
             wanted
         }
     }
-}
-
-/// A hint that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// The hint.
-    pub hint: Hint,
-    /// It takes up room under a cap, until it is [released](Broker::release).
-    pub counted: bool,
 }
 
 /// News for every process of the fleet. A signal may get lost, so each has a slower way of being noticed too.
@@ -144,8 +133,11 @@ pub trait Broker: Send + Sync + 'static {
     /// Cancel safe: a dropped call takes nothing, or what it took is found again by the sweeper's audit.
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped>;
 
-    /// Gives back the room under caps of hints that were `counted`: their attempts are over, or were never begun.
-    async fn release(&self, hints: &[Hint]) -> BrokerResult<()>;
+    /// Gives hints back of which a claim said that a cap is reached. They go where they were, and
+    /// their lanes (a tenant's tasks of one type, in every priority) are put
+    /// [aside](crate::queue::ASIDE): a broker knows no caps, so it gives such a lane a rest and
+    /// then offers it again, a little at first.
+    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()>;
 
     /// Hints in the queue.
     async fn depth(&self) -> BrokerResult<u64>;
@@ -170,14 +162,9 @@ pub trait Broker: Send + Sync + 'static {
         is_all: bool,
     ) -> BrokerResult<()>;
 
-    /// Takes over the policy: pauses, caps, weights. Until one was said since a loss, nothing is given out. What has a cap now and had none is not
-    /// given out before [`Broker::set_running`] has said twice what runs of it.
+    /// Takes over the policy: pauses and weights. Until one was said since a loss, nothing is given
+    /// out. Its caps are the store's.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()>;
-
-    /// Says what runs of the types and tenants that have caps in `policy`, so that what was lost or left behind is put right. Hints that were
-    /// popped less than a few seconds ago and are not in the list are left counted: their claims may be under way. `false`: of something it was
-    /// said for the first time, and is to be said again, because claims that the broker does not know of may have been under way.
-    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool>;
 
     /// Sends signals to every subscriber in the fleet.
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()>;

@@ -105,7 +105,6 @@ impl StoreBroker {
         Popped {
             hints: Vec::new(),
             look_in_store: true,
-            keeps_caps: false,
         }
     }
 }
@@ -196,7 +195,7 @@ impl Broker for StoreBroker {
         Ok(self.look(want.types, want.wait.min(POLL)).await)
     }
 
-    async fn release(&self, _: &[Hint]) -> BrokerResult<()> {
+    async fn set_aside(&self, _: &[Hint]) -> BrokerResult<()> {
         Ok(())
     }
 
@@ -225,10 +224,6 @@ impl Broker for StoreBroker {
         self.core.news().hear_of_all();
         self.core.waiters.wake_all();
         Ok(())
-    }
-
-    async fn set_running(&self, _: &QueuePolicy, _: &[Hint]) -> BrokerResult<bool> {
-        Ok(true)
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

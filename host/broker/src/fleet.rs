@@ -93,12 +93,12 @@ impl Broker for FleetBroker {
         Ok(self.direct.look(want.types, want.wait.min(LOOK_PAUSE)).await)
     }
 
-    /// While Redis is away nobody counts, and what it counted before is put right afterwards.
-    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
-        if self.redis.is_away() {
-            return Ok(());
+    /// While Redis is away their tasks are found in the store.
+    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+        match self.redis.set_aside(hints).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.direct.push(hints).await,
         }
-        self.redis.release(hints).await
     }
 
     async fn depth(&self) -> BrokerResult<u64> {
@@ -141,13 +141,6 @@ impl Broker for FleetBroker {
             return Ok(());
         }
         self.redis.set_policy(policy).await
-    }
-
-    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
-        if self.redis.is_away() {
-            return Ok(true);
-        }
-        self.redis.set_running(policy, running).await
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

@@ -7,7 +7,7 @@
 //! | file | the concept |
 //! |---|---|
 //! | [`broker`](mod@broker) | the trait: hints in, hints out, and signals between processes |
-//! | [`queue`] | who goes first: pauses, caps, priorities, ageing, fair tenants; lanes that know where they stop |
+//! | [`queue`] | who goes first: pauses, priorities, ageing, fair tenants; lanes that know where they stop |
 //! | [`local`] | the broker inside one process |
 //! | [`redis`](mod@redis) | the broker of a fleet: the same rules on a server |
 //! | [`direct`] | no broker at all: the store, and a bulletin that says when to look |
@@ -32,7 +32,7 @@ mod waiters;
 
 pub use broker::{
     Broker, BrokerError, BrokerResult, Bulletin, Hint, LOOK_PAUSE, MAX_NOTICE, Mode, Popped, ShortLane,
-    Signal, Signals, Taken, Want,
+    Signal, Signals, Want,
 };
 pub use direct::StoreBroker;
 pub use fleet::FleetBroker;

@@ -54,17 +54,17 @@ impl State {
         Popped {
             hints,
             look_in_store: self.queue.look_in_store(types),
-            keeps_caps: true,
         }
     }
 
     /// Wakes at most `most` waiters that can be served.
-    fn wake(&mut self, most: usize) {
+    fn wake(&mut self, most: usize, now: u64) {
+        let offers = self.queue.offers(now);
         let queue = &self.queue;
         let asleep = self
             .waiters
             .iter_mut()
-            .filter(|waiter| !waiter.woken && queue.has(&waiter.types));
+            .filter(|waiter| !waiter.woken && queue.has(&waiter.types, &offers));
         for waiter in asleep.take(most) {
             waiter.woken = true;
             waiter.wake.notify_one();
@@ -100,6 +100,10 @@ impl LocalBroker {
         }
     }
 
+    fn now(&self) -> u64 {
+        millis_of(&self.clock)
+    }
+
     /// Never held across a wait. A panic while it was held leaves at worst a hint lost or twice, which hints may be.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -126,7 +130,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// Looks for hints after a wake-up, and passes the wake-up on.
     fn look(&self, types: &[TaskType], max: usize) -> Popped {
-        let now = millis_of(&self.broker.clock);
+        let now = self.broker.now();
         let mut state = self.broker.state();
         let popped = state.look(types, max, now);
         if let Some(waiter) = state.waiters.iter_mut().find(|waiter| waiter.key == self.key) {
@@ -136,8 +140,14 @@ impl Place<'_> {
             // It leaves with these, so the next wake-up is not for it.
             state.waiters.retain(|waiter| waiter.key != self.key);
         }
-        state.wake(1);
+        state.wake(1, now);
         popped
+    }
+
+    /// When a lane of these types comes back that is aside. Nobody says so when it does.
+    fn lane_back_in(&self, types: &[TaskType]) -> Option<Duration> {
+        let back_in = self.broker.state().queue.back_in(types, self.broker.now());
+        back_in.map(Duration::from_millis)
     }
 }
 
@@ -147,7 +157,7 @@ impl Drop for Place<'_> {
         if let Some(at) = state.waiters.iter().position(|waiter| waiter.key == self.key)
             && state.waiters.remove(at).is_some_and(|waiter| waiter.woken)
         {
-            state.wake(1);
+            state.wake(1, self.broker.now());
         }
     }
 }
@@ -160,14 +170,14 @@ impl Broker for LocalBroker {
         for hint in hints {
             fresh += usize::from(state.queue.push(hint));
         }
-        state.wake(fresh);
+        state.wake(fresh, self.now());
         Ok(())
     }
 
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let wake = Arc::new(Notify::new());
         let (place, wait) = {
-            let now = millis_of(&self.clock);
+            let now = self.now();
             let mut state = self.state();
             let popped = state.look(want.types, want.max, now);
             if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
@@ -189,9 +199,11 @@ impl Broker for LocalBroker {
         tokio::pin!(sleep);
         // Cancellation point: hints are only taken between waits, and are returned at once.
         loop {
+            let back = place.lane_back_in(want.types);
             let over = tokio::select! {
                 () = wake.notified() => false,
                 () = &mut sleep => true,
+                () = tokio::time::sleep(back.unwrap_or_default()), if back.is_some() => false,
             };
             let popped = place.look(want.types, want.max);
             if over || !popped.hints.is_empty() {
@@ -200,10 +212,10 @@ impl Broker for LocalBroker {
         }
     }
 
-    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
-        let mut state = self.state();
-        state.queue.release(hints);
-        state.wake(hints.len());
+    /// Wakes nobody: whoever gives hints back is about to look again, and waits for the lanes then.
+    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+        let now = self.now();
+        self.state().queue.set_aside(hints, now);
         Ok(())
     }
 
@@ -233,22 +245,15 @@ impl Broker for LocalBroker {
     ) -> BrokerResult<()> {
         let mut state = self.state();
         let fresh = state.queue.refill(lane, after, tasks, is_all);
-        state.wake(fresh);
+        state.wake(fresh, self.now());
         Ok(())
     }
 
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         let mut state = self.state();
         state.queue.set_policy(policy);
-        state.wake(usize::MAX);
+        state.wake(usize::MAX, self.now());
         Ok(())
-    }
-
-    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
-        let mut state = self.state();
-        let is_settled = state.queue.set_running(policy, running, millis_of(&self.clock));
-        state.wake(usize::MAX);
-        Ok(is_settled)
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {

@@ -2,8 +2,10 @@
 //!
 //! The rules, in the order in which they decide:
 //!
-//! 1. **Pauses and caps.** Hints of a paused type stay. So do those of a type or a tenant of which as many are taken as may run at once.
-//!    What has a cap stays as long as it is not known what runs of it.
+//! 1. **Pauses and lanes aside.** Hints of a paused type stay. So do those of a lane of which a claim
+//!    has just said that a cap is reached: for [`ASIDE`]. Then the lane offers one hint a pop, and twice
+//!    as many after each [`ASIDE_STEP`], so that many lanes at their caps cost little and free permits
+//!    are found soon.
 //! 2. **Priority.** A hint of a higher priority goes before one of a lower.
 //! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask for the same types, every
 //!    [`AGED_SHARE`]th takes from the priority that holds the oldest overdue hint among those types, instead of the
@@ -12,15 +14,15 @@
 //!    mountain of old unimportant hints takes no more than that share from the urgent ones.
 //! 4. **Tenants** within a priority take turns by weight, so that a tenant with a million hints delays its own. A turn is a number that
 //!    grows by [`TURN`]` / weight` with each hint taken; the lowest goes first. A tenant that comes (back) starts behind the current turn: it
-//!    neither saves turns up while it is away, or held back by its cap, nor gains any by coming and going.
+//!    neither saves turns up while it is away or aside, nor gains any by coming and going.
 //! 5. **First in, first out** within a tenant and priority, across types: by task id, which is the order of creation. So a retry, and what the
 //!    sweeper finds again, keep their place.
 //!
 //! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The same rules stand in `redis/*.lua`, and one suite of
 //! tests holds both to them.
 
+mod aside;
 mod level;
-mod running;
 mod short;
 
 use std::{collections::HashMap, time::Duration};
@@ -28,12 +30,9 @@ use std::{collections::HashMap, time::Duration};
 pub use taskforge_domain::{AGED_SHARE, AGEING_AFTER};
 use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 
-use self::{
-    level::{Gate, Level},
-    running::Running,
-    short::Short,
-};
-use crate::{Hint, ShortLane, Taken};
+pub(crate) use self::aside::Offers;
+use self::{aside::Aside, level::Level, short::Short};
+use crate::{Hint, ShortLane};
 
 /// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share exactly; what rounding takes from the others is
 /// under 0.15 %.
@@ -42,8 +41,14 @@ pub const TURN: u64 = 720_720;
 /// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the broker.
 pub const LANE_CAPACITY: usize = 16_384;
 
-/// How long what was popped counts as running although the store does not say so: its claim may be under way.
-pub(crate) const CLAIM_GRACE: Duration = Duration::from_secs(5);
+/// How long a lane gives nothing after a claim has said that a cap is reached.
+pub const ASIDE: Duration = Duration::from_millis(10);
+
+/// After which time such a lane offers twice as much as before, beginning with one hint.
+pub const ASIDE_STEP: Duration = Duration::from_millis(4);
+
+/// After so many steps it offers more than a lane holds.
+pub(crate) const ASIDE_STEPS: u32 = LANE_CAPACITY.ilog2() + 1;
 
 /// How many sets of types have their own count of pops. A fleet has a few; the bound is for one that reloads plugins for months.
 pub(crate) const MAX_COUNTERS: usize = 256;
@@ -62,10 +67,7 @@ pub struct Queue {
     short: HashMap<Lane, Short>,
     complete: bool,
     policy: QueuePolicy,
-    running: Running,
-    /// Where tenants that are at their cap have hints. These are out of the turns until there is room, so that nobody steps over them
-    /// at every pop.
-    parked: HashMap<TenantId, Vec<(usize, TaskType)>>,
+    aside: Aside,
     /// Pops since the last one that was the overdue's, by the types that were asked for: workers that serve other types must
     /// not use up each other's share.
     pops: HashMap<Vec<TaskType>, u32>,
@@ -83,8 +85,7 @@ impl Queue {
             short: HashMap::new(),
             complete: false,
             policy: QueuePolicy::default(),
-            running: Running::default(),
-            parked: HashMap::new(),
+            aside: Aside::default(),
             pops: HashMap::new(),
         }
     }
@@ -121,11 +122,42 @@ impl Queue {
         last != id
     }
 
+    /// Gives hints back of which a claim said that a cap is reached; see
+    /// [`Broker::set_aside`](crate::Broker::set_aside).
+    pub fn set_aside(&mut self, hints: &[Hint], now: u64) {
+        for hint in hints {
+            self.push(hint);
+            self.aside.put(hint, now);
+        }
+    }
+
+    /// What lanes that are or were aside may give now.
+    pub(crate) fn offers(&mut self, now: u64) -> Offers {
+        self.aside.offers(now)
+    }
+
+    /// When the next lane of these types gives hints again, in milliseconds from now.
+    #[must_use]
+    pub fn back_in(&self, types: &[TaskType], now: u64) -> Option<u64> {
+        self.aside.next(&self.open(types), now)
+    }
+
     /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds since 1970.
-    pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Taken> {
+    pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
         let mut taken = Vec::new();
-        let mut open = self.open(types);
-        if max == 0 || !self.has(&open) {
+        if max == 0 {
+            return taken;
+        }
+        let open = self.open(types);
+        let mut offers = self.offers(now);
+        for name in &open {
+            for tenant in offers.back(name) {
+                for level in &mut self.levels {
+                    level.catch_up(tenant, name);
+                }
+            }
+        }
+        if !self.has(&open, &offers) {
             return taken;
         }
         let mut key = types.to_vec();
@@ -136,37 +168,40 @@ impl Queue {
         let mut pops = self.pops.get(&key).copied().unwrap_or(0);
         while taken.len() < max {
             let for_the_overdue = pops + 1 >= AGED_SHARE;
-            let Some(hint) = self.pop_one(&open, now, for_the_overdue) else {
+            let Some(hint) = self.pop_one(&open, now, for_the_overdue, &offers) else {
                 break;
             };
             pops = if for_the_overdue { 0 } else { pops + 1 };
-            let counted = self.running.add(&self.policy, &hint, now);
-            if counted && !self.running.type_has_room(&self.policy, &hint.lane.task_type) {
-                open.retain(|name| *name != hint.lane.task_type);
-            }
-            taken.push(Taken { hint, counted });
+            offers.take(&hint.lane.task_type, &hint.lane.tenant);
+            taken.push(hint);
         }
         self.pops.insert(key, pops);
         self.len -= taken.len();
         taken
     }
 
-    fn pop_one(&mut self, types: &[TaskType], now: u64, for_the_overdue: bool) -> Option<Hint> {
+    fn pop_one(
+        &mut self,
+        types: &[TaskType],
+        now: u64,
+        for_the_overdue: bool,
+        offers: &Offers,
+    ) -> Option<Hint> {
         let overdue = if for_the_overdue {
-            self.overdue_level(types, now)
+            self.overdue_level(types, now, offers)
         } else {
             None
         };
         overdue
             .into_iter()
             .chain((0..LEVELS).rev())
-            .find_map(|level| self.pop_from(level, types))
+            .find_map(|level| self.pop_from(level, types, offers))
     }
 
-    fn pop_from(&mut self, level: usize, types: &[TaskType]) -> Option<Hint> {
-        let tenant = self.look(level, |level, gate| level.next(types, gate))?;
+    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &Offers) -> Option<Hint> {
+        let tenant = self.levels[level].next(types, offers)?;
         let cost = self.cost(&tenant);
-        let (id, task_type) = self.levels[level].pop(&tenant, types, cost)?;
+        let (id, task_type) = self.levels[level].pop(&tenant, types, cost, offers)?;
         Some(Hint {
             id,
             lane: Lane {
@@ -177,66 +212,34 @@ impl Queue {
         })
     }
 
-    /// Looks at a level. Tenants at their cap that stand first are parked on the way.
-    fn look<T>(&mut self, level: usize, look: impl FnOnce(&mut Level, &mut Gate<'_>) -> T) -> T {
-        let mut gate = Gate {
-            is_open: &|tenant| self.running.tenant_has_room(&self.policy, tenant),
-            parked: Vec::new(),
-        };
-        let found = look(&mut self.levels[level], &mut gate);
-        for (tenant, task_type) in gate.parked {
-            self.parked.entry(tenant).or_default().push((level, task_type));
-        }
-        found
-    }
-
-    /// Gives tenants that have room again their turns back.
-    fn unpark(&mut self, tenants: &[TenantId]) {
-        for tenant in tenants {
-            if self.running.tenant_has_room(&self.policy, tenant) {
-                for (level, task_type) in self.parked.remove(tenant).unwrap_or_default() {
-                    self.levels[level].unpark(tenant, &task_type);
-                }
-            }
-        }
-    }
-
-    fn unpark_all(&mut self) {
-        let tenants: Vec<_> = self.parked.keys().cloned().collect();
-        self.unpark(&tenants);
-    }
-
-    /// The level that holds the oldest hint of these types, if that one is overdue.
-    fn overdue_level(&mut self, types: &[TaskType], now: u64) -> Option<usize> {
+    /// The level that holds the oldest hint of these types that may be given, if that one is
+    /// overdue.
+    fn overdue_level(&self, types: &[TaskType], now: u64, offers: &Offers) -> Option<usize> {
         let is_overdue = |since: u64| now.saturating_sub(since) >= self.patience;
         if !self.levels.iter().any(|level| level.any_head(types, is_overdue)) {
             return None;
         }
         let (oldest, level) = (0..LEVELS)
-            .filter_map(|level| Some((self.look(level, |level, gate| level.oldest(types, gate))?, level)))
+            .filter_map(|level| Some((self.levels[level].oldest(types, offers)?, level)))
             .min()?;
-        (now.saturating_sub(oldest) >= self.patience).then_some(level)
+        is_overdue(oldest).then_some(level)
     }
 
-    /// Of these types, those that are neither paused nor at their cap.
+    /// Of these types, those that are not paused.
     fn open(&self, types: &[TaskType]) -> Vec<TaskType> {
-        types.iter().filter(|name| self.is_open(name)).cloned().collect()
-    }
-
-    fn is_open(&self, task_type: &TaskType) -> bool {
-        !self.policy.is_paused(task_type) && self.running.type_has_room(&self.policy, task_type)
+        let open = types.iter().filter(|name| !self.policy.is_paused(name));
+        open.cloned().collect()
     }
 
     fn cost(&self, tenant: &TenantId) -> u64 {
         TURN / u64::from(self.policy.weight(tenant).get())
     }
 
-    /// Whether there may be a hint of one of these types to take. After a pop that took less than it was asked for: whether there is.
-    #[must_use]
-    pub fn has(&self, types: &[TaskType]) -> bool {
-        types
-            .iter()
-            .any(|name| self.levels.iter().any(|level| level.has(name)) && self.is_open(name))
+    /// Whether there is a hint of one of these types to take.
+    pub(crate) fn has(&self, types: &[TaskType], offers: &Offers) -> bool {
+        types.iter().any(|name| {
+            self.levels.iter().any(|level| level.has(name, offers)) && !self.policy.is_paused(name)
+        })
     }
 
     /// Whether the store may hold tasks of these types that could run, while their lanes are empty here.
@@ -247,31 +250,12 @@ impl Queue {
                 types.contains(&lane.task_type)
                     && self.levels[level_of(lane.priority)].len(&lane.tenant, &lane.task_type) == 0
                     && !self.policy.is_paused(&lane.task_type)
-                    && self.policy.type_cap(&lane.task_type).is_none()
-                    && self.policy.tenant_cap(&lane.tenant).is_none()
             })
-    }
-
-    /// Gives back the room of hints that were counted.
-    pub fn release(&mut self, hints: &[Hint]) {
-        for hint in hints {
-            self.running.remove(hint);
-            self.unpark(std::slice::from_ref(&hint.lane.tenant));
-        }
     }
 
     /// Takes over the policy; see [`Broker::set_policy`](crate::Broker::set_policy).
     pub fn set_policy(&mut self, policy: &QueuePolicy) {
         self.policy = policy.clone();
-        self.running.forget_uncapped(policy);
-        self.unpark_all();
-    }
-
-    /// Puts right what counts as running; see [`Broker::set_running`](crate::Broker::set_running).
-    pub fn set_running(&mut self, counted: &QueuePolicy, running: &[Hint], now: u64) -> bool {
-        let is_settled = self.running.set(&self.policy, counted, running, now);
-        self.unpark_all();
-        is_settled
     }
 
     /// See [`Broker::short_lanes`](crate::Broker::short_lanes).

@@ -49,17 +49,17 @@ const COMPLETE: &str = "complete";
 /// Queues in Redis, the same for every process that uses the same server and prefix.
 ///
 /// # What is sent
-/// Every operation is one script, so it happens as a whole. Pushes, releases and signals of concurrent callers share commands.
+/// Every operation is one script, so it happens as a whole. Pushes and signals of concurrent
+/// callers share commands.
 ///
 /// # When Redis is away
 /// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is back. If a push failed meanwhile, or the answer
-/// to a pop did, the queues have lost hints: the broker says so when it returns by not being complete, and the sweeper rebuilds them. What has
-/// a cap is not given out before it was counted anew.
+/// to a pop did, the queues have lost hints: the broker says so when it returns by not being
+/// complete, and the sweeper rebuilds them.
 #[derive(Debug)]
 pub struct RedisBroker {
     core: Arc<Core>,
     pushes: Batcher<Hint>,
-    releases: Batcher<Hint>,
     publishes: Batcher<Signal>,
     /// Ends with the broker.
     _tasks: JoinSet<()>,
@@ -108,10 +108,6 @@ impl RedisBroker {
             pushes: Batcher::spawn(
                 &mut tasks,
                 core.sender(|core, hints| async move { core.push(&hints).await }),
-            ),
-            releases: Batcher::spawn(
-                &mut tasks,
-                core.sender(|core, hints| async move { core.release(&hints).await }),
             ),
             publishes: Batcher::spawn(
                 &mut tasks,
@@ -170,36 +166,36 @@ impl Core {
         self.link.call(&self.scripts.push(hints), Carries::Hints).await
     }
 
-    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
-        self.link
-            .call(&self.scripts.release(hints), Carries::Nothing)
-            .await
-    }
-
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(self.scripts.key("signals")).arg(wire::pack(signals));
         self.link.command(&publish).await
     }
 
-    async fn pop(&self, types: &[TaskType], max: usize) -> BrokerResult<Popped> {
+    async fn pop(&self, types: &[TaskType], max: usize) -> BrokerResult<(Popped, Option<Duration>)> {
         let script = self.scripts.pop(types, max);
         scripts::popped(self.link.call(&script, Carries::Answers).await?)
     }
 
     /// Pops in a task of its own: a call that is dropped while the server takes hints for it would lose them.
-    async fn look(self: &Arc<Self>, types: &[TaskType], max: usize) -> BrokerResult<Popped> {
+    /// Says besides when the next lane comes back that is aside.
+    async fn look(
+        self: &Arc<Self>,
+        types: &[TaskType],
+        max: usize,
+    ) -> BrokerResult<(Popped, Option<Duration>)> {
         let (answer, heard) = oneshot::channel();
         let (core, types) = (Arc::clone(self), types.to_vec());
         tokio::spawn(async move {
             let popped = core.pop(&types, max).await;
             // If nobody hears it, it gives itself back.
-            answer.send(popped.map(|popped| Unheard { core, popped })).ok();
+            let unheard = popped.map(|(popped, back)| (Unheard { core, popped }, back));
+            answer.send(unheard).ok();
         });
         let popped = heard
             .await
             .map_err(|_| BrokerError("the process is ending".into()))?;
-        popped.map(Unheard::hear)
+        popped.map(|(unheard, back)| (unheard.hear(), back))
     }
 
     async fn completeness(&self, ask: &str, rebuild: &str) -> BrokerResult<String> {
@@ -224,23 +220,16 @@ impl Unheard {
 impl Drop for Unheard {
     /// The caller is gone. Without a runtime the process is ending, and the sweeper finds the tasks.
     fn drop(&mut self) {
-        let taken = std::mem::take(&mut self.popped.hints);
+        let hints = std::mem::take(&mut self.popped.hints);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        if taken.is_empty() {
+        if hints.is_empty() {
             return;
         }
         let core = Arc::clone(&self.core);
         runtime.spawn(async move {
-            let counted: Vec<_> = taken
-                .iter()
-                .filter(|taken| taken.counted)
-                .map(|taken| taken.hint.clone())
-                .collect();
-            let hints: Vec<_> = taken.into_iter().map(|taken| taken.hint).collect();
-            let given = core.push(&hints).await;
-            if let Err(error) = given.and(core.release(&counted).await) {
+            if let Err(error) = core.push(&hints).await {
                 tracing::debug!(%error, "hints that nobody waited for were not given back");
             }
         });
@@ -256,25 +245,27 @@ impl Broker for RedisBroker {
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let core = &self.core;
         let begun = Instant::now();
-        let mut popped = core.look(want.types, want.max).await?;
+        let (popped, _) = core.look(want.types, want.max).await?;
         if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
             return Ok(popped);
         }
         // Only who finds nothing takes a place, and looks again then: what came in between called nobody.
         let place = core.waiters.wait_for(want.types);
         loop {
-            popped = core.look(want.types, want.max).await?;
+            let (popped, back) = core.look(want.types, want.max).await?;
             let left = popped.wait(want.wait).saturating_sub(begun.elapsed());
             if !popped.hints.is_empty() || left.is_zero() {
                 return Ok(popped);
             }
             let relook = if core.ear.hears() { RELOOK } else { LOOK_PAUSE };
-            tokio::time::timeout(left.min(relook), place.called()).await.ok();
+            let pause = left.min(relook).min(back.unwrap_or(relook));
+            tokio::time::timeout(pause, place.called()).await.ok();
         }
     }
 
-    async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
-        self.releases.submit(hints.to_vec()).await
+    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+        let script = self.core.scripts.set_aside(hints);
+        self.core.link.call(&script, Carries::Hints).await
     }
 
     async fn depth(&self) -> BrokerResult<u64> {
@@ -334,11 +325,6 @@ impl Broker for RedisBroker {
 
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         let script = self.core.scripts.set_policy(policy);
-        self.core.link.call(&script, Carries::Nothing).await
-    }
-
-    async fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> BrokerResult<bool> {
-        let script = self.core.scripts.set_running(policy, running);
         self.core.link.call(&script, Carries::Nothing).await
     }
 

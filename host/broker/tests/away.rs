@@ -12,12 +12,14 @@ mod server;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bulletin::Board;
-use hints::{LONG, hint, hints, kind, kinds, pop, take, taken, tell};
+use hints::{LONG, hint, hints, kind, kinds, pop, take};
+use jiff::{SignedDuration, Timestamp};
 use server::Server;
 use taskforge_broker::{
-    Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker, Want,
+    Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker,
+    Want, queue::ASIDE,
 };
-use taskforge_domain::{FleetId, QueuePolicy, TaskId, TypePolicy};
+use taskforge_domain::{Clock, FleetId, QueuePolicy, TaskId, TypePolicy};
 use taskforge_testing::tls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,11 +94,11 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
     let pushed = [hint("a", "t", 3), hint("a", "paused", 3)];
     broker.push(&pushed).await.unwrap();
     let popped = pop(&other, &["t", "paused"], 8).await;
-    assert!(popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps);
+    assert!(popped.hints.is_empty() && popped.look_in_store);
     broker.set_policy(&policy).await.unwrap();
     let popped = pop(&other, &["t", "paused"], 8).await;
-    assert!(popped.look_in_store && popped.keeps_caps);
-    assert_eq!(taken(popped), pushed[..1]);
+    assert!(popped.look_in_store);
+    assert_eq!(popped.hints, pushed[..1]);
 
     // Lost again in the midst of the rebuild: its end is not that of the rebuild that is due now.
     server.flush();
@@ -104,100 +106,6 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
     assert!(!broker.is_complete().await.unwrap());
     broker.mark_complete().await.unwrap();
     assert!(other.is_complete().await.unwrap());
-}
-
-fn at_most(cap: u32) -> QueuePolicy {
-    let capped = TypePolicy {
-        paused: false,
-        max_running: Some(cap),
-    };
-    QueuePolicy {
-        types: [(kind("t"), capped)].into(),
-        ..QueuePolicy::default()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_flush_what_has_a_cap_is_given_out_when_it_was_counted() {
-    let server = Server::start();
-    let broker = RedisBroker::connect(&server.config()).await.unwrap();
-    let other = RedisBroker::connect(&server.config()).await.unwrap();
-    let policy = at_most(2);
-    tell(&broker, &policy, &[]).await;
-    broker.push(&hints("a", "t", 3, 9)).await.unwrap();
-    let running = take(&other, &["t"], 9).await;
-    assert_eq!(running.len(), 2);
-
-    server.flush();
-    other.push(&hints("a", "t", 3, 9)).await.unwrap();
-    let popped = async || {
-        let popped = pop(&other, &["t"], 9).await;
-        (popped.hints.len(), popped.look_in_store, popped.keeps_caps)
-    };
-    assert_eq!(popped().await, (0, true, false), "the store serves");
-    broker.set_policy(&policy).await.unwrap();
-    assert_eq!(popped().await, (0, true, false), "until somebody counts");
-    server.flush();
-    other.push(&hints("a", "t", 3, 9)).await.unwrap();
-    // A sweeper that has not noticed.
-    broker.set_running(&policy, &running).await.unwrap();
-    assert_eq!(popped().await, (0, true, false));
-    broker.set_policy(&policy).await.unwrap();
-    assert!(!broker.set_running(&policy, &running[..1]).await.unwrap());
-    assert_eq!(popped().await, (0, true, true));
-    assert!(broker.set_running(&policy, &running[..1]).await.unwrap());
-    assert_eq!(popped().await, (1, true, true));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_what_has_a_cap_is_counted_anew() {
-    let server = Server::start();
-    let mut config = server.config();
-    config.timeout = Duration::from_millis(200);
-    let broker = RedisBroker::connect(&config).await.unwrap();
-    let policy = at_most(2);
-    tell(&broker, &policy, &[]).await;
-    server.stand_still();
-    assert!(broker.depth().await.is_err());
-    server.go_on();
-    until("it is back", || async { !broker.is_away() }).await;
-    // Meanwhile somebody has claimed two from the store.
-    broker.push(&hints("a", "t", 3, 9)).await.unwrap();
-    assert_eq!(take(&broker, &["t"], 9).await, []);
-    let running = hints("a", "t", 3, 2);
-    while !broker.set_running(&policy, &running).await.unwrap() {}
-    assert_eq!(take(&broker, &["t"], 9).await, []);
-    broker.set_running(&policy, &running[..1]).await.unwrap();
-    assert_eq!(take(&broker, &["t"], 9).await.len(), 1);
-    // One that comes and goes does not keep it from the others.
-    server.stand_still();
-    assert!(broker.depth().await.is_err());
-    server.go_on();
-    until("it is back", || async { !broker.is_away() }).await;
-    broker.set_running(&policy, &[]).await.unwrap();
-    assert!(!take(&broker, &["t"], 9).await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_has_a_cap_is_the_stores_when_nobody_counts_any_more() {
-    let server = Server::start();
-    let broker = RedisBroker::connect(&server.config()).await.unwrap();
-    broker.mark_complete().await.unwrap();
-    tell(&broker, &at_most(2), &[]).await;
-    let pushed = [hint("a", "t", 3), hint("a", "u", 3)];
-    broker.push(&pushed).await.unwrap();
-    // The server's own clock ends it.
-    until("the counts have expired", || async {
-        !pop(&broker, &["other"], 1).await.keeps_caps
-    })
-    .await;
-    let popped = pop(&broker, &["t", "u"], 9).await;
-    assert!(popped.look_in_store && !popped.keeps_caps);
-    assert_eq!(
-        taken(popped),
-        pushed[1..],
-        "what has no cap is given out all the same"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +136,7 @@ async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     let worker = waiting(&broker, &["t"], LONG);
     let pushed = hints("a", "t", 3, 2);
     broker.push(&pushed).await.unwrap();
-    assert_eq!(taken(soon(worker).await), pushed);
+    assert_eq!(soon(worker).await.hints, pushed);
 
     let id = TaskId::generate();
     until("signals are heard again", || async {
@@ -273,33 +181,38 @@ async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn brokers_of_one_server_wake_each_other_and_share_caps() {
+async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     let server = Server::start();
+    // One that is not the real one, so that nothing comes back by itself.
+    let config = RedisConfig {
+        clock: Clock::stopped(Timestamp::now()),
+        ..server.config()
+    };
     let (one, two) = (
-        Arc::new(RedisBroker::connect(&server.config()).await.unwrap()),
-        Arc::new(RedisBroker::connect(&server.config()).await.unwrap()),
+        Arc::new(RedisBroker::connect(&config).await.unwrap()),
+        Arc::new(RedisBroker::connect(&config).await.unwrap()),
     );
+    one.set_policy(&QueuePolicy::default()).await.unwrap();
     one.mark_complete().await.unwrap();
-    let capped = TypePolicy {
-        paused: false,
-        max_running: Some(5),
-    };
-    let policy = QueuePolicy {
-        types: [(kind("t"), capped)].into(),
-        ..QueuePolicy::default()
-    };
-    tell(&*one, &policy, &[]).await;
     let worker = waiting(&two, &["t"], LONG);
-    one.push(&hints("a", "t", 3, 20)).await.unwrap();
-    let mut running = taken(soon(worker).await);
+    let pushed = hints("a", "t", 3, 20);
+    one.push(&pushed).await.unwrap();
+    let mut running = soon(worker).await.hints;
     for broker in [&one, &two, &one] {
         running.extend(take(&**broker, &["t"], 3).await);
     }
-    assert_eq!(running.len(), 5);
-    let worker = waiting(&two, &["t"], LONG);
-    one.release(&running[..2]).await.unwrap();
-    let next = taken(soon(worker).await);
-    assert!((1..=2).contains(&next.len()));
+    one.set_aside(&running[5..]).await.unwrap();
+    assert_eq!(take(&*two, &["t"], 3).await, []);
+    config.clock.shift(SignedDuration::try_from(ASIDE).unwrap());
+    assert_eq!(take(&*two, &["t"], 3).await.len(), 1);
+    // A server that evicts keys may lose what is aside; the lanes are there all the same.
+    two.set_aside(&pushed[..1]).await.unwrap();
+    let aside = format!("{{{}}}:aside", config.prefix);
+    redis::cmd("DEL")
+        .arg(aside)
+        .exec(&mut server.connection())
+        .unwrap();
+    assert!(!take(&*one, &["t"], 3).await.is_empty());
 
     let elsewhere = RedisConfig {
         prefix: "other".into(),
@@ -322,13 +235,13 @@ async fn a_cluster_serves_as_well() {
     let worker = waiting(&broker, &["t"], LONG);
     let pushed = hints("a", "t", 3, 2);
     broker.push(&pushed).await.unwrap();
-    assert_eq!(taken(soon(worker).await), pushed);
+    assert_eq!(soon(worker).await.hints, pushed);
     let lane = &pushed[0].lane;
     broker.refill(lane, None, &[pushed[0].id], true).await.unwrap();
     assert_eq!(broker.depth().await.unwrap(), 1);
     assert_eq!(broker.short_lanes().await.unwrap(), []);
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    broker.release(&pushed).await.unwrap();
+    broker.set_aside(&pushed).await.unwrap();
     broker.publish(&[Signal::Policy]).await.unwrap();
     assert_eq!(next(&mut signals).await, (Signal::Policy, false));
 }
@@ -377,14 +290,14 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     fleet.push(&pushed).await.unwrap();
     let popped = pop(&*fleet, &["t"], 8).await;
     assert!(!popped.look_in_store);
-    assert_eq!(taken(popped), pushed);
+    assert_eq!(popped.hints, pushed);
 
     // Another process thinks that Redis is away.
     let cut_off = StoreBroker::new(board.clone());
     let worker = waiting(&fleet, &["t"], LONG);
     cut_off.push(&hints("a", "t", 3, 1)).await.unwrap();
     let popped = soon(worker).await;
-    assert!(popped.look_in_store && popped.keeps_caps);
+    assert!(popped.look_in_store);
     let id = TaskId::generate();
     cut_off.publish(&[Signal::Cancel(id)]).await.unwrap();
     assert_eq!(next(&mut signals).await.0, Signal::Cancel(id));
@@ -396,9 +309,9 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     .await;
     fleet.push(&hints("a", "t", 3, 1)).await.unwrap();
     let popped = soon(waiting(&fleet, &["t"], LONG)).await;
-    assert!(popped.hints.is_empty() && popped.look_in_store && !popped.keeps_caps);
+    assert!(popped.hints.is_empty() && popped.look_in_store);
     assert!(fleet.is_complete().await.unwrap() && fleet.short_lanes().await.unwrap().is_empty());
-    fleet.release(&pushed).await.unwrap();
+    fleet.set_aside(&pushed).await.unwrap();
     fleet.publish(&[Signal::Finished(id)]).await.unwrap();
     assert_eq!(next(&mut signals).await.0, Signal::Finished(id));
 
@@ -466,7 +379,7 @@ async fn two_fleets_do_not_share_a_prefix_whichever_comes_first() {
     let (ours, theirs) = (FleetId::generate(), FleetId::generate());
     let first = RedisBroker::connect(&of(ours, &server)).await.unwrap();
     let again = RedisBroker::connect(&of(ours, &server)).await.unwrap();
-    tell(&first, &QueuePolicy::default(), &[]).await;
+    first.set_policy(&QueuePolicy::default()).await.unwrap();
     first.push(&hints("a", "t", 3, 2)).await.unwrap();
     let refused = RedisBroker::connect(&of(theirs, &server)).await.unwrap_err();
     let text = refused.to_string();
@@ -484,7 +397,7 @@ async fn two_fleets_do_not_share_a_prefix_whichever_comes_first() {
     // Redis forgets whose it was, and the other fleet says so first.
     server.flush();
     let second = RedisBroker::connect(&of(theirs, &server)).await.unwrap();
-    tell(&second, &QueuePolicy::default(), &[]).await;
+    second.set_policy(&QueuePolicy::default()).await.unwrap();
     assert!(again.push(&hints("a", "t", 3, 1)).await.is_err());
     assert_eq!(again.mode(), Mode::StoreWhileRedisIsAway);
     let concern = again.concern().unwrap();

@@ -156,7 +156,7 @@ impl Access {
             signatures: self.trust.signatures.clone(),
             only,
         };
-        // Its pauses and caps hold from now on, whatever is ready.
+        // Its pauses hold from now on, whatever is ready.
         live.see(&snapshots.borrow());
         let loader = Loader::new(parts, live.clone());
         let settled = loader.settled();

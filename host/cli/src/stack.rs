@@ -254,10 +254,9 @@ impl Stack {
             .with_collector(Collector::new(store.clone(), RETENTION));
         // The store's lock makes this the only process, so what is marked as running is not.
         let recovered = sweeper.recover_all().await?;
-        // So pauses and caps hold from the first hint on. Nothing runs yet.
+        // So pauses hold from the first hint on.
         let policy = live.overlay(store.policy().await?);
         broker.set_policy(&policy).await?;
-        while !broker.set_running(&policy, &[]).await? {}
         let stack = Self {
             store: store.clone(),
             broker: broker.clone(),

@@ -16,28 +16,45 @@ use jiff::{SignedDuration, Timestamp};
 ///
 /// A cheap handle: clones tell the same time.
 #[derive(Debug, Clone)]
-pub struct Clock(Arc<AtomicI64>);
+pub struct Clock {
+    /// By how many microseconds it is ahead of what it counts by.
+    ahead: Arc<AtomicI64>,
+    is_stopped: bool,
+}
 
 impl Default for Clock {
     /// One that begins with the host's time of this moment.
     fn default() -> Self {
         let ahead = Timestamp::now().as_microsecond().saturating_sub(running());
-        Self(Arc::new(AtomicI64::new(ahead)))
+        Self {
+            ahead: Arc::new(AtomicI64::new(ahead)),
+            is_stopped: false,
+        }
     }
 }
 
 impl Clock {
+    /// One that stands still until it is shifted, for tests.
+    #[must_use]
+    pub fn stopped(at: Timestamp) -> Self {
+        Self {
+            ahead: Arc::new(AtomicI64::new(at.as_microsecond())),
+            is_stopped: true,
+        }
+    }
+
     /// The time, in whole microseconds, which is what stores keep.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        let micros = running().saturating_add(self.0.load(Ordering::Relaxed));
+        let counted = if self.is_stopped { 0 } else { running() };
+        let micros = counted.saturating_add(self.ahead.load(Ordering::Relaxed));
         Timestamp::from_microsecond(micros).unwrap_or_default()
     }
 
     /// Puts it forward, or back.
     pub fn shift(&self, by: SignedDuration) {
         let micros = i64::try_from(by.as_micros()).unwrap_or(0);
-        self.0.fetch_add(micros, Ordering::Relaxed);
+        self.ahead.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// By how much the host's own time is ahead of it.
@@ -81,5 +98,14 @@ mod tests {
         );
         let before = clock.now();
         assert!(clock.now() >= before);
+    }
+
+    #[test]
+    fn one_that_is_stopped_goes_on_when_it_is_shifted() {
+        let at = Timestamp::from_millisecond(1_700_000_000_000).unwrap_or_default();
+        let clock = Clock::stopped(at);
+        assert_eq!(clock.now(), at);
+        clock.shift(SignedDuration::from_millis(3));
+        assert_eq!(clock.now(), at + SignedDuration::from_millis(3));
     }
 }

@@ -8,7 +8,8 @@ use crate::{TaskType, TenantId};
 
 /// How the fleet is shared between task types and tenants. What is not named has the defaults: not paused, no cap, weight 1.
 ///
-/// The store keeps it; brokers hold copies that are seconds old at most.
+/// The store keeps it. Brokers hold copies of the pauses and weights that are seconds old at most;
+/// caps are looked at by claims in the store, and by nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueuePolicy {
     /// By task type.
@@ -113,48 +114,6 @@ impl QueuePolicy {
     pub fn tenant_cap(&self, tenant: &TenantId) -> Option<u32> {
         self.tenants.get(tenant)?.max_running
     }
-
-    /// The same for everything that has no cap. What has one waits.
-    #[must_use]
-    pub fn without_capped(mut self) -> Self {
-        for policy in self.types.values_mut() {
-            policy.paused |= policy.max_running.take().is_some();
-        }
-        for policy in self.tenants.values_mut() {
-            policy.max_running = policy.max_running.map(|_| 0);
-        }
-        self
-    }
-
-    /// Whether anything is capped.
-    #[must_use]
-    pub fn has_caps(&self) -> bool {
-        self.capped_types().next().is_some() || self.capped_tenants().next().is_some()
-    }
-
-    /// Whether what runs must be counted: a cap of 0 needs no count.
-    #[must_use]
-    pub fn must_count(&self) -> bool {
-        self.caps().any(|cap| cap > 0)
-    }
-
-    /// The types that have a cap.
-    pub fn capped_types(&self) -> impl Iterator<Item = &TaskType> {
-        let types = self.types.iter();
-        types.filter_map(|(name, policy)| policy.max_running.is_some().then_some(name))
-    }
-
-    /// The tenants that have a cap.
-    pub fn capped_tenants(&self) -> impl Iterator<Item = &TenantId> {
-        let tenants = self.tenants.iter();
-        tenants.filter_map(|(name, policy)| policy.max_running.is_some().then_some(name))
-    }
-
-    fn caps(&self) -> impl Iterator<Item = u32> {
-        let types = self.types.values().map(|policy| policy.max_running);
-        let tenants = self.tenants.values().map(|policy| policy.max_running);
-        types.chain(tenants).flatten()
-    }
 }
 
 #[cfg(test)]
@@ -165,41 +124,15 @@ mod tests {
     fn what_is_not_named_has_the_defaults() {
         let mut policy = QueuePolicy::default();
         let (kind, tenant) = (TaskType::new("work").unwrap(), TenantId::default());
-        assert!(!policy.is_paused(&kind) && !policy.has_caps());
+        assert!(!policy.is_paused(&kind) && policy.type_cap(&kind).is_none());
+        assert_eq!(policy.tenant_cap(&tenant), None);
         assert_eq!(policy.weight(&tenant).get(), 1);
         let capped = TypePolicy {
             max_running: Some(0),
             ..TypePolicy::default()
         };
         policy.types.insert(kind.clone(), capped);
-        assert_eq!((policy.type_cap(&kind), policy.has_caps()), (Some(0), true));
-    }
-
-    #[test]
-    fn what_has_a_cap_can_be_left_out() {
-        let mut policy = QueuePolicy::default();
-        let names = ["capped", "free", "paused"].map(|name| TaskType::new(name).unwrap());
-        for (name, (paused, max_running)) in names.iter().zip([(false, Some(5)), (false, None), (true, None)])
-        {
-            policy
-                .types
-                .insert(name.clone(), TypePolicy { paused, max_running });
-        }
-        let some = policy.clone().without_capped();
-        assert_eq!(
-            names.each_ref().map(|name| some.is_paused(name)),
-            [true, false, true]
-        );
-        assert!(!some.has_caps());
-        let capped = TenantPolicy {
-            max_running: Some(5),
-            ..TenantPolicy::default()
-        };
-        policy.tenants.insert(TenantId::default(), capped);
-        assert!(policy.must_count());
-        let some = policy.without_capped();
-        assert_eq!(some.tenant_cap(&TenantId::default()), Some(0));
-        assert!(!some.must_count());
+        assert_eq!(policy.type_cap(&kind), Some(0));
     }
 
     #[test]

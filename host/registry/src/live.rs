@@ -1,7 +1,7 @@
 //! What this process serves now.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -9,9 +9,7 @@ use std::{
     time::Duration,
 };
 
-use taskforge_domain::{
-    QueuePolicy, Revision, Rollout, TaskId, TaskType, TenantId, Timestamp, TypePolicy, VersionId,
-};
+use taskforge_domain::{QueuePolicy, Revision, Rollout, TaskId, TaskType, TenantId, Timestamp, VersionId};
 use taskforge_runtime::Plugin;
 use taskforge_schema::Schema;
 use taskforge_store::{RegistrySnapshot, SealedSecret};
@@ -38,8 +36,6 @@ struct State {
     types: Arc<[TaskType]>,
     /// As the registry was last seen, which may be ahead of what is served.
     snapshot: Arc<RegistrySnapshot>,
-    /// What plugins ask of the queue.
-    policy: Arc<BTreeMap<TaskType, TypePolicy>>,
 }
 
 /// One plugin, with its versions ready to run.
@@ -168,28 +164,21 @@ impl Live {
         self.state().snapshot.clone()
     }
 
-    /// The queue's policy with what plugins ask of it: a paused one waits, and of two caps the lower one counts. This holds for every plugin of
-    /// the registry, whether it is served here or not.
+    /// The queue's policy with the pauses of plugins. This holds for every plugin of the registry,
+    /// whether it is served here or not. Their caps are in the store, where claims find them.
     #[must_use]
     pub fn overlay(&self, mut policy: QueuePolicy) -> QueuePolicy {
-        for (name, asked) in &*self.state().policy {
-            let entry = policy.types.entry(name.clone()).or_default();
-            entry.paused |= asked.paused;
-            entry.max_running = match (entry.max_running, asked.max_running) {
-                (Some(queue), Some(plugin)) => Some(queue.min(plugin)),
-                (queue, plugin) => queue.or(plugin),
-            };
+        for plugin in &self.state().snapshot.plugins {
+            if plugin.rollout.paused {
+                policy.types.entry(plugin.name.clone()).or_default().paused = true;
+            }
         }
         policy
     }
 
     /// Takes note of the registry. What is served changes when it is ready.
     pub fn see(&self, snapshot: &Arc<RegistrySnapshot>) {
-        let policy = Arc::new(policy(snapshot));
-        self.replace(|state| {
-            state.snapshot = Arc::clone(snapshot);
-            state.policy = policy;
-        });
+        self.replace(|state| state.snapshot = Arc::clone(snapshot));
     }
 
     /// Takes note that the registry was as it was last seen at this time.
@@ -253,32 +242,9 @@ fn made(task: TaskId) -> Option<i64> {
         .checked_add(i64::from(nanos / 1_000_000))
 }
 
-fn policy(snapshot: &RegistrySnapshot) -> BTreeMap<TaskType, TypePolicy> {
-    let caps: HashMap<VersionId, u32> = snapshot
-        .versions
-        .iter()
-        .filter_map(|version| Some((version.id, version.info.limits.concurrency?)))
-        .collect();
-    let asked = snapshot.plugins.iter().map(|plugin| {
-        let policy = TypePolicy {
-            paused: plugin.rollout.paused,
-            // Lanes know no versions, so the lowest cap holds for all of them.
-            max_running: plugin
-                .rollout
-                .running()
-                .filter_map(|id| caps.get(&id).copied())
-                .min(),
-        };
-        (plugin.name.clone(), policy)
-    });
-    asked
-        .filter(|(_, policy)| *policy != TypePolicy::default())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use taskforge_domain::{RegisteredPlugin, Revision};
+    use taskforge_domain::{RegisteredPlugin, TypePolicy};
 
     use super::*;
 
@@ -287,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_plugin_waits_and_the_lower_cap_counts() {
+    fn a_paused_plugin_waits() {
         let paused = |text: &str, paused| RegisteredPlugin {
             name: name(text),
             owner: None,

@@ -72,7 +72,8 @@ fn completion(task: &ClaimedTask, worker: WorkerId) -> Completion {
 
 async fn claim(store: &PostgresStore, worker: WorkerId, by: ClaimBy<'_>) -> Vec<ClaimedTask> {
     let now = Timestamp::now();
-    store.claim(ClaimRequest { worker, by, now }).await.unwrap()
+    let claimed = store.claim(ClaimRequest { worker, by, now }).await;
+    claimed.unwrap().tasks
 }
 
 async fn complete(store: &PostgresStore, worker: WorkerId, claimed: &[ClaimedTask]) {

@@ -69,6 +69,7 @@ async fn claim(store: &SqliteStore, worker: WorkerId, ids: &[TaskId]) -> Vec<Cla
         })
         .await
         .unwrap()
+        .tasks
 }
 
 async fn complete(store: &SqliteStore, worker: WorkerId, claimed: &[ClaimedTask]) {
@@ -176,7 +177,7 @@ async fn backlog(store: &SqliteStore, count: usize) {
         };
         let what = format!("a claim of {limit} by order");
         let claimed = timed(&what, store.claim(ClaimRequest { worker, by, now })).await;
-        assert_eq!(claimed.len(), limit as usize);
+        assert_eq!(claimed.tasks.len(), limit as usize);
     }
     let waiting = TaskFilter {
         states: vec![TaskState::Pending],

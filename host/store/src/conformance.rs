@@ -17,6 +17,7 @@
     reason = "these are tests; they are compiled outside cfg(test) for other crates' tests. Each rule's name is its documentation"
 )]
 
+pub mod caps;
 pub mod claim;
 pub mod collect;
 pub mod complete;
@@ -207,6 +208,7 @@ impl World {
             })
             .await
             .unwrap()
+            .tasks
     }
 
     pub(crate) async fn claim_order(&self, types: &[&str], limit: u32) -> Vec<TaskId> {
@@ -225,7 +227,7 @@ impl World {
             })
             .await
             .unwrap();
-        claimed.into_iter().map(|task| task.id).collect()
+        claimed.tasks.into_iter().map(|task| task.id).collect()
     }
 
     /// Claims one pending task at second 1.

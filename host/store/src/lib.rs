@@ -40,7 +40,7 @@ pub use query::{Cursor, Page, TaskFilter};
 pub use refused::{Ended, complete_or_fail};
 pub use sqlite::SqliteStore;
 pub use store::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult,
-    Story, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
+    LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreClock, StoreError,
+    StoreResult, Story, Term, Upkeep, Verdict, WorkerRecord,
 };

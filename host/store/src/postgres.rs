@@ -12,7 +12,7 @@
 //! | `connect`, `session`, `fault` | connections that come back, what holds in each, and which failures are worth another attempt |
 //! | [`schema`] | migrations, and whether the schema fits |
 //! | `enqueue`, `claim`, `complete`, `progress` | the hot arrows of a task's life |
-//! | `order`, `outlook` | the claim without a broker: urgency, turns between tenants, caps; where tasks wait |
+//! | `order`, `outlook` | the claim without a broker: urgency, turns between tenants; where tasks wait |
 //! | `operate`, `dead` | what a person does: cancel, retry, prune; dead letters |
 //! | `lead`, `sweep`, `workers`, `upkeep` | what time does: leadership, due tasks, lapses, partitions |
 //! | `policy` | what operators have said about sharing |
@@ -27,6 +27,7 @@
 //! | [`scratch`] | a database that is thrown away |
 //!
 //! # Locks
+//! A claim takes the locks of the caps that it concerns before it takes any task.
 //! Whoever changes several tasks in one statement takes them in the order of their ids or skips those that are taken, so that nobody waits
 //! in a circle. Where two statements still do, the database ends one of them, and it is tried again here.
 
@@ -75,8 +76,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    AgeingTurns, ClaimedTask, Clock, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId,
-    TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    AgeingTurns, Clock, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType,
+    TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -99,7 +100,7 @@ pub use self::{
     scratch::Scratch,
 };
 use crate::{
-    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, Counts,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts,
     DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
     StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
     store::progress_written,
@@ -112,7 +113,7 @@ pub struct PostgresStore {
     enqueues: Batcher<NewTask, ()>,
     /// Those of [`MANY`] tasks or more.
     bulk: Batcher<NewTask, ()>,
-    claims: Batcher<Claim, StoreResult<Vec<ClaimedTask>>>,
+    claims: Batcher<Claim, StoreResult<Claimed>>,
     ends: Batcher<End, Commit>,
     reports: Batcher<ProgressReport, ()>,
     /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
@@ -297,10 +298,10 @@ impl Store for PostgresStore {
         writer.submit(tasks.to_vec()).await.map(drop)
     }
 
-    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Claimed> {
         let ClaimRequest { worker, by, now } = request;
         match by {
-            ClaimBy::Ids([]) => Ok(Vec::new()),
+            ClaimBy::Ids([]) => Ok(Claimed::default()),
             ClaimBy::Ids(ids) => {
                 let claim = Claim {
                     worker,
@@ -308,7 +309,7 @@ impl Store for PostgresStore {
                     ids: ids.to_vec(),
                 };
                 let claimed = self.claims.submit(vec![claim]).await?.pop();
-                claimed.unwrap_or_else(|| Ok(Vec::new()))
+                claimed.unwrap_or_else(|| Ok(Claimed::default()))
             }
             ClaimBy::Order { types, limit, policy } => {
                 let order = Order {
@@ -430,10 +431,6 @@ impl Store for PostgresStore {
 
     async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
         run!(self, |connection| workers::held(connection, worker))
-    }
-
-    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>> {
-        run!(self, |connection| workers::running(connection, types, tenants))
     }
 
     async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {

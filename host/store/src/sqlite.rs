@@ -11,6 +11,7 @@
 //! | `flush` | many writes, one transaction |
 //! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
 //! | `order`, `lanes` | which tasks go first, and where they wait |
+//! | `caps` | how much more may run |
 //! | `operate`, `dead` | what a person does: to one task, to many dead letters |
 //! | `forget` | what has ended goes: prune, upkeep |
 //! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
@@ -24,6 +25,7 @@
 //! carries, so each is prepared once.
 
 mod beats;
+mod caps;
 mod claim;
 mod collect;
 mod complete;
@@ -61,8 +63,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::SqlitePool;
 use taskforge_domain::{
-    ClaimedTask, Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
-    TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
+    Timestamp, TypePolicy, WorkerId,
 };
 use tokio::sync::Mutex;
 
@@ -79,9 +81,10 @@ use self::{
     writer::{Writer, in_transaction, on_writer},
 };
 use crate::{
-    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup,
-    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store, StoreClock,
-    StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord, store::progress_written,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts,
+    DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
+    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    store::progress_written,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -181,10 +184,10 @@ impl Store for SqliteStore {
         self.writes.submit(rows).await.map(drop)
     }
 
-    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Claimed> {
         let claim = vec![Write::Claim(ClaimOp::new(&request, &self.ageing))];
         let written = self.writes.submit(claim).await?.pop();
-        written.map_or_else(|| Ok(Vec::new()), Written::claimed)
+        written.map_or_else(|| Ok(Claimed::default()), Written::claimed)
     }
 
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
@@ -327,10 +330,6 @@ impl Store for SqliteStore {
 
     async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
         lanes::held(&self.shared.readers, worker).await
-    }
-
-    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>> {
-        lanes::running(&self.shared.readers, types, tenants).await
     }
 
     async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {

@@ -57,12 +57,16 @@ pub enum ClaimBy<'a> {
         types: &'a [TaskType],
         /// At most this many.
         limit: u32,
-        /// Paused types are left out, caps are kept (counting what runs in the store), and turns are weighted.
+        /// Paused types are left out, and turns are weighted. Its caps are not looked at: the store
+        /// knows those that are in force.
         policy: &'a QueuePolicy,
     },
 }
 
 /// A claim: `pending` becomes `running`, the lease number and the attempt number grow by one.
+///
+/// A claim is the only thing that knows caps. It counts what runs of each capped type and tenant in
+/// its own transaction, under that name's lock, and takes no more than is left.
 #[derive(Debug, Clone)]
 pub struct ClaimRequest<'a> {
     /// Who claims.
@@ -71,6 +75,18 @@ pub struct ClaimRequest<'a> {
     pub by: ClaimBy<'a>,
     /// The time that becomes `started_at`.
     pub now: Timestamp,
+}
+
+/// What a claim got.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claimed {
+    /// Tasks that the worker holds now.
+    pub tasks: Vec<ClaimedTask>,
+    /// Of [`ClaimBy::Ids`], those that still wait, because a cap of their type or tenant is
+    /// reached.
+    pub over_cap: Vec<TaskId>,
+    /// Tasks that were asked for may have to wait for a permit of a cap.
+    pub at_cap: bool,
 }
 
 /// The end of an attempt, to be committed. Guarded by `running` and the lease number in [`Attempt::run_lease`].
@@ -307,12 +323,13 @@ pub trait Store: StoreClock + Send + Sync + 'static {
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()>;
 
     /// Gives the worker a lease on tasks that are `pending`, and returns those that it got. Others
-    /// (taken, cancelled, unknown) are left out. Tasks come in the order of [`ClaimBy::Ids`], or most
-    /// urgent first with those after them that are due by their age.
+    /// (taken, cancelled, unknown, over a cap) are left out. Tasks come in the order of
+    /// [`ClaimBy::Ids`], in which they also get the permits of a cap, or most urgent first with
+    /// those after them that are due by their age.
     ///
     /// # Errors
     /// [`StoreError::Lapsed`] to a worker that was found lapsed, which gets none.
-    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>>;
+    async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Claimed>;
 
     /// Ends attempts. The answers are in the order of `completions`. A repeat writes nothing and gets the first answer, except after
     /// a [`Next::HandBack`]: it leaves an event and no attempt, so its repeat is [`Commit::Stale`].
@@ -395,9 +412,6 @@ pub trait Store: StoreClock + Send + Sync + 'static {
     /// What runs under this worker's lease, for a worker that holds it against what it knows: a claim may have been committed although its
     /// caller got an error.
     async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>>;
-
-    /// What runs now of these types or of these tenants, to count it against their caps.
-    async fn running(&self, types: &[TaskType], tenants: &[TenantId]) -> StoreResult<Vec<LanedTask>>;
 
     /// Leads the sweep for `ttl` from `now`, if nobody else does: begins a new term, or prolongs the caller's own. `None`: another leads.
     async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>>;

@@ -54,7 +54,8 @@ async fn live_until_killed(store: Arc<SqliteStore>, n: usize) {
                 now: Timestamp::now(),
             })
             .await
-            .unwrap();
+            .unwrap()
+            .tasks;
         let ends: Vec<_> = claimed
             .iter()
             .map(|task| Completion {

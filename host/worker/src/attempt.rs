@@ -56,16 +56,12 @@ pub(crate) struct Held {
     pub(crate) task: ClaimedTask,
     pub(crate) guard: RunningGuard,
     pub(crate) slot: Slot,
-    /// Its hint, if it takes up room under a cap.
-    pub(crate) counted: Option<Hint>,
 }
 
 /// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged or refused that, not before: a worker
 /// that cannot commit must not claim more.
 pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
-    let Held {
-        task, guard, slot, ..
-    } = &mut held;
+    let Held { task, guard, slot } = &mut held;
     let (task, guard) = (&*task, &*guard);
     let completion = match bench.live.get(&task.task_type, task.id) {
         Some(serving) => match execute_safely(&bench, &serving, task, guard, slot).await {
@@ -83,18 +79,12 @@ pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
             "no plugin handles it on this worker any more",
         )),
     };
-    let committed = match completion {
+    let news = match completion {
         Some(completion) => commit(&bench, task, completion, guard).await,
-        None => Committed::Not,
+        None => None,
     };
-    if let Committed::Yes(news) = committed {
-        // Not after a lost lease: the task may run elsewhere by now, and the room under the cap be its there.
-        if let Some(hint) = held.counted {
-            bench.teller.tell(News::Ended(hint));
-        }
-        if let Some(news) = news {
-            bench.teller.tell(news);
-        }
+    if let Some(news) = news {
+        bench.teller.tell(news);
     }
     drop(held.guard);
     drop(held.slot);
@@ -346,27 +336,20 @@ fn hand_back(bench: &Bench, task: &ClaimedTask, reason: &str) -> Completion {
     }
 }
 
-/// What became of a commit.
-enum Committed {
-    /// It is on record; perhaps the broker is to be told something of it.
-    Yes(Option<News>),
-    /// The lease is lost, or the store is closed.
-    Not,
-}
-
-/// Commits how an attempt ended.
+/// Commits how an attempt ended. Answers what the broker is to be told of it: nothing, if the lease
+/// is lost or the store is closed.
 async fn commit(
     bench: &Bench,
     task: &ClaimedTask,
     completion: Completion,
     guard: &RunningGuard,
-) -> Committed {
+) -> Option<News> {
     let mut backoff = StoreBackoff::new();
     let Ended { commit, next } = loop {
         match complete_or_fail(&*bench.store, &completion).await {
             Ok(ended) => break ended,
-            Err(StoreError::Closed) => return Committed::Not,
-            Err(_) if guard.switch().has_lapsed() => return Committed::Not,
+            Err(StoreError::Closed) => return None,
+            Err(_) if guard.switch().has_lapsed() => return None,
             Err(error) => {
                 // Ours until the lease lapses, so keep trying: giving up would run the task again for nothing.
                 tracing::warn!(%error, task.id = %task.id, "the outcome was not committed; trying again");
@@ -377,16 +360,16 @@ async fn commit(
     if commit == Commit::Stale {
         metrics::counter!("taskforge_stale_commits_total").increment(1);
         tracing::warn!(task.id = %task.id, attempt = task.attempt, "the lease was lost; the outcome was dropped");
-        return Committed::Not;
+        return None;
     }
-    Committed::Yes(match next {
+    match next {
         Next::Complete | Next::DeadLetter => Some(News::Finished(task.id)),
         // The second: the attempt was stopped for a cancel that never was, and the task waits again.
         Next::HandBack | Next::Cancelled if next == Next::HandBack || commit == Commit::Committed => {
             Some(News::Waits(hint(task)))
         }
         Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,
-    })
+    }
 }
 
 fn hint(task: &ClaimedTask) -> Hint {

@@ -3,14 +3,14 @@
 mod asks;
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use taskforge_broker::{Hint, Popped, Taken, Want};
-use taskforge_domain::{ClaimedTask, TaskId, TaskState, TaskType};
-use taskforge_store::{ClaimBy, ClaimRequest, StoreError, StoreResult};
+use taskforge_broker::{Broker, Hint, LOOK_PAUSE, Popped, Want, queue::ASIDE};
+use taskforge_domain::{ClaimedTask, TaskId, TaskType};
+use taskforge_store::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use asks::{Asks, Wanted};
@@ -72,10 +72,10 @@ impl Doubt {
 /// Tasks that this worker now holds.
 struct Haul {
     tasks: Vec<ClaimedTask>,
-    /// Those of them that take up room under a cap in the broker.
-    counted: HashMap<TaskId, Hint>,
     /// A claim from the store got all that it asked for.
     store_has_more: bool,
+    /// A claim from the store left tasks waiting for a permit of a cap.
+    store_is_at_cap: bool,
 }
 
 impl Claims {
@@ -91,6 +91,10 @@ impl Claims {
         let mut wait = self.config.hint_wait;
         let (mut is_filled, mut is_backlog) = (false, false);
         let mut store_has_more = false;
+        // How long a wait for hints may last while tasks in the store wait for a permit of a cap:
+        // nobody says when there is one. Short at first, because it may be a matter of
+        // milliseconds.
+        let mut cap_pause = ASIDE;
         loop {
             let Some(free) = stop.run_until_cancelled(room(&places, is_backlog)).await else {
                 return;
@@ -121,16 +125,24 @@ impl Claims {
                     backoff = StoreBackoff::new();
                     // A backlog in the store is no news that anybody would send: it is gone through without waiting for any.
                     store_has_more = haul.store_has_more || (wanted.is_partial && store_has_more);
-                    wait = if store_has_more {
-                        Duration::ZERO
-                    } else {
-                        self.config.hint_wait
+                    cap_pause = match haul.tasks.is_empty() {
+                        true => (2 * cap_pause).min(LOOK_PAUSE),
+                        false => ASIDE,
+                    };
+                    wait = match (store_has_more, haul.store_is_at_cap) {
+                        (true, _) => Duration::ZERO,
+                        (false, true) => cap_pause.min(self.config.hint_wait),
+                        (false, false) => self.config.hint_wait,
                     };
                     // Hints that were of no use may be followed by better ones.
                     is_filled = haul.tasks.len() == wanted.free;
                     is_backlog = is_filled && !wanted.is_cut;
                     if haul.tasks.is_empty() && !had_hints {
-                        let pause = wanted.pause.saturating_sub(asked.elapsed());
+                        let least = match haul.store_is_at_cap {
+                            true => wanted.pause.min(cap_pause),
+                            false => wanted.pause,
+                        };
+                        let pause = least.saturating_sub(asked.elapsed());
                         stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     } else {
                         self.start(haul);
@@ -162,7 +174,6 @@ impl Claims {
                 Popped {
                     hints: Vec::new(),
                     look_in_store: true,
-                    keeps_caps: false,
                 }
             }
         }
@@ -171,27 +182,29 @@ impl Claims {
     async fn claim(&self, popped: Popped, types: &[TaskType], max: usize) -> StoreResult<Haul> {
         let mut haul = Haul {
             tasks: Vec::new(),
-            counted: HashMap::new(),
             store_has_more: false,
+            store_is_at_cap: false,
         };
         if !popped.hints.is_empty() {
-            let ids: Vec<_> = popped.hints.iter().map(|taken| taken.hint.id).collect();
+            let ids: Vec<_> = popped.hints.iter().map(|hint| hint.id).collect();
             match self.claim_by(ClaimBy::Ids(&ids)).await {
-                Ok(tasks) => haul.tasks = tasks,
+                Ok(claimed) => {
+                    haul.tasks = claimed.tasks;
+                    put_aside(&*self.bench.broker, popped.hints, &claimed.over_cap).await;
+                }
                 Err(error) => {
                     self.give_back(popped.hints);
                     return Err(error);
                 }
             }
-            haul.counted = counted(popped.hints);
-            self.release_unclaimed(&mut haul);
         }
         if popped.look_in_store && haul.tasks.len() < max && !types.is_empty() {
             let room = max - haul.tasks.len();
-            match self.claim_in_order(types, room, popped.keeps_caps).await {
+            match self.claim_in_order(types, room).await {
                 Ok(more) => {
-                    haul.store_has_more = more.len() == room;
-                    haul.tasks.extend(more);
+                    haul.store_has_more = more.tasks.len() == room;
+                    haul.store_is_at_cap = more.at_cap;
+                    haul.tasks.extend(more.tasks);
                 }
                 // What was claimed by hints is held, and must be run.
                 Err(error) if !haul.tasks.is_empty() => {
@@ -204,16 +217,8 @@ impl Claims {
     }
 
     /// Claims what the store has. The policy is read each time: who has paused a type relies on it from then on.
-    async fn claim_in_order(
-        &self,
-        types: &[TaskType],
-        room: usize,
-        broker_keeps_caps: bool,
-    ) -> StoreResult<Vec<ClaimedTask>> {
-        let mut policy = self.bench.live.overlay(self.bench.store.policy().await?);
-        if broker_keeps_caps {
-            policy = policy.without_capped();
-        }
+    async fn claim_in_order(&self, types: &[TaskType], room: usize) -> StoreResult<Claimed> {
+        let policy = self.bench.live.overlay(self.bench.store.policy().await?);
         self.claim_by(ClaimBy::Order {
             types,
             limit: u32::try_from(room).unwrap_or(u32::MAX),
@@ -222,7 +227,7 @@ impl Claims {
         .await
     }
 
-    async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Vec<ClaimedTask>> {
+    async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Claimed> {
         self.bench
             .store
             .claim(ClaimRequest {
@@ -233,61 +238,37 @@ impl Claims {
             .await
     }
 
-    /// Tasks that were hinted and not claimed do not run, because they were cancelled or have ended, and make room under caps. Or somebody found them
-    /// in the store and runs them: then they are still to be counted. An answer that does not come is for the sweeper's next count.
-    fn release_unclaimed(&self, haul: &mut Haul) {
-        if haul.counted.is_empty() {
-            return;
-        }
-        let claimed: std::collections::HashSet<_> = haul.tasks.iter().map(|task| task.id).collect();
-        let unclaimed = haul.counted.extract_if(|id, _| !claimed.contains(id));
-        let unclaimed: Vec<_> = unclaimed.map(|(_, hint)| hint).collect();
-        if unclaimed.is_empty() {
-            return;
-        }
-        let bench = self.bench.clone();
-        self.attempts.spawn(async move {
-            for hint in unclaimed {
-                let task = bench.store.task(&hint.lane.tenant, hint.id).await;
-                if task.is_ok_and(|task| task.is_none_or(|task| task.state != TaskState::Running)) {
-                    bench.teller.tell(News::Ended(hint));
-                }
-            }
-        });
-    }
-
     /// Hints were taken but not used: others may have more luck with them. If this fails too, the sweeper's audit finds the tasks.
-    fn give_back(&self, hints: Vec<Taken>) {
-        for Taken { hint, counted } in hints {
-            if counted {
-                self.bench.teller.tell(News::Ended(hint.clone()));
-            }
+    fn give_back(&self, hints: Vec<Hint>) {
+        for hint in hints {
             self.bench.teller.tell(News::Waits(hint));
         }
     }
 
-    fn start(&self, mut haul: Haul) {
+    fn start(&self, haul: Haul) {
         for task in haul.tasks {
-            let counted = haul.counted.remove(&task.id);
             // Entered here and not in the attempt's own time: the next comparison must find it.
             let guard = self.bench.running.enter(task.id, task.run_lease);
             let slot = self.bench.places.hold(&task.tenant, &task.task_type);
             self.attempts.spawn(attempt::run(
                 self.bench.clone(),
-                attempt::Held {
-                    task,
-                    guard,
-                    slot,
-                    counted,
-                },
+                attempt::Held { task, guard, slot },
             ));
         }
     }
 }
 
-fn counted(hints: Vec<Taken>) -> HashMap<TaskId, Hint> {
-    let counted = hints.into_iter().filter(|taken| taken.counted);
-    counted.map(|taken| (taken.hint.id, taken.hint)).collect()
+/// Gives back those hints whose tasks have to wait for a permit of a cap. Before the next ones are
+/// asked for, which would be of the same lanes.
+async fn put_aside(broker: &dyn Broker, mut hints: Vec<Hint>, over_cap: &[TaskId]) {
+    if over_cap.is_empty() {
+        return;
+    }
+    let over_cap: HashSet<_> = over_cap.iter().collect();
+    hints.retain(|hint| over_cap.contains(&hint.id));
+    if let Err(error) = broker.set_aside(&hints).await {
+        tracing::debug!(%error, "hints were not given back");
+    }
 }
 
 /// Waits until tasks can be taken; says how many.

@@ -58,8 +58,6 @@ pub struct SweeperConfig {
     pub budget: Duration,
     /// How often all pending tasks are held against the broker's queues, some pages a tick, for hints that were lost one by one.
     pub audit_interval: Duration,
-    /// How often what runs is counted again for the caps, while there are any.
-    pub count_interval: Duration,
     /// How often the store makes room for tasks to come and forgets old ones.
     pub upkeep_interval: Duration,
     /// How long finished tasks are kept.
@@ -75,7 +73,6 @@ impl Default for SweeperConfig {
             page: 1_000,
             budget: Duration::from_millis(50),
             audit_interval: Duration::from_secs(30),
-            count_interval: Duration::from_secs(1),
             upkeep_interval: Duration::from_secs(60),
             retention: Duration::from_secs(30 * 24 * 3600),
         }

@@ -25,7 +25,7 @@ use self::lanes::Lanes;
 use crate::config::SweeperConfig;
 
 /// Does what nobody else in the fleet does: tasks whose time has come become pending and are hinted; tasks of lapsed workers are retried or
-/// become dead letters; the broker's lanes are filled from the store; caps are counted again; old tasks are forgotten.
+/// become dead letters; the broker's lanes are filled from the store; old tasks are forgotten.
 ///
 /// Every process may run one. One of them leads at a time: it holds a term in the store, and whatever a former leader still tries under an
 /// older term is refused. Each tick does a bounded amount of each kind of work.
@@ -59,7 +59,6 @@ struct Due {
     policy: Option<Instant>,
     trials: Option<Instant>,
     tell: Option<Instant>,
-    count: Option<Instant>,
     upkeep: Option<Instant>,
     clock: Option<Instant>,
 }
@@ -90,7 +89,6 @@ impl Due {
         policy: None,
         trials: None,
         tell: None,
-        count: None,
         upkeep: None,
         clock: None,
     };
@@ -127,7 +125,8 @@ impl Sweeper {
         }
     }
 
-    /// The same, with a registry of plugins: their pauses and caps go to the broker with the queue's, and versions on trial are judged.
+    /// The same, with a registry of plugins: their pauses go to the broker with the queue's, and
+    /// versions on trial are judged.
     #[must_use]
     pub fn with_plugins(self, live: Arc<Live>, trials: Trials) -> Self {
         Self {
@@ -337,7 +336,7 @@ impl Sweeper {
         self.upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep));
     }
 
-    /// Gives the broker the policy when it has changed, and what runs of the types and tenants with caps.
+    /// Gives the broker the policy when it has changed.
     async fn tell_policy(&mut self) -> Result<(), SweepError> {
         let forgotten = !self.broker.is_complete().await?;
         let revision = self.live.snapshot().revision;
@@ -356,22 +355,10 @@ impl Sweeper {
                     }
                     policy = now;
                 }
-                self.due.count = None;
             }
             self.told_policy = Some(policy);
             self.told_revision = revision;
             self.told_mode = mode;
-        }
-        let policy = self.told_policy.as_ref().filter(|policy| policy.has_caps());
-        if let Some(policy) = policy
-            && is_due(&mut self.due.count, self.config.count_interval)
-        {
-            let types: Vec<_> = policy.capped_types().cloned().collect();
-            let tenants: Vec<_> = policy.capped_tenants().cloned().collect();
-            let running = self.store.running(&types, &tenants).await?;
-            if !self.broker.set_running(policy, &hints(&running)).await? {
-                self.due.count = None;
-            }
         }
         Ok(())
     }

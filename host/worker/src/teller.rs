@@ -16,8 +16,6 @@ pub(crate) enum News {
     Finished(TaskId),
     /// It waits again.
     Waits(Hint),
-    /// It takes up no room under a cap any more.
-    Ended(Hint),
 }
 
 /// Passes news on to the broker behind the attempts' backs: an attempt's slot is free once its outcome is committed, and thousands of
@@ -42,21 +40,18 @@ impl Teller {
 async fn pass_on(broker: Arc<dyn Broker>, mut inbox: mpsc::UnboundedReceiver<News>) {
     let mut round = Vec::new();
     while inbox.recv_many(&mut round, ROUND).await > 0 {
-        let (mut finished, mut waits, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut finished, mut waits) = (Vec::new(), Vec::new());
         for news in round.drain(..) {
             match news {
                 News::Finished(id) => finished.push(Signal::Finished(id)),
                 News::Waits(hint) => waits.push(hint),
-                News::Ended(hint) => ended.push(hint),
             }
         }
-        let told = tokio::join!(
-            unless_empty(&ended, || broker.release(&ended)),
+        let (published, pushed) = tokio::join!(
             unless_empty(&finished, || broker.publish(&finished)),
+            unless_empty(&waits, || broker.push(&waits)),
         );
-        // After the releases: a task that waits again must not find its own place taken.
-        let pushed = unless_empty(&waits, || broker.push(&waits)).await;
-        for error in [told.0, told.1, pushed].into_iter().filter_map(Result::err) {
+        for error in [published, pushed].into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "the broker was not told");
         }
     }

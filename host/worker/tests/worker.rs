@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::ThreadId,
     time::Duration,
@@ -18,7 +18,7 @@ use taskforge_broker::{
     Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
 };
 use taskforge_domain::{
-    ClaimedTask, Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, QueuePolicy, RetryPolicy,
+    Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, Priority, QueuePolicy, RetryPolicy,
     RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_registry::Live;
@@ -26,7 +26,7 @@ use taskforge_runtime::{
     MailError, MailMessage, MailReceipt, Mailer, OutboxMailer, PluginSettings, Runtime, RuntimeConfig,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
     LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
     StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
@@ -39,8 +39,6 @@ struct Flaky {
     broker: LocalBroker,
     away: AtomicBool,
     knows_nothing: AtomicBool,
-    /// How often, while it knows of none.
-    asked: AtomicUsize,
 }
 
 impl Flaky {
@@ -61,9 +59,8 @@ macro_rules! delegate {
             async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
                 self.check()?;
                 if self.knows_nothing.load(Ordering::SeqCst) {
-                    self.asked.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(want.wait).await;
-                    return Ok(Popped { look_in_store: true, keeps_caps: true, ..Popped::default() });
+                    return Ok(Popped { look_in_store: true, ..Popped::default() });
                 }
                 self.broker.pop(want).await
             }
@@ -83,14 +80,13 @@ macro_rules! delegate {
 
 delegate! {
     push(hints: &[Hint]) -> ();
-    release(hints: &[Hint]) -> ();
+    set_aside(hints: &[Hint]) -> ();
     depth() -> u64;
     is_complete() -> bool;
     mark_complete() -> ();
     short_lanes() -> Vec<ShortLane>;
     refill(lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
     set_policy(policy: &QueuePolicy) -> ();
-    set_running(policy: &QueuePolicy, running: &[Hint]) -> bool;
     publish(signals: &[Signal]) -> ();
 }
 
@@ -104,9 +100,9 @@ macro_rules! delegate_store {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
         impl Store for BrokenAnswers {
-            async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Vec<ClaimedTask>> {
+            async fn claim(&self, request: ClaimRequest<'_>) -> StoreResult<Claimed> {
                 let claimed = self.store.claim(request).await?;
-                if !claimed.is_empty() && self.next_claim.swap(false, Ordering::SeqCst) {
+                if !claimed.tasks.is_empty() && self.next_claim.swap(false, Ordering::SeqCst) {
                     return Err(StoreError::Unavailable("the connection broke".into()));
                 }
                 Ok(claimed)
@@ -146,7 +142,6 @@ delegate_store! {
     remove_worker(worker: WorkerId) -> ();
     lost_leases(held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
     held(worker: WorkerId) -> Vec<LapsedTask>;
-    running(types: &[TaskType], tenants: &[TenantId]) -> Vec<LanedTask>;
     lead(who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(term: Term) -> ();
     promote_due(term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
@@ -188,7 +183,6 @@ impl Bed {
             broker: LocalBroker::new(),
             away: AtomicBool::new(false),
             knows_nothing: AtomicBool::new(false),
-            asked: AtomicUsize::new(0),
         });
         let runtime = sandbox(mailer);
         let hostile = runtime.load(guests::bytes("hostile"), settings).await.unwrap();
@@ -262,6 +256,17 @@ impl Bed {
         id
     }
 
+    async fn submit_for(&self, tenant: &TenantId, attack: Value) -> TaskId {
+        let id = self.commit_for(tenant, attack, 0).await;
+        let lane = Lane {
+            tenant: tenant.clone(),
+            task_type: TaskType::new("hostile").unwrap(),
+            priority: Priority::default(),
+        };
+        self.broker.push(&[Hint { id, lane }]).await.unwrap();
+        id
+    }
+
     async fn hint(&self, id: TaskId) -> Hint {
         let task = self.task(id).await;
         let lane = Lane {
@@ -307,74 +312,97 @@ async fn a_task_that_fails_twice_completes_at_the_third_attempt() {
     bed.stop().await;
 }
 
+/// Hints come, are lost, lead to what runs already; the broker is away; the store is looked into.
+/// Nothing but the claim knows the cap.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_a_cap_is_not_claimed_past_a_broker_that_counts() {
-    let bed = Bed::new().await;
-    bed.broker.knows_nothing.store(true, Ordering::SeqCst);
-    let set_cap = async |max_running| {
-        let policy = TypePolicy {
-            paused: false,
-            max_running,
-        };
-        let hostile = TaskType::new("hostile").unwrap();
-        bed.store.set_type_policy(&hostile, policy).await.unwrap();
-    };
-    set_cap(Some(5)).await;
-    let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
-    bed.start_worker(|_| {});
-    // When it asks for the third time, it has looked in the store twice.
-    wait_until("it has looked", async || {
-        bed.broker.asked.load(Ordering::SeqCst) > 2
-    })
-    .await;
-    assert_eq!(bed.task(id).await.state, TaskState::Pending);
-    set_cap(None).await;
-    bed.broker.publish(&[Signal::Policy]).await.unwrap();
-    bed.reaches(id, TaskState::Completed).await;
-    // Nor is it left lying when the broker is away, and counts nothing.
-    set_cap(Some(5)).await;
-    bed.broker.publish(&[Signal::Policy]).await.unwrap();
-    bed.broker.away.store(true, Ordering::SeqCst);
-    let id = bed.commit(json!({ "attack": "sleep", "ms": 1 }), 0).await;
-    bed.reaches(id, TaskState::Completed).await;
-    bed.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hint_of_what_runs_already_makes_no_room_under_a_cap() {
+async fn a_cap_holds_however_a_worker_comes_by_its_tasks() {
     let bed = Bed::new().await;
     let hostile = TaskType::new("hostile").unwrap();
     let cap = TypePolicy {
         paused: false,
-        max_running: Some(2),
+        max_running: Some(3),
     };
     bed.store.set_type_policy(&hostile, cap).await.unwrap();
-    // Claimed from the store, so that the broker hears of it from the sweeper only.
-    bed.broker.away.store(true, Ordering::SeqCst);
     bed.start_worker(|_| {});
-    let first = bed
-        .hint(bed.commit(json!({ "attack": "sleep", "ms": 6000 }), 0).await)
-        .await;
-    bed.reaches(first.id, TaskState::Running).await;
-    bed.broker.away.store(false, Ordering::SeqCst);
-    bed.broker.push(std::slice::from_ref(&first)).await.unwrap();
-    let mut others = Vec::new();
-    for _ in 0..2 {
-        others.push(bed.submit(json!({ "attack": "sleep", "ms": 1500 }), 0).await);
+    bed.start_worker(|_| {});
+    let mut tasks = Vec::new();
+    for n in 0..24 {
+        bed.broker.away.store(n % 5 == 0, Ordering::SeqCst);
+        bed.broker.knows_nothing.store(n % 7 == 0, Ordering::SeqCst);
+        let attack = json!({ "attack": "sleep", "ms": 20 + n % 4 * 30 });
+        let id = bed.commit(attack, 0).await;
+        tasks.push(id);
+        if n % 2 == 0 {
+            let hint = bed.hint(id).await;
+            bed.broker.push(&[hint]).await.ok();
+        }
+        // One that runs by now, perhaps.
+        let hint = bed.hint(tasks[n / 2]).await;
+        bed.broker.broker.push(&[hint]).await.unwrap();
     }
+    bed.broker.away.store(false, Ordering::SeqCst);
+    bed.broker.knows_nothing.store(false, Ordering::SeqCst);
     let mut most = 0;
-    wait_until("the others have ended", async || {
-        most = most.max(
-            bed.store
-                .running(std::slice::from_ref(&hostile), &[])
-                .await
-                .unwrap()
-                .len(),
-        );
-        bed.task(others[1]).await.state == TaskState::Completed
+    wait_until("all have completed", async || {
+        let counts = bed.store.counts().await.unwrap().by_type;
+        let of = |state| {
+            let all = counts.iter().filter(|(_, of, _)| *of == state);
+            all.map(|(.., count)| *count).sum::<u64>()
+        };
+        most = most.max(of(TaskState::Running));
+        of(TaskState::Pending) + of(TaskState::Running) == 0
     })
     .await;
-    assert_eq!(most, 2);
+    assert_eq!(most, 3);
+    for id in tasks {
+        assert_eq!(bed.task(id).await.state, TaskState::Completed);
+    }
+    bed.stop().await;
+}
+
+/// A permit that becomes free is used within milliseconds, and nobody is told of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_at_its_cap_goes_on_when_there_is_a_permit_and_holds_up_no_neighbour() {
+    let bed = Bed::new().await;
+    let (full, free) = (TenantId::new("full").unwrap(), TenantId::new("free").unwrap());
+    let cap = TenantPolicy {
+        max_running: Some(1),
+        ..TenantPolicy::default()
+    };
+    bed.store.set_tenant_policy(&full, cap).await.unwrap();
+    let attack = |ms: u32| json!({ "attack": "sleep", "ms": ms });
+    let mut last = Vec::new();
+    for _ in 0..40 {
+        last.push(bed.submit_for(&full, attack(10)).await);
+    }
+    let others = [
+        bed.submit_for(&free, attack(1)).await,
+        bed.submit_for(&free, attack(1)).await,
+    ];
+    bed.start_worker(|_| {});
+    for id in others {
+        wait_until("its neighbour has completed", async || {
+            let task = bed.store.task(&free, id).await.unwrap().unwrap();
+            task.state == TaskState::Completed
+        })
+        .await;
+    }
+    let waiting = TaskFilter {
+        states: vec![TaskState::Pending],
+        ..TaskFilter::default()
+    };
+    let page = Page {
+        after: None,
+        limit: 100,
+    };
+    let left = bed.store.tasks(&full, &waiting, page).await.unwrap();
+    assert!(!left.is_empty(), "it did not wait for all the others");
+    let id = last[39];
+    wait_until("the last one has completed", async || {
+        let task = bed.store.task(&full, id).await.unwrap().unwrap();
+        task.state == TaskState::Completed
+    })
+    .await;
     bed.stop().await;
 }
 

@@ -98,22 +98,13 @@ impl Plugins {
         self.0.get(name).filter(|offer| offer.is_for(tenant))
     }
 
-    /// Lays what plugins ask of the queue over its policy, as workers do: a paused one waits, and of two caps the lower one counts.
+    /// Lays the pauses of plugins over the queue's policy, as workers do.
     pub(crate) fn overlay(&self, policy: &mut QueuePolicy) {
         for (name, offer) in &self.0 {
-            let Some(registered) = &offer.registered else {
-                continue;
-            };
-            let caps = offer
-                .versions
-                .iter()
-                .filter_map(|(_, entry)| match &entry.handler {
-                    Handler::Component(info) => info.limits.concurrency,
-                    Handler::External(_) => None,
-                });
-            let entry = policy.types.entry(name.clone()).or_default();
-            entry.paused |= registered.rollout.paused;
-            entry.max_running = caps.chain(entry.max_running).min();
+            let registered = offer.registered.as_ref();
+            if registered.is_some_and(|plugin| plugin.rollout.paused) {
+                policy.types.entry(name.clone()).or_default().paused = true;
+            }
         }
     }
 

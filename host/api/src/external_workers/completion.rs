@@ -1,9 +1,8 @@
 //! What a worker outside the fleet says about a lease, carried out: that it still works, or how the attempt ended.
 
-use taskforge_broker::{Hint, Signal};
+use taskforge_broker::Signal;
 use taskforge_domain::{
-    Attempt, Digest, Lane, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp, Usage,
-    retry,
+    Attempt, Digest, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp, Usage, retry,
 };
 use taskforge_store::{Commit, Completion, Ended, complete_or_fail};
 
@@ -45,14 +44,7 @@ async fn end(app: App, lease: Lease, report: Report) -> Result<TaskState, Proble
     if !store.heartbeat(lease.worker, now).await? {
         return first_answer(&app, &lease).await;
     }
-    let (lane, policy) = (
-        Lane {
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            priority: task.priority,
-        },
-        task.retry,
-    );
+    let (task_type, policy) = (task.task_type.clone(), task.retry);
     let attempt = attempt(&lease, &task, report, now);
     let seconds = std::time::Duration::from_micros(attempt.usage.wall_micros).as_secs_f64();
     let outcome = match &attempt.outcome {
@@ -68,11 +60,7 @@ async fn end(app: App, lease: Lease, report: Report) -> Result<TaskState, Proble
         Commit::Stale => return first_answer(&app, &lease).await,
     };
     metrics::counter!("taskforge_external_leases_total", "outcome" => state.as_str()).increment(1);
-    observe(&lane.task_type, outcome, seconds);
-    if lease.counted {
-        let id = lease.task;
-        enqueue::release(&*app.services.broker, &[Hint { id, lane }]).await;
-    }
+    observe(&task_type, outcome, seconds);
     if matches!(next, Next::Complete | Next::DeadLetter) {
         enqueue::publish(&*app.services.broker, &[Signal::Finished(lease.task)]).await;
     }

@@ -6,12 +6,14 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use taskforge_broker::{Hint, Popped, Taken, Want};
+use taskforge_broker::{Hint, Popped, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskState,
-    TaskType, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskType,
+    Timestamp, Usage, WorkerId,
 };
-use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, StoreError, StoreResult, WorkerRecord};
+use taskforge_store::{
+    ClaimBy, ClaimRequest, Claimed, Commit, Completion, StoreError, StoreResult, WorkerRecord,
+};
 use tokio::{
     runtime::Handle,
     task::JoinSet,
@@ -139,7 +141,6 @@ async fn pop(app: &App, ask: &Ask, wait: Duration) -> Popped {
         Popped {
             hints: Vec::new(),
             look_in_store: true,
-            keeps_caps: false,
         }
     })
 }
@@ -152,9 +153,9 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
     };
     let now = app.now();
     let mut claims = JoinSet::new();
-    for taken in popped.hints {
+    for hint in popped.hints {
         // Together, so that the store makes one transaction of them.
-        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), taken, now));
+        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), hint, now));
     }
     let mut trouble = None;
     while let Some(claim) = claims.join_next().await {
@@ -168,7 +169,7 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
         .leased
         .sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
     if popped.look_in_store
-        && let Err(error) = by_order(&mut handout, &ask, popped.keeps_caps, now).await
+        && let Err(error) = by_order(&mut handout, &ask, now).await
     {
         trouble = Some(error);
     }
@@ -178,41 +179,28 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
     }
 }
 
-async fn by_hint(app: App, ask: Arc<Ask>, taken: Taken, now: Timestamp) -> StoreResult<Option<Leased>> {
-    let Taken { hint, counted } = taken;
-    let claimed = claim(&app, &ask, ClaimBy::Ids(&[hint.id]), counted, now).await;
-    // What was not claimed makes room under caps, unless somebody found it in the store and runs it.
-    let makes_room = match &claimed {
-        Ok(Some(_)) => false,
-        Ok(None) if counted => {
-            let task = app.services.store.task(&hint.lane.tenant, hint.id).await;
-            task.is_ok_and(|task| task.is_none_or(|task| task.state != TaskState::Running))
+async fn by_hint(app: App, ask: Arc<Ask>, hint: Hint, now: Timestamp) -> StoreResult<Option<Leased>> {
+    let claimed = claim(&app, &ask, ClaimBy::Ids(&[hint.id]), now).await;
+    let broker = &*app.services.broker;
+    match claimed {
+        Ok((leased, at_cap)) => {
+            if at_cap {
+                enqueue::set_aside(broker, &[hint]).await;
+            }
+            Ok(leased)
         }
-        Ok(None) | Err(_) => counted,
-    };
-    let hints = [hint];
-    if makes_room {
-        enqueue::release(&*app.services.broker, &hints).await;
+        Err(error) => {
+            // Taken but not used: others may have more luck with it.
+            enqueue::push(broker, &[hint]).await;
+            Err(error)
+        }
     }
-    if claimed.is_err() {
-        // Taken but not used: others may have more luck with it.
-        enqueue::push(&*app.services.broker, &hints).await;
-    }
-    claimed
 }
 
-async fn by_order(
-    handout: &mut Handout,
-    ask: &Ask,
-    broker_keeps_caps: bool,
-    now: Timestamp,
-) -> StoreResult<()> {
+async fn by_order(handout: &mut Handout, ask: &Ask, now: Timestamp) -> StoreResult<()> {
     let app = handout.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
     app.services.catalog.snapshot().overlay(&mut policy);
-    if broker_keeps_caps {
-        policy = policy.without_capped();
-    }
     if ask.types.iter().all(|name| policy.is_paused(name)) {
         return Ok(());
     }
@@ -222,22 +210,17 @@ async fn by_order(
             limit: 1,
             policy: &policy,
         };
-        match claim(&app, ask, by, false, now).await? {
-            Some(leased) => handout.leased.push(leased),
-            None => break,
+        match claim(&app, ask, by, now).await? {
+            (Some(leased), _) => handout.leased.push(leased),
+            (None, _) => break,
         }
     }
     Ok(())
 }
 
-/// Claims one task under a worker of its own.
-async fn claim(
-    app: &App,
-    ask: &Ask,
-    by: ClaimBy<'_>,
-    counted: bool,
-    now: Timestamp,
-) -> StoreResult<Option<Leased>> {
+/// Claims one task under a worker of its own. Says besides whether it has to wait for a permit of a
+/// cap.
+async fn claim(app: &App, ask: &Ask, by: ClaimBy<'_>, now: Timestamp) -> StoreResult<(Option<Leased>, bool)> {
     let store = &app.services.store;
     let worker = WorkerId::generate();
     let record = WorkerRecord {
@@ -250,17 +233,17 @@ async fn claim(
     // Before the claim: what belongs to a worker that nobody knows counts as lapsed.
     store.register_worker(&record, now).await?;
     let claimed = store.claim(ClaimRequest { worker, by, now }).await;
-    let task = match claimed {
-        Ok(claimed) => claimed.into_iter().next(),
+    let Claimed { tasks, at_cap, .. } = match claimed {
+        Ok(claimed) => claimed,
         Err(error) => {
             // It may have been committed all the same. Without its worker the task lapses at once.
             forget(app, worker).await;
             return Err(error);
         }
     };
-    let Some(task) = task else {
+    let Some(task) = tasks.into_iter().next() else {
         forget(app, worker).await;
-        return Ok(None);
+        return Ok((None, at_cap));
     };
     let lease = Lease {
         task: task.id,
@@ -268,13 +251,13 @@ async fn claim(
         worker,
         run_lease: task.run_lease,
         length: ask.length,
-        counted,
     };
-    Ok(Some(Leased {
+    let leased = Leased {
         task,
         lease,
         expires_at: after(now, ask.length),
-    }))
+    };
+    Ok((Some(leased), at_cap))
 }
 
 /// When a lease that was renewed now is over.
@@ -297,21 +280,13 @@ async fn hand_back(app: App, leased: Vec<Leased>) {
     let completions: Vec<_> = leased.iter().map(|leased| returned(leased, now)).collect();
     match app.services.store.complete(&completions).await {
         Ok(commits) => {
-            let back: Vec<(Hint, bool)> = leased
+            let back: Vec<_> = leased
                 .iter()
                 .zip(commits)
                 .filter(|(_, commit)| *commit == Commit::Committed)
-                .map(|(leased, _)| (hint(&leased.task), leased.lease.counted))
+                .map(|(leased, _)| hint(&leased.task))
                 .collect();
-            let counted: Vec<Hint> = back
-                .iter()
-                .filter(|(_, counted)| *counted)
-                .map(|(hint, _)| hint.clone())
-                .collect();
-            let hints: Vec<Hint> = back.into_iter().map(|(hint, _)| hint).collect();
-            // Room first, or a capped type's hint would wait for it.
-            enqueue::release(&*app.services.broker, &counted).await;
-            enqueue::push(&*app.services.broker, &hints).await;
+            enqueue::push(&*app.services.broker, &back).await;
         }
         Err(error) => {
             tracing::warn!(%error, "tasks that nobody took were not handed back; their leases lapse");

@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use crate::ApiKey;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Its head has one byte more, which says nothing any more. Leases of before an upgrade live on.
+const LONGER_VERSION: u8 = 1;
 const TAG: usize = 16;
-/// Version, worker, run lease, length and the flag; the tenant's name follows, then the tag.
-const HEAD: usize = 1 + 16 + 8 + 4 + 1;
+/// Version, worker, run lease and length; the tenant's name follows, then the tag.
+const HEAD: usize = 1 + 16 + 8 + 4;
 const MAX_TENANT: usize = 63;
 /// What the tags of a deployment without a key are made with. It listens on loopback only, where everybody may do everything anyway; the
 /// tag then only tells a slip from a token.
@@ -32,8 +34,6 @@ pub(crate) struct Lease {
     pub(crate) run_lease: RunLease,
     /// How long it holds without being renewed, in whole milliseconds.
     pub(crate) length: Duration,
-    /// It takes up room under a cap at the broker.
-    pub(crate) counted: bool,
 }
 
 /// Makes tokens and reads them.
@@ -51,7 +51,6 @@ impl LeaseTokens {
         bytes.extend_from_slice(&lease.run_lease.0.to_be_bytes());
         let millis = u32::try_from(lease.length.as_millis()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&millis.to_be_bytes());
-        bytes.push(u8::from(lease.counted));
         bytes.extend_from_slice(lease.tenant.as_str().as_bytes());
         let tag = self.tag(lease.task, &bytes);
         bytes.extend_from_slice(&tag);
@@ -60,7 +59,7 @@ impl LeaseTokens {
 
     /// The lease on this task that a token stands for; `None` for any other text.
     pub(crate) fn read(&self, task: TaskId, token: &str) -> Option<Lease> {
-        if token.len() > (HEAD + MAX_TENANT + TAG) * 2 {
+        if token.len() > (HEAD + 1 + MAX_TENANT + TAG) * 2 {
             return None;
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
@@ -68,18 +67,21 @@ impl LeaseTokens {
         if !bool::from(self.tag(task, said).ct_eq(tag)) {
             return None;
         }
-        let (head, tenant) = said.split_at_checked(HEAD)?;
-        let (version, head) = head.split_first()?;
-        let (worker, head) = head.split_first_chunk::<16>()?;
+        let head = match *said.first()? {
+            VERSION => HEAD,
+            LONGER_VERSION => HEAD + 1,
+            _ => return None,
+        };
+        let (head, tenant) = said.split_at_checked(head)?;
+        let (worker, head) = head[1..].split_first_chunk::<16>()?;
         let (run_lease, head) = head.split_first_chunk::<8>()?;
-        let (millis, counted) = head.split_first_chunk::<4>()?;
-        (*version == VERSION).then_some(Lease {
+        let millis = head.first_chunk::<4>()?;
+        Some(Lease {
             task,
             tenant: std::str::from_utf8(tenant).ok()?.parse().ok()?,
             worker: WorkerId::from_uuid(Uuid::from_bytes(*worker)),
             run_lease: RunLease(i64::from_be_bytes(*run_lease)),
             length: Duration::from_millis(u32::from_be_bytes(*millis).into()),
-            counted: counted == [1],
         })
     }
 
@@ -112,7 +114,6 @@ mod tests {
             worker: WorkerId::generate(),
             run_lease: RunLease(7),
             length: Duration::from_millis(30_001),
-            counted: true,
         }
     }
 
@@ -126,6 +127,19 @@ mod tests {
         let others = LeaseTokens::new(Some(&ApiKey::new("0123456789abcdeg").unwrap()));
         assert_eq!(others.read(lease.task, &token), None, "another key");
         assert_eq!(LeaseTokens::new(None).read(lease.task, &token), None, "no key");
+    }
+
+    #[test]
+    fn a_token_of_before_an_upgrade_reads_back() {
+        let tokens = LeaseTokens::new(None);
+        let lease = lease();
+        let token = BASE64_URL_SAFE_NO_PAD.decode(tokens.write(&lease)).unwrap();
+        let mut said = token[..token.len() - TAG].to_vec();
+        said[0] = LONGER_VERSION;
+        said.insert(HEAD, 1);
+        let tag = tokens.tag(lease.task, &said);
+        let old = BASE64_URL_SAFE_NO_PAD.encode([&said[..], &tag].concat());
+        assert_eq!(tokens.read(lease.task, &old), Some(lease));
     }
 
     #[test]

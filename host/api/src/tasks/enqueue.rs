@@ -109,10 +109,10 @@ pub(crate) async fn push(broker: &dyn Broker, hints: &[Hint]) {
     }
 }
 
-/// Gives back room under caps; after a failure the sweeper's count puts it right.
-pub(crate) async fn release(broker: &dyn Broker, hints: &[Hint]) {
+/// Gives back hints whose tasks have to wait for a permit of a cap; a failure costs latency only.
+pub(crate) async fn set_aside(broker: &dyn Broker, hints: &[Hint]) {
     if !hints.is_empty() {
-        told("release", broker.release(hints)).await;
+        told("set_aside", broker.set_aside(hints)).await;
     }
 }
 

@@ -16,7 +16,7 @@ use taskforge_domain::{
     Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
     LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
     StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
@@ -86,7 +86,7 @@ impl StoreClock for Faulty {
 }
 
 guarded! {
-    claim(&self, request: ClaimRequest<'_>) -> Vec<taskforge_domain::ClaimedTask>;
+    claim(&self, request: ClaimRequest<'_>) -> Claimed;
     complete(&self, completions: &[Completion]) -> Vec<Commit>;
     report_progress(&self, reports: &[ProgressReport]) -> ();
     cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> CancelOutcome;
@@ -107,7 +107,6 @@ guarded! {
     remove_worker(&self, worker: WorkerId) -> ();
     lost_leases(&self, held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
     held(&self, worker: WorkerId) -> Vec<LapsedTask>;
-    running(&self, types: &[TaskType], tenants: &[TenantId]) -> Vec<LanedTask>;
     lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(&self, term: Term) -> ();
     promote_due(&self, term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
@@ -361,14 +360,13 @@ macro_rules! away {
 away! {
     push(&[Hint]) -> ();
     pop(Want<'_>) -> Popped;
-    release(&[Hint]) -> ();
+    set_aside(&[Hint]) -> ();
     depth() -> u64;
     is_complete() -> bool;
     mark_complete() -> ();
     short_lanes() -> Vec<ShortLane>;
     refill(&Lane, Option<TaskId>, &[TaskId], bool) -> ();
     set_policy(&QueuePolicy) -> ();
-    set_running(&QueuePolicy, &[Hint]) -> bool;
     publish(&[Signal]) -> ();
 }
 
@@ -469,96 +467,40 @@ async fn a_store_that_is_away_loses_no_external_workers_hint() {
     );
 }
 
-/// A broker whose hints all take up room under a cap, until they are released.
-#[derive(Default)]
-struct Capped {
-    inner: LocalBroker,
-    counted: Mutex<Vec<TaskId>>,
-}
-
-impl Capped {
-    /// Waits until so many tasks take up room.
-    async fn counts(&self, count: usize) {
-        let poll = async {
-            while self.counted.lock().unwrap().len() != count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, poll)
-            .await
-            .expect("the count is right");
-    }
-}
-
-macro_rules! capped {
-    ($($name:ident(&self $(, $arg:ident: $type:ty)*) -> $result:ty;)*) => {
-        #[async_trait]
-        impl Broker for Capped {
-            async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
-                let mut popped = self.inner.pop(want).await?;
-                for taken in &mut popped.hints {
-                    taken.counted = true;
-                    self.counted.lock().unwrap().push(taken.hint.id);
-                }
-                Ok(popped)
-            }
-            async fn release(&self, hints: &[Hint]) -> BrokerResult<()> {
-                let mut counted = self.counted.lock().unwrap();
-                for hint in hints {
-                    let at = counted.iter().position(|id| *id == hint.id);
-                    counted.remove(at.expect("only what was counted is released, and once"));
-                }
-                Ok(())
-            }
-            $(async fn $name(&self $(, $arg: $type)*) -> BrokerResult<$result> {
-                self.inner.$name($($arg),*).await
-            })*
-            fn subscribe(&self) -> Signals {
-                self.inner.subscribe()
-            }
-            fn mode(&self) -> Mode {
-                self.inner.mode()
-            }
-        }
-    };
-}
-
-capped! {
-    push(&self, hints: &[Hint]) -> ();
-    depth(&self) -> u64;
-    is_complete(&self) -> bool;
-    mark_complete(&self) -> ();
-    short_lanes(&self) -> Vec<ShortLane>;
-    refill(&self, lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> ();
-    set_policy(&self, policy: &QueuePolicy) -> ();
-    set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> bool;
-    publish(&self, signals: &[Signal]) -> ();
-}
-
 #[tokio::test]
-async fn room_under_a_cap_is_given_back_when_an_external_attempt_is_over_or_never_began() {
-    let broker = Arc::new(Capped::default());
+async fn an_external_worker_gets_what_a_cap_allows_and_the_rest_when_that_has_ended() {
+    let broker = Arc::new(LocalBroker::new());
     // Or else the store would be looked into beside it.
     broker.mark_complete().await.unwrap();
     let setup = Setup {
-        broker: Some(Arc::clone(&broker) as Arc<dyn Broker>),
+        broker: Some(broker.clone()),
         ..Setup::default()
     };
     let api = setup.start().await;
+    let cap = TypePolicy {
+        max_running: Some(1),
+        ..TypePolicy::default()
+    };
+    let fibonacci = TaskType::new("fibonacci").unwrap();
+    api.store.set_type_policy(&fibonacci, cap).await.unwrap();
     // One was cancelled while it waited, so its hint leads nowhere.
     let cancelled = api.fibonacci().await;
     api.post_text(&format!("/tasks/{cancelled}/cancel"), "").await;
-    api.fibonacci().await;
-    let ask = json!({"task_types": ["fibonacci"], "wait": "20s"});
-    let leased = api.post("/task/next", &ask).await.json()["tasks"][0].clone();
-    broker.counts(1).await;
-    let failure = json!({"kind": "retryable", "message": "later"});
-    let body = json!({"task_id": leased["id"], "lease_token": leased["lease_token"], "failure": failure});
-    for _ in 0..2 {
-        assert_eq!(
-            api.post("/complete_task", &body).await.json()["status"],
-            "scheduled"
-        );
+    let waiting = [api.fibonacci().await, api.fibonacci().await];
+    let ask = json!({"task_types": ["fibonacci"], "max": 5, "wait": "20s"});
+    for id in waiting {
+        let leased = api.post("/task/next", &ask).await.json()["tasks"].clone();
+        assert_eq!(leased.as_array().unwrap().len(), 1, "{leased}");
+        assert_eq!(leased[0]["id"], json!(id.to_string()));
+        let none = json!({"task_types": ["fibonacci"], "wait": "100ms"});
+        assert_eq!(api.post("/task/next", &none).await.json()["tasks"], json!([]));
+        let failure = json!({"kind": "permanent", "message": "no"});
+        let body = json!({
+            "task_id": leased[0]["id"], "lease_token": leased[0]["lease_token"], "failure": failure
+        });
+        for _ in 0..2 {
+            assert_eq!(api.post("/complete_task", &body).await.json()["status"], "failed");
+        }
     }
-    broker.counts(0).await;
+    assert_eq!(broker.depth().await.unwrap(), 0);
 }

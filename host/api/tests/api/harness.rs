@@ -363,7 +363,7 @@ impl Api {
             .unwrap();
         (
             worker,
-            claimed.into_iter().next().expect("the task can be claimed"),
+            claimed.tasks.into_iter().next().expect("the task can be claimed"),
         )
     }
 
@@ -403,7 +403,7 @@ impl Api {
             by: ClaimBy::Ids(&ids),
             now: now(),
         };
-        let claimed = self.store.claim(request).await.unwrap();
+        let claimed = self.store.claim(request).await.unwrap().tasks;
         let failed = |task: &ClaimedTask| Completion {
             attempt: attempt(
                 worker,
@@ -426,7 +426,7 @@ impl Api {
             wait: PATIENCE,
         };
         let popped = self.broker.pop(want).await.unwrap();
-        popped.hints.iter().map(|taken| taken.hint.id).collect()
+        popped.hints.iter().map(|hint| hint.id).collect()
     }
 
     /// Takes so many hints, as they come.

@@ -38,7 +38,7 @@ fn pop(broker: &Arc<LocalBroker>, types: &[&str], max: usize, wait: Duration) ->
 }
 
 fn hints(popped: Popped) -> Vec<Hint> {
-    popped.hints.into_iter().map(|taken| taken.hint).collect()
+    popped.hints
 }
 
 /// A broker that knows all, so that a wait is for hints only.

@@ -1,10 +1,13 @@
 //! The hints of one priority.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use taskforge_domain::{TaskId, TaskType, TenantId};
 
-use super::born;
+use super::{aside::Offers, born};
 
 #[derive(Debug, Default)]
 pub(super) struct Level {
@@ -20,12 +23,6 @@ struct Share {
     turn: u64,
     /// Types of which the tenant has hints here.
     lines: usize,
-}
-
-/// Which tenants may be served, and where those were parked that may not.
-pub(super) struct Gate<'a> {
-    pub(super) is_open: &'a dyn Fn(&TenantId) -> bool,
-    pub(super) parked: Vec<(TenantId, TaskType)>,
 }
 
 /// The hints of one type in a level.
@@ -45,8 +42,6 @@ struct Line {
     /// The turn that this line's entry in [`TypeLine::turns`] carries.
     turn: u64,
     hints: BTreeSet<TaskId>,
-    /// Out of the turns and heads, because the tenant is at its cap.
-    parked: bool,
 }
 
 impl Level {
@@ -58,7 +53,7 @@ impl Level {
             if !line.hints.insert(id) {
                 return false;
             }
-            if let Some(first) = first.filter(|first| id < *first && !line.parked) {
+            if let Some(first) = first.filter(|first| id < *first) {
                 types.heads.remove(&(born(first), tenant.clone()));
                 types.heads.insert((born(id), tenant.clone()));
             }
@@ -73,7 +68,6 @@ impl Level {
         let line = Line {
             turn: share.turn,
             hints: BTreeSet::from([id]),
-            parked: false,
         };
         types.turns.insert((share.turn, tenant.clone()));
         types.heads.insert((born(id), tenant.clone()));
@@ -82,10 +76,10 @@ impl Level {
     }
 
     /// Whether there is a hint of this type to take.
-    pub(super) fn has(&self, task_type: &TaskType) -> bool {
-        self.types
-            .get(task_type)
-            .is_some_and(|line| !line.turns.is_empty())
+    pub(super) fn has(&self, task_type: &TaskType, offers: &Offers) -> bool {
+        self.types.get(task_type).is_some_and(|line| {
+            !offers.concern(task_type) || line.tenants.keys().any(|tenant| offers.of(task_type, tenant) > 0)
+        })
     }
 
     /// Hints of a lane.
@@ -103,11 +97,12 @@ impl Level {
     }
 
     /// When the oldest task of these types was created.
-    pub(super) fn oldest(&mut self, types: &[TaskType], gate: &mut Gate<'_>) -> Option<u64> {
-        types
-            .iter()
-            .filter_map(|name| self.types.get_mut(name)?.oldest(name, gate))
-            .min()
+    pub(super) fn oldest(&self, types: &[TaskType], offers: &Offers) -> Option<u64> {
+        let heads = types.iter().filter_map(|name| {
+            let mut heads = self.types.get(name)?.heads.iter();
+            heads.find(|(_, tenant)| offers.of(name, tenant) > 0)
+        });
+        heads.map(|(since, _)| *since).min()
     }
 
     /// Whether this holds for the creation of any type's oldest task.
@@ -119,10 +114,11 @@ impl Level {
     }
 
     /// The tenant whose turn it is among those with hints of these types.
-    pub(super) fn next(&mut self, types: &[TaskType], gate: &mut Gate<'_>) -> Option<TenantId> {
-        let turns = types
-            .iter()
-            .filter_map(|name| self.types.get_mut(name)?.next(name, &self.tenants, gate));
+    pub(super) fn next(&mut self, types: &[TaskType], offers: &Offers) -> Option<TenantId> {
+        let turns = types.iter().filter_map(|name| {
+            let line = self.types.get_mut(name)?;
+            line.next(&self.tenants, |tenant| offers.of(name, tenant) > 0)
+        });
         turns.min().map(|(_, tenant)| tenant)
     }
 
@@ -132,9 +128,11 @@ impl Level {
         tenant: &TenantId,
         types: &[TaskType],
         cost: u64,
+        offers: &Offers,
     ) -> Option<(TaskId, TaskType)> {
         let (_, name) = types
             .iter()
+            .filter(|name| offers.of(name, tenant) > 0)
             .filter_map(|name| Some((self.line(tenant, name)?.hints.first()?, name)))
             .min_by_key(|(id, _)| *id)?;
         let share = self.tenants.get_mut(tenant)?;
@@ -159,7 +157,7 @@ impl Level {
         let line = types.tenants.get_mut(tenant)?;
         let first = line.hints.first().copied()?;
         let removed = from(&mut line.hints)?;
-        if !line.parked && line.hints.first() != Some(&first) {
+        if line.hints.first() != Some(&first) {
             types.heads.remove(&(born(first), tenant.clone()));
             if let Some(next) = line.hints.first() {
                 types.heads.insert((born(*next), tenant.clone()));
@@ -186,20 +184,12 @@ impl Level {
         }
     }
 
-    /// Gives a lane its turns back, from the current one on.
-    pub(super) fn unpark(&mut self, tenant: &TenantId, task_type: &TaskType) {
-        let (Some(types), Some(share)) = (self.types.get_mut(task_type), self.tenants.get_mut(tenant)) else {
-            return;
-        };
-        let Some(line) = types.tenants.get_mut(tenant).filter(|line| line.parked) else {
-            return;
-        };
-        line.parked = false;
-        share.turn = share.turn.max(self.turn);
-        line.turn = share.turn;
-        types.turns.insert((line.turn, tenant.clone()));
-        if let Some(first) = line.hints.first() {
-            types.heads.insert((born(*first), tenant.clone()));
+    /// A lane gives hints again: its tenant has saved up no turns meanwhile.
+    pub(super) fn catch_up(&mut self, tenant: &TenantId, task_type: &TaskType) {
+        if self.line(tenant, task_type).is_some()
+            && let Some(share) = self.tenants.get_mut(tenant)
+        {
+            share.turn = share.turn.max(self.turn);
         }
     }
 
@@ -211,47 +201,30 @@ impl Level {
 }
 
 impl TypeLine {
-    /// The tenant whose turn it is here, after out-of-date turns were put right.
+    /// The tenant whose turn it is here among the open ones, after out-of-date turns were put
+    /// right.
     fn next(
         &mut self,
-        name: &TaskType,
         shares: &HashMap<TenantId, Share>,
-        gate: &mut Gate<'_>,
+        is_open: impl Fn(&TenantId) -> bool,
     ) -> Option<(u64, TenantId)> {
+        let mut passed_over = None;
         loop {
-            let (turn, tenant) = self.turns.first()?.clone();
+            let entry = match &passed_over {
+                None => self.turns.first(),
+                Some(last) => self.turns.range((Excluded(last), Unbounded)).next(),
+            };
+            let (turn, tenant) = entry?.clone();
             let now = shares.get(&tenant)?.turn;
-            if !(gate.is_open)(&tenant) {
-                self.park(name, tenant, gate);
+            if !is_open(&tenant) {
+                passed_over = Some((turn, tenant));
             } else if turn == now {
                 return Some((turn, tenant));
             } else {
-                self.turns.pop_first();
+                self.turns.remove(&(turn, tenant.clone()));
                 self.tenants.get_mut(&tenant)?.turn = now;
                 self.turns.insert((now, tenant));
             }
         }
-    }
-
-    fn oldest(&mut self, name: &TaskType, gate: &mut Gate<'_>) -> Option<u64> {
-        loop {
-            let (since, tenant) = self.heads.first()?.clone();
-            if (gate.is_open)(&tenant) {
-                return Some(since);
-            }
-            self.park(name, tenant, gate);
-        }
-    }
-
-    /// Takes a lane out of the turns.
-    fn park(&mut self, name: &TaskType, tenant: TenantId, gate: &mut Gate<'_>) {
-        if let Some(line) = self.tenants.get_mut(&tenant) {
-            line.parked = true;
-            self.turns.remove(&(line.turn, tenant.clone()));
-            if let Some(first) = line.hints.first() {
-                self.heads.remove(&(born(*first), tenant.clone()));
-            }
-        }
-        gate.parked.push((tenant, name.clone()));
     }
 }

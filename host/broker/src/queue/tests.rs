@@ -1,5 +1,3 @@
-use taskforge_domain::{TenantPolicy, Weight};
-
 use super::*;
 
 /// The time, in milliseconds.
@@ -33,8 +31,7 @@ fn push_all(queue: &mut Queue, hints: &[Hint]) {
 }
 
 fn pop(queue: &mut Queue, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
-    let taken = queue.pop(types, max, now);
-    taken.into_iter().map(|taken| taken.hint).collect()
+    queue.pop(types, max, now)
 }
 
 fn tenants(hints: &[Hint]) -> String {
@@ -290,27 +287,22 @@ fn a_million_hints_in_a_lane_take_the_room_of_a_full_one() {
 }
 
 #[test]
-fn a_tenant_at_its_cap_is_out_of_the_turns_until_there_is_room_and_saves_none_up() {
-    let mut queue = queue();
-    let tenant = TenantPolicy {
-        weight: Weight::default(),
-        max_running: Some(1),
-    };
-    let policy = QueuePolicy {
-        tenants: [(TenantId::new("a").unwrap(), tenant)].into(),
-        ..QueuePolicy::default()
-    };
-    queue.set_policy(&policy);
-    while !queue.set_running(&policy, &[], now()) {}
-    for _ in 0..200 {
-        assert!(queue.push(&hint("a", "t", 3)));
-        assert!(queue.push(&hint("b", "t", 3)));
-    }
-    let first = pop(&mut queue, &[kind("t")], 100, now());
-    assert_eq!(tenants(&first).matches('a').count(), 1);
-    assert_eq!(queue.parked.len(), 1);
-    queue.set_policy(&QueuePolicy::default());
-    assert!(queue.parked.is_empty());
-    let next = tenants(&pop(&mut queue, &[kind("t")], 20, now()));
-    assert!(next.matches('a').count() <= 11, "{next}");
+fn what_is_aside_is_forgotten_in_time() {
+    let (mut queue, start) = (queue(), now());
+    let hints: Vec<_> = (0..3).map(|_| hint("a", "t", 3)).collect();
+    push_all(&mut queue, &hints);
+    let types = [kind("t")];
+    let popped = pop(&mut queue, &types, 2, start);
+    queue.set_aside(&popped, start);
+    assert_eq!(queue.back_in(&types, start), Some(millis(ASIDE)));
+    assert_eq!(queue.back_in(&[kind("u")], start), None);
+    let nothing = queue.offers(start);
+    assert!(!queue.has(&types, &nothing));
+    let back = start + millis(ASIDE);
+    assert_eq!(queue.back_in(&types, back), None);
+    assert_eq!(pop(&mut queue, &types, 3, back), hints[..1]);
+    let all = back + millis(ASIDE_STEP) * u64::from(ASIDE_STEPS);
+    let everything = queue.offers(all);
+    assert!(queue.has(&types, &everything) && !everything.concern(&types[0]));
+    assert_eq!(pop(&mut queue, &types, 3, all), hints[1..]);
 }

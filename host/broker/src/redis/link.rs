@@ -57,8 +57,6 @@ pub(super) struct Link {
     prefix: String,
     /// Hints may have been lost on the way: a push did not arrive, or what was popped did not.
     has_lost: AtomicBool,
-    /// It was down, and this process may have claimed what Redis should have counted.
-    was_away: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -110,7 +108,6 @@ impl Link {
             eviction: Mutex::default(),
             prefix: config.prefix.clone(),
             has_lost: AtomicBool::new(false),
-            was_away: AtomicBool::new(false),
         })
     }
 
@@ -194,7 +191,6 @@ impl Link {
             self.has_lost.store(true, Ordering::Release);
         }
         self.connection().take();
-        self.was_away.store(true, Ordering::Release);
         if self.state.send_replace(state) == State::Up {
             tracing::warn!(%error, "Redis is away");
         }
@@ -242,7 +238,6 @@ impl Link {
                     }
                 }
                 Err((state, error)) => {
-                    self.was_away.store(true, Ordering::Release);
                     *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = error.clone();
                     self.state.send_replace(state);
                     tracing::warn!(%error, "Redis cannot be used; tasks are claimed from the database");
@@ -290,10 +285,6 @@ impl Link {
                 self.has_lost.store(true, Ordering::Release);
                 return Err(refused(error));
             }
-        }
-        if self.was_away.load(Ordering::Acquire) {
-            connection.run::<()>(&scripts.uncount()).await.map_err(refused)?;
-            self.was_away.store(false, Ordering::Release);
         }
         Ok(connection)
     }

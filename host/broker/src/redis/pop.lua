@@ -1,66 +1,61 @@
 -- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the overdue, the name of this set of types, how
 -- many sets have a count, types.
--- Answers: whether to look in the store (1 or 0); whether caps are kept here (1 or 0); the names of lanes; and for each hint its id and twice the
--- number of its lane, plus one if it counts.
-local told = call('GET', base .. 'told')
-if not told then return { 1, 0, {}, {} } end
-local keeps_caps = told == 'free' or call('EXISTS', base .. 'counts') == 1
+-- Answers: whether to look in the store (1 or 0); in how many ms the next lane comes back that is
+-- aside (0: none is); the names of lanes; and for each hint its id and the number of its lane.
+if call('EXISTS', base .. 'told') == 0 then return { 1, 0, {}, {} } end
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
-local popped_at = server_now()
 local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
 local counter, counters = ARGV[5], tonumber(ARGV[6])
 local FIRST_TYPE = 7
 
-local wanted = {}
-for at = FIRST_TYPE, #ARGV do wanted[ARGV[at]] = true end
 local has_policy = call('EXISTS', base .. 'policy') == 1
+local wanted, paused = {}, {}
+for at = FIRST_TYPE, #ARGV do wanted[ARGV[at]] = true end
 
--- The room under a type's cap; 0 while it is paused.
-local rooms, capped = {}, {}
-local function room_of(task_type)
-  local room = rooms[task_type]
-  if room then return room end
-  room = math.huge
-  if has_policy then
-    local found = call('HMGET', base .. 'policy', 'paused:' .. task_type, 'type_cap:' .. task_type)
-    if found[2] then
-      capped[task_type] = true
-      room = 0
-      if is_counted('type_cap:' .. task_type) then
-        room = tonumber(found[2]) - call('ZCARD', base .. 'running:type:' .. task_type)
-      end
-    end
-    if found[1] then room = 0 end
+-- Whether a type is asked for and not paused.
+local function serves(task_type)
+  if wanted[task_type] and paused[task_type] == nil then
+    paused[task_type] = has_policy and call('HEXISTS', base .. 'policy', 'paused:' .. task_type) == 1
   end
-  rooms[task_type] = room
-  return room
+  return wanted[task_type] and not paused[task_type]
 end
 
-local tenants = {}
-local function tenant_of(name)
-  local tenant = tenants[name]
-  if tenant then return tenant end
-  tenant = { cost = TURN, room = math.huge }
-  if has_policy then
-    local found = call('HMGET', base .. 'policy', 'cost:' .. name, 'tenant_cap:' .. name)
-    if found[1] then tenant.cost = tonumber(found[1]) end
-    if found[2] then
-      tenant.capped = true
-      tenant.room = 0
-      if is_counted('tenant_cap:' .. name) then
-        tenant.room = tonumber(found[2]) - call('ZCARD', base .. 'running:tenant:' .. name)
-      end
-    end
+local costs = {}
+local function cost_of(tenant)
+  if not costs[tenant] then
+    costs[tenant] = tonumber(has_policy and call('HGET', base .. 'policy', 'cost:' .. tenant) or TURN)
   end
-  tenants[name] = tenant
-  return tenant
+  return costs[tenant]
+end
+
+-- What lanes that are or were aside may give; aside.rs has the same. And when the next one of those
+-- that are comes back.
+local offers, back_in = {}, 0
+local function offer_of(lane, till)
+  if now < till then
+    if serves(lane:match('^[^:]+')) and (back_in == 0 or till - now < back_in) then back_in = till - now end
+    return 0
+  end
+  local steps = math.floor((now - till) / ASIDE_STEP)
+  if steps < ASIDE_STEPS then return 2 ^ steps end
+  call('ZREM', base .. 'aside', lane)
+end
+
+local function read_offers()
+  local found = call('ZRANGE', base .. 'aside', 0, -1, 'WITHSCORES')
+  for at = 1, #found, 2 do offers[found[at]] = offer_of(found[at], tonumber(found[at + 1])) end
+end
+
+local function may_give(task_type, tenant)
+  local left = offers[task_type .. ':' .. tenant]
+  return not left or left > 0
 end
 
 -- What can be served: by level, the types that have turns, and the hints of each that were read ahead.
 local levels = { {}, {}, {}, {}, {} }
 local function consider(pair)
   local level, task_type = pair:match('^(%d):(.+)$')
-  if wanted[task_type] and room_of(task_type) > 0 then
+  if serves(task_type) then
     local groups = levels[tonumber(level)]
     groups[#groups + 1] = {
       level = level, type = task_type, lanes = {}, heap = {}, has = {}, changed = {}, read = 0,
@@ -150,11 +145,21 @@ local function forget(group, name)
   end
 end
 
-local function park(group, name)
-  out_of_turns(lane_of(group.level, group.type, name))
-  forget(group, name)
-  call('SADD', base .. 'parked:' .. name, group.level .. ':' .. group.type)
-  call('SADD', base .. 'parked', name)
+-- Lanes that may give hints again have saved up no turns meanwhile.
+local function catch_up()
+  for lane, left in pairs(offers) do
+    local task_type, tenant = lane:match('^([^:]+):(.+)$')
+    for level, groups in ipairs(left > 0 and levels or {}) do
+      for _, group in ipairs(groups) do
+        if group.type == task_type and call('ZSCORE', group.turns, tenant) then
+          local clock = clock_of(group.level)
+          if share_of(group.level, tenant) < clock then
+            shares[level][tenant], served[level][tenant] = clock, true
+          end
+        end
+      end
+    end
+  end
 end
 
 -- Whose turn it is in a group, after out-of-date turns were put right.
@@ -168,8 +173,9 @@ local function front(group)
       return nil
     elseif not group.has[top.name] then
       remove_top(heap)
-    elseif tenant_of(top.name).room <= 0 then
-      park(group, top.name)
+    elseif not may_give(group.type, top.name) then
+      -- It stays in the turns, where it was read from.
+      group.has[top.name] = nil
     else
       local share = share_of(group.level, top.name)
       if share == top.turn then return top end
@@ -245,9 +251,8 @@ local function flush_all()
     end
     lane.is_dirty = false
   end
-  -- XX: a parked lane stays out.
   for key, args in pairs(heads) do
-    for at = 1, #args, 1000 do call('ZADD', key, 'XX', unpack(args, at, math.min(at + 999, #args))) end
+    for at = 1, #args, 1000 do call('ZADD', key, unpack(args, at, math.min(at + 999, #args))) end
   end
   dirty = {}
 end
@@ -267,19 +272,16 @@ end
 
 local names, numbers, taken = {}, {}, {}
 local function take(lane, id, turn)
-  local level, tenant = tonumber(lane.level), tenant_of(lane.tenant)
+  local level, name = tonumber(lane.level), lane.type .. ':' .. lane.tenant
   lane.at, lane.taken = lane.at + 1, lane.taken + 1
-  shares[level][lane.tenant], served[level][lane.tenant] = turn + tenant.cost, true
+  shares[level][lane.tenant], served[level][lane.tenant] = turn + cost_of(lane.tenant), true
   clocks[level] = math.max(clocks[level] or clock_of(lane.level), turn)
-  rooms[lane.type], tenant.room = rooms[lane.type] - 1, tenant.room - 1
-  if capped[lane.type] then call('ZADD', base .. 'running:type:' .. lane.type, popped_at, id) end
-  if tenant.capped then call('ZADD', base .. 'running:tenant:' .. lane.tenant, popped_at, id) end
+  if offers[name] then offers[name] = offers[name] - 1 end
   if not numbers[lane.name] then
     names[#names + 1] = lane.name
     numbers[lane.name] = #names
   end
-  taken[#taken + 1] = id
-  taken[#taken + 1] = 2 * numbers[lane.name] + ((capped[lane.type] or tenant.capped) and 1 or 0)
+  taken[#taken + 1], taken[#taken + 2] = id, numbers[lane.name]
   if not lane.is_dirty then
     lane.is_dirty = true
     dirty[#dirty + 1] = lane
@@ -290,13 +292,13 @@ end
 local function pop_from(level)
   local groups, best = levels[level], nil
   for _, group in ipairs(groups) do
-    local top = rooms[group.type] > 0 and front(group)
+    local top = front(group)
     if top and (not best or before(top, best)) then best = top end
   end
   if not best then return false end
   local oldest
   for _, group in ipairs(groups) do
-    if rooms[group.type] > 0 and group.has[best.name] then
+    if group.has[best.name] and may_give(group.type, best.name) then
       local lane = lane_in(group, best.name)
       local head = head_of(lane)
       if head and (not oldest or older(order_of(lane, head), oldest)) then oldest = order_of(lane, head) end
@@ -311,16 +313,14 @@ local function overdue_level()
   local oldest, found
   for level, groups in ipairs(levels) do
     for _, group in ipairs(groups) do
-      while rooms[group.type] > 0 do
-        local top = call('ZRANGE', group.heads, 0, 0, 'WITHSCORES')
-        if not top[1] then break end
-        if tenant_of(top[1]).room > 0 then
-          local since = tonumber(top[2])
-          if not oldest or since < oldest then oldest, found = since, level end
-          break
-        end
-        park(group, top[1])
+      local rank = 0
+      local top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
+      while top[1] and not may_give(group.type, top[1]) do
+        rank = rank + 1
+        top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
       end
+      local since = tonumber(top[2])
+      if since and (not oldest or since < oldest) then oldest, found = since, level end
     end
   end
   if oldest and now - oldest >= patience then return found end
@@ -375,19 +375,17 @@ local function pop_all()
 end
 
 local function look_in_store()
-  if not keeps_caps or call('EXISTS', base .. 'epoch') == 0 then return 1 end
+  if call('EXISTS', base .. 'epoch') == 0 then return 1 end
   for _, task_type in ipairs(call('SMEMBERS', base .. 'dry')) do
-    if wanted[task_type] and room_of(task_type) > 0 and not capped[task_type] then
-      for _, name in ipairs(call('SMEMBERS', base .. 'dry:' .. task_type)) do
-        if not tenant_of(name:match('^%d:[^:]+:(.+)$')).capped then return 1 end
-      end
-    end
+    if serves(task_type) then return 1 end
   end
   return 0
 end
 
+if next(wanted) then read_offers() end
 if max > 0 and next(wanted) then
   find_groups()
+  catch_up()
   pop_all()
 end
-return { look_in_store(), keeps_caps and 1 or 0, names, taken }
+return { look_in_store(), back_in, names, taken }

@@ -9,16 +9,15 @@
 --   lines:<level>                 hash: tenant -> of how many types it has hints in that level
 --   clock                         hash: level -> the turn of the tenant that was served last. It only grows: a double counts the hints of
 --                                 40 years at 10,000 a second and still tells turns apart by less than one hint
---   parked:<tenant>               set: <level>:<type> that are out of the turns while the tenant is at its cap; `parked` names these tenants
+--   aside                         sorted set: <type>:<tenant> by the millisecond until which they give
+--                                 nothing, because a claim said that a cap is reached; they stay in it
+--                                 until they offer all they have again
 --   short                         hash: lane -> the least id that may be unknown, of lanes that have overflowed
 --   dropped                       hash: lane -> the least id that was dropped since its refill was asked for
 --   dry:<type>                    set: lanes that have overflowed and are empty; `dry` names these types
---   running:type:<type>           sorted set: counted ids by when they were popped; running:tenant:<tenant> the same
---   policy                        hash: paused:<type>, type_cap:<type>, cost:<tenant>, tenant_cap:<tenant>
---   told                          caps | free: a policy was said since the last loss, with or without caps. Absent: nothing is given out
---   counts                        hash: type_cap:<type>, tenant_cap:<tenant> -> how often it was said what runs of it, up to 2, from when on
---                                 it is given out; and the field `on`. Absent: nobody counts, and what has a cap is the store's
---   uncounted                     exists for some seconds after counts were forgotten
+--   policy                        hash: paused:<type>, cost:<tenant>
+--   told                          exists when a policy was said since the last loss. Absent: nothing is
+--                                 given out
 --   pops                          hash: set of types -> pops since the last one of the overdue
 --   depth                         hints in all lanes
 --   fleet                         whose queues these are
@@ -28,8 +27,8 @@ local base = KEYS[1] .. ':'
 local call = redis.call
 local byte = string.byte
 
--- Two fleets that were given the same server and prefix by mistake would tell each other's pauses and caps, and give out each other's
--- tasks. Asked by each script, because the key is lost with everything else.
+-- Two fleets that were given the same server and prefix by mistake would tell each other's pauses, and
+-- give out each other's tasks. Asked by each script, because the key is lost with everything else.
 if FLEET ~= '' then
   local owner = call('GET', base .. 'fleet')
   if not owner then
@@ -37,12 +36,6 @@ if FLEET ~= '' then
   elseif owner ~= FLEET then
     return redis.error_reply(OTHER_FLEET .. ' ' .. owner)
   end
-end
-
--- Milliseconds on the server's clock, the one that all who pop have in common.
-local function server_now()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- Compares bytes. Lua's own `<` follows the locale of the server.
@@ -127,8 +120,7 @@ local function settle(lane, before)
     open(lane, head[2])
     mark_dry(lane, false)
   elseif now > 0 then
-    -- XX: a parked lane stays out.
-    call('ZADD', lane.heads, 'XX', head[2], lane.tenant)
+    call('ZADD', lane.heads, head[2], lane.tenant)
   elseif before > 0 then
     closed(lane)
   end
@@ -166,49 +158,4 @@ local function insert(lane, ids, capacity)
   end
   settle(lane, before)
   return fresh
-end
-
-local function cap_of(kind, name)
-  return tonumber(call('HGET', base .. 'policy', kind .. '_cap:' .. name) or math.huge)
-end
-
-local function is_counted(field) return call('HGET', base .. 'counts', field) == '2' end
-
-local function has_room(kind, name)
-  local cap = cap_of(kind, name)
-  if cap == math.huge then return true end
-  return is_counted(kind .. '_cap:' .. name) and call('ZCARD', base .. 'running:' .. kind .. ':' .. name) < cap
-end
-
--- From here on somebody counts, for as long as they go on saying so.
-local function begin_counts()
-  call('HSET', base .. 'counts', 'on', 1)
-  call('EXPIRE', base .. 'counts', COUNTED_FOR)
-end
-
--- Gives the lanes of a tenant that has room again their turns back, from the current one on.
-local function unpark(tenant, woken)
-  local parked = base .. 'parked:' .. tenant
-  for _, pair in ipairs(call('SMEMBERS', parked)) do
-    local level, task_type = pair:match('^(%d):(.+)$')
-    local lane = lane_of(level, task_type, tenant)
-    local head = call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')
-    if head[1] then
-      local shares = base .. 'shares:' .. level
-      local share = math.max(tonumber(call('HGET', shares, tenant) or 0), clock_of(level))
-      call('HSET', shares, tenant, share)
-      call('ZADD', lane.turns, share, tenant)
-      call('ZADD', lane.heads, head[2], tenant)
-      call('SADD', base .. 'ready', pair)
-      woken[task_type] = true
-    end
-  end
-  call('DEL', parked)
-  call('SREM', base .. 'parked', tenant)
-end
-
-local function unpark_all(woken)
-  for _, tenant in ipairs(call('SMEMBERS', base .. 'parked')) do
-    if has_room('tenant', tenant) then unpark(tenant, woken) end
-  end
 end

@@ -1,5 +1,6 @@
--- Adds hints. ARGV: capacity of a lane, then for each lane: level, type, tenant, ids.
-local capacity = tonumber(ARGV[1])
+-- Adds hints. ARGV: capacity of a lane, until when their lanes are aside (ms; 0: they are not),
+-- then for each lane: level, type, tenant, ids.
+local capacity, aside_until = tonumber(ARGV[1]), tonumber(ARGV[2])
 local woken = {}
 
 -- Of a lane that has overflowed, only what belongs before all that it has not heard of.
@@ -18,8 +19,10 @@ local function admitted(lane, blob)
   return ids
 end
 
-for at = 2, #ARGV, 4 do
+for at = 3, #ARGV, 4 do
   local lane = lane_of(ARGV[at], ARGV[at + 1], ARGV[at + 2])
   if insert(lane, admitted(lane, ARGV[at + 3]), capacity) > 0 then woken[lane.type] = true end
+  if aside_until > 0 then call('ZADD', base .. 'aside', aside_until, lane.type .. ':' .. lane.tenant) end
 end
-wake(woken)
+-- Whoever puts lanes aside is about to look again, and waits for them then.
+if aside_until == 0 then wake(woken) end

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    time::Duration,
 };
 
 use redis::{Script, ScriptInvocation};
@@ -11,9 +12,9 @@ use uuid::Uuid;
 
 use super::RedisConfig;
 use crate::{
-    BrokerError, BrokerResult, Hint, Popped, ShortLane, Taken,
+    BrokerError, BrokerResult, Hint, Popped, ShortLane,
     local::millis_of,
-    queue::{AGED_SHARE, CLAIM_GRACE, MAX_COUNTERS, TURN, millis},
+    queue::{AGED_SHARE, ASIDE, ASIDE_STEP, ASIDE_STEPS, MAX_COUNTERS, TURN, millis},
 };
 
 /// The scripts, each with the prelude before it. The server keeps them by their hash, and is sent one only when it does not know it.
@@ -25,12 +26,9 @@ pub(super) struct Scripts {
     clock: Clock,
     push: Script,
     pop: Script,
-    release: Script,
     short_lanes: Script,
     refill: Script,
     set_policy: Script,
-    set_running: Script,
-    uncount: Script,
     completeness: Script,
     hello: Script,
     erase: Script,
@@ -38,9 +36,6 @@ pub(super) struct Scripts {
 
 /// Lanes in one answer of `short_lanes`: more than a sweeper fills in a tick.
 const MAX_SHORT_LANES: usize = 256;
-
-/// How long what was counted holds when nobody counts again, in seconds. A sweeper that leads counts every second.
-const COUNTED_FOR: u32 = 10;
 
 /// The first word of what a script answers when the queues are another fleet's.
 pub(super) const OTHER_FLEET: &str = "OTHERFLEET";
@@ -50,9 +45,10 @@ impl Scripts {
         let fleet = config.fleet.map_or_else(String::new, |fleet| fleet.to_string());
         let script = |body: &str| {
             Script::new(&format!(
-                "local TURN, COUNTED_FOR = {TURN}, {COUNTED_FOR}\n\
+                "local TURN, ASIDE_STEP, ASIDE_STEPS = {TURN}, {}, {ASIDE_STEPS}\n\
                  local FLEET, OTHER_FLEET = '{fleet}', '{OTHER_FLEET}'\n\
                  {}{body}",
+                millis(ASIDE_STEP),
                 include_str!("prelude.lua")
             ))
         };
@@ -63,12 +59,9 @@ impl Scripts {
             clock: config.clock.clone(),
             push: script(include_str!("push.lua")),
             pop: script(include_str!("pop.lua")),
-            release: script(include_str!("release.lua")),
             short_lanes: script(include_str!("short_lanes.lua")),
             refill: script(include_str!("refill.lua")),
             set_policy: script(include_str!("set_policy.lua")),
-            set_running: script(include_str!("set_running.lua")),
-            uncount: script(include_str!("uncount.lua")),
             completeness: script(include_str!("completeness.lua")),
             hello: script(include_str!("hello.lua")),
             erase: script(include_str!("erase.lua")),
@@ -81,6 +74,15 @@ impl Scripts {
     }
 
     pub(super) fn push(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+        self.push_until(hints, 0)
+    }
+
+    pub(super) fn set_aside(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+        self.push_until(hints, millis_of(&self.clock) + millis(ASIDE))
+    }
+
+    /// Pushes hints whose lanes are aside until then; 0: they are not.
+    fn push_until(&self, hints: &[Hint], aside_until: u64) -> ScriptInvocation<'_> {
         let mut lanes: BTreeMap<&Lane, Vec<u8>> = BTreeMap::new();
         for hint in hints {
             lanes
@@ -89,7 +91,7 @@ impl Scripts {
                 .extend_from_slice(hint.id.as_uuid().as_bytes());
         }
         let mut call = self.push.key(&self.base);
-        call.arg(self.capacity);
+        call.arg(self.capacity).arg(aside_until);
         for (lane, ids) in lanes {
             call.arg(lane.priority.get())
                 .arg(lane.task_type.as_str())
@@ -110,12 +112,6 @@ impl Scripts {
         for name in types {
             call.arg(name.as_str());
         }
-        call
-    }
-
-    pub(super) fn release(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
-        let mut call = self.release.key(&self.base);
-        add_hints(&mut call, hints);
         call
     }
 
@@ -151,34 +147,11 @@ impl Scripts {
             if rule.paused {
                 call.arg(format!("paused:{name}")).arg(1);
             }
-            if let Some(cap) = rule.max_running {
-                call.arg(format!("type_cap:{name}")).arg(cap);
-            }
         }
         for (name, rule) in &policy.tenants {
             call.arg(format!("cost:{name}"))
                 .arg(TURN / u64::from(rule.weight.get()));
-            if let Some(cap) = rule.max_running {
-                call.arg(format!("tenant_cap:{name}")).arg(cap);
-            }
         }
-        call
-    }
-
-    pub(super) fn uncount(&self) -> ScriptInvocation<'_> {
-        self.uncount.key(&self.base)
-    }
-
-    pub(super) fn set_running(&self, policy: &QueuePolicy, running: &[Hint]) -> ScriptInvocation<'_> {
-        let types = policy.capped_types().map(|name| format!("type_cap:{name}"));
-        let tenants = policy.capped_tenants().map(|name| format!("tenant_cap:{name}"));
-        let counted: Vec<_> = types.chain(tenants).collect();
-        let mut call = self.set_running.key(&self.base);
-        call.arg(millis(CLAIM_GRACE)).arg(counted.len());
-        for field in counted {
-            call.arg(field);
-        }
-        add_hints(&mut call, running);
         call
     }
 
@@ -197,14 +170,6 @@ impl Scripts {
     }
 }
 
-fn add_hints(call: &mut ScriptInvocation<'_>, hints: &[Hint]) {
-    for hint in hints {
-        call.arg(hint.lane.task_type.as_str())
-            .arg(hint.lane.tenant.as_str())
-            .arg(hint.id.as_uuid().as_bytes());
-    }
-}
-
 /// A name for a set of types, whatever their order. Two sets of one name would share a count of pops, and two builds that hash differently
 /// would each have their own: neither does harm.
 fn name_of(types: &[TaskType]) -> u64 {
@@ -215,27 +180,27 @@ fn name_of(types: &[TaskType]) -> u64 {
 }
 
 /// What `pop.lua` answers.
-pub(super) type PopAnswer = (bool, bool, Vec<String>, Vec<(Vec<u8>, usize)>);
+pub(super) type PopAnswer = (bool, u64, Vec<String>, Vec<(Vec<u8>, usize)>);
 
-pub(super) fn popped((look_in_store, keeps_caps, names, taken): PopAnswer) -> BrokerResult<Popped> {
+/// The hints, and when the next lane comes back that is aside.
+pub(super) fn popped(
+    (look_in_store, back_in, names, taken): PopAnswer,
+) -> BrokerResult<(Popped, Option<Duration>)> {
     let lanes = names
         .iter()
         .map(|name| lane_of(name))
         .collect::<BrokerResult<Vec<_>>>()?;
     let hints = taken.iter().map(|(id, number)| {
-        let lane = (number / 2).checked_sub(1).and_then(|at| lanes.get(at));
+        let lane = number.checked_sub(1).and_then(|at| lanes.get(at));
         let lane = lane.ok_or_else(|| nonsense("a lane's number"))?.clone();
         let id = TaskId::from_uuid(Uuid::from_slice(id).map_err(|_| nonsense("a task id"))?);
-        Ok(Taken {
-            hint: Hint { id, lane },
-            counted: number % 2 == 1,
-        })
+        Ok(Hint { id, lane })
     });
-    Ok(Popped {
+    let popped = Popped {
         hints: hints.collect::<BrokerResult<_>>()?,
         look_in_store,
-        keeps_caps,
-    })
+    };
+    Ok((popped, (back_in > 0).then(|| Duration::from_millis(back_in))))
 }
 
 /// What `short_lanes.lua` answers: name, the least unknown, hints.

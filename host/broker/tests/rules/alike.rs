@@ -1,30 +1,32 @@
 //! The two brokers side by side.
 
+use jiff::{SignedDuration, Timestamp};
 use taskforge_broker::{Hint, ShortLane};
-use taskforge_domain::{QueuePolicy, TaskId, TenantId, TypePolicy};
+use taskforge_domain::{Clock, QueuePolicy, TaskId, TenantId, TypePolicy};
 
 use crate::{
-    bench::{Dyn, local, redis, tenant_policy},
+    bench::{Dyn, local, redis, weight},
     hints::{hint, kind, overdue, pop},
 };
 
 /// The same calls to both, at random, are answered alike: whatever the rules say, they say it in both languages.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_brokers_answer_alike() {
-    let (one, two) = (local(6).await, redis(6).await);
+    // It stands still between the two, so that both tell the same time.
+    let clock = Clock::stopped(Timestamp::now());
+    let (one, two) = (local(6, &clock).await, redis(6, &clock).await);
     let (local, redis) = (&one.broker, &two.broker);
-    for seed in 0..12 {
-        same_answers(local, redis, seed).await;
+    for seed in 0..16 {
+        same_answers(local, redis, &clock, seed).await;
     }
 }
 
-async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
+async fn same_answers(local: &Dyn, redis: &Dyn, clock: &Clock, seed: u64) {
     const TYPES: [&str; 4] = ["w", "x", "y", "z"];
     // More than Redis reads ahead.
     const TENANTS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut counted: Vec<Hint> = Vec::new();
-    let mut told = QueuePolicy::default();
+    let mut taken: Vec<Hint> = Vec::new();
     for step in 0..250 {
         let at = format!("seed {seed}, step {step}");
         match random.u8(0..20) {
@@ -47,55 +49,31 @@ async fn same_answers(local: &Dyn, redis: &Dyn, seed: u64) {
                 let max = random.usize(0..9);
                 let popped = pop(&**local, &types, max).await;
                 assert_eq!(pop(&**redis, &types, max).await, popped, "{at}: {types:?}");
-                counted.extend(
-                    popped
-                        .hints
-                        .into_iter()
-                        .filter(|taken| taken.counted)
-                        .map(|taken| taken.hint),
-                );
+                taken.extend(popped.hints);
             }
             14..16 => {
-                random.shuffle(&mut counted);
-                let over = counted.split_off(counted.len().saturating_sub(random.usize(0..6)));
-                // One by one: a broker that gives room back at once parks others in another order.
-                for one in &over {
-                    local.release(std::slice::from_ref(one)).await.unwrap();
-                    redis.release(std::slice::from_ref(one)).await.unwrap();
-                }
+                random.shuffle(&mut taken);
+                let over = taken.split_off(taken.len().saturating_sub(random.usize(0..6)));
+                local.set_aside(&over).await.unwrap();
+                redis.set_aside(&over).await.unwrap();
             }
             16 => {
                 let mut policy = QueuePolicy::default();
                 for name in TYPES {
                     let rule = TypePolicy {
                         paused: random.u8(0..5) == 0,
-                        max_running: (random.u8(0..3) == 0).then(|| random.u32(0..6)),
+                        ..TypePolicy::default()
                     };
                     policy.types.insert(kind(name), rule);
                 }
                 for name in TENANTS {
-                    let cap = (random.u8(0..3) == 0).then(|| random.u32(0..6));
-                    policy
-                        .tenants
-                        .insert(TenantId::new(name).unwrap(), tenant_policy(random.u32(1..8), cap));
+                    let weight = weight(random.u32(1..8));
+                    policy.tenants.insert(TenantId::new(name).unwrap(), weight);
                 }
                 local.set_policy(&policy).await.unwrap();
                 redis.set_policy(&policy).await.unwrap();
-                // Mostly at once, as the sweeper does.
-                for _ in 0..random.u8(0..4) {
-                    let settled = local.set_running(&policy, &counted).await.unwrap();
-                    assert_eq!(
-                        redis.set_running(&policy, &counted).await.unwrap(),
-                        settled,
-                        "{at}"
-                    );
-                }
-                told = policy;
             }
-            17 => {
-                let settled = local.set_running(&told, &counted).await.unwrap();
-                assert_eq!(redis.set_running(&told, &counted).await.unwrap(), settled, "{at}");
-            }
+            17 => clock.shift(SignedDuration::from_millis(random.i64(0..30))),
             _ => {
                 let sorted = |mut lanes: Vec<ShortLane>| {
                     lanes.sort_by(|a, b| a.lane.cmp(&b.lane));

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Want, queue::AGEING_AFTER};
-use taskforge_domain::{QueuePolicy, TenantPolicy, TypePolicy, Weight};
+use taskforge_domain::{Clock, QueuePolicy, TenantPolicy, TypePolicy, Weight};
 
 use crate::{
-    hints::{LONG, kind, kinds, taken},
+    hints::{LONG, kind, kinds},
     server::Server,
 };
 
@@ -16,8 +16,9 @@ pub(crate) struct Bench {
     pub(crate) _server: Option<Server>,
 }
 
-pub(crate) async fn local(capacity: usize) -> Bench {
-    let broker = Arc::new(LocalBroker::with(AGEING_AFTER, capacity));
+pub(crate) async fn local(capacity: usize, clock: &Clock) -> Bench {
+    let broker = LocalBroker::with(AGEING_AFTER, capacity).on_clock(clock.clone());
+    let broker = Arc::new(broker);
     broker.mark_complete().await.unwrap();
     Bench {
         broker,
@@ -25,13 +26,13 @@ pub(crate) async fn local(capacity: usize) -> Bench {
     }
 }
 
-pub(crate) async fn redis(capacity: usize) -> Bench {
+pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Bench {
     let server = Server::start();
     let mut config = server.config();
     config.lane_capacity = capacity;
+    config.clock = clock.clone();
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    broker.set_running(&QueuePolicy::default(), &[]).await.unwrap();
     broker.mark_complete().await.unwrap();
     Bench {
         broker,
@@ -43,16 +44,20 @@ pub(crate) async fn redis(capacity: usize) -> Bench {
 macro_rules! both_keep {
     ($($promise:ident($capacity:literal);)*) => {
         mod in_a_process {
+            use taskforge_domain::Clock;
+
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let bench = crate::bench::local($capacity).await;
+                let bench = crate::bench::local($capacity, &Clock::default()).await;
                 super::$promise(bench.broker.clone()).await;
             })*
         }
         mod in_redis {
+            use taskforge_domain::Clock;
+
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let bench = crate::bench::redis($capacity).await;
+                let bench = crate::bench::redis($capacity, &Clock::default()).await;
                 super::$promise(bench.broker.clone()).await;
             })*
         }
@@ -68,16 +73,20 @@ pub(crate) fn count_of(tenant: &str, hints: &[Hint]) -> usize {
         .count()
 }
 
-pub(crate) fn tenant_policy(weight: u32, max_running: Option<u32>) -> TenantPolicy {
+pub(crate) fn weight(weight: u32) -> TenantPolicy {
     TenantPolicy {
         weight: Weight::new(weight).unwrap(),
-        max_running,
+        ..TenantPolicy::default()
     }
 }
 
-pub(crate) fn type_policy(name: &str, paused: bool, max_running: Option<u32>) -> QueuePolicy {
+pub(crate) fn paused(name: &str) -> QueuePolicy {
+    let paused = TypePolicy {
+        paused: true,
+        ..TypePolicy::default()
+    };
     QueuePolicy {
-        types: [(kind(name), TypePolicy { paused, max_running })].into(),
+        types: [(kind(name), paused)].into(),
         ..QueuePolicy::default()
     }
 }
@@ -91,7 +100,7 @@ pub(crate) fn waiting(broker: &Dyn, types: &[&str], max: usize) -> tokio::task::
             max,
             wait: LONG,
         };
-        taken(broker.pop(want).await.unwrap())
+        broker.pop(want).await.unwrap().hints
     })
 }
 

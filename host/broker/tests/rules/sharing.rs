@@ -1,25 +1,27 @@
-//! Weights, pauses and caps.
+//! Weights, pauses, and lanes that are put aside because a cap is reached.
 
-use taskforge_domain::{QueuePolicy, TenantId};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use taskforge_broker::queue::{ASIDE, ASIDE_STEP};
+use taskforge_domain::{Clock, QueuePolicy, TenantId};
 
 use crate::{
-    bench::{Dyn, count_of, soon, tenant_policy, type_policy, waiting},
-    hints::{hints, pop, take, taken, tell},
+    bench::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
+    hints::{hint, hints, overdue, pop, take},
 };
 
 both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
-    a_cap_holds_until_room_is_given_back(100);
-    what_has_a_cap_stays_until_it_was_counted_twice(100);
-    of_what_has_a_cap_the_store_is_not_asked_for_more(2);
-    what_runs_is_put_right(100);
+    who_waits_hears_of_a_lane_that_comes_back(100);
+    a_lane_that_is_aside_may_be_short(2);
 }
 
 async fn tenants_take_turns_by_weight(broker: Dyn) {
     let tenants = [
-        (TenantId::new("a").unwrap(), tenant_policy(3, None)),
-        (TenantId::new("b").unwrap(), tenant_policy(1, None)),
+        (TenantId::new("a").unwrap(), weight(3)),
+        (TenantId::new("b").unwrap(), weight(1)),
     ];
     let policy = QueuePolicy {
         tenants: tenants.into(),
@@ -38,7 +40,7 @@ async fn tenants_take_turns_by_weight(broker: Dyn) {
 }
 
 async fn a_paused_type_waits_until_it_is_resumed(broker: Dyn) {
-    broker.set_policy(&type_policy("t", true, None)).await.unwrap();
+    broker.set_policy(&paused("t")).await.unwrap();
     let pushed = hints("a", "t", 3, 2);
     broker.push(&pushed).await.unwrap();
     let popped = pop(&*broker, &["t"], 10).await;
@@ -48,120 +50,112 @@ async fn a_paused_type_waits_until_it_is_resumed(broker: Dyn) {
     assert_eq!(soon(worker).await, pushed);
 }
 
-async fn a_cap_holds_until_room_is_given_back(broker: Dyn) {
-    let mut policy = type_policy("t", false, Some(3));
-    policy
-        .tenants
-        .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
-    tell(&*broker, &policy, &[]).await;
-    broker.push(&hints("a", "t", 3, 10)).await.unwrap();
-    let first = pop(&*broker, &["t"], 10).await;
-    assert!(first.hints.len() == 3 && first.hints.iter().all(|taken| taken.counted));
-    assert_eq!(take(&*broker, &["t"], 10).await, []);
-
-    broker.push(&hints("b", "u", 3, 4)).await.unwrap();
-    broker.push(&hints("a", "u", 3, 4)).await.unwrap();
-    let other = pop(&*broker, &["u"], 10).await.hints;
-    assert_eq!(other.len(), 5, "one of the capped tenant, and all of the other");
-    assert_eq!(other.iter().filter(|taken| taken.counted).count(), 1);
-
-    let (t, u) = (waiting(&broker, &["t"], 10), waiting(&broker, &["u"], 10));
-    let first = taken(first);
-    // Twice the same gives no more room than once.
-    broker.release(&first[..1]).await.unwrap();
-    broker.release(&first[..1]).await.unwrap();
-    assert_eq!(soon(t).await.len(), 1);
-    let other: Vec<_> = other
-        .into_iter()
-        .filter(|taken| taken.counted)
-        .map(|taken| taken.hint)
-        .collect();
-    broker.release(&other).await.unwrap();
-    let next = soon(u).await;
-    assert_eq!(count_of("b", &next), 1);
-    assert_eq!(take(&*broker, &["t", "u"], 10).await, []);
-}
-
-async fn what_has_a_cap_stays_until_it_was_counted_twice(broker: Dyn) {
-    let capped = |cap| type_policy("t", false, Some(cap));
-    let three = capped(3);
-    broker.set_policy(&three).await.unwrap();
-    let (pushed, free) = (hints("a", "t", 3, 10), hints("a", "u", 3, 2));
-    broker.push(&[&pushed[..], &free[..1]].concat()).await.unwrap();
-    assert_eq!(
-        take(&*broker, &["t", "u"], 10).await,
-        free[..1],
-        "the others are served"
-    );
-    let (t, u) = (waiting(&broker, &["t"], 10), waiting(&broker, &["t", "u"], 10));
-    broker.push(&free[1..]).await.unwrap();
-    assert_eq!(soon(u).await, free[1..]);
-
-    let running = hints("a", "t", 3, 2);
-    // A list that was made before there was the cap says nothing of it.
-    assert!(!broker.set_running(&QueuePolicy::default(), &[]).await.unwrap());
-    assert!(!broker.set_running(&three, &running).await.unwrap());
-    let popped = pop(&*broker, &["t"], 10).await;
-    assert_eq!(
-        (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
-        (0, false, true)
-    );
-    assert!(broker.set_running(&three, &running).await.unwrap());
-    assert_eq!(soon(t).await, pushed[..1], "who waited is called");
-    // It goes on counting under another cap, and when the same is said again.
-    broker.set_policy(&capped(4)).await.unwrap();
-    broker.set_policy(&capped(4)).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, pushed[1..2]);
-    // Also while another is new.
-    let mut both = capped(5);
-    both.tenants
-        .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(1)));
-    broker.set_policy(&both).await.unwrap();
-    broker.push(&hints("b", "u", 3, 1)).await.unwrap();
-    assert_eq!(take(&*broker, &["t", "u"], 10).await, pushed[2..3]);
-    // A cap that comes back is counted anew.
-    broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 1).await, pushed[3..4]);
-    broker.set_policy(&capped(9)).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, []);
-}
-
-async fn of_what_has_a_cap_the_store_is_not_asked_for_more(broker: Dyn) {
-    let mut policy = type_policy("t", false, Some(3));
-    policy
-        .tenants
-        .insert(TenantId::new("b").unwrap(), tenant_policy(1, Some(3)));
-    tell(&*broker, &policy, &[]).await;
-    // Lanes that overflow and run dry.
-    for (tenant, task_type) in [("a", "t"), ("b", "u"), ("a", "u")] {
-        broker.push(&hints(tenant, task_type, 3, 3)).await.unwrap();
-        assert_eq!(take(&*broker, &[task_type], 2).await.len(), 2);
-        let popped = pop(&*broker, &[task_type], 2).await;
-        let is_free = (tenant, task_type) == ("a", "u");
-        assert_eq!(
-            (popped.hints.len(), popped.look_in_store, popped.keeps_caps),
-            (0, is_free, true)
-        );
-    }
-    assert_eq!(
-        broker.short_lanes().await.unwrap().len(),
-        3,
-        "the sweeper fills them all"
-    );
-}
-
-async fn what_runs_is_put_right(broker: Dyn) {
-    let policy = type_policy("t", false, Some(2));
-    let (running, waits) = (hints("a", "t", 3, 2), hints("a", "t", 3, 2));
-    tell(&*broker, &policy, &running).await;
-    broker.push(&waits).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, []);
-    broker.set_running(&policy, &running[..1]).await.unwrap();
+/// Nobody says when a permit is free, so whoever waits looks again by himself.
+async fn who_waits_hears_of_a_lane_that_comes_back(broker: Dyn) {
+    let pushed = hints("a", "t", 3, 3);
+    broker.push(&pushed).await.unwrap();
     let popped = take(&*broker, &["t"], 10).await;
-    assert_eq!(popped, waits[..1]);
-    // The store does not know of that claim yet, and it counts all the same.
-    broker.set_running(&policy, &running[..1]).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, []);
-    broker.release(&popped).await.unwrap();
-    assert_eq!(take(&*broker, &["t"], 10).await, waits[1..]);
+    broker.set_aside(&popped).await.unwrap();
+    assert_eq!(soon(waiting(&broker, &["t"], 10)).await, pushed[..1]);
+}
+
+async fn a_lane_that_is_aside_may_be_short(broker: Dyn) {
+    // It overflows and runs dry.
+    let pushed = hints("a", "t", 3, 3);
+    broker.push(&pushed).await.unwrap();
+    let popped = take(&*broker, &["t"], 2).await;
+    broker.set_aside(&popped[1..]).await.unwrap();
+    let short = broker.short_lanes().await.unwrap();
+    assert_eq!((short.len(), short[0].room), (1, 1));
+    broker
+        .refill(&pushed[0].lane, short[0].after, &[pushed[2].id], true)
+        .await
+        .unwrap();
+    assert_eq!(broker.depth().await.unwrap(), 2);
+}
+
+/// Both brokers, with one clock that stands still.
+async fn on_both(promise: impl AsyncFn(&Dyn, &dyn Fn(Duration))) {
+    let clock = Clock::stopped(Timestamp::now());
+    let pass = |time: Duration| clock.shift(SignedDuration::try_from(time).unwrap());
+    promise(&local(100, &clock).await.broker, &pass).await;
+    let bench = redis(100, &clock).await;
+    promise(&bench.broker, &pass).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_put_aside_gives_nothing_then_a_little_then_all() {
+    on_both(async |broker, pass| {
+        let pushed = hints("a", "t", 3, 90);
+        broker.push(&pushed).await.unwrap();
+        let (others, another_type) = (hints("b", "t", 3, 2), hints("a", "u", 3, 2));
+        broker.push(&[&others[..], &another_type].concat()).await.unwrap();
+        let popped = take(&**broker, &["t"], 20).await;
+        let ours: Vec<_> = popped.into_iter().filter(|hint| pushed.contains(hint)).collect();
+        broker.set_aside(&ours).await.unwrap();
+        broker.push(&others).await.unwrap();
+        let rest = take(&**broker, &["t", "u"], 10).await;
+        assert_eq!(
+            rest.len(),
+            4,
+            "neither its neighbours nor its tenant's other types rest"
+        );
+        assert_eq!(broker.depth().await.unwrap(), 90);
+        pass(ASIDE.checked_sub(Duration::from_millis(1)).unwrap());
+        assert_eq!(take(&**broker, &["t"], 10).await, []);
+        pass(Duration::from_millis(1));
+        // In the order in which they were, and the doubling does not wait for anybody.
+        let mut seen = 0;
+        for steps in 0..4 {
+            let got = take(&**broker, &["t"], 100).await;
+            assert_eq!(got, pushed[seen..seen + (1 << steps)]);
+            seen += got.len();
+            pass(ASIDE_STEP);
+        }
+        pass(ASIDE_STEP * 20);
+        assert_eq!(take(&**broker, &["t"], 100).await, pushed[seen..]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_in_every_priority_is_put_aside() {
+    on_both(async |broker, pass| {
+        let pushed = [hint("a", "t", 5), hint("a", "t", 1), overdue(hint("a", "t", 3))];
+        broker.push(&pushed).await.unwrap();
+        let first = take(&**broker, &["t"], 1).await;
+        assert_eq!(first, pushed[..1]);
+        broker.set_aside(&first).await.unwrap();
+        // The overdue has its turns too, and would be next.
+        for _ in 0..5 {
+            assert_eq!(take(&**broker, &["t"], 1).await, []);
+        }
+        let free = overdue(hint("b", "t", 2));
+        broker.push(std::slice::from_ref(&free)).await.unwrap();
+        assert_eq!(take(&**broker, &["t"], 4).await, [free]);
+        pass(ASIDE + ASIDE_STEP * 20);
+        assert_eq!(take(&**broker, &["t"], 4).await.len(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_lane_was_aside_has_saved_up_no_turns() {
+    on_both(async |broker, pass| {
+        for _ in 0..45 {
+            let both = [hint("a", "t", 3), hint("b", "t", 3)];
+            broker.push(&both).await.unwrap();
+        }
+        let first = take(&**broker, &["t"], 2).await;
+        let ours: Vec<_> = first
+            .into_iter()
+            .filter(|hint| hint.lane.tenant.as_str() == "a")
+            .collect();
+        broker.set_aside(&ours).await.unwrap();
+        assert_eq!(count_of("b", &take(&**broker, &["t"], 30).await), 30);
+        pass(ASIDE + ASIDE_STEP * 20 - ASIDE_STEP * 12);
+        let next = take(&**broker, &["t"], 12).await;
+        assert!(count_of("a", &next) <= 7, "{next:?}");
+    })
+    .await;
 }

@@ -6,8 +6,8 @@ use taskforge_broker::{Signal, Want};
 use taskforge_domain::{QueuePolicy, TaskId};
 
 use crate::{
-    bench::{Dyn, soon, type_policy, waiting},
-    hints::{LONG, hints, kinds, take, taken, tell},
+    bench::{Dyn, soon, waiting},
+    hints::{LONG, hints, kinds, take},
 };
 
 both_keep! {
@@ -29,7 +29,6 @@ async fn a_waiting_worker_gets_what_is_pushed(broker: Dyn) {
 }
 
 async fn a_dropped_pop_takes_nothing(broker: Dyn) {
-    tell(&*broker, &type_policy("t", false, Some(64)), &[]).await;
     let pushed = hints("a", "t", 3, 64);
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {
@@ -41,17 +40,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
         let patience = Duration::from_micros(n * 5);
         if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
             let popped = popped.unwrap();
-            broker
-                .push(
-                    &popped
-                        .hints
-                        .iter()
-                        .map(|taken| taken.hint.clone())
-                        .collect::<Vec<_>>(),
-                )
-                .await
-                .unwrap();
-            broker.release(&taken(popped)).await.unwrap();
+            broker.push(&popped.hints).await.unwrap();
         }
     }
     let begin = std::time::Instant::now();
@@ -97,9 +86,8 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
                     wait: Duration::ZERO,
                 };
                 if let Some(popped) = drops!(broker.pop(want)) {
-                    got.extend(popped.hints.into_iter().map(|taken| taken.hint.id));
+                    got.extend(popped.hints.into_iter().map(|hint| hint.id));
                 }
-                drops!(broker.release(&hint));
                 drops!(broker.publish(&[Signal::Policy]));
                 drops!(broker.depth());
                 drops!(broker.short_lanes());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskforge_broker::{Broker, Hint, Popped, Want, queue::AGEING_AFTER};
-use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, Priority, TaskId, TaskType, TenantId};
 use uuid::{NoContext, Timestamp, Uuid};
 
 /// Longer than any test.
@@ -46,12 +46,6 @@ pub fn overdue(hint: Hint) -> Hint {
     }
 }
 
-/// Says the policy, and what runs under its caps.
-pub async fn tell(broker: &dyn Broker, policy: &QueuePolicy, running: &[Hint]) {
-    broker.set_policy(policy).await.unwrap();
-    while !broker.set_running(policy, running).await.unwrap() {}
-}
-
 pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
     let want = Want {
         types: &kinds(types),
@@ -63,9 +57,5 @@ pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
 
 /// What is there now.
 pub async fn take(broker: &dyn Broker, types: &[&str], max: usize) -> Vec<Hint> {
-    taken(pop(broker, types, max).await)
-}
-
-pub fn taken(popped: Popped) -> Vec<Hint> {
-    popped.hints.into_iter().map(|taken| taken.hint).collect()
+    pop(broker, types, max).await.hints
 }

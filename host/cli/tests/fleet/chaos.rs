@@ -10,7 +10,9 @@
 //! | `verdict` | counts, and says how long the recovery took |
 //! | `stores` | the scenarios in which a database or Redis is at fault, or what stands before it |
 //! | `embedded` | the scenario of the embedded database |
+//! | `caps` | that a cap holds meanwhile |
 
+mod caps;
 mod embedded;
 mod load;
 mod stores;

@@ -97,16 +97,14 @@ async fn settings_and_secrets_reach_a_process_and_what_it_cannot_open_leaves_the
 }
 
 #[tokio::test]
-async fn a_pause_and_a_cap_reach_the_queue_s_policy() {
+async fn a_pause_reaches_the_queue_s_policy() {
     let bed = Bed::new().await;
-    let mut settings = PluginSettings::default();
-    settings.limits.concurrency = Some(3);
-    bed.push_with("work", "1.0.0", settings).await.unwrap();
+    bed.push("work", "1.0.0").await;
     bed.activate("work", "1.0.0").await;
     let process = bed.follow().await;
     let work = name("work");
     let policy = || process.live.overlay(taskforge_domain::QueuePolicy::default());
-    assert_eq!(policy().type_cap(&work), Some(3));
+    assert!(!policy().is_paused(&work));
     bed.registry.pause(&work, BY).await.unwrap();
     wait_until("it is paused", async || policy().is_paused(&work)).await;
     bed.registry.retire(&work, BY).await.unwrap();

@@ -22,7 +22,7 @@ pub async fn a_claim_gives_a_lease(world: World) {
         by: ClaimBy::Ids(&[id]),
         now,
     };
-    let claimed = world.store.claim(request).await.unwrap();
+    let claimed = world.store.claim(request).await.unwrap().tasks;
     let started_at: Timestamp = "2026-03-01T00:00:00.000001Z".parse().unwrap();
     let expected = ClaimedTask {
         id,
@@ -152,7 +152,7 @@ pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
             })
             .await
             .unwrap();
-        claimed.iter().map(|task| task.priority.get()).collect()
+        claimed.tasks.iter().map(|task| task.priority.get()).collect()
     };
     for n in 1..=8 {
         let expected = if n % 4 == 0 { 1 } else { 5 };
@@ -216,6 +216,7 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
                             })
                             .await
                             .unwrap()
+                            .tasks
                     };
                     assert!(claimed.iter().all(|task| task.run_lease == RunLease(1)));
                     got.extend(claimed.into_iter().map(|task| task.id));

@@ -196,7 +196,7 @@ impl Caller {
         let Some(claimed) = self.drops("claim", world.store.claim(request)).await else {
             return;
         };
-        let Some(task) = claimed.into_iter().next() else {
+        let Some(task) = claimed.tasks.into_iter().next() else {
             return;
         };
         self.tell(|told| _ = told.states.insert(task.id, TaskState::Running));
@@ -444,7 +444,6 @@ impl Caller {
                 self.drops("lanes", store.lanes(10)).await;
                 self.drops("pending", store.pending(&world.lane(), None, 10))
                     .await;
-                self.drops("running", store.running(&[kind("work")], &[])).await;
             }
             4 => {
                 self.drops("held", store.held(world.worker)).await;

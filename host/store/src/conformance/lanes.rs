@@ -111,38 +111,3 @@ pub async fn what_a_worker_holds_is_what_runs_under_its_lease(world: World) {
     assert_eq!(held, expected);
     assert!(world.store.held(WorkerId::generate()).await.unwrap().is_empty());
 }
-
-pub async fn what_runs_is_told_by_type_and_by_tenant(world: World) {
-    let lanes = [
-        lane("a", "x", 1),
-        lane("a", "y", 2),
-        lane("b", "x", 3),
-        lane("b", "z", 4),
-    ];
-    let mut running = Vec::new();
-    for lane in &lanes {
-        let id = add_to(&world, lane).await;
-        world.claim(id).await;
-        running.push(LanedTask {
-            id,
-            lane: lane.clone(),
-        });
-        add_to(&world, lane).await;
-    }
-    let told = async |types: &[&str], tenants: &[&str]| {
-        let types: Vec<_> = types.iter().map(|name| kind(name)).collect();
-        let tenants: Vec<_> = tenants.iter().map(|name| TenantId::new(name).unwrap()).collect();
-        let mut told = world.store.running(&types, &tenants).await.unwrap();
-        told.sort_by_key(|task| task.id);
-        told
-    };
-    assert_eq!(told(&["x"], &[]).await, [running[0].clone(), running[2].clone()]);
-    assert_eq!(told(&[], &["b"]).await, running[2..]);
-    assert_eq!(
-        told(&["y", "none"], &["b", "none"]).await,
-        running[1..],
-        "of these types or of these tenants"
-    );
-    assert_eq!(told(&["x", "y", "z"], &["a", "b"]).await, running, "each once");
-    assert!(told(&[], &[]).await.is_empty());
-}

@@ -3,7 +3,7 @@
 use super::*;
 use taskforge_domain::{Priority, TenantPolicy, TypePolicy, Weight};
 
-fn named(name: &str) -> TenantId {
+pub(super) fn named(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
@@ -14,14 +14,14 @@ fn paused() -> TypePolicy {
     }
 }
 
-fn type_cap(max_running: u32) -> TypePolicy {
+pub(super) fn type_cap(max_running: u32) -> TypePolicy {
     TypePolicy {
         max_running: Some(max_running),
         ..TypePolicy::default()
     }
 }
 
-fn tenant_cap(max_running: u32) -> TenantPolicy {
+pub(super) fn tenant_cap(max_running: u32) -> TenantPolicy {
     TenantPolicy {
         max_running: Some(max_running),
         ..TenantPolicy::default()
@@ -47,7 +47,7 @@ fn policy<const T: usize, const N: usize>(
 }
 
 /// Adds `count` tasks of a tenant and a type, all with ids above those of before.
-async fn add(world: &World, tenant: &str, name: &str, count: usize) -> Vec<TaskId> {
+pub(super) async fn add(world: &World, tenant: &str, name: &str, count: usize) -> Vec<TaskId> {
     let new = || NewTask {
         tenant: named(tenant),
         task_type: kind(name),
@@ -71,14 +71,14 @@ async fn claim(world: &World, policy: &QueuePolicy, limit: u32) -> Vec<ClaimedTa
         by,
         now: at(1),
     };
-    world.store.claim(request).await.unwrap()
+    world.store.claim(request).await.unwrap().tasks
 }
 
-fn count_of(claimed: &[ClaimedTask], tenant: &str) -> usize {
+pub(super) fn count_of(claimed: &[ClaimedTask], tenant: &str) -> usize {
     claimed.iter().filter(|task| task.tenant == named(tenant)).count()
 }
 
-fn ids(claimed: &[ClaimedTask]) -> Vec<TaskId> {
+pub(super) fn ids(claimed: &[ClaimedTask]) -> Vec<TaskId> {
     claimed.iter().map(|task| task.id).collect()
 }
 
@@ -119,73 +119,6 @@ pub async fn a_paused_type_is_not_claimed_by_order(world: World) {
         ids(&claim(&world, &QueuePolicy::default(), 10).await),
         waiting[..10]
     );
-}
-
-pub async fn a_type_cap_holds_for_claims_by_order(world: World) {
-    let capped = add(&world, "a", "x", 20).await;
-    let others = add(&world, "a", "y", 20).await;
-    let policy = policy([("x", type_cap(5))], []);
-    // What other workers run counts, however they came by it.
-    world.claim_as(WorkerId::generate(), &capped[..2], 1).await;
-    let first = claim(&world, &policy, 10).await;
-    assert_eq!(ids(&first), [&capped[2..5], &others[..7]].concat());
-    assert_eq!(ids(&claim(&world, &policy, 5).await), others[7..12]);
-    world.end(&first[0], Next::Complete).await;
-    assert_eq!(ids(&claim(&world, &policy, 1).await), capped[5..6]);
-}
-
-pub async fn a_tenant_cap_holds_for_claims_by_order(world: World) {
-    let capped = [add(&world, "a", "x", 3).await, add(&world, "a", "y", 20).await].concat();
-    let others = add(&world, "b", "x", 20).await;
-    let policy = policy([], [("a", tenant_cap(5))]);
-    let claimed = claim(&world, &policy, 30).await;
-    assert_eq!((count_of(&claimed, "a"), count_of(&claimed, "b")), (5, 20));
-    for id in capped[..5].iter().chain(&others) {
-        assert!(claimed.iter().any(|task| task.id == *id));
-    }
-    assert!(claim(&world, &policy, 30).await.is_empty());
-    let free = claimed.iter().find(|task| task.id == capped[0]).unwrap();
-    world.end(free, Next::HandBack).await;
-    assert_eq!(
-        ids(&claim(&world, &policy, 30).await),
-        capped[..1],
-        "it is the oldest again"
-    );
-}
-
-pub async fn the_lower_of_two_caps_decides(world: World) {
-    add(&world, "a", "x", 10).await;
-    add(&world, "b", "x", 10).await;
-    add(&world, "b", "y", 10).await;
-    add(&world, "b", "z", 10).await;
-    let policy = policy(
-        [("x", type_cap(6)), ("z", type_cap(0))],
-        [("a", tenant_cap(2)), ("b", tenant_cap(12))],
-    );
-    let claimed = claim(&world, &policy, 100).await;
-    let of = |name| claimed.iter().filter(|task| task.task_type == kind(name)).count();
-    assert_eq!((count_of(&claimed, "a"), count_of(&claimed, "b")), (2, 12));
-    // What a tenant's cap leaves of a type's is not always used up at once.
-    assert!(of("x") <= 6 && of("y") >= 8 && of("z") == 0);
-    assert!(claim(&world, &policy, 100).await.is_empty());
-}
-
-/// Caps hold for the whole fleet, so they hold for claims that meet.
-pub async fn a_cap_holds_when_many_claim_at_once(world: World) {
-    add(&world, "a", "x", 100).await;
-    let world = Arc::new(world);
-    let claimers: Vec<_> = (0..8)
-        .map(|_| {
-            let world = Arc::clone(&world);
-            let policy = policy([("x", type_cap(10))], [("a", tenant_cap(11))]);
-            tokio::spawn(async move { claim(&world, &policy, 4).await.len() })
-        })
-        .collect();
-    let mut running = 0;
-    for claimer in claimers {
-        running += claimer.await.unwrap();
-    }
-    assert_eq!(running, 10);
 }
 
 pub async fn tenants_of_weights_3_and_1_get_3_to_1(world: World) {

@@ -21,7 +21,7 @@ fn change(plugin: &RegisteredPlugin, rollout: Rollout) -> RolloutChange {
     }
 }
 
-fn running(phase: i64, stable: VersionId) -> Rollout {
+pub(super) fn running(phase: i64, stable: VersionId) -> Rollout {
     Rollout {
         phase,
         since: Some(at(phase)),
@@ -30,7 +30,7 @@ fn running(phase: i64, stable: VersionId) -> Rollout {
     }
 }
 
-fn canary(version: VersionId) -> Canary {
+pub(super) fn canary(version: VersionId) -> Canary {
     Canary {
         version,
         percent: 10,
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Changes a rollout from what it is now.
-    async fn roll_out(&self, name: &str, rollout: Rollout) -> Revision {
+    pub(crate) async fn roll_out(&self, name: &str, rollout: Rollout) -> Revision {
         let change = change(&self.plugin(name).await, rollout);
         let revision = self.plugins.change_rollout(&change).await.unwrap();
         revision.expect("nobody else changes it")

@@ -99,6 +99,7 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
                 })
                 .await
                 .unwrap()
+                .tasks
         } else {
             let ids = world.store.pending(&world.lane(), None, 30).await.unwrap();
             world.claim_as(worker, &ids, 1).await

@@ -34,11 +34,15 @@ macro_rules! conformance_suite {
             lead: a_leader_prolongs_its_own_term, a_second_leader_follows_only_after_the_ttl, a_resigned_leader_is_followed_at_once,
                 terms_never_repeat, of_many_who_want_to_lead_one_does, a_stale_term_writes_nothing;
             lanes: lanes_are_where_tasks_wait, a_lane_lists_only_its_own_tasks_in_the_order_of_ids,
-                what_a_worker_holds_is_what_runs_under_its_lease, what_runs_is_told_by_type_and_by_tenant;
+                what_a_worker_holds_is_what_runs_under_its_lease;
             policy: a_policy_reads_back_and_the_default_is_forgotten, a_paused_type_is_not_claimed_by_order,
-                a_type_cap_holds_for_claims_by_order, a_tenant_cap_holds_for_claims_by_order, the_lower_of_two_caps_decides,
-                a_cap_holds_when_many_claim_at_once, tenants_of_weights_3_and_1_get_3_to_1, tenants_of_one_weight_take_turns,
+                tenants_of_weights_3_and_1_get_3_to_1, tenants_of_one_weight_take_turns,
                 urgency_comes_before_turns, a_tenants_oldest_task_goes_first_whatever_its_type;
+            caps: a_type_cap_holds_for_claims_by_order, a_tenant_cap_holds_for_claims_by_order,
+                a_cap_holds_for_claims_by_ids, the_lower_of_two_caps_decides, what_is_full_holds_up_nothing_else,
+                whatever_ends_an_attempt_gives_its_permit_back, the_running_versions_of_a_plugin_ask_for_caps,
+                what_waits_at_a_cap_takes_no_aged_turns, a_cap_holds_when_many_claim_at_once,
+                a_cap_of_three_is_never_passed_whatever_happens;
             dead: dead_letters_are_grouped_by_type_and_failure, groups_keep_to_their_tenant_and_their_filter,
                 a_lapse_has_a_fingerprint_too, a_fingerprint_lives_as_long_as_its_error, fingerprints_ids_and_end_times_filter;
             requeue: requeue_moves_dead_letters_only_and_within_its_limit, what_is_requeued_begins_afresh_with_one_event,

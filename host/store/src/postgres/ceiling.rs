@@ -152,7 +152,7 @@ impl Bench {
                     .await?
                     .into_iter()
                     .flatten()
-                    .flatten(),
+                    .flat_map(|claimed| claimed.tasks),
             );
         }
         whole(self.claimed.len(), self.tasks.len())

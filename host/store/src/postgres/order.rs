@@ -6,7 +6,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -23,21 +23,23 @@ use super::{
     param::time,
     row,
 };
-use crate::StoreError;
+use crate::{Claimed, StoreError};
 
-/// Takes the oldest tasks of some lanes of one priority: from each tenant at most its quota, of each type at most what its cap leaves; for
-/// a lapsed worker none. Of what was paused meanwhile none either: a task that was enqueued after that never starts. Tasks that others are taking are passed over. Those that were found are locked, so that nothing needs to be asked
-/// again when they are taken.
+/// Takes the oldest tasks of some lanes of one priority: from each tenant at most its quota, of
+/// each type at most what its cap leaves; for a lapsed worker none. Of what was paused meanwhile
+/// none either: a task that was enqueued after that never starts. Tasks that others are taking are
+/// passed over. Those that were found are locked, so that nothing needs to be asked again when they
+/// are taken.
 pub(super) const TAKE: &str = concat!(
     "with found as materialized (
-         select lane.tenant, lane.task_type, lane.quota, lane.room, next.id
+         select lane.tenant, lane.task_type, lane.quota, lane.permits, next.id
          from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::uuid[])
-              as lane (tenant, task_type, quota, room, first)
+              as lane (tenant, task_type, quota, permits, first)
          cross join lateral (
              select id from tasks
              where state = 'pending' and tenant = lane.tenant and task_type = lane.task_type and priority = $6
                and id >= lane.first
-             order by id limit least(lane.quota, lane.room) for update skip locked) as next
+             order by id limit least(lane.quota, lane.permits) for update skip locked) as next
          where not exists (select 1 from workers where workers.id = $7 and lapsed_at is not null)
            and not exists (select 1 from type_policies where type_policies.task_type = lane.task_type and paused)
      ), fair as (
@@ -45,7 +47,7 @@ pub(super) const TAKE: &str = concat!(
      ), fitting as (
          select *, row_number() over (partition by task_type order by turn, id) as running from fair where turn <= quota
      ), chosen as materialized (
-         select id from fitting where running <= room
+         select id from fitting where running <= permits
      )
      update tasks
      set state = 'running', worker = $7, started_at = $8, run_lease = run_lease + 1, attempt = attempt + 1
@@ -54,17 +56,15 @@ pub(super) const TAKE: &str = concat!(
     returning_claimed!()
 );
 
-/// What runs of capped types and tenants. Counted under the lock below, so that two claims never share the same room.
-pub(super) const RUNNING: &str = "
-    select tenant, task_type, count(*) from tasks
-    where state = 'running' and (task_type = any ($1) or tenant = any ($2))
-    group by tenant, task_type";
+/// Whether anything may have a cap.
+const HAS_CAPS: &str = "select taskforge_may_have_caps()";
 
-/// One claim at a time while there are caps: what one takes, the next must count.
-const LOCK_CAPS: &str = "select pg_advisory_xact_lock(hashtextextended('taskforge.caps', 0))";
+/// What is left under the caps of these types and tenants. They are locked until the transaction
+/// ends.
+const PERMITS: &str = "select task_type, tenant, permits from taskforge_permits($1, $2)";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[TAKE, RUNNING];
+pub(super) const STATEMENTS: &[&str] = &[TAKE];
 
 /// A claim in order.
 pub(super) struct Order<'a> {
@@ -87,10 +87,10 @@ pub(super) async fn run(
     outlook: &mut Outlook,
     ageing: &mut AgeingTurns,
     order: &Order<'_>,
-) -> Attempted<Vec<ClaimedTask>> {
+) -> Attempted<Claimed> {
     let aged = ageing.of_next(order.types, order.limit as usize) as u64;
     let claimed = look_and_take(connection, outlook, order, aged).await?;
-    ageing.given(order.types, claimed.len());
+    ageing.given(order.types, claimed.tasks.len());
     Ok(claimed)
 }
 
@@ -99,14 +99,14 @@ async fn look_and_take(
     outlook: &mut Outlook,
     order: &Order<'_>,
     aged: u64,
-) -> Attempted<Vec<ClaimedTask>> {
+) -> Attempted<Claimed> {
     if order.limit == 0 || !order.types.iter().any(|name| order.serves(name)) {
-        return Ok(Vec::new());
+        return Ok(Claimed::default());
     }
     let begin = Instant::now();
     let lanes = outlook.lanes(connection, order.now).await?;
     let claimed = take_from(connection, order, lanes, aged).await?;
-    if !claimed.is_empty() {
+    if !claimed.tasks.is_empty() {
         return Ok(claimed);
     }
     match outlook.look_again(connection, begin).await? {
@@ -120,7 +120,7 @@ async fn take_from(
     order: &Order<'_>,
     lanes: Vec<(Lane, TaskId)>,
     aged: u64,
-) -> Attempted<Vec<ClaimedTask>> {
+) -> Attempted<Claimed> {
     let mut levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>> = BTreeMap::new();
     for (lane, head) in lanes {
         if order.serves(&lane.task_type) {
@@ -131,24 +131,29 @@ async fn take_from(
         }
     }
     if levels.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Claimed::default());
     }
-    let claimed = if order.policy.must_count() {
+    let asked: Vec<Lane> = levels.values().flatten().map(|(lane, _)| lane.clone()).collect();
+    let mut permits = Permits::default();
+    let tasks = if sqlx::query_scalar(HAS_CAPS).fetch_one(&mut *connection).await? {
         let mut transaction = connection.begin().await?;
-        let mut room = Room::counted(&mut transaction, order.policy).await?;
-        let claimed = take_levels(&mut transaction, order, levels, aged, &mut room).await?;
+        permits = Permits::locked(&mut transaction, &asked).await?;
+        let tasks = take_levels(&mut transaction, order, levels, aged, &mut permits).await?;
         transaction.commit().await?;
-        claimed
+        tasks
     } else {
         // Each statement of its own: a claim is not all or nothing, and fewer round trips are quicker.
-        let mut room = Room::unlimited(order.policy);
-        take_levels(connection, order, levels, aged, &mut room).await?
+        take_levels(connection, order, levels, aged, &mut permits).await?
     };
     // Others may have taken what waited; or nothing is for this worker any more.
-    if claimed.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
+    if tasks.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
         return Err(StoreError::Lapsed.into());
     }
-    Ok(claimed)
+    Ok(Claimed {
+        tasks,
+        over_cap: Vec::new(),
+        at_cap: asked.iter().any(|lane| !permits.has(lane)),
+    })
 }
 
 async fn take_levels(
@@ -156,14 +161,14 @@ async fn take_levels(
     order: &Order<'_>,
     levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
     aged: u64,
-    room: &mut Room<'_>,
+    permits: &mut Permits,
 ) -> Attempted<Vec<ClaimedTask>> {
     let mut overdue = Vec::new();
     if aged > 0
-        && let Some((priority, lanes)) = overdue_level(&levels, order.now, room)
+        && let Some((priority, lanes)) = overdue_level(&levels, order.now, permits)
     {
         let level = Level::new(lanes.clone(), order.policy);
-        overdue = level.take(connection, order, priority, aged, room).await?;
+        overdue = level.take(connection, order, priority, aged, permits).await?;
     }
     let mut claimed = Vec::new();
     for (Reverse(priority), lanes) in levels {
@@ -173,10 +178,10 @@ async fn take_levels(
             break;
         }
         let level = Level::new(lanes, order.policy);
-        match level.take(connection, order, priority, left, room).await {
+        match level.take(connection, order, priority, left, permits).await {
             Ok(tasks) => claimed.extend(tasks),
             // What was taken without a transaction is taken; the caller must get it.
-            Err(fault) if taken > 0 && !order.policy.must_count() => {
+            Err(fault) if taken > 0 && permits.is_unlimited() => {
                 tracing::warn!(error = %fault, "a claim was cut short");
                 break;
             }
@@ -191,11 +196,10 @@ async fn take_levels(
 fn overdue_level<'a>(
     levels: &'a BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
     now: Timestamp,
-    room: &Room<'_>,
+    permits: &Permits,
 ) -> Option<(Priority, &'a Vec<(Lane, TaskId)>)> {
-    let fits = |lane: &Lane| room.of_type(&lane.task_type) > 0 && room.of_tenant(&lane.tenant) > 0;
     let oldest = |lanes: &[(Lane, TaskId)]| {
-        let open = lanes.iter().filter(|(lane, _)| fits(lane));
+        let open = lanes.iter().filter(|(lane, _)| permits.has(lane));
         open.map(|(_, head)| *head).min()
     };
     let (head, Reverse(priority), lanes) = levels
@@ -207,55 +211,55 @@ fn overdue_level<'a>(
     (!is_first && is_overdue(head, now)).then_some((priority, lanes))
 }
 
-/// How much more may run under each cap.
-struct Room<'a> {
-    policy: &'a QueuePolicy,
+/// What is left under caps. What has none is not in it.
+#[derive(Default)]
+struct Permits {
     types: HashMap<TaskType, u64>,
     tenants: HashMap<TenantId, u64>,
 }
 
-impl<'a> Room<'a> {
-    fn unlimited(policy: &'a QueuePolicy) -> Self {
-        Self {
-            policy,
-            types: HashMap::new(),
-            tenants: HashMap::new(),
+impl Permits {
+    /// Counts them for these lanes, and locks their caps until the end of the transaction.
+    async fn locked(connection: &mut PgConnection, lanes: &[Lane]) -> Attempted<Self> {
+        let types: BTreeSet<_> = lanes.iter().map(|lane| lane.task_type.as_str()).collect();
+        let tenants: BTreeSet<_> = lanes.iter().map(|lane| lane.tenant.as_str()).collect();
+        let query = sqlx::query(PERMITS)
+            .bind(types.into_iter().collect::<Vec<_>>())
+            .bind(tenants.into_iter().collect::<Vec<_>>());
+        let mut permits = Self::default();
+        for row in query.fetch_all(connection).await? {
+            let left = row.try_get::<i64, _>(2)?.unsigned_abs();
+            match row.try_get::<Option<&str>, _>(0)? {
+                Some(_) => permits.types.insert(row::word(&row, 0)?, left).map(drop),
+                None => permits.tenants.insert(row::word(&row, 1)?, left).map(drop),
+            };
         }
+        Ok(permits)
     }
 
-    /// Locks the caps until the end of the transaction.
-    async fn counted(connection: &mut PgConnection, policy: &'a QueuePolicy) -> Attempted<Self> {
-        sqlx::query(LOCK_CAPS).execute(&mut *connection).await?;
-        let query = sqlx::query(RUNNING)
-            .bind(policy.capped_types().map(TaskType::as_str).collect::<Vec<_>>())
-            .bind(policy.capped_tenants().map(TenantId::as_str).collect::<Vec<_>>());
-        let mut room = Self::unlimited(policy);
-        for row in query.fetch_all(connection).await? {
-            let running = row.try_get::<i64, _>(2)?.unsigned_abs();
-            *room.tenants.entry(row::word(&row, 0)?).or_default() += running;
-            *room.types.entry(row::word(&row, 1)?).or_default() += running;
-        }
-        Ok(room)
+    fn is_unlimited(&self) -> bool {
+        self.types.is_empty() && self.tenants.is_empty()
     }
 
     fn of_type(&self, name: &TaskType) -> u64 {
-        left(self.policy.type_cap(name), self.types.get(name))
+        self.types.get(name).copied().unwrap_or(u64::MAX)
     }
 
     fn of_tenant(&self, name: &TenantId) -> u64 {
-        left(self.policy.tenant_cap(name), self.tenants.get(name))
+        self.tenants.get(name).copied().unwrap_or(u64::MAX)
     }
 
-    fn fill(&mut self, task: &ClaimedTask) {
-        *self.types.entry(task.task_type.clone()).or_default() += 1;
-        *self.tenants.entry(task.tenant.clone()).or_default() += 1;
+    fn has(&self, lane: &Lane) -> bool {
+        self.of_type(&lane.task_type) > 0 && self.of_tenant(&lane.tenant) > 0
     }
-}
 
-fn left(cap: Option<u32>, running: Option<&u64>) -> u64 {
-    cap.map_or(u64::MAX, |cap| {
-        u64::from(cap).saturating_sub(running.copied().unwrap_or(0))
-    })
+    fn take(&mut self, task: &ClaimedTask) {
+        let of_type = self.types.get_mut(&task.task_type);
+        let of_tenant = self.tenants.get_mut(&task.tenant);
+        for left in of_type.into_iter().chain(of_tenant) {
+            *left = left.saturating_sub(1);
+        }
+    }
 }
 
 /// The tenants that wait in one priority.
@@ -306,24 +310,24 @@ impl Level {
         order: &Order<'_>,
         priority: Priority,
         mut left: u64,
-        room: &mut Room<'_>,
+        permits: &mut Permits,
     ) -> Attempted<Vec<ClaimedTask>> {
         let mut taken: Vec<(f64, ClaimedTask)> = Vec::new();
         while left > 0 {
             for waiting in self.tenants.values_mut() {
-                waiting.types.retain(|(name, _)| room.of_type(name) > 0);
+                waiting.types.retain(|(name, _)| permits.of_type(name) > 0);
             }
             self.tenants
-                .retain(|tenant, waiting| !waiting.types.is_empty() && room.of_tenant(tenant) > 0);
-            self.share_out(left, room);
-            let got = self.round(connection, order, priority, room).await?;
+                .retain(|tenant, waiting| !waiting.types.is_empty() && permits.of_tenant(tenant) > 0);
+            self.share_out(left, permits);
+            let got = self.round(connection, order, priority, permits).await?;
             if got.is_empty() {
                 break;
             }
             left = left.saturating_sub(got.len() as u64);
             let mut given: HashMap<TenantId, u64> = HashMap::new();
             for task in got {
-                room.fill(&task);
+                permits.take(&task);
                 let number = given.entry(task.tenant.clone()).or_default();
                 *number += 1;
                 if let Some(waiting) = self.tenants.get(&task.tenant) {
@@ -337,7 +341,7 @@ impl Level {
                 let is_capped = waiting
                     .types
                     .iter()
-                    .any(|(name, _)| order.policy.type_cap(name).is_some());
+                    .any(|(name, _)| permits.types.contains_key(name));
                 number > 0 && (number == waiting.quota || is_capped)
             });
         }
@@ -350,16 +354,20 @@ impl Level {
     }
 
     /// Deals out `left` turns, as if every tenant had tasks without end.
-    fn share_out(&mut self, left: u64, room: &Room<'_>) {
-        let rooms: Vec<_> = self.tenants.keys().map(|tenant| room.of_tenant(tenant)).collect();
-        let mut waiting: Vec<_> = self.tenants.values_mut().zip(rooms).collect();
+    fn share_out(&mut self, left: u64, permits: &Permits) {
+        let most: Vec<_> = self
+            .tenants
+            .keys()
+            .map(|tenant| permits.of_tenant(tenant))
+            .collect();
+        let mut waiting: Vec<_> = self.tenants.values_mut().zip(most).collect();
         for (waiting, _) in &mut waiting {
             waiting.quota = 0;
         }
         for _ in 0..left {
             let next = waiting
                 .iter_mut()
-                .filter(|(waiting, room)| waiting.quota < *room)
+                .filter(|(waiting, most)| waiting.quota < *most)
                 .min_by(|(one, _), (other, _)| {
                     turn(one.given + one.quota + 1, one.weight)
                         .partial_cmp(&turn(other.given + other.quota + 1, other.weight))
@@ -379,17 +387,17 @@ impl Level {
         connection: &mut PgConnection,
         order: &Order<'_>,
         priority: Priority,
-        room: &Room<'_>,
+        permits: &Permits,
     ) -> Attempted<Vec<ClaimedTask>> {
         let (mut tenants, mut types, mut heads) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut quotas, mut rooms) = (Vec::new(), Vec::new());
+        let (mut quotas, mut left) = (Vec::new(), Vec::new());
         for (tenant, waiting) in self.tenants.iter().filter(|(_, waiting)| waiting.quota > 0) {
             for (name, head) in &waiting.types {
                 heads.push(*head.as_uuid());
                 tenants.push(tenant.as_str());
                 types.push(name.as_str());
                 quotas.push(i64::try_from(waiting.quota).unwrap_or(i64::MAX));
-                rooms.push(i64::try_from(room.of_type(name)).unwrap_or(i64::MAX));
+                left.push(i64::try_from(permits.of_type(name)).unwrap_or(i64::MAX));
             }
         }
         if tenants.is_empty() {
@@ -399,7 +407,7 @@ impl Level {
             .bind(tenants)
             .bind(types)
             .bind(quotas)
-            .bind(rooms)
+            .bind(left)
             .bind(heads)
             .bind(i16::from(priority.get()))
             .bind(order.worker.as_uuid())

@@ -47,11 +47,12 @@ pub(super) fn text(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// The first and the last of ids that are in order: a range that lets the database skip the partitions beside it.
-pub(super) fn range(sorted: &[Uuid]) -> (Uuid, Uuid) {
+/// The least and the greatest of these ids: a range that lets the database skip the partitions
+/// beside it.
+pub(super) fn range(ids: &[Uuid]) -> (Uuid, Uuid) {
     (
-        sorted.first().copied().unwrap_or_default(),
-        sorted.last().copied().unwrap_or_default(),
+        ids.iter().min().copied().unwrap_or_default(),
+        ids.iter().max().copied().unwrap_or_default(),
     )
 }
 

@@ -52,7 +52,8 @@ fn ids(tasks: &[NewTask]) -> Vec<TaskId> {
 
 async fn claim(store: &PostgresStore, worker: WorkerId, by: ClaimBy<'_>) -> Vec<ClaimedTask> {
     let now = Timestamp::now();
-    store.claim(ClaimRequest { worker, by, now }).await.unwrap()
+    let claimed = store.claim(ClaimRequest { worker, by, now }).await;
+    claimed.unwrap().tasks
 }
 
 async fn claim_order(

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::{PgConnection, Row as _};
-use taskforge_domain::{Clock, RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId};
+use taskforge_domain::{Clock, RunLease, TaskId, Timestamp, WorkerId};
 
 use super::{
     clock::{self, Asked},
@@ -11,7 +11,7 @@ use super::{
     param::{millis, text, time},
     row, sweep,
 };
-use crate::{LanedTask, LapsedTask, LeaseConnection, StoreResult, WorkerRecord};
+use crate::{LapsedTask, LeaseConnection, StoreResult, WorkerRecord};
 
 /// A repeat leaves the first as it is.
 const REGISTER: &str = "
@@ -46,12 +46,8 @@ const HELD: &str = concat!(
     " from tasks where state = 'running' and worker = $1"
 );
 
-const RUNNING: &str = "
-    select id, tenant, task_type, priority from tasks
-    where state = 'running' and (task_type = any ($1) or tenant = any ($2))";
-
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[LOST_LEASES, HELD, RUNNING];
+pub(super) const STATEMENTS: &[&str] = &[LOST_LEASES, HELD];
 
 /// A hundred years: far enough, and no sum with a time leaves the column's range.
 const LONGEST_LEASE_MS: i64 = 100 * 365 * 24 * 3600 * 1000;
@@ -163,17 +159,4 @@ pub(super) async fn held(connection: &mut PgConnection, worker: WorkerId) -> Att
         .fetch_all(connection)
         .await?;
     rows.iter().map(sweep::read_lapsed).collect()
-}
-
-pub(super) async fn running(
-    connection: &mut PgConnection,
-    types: &[TaskType],
-    tenants: &[TenantId],
-) -> Attempted<Vec<LanedTask>> {
-    let rows = sqlx::query(RUNNING)
-        .bind(types.iter().map(TaskType::as_str).collect::<Vec<_>>())
-        .bind(tenants.iter().map(TenantId::as_str).collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(row::laned).collect()
 }

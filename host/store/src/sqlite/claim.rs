@@ -17,10 +17,11 @@ use taskforge_domain::{
 use uuid::Uuid;
 
 use super::{
+    caps::Permits,
     order::{Ageing, Order},
     param::{RowText, arrays, rounded, task_id, time, worker_id},
 };
-use crate::{ClaimBy, ClaimRequest, StoreError, StoreResult};
+use crate::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 
 /// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the largest value that SQLite makes.
 ///
@@ -110,8 +111,12 @@ impl Found {
 pub(super) async fn run(
     connection: &mut SqliteConnection,
     ops: &[&ClaimOp],
-) -> StoreResult<Vec<StoreResult<Vec<ClaimedTask>>>> {
-    let mut answers: Vec<Vec<ClaimedTask>> = ops.iter().map(|_| Vec::new()).collect();
+) -> StoreResult<Vec<StoreResult<Claimed>>> {
+    let mut answers: Vec<_> = ops.iter().map(|_| Claimed::default()).collect();
+    if ops.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut permits = Permits::count(connection).await?;
     let by_ids = ops
         .iter()
         .copied()
@@ -120,19 +125,20 @@ pub(super) async fn run(
             Which::Ids(ids) => Some((n, op, ids.as_slice())),
             Which::Order(_) => None,
         });
-    lease(connection, by_ids.collect(), &mut answers).await?;
+    lease(connection, by_ids.collect(), Some(&mut permits), &mut answers).await?;
     for (n, op) in ops.iter().copied().enumerate() {
         // One after the other: each sees what the one before left, and counts what it took.
         if let Which::Order(order) = &op.which {
-            let ids = order.pick(connection, op.now).await?;
-            lease(connection, vec![(n, op, &ids)], &mut answers).await?;
-            order.given(answers[n].len());
+            let (ids, at_cap) = order.pick(connection, op.now, &mut permits).await?;
+            lease(connection, vec![(n, op, &ids)], None, &mut answers).await?;
+            order.given(answers[n].tasks.len());
+            answers[n].at_cap = at_cap;
         }
     }
     let mut claimed = Vec::with_capacity(ops.len());
-    for (op, tasks) in ops.iter().zip(answers) {
+    for (op, answer) in ops.iter().zip(answers) {
         // Rare: what waits is taken, or was cancelled, or the worker gets nothing any more.
-        let is_lapsed = tasks.is_empty()
+        let is_lapsed = answer.tasks.is_empty()
             && sqlx::query_scalar(IS_LAPSED)
                 .bind(worker_id(op.worker))
                 .fetch_one(&mut *connection)
@@ -140,17 +146,20 @@ pub(super) async fn run(
         claimed.push(if is_lapsed {
             Err(StoreError::Lapsed)
         } else {
-            Ok(tasks)
+            Ok(answer)
         });
     }
     Ok(claimed)
 }
 
-/// Leases tasks to ops, each to the op and in the order in which it is wanted. `wanted` has the places of ops among the answers.
+/// Leases tasks to ops, each to the op and in the order in which it is wanted, which is also the
+/// order in which they get permits, if those are to be taken here. `wanted` has the places of ops
+/// among the answers.
 async fn lease(
     connection: &mut SqliteConnection,
     wanted: Vec<(usize, &ClaimOp, &[TaskId])>,
-    answers: &mut [Vec<ClaimedTask>],
+    mut permits: Option<&mut Permits>,
+    answers: &mut [Claimed],
 ) -> StoreResult<()> {
     // Where a task goes: to which op, and its place there. Of two claims for one task the first gets it.
     let mut places: HashMap<TaskId, (usize, usize, &ClaimOp)> = HashMap::new();
@@ -169,19 +178,32 @@ async fn lease(
                 .bind(array)
                 .fetch_one(&mut *connection)
                 .await?;
-            let found = Found::read(&found)?.into_iter().filter_map(|found| {
-                let (_, _, op) = places.get(&found.id())?;
-                Some((found, *op))
-            });
-            for task in take(connection, found.collect()).await? {
+            let mut allowed = Vec::new();
+            for found in Found::read(&found)? {
+                let Some((n, _, op)) = places.get(&found.id()) else {
+                    continue;
+                };
+                if permits
+                    .as_mut()
+                    .is_none_or(|permits| permits.take(&found.1, &found.2))
+                {
+                    allowed.push((found, *op));
+                } else {
+                    answers[*n].over_cap.push(found.id());
+                    answers[*n].at_cap = true;
+                }
+            }
+            for task in take(connection, allowed).await? {
                 if let Some((n, ..)) = places.get(&task.id) {
-                    answers[*n].push(task);
+                    answers[*n].tasks.push(task);
                 }
             }
         }
     }
     for (n, ..) in wanted {
-        answers[n].sort_by_key(|task| places.get(&task.id).map(|(_, place, _)| *place));
+        answers[n]
+            .tasks
+            .sort_by_key(|task| places.get(&task.id).map(|(_, place, _)| *place));
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Many writes, one transaction.
 
 use sqlx::{Connection, SqliteConnection};
-use taskforge_domain::ClaimedTask;
 
 use super::{
     claim::{self, ClaimOp},
@@ -9,7 +8,7 @@ use super::{
     enqueue::{self, EnqueueRow},
     progress::{self, ProgressRow},
 };
-use crate::{Commit, StoreResult};
+use crate::{Claimed, Commit, StoreResult};
 
 /// A write that shares its commit with others.
 pub(super) enum Write {
@@ -26,7 +25,7 @@ pub(super) enum Written {
     /// For an enqueue, for progress and for a trial.
     Done,
     Ended(Commit),
-    Claimed(StoreResult<Vec<ClaimedTask>>),
+    Claimed(StoreResult<Claimed>),
 }
 
 impl Written {
@@ -37,10 +36,10 @@ impl Written {
         }
     }
 
-    pub(super) fn claimed(self) -> StoreResult<Vec<ClaimedTask>> {
+    pub(super) fn claimed(self) -> StoreResult<Claimed> {
         match self {
-            Self::Claimed(tasks) => tasks,
-            _ => Ok(Vec::new()),
+            Self::Claimed(claimed) => claimed,
+            _ => Ok(Claimed::default()),
         }
     }
 }
@@ -77,11 +76,11 @@ pub(super) async fn flush(connection: &mut SqliteConnection, writes: &[Write]) -
     {
         written[place] = Written::Ended(commit);
     }
-    for (place, tasks) in claim_places
+    for (place, claimed) in claim_places
         .into_iter()
         .zip(claim::run(&mut transaction, &claims).await?)
     {
-        written[place] = Written::Claimed(tasks);
+        written[place] = Written::Claimed(claimed);
     }
     if is_trial {
         trial(&mut transaction).await?;

@@ -1,10 +1,10 @@
 //! Where tasks wait and run.
 
 use sqlx::{SqliteExecutor, SqlitePool, sqlite::SqliteRow};
-use taskforge_domain::{Lane, TaskId, TaskType, TenantId, WorkerId};
+use taskforge_domain::{Lane, TaskId, WorkerId};
 
 use super::{
-    param::{task_id, word_array, worker_id},
+    param::{task_id, worker_id},
     row,
     sweep::read_lapsed,
 };
@@ -36,12 +36,6 @@ const PENDING: &str = "
         where state = 'pending' and tenant = ?1 and task_type = ?2 and priority = ?3 and id > ?4
         order by id limit ?5)";
 
-/// There are as many running tasks as there are slots in the fleet.
-const RUNNING: &str = "
-    select id, tenant, task_type, priority from tasks indexed by tasks_running
-    where state = 'running'
-      and (task_type in (select value from json_each(?1)) or tenant in (select value from json_each(?2)))";
-
 const HELD: &str = "
     select id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
            tenant, task_type, priority, lapses
@@ -49,7 +43,7 @@ const HELD: &str = "
     where state = 'running' and worker = ?1";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING, RUNNING, HELD];
+pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING, HELD];
 
 pub(super) async fn lanes<'e>(executor: impl SqliteExecutor<'e>, limit: u32) -> StoreResult<Vec<Lane>> {
     let heads = heads(executor, limit).await?;
@@ -78,19 +72,6 @@ pub(super) async fn pending(
         .fetch_one(readers)
         .await?;
     row::ids(&ids)
-}
-
-pub(super) async fn running(
-    readers: &SqlitePool,
-    types: &[TaskType],
-    tenants: &[TenantId],
-) -> StoreResult<Vec<LanedTask>> {
-    let rows = sqlx::query(RUNNING)
-        .bind(word_array(types.iter().map(TaskType::as_str)))
-        .bind(word_array(tenants.iter().map(TenantId::as_str)))
-        .fetch_all(readers)
-        .await?;
-    rows.iter().map(read_laned).collect()
 }
 
 pub(super) async fn held(readers: &SqlitePool, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {

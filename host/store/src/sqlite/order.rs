@@ -9,7 +9,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,9 +20,9 @@ use taskforge_domain::{
 use uuid::Uuid;
 
 use super::{
+    caps::Permits,
     lanes::heads,
     param::{RowText, arrays},
-    row,
 };
 use crate::{StoreError, StoreResult};
 
@@ -36,12 +36,8 @@ const HEADS: &str = "
             order by id limit ?2))))
     from jsonb_each(?1) as asked";
 
-/// There are as many running tasks as there are slots in the fleet.
-const RUNNING: &str = "
-    select tenant, task_type, count(*) from tasks indexed by tasks_running where state = 'running' group by tenant, task_type";
-
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[HEADS, RUNNING];
+pub(super) const STATEMENTS: &[&str] = &[HEADS];
 
 /// The most lanes that one claim looks at. So many types and tenants wait in no embedded store.
 const LANES: u32 = 100_000;
@@ -96,17 +92,19 @@ impl Order {
         }
     }
 
-    /// The tasks to take, in order. What is picked is pending in the caller's transaction.
+    /// The tasks to take, in order, and whether a cap keeps others waiting. What is picked is
+    /// pending in the caller's transaction, and its permits are taken.
     pub(super) async fn pick(
         &self,
         connection: &mut SqliteConnection,
         now: Timestamp,
-    ) -> StoreResult<Vec<TaskId>> {
+        permits: &mut Permits,
+    ) -> StoreResult<(Vec<TaskId>, bool)> {
         let mut picked = Vec::new();
         if self.limit == 0 || self.types.is_empty() {
-            return Ok(picked);
+            return Ok((picked, false));
         }
-        let mut room = Room::new(&self.policy, connection).await?;
+        let mut asked = Vec::new();
         let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> = BTreeMap::new();
         // Of what may run.
         let mut oldest: Option<(TaskId, Reverse<Priority>)> = None;
@@ -115,7 +113,8 @@ impl Order {
             if !self.types.contains(&lane.task_type) {
                 continue;
             }
-            if room.has(&lane) && oldest.is_none_or(|(oldest, _)| id < oldest) {
+            asked.push(lane.clone());
+            if permits.has(&lane) && oldest.is_none_or(|(oldest, _)| id < oldest) {
                 oldest = Some((id, Reverse(lane.priority)));
             }
             let shares = by_priority.entry(Reverse(lane.priority)).or_default();
@@ -142,14 +141,15 @@ impl Order {
         if let Some((_, priority)) = overdue
             && let Some(shares) = by_priority.get_mut(&priority)
         {
-            aged_picks = fill(connection, shares, aged, &mut room).await?;
+            aged_picks = fill(connection, shares, aged, permits).await?;
         }
         for shares in by_priority.values_mut() {
             let left = self.limit - picked.len() - aged_picks.len();
-            picked.extend(fill(connection, shares, left, &mut room).await?);
+            picked.extend(fill(connection, shares, left, permits).await?);
         }
         picked.extend(aged_picks);
-        Ok(picked)
+        let is_at_cap = asked.iter().any(|lane| !permits.has(lane));
+        Ok((picked, is_at_cap))
     }
 
     /// A claim got so many tasks.
@@ -163,20 +163,20 @@ async fn fill(
     connection: &mut SqliteConnection,
     shares: &mut Vec<Share>,
     limit: usize,
-    room: &mut Room,
+    permits: &mut Permits,
 ) -> StoreResult<Vec<TaskId>> {
     let mut picked = Vec::new();
     // Each round fills the claim, or ends with a lane that is empty or has no room.
     while picked.len() < limit {
         shares.retain_mut(|share| {
-            share.sources.retain(|source| room.has(&source.lane));
+            share.sources.retain(|source| permits.has(&source.lane));
             !share.sources.is_empty()
         });
         if shares.is_empty() {
             break;
         }
         let left = limit - picked.len();
-        picked.extend(round(connection, shares, left, room).await?);
+        picked.extend(round(connection, shares, left, permits).await?);
     }
     Ok(picked)
 }
@@ -186,7 +186,7 @@ async fn round(
     connection: &mut SqliteConnection,
     shares: &mut [Share],
     left: usize,
-    room: &mut Room,
+    permits: &mut Permits,
 ) -> StoreResult<Vec<TaskId>> {
     let weights: usize = shares.iter().map(|share| share.weight).sum();
     let turns = left.div_ceil(weights);
@@ -217,7 +217,7 @@ async fn round(
     let mut picked = Vec::new();
     for (_, id, owner, source) in candidates {
         let source = &mut shares[owner].sources[source];
-        if picked.len() < left && room.take(&source.lane) {
+        if picked.len() < left && permits.take(&source.lane.tenant, &source.lane.task_type) {
             source.last = Some(id);
             source.taken += 1;
             picked.push(id);
@@ -265,56 +265,4 @@ async fn read_heads(
         source.taken = 0;
     }
     Ok(())
-}
-
-/// What the caps leave to be started. What has no cap is not in it.
-struct Room {
-    types: HashMap<TaskType, u32>,
-    tenants: HashMap<TenantId, u32>,
-}
-
-impl Room {
-    /// Counts what runs, if anything is capped.
-    async fn new(policy: &QueuePolicy, connection: &mut SqliteConnection) -> StoreResult<Self> {
-        let types = policy.types.keys();
-        let tenants = policy.tenants.keys();
-        let mut room = Self {
-            types: types
-                .filter_map(|name| Some((name.clone(), policy.type_cap(name)?)))
-                .collect(),
-            tenants: tenants
-                .filter_map(|name| Some((name.clone(), policy.tenant_cap(name)?)))
-                .collect(),
-        };
-        if policy.must_count() {
-            for running in sqlx::query(RUNNING).fetch_all(connection).await? {
-                let count: u32 = row::number(&running, 2)?;
-                if let Some(left) = room.tenants.get_mut(&row::word::<TenantId>(&running, 0)?) {
-                    *left = left.saturating_sub(count);
-                }
-                if let Some(left) = room.types.get_mut(&row::word::<TaskType>(&running, 1)?) {
-                    *left = left.saturating_sub(count);
-                }
-            }
-        }
-        Ok(room)
-    }
-
-    fn has(&self, lane: &Lane) -> bool {
-        self.types.get(&lane.task_type) != Some(&0) && self.tenants.get(&lane.tenant) != Some(&0)
-    }
-
-    /// Starts one more in this lane, if its caps allow.
-    fn take(&mut self, lane: &Lane) -> bool {
-        let has = self.has(lane);
-        if has {
-            if let Some(left) = self.types.get_mut(&lane.task_type) {
-                *left -= 1;
-            }
-            if let Some(left) = self.tenants.get_mut(&lane.tenant) {
-                *left -= 1;
-            }
-        }
-        has
-    }
 }

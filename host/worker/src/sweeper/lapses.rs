@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use taskforge_broker::{Broker, Hint, Signal};
+use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{Next, Timestamp, retry};
 use taskforge_store::{LapsedTask, Store, StoreError, Term, Verdict};
 
@@ -12,15 +12,12 @@ pub(super) struct Resolved {
     pub(super) moved: usize,
     /// Those whose workers have stopped too often.
     dead: Vec<Signal>,
-    /// What runs no more, and makes room under caps.
-    ended: Vec<Hint>,
 }
 
 impl Resolved {
     /// Passes on the news. A broker that is away costs latency only.
     pub(super) async fn tell(&self, broker: &dyn Broker) {
-        let (ended, dead) = tokio::join!(broker.release(&self.ended), broker.publish(&self.dead));
-        for error in [ended, dead].into_iter().filter_map(Result::err) {
+        if let Err(error) = broker.publish(&self.dead).await {
             tracing::debug!(%error, "the broker was not told");
         }
     }
@@ -42,17 +39,9 @@ pub(super) async fn resolve(
         .iter()
         .filter(|verdict| verdict.next == Next::DeadLetter && moved.contains(&verdict.id))
         .map(|verdict| Signal::Finished(verdict.id));
-    let ended = lapsed
-        .iter()
-        .filter(|task| moved.contains(&task.id))
-        .map(|task| Hint {
-            id: task.id,
-            lane: task.lane.clone(),
-        });
     Ok(Resolved {
         moved: moved.len(),
         dead: dead.collect(),
-        ended: ended.collect(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use sqlx::Connection;
-use taskforge_domain::{TypePolicy, WorkerId};
+use taskforge_domain::{TaskState, TypePolicy, WorkerId};
 
 use super::*;
 use crate::{Commit, postgres::enqueue};
@@ -60,22 +60,31 @@ async fn batches_of_several_processes_interleave() {
 async fn caps_hold_for_claims_of_several_processes() {
     let database = TestDatabase::new().await;
     let stores = [database.store().await, database.store().await];
-    stores[0].enqueue(&new_tasks(300)).await.unwrap();
-    let mut policy = QueuePolicy::default();
+    let tasks = new_tasks(400);
+    stores[0].enqueue(&tasks).await.unwrap();
     let cap = TypePolicy {
         max_running: Some(10),
         ..TypePolicy::default()
     };
-    policy.types.insert(kind(), cap);
+    stores[0].set_type_policy(&kind(), cap).await.unwrap();
     let mut running = Vec::new();
     for n in 0..8 {
-        let (store, policy) = (Arc::clone(&stores[n % 2]), policy.clone());
+        let (store, tasks) = (Arc::clone(&stores[n % 2]), ids(&tasks));
         running.push(tokio::spawn(async move {
             let worker = WorkerId::generate();
-            let mut done = 0;
+            let (mut done, mut round) = (0, n);
             while done < 30 {
-                let claimed = claim_order(&store, worker, 4, &policy).await;
-                let now = store.running(&[kind()], &[]).await.unwrap().len();
+                round += 1;
+                let claimed = if round % 2 == 0 {
+                    claim_order(&store, worker, 4, &QueuePolicy::default()).await
+                } else {
+                    let named = tasks.iter().skip(round * 7 % 400).step_by(11);
+                    let named: Vec<_> = named.copied().collect();
+                    claim(&store, worker, ClaimBy::Ids(&named)).await
+                };
+                let counts = store.counts().await.unwrap().by_type;
+                let now = counts.iter().find(|(_, state, _)| *state == TaskState::Running);
+                let now = now.map_or(0, |(.., count)| *count);
                 assert!(now <= 10, "{now} run at once");
                 store.complete(&completions(&claimed, worker)).await.unwrap();
                 done += claimed.len();

@@ -47,7 +47,7 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
         by: ClaimBy::Ids(&[task.id]),
         now,
     };
-    let claimed = store.claim(request).await.unwrap().remove(0);
+    let claimed = store.claim(request).await.unwrap().tasks.remove(0);
 
     let mut other = holding_the_lock(&folder).await;
     let began = Instant::now();

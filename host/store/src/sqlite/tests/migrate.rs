@@ -96,7 +96,7 @@ async fn a_file_of_the_first_version_opens_and_has_all_its_tasks() {
         by,
         now,
     };
-    assert_eq!(store.claim(request).await.unwrap().len(), 2);
+    assert_eq!(store.claim(request).await.unwrap().tasks.len(), 2);
     let running = TaskFilter {
         states: vec![TaskState::Running],
         ..TaskFilter::default()

@@ -29,6 +29,7 @@ async fn no_hot_statement_scans_a_table() {
     let statements = [
         enqueue::STATEMENTS,
         claim::STATEMENTS,
+        caps::STATEMENTS,
         complete::STATEMENTS,
         progress::STATEMENTS,
         sweep::STATEMENTS,

@@ -75,7 +75,7 @@ async fn claims_by_order_follow_the_rule_to_the_letter() {
             by,
             now: Timestamp::UNIX_EPOCH,
         };
-        let claimed = store.claim(request).await.unwrap();
+        let claimed = store.claim(request).await.unwrap().tasks;
         let claimed: Vec<_> = claimed.into_iter().map(|task| task.id).collect();
         assert_eq!(claimed, take_first(&mut waiting, &policy, limit as usize));
     }
