@@ -16,7 +16,7 @@ fn pattern(parameter: &str) -> Option<&'static str> {
         // Other visible characters are taken too; these travel in a path whoever writes it.
         "key" => "^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$",
         "group" => "^[0-9a-f]{16}$",
-        "id_prefix" => "^[0-9a-fA-F]{1,32}$",
+        "id_prefix" => "^-*([0-9A-Fa-f]-*){1,32}$",
         "cursor" => "^[A-Za-z0-9_-]{21}[AQgw]$",
         "wait" => r"^([0-9]{1,4}ms|([0-5]?[0-9]|60)s|[0-5]?[0-9](\.[0-9]{1,6})?|60|1m)$",
         "x-operator" => "^([!-~]([ -~]{0,98}[!-~])?)?$",

@@ -555,6 +555,24 @@ async fn the_examples_of_requests_are_accepted() {
     assert!(tried >= 17, "{tried} examples");
 }
 
+#[tokio::test]
+async fn the_pattern_of_an_id_prefix_takes_what_is_taken() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.json();
+    let parameters = document["paths"]["/tasks"]["get"]["parameters"].as_array();
+    let prefix = parameters.unwrap().iter().find(|p| p["name"] == "id_prefix");
+    let schema = jsonschema::validator_for(&prefix.unwrap()["schema"]).unwrap();
+    let (digits, more) = (
+        "0123456789abcdef0123456789ABCDEF",
+        "0123456789abcdef0123456789ABCDEF0",
+    );
+    let dashed = "-01234567-89ab-7def--0123-456789abcdef-";
+    for text in ["0", "-0", digits, dashed, "", "-", "g", "0x", more] {
+        let taken = api.get(&format!("/tasks?id_prefix={text}")).await.status == 200;
+        assert_eq!(schema.is_valid(&json!(text)), taken, "{text:?}");
+    }
+}
+
 /// Generators of clients take the document at its word; `make clients` runs two of them.
 #[tokio::test]
 async fn generators_of_clients_can_read_the_document() {
