@@ -5,12 +5,15 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use reqwest::{Url, redirect};
 
 use crate::{address, args::HealthArgs, authorities, data_folder, output};
 
-/// Prints what the process said. Succeeds if it said yes: any answer of 2xx.
+/// Prints what the process said.
+///
+/// # Errors
+/// When it did not say yes, which is any answer of 2xx, or said nothing.
 pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     let url = url(&args)?;
     let http = reqwest::Client::builder()
@@ -38,13 +41,10 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     if status.is_success() {
         return Ok(ExitCode::SUCCESS);
     }
-    output::error(&match location {
-        Some(to) if status.is_redirection() => {
-            format!("{url} answered {status}, and leads to {to}: ask that")
-        }
-        _ => format!("{url} answered {status}"),
-    });
-    Ok(ExitCode::FAILURE)
+    match location {
+        Some(to) if status.is_redirection() => bail!("{url} answered {status}, and leads to {to}: ask that"),
+        _ => bail!("{url} answered {status}"),
+    }
 }
 
 /// The URL that was named, or the readiness of whatever was told to listen with the same variables as this command was. The admin address
@@ -170,19 +170,22 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_yes_is_a_success() {
-        // Exit codes cannot be compared, but shown.
-        let code = async |answer| format!("{:?}", asked(answering(answer).await).await.unwrap());
-        let (yes, no) = (
-            format!("{:?}", ExitCode::SUCCESS),
-            format!("{:?}", ExitCode::FAILURE),
-        );
-        assert_eq!(code("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await, yes);
-        assert_eq!(
-            code("HTTP/1.1 503 Not Now\r\ncontent-length: 2\r\n\r\n{}").await,
-            no
-        );
+        let said = async |answer| {
+            let address = answering(answer).await;
+            let code = asked(address).await;
+            // Exit codes cannot be compared, but shown.
+            let said = code.map_or_else(|no| no.to_string(), |code| format!("{code:?}"));
+            said.replace(&format!("http://{address}/"), "")
+        };
+        let yes = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(said(yes).await, format!("{:?}", ExitCode::SUCCESS));
+        let no = "HTTP/1.1 503 Not Now\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(said(no).await, "readyz answered 503 Service Unavailable");
         let elsewhere = "HTTP/1.1 307 Elsewhere\r\nlocation: /docs/\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(code(elsewhere).await, no);
+        assert_eq!(
+            said(elsewhere).await,
+            "readyz answered 307 Temporary Redirect, and leads to /docs/: ask that"
+        );
     }
 
     #[tokio::test]

@@ -70,8 +70,13 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&args.server)?;
     let task = client.post("tasks", Some(&Json::from_value(&body)?)).await?;
     if args.wait {
-        let task = poll(&client, task_id(&task)?, None).await?;
-        return show_ended(&task, json);
+        let id = task_id(&task)?;
+        let ended = poll(&client, id, None).await;
+        // Whoever submits it again has it twice.
+        let ended = ended.with_context(|| {
+            format!("task {id} is submitted, and `taskforge task wait {id}` waits for it again")
+        })?;
+        return show_ended(&ended, json);
     }
     if json {
         output::json(&task)?;

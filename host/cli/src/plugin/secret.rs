@@ -3,6 +3,7 @@
 use std::io::Read as _;
 
 use anyhow::Context as _;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use taskforge_domain::Json;
 
@@ -77,15 +78,35 @@ fn value(args: &SecretSetArgs) -> anyhow::Result<String> {
         return std::env::var(variable).with_context(|| format!("--from-env {variable}"));
     }
     if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        output::on_stderr(
-            "The value, which is not shown, ended with Enter (several lines come from a file: < FILE):",
-        );
-        let typed = console::Term::stderr().read_secure_line();
-        return typed.context("the value cannot be read");
+        return typed().context("the value cannot be read");
     }
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);
     read.context("standard input cannot be read")?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+    Ok(without_line_end(&text).to_owned())
+}
+
+/// Asks who sits at the terminal. What is typed is not shown from before the question on, so that
+/// an answer may come as soon as the question is there.
+fn typed() -> std::io::Result<String> {
+    let terminal = std::io::stdin();
+    let echoing = tcgetattr(&terminal)?;
+    let mut silent = echoing.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&terminal, OptionalActions::Now, &silent)?;
+    output::on_stderr(
+        "The value, which is not shown, ended with Enter (several lines come from a file: < FILE):",
+    );
+    let mut line = String::new();
+    let read = terminal.read_line(&mut line);
+    tcsetattr(&terminal, OptionalActions::Now, &echoing)?;
+    // Enter was not shown either.
+    output::on_stderr("");
+    read?;
+    Ok(without_line_end(&line).to_owned())
+}
+
+fn without_line_end(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').unwrap_or(line)
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::view::{rollout_pairs, show_review};
 use crate::{
+    answer::Answer,
     args::{AdviseArgs, PluginNameArgs, PluginServerArgs, ShowArgs},
     client::{Client, escaped},
     output::{self, cell, time},
@@ -70,7 +71,7 @@ pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> 
     }
     let mut pairs = rollout_pairs(&plugin["rollout"]);
     let list = client.get(&versions, &[]).await?;
-    let all: Vec<_> = items(&list, "versions").collect();
+    let all = list.list("versions");
     let active = all.iter().position(|version| version["runs_as"] == "stable");
     // Newest first: what stands before the active one was pushed after it.
     let newer = all.iter().take(active.unwrap_or(all.len()));
@@ -92,17 +93,18 @@ pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> 
 }
 
 /// What a version is, what it may reach, and who signed it.
-fn show_version(version: &Value) {
+fn show_version(version: &Answer) {
     output::line("");
     output::pairs(&described(version));
     output::line("");
-    show_signature(&version["signature"]);
+    show_signature(&version.member("signature"));
     show_review(version);
 }
 
-fn described(of: &Value) -> Vec<(&'static str, String)> {
+fn described(of: &Answer) -> Vec<(&'static str, String)> {
     let words = ["owner", "summary", "digest", "shape"].map(|field| (field, cell(&of[field])));
-    let trees = ["limits", "grants", "config", "input_schema"].map(|field| (field, indented(&of[field])));
+    let trees =
+        ["limits", "grants", "config", "input_schema"].map(|field| (field, indented(&of.member(field))));
     let mut pairs: Vec<_> = words.into_iter().chain(trees).collect();
     pairs.retain(|(_, value)| value != "-");
     pairs
@@ -217,7 +219,7 @@ pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()
 }
 
 /// Who signed a version, and what they allow it.
-fn show_signature(signature: &Value) {
+fn show_signature(signature: &Answer) {
     if signature.is_null() {
         return;
     }
@@ -230,7 +232,7 @@ fn show_signature(signature: &Value) {
     output::pairs(&[
         ("signed by", by),
         ("problem", cell(&signature["problem"])),
-        ("signed", indented(&signature["statement"])),
+        ("signed", indented(&signature.member("statement"))),
     ]);
     output::line("");
 }
@@ -239,9 +241,30 @@ fn items<'a>(list: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     list[field].as_array().into_iter().flatten()
 }
 
-fn indented(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        value => format!("{value:#}"),
+/// JSON as it was written: a number may have more digits than the tree keeps.
+fn indented(json: &Answer) -> String {
+    if json.is_null() {
+        return "-".to_owned();
+    }
+    output::indented(json.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_settings_and_schemas_stay_as_they_were_written() {
+        let text = r#"{"summary":"s","config":{"key":12345678901234567890123},
+            "input_schema":{"maximum":1e400,"multipleOf":1.10},"grants":null}"#;
+        let pairs = described(&Answer::parse(text.to_owned()).unwrap());
+        let value = |name: &str| {
+            let pair = pairs.iter().find(|(other, _)| *other == name);
+            pair.map(|(_, value)| value.as_str())
+        };
+        assert_eq!(value("config"), Some("{\n  \"key\": 12345678901234567890123\n}"));
+        let schema = "{\n  \"maximum\": 1e400,\n  \"multipleOf\": 1.10\n}";
+        assert_eq!(value("input_schema"), Some(schema));
+        assert_eq!(value("grants"), None);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
+use http::Response;
 use serde_json::{Value, json};
-use taskforge_testing::guests;
+use taskforge_testing::{guests, web};
 
 use crate::server::{Server, component, done, json, run, said, taskforge};
 
@@ -207,6 +208,66 @@ async fn the_beginning_of_an_id_is_enough_where_it_is_the_only_one() {
         "{}",
         said(&none)
     );
+}
+
+/// A server that takes a task, and then cannot answer: as one that is being replaced.
+async fn leaving(id: &'static str) -> web::Server {
+    web::Server::answering(move |request| {
+        let (status, answer) = match (request.method().as_str(), request.uri().path()) {
+            ("POST", "/tasks") => (201, json!({"id": id, "status": "pending"})),
+            ("GET", "/elsewhere") => (307, json!({})),
+            _ => (503, json!({"title": "Not now", "status": 503})),
+        };
+        Response::builder()
+            .status(status)
+            .header("location", "/docs/")
+            .body(answer.to_string().into())
+            .unwrap()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_end_nobody_tells_keeps_its_id() {
+    let id = "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11";
+    let server = leaving(id).await;
+    let submit = ["task", "submit", "scraper", "-i", "{}", "--wait"];
+    let run = |more: &[&str]| {
+        let mut command = taskforge();
+        command.args(submit).args(more);
+        command.env("TASKFORGE_SERVER", server.url("/")).output().unwrap()
+    };
+    let people = run(&[]);
+    assert_eq!(people.status.code(), Some(6), "{}", said(&people));
+    let again = format!("taskforge task wait {id}");
+    assert!(said(&people).contains(&again), "{}", said(&people));
+    let programs = run(&["--json"]);
+    assert_eq!(programs.status.code(), Some(6), "{}", said(&programs));
+    let error: Value = serde_json::from_slice(&programs.stderr).unwrap();
+    assert!(
+        error["error"]["message"].as_str().unwrap().contains(&again),
+        "{error}"
+    );
+    assert_eq!(error["error"]["kind"], "unreachable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_not_ready_is_an_error_for_programs_too() {
+    let server = leaving("").await;
+    for (path, status) in [("/readyz", "503"), ("/elsewhere", "307")] {
+        let output = taskforge()
+            .args(["health", "--json", &server.url(path)])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error = &error["error"];
+        assert_eq!(
+            (&error["kind"], &error["exit_code"]),
+            (&json!("failed"), &json!(1))
+        );
+        assert!(error["message"].as_str().unwrap().contains(status), "{error}");
+    }
 }
 
 #[test]

@@ -32,8 +32,6 @@ fn on_a_terminal(server: &Server, line: &str, prompt: &str, typed: &str) -> Stri
         seen.push(byte[0]);
         if !is_typed && seen.ends_with(prompt.as_bytes()) {
             is_typed = true;
-            // The prompt comes before the echo is off.
-            std::thread::sleep(std::time::Duration::from_millis(500));
             input.write_all(typed.as_bytes()).unwrap();
         }
     }
