@@ -15,7 +15,7 @@ both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
     who_waits_hears_of_a_lane_that_comes_back(100);
-    a_lane_that_is_aside_may_be_short(2);
+    a_lane_that_is_aside_may_be_short(4);
 }
 
 async fn tenants_take_turns_by_weight(broker: Dyn) {
@@ -56,19 +56,20 @@ async fn who_waits_hears_of_a_lane_that_comes_back(broker: Dyn) {
     broker.push(&pushed).await.unwrap();
     let popped = take(&*broker, &["t"], 10).await;
     broker.set_aside(&popped).await.unwrap();
-    assert_eq!(soon(waiting(&broker, &["t"], 10)).await, pushed[..1]);
+    let back = soon(waiting(&broker, &["t"], 10)).await;
+    assert!(!back.is_empty() && pushed.starts_with(&back), "{back:?}");
 }
 
 async fn a_lane_that_is_aside_may_be_short(broker: Dyn) {
     // It overflows and runs dry.
-    let pushed = hints("a", "t", 3, 3);
+    let pushed = hints("a", "t", 3, 5);
     broker.push(&pushed).await.unwrap();
-    let popped = take(&*broker, &["t"], 2).await;
-    broker.set_aside(&popped[1..]).await.unwrap();
+    let popped = take(&*broker, &["t"], 4).await;
+    broker.set_aside(&popped[3..]).await.unwrap();
     let short = broker.short_lanes().await.unwrap();
-    assert_eq!((short.len(), short[0].room), (1, 1));
+    assert_eq!((short.len(), short[0].room), (1, 3));
     broker
-        .refill(&pushed[0].lane, short[0].after, &[pushed[2].id], true)
+        .refill(&pushed[0].lane, short[0].after, &[pushed[4].id], true)
         .await
         .unwrap();
     assert_eq!(broker.depth().await.unwrap(), 2);
