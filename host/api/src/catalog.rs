@@ -1,10 +1,11 @@
 //! The task types that the fleet knows, with their compiled schemas.
 //!
-//! Most are plugins. An *external* type has no component: only workers outside the fleet run it, over HTTP (`POST /task/next`). They may
-//! take tasks of plugins as well; whoever comes first runs them.
+//! Most are plugins. An *external* type has no component: only workers outside the fleet run it,
+//! over HTTP (`POST /task/next`). They may take tasks of plugins as well; whoever comes first runs
+//! them.
 //!
-//! A plugin of the registry has up to two versions that run, and whose it is: [`offer`] says which version a task will meet, and to whom a
-//! type is offered at all.
+//! A plugin of the registry has up to two versions that run, and whose it is: [`offer`] says which
+//! version a task will meet, and to whom a type is offered at all.
 
 mod offer;
 
@@ -24,7 +25,8 @@ use crate::FieldError;
 #[derive(Debug, Default)]
 pub struct Catalog {
     plugins: RwLock<Arc<Plugins>>,
-    /// Held from the look to the change, or one of two callers would undo what the other did. Readers do not wait for it.
+    /// Held from the look to the change, or one of two callers would undo what the other did.
+    /// Readers do not wait for it.
     changes: Mutex<Changes>,
 }
 
@@ -44,13 +46,15 @@ impl Catalog {
         Self::default()
     }
 
-    /// Replaces the plugins; external types stay. A schema that was already compiled is kept; the rest are compiled here, once.
+    /// Replaces the plugins; external types stay. A schema that was already compiled is kept; the
+    /// rest are compiled here, once.
     ///
-    /// A schema's references must stay within it, its patterns have no look-around and no back-references, and `format` is an
-    /// annotation, as JSON Schema says by default.
+    /// A schema's references must stay within it, its patterns have no look-around and no
+    /// back-references, and `format` is an annotation, as JSON Schema says by default.
     ///
     /// # Errors
-    /// When a schema cannot be compiled or a name is there twice. The catalogue then stays as it was.
+    /// When a schema cannot be compiled or a name is there twice. The catalogue then stays as it
+    /// was.
     pub fn set(&self, plugins: Vec<PluginInfo>) -> Result<(), CatalogError> {
         let plugins = plugins
             .into_iter()
@@ -67,11 +71,12 @@ impl Catalog {
         self.replace(types.collect(), |handler| !handler.is_external())
     }
 
-    /// Replaces the plugins by those of the registry; external types stay. What is older than what is there changes nothing. Schemas of versions
-    /// that are new here are compiled, which may take some milliseconds each.
+    /// Replaces the plugins by those of the registry; external types stay. What is older than what
+    /// is there changes nothing. Schemas of versions that are new here are compiled, which may take
+    /// some milliseconds each.
     ///
-    /// A version whose schema cannot be compiled is left out, and so is a plugin that has the name of an external type; both are logged, and
-    /// hide no other.
+    /// A version whose schema cannot be compiled is left out, and so is a plugin that has the name
+    /// of an external type; both are logged, and hide no other.
     pub fn set_registry(&self, snapshot: &RegistrySnapshot) {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if snapshot.revision < changes.revision {
@@ -123,7 +128,8 @@ impl Catalog {
         *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Plugins::new(plugins));
     }
 
-    /// The plugin that handles this type: of two versions that run, the stable one. `None` for an external type.
+    /// The plugin that handles this type: of two versions that run, the stable one. `None` for an
+    /// external type.
     #[must_use]
     pub fn get(&self, name: &TaskType) -> Option<Arc<PluginInfo>> {
         self.snapshot().get(name)?.plugin()
@@ -138,8 +144,9 @@ impl Catalog {
             .collect()
     }
 
-    /// Checks an input as the API does when a task of the default tenant is enqueued, against every version that may run it: what is wrong
-    /// with it, each fault with a pointer below `/input`. `None` when nothing has this name.
+    /// Checks an input as the API does when a task of the default tenant is enqueued, against every
+    /// version that may run it: what is wrong with it, each fault with a pointer below `/input`.
+    /// `None` when nothing has this name.
     #[must_use]
     pub fn faults(&self, name: &TaskType, input: &Json) -> Option<Vec<FieldError>> {
         let snapshot = self.snapshot();
@@ -247,7 +254,8 @@ mod tests {
         ));
     }
 
-    /// A plugin of the registry with a stable version and perhaps another on trial, each with this schema.
+    /// A plugin of the registry with a stable version and perhaps another on trial, each with this
+    /// schema.
     fn registered(name: &str, schemas: &[Value]) -> (RegisteredPlugin, Vec<PluginVersion>) {
         let version = |(index, schema): (usize, &Value)| PluginVersion {
             id: VersionId::generate(),

@@ -34,7 +34,8 @@ const FILTERS: &str = "id, task_type, error_kind, group, failed_from, failed_bef
     "newest": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "count": 4711,
     "first_failed_at": "2026-11-01T10:00:00Z", "last_failed_at": "2026-11-01T12:00:00Z"}))]
 pub(crate) struct GroupView {
-    /// The fingerprint of the error: messages that differ only in numbers, ids and quoted text have the same.
+    /// The fingerprint of the error: messages that differ only in numbers, ids and quoted text have
+    /// the same.
     #[schema(value_type = String, pattern = "^[0-9a-f]{16}$")]
     group: Fingerprint,
     /// Their type.
@@ -112,19 +113,25 @@ fn filter(params: &mut Params) -> Result<TaskFilter, Problem> {
 
 /// List dead letters.
 ///
-/// Tasks that have failed for good, with their errors: the newest first (by when they were accepted), page by page.
+/// Tasks that have failed for good, with their errors: the newest first (by when they were
+/// accepted), page by page.
 #[utoipa::path(
     get, path = "/dlq", tag = "dead letters", operation_id = "listDeadLetters",
     params(
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false, description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false, description = "Of one of these types"),
+        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
+            description = "One of these"),
+        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "Of one of these types"),
         ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
             description = "With a failure of one of these kinds"),
         ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
             description = "In one of these groups, as `GET /dlq/groups` names them"),
-        ("failed_from" = Option<String>, Query, format = DateTime, description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime, description = "Failed before this time"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most tasks on the page; 50 unless told"),
+        ("failed_from" = Option<String>, Query, format = DateTime,
+            description = "Failed at this time or later"),
+        ("failed_before" = Option<String>, Query, format = DateTime,
+            description = "Failed before this time"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "The most tasks on the page; 50 unless told"),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
     responses((status = 200, description = "A page", body = TaskList<'_>)),
@@ -147,14 +154,20 @@ pub(crate) async fn list(
 #[utoipa::path(
     get, path = "/dlq/groups", tag = "dead letters", operation_id = "groupDeadLetters",
     params(
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false, description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false, description = "Of one of these types"),
+        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
+            description = "One of these"),
+        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "Of one of these types"),
         ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
             description = "With a failure of one of these kinds"),
-        ("group" = Option<Vec<String>>, Query, style = Form, explode = false, description = "One of these groups"),
-        ("failed_from" = Option<String>, Query, format = DateTime, description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime, description = "Failed before this time"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most groups; 100 unless told"),
+        ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "One of these groups"),
+        ("failed_from" = Option<String>, Query, format = DateTime,
+            description = "Failed at this time or later"),
+        ("failed_before" = Option<String>, Query, format = DateTime,
+            description = "Failed before this time"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "The most groups; 100 unless told"),
     ),
     responses((status = 200, description = "The groups", body = GroupList)),
 )]
@@ -173,8 +186,9 @@ pub(crate) async fn groups(
 
 /// Run dead letters again.
 ///
-/// Exactly one of `ids`, `filter`, `group` and `all` says which. Their attempts are counted from zero; their history stays. At most 100,000 at
-/// once, in transactions of 1000: what was moved before an error stays moved.
+/// Exactly one of `ids`, `filter`, `group` and `all` says which. Their attempts are counted from
+/// zero; their history stays. At most 100,000 at once, in transactions of 1000: what was moved
+/// before an error stays moved.
 #[utoipa::path(
     post, path = "/dlq/requeue", tag = "dead letters", operation_id = "requeueDeadLetters",
     request_body(content = RequeueBody<'_>, content_type = "application/json", examples(
@@ -198,18 +212,26 @@ pub(crate) async fn requeue(
 
 /// Delete dead letters.
 ///
-/// With their logs, and for good. Without a filter `all=true` must say that every one is meant. At most 100,000 at once.
+/// With their logs, and for good. Without a filter `all=true` must say that every one is meant. At
+/// most 100,000 at once.
 #[utoipa::path(
     delete, path = "/dlq", tag = "dead letters", operation_id = "deleteDeadLetters",
     params(
-        ("all" = Option<bool>, Query, description = "Every one: needed if there is no filter, and not allowed together with one"),
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false, description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false, description = "Of one of these types"),
+        ("all" = Option<bool>, Query,
+            description = "Every one: needed if there is no filter, and not allowed together with \
+                one"),
+        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
+            description = "One of these"),
+        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "Of one of these types"),
         ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
             description = "With a failure of one of these kinds"),
-        ("group" = Option<Vec<String>>, Query, style = Form, explode = false, description = "In one of these groups"),
-        ("failed_from" = Option<String>, Query, format = DateTime, description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime, description = "Failed before this time"),
+        ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "In one of these groups"),
+        ("failed_from" = Option<String>, Query, format = DateTime,
+            description = "Failed at this time or later"),
+        ("failed_before" = Option<String>, Query, format = DateTime,
+            description = "Failed before this time"),
     ),
     responses((status = 200, description = "They are gone", body = Discarded)),
 )]

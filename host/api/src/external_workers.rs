@@ -20,7 +20,7 @@ use crate::{
     FieldError, Problem,
     external_workers::{
         completion::Beat,
-        lease::{Ask, Leased},
+        lease::{LeaseRequest, Leased},
         lease_token::LeaseTokens,
         report::CompleteBody,
     },
@@ -88,7 +88,8 @@ fn worker_name(raw: &str) -> Result<String, String> {
 /// Tasks for a worker.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct NextTasks<'a> {
-    /// The tasks, the most urgent first. None: nothing came up in time. Fewer than `max` does not mean that there are no more.
+    /// The tasks, the most urgent first. None: nothing came up in time. Fewer than `max` does not
+    /// mean that there are no more.
     #[schema(value_type = Vec<LeasedView<'_>>)]
     tasks: Vec<LeasedView<'a>>,
 }
@@ -166,7 +167,8 @@ pub(crate) struct Ended {
     /// The task.
     #[schema(value_type = uuid::Uuid)]
     task_id: TaskId,
-    /// `completed`, `scheduled` (it is tried again later), `failed` (a dead letter), or `cancelled` (by somebody else, before this).
+    /// `completed`, `scheduled` (it is tried again later), `failed` (a dead letter), or `cancelled`
+    /// (by somebody else, before this).
     status: TaskState,
 }
 
@@ -180,9 +182,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 /// Lease tasks to a worker outside the fleet.
 ///
-/// For handlers that cannot be WebAssembly. Each task is the worker's own for the time of the lease; `POST /task/heartbeat` renews it,
-/// `POST /complete_task` ends it. A lease that runs out is counted as a lapse and not as an attempt, and the task is given to others. Types that plugins handle may be
-/// asked for as well: whoever comes first, the fleet or this worker, gets the task.
+/// For handlers that cannot be WebAssembly. Each task is the worker's own for the time of the
+/// lease; `POST /task/heartbeat` renews it, `POST /complete_task` ends it. A lease that runs out is
+/// counted as a lapse and not as an attempt, and the task is given to others. Types that plugins
+/// handle may be asked for as well: whoever comes first, the fleet or this worker, gets the task.
 #[utoipa::path(
     post, path = "/task/next", tag = "external workers", operation_id = "nextTasks",
     request_body(content = NextTask, content_type = "application/json",
@@ -204,7 +207,7 @@ pub(crate) async fn next(
     }
     types.sort_unstable();
     types.dedup();
-    let ask = Ask {
+    let request = LeaseRequest {
         types,
         max: body.max.unwrap_or(1) as usize,
         length: body.lease.unwrap_or(DEFAULT_LEASE),
@@ -214,7 +217,7 @@ pub(crate) async fn next(
             .unwrap_or_else(|| "external".to_owned()),
     };
     let deadline = Instant::now() + body.wait.unwrap_or_default();
-    let leased = lease::take(&app, ask, deadline, &gone).await?;
+    let leased = lease::take(&app, request, deadline, &gone).await?;
     // No wait from here on: what is leased now is the client's.
     let tasks = leased
         .iter()
@@ -225,7 +228,8 @@ pub(crate) async fn next(
 
 /// Renew a lease.
 ///
-/// To be sent well before the lease is over, a third of its length apart for example. Also says whether somebody has cancelled the task.
+/// To be sent well before the lease is over, a third of its length apart for example. Also says
+/// whether somebody has cancelled the task.
 #[utoipa::path(
     post, path = "/task/heartbeat", tag = "external workers", operation_id = "heartbeat",
     request_body(content = Heartbeat, content_type = "application/json", example = json!({
@@ -254,8 +258,9 @@ pub(crate) async fn heartbeat(
 
 /// End an attempt.
 ///
-/// With an output or a failure. Committed when this answers 200; a repeat of the request changes nothing and gets the same answer. A task that was
-/// cancelled in the meantime stays cancelled, and the attempt is kept on record.
+/// With an output or a failure. Committed when this answers 200; a repeat of the request changes
+/// nothing and gets the same answer. A task that was cancelled in the meantime stays cancelled, and
+/// the attempt is kept on record.
 #[utoipa::path(
     post, path = "/complete_task", tag = "external workers", operation_id = "completeTask",
     request_body(content = CompleteBody<'_>, content_type = "application/json", examples(
@@ -266,7 +271,8 @@ pub(crate) async fn heartbeat(
     )),
     responses(
         (status = 200, description = "The attempt is on record", body = Ended),
-        (status = 409, description = "The token is wrong, or the lease is over; nothing has changed"),
+        (status = 409,
+            description = "The token is wrong, or the lease is over; nothing has changed"),
     ),
 )]
 pub(crate) async fn complete(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, Problem> {

@@ -1,8 +1,8 @@
 //! The HTTP API.
 //!
-//! Everything that reaches TaskForge over HTTP comes in here, is checked here, and is refused here if
-//! it is wrong: a task that gets past this crate has a known type, an input that matches that type's
-//! schema, and is committed before the client hears of it.
+//! Everything that reaches TaskForge over HTTP comes in here, is checked here, and is refused here
+//! if it is wrong: a task that gets past this crate has a known type, an input that matches that
+//! type's schema, and is committed before the client hears of it.
 //!
 //! Each feature has a folder with its routes, bodies and views:
 //!

@@ -32,7 +32,8 @@ pub(crate) mod pages;
         (name = "dead letters", description = "Tasks that have failed for good"),
         (name = "queues", description = "How the fleet is shared out: pauses, caps, weights"),
         (name = "external workers", description = "Handlers that are no WebAssembly, over HTTP"),
-        (name = "plugins", description = "The handlers that tasks may name: their versions, and which of them run. Whoever changes something may say in \
+        (name = "plugins",
+            description = "The handlers that tasks may name: their versions, and which of them run. Whoever changes something may say in \
             the header `x-operator` who it is, for the record"),
         (name = "operations", description = "For those who run the server"),
     ),
@@ -66,6 +67,7 @@ pub(crate) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
     }
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
+            narrow::path(path, operation);
             narrow::parameters(operation);
             if key::is_open(path) {
                 // One empty requirement: nothing is asked for.
@@ -118,7 +120,10 @@ fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
             ProblemKind::Validation,
         ]);
     }
-    if path.contains("{id}") || path.contains("{name}") {
+    if ["{id}", "{name}", "{type}"]
+        .iter()
+        .any(|name| path.contains(name))
+    {
         kinds.push(ProblemKind::NotFound);
     }
     if !key::is_open(path) {

@@ -33,7 +33,8 @@ pub(crate) async fn healthz() -> Response {
 
 /// Can the server do its work?
 ///
-/// Asks the database and the broker. It can do its work while the broker is away; `mode` and `checks.broker` say so.
+/// Asks the database and the broker. It can do its work while the broker is away; `mode` and
+/// `checks.broker` say so.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readiness",
     responses(
@@ -48,7 +49,8 @@ pub(crate) async fn readyz(State(app): State<App>) -> Response {
 /// Metrics in the Prometheus text format.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations", operation_id = "metrics",
-    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")),
+    responses((status = 200,
+        description = "The metrics", body = String, content_type = "text/plain")),
 )]
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
     app.health.scrape().await

@@ -21,7 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Problem, ProblemKind, Tenant,
-    http::{answer::json, path::PathParam, query::Params},
+    http::{answer::json, path::PathParam, query::NoQuery},
     plugins::view::{HandlerView, PluginList, PluginView},
     state::App,
 };
@@ -62,9 +62,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 pub(crate) async fn list(
     State(app): State<App>,
     Tenant(tenant): Tenant,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let queueing = app.queueing(tenant).await?;
     let plugins = app.services.catalog.snapshot();
     let plugins = plugins
@@ -79,16 +78,14 @@ pub(crate) async fn list(
 /// Which versions run, and the running one's schemas, limits, grants, imports and exports.
 #[utoipa::path(
     get, path = "/plugins/{name}", tag = "plugins", operation_id = "readPlugin",
-    params(("name" = String, Path, description = "The plugin, which is the task type", example = "fibonacci")),
     responses((status = 200, description = "The plugin", body = HandlerView<'_>)),
 )]
 pub(crate) async fn read(
     State(app): State<App>,
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let queueing = app.queueing(tenant).await?;
     let registry = &app.services.registry;
     match registry.plugin(&name).await {

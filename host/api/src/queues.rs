@@ -22,7 +22,7 @@ use crate::{
         body::JsonObject,
         fields::{flag, object, typed, whole},
         path::{By, PathParam},
-        query::Params,
+        query::NoQuery,
     },
     state::App,
     tasks::enqueue,
@@ -43,7 +43,8 @@ pub(crate) struct QueueView<'a> {
     task_type: &'a TaskType,
     /// Its tasks wait, whether the queue was paused or its plugin. Those that run go on.
     paused: bool,
-    /// The most attempts that may run at once in the whole fleet; null: as many as workers have room for.
+    /// The most attempts that may run at once in the whole fleet; null: as many as workers have
+    /// room for.
     #[schema(required)]
     max_running: Option<u32>,
     /// How many tasks there are of it. Only in the list.
@@ -51,7 +52,8 @@ pub(crate) struct QueueView<'a> {
     tasks: Option<QueueTasks>,
 }
 
-/// How many tasks of a type there are, of all tenants. Completed and cancelled ones are not counted.
+/// How many tasks of a type there are, of all tenants. Completed and cancelled ones are not
+/// counted.
 #[derive(Serialize, ToSchema, Default)]
 #[schema(example = json!({"pending": 12, "scheduled": 3, "running": 4, "failed": 1, "oldest_pending_at": "2026-01-31T08:00:00Z"}))]
 pub(crate) struct QueueTasks {
@@ -94,10 +96,12 @@ pub(crate) struct TenantView<'a> {
     /// The tenant.
     #[schema(value_type = String)]
     tenant: &'a TenantId,
-    /// Of tenants that wait in the same priority, one of weight 3 is served three times as often as one of weight 1.
+    /// Of tenants that wait in the same priority, one of weight 3 is served three times as often as
+    /// one of weight 1.
     #[schema(value_type = u32, minimum = 1, maximum = 1000)]
     weight: Weight,
-    /// The most attempts that may run at once in the whole fleet; null: as many as workers have room for.
+    /// The most attempts that may run at once in the whole fleet; null: as many as workers have
+    /// room for.
     #[schema(required)]
     max_running: Option<u32>,
 }
@@ -168,8 +172,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     get, path = "/queues", tag = "queues", operation_id = "listQueues",
     responses((status = 200, description = "Every queue and tenant", body = QueueList<'_>)),
 )]
-pub(crate) async fn list(State(app): State<App>, params: Params) -> Result<Response, Problem> {
-    params.end("none")?;
+pub(crate) async fn list(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
     let counts = counts(&app).await?;
     let set = app.services.store.policy().await?;
     let known = app.services.catalog.snapshot();
@@ -194,10 +197,11 @@ pub(crate) async fn list(State(app): State<App>, params: Params) -> Result<Respo
 /// List the tenants' shares.
 #[utoipa::path(
     get, path = "/tenants", tag = "queues", operation_id = "listTenants",
-    responses((status = 200, description = "Every tenant that has a policy, and the default one", body = TenantList<'_>)),
+    responses((status = 200,
+        description = "Every tenant that has a policy, and the default one",
+        body = TenantList<'_>)),
 )]
-pub(crate) async fn list_tenants(State(app): State<App>, params: Params) -> Result<Response, Problem> {
-    params.end("none")?;
+pub(crate) async fn list_tenants(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
     let policy = app.services.store.policy().await?;
     let default_tenant = TenantId::default();
     let tenants = tenants(&policy, &default_tenant);
@@ -237,15 +241,13 @@ fn tenant<'a>(tenant: &'a TenantId, policy: &QueuePolicy) -> TenantView<'a> {
 
 /// Set a queue's policy.
 ///
-/// Replaces the whole policy of a task type. Workers and brokers follow within a second or so. What is not paused any more runs, also if
-/// its plugin was paused.
+/// Replaces the whole policy of a task type. Workers and brokers follow within a second or so. What
+/// is not paused any more runs, also if its plugin was paused.
 #[utoipa::path(
     put, path = "/queues/{type}", tag = "queues", operation_id = "setQueue",
-    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
     request_body(content = QueueBody, content_type = "application/json", example = json!({"paused": false, "max_running": 20})),
     responses(
         (status = 200, description = "The queue", body = QueueView<'_>),
-        (status = 404, description = "There is no such type"),
     ),
 )]
 pub(crate) async fn set(
@@ -266,22 +268,19 @@ pub(crate) async fn set(
 
 /// Pause a queue.
 ///
-/// Tasks of this type wait until it is resumed; those that run go on. To pause a paused queue changes nothing. To pause a plugin does the
-/// same.
+/// Tasks of this type wait until it is resumed; those that run go on. To pause a paused queue
+/// changes nothing. To pause a plugin does the same.
 #[utoipa::path(
     post, path = "/queues/{type}/pause", tag = "queues", operation_id = "pauseQueue",
-    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
     responses(
         (status = 200, description = "The queue, paused", body = QueueView<'_>),
-        (status = 404, description = "There is no such type"),
     ),
 )]
 pub(crate) async fn pause(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     change(&app, &name, None, |policy| TypePolicy {
         paused: true,
         ..policy
@@ -291,22 +290,20 @@ pub(crate) async fn pause(
 
 /// Resume a queue.
 ///
-/// Its tasks run again, also if its plugin was paused. To resume a queue that is not paused changes nothing.
+/// Its tasks run again, also if its plugin was paused. To resume a queue that is not paused changes
+/// nothing.
 #[utoipa::path(
     post, path = "/queues/{type}/resume", tag = "queues", operation_id = "resumeQueue",
-    params(("type" = String, Path, description = "The task type", example = "fibonacci")),
     responses(
         (status = 200, description = "The queue, no longer paused", body = QueueView<'_>),
-        (status = 404, description = "There is no such type"),
     ),
 )]
 pub(crate) async fn resume(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     change(&app, &name, Some(&by), |policy| TypePolicy {
         paused: false,
         ..policy
@@ -319,7 +316,6 @@ pub(crate) async fn resume(
 /// Replaces the whole policy of a tenant. Workers and brokers follow within a second or so.
 #[utoipa::path(
     put, path = "/tenants/{tenant}", tag = "queues", operation_id = "setTenant",
-    params(("tenant" = String, Path, description = "The tenant", example = "default")),
     request_body(content = TenantBody, content_type = "application/json", example = json!({"weight": 3, "max_running": 200})),
     responses((status = 200, description = "The tenant", body = TenantView<'_>)),
 )]
@@ -338,8 +334,9 @@ pub(crate) async fn set_tenant(
     Ok(json(StatusCode::OK, &tenant(&name, &policy)))
 }
 
-/// Changes what a type's policy is now. Only within this process do changes wait for each other: of two operators who pause and cap one queue
-/// through two processes in the same moment, one may have to repeat it. Also resumes the type's plugin if somebody asks for that.
+/// Changes what a type's policy is now. Only within this process do changes wait for each other: of
+/// two operators who pause and cap one queue through two processes in the same moment, one may have
+/// to repeat it. Also resumes the type's plugin if somebody asks for that.
 async fn change(
     app: &App,
     name: &TaskType,

@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// The API as a service, for callers that bring their own server. [`crate::Server`] adds the limits
-/// of connections, headers and slow clients, which no router can keep. Must be called within a tokio
-/// runtime: it starts the writer behind the routes.
+/// of connections, headers and slow clients, which no router can keep. Must be called within a
+/// tokio runtime: it starts the writer behind the routes.
 pub fn router(services: Services, config: &ApiConfig) -> Router {
     app(App::new(services, config, CancellationToken::new()))
 }
@@ -87,8 +87,8 @@ pub(crate) fn app(app: App) -> Router {
         .with_state(app)
 }
 
-/// The time that a request may take on its client's account, beyond that of its handler: to send its
-/// body, or because it asked to wait, or pushes a component that takes long to compile.
+/// The time that a request may take on its client's account, beyond that of its handler: to send
+/// its body, or because it asked to wait, or pushes a component that takes long to compile.
 fn clients_share(config: &ApiConfig, route: &str, request: &Request) -> Duration {
     if route == plugins::PLUGINS && request.method() == Method::POST {
         return config.component_timeout + push::COMPILATION;

@@ -25,7 +25,8 @@ pub struct Services {
     pub ready: Arc<dyn Readiness>,
 }
 
-/// A condition of readiness beyond the store and the broker, which the API checks itself: plugins loaded, for example.
+/// A condition of readiness beyond the store and the broker, which the API checks itself: plugins
+/// loaded, for example.
 pub trait Readiness: Send + Sync + 'static {
     /// Whether it holds. Must not block.
     ///

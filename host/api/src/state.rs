@@ -68,13 +68,14 @@ impl App {
         Ok(Queueing { policy, tenant })
     }
 
-    /// The store's time, in the microseconds that it keeps: what is answered now equals what is read later.
+    /// The store's time, in the microseconds that it keeps: what is answered now equals what is
+    /// read later.
     pub(crate) fn now(&self) -> Timestamp {
         self.services.store.clock().now()
     }
 
-    /// Offers what the registry says now. After a change through this process, so that its client may rely on it at once; all other processes hear
-    /// of it by themselves.
+    /// Offers what the registry says now. After a change through this process, so that its client
+    /// may rely on it at once; all other processes hear of it by themselves.
     pub(crate) async fn offer(&self) {
         match self.services.registry.plugins().await {
             Ok(snapshot) => self.services.catalog.set_registry(&snapshot),

@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// Bodies from this size on are read on a thread that may block: parsing and checking 8 MiB takes tens of milliseconds, in which
-/// other requests would wait.
+/// Bodies from this size on are read on a thread that may block: parsing and checking 8 MiB takes
+/// tens of milliseconds, in which other requests would wait.
 const LARGE_BODY: usize = 32 << 10;
 const FILTERS: &str = "status, task_type, error_kind, created_from, created_before";
 
@@ -139,13 +139,18 @@ fn filter(params: &mut Params) -> Result<TaskFilter, Problem> {
     params(
         ("status" = Option<Vec<TaskState>>, Query, style = Form, explode = false,
             description = "In one of these states; repeated or between commas"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false, description = "Of one of these types"),
+        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "Of one of these types"),
         ("error_kind" = Option<Vec<taskforge_domain::FailureKind>>, Query, style = Form, explode = false,
             description = "Whose last failure is of one of these kinds"),
-        ("created_from" = Option<String>, Query, format = DateTime, description = "Created at this time or later"),
-        ("created_before" = Option<String>, Query, format = DateTime, description = "Created before this time"),
-        ("id_prefix" = Option<String>, Query, description = "Whose id begins with these hexadecimal digits"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most tasks on the page; 50 unless told"),
+        ("created_from" = Option<String>, Query, format = DateTime,
+            description = "Created at this time or later"),
+        ("created_before" = Option<String>, Query, format = DateTime,
+            description = "Created before this time"),
+        ("id_prefix" = Option<String>, Query,
+            description = "Whose id begins with these hexadecimal digits"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "The most tasks on the page; 50 unless told"),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
     responses((status = 200, description = "A page", body = TaskList<'_>)),
@@ -169,14 +174,18 @@ pub(crate) async fn list(
 #[utoipa::path(
     delete, path = "/tasks", tag = "tasks", operation_id = "pruneTasks",
     params(
-        ("first" = u32, Query, minimum = 1, maximum = 100_000, description = "The most tasks to delete"),
+        ("first" = u32, Query, minimum = 1, maximum = 100_000,
+            description = "The most tasks to delete"),
         ("status" = Option<Vec<TaskState>>, Query, style = Form, explode = false,
             description = "Only in these states: `completed`, `failed`, `cancelled`"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false, description = "Of one of these types"),
+        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
+            description = "Of one of these types"),
         ("error_kind" = Option<Vec<taskforge_domain::FailureKind>>, Query, style = Form, explode = false,
             description = "Whose last failure is of one of these kinds"),
-        ("created_from" = Option<String>, Query, format = DateTime, description = "Created at this time or later"),
-        ("created_before" = Option<String>, Query, format = DateTime, description = "Created before this time"),
+        ("created_from" = Option<String>, Query, format = DateTime,
+            description = "Created at this time or later"),
+        ("created_before" = Option<String>, Query, format = DateTime,
+            description = "Created before this time"),
     ),
     responses((status = 200, description = "How many were deleted", body = Pruned)),
 )]

@@ -23,7 +23,8 @@ pub(crate) fn server_url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// Where to listen: `127.0.0.1:8000`, `localhost:8000`, `[::1]:8000`, `:8000` on loopback, or as a URL.
+/// Where to listen: `127.0.0.1:8000`, `localhost:8000`, `[::1]:8000`, `:8000` on loopback, or as a
+/// URL.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let bare = text.trim().trim_end_matches('/');
     let bare = with_host(bare.strip_prefix("http://").unwrap_or(bare));
@@ -45,8 +46,8 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     first.copied().ok_or_else(|| "leads to no address".to_owned())
 }
 
-/// The URL of a PostgreSQL database, whose scheme may be left out. What is wrong with it is told where
-/// it is used, without the password.
+/// The URL of a PostgreSQL database, whose scheme may be left out. What is wrong with it is told
+/// where it is used, without the password.
 pub(crate) fn database_url(text: &str) -> Result<String, std::convert::Infallible> {
     let is_url = !text.split('?').next().unwrap_or_default().contains(['=', ' ']);
     Ok(match is_url {
@@ -87,7 +88,8 @@ fn with_host(text: &str) -> String {
     }
 }
 
-/// Begins to listen where somebody said, or else at the default address or the first free port after it.
+/// Begins to listen where somebody said, or else at the default address or the first free port
+/// after it.
 ///
 /// # Errors
 /// The address that could not be had, and why.

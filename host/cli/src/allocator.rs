@@ -1,8 +1,9 @@
 //! The memory allocator of the process.
 //!
-//! What the host holds for attempts is freed when they end, but the GNU C library gives back to the system little of
-//! what was in small pieces: 1.6 GiB stayed with a worker after 32 attempts that held requests with long paths, beside
-//! the memory of the guests that ran next. jemalloc gives pages back that were not used for a while.
+//! What the host holds for attempts is freed when they end, but the GNU C library gives back to the
+//! system little of what was in small pieces: 1.6 GiB stayed with a worker after 32 attempts that
+//! held requests with long paths, beside the memory of the guests that ran next. jemalloc gives
+//! pages back that were not used for a while.
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod jemalloc {
@@ -11,8 +12,8 @@ mod jemalloc {
     #[global_allocator]
     static ALLOCATOR: Jemalloc = Jemalloc;
 
-    /// Within a tenth of a second, because by then the guests of the next attack begin to touch their memory.
-    /// `_RJEM_MALLOC_CONF` overrides it.
+    /// Within a tenth of a second, because by then the guests of the next attack begin to touch
+    /// their memory. `_RJEM_MALLOC_CONF` overrides it.
     ///
     /// <https://jemalloc.net/jemalloc.3.html#tuning>
     #[allow(unsafe_code)]
@@ -27,8 +28,9 @@ mod jemalloc {
     }
 }
 
-/// Starts a thread that gives pages back, because threads that are idle after an attack would not. Not in the process
-/// that compiles a component, which is to have one thread, under a filter of system calls.
+/// Starts a thread that gives pages back, because threads that are idle after an attack would not.
+/// Not in the process that compiles a component, which is to have one thread, under a filter of
+/// system calls.
 pub(crate) fn purge_in_background() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     jemalloc::purge_in_background();

@@ -8,8 +8,8 @@ use taskforge_domain::Json;
 
 /// An answer: its text, in which each number is as it was written, and a tree to look things up in.
 ///
-/// The tree knows a number to 64 bits only, so what a task was given and what it gave is taken from the
-/// text, by [`Answer::member`].
+/// The tree knows a number to 64 bits only, so what a task was given and what it gave is taken from
+/// the text, by [`Answer::member`].
 #[derive(Clone, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Answer {

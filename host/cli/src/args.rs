@@ -32,7 +32,8 @@ pub(crate) use self::{ceilings::*, client::*, fleet::*, load::*, plugin::*, push
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 another failure, 2 wrong command line, 3 the task failed or was cancelled, 4 not found, \
                           5 refused by the server, 6 nobody answered, 7 not ended within --timeout, 130 stopped by Ctrl-C";
 
-/// A task queue that runs code which is not your own: every handler is a WebAssembly component in a fresh sandbox.
+/// A task queue that runs code which is not your own: every handler is a WebAssembly component in a
+/// fresh sandbox.
 #[derive(Debug, Parser)]
 #[command(
     name = "taskforge",
@@ -49,9 +50,9 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// PEM certificates of authorities to believe besides the public ones, for all connections that this process makes:
-    /// plugins' HTTPS, SMTP, Redis, PostgreSQL, a server's API. SSL_CERT_FILE and SSL_CERT_DIR name others in place of the
-    /// public ones
+    /// PEM certificates of authorities to believe besides the public ones, for all connections that
+    /// this process makes: plugins' HTTPS, SMTP, Redis, PostgreSQL, a server's API. SSL_CERT_FILE
+    /// and SSL_CERT_DIR name others in place of the public ones
     #[arg(
         long,
         global = true,
@@ -67,7 +68,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct LoggingArgs {
-    /// What to log, as in RUST_LOG: a level, or module=level pairs [default: info for dev, warn otherwise]
+    /// What to log, as in RUST_LOG: a level, or module=level pairs [default: info for dev, warn
+    /// otherwise]
     #[arg(
         long,
         global = true,
@@ -141,7 +143,8 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// Folder for the database, the compiled code, the outbox and the key; made if missing, and closed to other users
+    /// Folder for the database, the compiled code, the outbox and the key; made if missing, and
+    /// closed to other users
     #[arg(
         long,
         env = "TASKFORGE_DATA_DIR",
@@ -150,12 +153,14 @@ pub(crate) struct DevArgs {
     )]
     pub(crate) data_dir: PathBuf,
 
-    /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least 16 characters [default: the one in
-    /// the file `key` in the data folder, which is made at the first start]
+    /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least
+    /// 16 characters [default: the one in the file `key` in the data folder, which is made at the
+    /// first start]
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
-    /// Ask for no key: everybody on this machine may do everything. Only on loopback; pages of other sites are still kept out
+    /// Ask for no key: everybody on this machine may do everything. Only on loopback; pages of
+    /// other sites are still kept out
     #[arg(long, env = "TASKFORGE_NO_KEY", value_parser = FalseyValueParser::new(), conflicts_with = "api_key")]
     pub(crate) no_key: bool,
 
@@ -168,15 +173,18 @@ pub(crate) struct DevArgs {
     #[command(flatten)]
     pub(crate) external: ExternalArgs,
 
-    /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data folder]
+    /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data
+    /// folder]
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 
-    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for types that others would keep out
+    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for
+    /// types that others would keep out
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 
-    /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to the queue
+    /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to
+    /// the queue
     #[arg(long, env = "TASKFORGE_DRAIN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) drain_grace: Duration,
 
@@ -219,12 +227,14 @@ impl ConnectionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PluginFolderArgs {
-    /// Folder with plugins to register at the start: NAME.wasm, NAME.toml with its limits and grants, NAME.wasm.sig with its signature [default: `plugins` beside or above the
-    /// executable, then ./plugins]
+    /// Folder with plugins to register at the start: NAME.wasm, NAME.toml with its limits and
+    /// grants, NAME.wasm.sig with its signature [default: `plugins` beside or above the executable,
+    /// then ./plugins]
     #[arg(long, env = "TASKFORGE_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,
 
-    /// Let every plugin that may use HTTP reach addresses in this network, which would be refused as private (repeatable)
+    /// Let every plugin that may use HTTP reach addresses in this network, which would be refused
+    /// as private (repeatable)
     #[arg(
         long,
         env = "TASKFORGE_ALLOW_PRIVATE",
@@ -238,8 +248,8 @@ pub(crate) struct PluginFolderArgs {
 /// Task types that have no component.
 #[derive(Debug, Args)]
 pub(crate) struct ExternalArgs {
-    /// A task type that only external workers handle, over HTTP, with any JSON as input (repeatable).
-    /// NAME.external.toml in the plugins folder does the same with schemas
+    /// A task type that only external workers handle, over HTTP, with any JSON as input
+    /// (repeatable). NAME.external.toml in the plugins folder does the same with schemas
     #[arg(
         long,
         env = "TASKFORGE_EXTERNAL_TYPES",
@@ -251,7 +261,8 @@ pub(crate) struct ExternalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MailArgs {
-    /// Where mail goes: `log` (the task's log and the outbox folder), or smtp://[user:password@]host[:port] or smtps://...
+    /// Where mail goes: `log` (the task's log and the outbox folder), or
+    /// smtp://[user:password@]host[:port] or smtps://...
     #[arg(long, env = "TASKFORGE_MAILER", default_value = "log", value_name = "log|URL", value_parser = address::mailer)]
     pub(crate) mailer: String,
 

@@ -40,7 +40,8 @@ pub(crate) fn of_redis() -> anyhow::Result<Option<String>> {
     file().map(authorities::system_and).transpose().context(NAMED)
 }
 
-/// The URL of a database, with the file unless it names one: PostgreSQL's library adds that to the system's.
+/// The URL of a database, with the file unless it names one: PostgreSQL's library adds that to the
+/// system's.
 pub(crate) fn of_database(url: &str) -> String {
     let Some(file) = file().filter(|_| !url.contains("sslrootcert=")) else {
         return url.to_owned();

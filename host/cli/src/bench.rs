@@ -1,8 +1,10 @@
 //! A fleet, measured beside the ceiling of bare SQL.
 //!
-//! The fleet is thrown away, and real: a database of its own on the server that is named, one `taskforge serve`, some `taskforge worker`,
-//! tasks that go in through `POST /tasks/batch` and whose attempts are kept. In the same run, on the same database, the same rows are
-//! inserted, claimed and completed by bare batched SQL: what this machine could do without HTTP, broker and sandbox.
+//! The fleet is thrown away, and real: a database of its own on the server that is named, one
+//! `taskforge serve`, some `taskforge worker`, tasks that go in through `POST /tasks/batch` and
+//! whose attempts are kept. In the same run, on the same database, the same rows are inserted,
+//! claimed and completed by bare batched SQL: what this machine could do without HTTP, broker and
+//! sandbox.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -38,8 +40,9 @@ use crate::{
 
 /// How long an idle process is watched.
 const IDLE: Duration = Duration::from_secs(5);
-/// Rows in a statement of bare SQL, and connections at once. The best of one connection is the ceiling: one stream of statements,
-/// which leaves the other core of two to whoever sends them. What a second one adds is shown beside it.
+/// Rows in a statement of bare SQL, and connections at once. The best of one connection is the
+/// ceiling: one stream of statements, which leaves the other core of two to whoever sends them.
+/// What a second one adds is shown beside it.
 const CEILINGS: [(usize, usize); 4] = [(256, 1), (1_000, 1), (256, 2), (1_000, 2)];
 
 pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode> {

@@ -36,7 +36,8 @@ enum KeyFrom {
     Given,
     /// This file, in the data folder of a `taskforge dev`.
     File(PathBuf),
-    /// There is a key in this file, but the `dev` of its data folder, if one runs, is not this server.
+    /// There is a key in this file, but the `dev` of its data folder, if one runs, is not this
+    /// server.
     Elsewhere(PathBuf),
     /// There is none, and no file either.
     Nowhere,
@@ -110,7 +111,8 @@ impl Client {
         })
     }
 
-    /// Sends a request and reads the answer as JSON. `path` is below the server's address; segments that may need it must be [`escaped`].
+    /// Sends a request and reads the answer as JSON. `path` is below the server's address; segments
+    /// that may need it must be [`escaped`].
     ///
     /// A problem document becomes an error that says what the server said.
     pub(crate) async fn request(
@@ -262,8 +264,9 @@ fn kind(status: StatusCode) -> Kind {
     }
 }
 
-/// The server to speak to, and whether it is the `dev` that listens at `home`, whose key it may be sent. A
-/// name for this machine becomes the address: it may lead to another listener on the same port.
+/// The server to speak to, and whether it is the `dev` that listens at `home`, whose key it may be
+/// sent. A name for this machine becomes the address: it may lead to another listener on the same
+/// port.
 fn target(named: Option<&Url>, home: Option<SocketAddr>) -> anyhow::Result<(Url, bool)> {
     let default = Url::parse(&format!("http://{}", home.unwrap_or(address::API)))?;
     let home = home.filter(|home| home.ip().to_canonical().is_loopback());

@@ -6,7 +6,8 @@ use taskforge_runtime::compiler::{CompileJob, compile_apart};
 
 use crate::args::CompileArgs;
 
-/// Before any other thread is started, and without the runtime: what it allocates counts against the component.
+/// Before any other thread is started, and without the runtime: what it allocates counts against
+/// the component.
 pub(crate) fn run(args: &CompileArgs) -> ExitCode {
     let job = CompileJob {
         output: args.output.clone(),

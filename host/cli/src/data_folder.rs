@@ -1,4 +1,5 @@
-//! The data folder, which is its user's own, with the key in it and the address that the key is for.
+//! The data folder, which is its user's own, with the key in it and the address that the key is
+//! for.
 //!
 //! Whoever reads the folder reads every task, every mail and the key; whoever writes to it has code
 //! run. So it has mode 0700, and what a role makes in it no mode for others, whatever the umask.
@@ -22,11 +23,12 @@ const KEY: &str = "key";
 const ADDRESS: &str = "address";
 /// What mode bits give others than the user.
 const OTHERS: u32 = 0o077;
-/// What TaskForge puts into its folder. Of the database there are more files, such as `taskforge.db-wal`.
+/// What TaskForge puts into its folder. Of the database there are more files, such as
+/// `taskforge.db-wal`.
 const OURS: [&str; 5] = ["taskforge.db", "cache", "outbox", KEY, ADDRESS];
 
-/// Makes the folder if there is none, and keeps others out of it. Everything that this process makes
-/// from now on is its user's alone.
+/// Makes the folder if there is none, and keeps others out of it. Everything that this process
+/// makes from now on is its user's alone.
 ///
 /// An open folder with nothing in it but what is ours is closed; another one may be open for
 /// somebody else, so it is only warned about.
@@ -66,7 +68,8 @@ fn close(path: &Path, mode: u32) -> bool {
     fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)).is_ok()
 }
 
-/// Whether a folder holds nothing that is not ours. One with the sticky bit is made for several users.
+/// Whether a folder holds nothing that is not ours. One with the sticky bit is made for several
+/// users.
 fn is_ours(folder: &Path, mode: u32) -> bool {
     let Ok(mut entries) = fs::read_dir(folder) else {
         return false;
@@ -128,8 +131,8 @@ pub(crate) fn key_or_new(folder: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Where the `dev` that runs on a data folder listens, if one has said so. A file of another user's is not
-/// believed: it would lead this user's requests to whoever wrote it.
+/// Where the `dev` that runs on a data folder listens, if one has said so. A file of another user's
+/// is not believed: it would lead this user's requests to whoever wrote it.
 pub(crate) fn address(folder: &Path) -> anyhow::Result<Option<SocketAddr>> {
     let file = folder.join(ADDRESS);
     let shown = file.display();
@@ -153,7 +156,8 @@ pub(crate) fn address(folder: &Path) -> anyhow::Result<Option<SocketAddr>> {
         .with_context(|| format!("{shown} holds no address: the next start of `taskforge dev` mends it"))
 }
 
-/// Writes where `dev` listens, in one step and with mode 0600, in place of what an earlier process wrote.
+/// Writes where `dev` listens, in one step and with mode 0600, in place of what an earlier process
+/// wrote.
 pub(crate) fn keep_address(folder: &Path, address: SocketAddr) -> anyhow::Result<()> {
     let mut draft = tempfile::Builder::new().prefix("address.").tempfile_in(folder)?;
     writeln!(draft, "http://{address}")?;

@@ -1,7 +1,7 @@
 //! A load with progress bars and a summary.
 //!
-//! The system is thrown away, and real: tasks go in through the HTTP API in batches, workers claim and run them in the sandbox, and the
-//! figures come from the rows that were committed.
+//! The system is thrown away, and real: tasks go in through the HTTP API in batches, workers claim
+//! and run them in the sandbox, and the figures come from the rows that were committed.
 
 use std::{
     collections::BTreeMap,

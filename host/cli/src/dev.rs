@@ -15,7 +15,8 @@ use crate::{
     stack::{self, SandboxConfig, Stack, StackConfig},
 };
 
-/// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next start recovers.
+/// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends the process at once; the next
+/// start recovers.
 pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     data_folder::prepare(&args.data_dir)?;

@@ -21,7 +21,8 @@ use crate::{
 /// The server works through many dead letters in one request.
 const BULK_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The body of `POST /dlq/requeue`. The input stays the text that was given, so that no number in it changes.
+/// The body of `POST /dlq/requeue`. The input stays the text that was given, so that no number in
+/// it changes.
 #[derive(Default, Serialize)]
 struct Requeue {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -81,8 +81,8 @@ pub(crate) fn config(args: &DatabaseArgs) -> PostgresConfig {
     }
 }
 
-/// Connects to the database. One that does not answer may be starting too, so it is asked again for a while; one with another schema is
-/// not what this process can wait for.
+/// Connects to the database. One that does not answer may be starting too, so it is asked again for
+/// a while; one with another schema is not what this process can wait for.
 pub(crate) async fn connect(args: &DatabaseArgs) -> anyhow::Result<Arc<PostgresStore>> {
     let config = config(args);
     patiently(args.startup_timeout, || PostgresStore::connect(&config))

@@ -1,4 +1,5 @@
-//! Asks a process whether it can do its work: for images and units that hold nothing else to ask with.
+//! Asks a process whether it can do its work: for images and units that hold nothing else to ask
+//! with.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,7 +19,8 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     let url = url(&args)?;
     let http = reqwest::Client::builder()
         .timeout(args.timeout)
-        // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect is no answer; it is told.
+        // The process is asked itself: a proxy in the environment leads elsewhere, and a redirect
+        // is no answer; it is told.
         .no_proxy()
         .redirect(redirect::Policy::none())
         .tls_backend_preconfigured(authorities::client(&url)?)
@@ -47,9 +49,10 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The URL that was named, or the readiness of whatever was told to listen with the same variables as this command was. The admin address
-/// goes first: a process that has one answers there without TLS, proxies or keys in between. Where nothing was named, a `dev` that runs on the data
-/// folder is asked.
+/// The URL that was named, or the readiness of whatever was told to listen with the same variables
+/// as this command was. The admin address goes first: a process that has one answers there without
+/// TLS, proxies or keys in between. Where nothing was named, a `dev` that runs on the data folder
+/// is asked.
 fn url(args: &HealthArgs) -> anyhow::Result<Url> {
     if let Some(url) = &args.url {
         // A process, and not what it should be asked.

@@ -1,5 +1,5 @@
-//! Tables for people, JSON for programs. The one place that prints, so the one place that keeps what
-//! strangers wrote from acting on a terminal or fooling a reader ([`visible`]).
+//! Tables for people, JSON for programs. The one place that prints, so the one place that keeps
+//! what strangers wrote from acting on a terminal or fooling a reader ([`visible`]).
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -9,7 +9,8 @@ use std::{
 use serde::Serialize;
 use taskforge_domain::{one_line, visible};
 
-/// Prints a line, or several. A closed pipe (`taskforge task list | head`) ends the output, not the program.
+/// Prints a line, or several. A closed pipe (`taskforge task list | head`) ends the output, not the
+/// program.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = writeln!(out, "{}", visible(text)) {
@@ -17,13 +18,15 @@ pub(crate) fn line(text: &str) {
     }
 }
 
-/// Prints a value as indented JSON. What a terminal would obey or not show is escaped in its strings.
+/// Prints a value as indented JSON. What a terminal would obey or not show is escaped in its
+/// strings.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&indented(&serde_json::to_string(value)?));
     Ok(())
 }
 
-/// JSON text with one member or element a line. Only blanks change: a number stays as it was written.
+/// JSON text with one member or element a line. Only blanks change: a number stays as it was
+/// written.
 pub(crate) fn indented(json: &str) -> String {
     let mut out = String::with_capacity(json.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -82,7 +85,8 @@ pub(crate) fn raw(bytes: &[u8]) {
 /// Whether asides are left out.
 static ONLY_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Leaves asides out from now on: under `--json` what a program reads on standard error is the error alone.
+/// Leaves asides out from now on: under `--json` what a program reads on standard error is the
+/// error alone.
 pub(crate) fn leave_asides_out() {
     ONLY_JSON.store(true, Ordering::Relaxed);
 }
@@ -99,7 +103,8 @@ pub(crate) fn aside(text: &str) {
     }
 }
 
-/// Prints what is always said, on standard error: an error as JSON, or a question to who sits at the terminal.
+/// Prints what is always said, on standard error: an error as JSON, or a question to who sits at
+/// the terminal.
 pub(crate) fn on_stderr(text: &str) {
     let mut err = std::io::stderr().lock();
     if let Err(error) = writeln!(err, "{}", visible(text)) {
@@ -112,8 +117,8 @@ pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Rows under a head, in columns as wide as their widest cell. A cell stays on its line; on a terminal
-/// a row does, too.
+/// Rows under a head, in columns as wide as their widest cell. A cell stays on its line; on a
+/// terminal a row does, too.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
     let terminal = console::Term::stdout();
     let room = terminal.is_term().then(|| terminal.size_checked()).flatten();
@@ -127,8 +132,8 @@ const GAP: usize = 2;
 /// The least width that a column is cut to.
 const LEAST: usize = 8;
 
-/// The lines of a table. Where they must fit into `room` columns, the widest cells are cut; those of the
-/// first column, which are names and ids to be copied, stay whole.
+/// The lines of a table. Where they must fit into `room` columns, the widest cells are cut; those
+/// of the first column, which are names and ids to be copied, stay whole.
 fn rows_of(head: &[&str], rows: &[Vec<String>], room: Option<usize>) -> Vec<String> {
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
     let shown = |row: &Vec<String>| row.iter().map(|cell| one_line(cell).into_owned()).collect();

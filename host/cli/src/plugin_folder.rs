@@ -7,8 +7,8 @@ use taskforge_domain::{Manifest, PluginSettings};
 
 use crate::args::PluginFolderArgs;
 
-/// The folder that the arguments name or that is in one of the usual places, and else an empty one in
-/// the current folder, which is made: there may be plugins in it later.
+/// The folder that the arguments name or that is in one of the usual places, and else an empty one
+/// in the current folder, which is made: there may be plugins in it later.
 pub(crate) fn locate_or_make(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
     match locate(args) {
         Err(_) if args.plugins.is_none() => {
@@ -40,7 +40,8 @@ pub(crate) fn locate(args: &PluginFolderArgs) -> anyhow::Result<PathBuf> {
         .context("no plugins folder was found: name one with --plugins, or build the built-in ones with `make plugins`")
 }
 
-/// What a settings file says: of a version, and of a component that does not describe itself (its table `[manifest]`).
+/// What a settings file says: of a version, and of a component that does not describe itself (its
+/// table `[manifest]`).
 #[derive(Default)]
 pub(crate) struct Beside {
     /// `None`: there is no file, or nothing but a manifest in it.

@@ -26,8 +26,8 @@ use crate::{
     plugin_folder,
 };
 
-/// How long a process that starts waits for its plugins to be ready before it says that it has started. One that compiles for longer is served
-/// as soon as it is ready.
+/// How long a process that starts waits for its plugins to be ready before it says that it has
+/// started. One that compiles for longer is served as soon as it is ready.
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// Between two reads of a registry whose database is away.
@@ -96,8 +96,8 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Waits until what the registry names is served or was tried, but not for ever: what is compiled for longer is
-    /// served as soon as it is ready.
+    /// Waits until what the registry names is served or was tried, but not for ever: what is
+    /// compiled for longer is served as soon as it is ready.
     pub(crate) async fn settle(&self, snapshots: &Snapshots) {
         let mut settled = self.settled.clone();
         let revision = snapshots.borrow().revision;
@@ -120,7 +120,8 @@ impl Access {
         .with_quota(self.trust.quota)
     }
 
-    /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if it serves anything.
+    /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if
+    /// it serves anything.
     ///
     /// # Errors
     /// When the database fails: nothing follows then, and the same call may succeed later.
@@ -140,7 +141,8 @@ impl Access {
         Ok(snapshots)
     }
 
-    /// Serves what the registry says, or only some types of it, until `stop`: each as soon as it is ready.
+    /// Serves what the registry says, or only some types of it, until `stop`: each as soon as it is
+    /// ready.
     pub(crate) fn serve(
         &self,
         live: Arc<Live>,
@@ -240,8 +242,8 @@ impl Readiness for Registered {
     }
 }
 
-/// Begins to register what is in the folder that the arguments name, or in one of the usual places. A process of a fleet needs none, unless one
-/// was named: others may have registered what there is.
+/// Begins to register what is in the folder that the arguments name, or in one of the usual places.
+/// A process of a fleet needs none, unless one was named: others may have registered what there is.
 pub(crate) fn register_found(
     args: &PluginFolderArgs,
     access: &Access,
@@ -257,7 +259,8 @@ pub(crate) fn register_found(
     Ok(Registered::begin(folder, tasks, stop))
 }
 
-/// Waits until this process has heard of everything that is in the registry now, however long the database is away.
+/// Waits until this process has heard of everything that is in the registry now, however long the
+/// database is away.
 pub(crate) async fn heard(store: &dyn PluginStore, snapshots: &Snapshots) {
     let latest = loop {
         match store.registry_revision().await {

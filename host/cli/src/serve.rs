@@ -23,7 +23,8 @@ use crate::{
 /// Components that the API asks at once to describe themselves.
 const PUSHES: u32 = 4;
 
-/// Serves until SIGTERM or Ctrl-C, then lets running requests end. A second signal ends the process at once.
+/// Serves until SIGTERM or Ctrl-C, then lets running requests end. A second signal ends the process
+/// at once.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     // First: what is made before the recorder is never recorded.
@@ -122,7 +123,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(signals.end(args.shutdown_grace, stopped).await)
 }
 
-/// What it takes to change the registry. The API runs no tasks; its sandbox is for what is pushed, and sends no mail.
+/// What it takes to change the registry. The API runs no tasks; its sandbox is for what is pushed,
+/// and sends no mail.
 fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Access> {
     let mailer = OutboxMailer::new(
         args.folders.data_dir.join("outbox"),

@@ -26,12 +26,14 @@ impl Signals {
     }
 }
 
-/// What an ending may take beyond its grace period: to hand back what was not done, to flush, and to close.
+/// What an ending may take beyond its grace period: to hand back what was not done, to flush, and
+/// to close.
 const CLOSING: Duration = Duration::from_secs(5);
 
 impl Signals {
-    /// Waits for an ending that has begun, but not for longer than its grace period and [`CLOSING`], nor beyond a second
-    /// signal: a database that hangs keeps no process alive. What is cut off is put right as after a crash.
+    /// Waits for an ending that has begun, but not for longer than its grace period and
+    /// [`CLOSING`], nor beyond a second signal: a database that hangs keeps no process alive. What
+    /// is cut off is put right as after a crash.
     pub(crate) async fn end(&mut self, grace: Duration, stopped: impl Future<Output = ()>) -> ExitCode {
         let longest = grace.saturating_add(CLOSING);
         match tokio::time::timeout(longest, async {
@@ -58,8 +60,8 @@ impl Signals {
 /// interrupted while it waited.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// A command was interrupted while it waited for something that may go on without it. The text says what
-/// becomes of that, and how to go on.
+/// A command was interrupted while it waited for something that may go on without it. The text says
+/// what becomes of that, and how to go on.
 #[derive(Debug)]
 pub(crate) struct Interrupted(String);
 

@@ -92,8 +92,8 @@ pub(crate) struct Loading {
 
 /// This program, as the compiler of components.
 fn compiler() -> anyhow::Result<Compiler> {
-    // Of a process that runs, Linux keeps the program, even when an upgrade has replaced its file: what compiles is always of the version
-    // that will run the code.
+    // Of a process that runs, Linux keeps the program, even when an upgrade has replaced its file:
+    // what compiles is always of the version that will run the code.
     let program = if cfg!(target_os = "linux") {
         PathBuf::from("/proc/self/exe")
     } else {
@@ -105,7 +105,8 @@ fn compiler() -> anyhow::Result<Compiler> {
     )))
 }
 
-/// Instances besides those of attempts, for components that describe themselves while attempts have all the others.
+/// Instances besides those of attempts, for components that describe themselves while attempts have
+/// all the others.
 const DESCRIBING: u32 = 4;
 
 /// Instances for attempts. A thousand in all fit into the address space.
@@ -154,7 +155,8 @@ pub(crate) fn memory(concurrency: u32, infos: &[PluginInfo]) -> String {
     )
 }
 
-/// The sandbox of a process, whose components and values are in a store. Components are compiled in processes of their own.
+/// The sandbox of a process, whose components and values are in a store. Components are compiled in
+/// processes of their own.
 pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(config.cache_dir),
@@ -216,8 +218,9 @@ pub(crate) async fn bind_admin(chosen: Option<SocketAddr>) -> anyhow::Result<Tcp
 }
 
 impl Stack {
-    /// Opens the store, returns what an earlier process left running to the queue, and starts everything. What the
-    /// folder holds is registered by [`Stack::load`]: that may take minutes, and nobody shall find the API closed.
+    /// Opens the store, returns what an earlier process left running to the queue, and starts
+    /// everything. What the folder holds is registered by [`Stack::load`]: that may take minutes,
+    /// and nobody shall find the API closed.
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<(Self, Loading)> {
         // First: what is made before the recorder is never recorded.
         let metrics = Metrics::install()?;
@@ -324,7 +327,8 @@ impl Stack {
         Ok((stack, loading))
     }
 
-    /// Waits until what the folder held was registered and is ready. Whatever is ready runs meanwhile.
+    /// Waits until what the folder held was registered and is ready. Whatever is ready runs
+    /// meanwhile.
     pub(crate) async fn load(&mut self, loading: Loading) {
         loading.registered.tried().await;
         registry::heard(&*self.store, &self.snapshots).await;
@@ -335,8 +339,9 @@ impl Stack {
         self.started.now();
     }
 
-    /// Closes the API, drains the workers, stops the sweeper and closes the store, in this order: nothing new comes in while the rest
-    /// finishes, and retries find a sweeper until the last attempt has ended, whose usage is written then.
+    /// Closes the API, drains the workers, stops the sweeper and closes the store, in this order:
+    /// nothing new comes in while the rest finishes, and retries find a sweeper until the last
+    /// attempt has ended, whose usage is written then.
     pub(crate) async fn stop(self) {
         self.stop_api.cancel();
         self.stop_workers.cancel();

@@ -42,7 +42,8 @@ pub(crate) async fn run(command: TaskCommand, json: bool) -> anyhow::Result<Exit
     }
 }
 
-/// The body of `POST /tasks`. The input stays the text that was given, so that no number in it changes.
+/// The body of `POST /tasks`. The input stays the text that was given, so that no number in it
+/// changes.
 #[derive(Serialize)]
 struct NewTask {
     task_type: TaskType,

@@ -1,4 +1,5 @@
-//! What a person who waits is told, on standard error: at once what is waited for, and then how it goes.
+//! What a person who waits is told, on standard error: at once what is waited for, and then how it
+//! goes.
 //!
 //! On a terminal that is one line that changes; elsewhere it is a line for each change.
 

@@ -20,8 +20,8 @@ use crate::{
     stack::{self, SandboxConfig},
 };
 
-/// Works until SIGTERM or Ctrl-C, then drains: running attempts may finish within the grace period, the rest is handed back. A second signal
-/// ends the process at once; what it held lapses.
+/// Works until SIGTERM or Ctrl-C, then drains: running attempts may finish within the grace period,
+/// the rest is handed back. A second signal ends the process at once; what it held lapses.
 pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     // First: what is made before the recorder is never recorded.
@@ -122,7 +122,8 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     stop.cancel();
     let stopped = async {
         working.wait().await;
-        // Until the last attempt has ended somebody may ask how this worker is, and nobody else may be there to sweep.
+        // Until the last attempt has ended somebody may ask how this worker is, and nobody else may
+        // be there to sweep.
         stop_rest.cancel();
         rest.wait().await;
         fleet.leave().await;

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use taskforge_domain::{Histogram, Limits, VersionUsage};
+use utoipa::ToSchema;
 
 /// Attempts before anything is suggested. Below that the 99th percentile is the maximum, and the maximum is chance.
 const ENOUGH: u64 = 20;
 
 /// What the attempts of a version used, and which limits would fit them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Advice {
     /// The version.
     pub version: String,
@@ -24,11 +25,12 @@ pub struct Advice {
     /// Output, in bytes.
     pub output: Figure,
     /// Why nothing is suggested, in a sentence, if so.
+    #[schema(required)]
     pub reason: Option<String>,
 }
 
 /// One kind of usage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Figure {
     /// Half of the attempts used at most this.
     pub p50: u64,
@@ -39,6 +41,7 @@ pub struct Figure {
     /// The limit now.
     pub limit: u64,
     /// The limit that would do, with a generous margin.
+    #[schema(required)]
     pub suggested: Option<u64>,
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
     Clock, Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
@@ -9,6 +10,7 @@ use taskforge_domain::{
 };
 use taskforge_runtime::Runtime;
 use taskforge_store::{PluginStore, Quota, RegistrySnapshot, SealedSecret};
+use utoipa::ToSchema;
 
 use crate::{
     advice::Advice,
@@ -51,13 +53,15 @@ pub const DEFAULT_QUOTA: Quota = Quota {
 };
 
 /// A secret, without what it says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Secret)]
 pub struct SecretInfo {
-    /// The name that a guest reads it by.
+    /// The name that versions read it by.
     pub name: String,
     /// When it was set.
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// Whether this process has the key that it was sealed with.
+    /// Whether this server has the key that it was sealed with.
     pub can_open: bool,
 }
 

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use taskforge_domain::{DomainPattern, Excess, Grants, HostRule, MailGrant, PluginInfo};
+use utoipa::ToSchema;
 
 /// One capability, seen from both sides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Reviewed {
     /// `http`, `mail`, `config`, `keyvalue`, `progress`, `logging`, `sockets`, `filesystem`, or a name that the component made up.
     pub capability: String,
@@ -13,6 +14,7 @@ pub struct Reviewed {
     /// Whether the plugin says of itself that it wants it.
     pub wanted: bool,
     /// What the operator granted, in a few words: `no`, `POST api.example.com`, `always`, `never`.
+    #[schema(example = "POST api.example.com")]
     pub granted: String,
     /// The component imports or wants it, and it could be granted and is not. Attempts that use it will fail.
     pub is_missing: bool,

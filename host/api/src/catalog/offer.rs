@@ -7,6 +7,7 @@ use taskforge_domain::{
     Json, PluginInfo, QueuePolicy, RegisteredPlugin, TaskId, TaskType, TenantId, VersionId,
 };
 use taskforge_schema::{Fault, MAX_ERRORS, Schema};
+use utoipa::ToSchema;
 
 use crate::FieldError;
 
@@ -29,18 +30,23 @@ pub enum CatalogError {
 }
 
 /// A task type that only external workers handle.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalType {
     /// The name that clients enqueue by.
+    #[schema(value_type = String, example = "ocr")]
     pub name: TaskType,
     /// One line for people.
     #[serde(default)]
+    #[schema(required)]
     pub summary: String,
-    /// JSON Schema of the input.
+    /// JSON Schema of the input; `POST /tasks` checks against it.
+    #[schema(value_type = Value)]
     pub input_schema: Json,
-    /// JSON Schema of the output. If there is one, a completion whose output does not match it is refused.
+    /// JSON Schema of the output; `POST /complete_task` checks against it. Null: any output is
+    /// taken.
     #[serde(default)]
+    #[schema(value_type = Value, nullable)]
     pub output_schema: Option<Json>,
 }
 
@@ -64,7 +70,8 @@ pub(crate) struct Offer {
 pub(crate) struct Entry {
     pub(crate) handler: Handler,
     pub(crate) input: Arc<Schema>,
-    /// Only of external types that have one: of a plugin's output nobody but its author makes a promise.
+    /// Only of external types that have one: of a plugin's output nobody but its author makes a
+    /// promise.
     pub(crate) output: Option<Schema>,
 }
 
@@ -211,7 +218,8 @@ impl Offer {
 }
 
 impl Entry {
-    /// Of a version of the registry; what was compiled for it or for another with the same schema is used again.
+    /// Of a version of the registry; what was compiled for it or for another with the same schema
+    /// is used again.
     pub(super) fn of_version(info: &PluginInfo, kept: Option<&Arc<Self>>) -> Result<Arc<Self>, CatalogError> {
         if let Some(kept) = kept
             && let Handler::Component(before) = &kept.handler

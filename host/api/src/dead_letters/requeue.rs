@@ -20,7 +20,8 @@ use crate::{
 
 /// Dead letters that may be named by their ids.
 const MAX_IDS: usize = 1000;
-/// Dead letters in one transaction: some tens of milliseconds, in which the database serves others too.
+/// Dead letters in one transaction: some tens of milliseconds, in which the database serves others
+/// too.
 pub(crate) const PAGE: u32 = 1000;
 /// Dead letters in one request. More would take longer than a client waits.
 pub(crate) const MAX_MOVED: u64 = 100_000;
@@ -48,8 +49,8 @@ object! {
         /// Every one.
         #[schema(required = false)]
         all: Option<bool> = is_true,
-        /// Another input for each of them, which must match the schema of their type; so they must be
-        /// of one type.
+        /// Another input for each of them, which must match the schema of their type; so they must
+        /// be of one type.
         #[schema(value_type = Value, required = false)]
         input: Option<&'t RawValue>,
     }
@@ -61,7 +62,8 @@ fn is_true(raw: &str) -> Result<bool, String> {
 }
 
 object! {
-    /// Dead letters that have all of this in common. Empty matches none: say `all` if that is meant.
+    /// Dead letters that have all of this in common. Empty matches none: say `all` if that is
+    /// meant.
     #[schema(as = DeadLetterFilter)]
     pub(crate) struct DeadLetterFilterBody {
         /// Of this type, or of one of these.
@@ -111,7 +113,8 @@ impl Requeue {
         finish(filter.map(|filter| Self { filter, input }), errors)
     }
 
-    /// Checks the new input against the schema of the one type that is concerned, and from here on concerns that type only.
+    /// Checks the new input against the schema of the one type that is concerned, and from here on
+    /// concerns that type only.
     pub(crate) async fn check(&mut self, app: &App, tenant: &TenantId) -> Result<(), Problem> {
         let Some(input) = &self.input else { return Ok(()) };
         let refuse = |detail: String| Err(Problem::validation(vec![FieldError::at("/input", detail)]));
@@ -137,8 +140,8 @@ impl Requeue {
         Ok(())
     }
 
-    /// Makes them pending again, page by page: each is a transaction of its own and has its hints pushed. A client that hangs up ends this
-    /// after the page under way.
+    /// Makes them pending again, page by page: each is a transaction of its own and has its hints
+    /// pushed. A client that hangs up ends this after the page under way.
     pub(crate) async fn run(mut self, app: &App, tenant: &TenantId) -> Result<Requeued, Problem> {
         let began = app.now();
         let mut done = Requeued {
@@ -167,7 +170,8 @@ impl Requeue {
     async fn page(&self, app: &App, tenant: &TenantId) -> Result<Vec<LanedTask>, Problem> {
         let (app, tenant) = (app.clone(), tenant.clone());
         let (filter, input) = (self.filter.clone(), self.input.clone());
-        // A task of its own, so that what was committed is also hinted when nobody waits for the answer any more.
+        // A task of its own, so that what was committed is also hinted when nobody waits for the
+        // answer any more.
         let page = tokio::spawn(async move {
             let store = &app.services.store;
             let moved = store
@@ -183,7 +187,8 @@ impl Requeue {
     }
 }
 
-/// The types of the dead letters that match, as far as it takes to know whether there is more than one.
+/// The types of the dead letters that match, as far as it takes to know whether there is more than
+/// one.
 async fn concerned(app: &App, tenant: &TenantId, filter: &TaskFilter) -> Result<BTreeSet<TaskType>, Problem> {
     if let [name] = filter.types.as_slice() {
         return Ok(BTreeSet::from([name.clone()]));

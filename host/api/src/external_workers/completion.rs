@@ -1,4 +1,5 @@
-//! What a worker outside the fleet says about a lease, carried out: that it still works, or how the attempt ended.
+//! What a worker outside the fleet says about a lease, carried out: that it still works, or how the
+//! attempt ended.
 
 use taskforge_broker::Signal;
 use taskforge_domain::{
@@ -23,7 +24,8 @@ use crate::{
 pub(crate) async fn complete(app: &App, report: Report) -> Result<(TaskId, TaskState), Problem> {
     let id = report.task;
     let lease = app.lease_tokens.read(id, &report.token).ok_or_else(lost)?;
-    // A task of its own, so that a client that hangs up does not separate the commit from its news.
+    // A task of its own, so that a client that hangs up does not separate the commit from its
+    // signal.
     let ended = tokio::spawn(end(app.clone(), lease, report)).await;
     let state = ended.unwrap_or_else(|error| {
         tracing::error!(%error, "a completion ended badly");
@@ -76,7 +78,8 @@ fn observe(task_type: &TaskType, outcome: &'static str, seconds: f64) {
     metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type).record(seconds);
 }
 
-/// Whether a task is in the attempt of this lease, or was when somebody cancelled it: then the attempt still goes on record.
+/// Whether a task is in the attempt of this lease, or was when somebody cancelled it: then the
+/// attempt still goes on record.
 fn may_hold(task: &Task, lease: &Lease) -> bool {
     let in_state = match task.state {
         TaskState::Running => task.worker == Some(lease.worker),
@@ -88,9 +91,9 @@ fn may_hold(task: &Task, lease: &Lease) -> bool {
 /// The answer that this lease's completion got before, if there was one.
 async fn first_answer(app: &App, lease: &Lease) -> Result<TaskState, Problem> {
     let store = &app.services.store;
-    let story = store.story(&lease.tenant, lease.task).await?.ok_or_else(lost)?;
-    let policy = story.task.retry;
-    let recorded = story
+    let history = store.story(&lease.tenant, lease.task).await?.ok_or_else(lost)?;
+    let policy = history.task.retry;
+    let recorded = history
         .attempts
         .into_iter()
         .find(|attempt| attempt.run_lease == lease.run_lease && attempt.worker == lease.worker)
@@ -201,7 +204,8 @@ pub(crate) async fn beat(app: &App, task: TaskId, token: &str) -> Result<Beat, P
     }
 }
 
-/// The same whether the token never was one, or its time is over: a client can do nothing but forget the task either way.
+/// The same whether the token never was one, or its time is over: a client can do nothing but
+/// forget the task either way.
 fn lost() -> Problem {
     metrics::counter!("taskforge_external_leases_total", "outcome" => "lost").increment(1);
     Problem::new(

@@ -1,8 +1,9 @@
-//! Tasks for workers outside the fleet.
+//! Leases of tasks to workers outside the fleet.
 //!
-//! In the store a lease belongs to a worker, and a worker renews all its leases at once. A client is no such worker: it may hold ten tasks and
-//! lose one. So each task that is handed out gets a worker row of its own, whose lease is the length that the client asked for, and the
-//! sweeper returns it when that lapses, as it does with everything else.
+//! In the store a lease belongs to a worker, and a worker renews all its leases at once. A client
+//! is no such worker: it may hold ten tasks and lose one. So each task that is leased gets a worker
+//! row of its own, whose lease is the length that the client asked for, and the sweeper returns it
+//! when that lapses, as it does with everything else.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
@@ -26,11 +27,12 @@ use crate::{Problem, external_workers::lease_token::Lease, http::request::Gone, 
 pub(crate) const VERSION: &str = "external";
 /// Inputs in one answer, in bytes, beyond the first. The tasks that do not fit go back.
 const ANSWER_BYTES: usize = 16 << 20;
-/// Between two looks into the store while there is no broker to wait for: doubled from the first to the second.
+/// Between two looks into the store while there is no broker to wait for: doubled from the first to
+/// the second.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What a client asks for.
-pub(crate) struct Ask {
+pub(crate) struct LeaseRequest {
     pub(crate) types: Vec<TaskType>,
     pub(crate) max: usize,
     /// In whole milliseconds.
@@ -46,15 +48,17 @@ pub(crate) struct Leased {
     pub(crate) expires_at: Timestamp,
 }
 
-/// Tasks on their way to a client. What is not [delivered](Handout::deliver) is handed back, uncounted, wherever this is
-/// dropped: in a handler whose client has hung up, or in a claim that outlived its handler.
-struct Handout {
+/// Tasks on their way to a client. What is not [delivered](LeasedBatch::deliver) is handed back,
+/// uncounted, wherever this is dropped: in a handler whose client has hung up, or in a claim that
+/// outlived its handler.
+struct LeasedBatch {
     app: App,
     leased: Vec<Leased>,
 }
 
-impl Handout {
-    /// The tasks, at most as many as make an answer of a sensible size. There must be no wait between this and the answer.
+impl LeasedBatch {
+    /// The tasks, at most as many as make an answer of a sensible size. There must be no wait
+    /// between this and the answer.
     fn deliver(mut self) -> Vec<Leased> {
         let mut bytes = 0;
         let fits = |leased: &&Leased| {
@@ -69,7 +73,7 @@ impl Handout {
     }
 }
 
-impl Drop for Handout {
+impl Drop for LeasedBatch {
     fn drop(&mut self) {
         let leased = std::mem::take(&mut self.leased);
         // Without a runtime the process is about to end, and the leases lapse.
@@ -81,36 +85,37 @@ impl Drop for Handout {
     }
 }
 
-/// Leases tasks to a client; waits until `deadline` while there are none, until the server shuts down, or until the client
-/// has gone. What was leased by then is handed back.
+/// Leases tasks to a client; waits until `deadline` while there are none, until the server shuts
+/// down, or until the client has gone. What was leased by then is handed back.
 pub(crate) async fn take(
     app: &App,
-    ask: Ask,
+    request: LeaseRequest,
     deadline: Instant,
     Gone(gone): &Gone,
 ) -> Result<Vec<Leased>, Problem> {
-    let ask = Arc::new(ask);
+    let request = Arc::new(request);
     let mut pause = LOOK_AGAIN.0;
     loop {
-        let asked = Instant::now();
+        let began = Instant::now();
         let popped = tokio::select! {
-            popped = pop(app, &ask, deadline.saturating_duration_since(asked)) => popped,
+            popped = pop(app, &request, deadline.saturating_duration_since(began)) => popped,
             () = app.draining.cancelled() => return Ok(Vec::new()),
             () = gone.cancelled() => return Ok(Vec::new()),
         };
         let (looked, hinted) = (popped.look_in_store, !popped.hints.is_empty());
         if looked || hinted {
-            // A task of its own from here on: a claim that is under way when the client hangs up is finished, and handed back.
-            let round = tokio::spawn(round(app.clone(), Arc::clone(&ask), popped));
-            let handout = round.await.unwrap_or_else(|error| {
+            // A task of its own from here on: a claim that is under way when the client hangs up is
+            // finished, and handed back.
+            let round = tokio::spawn(round(app.clone(), Arc::clone(&request), popped));
+            let batch = round.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a claim ended badly");
                 Err(StoreError::Closed)
             })?;
             if gone.is_cancelled() {
                 return Ok(Vec::new());
             }
-            if !handout.leased.is_empty() {
-                return Ok(handout.deliver());
+            if !batch.leased.is_empty() {
+                return Ok(batch.deliver());
             }
         }
         // Hints that led nowhere are used up, so this ends.
@@ -118,7 +123,7 @@ pub(crate) async fn take(
             return Ok(Vec::new());
         }
         // A broker that did not wait will not the next time either.
-        if looked && asked.elapsed() < pause {
+        if looked && began.elapsed() < pause {
             let nap = sleep(pause);
             tokio::select! {
                 _ = timeout_at(deadline, nap) => {}
@@ -130,10 +135,10 @@ pub(crate) async fn take(
     }
 }
 
-async fn pop(app: &App, ask: &Ask, wait: Duration) -> Popped {
+async fn pop(app: &App, request: &LeaseRequest, wait: Duration) -> Popped {
     let want = Want {
-        types: &ask.types,
-        max: ask.max,
+        types: &request.types,
+        max: request.max,
         wait,
     };
     app.services.broker.pop(want).await.unwrap_or_else(|error| {
@@ -145,9 +150,10 @@ async fn pop(app: &App, ask: &Ask, wait: Duration) -> Popped {
     })
 }
 
-/// Claims what was hinted, and what else the store has if the broker says so. An error counts only if there is nothing to show.
-async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> {
-    let mut handout = Handout {
+/// Claims what was hinted, and what else the store has if the broker says so. An error counts only
+/// if there is nothing to show.
+async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreResult<LeasedBatch> {
+    let mut batch = LeasedBatch {
         app: app.clone(),
         leased: Vec::new(),
     };
@@ -155,32 +161,37 @@ async fn round(app: App, ask: Arc<Ask>, popped: Popped) -> StoreResult<Handout> 
     let mut claims = JoinSet::new();
     for hint in popped.hints {
         // Together, so that the store makes one transaction of them.
-        claims.spawn(by_hint(app.clone(), Arc::clone(&ask), hint, now));
+        claims.spawn(by_hint(app.clone(), Arc::clone(&request), hint, now));
     }
     let mut trouble = None;
     while let Some(claim) = claims.join_next().await {
         match claim {
-            Ok(Ok(leased)) => handout.leased.extend(leased),
+            Ok(Ok(leased)) => batch.leased.extend(leased),
             Ok(Err(error)) => trouble = Some(error),
             Err(error) => tracing::error!(%error, "a claim ended badly"),
         }
     }
-    handout
+    batch
         .leased
         .sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
     if popped.look_in_store
-        && let Err(error) = by_order(&mut handout, &ask, now).await
+        && let Err(error) = by_order(&mut batch, &request, now).await
     {
         trouble = Some(error);
     }
     match trouble {
-        Some(error) if handout.leased.is_empty() => Err(error),
-        _ => Ok(handout),
+        Some(error) if batch.leased.is_empty() => Err(error),
+        _ => Ok(batch),
     }
 }
 
-async fn by_hint(app: App, ask: Arc<Ask>, hint: Hint, now: Timestamp) -> StoreResult<Option<Leased>> {
-    let claimed = claim(&app, &ask, ClaimBy::Ids(&[hint.id]), now).await;
+async fn by_hint(
+    app: App,
+    request: Arc<LeaseRequest>,
+    hint: Hint,
+    now: Timestamp,
+) -> StoreResult<Option<Leased>> {
+    let claimed = claim(&app, &request, ClaimBy::Ids(&[hint.id]), now).await;
     let broker = &*app.services.broker;
     match claimed {
         Ok((leased, at_cap)) => {
@@ -197,21 +208,21 @@ async fn by_hint(app: App, ask: Arc<Ask>, hint: Hint, now: Timestamp) -> StoreRe
     }
 }
 
-async fn by_order(handout: &mut Handout, ask: &Ask, now: Timestamp) -> StoreResult<()> {
-    let app = handout.app.clone();
+async fn by_order(batch: &mut LeasedBatch, request: &LeaseRequest, now: Timestamp) -> StoreResult<()> {
+    let app = batch.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
     app.services.catalog.snapshot().overlay(&mut policy);
-    if ask.types.iter().all(|name| policy.is_paused(name)) {
+    if request.types.iter().all(|name| policy.is_paused(name)) {
         return Ok(());
     }
-    while handout.leased.len() < ask.max {
+    while batch.leased.len() < request.max {
         let by = ClaimBy::Order {
-            types: &ask.types,
+            types: &request.types,
             limit: 1,
             policy: &policy,
         };
-        match claim(&app, ask, by, now).await? {
-            (Some(leased), _) => handout.leased.push(leased),
+        match claim(&app, request, by, now).await? {
+            (Some(leased), _) => batch.leased.push(leased),
             (None, _) => break,
         }
     }
@@ -220,15 +231,20 @@ async fn by_order(handout: &mut Handout, ask: &Ask, now: Timestamp) -> StoreResu
 
 /// Claims one task under a worker of its own. Says besides whether it has to wait for a permit of a
 /// cap.
-async fn claim(app: &App, ask: &Ask, by: ClaimBy<'_>, now: Timestamp) -> StoreResult<(Option<Leased>, bool)> {
+async fn claim(
+    app: &App,
+    request: &LeaseRequest,
+    by: ClaimBy<'_>,
+    now: Timestamp,
+) -> StoreResult<(Option<Leased>, bool)> {
     let store = &app.services.store;
     let worker = WorkerId::generate();
     let record = WorkerRecord {
         id: worker,
-        host: ask.worker.clone(),
+        host: request.worker.clone(),
         pid: 0,
         started_at: now,
-        lease: ask.length,
+        lease: request.length,
     };
     // Before the claim: what belongs to a worker that nobody knows counts as lapsed.
     store.register_worker(&record, now).await?;
@@ -250,12 +266,12 @@ async fn claim(app: &App, ask: &Ask, by: ClaimBy<'_>, now: Timestamp) -> StoreRe
         tenant: task.tenant.clone(),
         worker,
         run_lease: task.run_lease,
-        length: ask.length,
+        length: request.length,
     };
     let leased = Leased {
         task,
         lease,
-        expires_at: after(now, ask.length),
+        expires_at: after(now, request.length),
     };
     Ok((Some(leased), at_cap))
 }
@@ -265,7 +281,8 @@ pub(crate) fn after(now: Timestamp, length: Duration) -> Timestamp {
     now.checked_add(length).unwrap_or(Timestamp::MAX)
 }
 
-/// Removes a worker row that is of no more use. One that stays holds nothing, and is forgotten in time.
+/// Removes a worker row that is of no more use. One that stays holds nothing, and is forgotten in
+/// time.
 pub(crate) async fn forget(app: &App, worker: WorkerId) {
     if let Err(error) = app.services.store.remove_worker(worker).await {
         tracing::debug!(%error, worker.id = %worker, "a worker row was left behind");
@@ -344,16 +361,16 @@ mod tests {
     use super::*;
     use crate::{AlwaysReady, ApiConfig, Catalog, Metrics, Services};
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const LEASED_WITHIN: Duration = Duration::from_secs(20);
 
     async fn take_one(app: &App) -> Vec<Leased> {
-        let ask = Ask {
+        let request = LeaseRequest {
             types: vec![TaskType::new("ocr").unwrap()],
             max: 10,
             length: Duration::from_secs(60),
             worker: "test".into(),
         };
-        take(app, ask, Instant::now() + PATIENCE, &Gone::default())
+        take(app, request, Instant::now() + LEASED_WITHIN, &Gone::default())
             .await
             .unwrap()
     }

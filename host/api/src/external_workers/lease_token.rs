@@ -1,7 +1,8 @@
 //! Lease tokens: what a worker outside the fleet shows to prove that a lease is its own.
 //!
-//! A token says which lease it stands for, so the API keeps nothing between two requests and any process of the fleet can answer. It ends with
-//! a tag that only the deployment can make: ids and lease numbers, which lists and logs show, are not enough.
+//! A token says which lease it stands for, so the API keeps nothing between two requests and any
+//! process of the fleet can answer. It ends with a tag that only the deployment can make: ids and
+//! lease numbers, which lists and logs show, are not enough.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ const TAG: usize = 16;
 /// Version, worker, run lease and length; the tenant's name follows, then the tag.
 const HEAD: usize = 1 + 16 + 8 + 4;
 const MAX_TENANT: usize = 63;
-/// What the tags of a deployment without a key are made with. It listens on loopback only, where everybody may do everything anyway; the
-/// tag then only tells a slip from a token.
+/// What the tags of a deployment without a key are made with. It listens on loopback only, where
+/// everybody may do everything anyway; the tag then only tells a slip from a token.
 const NO_KEY: &[u8; 32] = b"taskforge without any API key...";
 
 /// The right to one attempt of one task.
@@ -85,7 +86,8 @@ impl LeaseTokens {
         })
     }
 
-    /// Hashed twice with the secret in front, so that no longer message can be given a tag from a shorter one's.
+    /// Hashed twice with the secret in front, so that no longer message can be given a tag from a
+    /// shorter one's.
     fn tag(&self, task: TaskId, said: &[u8]) -> [u8; TAG] {
         let inner = Sha256::new()
             .chain_update(self.0)

@@ -216,7 +216,8 @@ mod tests {
         let short = cut(vec![line(10), line(0)], Timestamp::UNIX_EPOCH);
         assert_eq!(short.len(), 2);
         let long = cut(vec![line(30_000), line(5_000), line(1)], Timestamp::UNIX_EPOCH);
-        // 65,536 bytes are 60,000, one line end and 2767 characters of two bytes; one byte is left over.
+        // 65,536 bytes are 60,000, one line end and 2767 characters of two bytes; one byte is left
+        // over.
         let lengths: Vec<usize> = long.iter().map(|line| line.message.chars().count()).collect();
         assert_eq!(lengths[..2], [30_000, 2_767]);
         let marker = &long.last().unwrap().message;

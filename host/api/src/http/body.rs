@@ -79,8 +79,8 @@ impl Pace {
     }
 }
 
-/// A body as it comes: no larger than allowed, and in time. Of one that is refused the rest is left:
-/// the connection ends after the answer (`socket`).
+/// A body as it comes: no larger than allowed, and in time. Of one that is refused the rest is
+/// left: the connection ends after the answer (`socket`).
 pub(crate) struct Incoming {
     body: Body,
     limit: usize,

@@ -59,8 +59,9 @@ pub(crate) struct Connections {
     running: TaskTracker,
 }
 
-/// What a connection holds, and with it every request of its own until that has ended: its permit, and
-/// the server's attention when it shuts down. Connections put it into the extensions of their requests.
+/// What a connection holds, and with it every request of its own until that has ended: its permit,
+/// and the server's attention when it shuts down. Connections put it into the extensions of their
+/// requests.
 #[derive(Clone)]
 pub(crate) struct RequestPermit {
     _connection: Arc<(ConnectionPermit, TaskTrackerToken)>,
@@ -85,7 +86,8 @@ impl Connections {
 
     /// Serves a connection until it ends, and gives its permit back then.
     pub(crate) fn serve(&self, stream: TcpStream, permit: ConnectionPermit) {
-        // Answers are written whole, so waiting to fill a segment would only delay their last piece.
+        // Answers are written whole, so waiting to fill a segment would only delay their last
+        // piece.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
@@ -118,7 +120,8 @@ impl Connections {
                 }
                 connection.await
             };
-            // A client that hangs up, times out or speaks something else than HTTP is no event of ours.
+            // A client that hangs up, times out or speaks something else than HTTP is no event of
+            // ours.
             if let Some(Err(error)) = cut.run_until_cancelled(ended).await {
                 tracing::debug!(%error, "a connection ended early");
             }
@@ -147,7 +150,8 @@ fn http(config: &ApiConfig) -> http1::Builder {
         .header_read_timeout(config.header_timeout)
         .max_header_size(config.header_limit)
         .max_headers(config.max_headers)
-        // The least that hyper allows is 8 KiB; bodies are read in pieces of this size, so it says nothing about theirs.
+        // The least that hyper allows is 8 KiB; bodies are read in pieces of this size, so it says
+        // nothing about theirs.
         .max_buf_size((64 << 10).max(config.header_limit));
     http
 }

@@ -1,9 +1,11 @@
-//! Admission control of connections: how many at once, how many of one address, and room for probes.
+//! Admission control of connections: how many at once, how many of one address, and room for
+//! probes.
 //!
 //! Nobody is kept waiting in the system's backlog, where a probe could not be told from a flood.
-//! Every connection is accepted; when there is no permit left, the one that has waited longest for its
-//! client's next request is closed. If none has waited long enough, the new one may ask for
-//! `/healthz` and `/readyz` only, on permits of their own, and everything else is told to come back.
+//! Every connection is accepted; when there is no permit left, the one that has waited longest for
+//! its client's next request is closed. If none has waited long enough, the new one may ask for
+//! `/healthz` and `/readyz` only, on permits of their own, and everything else is told to come
+//! back.
 
 use std::{
     collections::HashMap,
@@ -138,8 +140,8 @@ impl ConnectionPermits {
 }
 
 impl Granted {
-    /// Removes the permit of one of these, which is counted no longer although its connection may take a
-    /// moment to end. Those whose client never said anything go first.
+    /// Removes the permit of one of these, which is counted no longer although its connection may
+    /// take a moment to end. Those whose client never said anything go first.
     fn make_room(&mut self, now: Instant, after: Duration, which: impl Fn(&ConnectionState) -> bool) -> bool {
         let waiting = self
             .connections

@@ -1,7 +1,8 @@
-//! JSON objects in requests, each described once: for the OpenAPI document, and for whoever reads it.
+//! JSON objects in requests, each described once: for the OpenAPI document, and for whoever reads
+//! it.
 //!
-//! Every field is read on its own, so that one answer names everything that is wrong, each by its JSON
-//! pointer.
+//! Every field is read on its own, so that one answer names everything that is wrong, each by its
+//! JSON pointer.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -17,9 +18,9 @@ use crate::{
 };
 
 /// Describes an object: a struct with documented fields, and after each `=` how it is read from its
-/// text, a function that returns the value or says what is wrong with it. A field that may be left out
-/// or null is an `Option`. One without `=` is an `Option<&'t RawValue>`, the text as it came, null too.
-/// Other fields, and fields given twice, are refused.
+/// text, a function that returns the value or says what is wrong with it. A field that may be left
+/// out or null is an `Option`. One without `=` is an `Option<&'t RawValue>`, the text as it came,
+/// null too. Other fields, and fields given twice, are refused.
 macro_rules! object {
     (
         $(#[$about:meta])*
@@ -147,8 +148,8 @@ impl<'t> Fields<'t> {
         known: &[&'static str],
         errors: &mut Vec<FieldError>,
     ) -> Option<Self> {
-        // The text has parsed as JSON before, so it can only fail here by not being an object, or by
-        // a key that is not Unicode.
+        // The text has parsed as JSON before, so it can only fail here by not being an object, or
+        // by a key that is not Unicode.
         let Members(given) = match serde_json::from_str(raw.get()) {
             Ok(members) => members,
             Err(error) if raw.get().starts_with('{') => {
@@ -269,8 +270,8 @@ pub(crate) fn time(raw: &str) -> Result<Timestamp, String> {
     parsed(raw).map_err(|_| "must be a time in RFC 3339, such as \"2030-01-31T08:00:00Z\"".to_owned())
 }
 
-/// Reads a duration, text for people or a number of seconds, rounded down to the microseconds that the
-/// store keeps.
+/// Reads a duration, text for people or a number of seconds, rounded down to the microseconds that
+/// the store keeps.
 pub(crate) fn duration(max: Duration, max_text: &str) -> impl FnOnce(&str) -> Result<Duration, String> {
     #[derive(Deserialize)]
     #[serde(untagged)]

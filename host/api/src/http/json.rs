@@ -1,8 +1,9 @@
 //! Reading JSON text strictly, and without rewriting it.
 //!
-//! A client's input is kept as the text that came, so numbers of any length and the order of keys survive. What makes two readers
-//! understand one text differently is refused: a key given twice, a string that is not Unicode, a number beyond every range. Otherwise
-//! the schema could be checked against one reading and the handler be given another.
+//! A client's input is kept as the text that came, so numbers of any length and the order of keys
+//! survive. What makes two readers understand one text differently is refused: a key given twice, a
+//! string that is not Unicode, a number beyond every range. Otherwise the schema could be checked
+//! against one reading and the handler be given another.
 
 use std::{borrow::Cow, fmt, str};
 
@@ -83,7 +84,8 @@ struct Key<'t>(#[serde(borrow)] Cow<'t, str>);
 /// Parses text that the grammar has passed into a tree.
 ///
 /// # Errors
-/// When readers would not agree on it: a key given twice, a lone surrogate, a number out of range. The text says what and where.
+/// When readers would not agree on it: a key given twice, a lone surrogate, a number out of range.
+/// The text says what and where.
 pub(crate) fn tree(text: &str) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict.deserialize(&mut deserializer)?;
@@ -163,7 +165,8 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// Reads a value that stands at a pointer, strictly; what is wrong in it is named by its own pointer.
+/// Reads a value that stands at a pointer, strictly; what is wrong in it is named by its own
+/// pointer.
 pub(crate) fn strict<T: DeserializeOwned>(text: &str, pointer: &str) -> Result<T, FieldError> {
     // First: a key given twice could hide the other value.
     tree(text).map_err(|error| FieldError::at(pointer, error.to_string()))?;

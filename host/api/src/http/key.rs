@@ -18,7 +18,8 @@ pub(crate) const HEADER: &str = "x-api-key";
 const MIN_LENGTH: usize = 16;
 const MAX_LENGTH: usize = 1024;
 
-/// Routes that answer without a key: probes have none, and the pages are where a person enters theirs. They show nothing of what is stored.
+/// Routes that answer without a key: probes have none, and the pages are where a person enters
+/// theirs. They show nothing of what is stored.
 const OPEN: [&str; 7] = [
     "/",
     "/healthz",
@@ -61,7 +62,8 @@ impl ApiKey {
         })
     }
 
-    /// Whether this is the key. Digests are compared, all of them in the same time, so neither a common beginning nor the length shows.
+    /// Whether this is the key. Digests are compared, all of them in the same time, so neither a
+    /// common beginning nor the length shows.
     fn is(&self, given: &[u8]) -> bool {
         let given: [u8; 32] = Sha256::digest(given).into();
         self.digest.ct_eq(&given).into()
@@ -79,7 +81,8 @@ impl ApiKey {
         bearer.chain(plain).any(|given| self.is(given))
     }
 
-    /// What lease tokens are made with: the same in every process of the deployment, and no way back to the key.
+    /// What lease tokens are made with: the same in every process of the deployment, and no way
+    /// back to the key.
     pub(crate) const fn lease_secret(&self) -> &[u8; 32] {
         &self.lease_secret
     }
@@ -103,8 +106,8 @@ pub(crate) fn is_open(route: &str) -> bool {
     OPEN.contains(&route)
 }
 
-/// The layer that asks for the key. It looks at the route that matched and not at the path, so there
-/// is no second spelling of an open one.
+/// The layer that asks for the key. It looks at the route that matched and not at the path, so
+/// there is no second spelling of an open one.
 pub(crate) async fn ask(State(key): State<ApiKey>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     if route.is_some_and(|route| is_open(route.as_str())) || key.is_in(request.headers()) {

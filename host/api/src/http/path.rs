@@ -8,8 +8,8 @@ use taskforge_domain::{TenantId, is_hidden};
 
 use crate::Problem;
 
-/// Whose request this is. Until tenants come it is the default tenant, unless a layer has put another
-/// into the request's extensions.
+/// Whose request this is. Until tenants come it is the default tenant, unless a layer has put
+/// another into the request's extensions.
 #[derive(Debug, Clone, Default)]
 pub struct Tenant(pub TenantId);
 
@@ -49,7 +49,8 @@ where
 }
 
 async fn raw<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Problem> {
-    // `target` has checked that they are UTF-8; and a route has the parameters that its handler takes.
+    // `target` has checked that they are UTF-8; and a route has the parameters that its handler
+    // takes.
     let params = RawPathParams::from_request_parts(parts, state).await;
     params.map_err(|_| Problem::internal())
 }
@@ -63,7 +64,8 @@ fn read<'p, T: FromStr<Err: ToString>>(
         .map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
 }
 
-/// Who asks, for the record of what happened to a plugin: what the header `x-operator` says, which nobody checks.
+/// Who asks, for the record of what happened to a plugin: what the header `x-operator` says, which
+/// nobody checks.
 pub(crate) struct By(pub(crate) String);
 
 /// Characters of an operator's name.

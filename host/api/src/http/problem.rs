@@ -1,6 +1,7 @@
 //! Errors as clients see them: RFC 9457 problem details.
 //!
-//! A problem's text is written for the client. What went wrong inside is logged where it is turned into one, and never travels.
+//! A problem's text is written for the client. What went wrong inside is logged where it is turned
+//! into one, and never travels.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,8 @@ use serde::Serialize;
 use taskforge_store::StoreError;
 use utoipa::ToSchema;
 
-/// The classes of problem. Each has a `type` URI that stays the same for good, so clients may match on it.
+/// The classes of problem. Each has a `type` URI that stays the same for good, so clients may match
+/// on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
     /// The body is not JSON, or nests too deeply.
@@ -19,7 +21,8 @@ pub enum ProblemKind {
     InvalidParameter,
     /// The API key is missing or wrong.
     Unauthorized,
-    /// The server asks for no key, and the request comes from another site's page or names another host.
+    /// The server asks for no key, and the request comes from another site's page or names another
+    /// host.
     ForeignOrigin,
     /// There is no such task or plugin.
     NotFound,
@@ -164,7 +167,8 @@ impl ProblemKind {
 /// One thing that is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// Where in the body, as a JSON pointer (RFC 6901): `/input/n`, `/tasks/17/priority`. Empty for the body as a whole.
+    /// Where in the body, as a JSON pointer (RFC 6901): `/input/n`, `/tasks/17/priority`. Empty for
+    /// the body as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "/input/n")]
     pub pointer: Option<String>,
@@ -354,7 +358,8 @@ impl Problem {
     }
 }
 
-/// The answer carries the problem as an extension; the `request` layer, which knows the request's id, writes it out.
+/// The answer carries the problem as an extension; the `request` layer, which knows the request's
+/// id, writes it out.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();

@@ -1,4 +1,5 @@
-//! The query of a request: each parameter is read on its own, and an error names the one that is wrong.
+//! The query of a request: each parameter is read on its own, and an error names the one that is
+//! wrong.
 
 use std::{str::FromStr, time::Duration};
 
@@ -12,7 +13,6 @@ use crate::{Problem, ProblemKind, http::json::shorten};
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The parameters of the query, of which handlers take those that they know; the rest is refused.
-#[derive(Default)]
 pub(crate) struct Params(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -44,7 +44,8 @@ impl Params {
             .map_err(|detail| Problem::parameter(name, shorten(&detail, 300)))
     }
 
-    /// Takes a parameter that may be given several times, each time with several values between commas.
+    /// Takes a parameter that may be given several times, each time with several values between
+    /// commas.
     pub(crate) fn many<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Vec<T>, Problem> {
         let given = self.0.extract_if(.., |(key, _)| key == name);
         let texts: Vec<String> = given
@@ -75,6 +76,17 @@ impl Params {
                 format!("is not a parameter of this route; known are {known}"),
             )),
         }
+    }
+}
+
+/// A query without parameters.
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let params = Params::from_request_parts(parts, state).await?;
+        params.end("none").map(|()| Self)
     }
 }
 

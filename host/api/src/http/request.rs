@@ -1,10 +1,12 @@
-//! Around every request: its id, its span, its metrics, its time limit, and the writing out of problems.
+//! Around every request: its id, its span, its metrics, its time limit, and the writing out of
+//! problems.
 //!
 //! # Cancellation
-//! A handler is never dropped: it runs in a task of its own, and a client that hangs up, or a time limit, only ends the
-//! wait for its answer. So no client is left with half a change, and none can make the store give up a connection in the
-//! middle of an operation. A handler that waits for something to happen asks for [`Gone`], and stops when it comes. The
-//! requests under way stay bounded, because a connection's permit is held until its request has ended ([`RequestPermit`]).
+//! A handler is never dropped: it runs in a task of its own, and a client that hangs up, or a time
+//! limit, only ends the wait for its answer. So no client is left with half a change, and none can
+//! make the store give up a connection in the middle of an operation. A handler that waits for
+//! something to happen asks for [`Gone`], and stops when it comes. The requests under way stay
+//! bounded, because a connection's permit is held until its request has ended ([`RequestPermit`]).
 
 use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
@@ -140,7 +142,8 @@ async fn answer(handler: JoinHandle<Response>, limit: Duration) -> Response {
     }
 }
 
-/// Writes out a problem, replaces plain-text errors of the framework by problems, and sets the headers that every answer has.
+/// Writes out a problem, replaces plain-text errors of the framework by problems, and sets the
+/// headers that every answer has.
 fn finish(response: &mut Response, id: &str) {
     let status = response.status();
     let problem = response.extensions_mut().remove::<Problem>();

@@ -20,7 +20,8 @@ use crate::{
     state::App,
 };
 
-/// After the process ran out of descriptors or memory, accepting again at once would only burn the processor.
+/// After the process ran out of descriptors or memory, accepting again at once would only burn the
+/// processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The same error is logged once in this time: it may come with every connection.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -30,7 +31,8 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Why [`bind`] does not listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address can be reached from other machines, and without a key everybody there could do everything.
+    /// The address can be reached from other machines, and without a key everybody there could do
+    /// everything.
     #[error("{0} can be reached from other machines; listening there needs an API key")]
     NeedsKey(SocketAddr),
     /// The address is taken, not ours, or not allowed.
@@ -60,7 +62,8 @@ pub struct Server {
 /// Begins to listen.
 ///
 /// # Errors
-/// [`BindError::NeedsKey`] when the address is not a loopback one and there is no key; otherwise when it cannot be listened on.
+/// [`BindError::NeedsKey`] when the address is not a loopback one and there is no key; otherwise
+/// when it cannot be listened on.
 pub async fn bind(config: ApiConfig) -> Result<Server, BindError> {
     // An IPv4 address may come in its IPv6 spelling.
     if config.key.is_none() && !config.listen.ip().to_canonical().is_loopback() {
@@ -87,8 +90,9 @@ impl Server {
         self.address
     }
 
-    /// Answers requests until `shutdown` is cancelled. From then on no connection is accepted, idle ones are closed, long polls are
-    /// answered with what is known, and running requests have [`ApiConfig::shutdown_grace`] to end.
+    /// Answers requests until `shutdown` is cancelled. From then on no connection is accepted, idle
+    /// ones are closed, long polls are answered with what is known, and running requests have
+    /// [`ApiConfig::shutdown_grace`] to end.
     ///
     /// # Errors
     /// [`ServeError::CutOff`] when some did not.
@@ -109,7 +113,8 @@ impl Server {
         let upkeep = tokio::spawn(shutdown.clone().run_until_cancelled_owned(upkeep(metrics)));
         let connections = Connections::new(router, &config, shutdown.clone());
         let permits = ConnectionPermits::new(config.max_connections, config.max_connections_per_address);
-        // Cancellation point: dropping `accept` loses at most a connection that nobody has answered.
+        // Cancellation point: dropping `accept` loses at most a connection that nobody has
+        // answered.
         shutdown
             .run_until_cancelled(accept(&listener, &permits, &connections))
             .await;
@@ -159,8 +164,8 @@ async fn accept(listener: &TcpListener, permits: &Arc<ConnectionPermits>, connec
                     continue;
                 }
                 if is_exhausted(&error) {
-                    // Whoever waits outside goes first, in the place of one that is not needed, which
-                    // takes a moment to close.
+                    // Whoever waits outside goes first, in the place of one that is not needed,
+                    // which takes a moment to close.
                     permits.make_room();
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

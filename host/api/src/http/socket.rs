@@ -19,8 +19,8 @@ use tokio::{
 use crate::http::connection_permits::ConnectionState;
 
 /// How long, and for how many bytes, a client is still read after the last answer was sent. Closing
-/// a socket that holds unread bytes resets the connection, and a reset throws away the answer at the
-/// client. So what is read here is dropped: the largest component that a client would send, or
+/// a socket that holds unread bytes resets the connection, and a reset throws away the answer at
+/// the client. So what is read here is dropped: the largest component that a client would send, or
 /// what comes in the time. A client that falls silent has heard, or will not.
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
@@ -151,7 +151,8 @@ impl Write for Socket {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes when its own buffer is empty, so by then the client has taken the whole answer.
+    /// hyper flushes when its own buffer is empty, so by then the client has taken the whole
+    /// answer.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.deadline = None;
         self.connection.wrote();

@@ -1,9 +1,10 @@
-//! What the derived schemas leave open or say in too involved a way: the texts that parameters take, the
-//! kinds of handlers, defaults. Clients are generated from it, and requests and checks of answers.
+//! What the derived schemas leave open or say in too involved a way: the texts that parameters
+//! take, the kinds of handlers, defaults. Clients are generated from it, and requests and checks of
+//! answers.
 
 use utoipa::openapi::{
-    Components, Discriminator, ObjectBuilder, Ref, RefOr, Schema,
-    path::{Operation, Parameter},
+    Components, Discriminator, KnownFormat, ObjectBuilder, Ref, RefOr, Required, Schema, SchemaFormat,
+    path::{Operation, Parameter, ParameterBuilder, ParameterIn},
     schema::{ArrayItems, Object, Type},
 };
 
@@ -22,6 +23,42 @@ fn pattern(parameter: &str) -> Option<&'static str> {
         "x-operator" => "^([!-~]([ -~]{0,98}[!-~])?)?$",
         _ => return None,
     })
+}
+
+/// What a parameter of a path stands for, and one that is.
+fn described(parameter: &str) -> (&'static str, &'static str) {
+    match parameter {
+        "id" => ("The task", "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11"),
+        "name" => ("The plugin, which is the task type", "fibonacci"),
+        "type" => ("The task type", "fibonacci"),
+        "version" => ("The version", "1.0.0"),
+        "key" => ("The name that the plugin reads the secret by", "api-key"),
+        _ => ("The tenant", "default"),
+    }
+}
+
+/// Adds the parameters of an operation's path.
+pub(super) fn path(path: &str, operation: &mut Operation) {
+    let names = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let parameters = operation.parameters.get_or_insert_default();
+    for (place, name) in names.enumerate() {
+        let (description, example) = described(name);
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let text = match name {
+            "id" => text.format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))),
+            _ => text,
+        };
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(text))
+            .example(Some(example.into()));
+        parameters.insert(place, RefOr::T(parameter.build()));
+    }
 }
 
 /// Narrows the parameters of an operation.
@@ -57,8 +94,9 @@ fn text(parameter: &mut Parameter) -> Option<&mut Object> {
     }
 }
 
-/// Makes each kind of handler one object that names its kind, and a handler one of them. What is derived
-/// is a union of intersections of parts that may be absent, which generators of clients cannot read.
+/// Makes each kind of handler one object that names its kind, and a handler one of them. What is
+/// derived is a union of intersections of parts that may be absent, which generators of clients
+/// cannot read.
 pub(super) fn handlers(components: &mut Components) {
     let described = match components.schemas.get("Described") {
         Some(RefOr::T(Schema::Object(described))) => described.clone(),

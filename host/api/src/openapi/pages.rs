@@ -13,7 +13,8 @@ use utoipa_swagger_ui::Config;
 
 use crate::{Problem, ProblemKind};
 
-/// Scripts and fetches from here only. Swagger UI sets style attributes and draws its icons from `data:` URIs.
+/// Scripts and fetches from here only. Swagger UI sets style attributes and draws its icons from
+/// `data:` URIs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 

@@ -49,11 +49,12 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(listen).await
 }
 
-/// Answers until `shutdown` is cancelled. A process that drains should cancel it last: until then `/readyz` should say that it drains, which
-/// is for [`AdminServices::ready`] to do.
+/// Answers until `shutdown` is cancelled. A process that drains should cancel it last: until then
+/// `/readyz` should say that it drains, which is for [`AdminServices::ready`] to do.
 ///
 /// # Errors
-/// [`ServeError::Listener`] when the listener is broken, [`ServeError::CutOff`] when a client would not take its answer.
+/// [`ServeError::Listener`] when the listener is broken, [`ServeError::CutOff`] when a client would
+/// not take its answer.
 pub async fn serve(
     listener: TcpListener,
     services: AdminServices,

@@ -22,12 +22,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: Cow<'static, str> = Cow::Borrowed("ok");
 const AWAY: Cow<'static, str> = Cow::Borrowed("Redis is away; tasks are claimed from the store itself");
 
-/// How old what a part said may be when it is repeated to the next who asks. So many probes a second cost a
-/// hung database no more than one does.
+/// How old what a part said may be when it is repeated to the next who asks. So many probes a
+/// second cost a hung database no more than one does.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long a probe waits for a new answer while there is an old one that is not much older: no longer
-/// than a part may take to answer. Then a probe that has a connection gives it back soon, whatever hangs.
+/// How long a probe waits for a new answer while there is an old one that is not much older: no
+/// longer than a part may take to answer. Then a probe that has a connection gives it back soon,
+/// whatever hangs.
 const NEW_ANSWER: Duration = Duration::from_millis(250);
 const STALE: Duration = Duration::from_secs(3);
 
@@ -39,8 +40,8 @@ const SILENT: Cow<'static, str> = Cow::Borrowed("does not answer");
 pub(crate) struct ReadyView {
     /// `ready` or `unavailable`.
     status: &'static str,
-    /// Where workers learn of tasks: `local` (a queue in this process), `redis`, `store` (the database, because nothing else is
-    /// configured) or `store_while_redis_is_away`.
+    /// Where workers learn of tasks: `local` (a queue in this process), `redis`, `store` (the
+    /// database, because nothing else is configured) or `store_while_redis_is_away`.
     mode: &'static str,
     /// What each part says: `ok`, or what is wrong with it.
     checks: ReadyChecks,
@@ -51,8 +52,8 @@ pub(crate) struct ReadyView {
 struct ReadyChecks {
     /// The database answers and has the right schema.
     store: Cow<'static, str>,
-    /// The broker answers, and its server keeps what it is given. While it does not, tasks are claimed from the store, later and more
-    /// slowly.
+    /// The broker answers, and its server keeps what it is given. While it does not, tasks are
+    /// claimed from the store, later and more slowly.
     broker: Cow<'static, str>,
     /// The server has what it needs, and is not shutting down.
     server: Cow<'static, str>,
@@ -108,8 +109,9 @@ pub(crate) fn alive() -> Response {
 }
 
 impl HealthChecks {
-    /// Whether the process can do its work. A broker that is away does not change that: tasks are then claimed from the store, more slowly,
-    /// and to take the whole fleet out of service for it would turn latency into an outage.
+    /// Whether the process can do its work. A broker that is away does not change that: tasks are
+    /// then claimed from the store, more slowly, and to take the whole fleet out of service for it
+    /// would turn latency into an outage.
     ///
     /// What store and broker say is asked at most once a second, however many probes there are.
     pub(crate) async fn readiness(self: &Arc<Self>) -> Response {

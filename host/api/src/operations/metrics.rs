@@ -1,7 +1,7 @@
 //! What Prometheus reads.
 //!
-//! All crates count through the `metrics` facade. This file installs the recorder behind it and adds what is read rather than counted:
-//! tasks by type and state, and the length of the queue.
+//! All crates count through the `metrics` facade. This file installs the recorder behind it and
+//! adds what is read rather than counted: tasks by type and state, and the length of the queue.
 
 use std::{fmt::Write, sync::OnceLock, time::Duration};
 
@@ -12,13 +12,14 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::Catalog;
 
-/// How long a count of tasks is good for: with a long backlog counting reads much of an index, and scrapers may be many. 15 s is
-/// a common interval of scrapes.
+/// How long a count of tasks is good for: with a long backlog counting reads much of an index, and
+/// scrapers may be many. 15 s is a common interval of scrapes.
 const COUNTS_MAX_AGE: Duration = Duration::from_secs(15);
 /// A scrape must not hang with the store.
 const COUNTS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Upper bounds of the buckets of everything in seconds: from a fresh instance (tens of microseconds) to a long task.
+/// Upper bounds of the buckets of everything in seconds: from a fresh instance (tens of
+/// microseconds) to a long task.
 const SECONDS: [f64; 17] = [
     0.0001, 0.0003, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
@@ -50,7 +51,8 @@ impl Metrics {
             .clone()
     }
 
-    /// Sorts the samples gathered so far into their buckets. To be called every few seconds; [`crate::Server::serve`] does.
+    /// Sorts the samples gathered so far into their buckets. To be called every few seconds;
+    /// [`crate::Server::serve`] does.
     pub fn upkeep(&self) {
         self.recorder.run_upkeep();
     }
@@ -66,7 +68,8 @@ impl Metrics {
 pub(crate) struct Readings(Mutex<Option<(Instant, String)>>);
 
 impl Readings {
-    /// What others hold, in the Prometheus text format: counts at most [`COUNTS_MAX_AGE`] old, the rest as it is now.
+    /// What others hold, in the Prometheus text format: counts at most [`COUNTS_MAX_AGE`] old, the
+    /// rest as it is now.
     pub(crate) async fn render(
         &self,
         store: &dyn Store,
@@ -159,7 +162,8 @@ async fn count(store: &dyn Store) -> String {
              counted\n# TYPE taskforge_tasks gauge\n",
         );
         for (task_type, state, count) in counts.by_type {
-            // A task type has no character that would need escaping. Writing to a string cannot fail.
+            // A task type has no character that would need escaping. Writing to a string cannot
+            // fail.
             writeln!(
                 text,
                 "taskforge_tasks{{type=\"{task_type}\",state=\"{state}\"}} {count}"

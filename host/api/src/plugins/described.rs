@@ -11,25 +11,9 @@ use utoipa::ToSchema;
 #[schema(value_type = String, format = Binary)]
 pub(crate) struct WasmBytes(Vec<u8>);
 
-/// A task type that only external workers handle.
-#[derive(ToSchema)]
-#[schema(as = ExternalType)]
-pub(crate) struct ExternalBody {
-    /// The task type.
-    #[schema(example = "ocr")]
-    name: String,
-    /// One line for people.
-    summary: String,
-    /// JSON Schema of the input; `POST /tasks` checks against it.
-    #[schema(value_type = Value)]
-    input_schema: Value,
-    /// JSON Schema of the output; `POST /complete_task` checks against it. Null: any output is taken.
-    #[schema(value_type = Value, nullable)]
-    output_schema: Option<Value>,
-}
-
 // `usize`: whole numbers without the maximum that the formats of u32 and u64 would imply.
-/// The ceilings of one attempt. Sizes in bytes; where they are set also as text such as `64 MiB`. What is left out there gets its default.
+/// The ceilings of one attempt. Sizes in bytes; where they are set also as text such as `64 MiB`.
+/// What is left out there gets its default.
 #[derive(ToSchema)]
 #[schema(as = Limits)]
 pub(crate) struct LimitsBody {
@@ -54,7 +38,8 @@ pub(crate) struct LimitsBody {
     /// Handles open at once, of the host's and of the component's own resources.
     #[schema(required = false)]
     handles: usize,
-    /// The call stack that the handler needs. The host has one size for all, and refuses what needs more.
+    /// The call stack that the handler needs. The host has one size for all, and refuses what needs
+    /// more.
     #[schema(value_type = SizeText, required = false)]
     stack: usize,
     /// Elements of all tables together.
@@ -109,13 +94,15 @@ pub(crate) struct GrantsBody {
     /// Outgoing HTTP.
     #[schema(required = false)]
     http: HttpGrantBody,
-    /// Sending e-mail: `true`, `false`, or an object with `senders` and `recipients`, each a list of domains.
+    /// Sending e-mail: `true`, `false`, or an object with `senders` and `recipients`, each a list
+    /// of domains.
     #[schema(value_type = Value, required = false, example = json!({"recipients": ["example.com"]}))]
     mail: Value,
     /// Secrets of the plugin that this version reads through `wasi:config`.
     #[schema(required = false)]
     secrets: Vec<String>,
-    /// Keeping values in `wasi:keyvalue`: `true`, `false`, or an object with `bytes` and `keys`, for each tenant.
+    /// Keeping values in `wasi:keyvalue`: `true`, `false`, or an object with `bytes` and `keys`,
+    /// for each tenant.
     #[schema(value_type = Value, required = false, example = json!({"bytes": 1_048_576, "keys": 1000}))]
     keyvalue: Value,
 }
@@ -124,7 +111,8 @@ pub(crate) struct GrantsBody {
 #[derive(ToSchema)]
 #[schema(as = HttpGrant)]
 pub(crate) struct HttpGrantBody {
-    /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443; or `{"host": …, "methods": ["POST"]}`.
+    /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443; or
+    /// `{"host": …, "methods": ["POST"]}`.
     #[schema(value_type = Vec<Value>, required = false)]
     hosts: Vec<Value>,
     /// Networks that are allowed although they are private.
@@ -170,24 +158,8 @@ pub(crate) struct ManifestBody {
     output_schema: Value,
 }
 
-/// One capability, seen from both sides.
-#[derive(ToSchema)]
-#[schema(as = Reviewed)]
-pub(crate) struct ReviewBody {
-    /// `http`, `mail`, `config`, `keyvalue`, `progress`, `logging`, `sockets`, `filesystem`, or a name that the component made up.
-    capability: String,
-    /// Whether the component imports it. Components of interpreters import more than they use.
-    imported: bool,
-    /// Whether it says of itself that it wants it.
-    wanted: bool,
-    /// What the operator granted, in a few words.
-    #[schema(example = "POST api.example.com")]
-    granted: String,
-    /// It imports or wants it, and could be granted it, and is not. Attempts that use it will fail.
-    is_missing: bool,
-}
-
-/// A DSSE envelope, as `taskforge plugin sign` writes it. Fields that are not named here are ignored.
+/// A DSSE envelope, as `taskforge plugin sign` writes it. Fields that are not named here are
+/// ignored.
 #[derive(ToSchema)]
 #[schema(as = SignatureEnvelope)]
 #[serde(rename_all = "camelCase")]
@@ -230,44 +202,4 @@ pub(crate) struct StatementBody {
     grants: GrantsBody,
     /// Names of the configuration values that it may be given.
     config: Vec<String>,
-}
-
-/// What the attempts of a version used, and which limits would fit them.
-#[derive(ToSchema)]
-#[schema(as = Advice)]
-pub(crate) struct AdviceBody {
-    /// The version.
-    version: String,
-    /// Attempts that were counted.
-    attempts: u64,
-    /// Those of them that failed.
-    failed: u64,
-    /// Fuel.
-    fuel: FigureBody,
-    /// Peak memory, in bytes.
-    memory: FigureBody,
-    /// Time, in microseconds.
-    wall_micros: FigureBody,
-    /// Output, in bytes.
-    output: FigureBody,
-    /// Why nothing is suggested, if so.
-    #[schema(required)]
-    reason: Option<String>,
-}
-
-/// One kind of usage.
-#[derive(ToSchema)]
-#[schema(as = Figure)]
-pub(crate) struct FigureBody {
-    /// Half of the attempts used at most this.
-    p50: u64,
-    /// 99 of 100 attempts used at most this.
-    p99: u64,
-    /// The most that any used.
-    max: u64,
-    /// The limit now.
-    limit: u64,
-    /// The limit that would do.
-    #[schema(required)]
-    suggested: Option<u64>,
 }

@@ -25,13 +25,14 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
 /// Push a component.
 ///
 /// Checks it, compiles it and stores it as a new version, which runs once it is activated. The same
-/// version with the same bytes again is no error and changes nothing; with other bytes it is refused:
-/// a version never changes.
+/// version with the same bytes again is no error and changes nothing; with other bytes it is
+/// refused: a version never changes.
 ///
 /// A component that exports the handler interface says its name, version and schemas itself. For a
 /// WASI command or a WASI web server they come with the push: `name` and `version`, or a whole
-/// `manifest`. The component is the whole body, or a part of a form that has settings, a manifest or a
-/// signature too; what is wrong in a part is named by a pointer such as `/settings/limits/fuel`.
+/// `manifest`. The component is the whole body, or a part of a form that has settings, a manifest
+/// or a signature too; what is wrong in a part is named by a pointer such as
+/// `/settings/limits/fuel`.
 #[utoipa::path(
     post, path = "/plugins", tag = "plugins", operation_id = "pushPlugin",
     params(
@@ -44,9 +45,11 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
         ("summary" = Option<String>, Query,
             description = "One line for people, of a component that does not say it itself"),
         ("activate" = Option<bool>, Query, description = "Let it run at once; false if left out"),
-        ("force" = Option<bool>, Query, description = "Activate it even if it refuses inputs that the running \
+        ("force" = Option<bool>, Query,
+            description = "Activate it even if it refuses inputs that the running \
             version takes, or imports what the running version is granted and it is not"),
-        ("allow_downgrade" = Option<bool>, Query, description = "Activate it even if it is older than a \
+        ("allow_downgrade" = Option<bool>, Query,
+            description = "Activate it even if it is older than a \
             version that was active, where the server requires signatures"),
         ("x-operator" = Option<String>, Header, description = "Who pushes, for the record"),
     ),
@@ -57,9 +60,11 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
     responses(
         (status = 201, description = "The version is stored", body = VersionView<'_>),
         (status = 200, description = "It was there already", body = VersionView<'_>),
-        (status = 403, description = "It is not signed by anybody whom this server trusts, it is not what \
+        (status = 403,
+            description = "It is not signed by anybody whom this server trusts, it is not what \
             was signed or may reach more, or the quota is used up"),
-        (status = 409, description = "The name or the version is taken, or the version breaks clients of \
+        (status = 409,
+            description = "The name or the version is taken, or the version breaks clients of \
             the running one or lacks a grant of it (it is stored all the same)"),
     ),
 )]

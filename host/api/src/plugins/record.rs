@@ -3,6 +3,7 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use taskforge_domain::{TaskType, VersionNumber};
+use taskforge_registry::Advice;
 
 use crate::{
     Problem,
@@ -11,10 +12,7 @@ use crate::{
         path::PathParam,
         query::{Params, number},
     },
-    plugins::{
-        described::AdviceBody,
-        view::{EventList, EventView},
-    },
+    plugins::view::{EventList, EventView},
     state::App,
 };
 
@@ -24,8 +22,8 @@ use crate::{
 #[utoipa::path(
     get, path = "/plugins/{name}/events", tag = "plugins", operation_id = "listPluginEvents",
     params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most this many; 100 if left out"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "At most this many; 100 if left out"),
     ),
     responses((status = 200, description = "The events", body = EventList)),
 )]
@@ -47,11 +45,11 @@ pub(crate) async fn events(
 #[utoipa::path(
     get, path = "/plugins/{name}/advice", tag = "plugins", operation_id = "advisePlugin",
     params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("version" = Option<String>, Query, description = "The version; the one that runs if left out"),
+        ("version" = Option<String>, Query,
+            description = "The version; the one that runs if left out"),
     ),
     responses(
-        (status = 200, description = "What was used, and what is suggested", body = AdviceBody),
+        (status = 200, description = "What was used, and what is suggested", body = Advice),
         (status = 409, description = "No version runs yet"),
     ),
 )]

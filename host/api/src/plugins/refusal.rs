@@ -4,7 +4,8 @@ use taskforge_registry::{LoadError, RegistryError, SecretError};
 
 use crate::{FieldError, Problem, ProblemKind};
 
-/// The registry's texts speak to whoever asked; only those about this server's own faults stay inside.
+/// The registry's texts speak to whoever asked; only those about this server's own faults stay
+/// inside.
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         let kind = match error {

@@ -13,7 +13,7 @@ use crate::{
         fields::{flag, object, parsed, whole},
         json::strict,
         path::{By, PathParam},
-        query::Params,
+        query::NoQuery,
     },
     plugins::view::RolloutView,
     queues,
@@ -30,7 +30,8 @@ object! {
         /// Also if it refuses inputs that the running version takes.
         #[schema(default = false)]
         force: Option<bool> = flag,
-        /// Also if it is older than a version that was active, where the server requires signatures.
+        /// Also if it is older than a version that was active, where the server requires
+        /// signatures.
         #[schema(default = false)]
         allow_downgrade: Option<bool> = flag,
     }
@@ -51,7 +52,8 @@ object! {
         /// Also if it refuses inputs that the running version takes.
         #[schema(default = false)]
         force: Option<bool> = flag,
-        /// Also if it is older than a version that was active, where the server requires signatures.
+        /// Also if it is older than a version that was active, where the server requires
+        /// signatures.
         #[schema(default = false)]
         allow_downgrade: Option<bool> = flag,
     }
@@ -69,21 +71,23 @@ object! {
 
 /// Activate a version.
 ///
-/// It is to run all tasks of the plugin. Workers hear of it within two seconds and take it when they have compiled it; until then attempts begin on
-/// the version before, and an attempt ends on the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that
-/// refuses inputs which the running one takes is refused, with every field named, unless it is forced; so is one that imports what the running
-/// one is granted and it is not.
+/// It is to run all tasks of the plugin. Workers hear of it within two seconds and take it when
+/// they have compiled it; until then attempts begin on the version before, and an attempt ends on
+/// the version that it began with. Ends a trial. A retired plugin takes tasks again. A version that
+/// refuses inputs which the running one takes is refused, with every field named, unless it is
+/// forced; so is one that imports what the running one is granted and it is not.
 ///
-/// Where the server requires signatures, a version that is older than the highest that was ever active is refused unless `allow_downgrade` is
-/// true; the record says so.
+/// Where the server requires signatures, a version that is older than the highest that was ever
+/// active is refused unless `allow_downgrade` is true; the record says so.
 #[utoipa::path(
     post, path = "/plugins/{name}/activate", tag = "plugins", operation_id = "activatePlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     request_body(content = ActivateBody, content_type = "application/json", example = json!({"version": "1.0.0"})),
     responses(
         (status = 200, description = "The version runs", body = RolloutView<'_>),
         (status = 403, description = "Its signature does not hold"),
-        (status = 409, description = "It breaks clients of the running version, is retired, or is older than one that was live"),
+        (status = 409,
+            description = "It breaks clients of the running version, is retired, or is older than \
+                one that was live"),
     ),
 )]
 pub(crate) async fn activate(
@@ -106,7 +110,6 @@ pub(crate) async fn activate(
 /// The version that ran before runs again. Ends a trial. Once more undoes it.
 #[utoipa::path(
     post, path = "/plugins/{name}/rollback", tag = "plugins", operation_id = "rollBackPlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     responses(
         (status = 200, description = "The version before runs", body = RolloutView<'_>),
         (status = 409, description = "There is none"),
@@ -117,26 +120,27 @@ pub(crate) async fn roll_back(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let plugin = app.services.registry.rollback(&name, &by).await?;
     shown(&app, tenant, &plugin).await
 }
 
 /// Try a version on a share of the tasks.
 ///
-/// Which tasks is decided by their ids. The trial ends by itself, and the version is taken back, when it fails more often or takes longer than the
-/// stable one by the guard's margins. To repeat it with another share changes the running trial.
+/// Which tasks is decided by their ids. The trial ends by itself, and the version is taken back,
+/// when it fails more often or takes longer than the stable one by the guard's margins. To repeat
+/// it with another share changes the running trial.
 #[utoipa::path(
     post, path = "/plugins/{name}/canary", tag = "plugins", operation_id = "startCanary",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     request_body(content = CanaryBody, content_type = "application/json",
         example = json!({"version": "1.1.0", "percent": 10, "guard": {"min_attempts": 100}})),
     responses(
         (status = 200, description = "The version is on trial", body = RolloutView<'_>),
         (status = 403, description = "Its signature does not hold"),
-        (status = 409, description = "It breaks clients of the running version, is retired or older than one that was live, or nothing runs yet"),
+        (status = 409,
+            description = "It breaks clients of the running version, is retired or older than one \
+                that was live, or nothing runs yet"),
     ),
 )]
 pub(crate) async fn start_canary(
@@ -160,7 +164,6 @@ pub(crate) async fn start_canary(
 /// The stable version runs all tasks again. The version that was on trial stays available.
 #[utoipa::path(
     delete, path = "/plugins/{name}/canary", tag = "plugins", operation_id = "stopCanary",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     responses(
         (status = 200, description = "No version is on trial", body = RolloutView<'_>),
         (status = 409, description = "None was"),
@@ -171,20 +174,18 @@ pub(crate) async fn stop_canary(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let plugin = app.services.registry.stop_canary(&name, &by).await?;
     shown(&app, tenant, &plugin).await
 }
 
 /// Pause a plugin.
 ///
-/// Its tasks are accepted, and wait; attempts that run go on. To pause a paused plugin changes nothing. To pause its
-/// queue does the same.
+/// Its tasks are accepted, and wait; attempts that run go on. To pause a paused plugin changes
+/// nothing. To pause its queue does the same.
 #[utoipa::path(
     post, path = "/plugins/{name}/pause", tag = "plugins", operation_id = "pausePlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     responses((status = 200, description = "Its tasks wait", body = RolloutView<'_>)),
 )]
 pub(crate) async fn pause(
@@ -192,19 +193,18 @@ pub(crate) async fn pause(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let plugin = app.services.registry.pause(&name, &by).await?;
     shown(&app, tenant, &plugin).await
 }
 
 /// Resume a plugin.
 ///
-/// Its tasks run again, also if its queue was paused. To resume a plugin that is not paused changes nothing.
+/// Its tasks run again, also if its queue was paused. To resume a plugin that is not paused changes
+/// nothing.
 #[utoipa::path(
     post, path = "/plugins/{name}/resume", tag = "plugins", operation_id = "resumePlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     responses((status = 200, description = "Its tasks run", body = RolloutView<'_>)),
 )]
 pub(crate) async fn resume(
@@ -212,9 +212,8 @@ pub(crate) async fn resume(
     Tenant(tenant): Tenant,
     PathParam(name): PathParam<TaskType>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let plugin = app.services.registry.resume(&name, &by).await?;
     queues::resume_type(&app, &name).await?;
     shown(&app, tenant, &plugin).await
@@ -222,10 +221,10 @@ pub(crate) async fn resume(
 
 /// Retire a plugin, or a version of it.
 ///
-/// A retired plugin accepts no more tasks; what was accepted still runs. A retired version may not run again.
+/// A retired plugin accepts no more tasks; what was accepted still runs. A retired version may not
+/// run again.
 #[utoipa::path(
     post, path = "/plugins/{name}/retire", tag = "plugins", operation_id = "retirePlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     request_body(content = Option<RetireBody>, content_type = "application/json", example = json!({"version": "0.9.0"})),
     responses(
         (status = 200, description = "It is retired", body = RolloutView<'_>),

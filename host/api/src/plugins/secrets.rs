@@ -11,9 +11,9 @@ use crate::{
         body::JsonObject,
         fields::{object, typed},
         path::{By, PathParam, PathParams},
-        query::Params,
+        query::NoQuery,
     },
-    plugins::view::{SecretList, SecretView},
+    plugins::view::SecretList,
     state::App,
 };
 
@@ -32,29 +32,23 @@ object! {
 /// Their names, and when they were set. What they say is never shown.
 #[utoipa::path(
     get, path = "/plugins/{name}/secrets", tag = "plugins", operation_id = "listSecrets",
-    params(("name" = String, Path, description = "The plugin", example = "sms")),
     responses((status = 200, description = "The secrets, by name", body = SecretList)),
 )]
 pub(crate) async fn list(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let secrets = app.services.registry.secrets(&name).await?;
-    let secrets = secrets.into_iter().map(SecretView::from).collect();
     Ok(json(StatusCode::OK, &SecretList { secrets }))
 }
 
 /// Set a secret.
 ///
-/// It is sealed before it is stored. Versions whose `grants.secrets` name it read the new value within seconds.
+/// It is sealed before it is stored. Versions whose `grants.secrets` name it read the new value
+/// within seconds.
 #[utoipa::path(
     put, path = "/plugins/{name}/secrets/{key}", tag = "plugins", operation_id = "setSecret",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "sms"),
-        ("key" = String, Path, description = "The name that the plugin reads it by", example = "api-key"),
-    ),
     request_body(content = SecretBody, content_type = "application/json", example = json!({"value": "k-0123456789"})),
     responses(
         (status = 200, description = "It is set; these are the secrets now", body = SecretList),
@@ -69,26 +63,22 @@ pub(crate) async fn set(
 ) -> Result<Response, Problem> {
     let registry = &app.services.registry;
     registry.set_secret(&name, key.as_str(), &body.value, &by).await?;
-    list(State(app), PathParam(name), Params::default()).await
+    list(State(app), PathParam(name), NoQuery).await
 }
 
 /// Delete a secret.
 #[utoipa::path(
     delete, path = "/plugins/{name}/secrets/{key}", tag = "plugins", operation_id = "deleteSecret",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "sms"),
-        ("key" = String, Path, description = "The name that the plugin reads it by", example = "api-key"),
-    ),
-    responses((status = 200, description = "It is gone; these are the secrets now", body = SecretList)),
+    responses((status = 200,
+        description = "It is gone; these are the secrets now", body = SecretList)),
 )]
 pub(crate) async fn delete(
     State(app): State<App>,
     PathParams(name, key): PathParams<TaskType, SecretName>,
     By(by): By,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let registry = &app.services.registry;
     registry.delete_secret(&name, key.as_str(), &by).await?;
-    list(State(app), PathParam(name), Params::default()).await
+    list(State(app), PathParam(name), NoQuery).await
 }

@@ -43,8 +43,9 @@ pub(crate) struct PushForm {
     /// The component.
     #[schema(value_type = String, format = Binary)]
     component: Vec<u8>,
-    /// What the version may use and reach. Left out, it gets the settings of the version that runs. A
-    /// version that is there keeps the settings that it has; `settings_note` says so if they differ.
+    /// What the version may use and reach. Left out, it gets the settings of the version that runs.
+    /// A version that is there keeps the settings that it has; `settings_note` says so if they
+    /// differ.
     #[schema(required = false)]
     settings: SettingsBody,
     /// What the component is, if it does not say it itself.

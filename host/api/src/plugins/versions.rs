@@ -16,7 +16,7 @@ use crate::{
         fields::{flag, object, whole},
         json::{raw, strict},
         path::{By, PathParam, PathParams},
-        query::Params,
+        query::NoQuery,
     },
     plugins::{
         described::{EnvelopeBody, SettingsBody, WasmBytes},
@@ -43,15 +43,13 @@ object! {
 /// All that were pushed and not collected since, newest first.
 #[utoipa::path(
     get, path = "/plugins/{name}/versions", tag = "plugins", operation_id = "listPluginVersions",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     responses((status = 200, description = "The versions", body = VersionList<'_>)),
 )]
 pub(crate) async fn list(
     State(app): State<App>,
     PathParam(name): PathParam<TaskType>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let registry = &app.services.registry;
     let plugin = registry.plugin(&name).await?;
     let versions = registry.versions(&name).await?;
@@ -67,18 +65,13 @@ pub(crate) async fn list(
 /// What it is, what it may use and reach, and what it imports beside what it is granted.
 #[utoipa::path(
     get, path = "/plugins/{name}/versions/{version}", tag = "plugins", operation_id = "readPluginVersion",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("version" = String, Path, description = "The version", example = "1.0.0"),
-    ),
     responses((status = 200, description = "The version", body = VersionView<'_>)),
 )]
 pub(crate) async fn read(
     State(app): State<App>,
     PathParams(name, version): PathParams<TaskType, VersionNumber>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let version = app.services.registry.version(&name, version.as_str()).await?;
     shown(&app, &name, &version).await
 }
@@ -88,18 +81,15 @@ pub(crate) async fn read(
 /// The bytes that were pushed.
 #[utoipa::path(
     get, path = "/plugins/{name}/versions/{version}/component", tag = "plugins", operation_id = "readPluginComponent",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("version" = String, Path, description = "The version", example = "1.0.0"),
-    ),
-    responses((status = 200, description = "The component", body = inline(WasmBytes), content_type = "application/wasm")),
+    responses((status = 200,
+        description = "The component",
+        body = inline(WasmBytes), content_type = "application/wasm")),
 )]
 pub(crate) async fn component(
     State(app): State<App>,
     PathParams(name, version): PathParams<TaskType, VersionNumber>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let registry = &app.services.registry;
     let version = registry.version(&name, version.as_str()).await?;
     let Some(bytes) = registry.component(&version.info.digest).await? else {
@@ -115,10 +105,6 @@ pub(crate) async fn component(
 /// Replaces all its settings. A version that runs goes by them within seconds.
 #[utoipa::path(
     put, path = "/plugins/{name}/versions/{version}/settings", tag = "plugins", operation_id = "setPluginSettings",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("version" = String, Path, description = "The version", example = "1.0.0"),
-    ),
     request_body(content = SettingsBody, content_type = "application/json",
         example = json!({"limits": {"fuel": 1_000_000_000, "memory": "32 MiB"}, "grants": {"http": {"hosts": ["api.example.com"]}}})),
     responses(
@@ -145,14 +131,11 @@ pub(crate) async fn set_settings(
 
 /// Sign a version that is stored.
 ///
-/// Gives it this signature, in the place of the one that it may have. It must be for this version, by a key that this server trusts for its owner,
-/// and the version's settings must be within what it allows. A signature that allows less takes effect at the next change of the settings too.
+/// Gives it this signature, in the place of the one that it may have. It must be for this version,
+/// by a key that this server trusts for its owner, and the version's settings must be within what
+/// it allows. A signature that allows less takes effect at the next change of the settings too.
 #[utoipa::path(
     put, path = "/plugins/{name}/versions/{version}/signature", tag = "plugins", operation_id = "signPluginVersion",
-    params(
-        ("name" = String, Path, description = "The plugin", example = "fibonacci"),
-        ("version" = String, Path, description = "The version", example = "1.0.0"),
-    ),
     request_body(content = EnvelopeBody, content_type = "application/json"),
     responses(
         (status = 200, description = "The version", body = VersionView<'_>),
@@ -179,13 +162,14 @@ pub(crate) async fn set_signature(
 
 /// Delete versions that nothing refers to.
 ///
-/// All but the newest `keep` of the plugin, and but for those that run, ran before, are on trial, or on which a task may be running. What became of
-/// tasks still names them. Their numbers stay taken: a number that was deleted can only come back with the same bytes.
+/// All but the newest `keep` of the plugin, and but for those that run, ran before, are on trial,
+/// or on which a task may be running. What became of tasks still names them. Their numbers stay
+/// taken: a number that was deleted can only come back with the same bytes.
 #[utoipa::path(
     post, path = "/plugins/{name}/prune", tag = "plugins", operation_id = "prunePlugin",
-    params(("name" = String, Path, description = "The plugin", example = "fibonacci")),
     request_body(content = PruneBody, content_type = "application/json", example = json!({"keep": 10, "dry_run": true})),
-    responses((status = 200, description = "The versions that were deleted, or would be", body = PrunedView)),
+    responses((status = 200,
+        description = "The versions that were deleted, or would be", body = PrunedView)),
 )]
 pub(crate) async fn prune(
     State(app): State<App>,

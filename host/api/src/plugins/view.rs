@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::{
     catalog::{ExternalType, Handler, Offer},
-    plugins::described::{ExternalBody, GrantsBody, LimitsBody, ReviewBody, StatementBody},
+    plugins::described::{GrantsBody, LimitsBody, StatementBody},
 };
 
 /// The plugins that tasks may name.
@@ -32,7 +32,6 @@ pub(crate) enum HandlerView<'a> {
     #[schema(value_type = PluginView<'_>)]
     Component(Box<PluginView<'a>>),
     /// Workers outside the fleet, over HTTP.
-    #[schema(value_type = ExternalBody)]
     External(&'a ExternalType),
 }
 
@@ -75,8 +74,8 @@ impl<'a> HandlerView<'a> {
     }
 }
 
-/// A plugin: what its running version says about itself, what it is, and what the operator allows it. Before a version is activated there is only
-/// its name.
+/// A plugin: what its running version says about itself, what it is, and what the operator allows
+/// it. Before a version is activated there is only its name.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Plugin)]
 pub(crate) struct PluginView<'a> {
@@ -96,7 +95,8 @@ pub(crate) struct PluginView<'a> {
     paused: bool,
     /// Its tasks are no longer accepted.
     retired: bool,
-    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does not belong to another tenant.
+    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does
+    /// not belong to another tenant.
     accepts_tasks: bool,
     /// Which versions run, and since when. Only where one plugin is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +219,8 @@ pub(crate) struct VersionView<'a> {
     /// Semantic version.
     #[schema(value_type = String)]
     version: &'a str,
-    /// `available`, `rolled_back` (it was on trial and taken back) or `retired` (it may not run again).
+    /// `available`, `rolled_back` (it was on trial and taken back) or `retired` (it may not run
+    /// again).
     state: &'static str,
     /// Why it was taken back.
     #[schema(required)]
@@ -241,10 +242,9 @@ pub(crate) struct VersionView<'a> {
     #[serde(flatten)]
     described: Described<'a>,
     /// What the component imports beside what it is granted.
-    #[schema(value_type = Vec<ReviewBody>)]
     review: Vec<Reviewed>,
-    /// What there is to know of its settings: that they are those of the version that ran, or that it
-    /// was there already with others. Only in the answer to a push.
+    /// What there is to know of its settings: that they are those of the version that ran, or that
+    /// it was there already with others. Only in the answer to a push.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings_note: Option<String>,
 }
@@ -295,7 +295,8 @@ pub(crate) struct SignatureView {
     /// The trusted keys that made it. None if it does not hold, or if this server neither requires
     /// signatures nor trusts any key.
     keys: Vec<String>,
-    /// Why it does not hold here, if so: the version cannot be activated, and workers do not run it.
+    /// Why it does not hold here, if so: the version cannot be activated, and workers do not run
+    /// it.
     #[schema(required)]
     problem: Option<String>,
     /// What it says. Null if it cannot be read.
@@ -392,7 +393,8 @@ pub(crate) struct RolloutView<'a> {
     paused: bool,
     /// Tasks are no longer accepted.
     retired: bool,
-    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does not belong to another tenant.
+    /// Whether whoever asks can enqueue its tasks: a version runs, it is not retired, and it does
+    /// not belong to another tenant.
     accepts_tasks: bool,
 }
 
@@ -445,30 +447,7 @@ impl<'a> RolloutView<'a> {
 #[schema(as = Secrets)]
 pub(crate) struct SecretList {
     /// By name.
-    pub(crate) secrets: Vec<SecretView>,
-}
-
-/// A secret, without what it says.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Secret)]
-pub(crate) struct SecretView {
-    /// The name that versions read it by.
-    name: String,
-    /// When it was set.
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
-    /// Whether this server has the key that it was sealed with.
-    can_open: bool,
-}
-
-impl From<SecretInfo> for SecretView {
-    fn from(secret: SecretInfo) -> Self {
-        Self {
-            name: secret.name,
-            updated_at: secret.updated_at,
-            can_open: secret.can_open,
-        }
-    }
+    pub(crate) secrets: Vec<SecretInfo>,
 }
 
 /// What happened to a plugin.

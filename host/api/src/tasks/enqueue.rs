@@ -7,24 +7,26 @@ use taskforge_domain::{Lane, NewTask, Task, TaskState};
 use taskforge_store::{LanedTask, Store, StoreError, StoreResult};
 use tokio::sync::mpsc;
 
-/// Hints of committed tasks that may wait to be pushed. Beyond that they are dropped, which costs latency only: the sweeper finds
-/// pending tasks that nobody was told about.
+/// Hints of committed tasks that may wait to be pushed. Beyond that they are dropped, which costs
+/// latency only: the sweeper finds pending tasks that nobody was told about.
 const WAITING_HINTS: usize = 65_536;
 /// Hints in one push. A broker takes them in one round trip, in which it does nothing else.
 const PUSH: usize = 4096;
 /// A broker that takes longer is treated as unavailable.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way of new tasks into the store. Requests are not gathered here: the store coalesces concurrent calls by itself, and a second queue
-/// before it would only make them wait for each other's commits.
+/// The way of new tasks into the store. Requests are not gathered here: the store coalesces
+/// concurrent calls by itself, and a second queue before it would only make them wait for each
+/// other's commits.
 pub(crate) struct Enqueuer {
     store: Arc<dyn Store>,
     committed: mpsc::Sender<Hint>,
 }
 
 impl Enqueuer {
-    /// Starts the one that pushes hints. It takes whatever waits in one push, so the hints of requests that commit while a push is under
-    /// way travel together, and a lone request's leave at once.
+    /// Starts the one that pushes hints. It takes whatever waits in one push, so the hints of
+    /// requests that commit while a push is under way travel together, and a lone request's leave
+    /// at once.
     pub(crate) fn start(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Self {
         let (committed, waiting) = mpsc::channel(WAITING_HINTS);
         tokio::spawn(push_hints(broker, waiting));
@@ -33,8 +35,8 @@ impl Enqueuer {
 
     /// Returns when the tasks are committed, all or none.
     ///
-    /// A task of its own does it, so that neither a client that hangs up nor a request that is given up separates a commit from
-    /// its hints.
+    /// A task of its own does it, so that neither a client that hangs up nor a request that is
+    /// given up separates a commit from its hints.
     pub(crate) async fn submit(&self, tasks: Vec<NewTask>) -> StoreResult<()> {
         let (store, committed) = (Arc::clone(&self.store), self.committed.clone());
         let commit = tokio::spawn(async move {
@@ -116,7 +118,8 @@ pub(crate) async fn set_aside(broker: &dyn Broker, hints: &[Hint]) {
     }
 }
 
-/// Sends signals; a failure is logged and counted, and whoever waits for one looks for itself a second later.
+/// Sends signals; a failure is logged and counted, and whoever waits for one looks for itself a
+/// second later.
 pub(crate) async fn publish(broker: &dyn Broker, signals: &[Signal]) {
     told("publish", broker.publish(signals)).await;
 }

@@ -252,7 +252,8 @@ impl Lines {
 
     fn in_order(self) -> Vec<LogView> {
         let mut lines = self.lines;
-        // Stable: lines of one instant stay as they were told. An attempt's own lines may come from a clock that is off.
+        // Stable: lines of one instant stay as they were told. An attempt's own lines may come from
+        // a clock that is off.
         lines.sort_by_key(|line| line.created_at);
         for (index, line) in lines.iter_mut().enumerate() {
             line.id = index + 1;

@@ -45,8 +45,9 @@ pub(crate) async fn answer(
     Ok(json(StatusCode::OK, &TaskList { tasks, next_cursor }))
 }
 
-/// Reads up to `limit` tasks, and whether there are more. A task may weigh megabytes, so a page is read in pieces and ends where it gets
-/// too heavy; otherwise a thousand large tasks would be a gigabyte of answer.
+/// Reads up to `limit` tasks, and whether there are more. A task may weigh megabytes, so a page is
+/// read in pieces and ends where it gets too heavy; otherwise a thousand large tasks would be a
+/// gigabyte of answer.
 async fn page(
     app: &App,
     tenant: &TenantId,
@@ -90,7 +91,8 @@ fn weight(task: &Task) -> usize {
     500 + task.input.as_str().len() + task.result.as_ref().map_or(0, |result| result.as_str().len())
 }
 
-/// The ids that begin with some hexadecimal digits. Lists are in the order of ids, so these are neighbours.
+/// The ids that begin with some hexadecimal digits. Lists are in the order of ids, so these are
+/// neighbours.
 pub(crate) struct IdPrefix {
     first: TaskId,
     last: TaskId,

@@ -1,6 +1,7 @@
 //! From a client's JSON to a [`NewTask`].
 //!
-//! Every field is read on its own, so that one answer names everything that is wrong, each by its JSON pointer.
+//! Every field is read on its own, so that one answer names everything that is wrong, each by its
+//! JSON pointer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -126,11 +127,13 @@ impl Submitter {
         Some(tasks)
     }
 
-    /// Reads one task; adds what is wrong to `errors`, and returns `None` only if it added something.
+    /// Reads one task; adds what is wrong to `errors`, and returns `None` only if it added
+    /// something.
     fn task(&self, raw: &RawValue, pointer: &str, errors: &mut Vec<FieldError>) -> Option<NewTask> {
         let before = errors.len();
         let body = NewTaskBody::read(raw, pointer, errors)?;
-        // First: which version of a plugin will run it, and so what its input must be, depends on it.
+        // First: which version of a plugin will run it, and so what its input must be, depends on
+        // it.
         let id = TaskId::at(self.now);
         let task_type = self.plugin(body.task_type, id).map_err(|detail| {
             let error = FieldError::at(format!("{pointer}/task_type"), detail);

@@ -14,7 +14,7 @@ use crate::{
     http::{
         answer::json,
         path::PathParam,
-        query::{MAX_WAIT, Params, duration},
+        query::{MAX_WAIT, NoQuery, Params, duration},
         request::Gone,
     },
     state::App,
@@ -30,12 +30,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Read a task.
 ///
-/// With `wait` the answer comes when the task has ended, or after that time with whatever state it is in then.
+/// With `wait` the answer comes when the task has ended, or after that time with whatever state it
+/// is in then.
 #[utoipa::path(
     get, path = "/tasks/{id}", tag = "tasks", operation_id = "readTask",
     params(
-        ("id" = uuid::Uuid, Path, description = "The task"),
-        ("wait" = Option<String>, Query, description = "How long to wait for its end, at most `60s`", example = "10s"),
+        ("wait" = Option<String>, Query,
+            description = "How long to wait for its end, at most `60s`", example = "10s"),
     ),
     responses((status = 200, description = "The task", body = TaskView<'_>)),
 )]
@@ -52,7 +53,8 @@ pub(crate) async fn read(
     Ok(json(StatusCode::OK, &TaskView::from(&task)))
 }
 
-/// Reads the task when it has ended, when the time is over, when the server shuts down, or when nobody waits any more.
+/// Reads the task when it has ended, when the time is over, when the server shuts down, or when
+/// nobody waits any more.
 async fn ended(
     app: &App,
     tenant: &TenantId,
@@ -91,20 +93,19 @@ fn unknown(id: TaskId) -> Problem {
 
 /// Read a task's log.
 ///
-/// The whole history, oldest line first: when it was accepted, who picked it up, what the handler said, how each attempt ended and what it
-/// used, and what happened between attempts. Of an attempt that runs, the latest 4 KiB of its lines, a second late at most.
+/// The whole history, oldest line first: when it was accepted, who picked it up, what the handler
+/// said, how each attempt ended and what it used, and what happened between attempts. Of an attempt
+/// that runs, the latest 4 KiB of its lines, a second late at most.
 #[utoipa::path(
     get, path = "/tasks/{id}/logs", tag = "tasks", operation_id = "readTaskLogs",
-    params(("id" = uuid::Uuid, Path, description = "The task")),
     responses((status = 200, description = "The log", body = Vec<LogView>)),
 )]
 pub(crate) async fn logs(
     State(app): State<App>,
     Tenant(tenant): Tenant,
     PathParam(id): PathParam<TaskId>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let history = app
         .services
         .store
@@ -116,10 +117,10 @@ pub(crate) async fn logs(
 
 /// Cancel a task.
 ///
-/// A waiting task will not run; a running one is stopped. To cancel a cancelled task again changes nothing and succeeds.
+/// A waiting task will not run; a running one is stopped. To cancel a cancelled task again changes
+/// nothing and succeeds.
 #[utoipa::path(
     post, path = "/tasks/{id}/cancel", tag = "tasks", operation_id = "cancelTask",
-    params(("id" = uuid::Uuid, Path, description = "The task")),
     responses(
         (status = 200, description = "The task, cancelled", body = TaskView<'_>),
         (status = 409, description = "It has completed or failed"),
@@ -129,9 +130,8 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     Tenant(tenant): Tenant,
     PathParam(id): PathParam<TaskId>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     let task = match app.services.store.cancel(&tenant, id, app.now()).await? {
         CancelOutcome::Cancelled(task) => {
             enqueue::publish(&*app.services.broker, &[Signal::Finished(id)]).await;
@@ -155,7 +155,6 @@ pub(crate) async fn cancel(
 /// Its attempts are counted from zero; its history stays.
 #[utoipa::path(
     post, path = "/tasks/{id}/retry", tag = "tasks", operation_id = "retryTask",
-    params(("id" = uuid::Uuid, Path, description = "The task")),
     responses(
         (status = 200, description = "The task, pending again", body = TaskView<'_>),
         (status = 409, description = "It waits, runs or has completed"),
@@ -165,9 +164,8 @@ pub(crate) async fn retry(
     State(app): State<App>,
     Tenant(tenant): Tenant,
     PathParam(id): PathParam<TaskId>,
-    params: Params,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
-    params.end("none")?;
     match app.services.store.retry(&tenant, id, app.now()).await? {
         RetryOutcome::Requeued(task) => {
             enqueue::push(&*app.services.broker, &[enqueue::hint_of(&task)]).await;

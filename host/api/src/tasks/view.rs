@@ -37,7 +37,8 @@ pub(crate) struct TaskView<'a> {
     /// The class of that failure.
     #[schema(required)]
     error_kind: Option<FailureKind>,
-    /// What failures of the same sort have in common: `GET /dlq?group=…` finds the dead letters among them.
+    /// What failures of the same sort have in common: `GET /dlq?group=…` finds the dead letters
+    /// among them.
     #[schema(value_type = Option<String>, required, pattern = "^[0-9a-f]{16}$")]
     error_group: Option<Fingerprint>,
     /// Attempts begun since it was created or last retried by hand.
@@ -136,7 +137,8 @@ impl<'a> From<&'a NewTask> for TaskView<'a> {
 /// A page of tasks, newest first.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TaskList<'a> {
-    /// The tasks. Fewer than `limit` does not mean that these are the last: large tasks make shorter pages.
+    /// The tasks. Fewer than `limit` does not mean that these are the last: large tasks make
+    /// shorter pages.
     #[schema(value_type = Vec<TaskView<'_>>)]
     pub(crate) tasks: Vec<TaskView<'a>>,
     /// Hand it back as `cursor` for the next page. Null on the last page.

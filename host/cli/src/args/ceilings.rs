@@ -50,8 +50,8 @@ pub(crate) struct CeilingArgs {
     #[arg(long, env = "TASKFORGE_MAX_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_instances: Option<u32>,
 
-    /// The most memories of a component. Address space is reserved for all of them, 4 GiB each, for as many attempts
-    /// as may run [default: 16]
+    /// The most memories of a component. Address space is reserved for all of them, 4 GiB each, for
+    /// as many attempts as may run [default: 16]
     #[arg(long, env = "TASKFORGE_MAX_MEMORIES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_memories: Option<u32>,
 

@@ -9,12 +9,13 @@ use crate::address;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server's address; http:// may be left out [default: where the `taskforge dev` that runs on the data folder listens, or
-    /// http://127.0.0.1:8000]
+    /// The server's address; http:// may be left out [default: where the `taskforge dev` that runs
+    /// on the data folder listens, or http://127.0.0.1:8000]
     #[arg(long, env = "TASKFORGE_SERVER", value_name = "URL", value_parser = address::server_url)]
     pub(crate) server: Option<reqwest::Url>,
 
-    /// The server's key [default: for the `taskforge dev` that runs on the data folder, the one in it]
+    /// The server's key [default: for the `taskforge dev` that runs on the data folder, the one in
+    /// it]
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 

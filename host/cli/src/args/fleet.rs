@@ -15,8 +15,9 @@ use crate::address;
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseArgs {
-    /// The PostgreSQL database: postgres://user:password@host/database, with ?sslmode=verify-full&sslrootcert=FILE for TLS. Several
-    /// servers with commas between are asked for the one that takes writes
+    /// The PostgreSQL database: postgres://user:password@host/database, with
+    /// ?sslmode=verify-full&sslrootcert=FILE for TLS. Several servers with commas between are asked
+    /// for the one that takes writes
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -114,7 +115,8 @@ pub(crate) struct FolderArgs {
     )]
     pub(crate) data_dir: PathBuf,
 
-    /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data folder]
+    /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data
+    /// folder]
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 }
@@ -129,11 +131,13 @@ impl FolderArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address to serve the API on; one that others can reach needs a key [default: 127.0.0.1:8000, or the next port that is free]
+    /// Address to serve the API on; one that others can reach needs a key [default: 127.0.0.1:8000,
+    /// or the next port that is free]
     #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least 16 characters
+    /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least
+    /// 16 characters
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
@@ -172,7 +176,8 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for types that others would keep out
+    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for
+    /// types that others would keep out
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 
@@ -184,7 +189,8 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "TASKFORGE_HEARTBEAT_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = lease)]
     pub(crate) heartbeat_timeout: Duration,
 
-    /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to the queue
+    /// How long running attempts may go on after SIGTERM or Ctrl-C before they are handed back to
+    /// the queue
     #[arg(long, env = "TASKFORGE_DRAIN_GRACE", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) drain_grace: Duration,
 
@@ -195,7 +201,8 @@ pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) versions: VersionRetentionArgs,
 
-    /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:9464, or the next port that is free]
+    /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:9464, or the next port that is
+    /// free]
     #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) admin_listen: Option<SocketAddr>,
 
@@ -223,8 +230,9 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// What to ask: a process, such as localhost:8000, for its /readyz, or a whole URL such as http://127.0.0.1:8000/healthz [default: the
-    /// address that TASKFORGE_ADMIN_LISTEN or else TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed; or else the
+    /// What to ask: a process, such as localhost:8000, for its /readyz, or a whole URL such as
+    /// http://127.0.0.1:8000/healthz [default: the address that TASKFORGE_ADMIN_LISTEN or else
+    /// TASKFORGE_LISTEN gives, so in the environment of a process no URL is needed; or else the
     /// `taskforge dev` that runs on the data folder]
     #[arg(value_parser = address::server_url)]
     pub(crate) url: Option<reqwest::Url>,
@@ -233,8 +241,8 @@ pub(crate) struct HealthArgs {
     #[arg(long, env = "TASKFORGE_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) admin_listen: Option<SocketAddr>,
 
-    /// Where the process serves the API, and /readyz with it [default: where the `taskforge dev` that runs on the data folder listens, or
-    /// 127.0.0.1:8000]
+    /// Where the process serves the API, and /readyz with it [default: where the `taskforge dev`
+    /// that runs on the data folder listens, or 127.0.0.1:8000]
     #[arg(long, env = "TASKFORGE_LISTEN", value_name = "ADDRESS", value_parser = address::listen)]
     pub(crate) listen: Option<SocketAddr>,
 

@@ -16,7 +16,8 @@ pub(crate) struct DemoArgs {
     /// Workers that share them
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
-    /// Attempts that each worker runs at the same time [default: 256, or as many as fit into this process]
+    /// Attempts that each worker runs at the same time [default: 256, or as many as fit into this
+    /// process]
     #[arg(long, value_parser = stack::concurrency)]
     pub(crate) concurrency: Option<u32>,
     /// Task types to choose from [default: all built-in types that are found]
@@ -42,10 +43,12 @@ impl DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// A PostgreSQL server on which a database may be made, and is dropped at the end; the fleet's own is not touched
+    /// A PostgreSQL server on which a database may be made, and is dropped at the end; the fleet's
+    /// own is not touched
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = address::database_url)]
     pub(crate) database_url: String,
-    /// A Redis server; keys are made under a prefix of the benchmark's own, and deleted at the end. Without one, workers claim from PostgreSQL
+    /// A Redis server; keys are made under a prefix of the benchmark's own, and deleted at the end.
+    /// Without one, workers claim from PostgreSQL
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = address::redis_url)]
     pub(crate) redis_url: Option<String>,
     /// Tasks to enqueue and drain

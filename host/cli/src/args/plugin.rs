@@ -12,7 +12,8 @@ use super::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
-    /// Run a component once and show its output, logs and what it used of its limits; exits with 3 if it failed
+    /// Run a component once and show its output, logs and what it used of its limits; exits with 3
+    /// if it failed
     Run(Box<PluginRunArgs>),
     /// Show what a component imports, exports and says about itself
     Inspect(PluginInspectArgs),
@@ -49,7 +50,8 @@ pub(crate) enum PluginCommand {
     Events(PluginNameArgs),
     /// Make a pair of keys to sign components with
     Keygen(KeygenArgs),
-    /// Sign what a component is and what it may reach at most, so that hosts that ask for it take it
+    /// Sign what a component is and what it may reach at most, so that hosts that ask for it take
+    /// it
     Sign(Box<SignArgs>),
     /// Give a version that is stored a signature, in the place of the one that it may have
     Attach(AttachArgs),
@@ -66,7 +68,8 @@ pub(crate) struct PluginRunArgs {
     /// Input as JSON; `-` reads standard input, `@FILE` a file
     #[arg(long, short, default_value = "{}", value_name = "JSON")]
     pub(crate) input: String,
-    /// Task type, of a WASI command or web server, which does not say it itself [default: the file's name]
+    /// Task type, of a WASI command or web server, which does not say it itself [default: the
+    /// file's name]
     #[arg(long)]
     pub(crate) name: Option<TaskType>,
     /// Version, of a WASI command or web server [default: 0.0.0]
@@ -76,7 +79,8 @@ pub(crate) struct PluginRunArgs {
     pub(crate) sandbox: SandboxArgs,
     #[command(flatten)]
     pub(crate) mail: MailArgs,
-    /// Folder that the `log` mailer writes messages to [default: a new one among the temporary files]
+    /// Folder that the `log` mailer writes messages to [default: a new one among the temporary
+    /// files]
     #[arg(long, value_name = "DIR")]
     pub(crate) outbox: Option<PathBuf>,
     #[command(flatten)]
@@ -85,8 +89,8 @@ pub(crate) struct PluginRunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
-    /// Folder for compiled code; may be shared and may be deleted [default: `taskforge` in your cache folder:
-    /// $XDG_CACHE_HOME, or .cache in your home]
+    /// Folder for compiled code; may be shared and may be deleted [default: `taskforge` in your
+    /// cache folder: $XDG_CACHE_HOME, or .cache in your home]
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 }
@@ -120,7 +124,8 @@ pub(crate) struct SandboxArgs {
     /// Time limit, such as 10s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Let it send HTTP requests to this host: example.com, *.example.com, *, each with :PORT or :* (repeatable)
+    /// Let it send HTTP requests to this host: example.com, *.example.com, *, each with :PORT or :*
+    /// (repeatable)
     #[arg(long, value_name = "HOST")]
     pub(crate) allow_http: Vec<HostPattern>,
     /// Let it reach addresses in this network, which would be refused as private (repeatable)
@@ -135,7 +140,8 @@ pub(crate) struct SandboxArgs {
     /// A value that it reads through wasi:config (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) config: Vec<(String, String)>,
-    /// A value that it reads through wasi:config, from this variable of the environment (repeatable)
+    /// A value that it reads through wasi:config, from this variable of the environment
+    /// (repeatable)
     #[arg(long, value_name = "KEY=VARIABLE", value_parser = pair)]
     pub(crate) secret: Vec<(String, String)>,
 }

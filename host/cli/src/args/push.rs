@@ -39,7 +39,8 @@ pub(crate) struct ShowArgs {
 pub(crate) struct PushArgs {
     /// The component
     pub(crate) file: PathBuf,
-    /// Limits, grants and configuration [default: the file beside the component, with the ending .toml; without one, those of the version that runs]
+    /// Limits, grants and configuration [default: the file beside the component, with the ending
+    /// .toml; without one, those of the version that runs]
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
     /// The tenant whose plugin it is, who alone may use it [default: shared by all]
@@ -54,19 +55,22 @@ pub(crate) struct PushArgs {
     /// One line for people, of a WASI command or web server
     #[arg(long, requires = "name")]
     pub(crate) summary: Option<String>,
-    /// JSON Schema of the input, of a WASI command or web server; `@FILE` reads a file [default: anything]
+    /// JSON Schema of the input, of a WASI command or web server; `@FILE` reads a file [default:
+    /// anything]
     #[arg(long, value_name = "JSON", requires = "name")]
     pub(crate) input_schema: Option<String>,
     /// JSON Schema of the output, likewise
     #[arg(long, value_name = "JSON", requires = "name")]
     pub(crate) output_schema: Option<String>,
-    /// Its signature, of `plugin sign` [default: the component's file with .sig after it, if there is one]
+    /// Its signature, of `plugin sign` [default: the component's file with .sig after it, if there
+    /// is one]
     #[arg(long, value_name = "FILE")]
     pub(crate) signature: Option<PathBuf>,
     /// Store it, and do not let it run yet
     #[arg(long)]
     pub(crate) stage: bool,
-    /// Let it run even if it refuses inputs that the running version takes, or lacks a grant that this one has
+    /// Let it run even if it refuses inputs that the running version takes, or lacks a grant that
+    /// this one has
     #[arg(long, conflicts_with = "stage")]
     pub(crate) force: bool,
     /// Let it run even if it is older than a version that was live, where signatures are required
@@ -108,7 +112,8 @@ pub(crate) struct CanaryArgs {
     /// Attempts of it before it is judged [default: 50]
     #[arg(long, value_name = "N")]
     pub(crate) min_attempts: Option<u32>,
-    /// How much larger its share of failed attempts may be than the stable version's [default: 0.05]
+    /// How much larger its share of failed attempts may be than the stable version's [default:
+    /// 0.05]
     #[arg(long, value_name = "SHARE")]
     pub(crate) failure_margin: Option<f64>,
     /// How many times the stable version's 90th percentile of time its own may be [default: 2]
@@ -152,7 +157,8 @@ pub(crate) struct SettingsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
-    /// Set a secret; its value is typed unseen, or comes from standard input or a variable, never from the command line
+    /// Set a secret; its value is typed unseen, or comes from standard input or a variable, never
+    /// from the command line
     Set(SecretSetArgs),
     /// List the secrets of a plugin, without what they say
     List(PluginNameArgs),
@@ -166,7 +172,8 @@ pub(crate) struct SecretSetArgs {
     pub(crate) name: TaskType,
     /// The name that the plugin reads it by
     pub(crate) key: String,
-    /// Take the value from this variable of the environment [default: standard input, without a line end at its end]
+    /// Take the value from this variable of the environment [default: standard input, without a
+    /// line end at its end]
     #[arg(long, value_name = "VARIABLE")]
     pub(crate) from_env: Option<String>,
     #[command(flatten)]
@@ -213,8 +220,9 @@ pub(crate) struct SignArgs {
     /// The private key, of `plugin keygen` or of openssl
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
-    /// The most that it may be granted, and the configuration values that it may be given, as a settings file [default: the file
-    /// beside the component, with the ending .toml; nothing if there is none]
+    /// The most that it may be granted, and the configuration values that it may be given, as a
+    /// settings file [default: the file beside the component, with the ending .toml; nothing if
+    /// there is none]
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
     /// The tenant whose plugin it is to be [default: shared by all]

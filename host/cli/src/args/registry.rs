@@ -7,8 +7,9 @@ use clap::{Args, builder::FalseyValueParser};
 
 #[derive(Debug, Args)]
 pub(crate) struct TrustArgs {
-    /// The key that seals the secrets of plugins: 32 bytes in base64 or hexadecimal digits, for example from `openssl rand -hex 32`. The same
-    /// for all processes. Several with commas between: the first seals, all open, so that a key can be changed
+    /// The key that seals the secrets of plugins: 32 bytes in base64 or hexadecimal digits, for
+    /// example from `openssl rand -hex 32`. The same for all processes. Several with commas
+    /// between: the first seals, all open, so that a key can be changed
     #[arg(
         long,
         env = "TASKFORGE_SECRET_KEY",
@@ -27,7 +28,8 @@ pub(crate) struct TrustArgs {
     )]
     pub(crate) require_signature: bool,
 
-    /// File with the keys that may sign plugins, and for whom: tables [[key]] with name, public_key, tenants = ["acme"] or shared = true
+    /// File with the keys that may sign plugins, and for whom: tables [[key]] with name,
+    /// public_key, tenants = ["acme"] or shared = true
     #[arg(
         long,
         env = "TASKFORGE_TRUSTED_KEYS",
@@ -71,7 +73,8 @@ pub(crate) struct VersionRetentionArgs {
     )]
     pub(crate) plugin_keep: u32,
 
-    /// How long other versions that nothing refers to are kept after they were pushed, and after they ran
+    /// How long other versions that nothing refers to are kept after they were pushed, and after
+    /// they ran
     #[arg(
         long,
         env = "TASKFORGE_PLUGIN_RETENTION",

@@ -83,7 +83,8 @@ impl<'a> Load<'a> {
         Ok(began.elapsed())
     }
 
-    /// Enqueues tasks while they wait, then lets them run. The second time is from then until the store says that all have completed.
+    /// Enqueues tasks while they wait, then lets them run. The second time is from then until the
+    /// store says that all have completed.
     pub(super) async fn enqueue_and_drain(&self, tasks: usize) -> anyhow::Result<(Duration, Duration)> {
         self.pause(true).await?;
         let enqueued = self.enqueue(tasks).await?;
@@ -113,7 +114,8 @@ impl<'a> Load<'a> {
                     if !counts.by_type.is_empty() {
                         bail!("some tasks failed: {:?}", counts.by_type);
                     }
-                    // When the signals went silent before the end, the silence itself is not what it took.
+                    // When the signals went silent before the end, the silence itself is not what
+                    // it took.
                     let drained = if is_silent {
                         drained.saturating_sub(SILENCE)
                     } else {
@@ -125,7 +127,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Enqueues single tasks at a steady rate and waits for each: from the request until an answer shows it completed.
+    /// Enqueues single tasks at a steady rate and waits for each: from the request until an answer
+    /// shows it completed.
     pub(super) async fn single_tasks(&self, tasks: u32, per_second: u32) -> anyhow::Result<Latency> {
         let every = Duration::from_secs(1) / per_second;
         let body = Json::from_value(&Request {
@@ -137,7 +140,8 @@ impl<'a> Load<'a> {
             .map(|n| {
                 let body = &body;
                 async move {
-                    // By the clock and not by the answers: a slow one does not slow the others down.
+                    // By the clock and not by the answers: a slow one does not slow the others
+                    // down.
                     tokio::time::sleep_until(began + every * n).await;
                     self.single_task(body).await
                 }

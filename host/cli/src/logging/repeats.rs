@@ -28,8 +28,8 @@ const OVER: Duration = Duration::from_secs(60);
 /// Texts of one place that are told apart. Later ones are taken for the same.
 const MAX_TEXTS: usize = 8;
 
-/// The fields that tell one fault from another. The others, such as an id of a task, may be different each
-/// time.
+/// The fields that tell one fault from another. The others, such as an id of a task, may be
+/// different each time.
 const TOLD_APART: [&str; 8] = [
     "message",
     "error",
@@ -66,8 +66,8 @@ impl<S: Subscriber> Filter<S> for Repeats {
             .is_due(text.0, Instant::now())
     }
 
-    /// All levels. Without this hint that of the filter beside it would be lost, and events of all levels would
-    /// be made for it to refuse.
+    /// All levels. Without this hint that of the filter beside it would be lost, and events of all
+    /// levels would be made for it to refuse.
     fn max_level_hint(&self) -> Option<LevelFilter> {
         Some(LevelFilter::TRACE)
     }

@@ -25,8 +25,8 @@ use crate::{
 /// The largest component that a host can be told to load, in bytes.
 const LARGEST: usize = 128 << 20;
 
-/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it is
-/// to wait.
+/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it
+/// is to wait.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
     let manifest = named(&args)?.or(manifest);

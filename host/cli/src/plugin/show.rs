@@ -39,7 +39,8 @@ pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Resul
     Ok(())
 }
 
-/// Shows a plugin with the version that runs (or, before one does, the newest), or one of its versions.
+/// Shows a plugin with the version that runs (or, before one does, the newest), or one of its
+/// versions.
 pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
     let versions = format!("plugins/{}/versions", args.name);

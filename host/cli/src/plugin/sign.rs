@@ -37,7 +37,8 @@ pub(super) fn keygen(args: &KeygenArgs, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Signs what a component is, as it says itself or as is said of it, and the most that it may reach.
+/// Signs what a component is, as it says itself or as is said of it, and the most that it may
+/// reach.
 pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
     let key = args.key.display();
     let private = std::fs::read_to_string(&args.key).with_context(|| format!("cannot read {key}"))?;
