@@ -1,4 +1,5 @@
-# The two commands of the README are `make run` and `make test`; each does all the set-up that it needs.
+# The two commands of the README are `make run` and `make test`; each does all the set-up that it
+# needs.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -33,8 +34,9 @@ servers:
 plugins: setup ## Build the built-in handlers (and the hostile one, for tests) as components
 	CARGO_TARGET_DIR="$(TARGET)" plugins/build.sh
 
-# Built first and then started by the shell, so that the process gets the signals that are meant for it. With --workspace the
-# dependencies get the same features as in `make test`, so a machine that does both compiles wasmtime once.
+# Built first and then started by the shell, so that the process gets the signals that are meant for
+# it. With --workspace the dependencies get the same features as in `make test`, so a machine that
+# does both compiles wasmtime once.
 .PHONY: run
 run: plugins ## Build everything and run it on embedded stores, at http://127.0.0.1:8000
 	cargo build --workspace --locked --bin taskforge
@@ -44,7 +46,8 @@ run: plugins ## Build everything and run it on embedded stores, at http://127.0.
 test: plugins servers ## Build everything and run all tests
 	cargo test --workspace --locked
 
-# One scenario after the other, at full length: some ten minutes. The table in docs/reliability.md is what it prints.
+# One scenario after the other, at full length: some ten minutes. The table in docs/reliability.md
+# is what it prints.
 .PHONY: chaos
 chaos: plugins servers ## Kill, stop, flush and cut off everything under load, and count what was lost
 	TASKFORGE_CHAOS=full cargo test --workspace --locked --test fleet chaos:: -- --nocapture --test-threads 1
@@ -69,14 +72,16 @@ lint: setup ## Check the format, the lints and the deployment files
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	deploy/check.sh
 
-# In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice for it.
+# In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice
+# for it.
 .PHONY: bench
 bench: plugins ## Measure the sandbox, the store and the whole embedded system
 	cargo bench --workspace --profile dev --locked --bench invoke --bench loading --bench sqlite
 	cargo build --workspace --locked --bin taskforge
 	"$(TARGET)/debug/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
 
-# Beside the ceiling of the same machine. The servers are named by DATABASE_URL and REDIS_URL, and left as they were.
+# Beside the ceiling of the same machine. The servers are named by DATABASE_URL and REDIS_URL, and
+# left as they were.
 .PHONY: bench-fleet
 bench-fleet: plugins ## Measure a fleet on the PostgreSQL and Redis that DATABASE_URL and REDIS_URL name
 	@test -n "$$DATABASE_URL" || { echo 'say where a database can be made for it: DATABASE_URL=postgres://...' >&2; exit 1; }

@@ -14,7 +14,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use taskforge_domain::{Json, PluginInfo, RegisteredPlugin, Revision, TaskType, TenantId, VersionId};
+use taskforge_domain::{
+    Json, PluginInfo, RegisteredPlugin, Revision, TaskType, TenantId, VersionId,
+};
 use taskforge_store::RegistrySnapshot;
 
 pub use self::offer::{CatalogError, ExternalType};
@@ -56,9 +58,7 @@ impl Catalog {
     /// When a schema cannot be compiled or a name is there twice. The catalogue then stays as it
     /// was.
     pub fn set(&self, plugins: Vec<PluginInfo>) -> Result<(), CatalogError> {
-        let plugins = plugins
-            .into_iter()
-            .map(|plugin| Handler::Component(Arc::new(plugin)));
+        let plugins = plugins.into_iter().map(|plugin| Handler::Component(Arc::new(plugin)));
         self.replace(plugins.collect(), Handler::is_external)
     }
 
@@ -94,13 +94,18 @@ impl Catalog {
                 tracing::error!(task.type = %plugin.name, "a plugin has the name of an external type, and is not offered");
                 continue;
             }
-            let offer = self::registered(plugin, snapshot, before.get(&plugin.name), &mut changes.unusable);
+            let offer =
+                self::registered(plugin, snapshot, before.get(&plugin.name), &mut changes.unusable);
             after.insert(plugin.name.clone(), Arc::new(offer));
         }
         self.put(after);
     }
 
-    fn replace(&self, handlers: Vec<Handler>, stays: impl Fn(&Handler) -> bool) -> Result<(), CatalogError> {
+    fn replace(
+        &self,
+        handlers: Vec<Handler>,
+        stays: impl Fn(&Handler) -> bool,
+    ) -> Result<(), CatalogError> {
         let _change = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
         let mut after: BTreeMap<_, _> = before
@@ -125,7 +130,8 @@ impl Catalog {
 
     /// The map is replaced in one move, so a poisoned lock still guards a whole one.
     fn put(&self, plugins: BTreeMap<TaskType, Arc<Offer>>) {
-        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Plugins::new(plugins));
+        *self.plugins.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Plugins::new(plugins));
     }
 
     /// The plugin that handles this type: of two versions that run, the stable one. `None` for an
@@ -138,10 +144,7 @@ impl Catalog {
     /// Every plugin that runs, by name, without the external types.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<PluginInfo>> {
-        self.snapshot()
-            .all()
-            .filter_map(|(_, offer)| offer.plugin())
-            .collect()
+        self.snapshot().all().filter_map(|(_, offer)| offer.plugin()).collect()
     }
 
     /// Checks an input as the API does when a task of the default tenant is enqueued, against every
@@ -194,7 +197,8 @@ mod tests {
 
     use serde_json::{Value, json};
     use taskforge_domain::{
-        Canary, CanaryGuard, Digest, Grants, Limits, PluginVersion, Rollout, TaskId, Timestamp, VersionState,
+        Canary, CanaryGuard, Digest, Grants, Limits, PluginVersion, Rollout, TaskId, Timestamp,
+        VersionState,
     };
 
     use super::*;
@@ -230,10 +234,7 @@ mod tests {
             let catalog = Catalog::new();
             catalog.set(vec![plugin("good", json!(true))]).unwrap();
             let error = catalog.set(vec![plugin("bad", bad.clone())]).unwrap_err();
-            assert!(
-                error.to_string().contains("input schema of bad"),
-                "{bad}: {error}"
-            );
+            assert!(error.to_string().contains("input schema of bad"), "{bad}: {error}");
             assert_eq!(catalog.list().len(), 1, "the catalogue stays as it was");
         }
     }
@@ -245,13 +246,8 @@ mod tests {
         assert!(matches!(catalog.set(twice), Err(CatalogError::Duplicate(_))));
         catalog.set(vec![plugin("x", json!(true))]).unwrap();
         let before = catalog.get(&TaskType::new("x").unwrap()).unwrap();
-        catalog
-            .set(vec![plugin("x", json!(true)), plugin("y", json!(true))])
-            .unwrap();
-        assert!(Arc::ptr_eq(
-            &before,
-            &catalog.get(&TaskType::new("x").unwrap()).unwrap()
-        ));
+        catalog.set(vec![plugin("x", json!(true)), plugin("y", json!(true))]).unwrap();
+        assert!(Arc::ptr_eq(&before, &catalog.get(&TaskType::new("x").unwrap()).unwrap()));
     }
 
     /// A plugin of the registry with a stable version and perhaps another on trial, each with this
@@ -259,10 +255,7 @@ mod tests {
     fn registered(name: &str, schemas: &[Value]) -> (RegisteredPlugin, Vec<PluginVersion>) {
         let version = |(index, schema): (usize, &Value)| PluginVersion {
             id: VersionId::generate(),
-            info: PluginInfo {
-                version: format!("1.{index}.0"),
-                ..plugin(name, schema.clone())
-            },
+            info: PluginInfo { version: format!("1.{index}.0"), ..plugin(name, schema.clone()) },
             signature: None,
             state: VersionState::Available,
             pushed_by: "test".into(),
@@ -287,16 +280,20 @@ mod tests {
         (plugin, versions)
     }
 
-    fn snapshot(revision: i64, plugins: Vec<(RegisteredPlugin, Vec<PluginVersion>)>) -> RegistrySnapshot {
+    fn snapshot(
+        revision: i64,
+        plugins: Vec<(RegisteredPlugin, Vec<PluginVersion>)>,
+    ) -> RegistrySnapshot {
         let (plugins, versions): (Vec<_>, Vec<_>) = plugins.into_iter().unzip();
-        RegistrySnapshot {
-            revision: Revision(revision),
-            plugins,
-            versions: versions.concat(),
-        }
+        RegistrySnapshot { revision: Revision(revision), plugins, versions: versions.concat() }
     }
 
-    fn input_fits(catalog: &Catalog, name: &str, task: TaskId, input: &Value) -> Result<bool, String> {
+    fn input_fits(
+        catalog: &Catalog,
+        name: &str,
+        task: TaskId,
+        input: &Value,
+    ) -> Result<bool, String> {
         let snapshot = catalog.snapshot();
         let offer = snapshot.get(&TaskType::new(name).unwrap()).unwrap();
         let mut errors = Vec::new();
@@ -320,17 +317,9 @@ mod tests {
         }
         assert!((50..150).contains(&of_canary), "{of_canary}");
         let name = TaskType::new("x").unwrap();
-        assert_eq!(
-            catalog.get(&name).unwrap().version,
-            "1.0.0",
-            "the stable one is shown"
-        );
+        assert_eq!(catalog.get(&name).unwrap().version, "1.0.0", "the stable one is shown");
         let either = catalog.faults(&name, &Json::from(json!("a"))).unwrap();
-        assert_eq!(
-            either.len(),
-            1,
-            "an input for tasks that are not known must suit both"
-        );
+        assert_eq!(either.len(), 1, "an input for tasks that are not known must suit both");
     }
 
     #[test]
@@ -347,10 +336,7 @@ mod tests {
         assert_eq!(fits("good"), Ok(true));
         assert!(fits("bad").unwrap_err().contains("cannot be checked"));
         let half: Vec<_> = (0..50).map(|_| fits("half")).collect();
-        assert!(
-            half.contains(&Ok(true)) && half.iter().any(Result::is_err),
-            "{half:?}"
-        );
+        assert!(half.contains(&Ok(true)) && half.iter().any(Result::is_err), "{half:?}");
         assert_eq!(catalog.list().len(), 2);
     }
 
@@ -359,17 +345,8 @@ mod tests {
         let catalog = Catalog::new();
         let (plugin, mut versions) = registered("x", &[json!({"type": "string"})]);
         catalog.set_registry(&snapshot(2, vec![(plugin.clone(), versions.clone())]));
-        let schema = || {
-            Arc::clone(
-                &catalog
-                    .snapshot()
-                    .get(&plugin.name)
-                    .unwrap()
-                    .running()
-                    .unwrap()
-                    .input,
-            )
-        };
+        let schema =
+            || Arc::clone(&catalog.snapshot().get(&plugin.name).unwrap().running().unwrap().input);
         let before = schema();
         catalog.set_registry(&snapshot(1, vec![]));
         assert!(catalog.get(&plugin.name).is_some());
@@ -392,13 +369,7 @@ mod tests {
         let plugins = vec![registered("ocr", &[json!(true)]), registered("x", &[json!(true)])];
         catalog.set_registry(&snapshot(1, plugins));
         assert_eq!(catalog.list().len(), 1);
-        assert!(
-            catalog
-                .snapshot()
-                .get(&TaskType::new("ocr").unwrap())
-                .unwrap()
-                .is_external()
-        );
+        assert!(catalog.snapshot().get(&TaskType::new("ocr").unwrap()).unwrap().is_external());
     }
 
     #[test]
@@ -410,9 +381,7 @@ mod tests {
             output_schema: output.map(Json::from),
         };
         let catalog = Catalog::new();
-        catalog
-            .set_external(vec![external("ocr", Some(json!({"type": "object"})))])
-            .unwrap();
+        catalog.set_external(vec![external("ocr", Some(json!({"type": "object"})))]).unwrap();
         catalog.set(vec![plugin("x", json!(true))]).unwrap();
         assert_eq!((catalog.snapshot().all().count(), catalog.list().len()), (2, 1));
         assert!(matches!(
@@ -423,22 +392,13 @@ mod tests {
             catalog.set_external(vec![external("x", None)]),
             Err(CatalogError::Duplicate(_))
         ));
-        let error = catalog
-            .set_external(vec![external("bad", Some(json!(7)))])
-            .unwrap_err();
+        let error = catalog.set_external(vec![external("bad", Some(json!(7)))]).unwrap_err();
         assert!(error.to_string().contains("output schema of bad"), "{error}");
         assert_eq!(
-            catalog
-                .faults(&TaskType::new("ocr").unwrap(), &Json::from(json!(1)))
-                .unwrap()
-                .len(),
+            catalog.faults(&TaskType::new("ocr").unwrap(), &Json::from(json!(1))).unwrap().len(),
             1
         );
         catalog.set_external(vec![]).unwrap();
-        assert!(
-            catalog
-                .faults(&TaskType::new("ocr").unwrap(), &Json::from(json!(1)))
-                .is_none()
-        );
+        assert!(catalog.faults(&TaskType::new("ocr").unwrap(), &Json::from(json!(1))).is_none());
     }
 }

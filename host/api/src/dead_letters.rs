@@ -249,21 +249,16 @@ pub(crate) async fn discard(
     params.end(&format!("all, {FILTERS}"))?;
     match (all.is_some(), is_filtered) {
         (true, true) => {
-            return Err(Problem::parameter(
-                "all",
-                "cannot be given together with a filter",
-            ));
+            return Err(Problem::parameter("all", "cannot be given together with a filter"));
         }
         (false, false) => {
-            let detail = format!("must be true to delete every dead letter; otherwise filter by {FILTERS}");
+            let detail =
+                format!("must be true to delete every dead letter; otherwise filter by {FILTERS}");
             return Err(Problem::parameter("all", detail));
         }
         _ => {}
     }
-    let mut done = Discarded {
-        deleted: 0,
-        more: false,
-    };
+    let mut done = Discarded { deleted: 0, more: false };
     loop {
         let deleted = app.services.store.prune(&tenant, &filter, PAGE).await?;
         done.deleted += deleted;

@@ -81,7 +81,8 @@ fn lease_length(raw: &str) -> Result<Duration, String> {
 fn worker_name(raw: &str) -> Result<String, String> {
     let name: String = parsed(raw)?;
     let is_name = name.chars().count() <= MAX_NAME && !name.contains(is_hidden);
-    let rule = || format!("must be at most {MAX_NAME} characters, none of them a control character");
+    let rule =
+        || format!("must be at most {MAX_NAME} characters, none of them a control character");
     is_name.then_some(name).ok_or_else(rule)
 }
 
@@ -174,10 +175,7 @@ pub(crate) struct Ended {
 
 /// The routes of external workers.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(next))
-        .routes(routes!(heartbeat))
-        .routes(routes!(complete))
+    OpenApiRouter::new().routes(routes!(next)).routes(routes!(heartbeat)).routes(routes!(complete))
 }
 
 /// Lease tasks to a worker outside the fleet.
@@ -219,10 +217,7 @@ pub(crate) async fn next(
     let deadline = Instant::now() + body.wait.unwrap_or_default();
     let leased = lease::take(&app, request, deadline, &gone).await?;
     // No wait from here on: what is leased now is the client's.
-    let tasks = leased
-        .iter()
-        .map(|leased| LeasedView::new(leased, &app.lease_tokens))
-        .collect();
+    let tasks = leased.iter().map(|leased| LeasedView::new(leased, &app.lease_tokens)).collect();
     Ok(json(StatusCode::OK, &NextTasks { tasks }))
 }
 
@@ -244,14 +239,8 @@ pub(crate) async fn heartbeat(
     JsonObject(body): JsonObject<Heartbeat>,
 ) -> Result<Response, Problem> {
     let renewed = match completion::beat(&app, body.task_id, &body.lease_token).await? {
-        Beat::Held(until) => Renewed {
-            lease_expires_at: Some(until),
-            cancelled: false,
-        },
-        Beat::Cancelled => Renewed {
-            lease_expires_at: None,
-            cancelled: true,
-        },
+        Beat::Held(until) => Renewed { lease_expires_at: Some(until), cancelled: false },
+        Beat::Cancelled => Renewed { lease_expires_at: None, cancelled: true },
     };
     Ok(json(StatusCode::OK, &renewed))
 }
@@ -275,7 +264,10 @@ pub(crate) async fn heartbeat(
             description = "The token is wrong, or the lease is over; nothing has changed"),
     ),
 )]
-pub(crate) async fn complete(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn complete(
+    State(app): State<App>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
     let report = CompleteBody::from_body(&body)?.report()?;
     let (task_id, status) = completion::complete(&app, report).await?;
     Ok(json(StatusCode::OK, &Ended { task_id, status }))

@@ -47,8 +47,10 @@ struct Document;
 pub(crate) fn base() -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
     let mut bearer = Http::new(HttpAuthScheme::Bearer);
-    bearer.description =
-        Some("The API key. A server without one, which listens on loopback only, does not ask.".to_owned());
+    bearer.description = Some(
+        "The API key. A server without one, which listens on loopback only, does not ask."
+            .to_owned(),
+    );
     let header = ApiKeyValue::with_description(
         key::HEADER,
         "The API key, for clients that cannot set Authorization.",
@@ -102,11 +104,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
     // The head may be wrong whatever it asks for, and without a key another site's page may ask.
     let mut kinds = vec![ProblemKind::Internal, ProblemKind::ForeignOrigin];
-    if operation
-        .parameters
-        .as_ref()
-        .is_some_and(|parameters| !parameters.is_empty())
-    {
+    if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
         kinds.push(ProblemKind::InvalidParameter);
     } else {
         kinds.push(ProblemKind::BadRequest);
@@ -120,10 +118,7 @@ fn common(path: &str, operation: &Operation) -> Vec<ProblemKind> {
             ProblemKind::Validation,
         ]);
     }
-    if ["{id}", "{name}", "{type}"]
-        .iter()
-        .any(|name| path.contains(name))
-    {
+    if ["{id}", "{name}", "{type}"].iter().any(|name| path.contains(name)) {
         kinds.push(ProblemKind::NotFound);
     }
     if !key::is_open(path) {
@@ -158,9 +153,6 @@ fn problem(kind: ProblemKind) -> Response {
         .schema_type(Type::Integer)
         .description(Some("Seconds to wait before the next try"));
     response
-        .header(
-            "Retry-After",
-            HeaderBuilder::new().schema(Some(seconds.build())).build(),
-        )
+        .header("Retry-After", HeaderBuilder::new().schema(Some(seconds.build())).build())
         .build()
 }

@@ -66,10 +66,8 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let queueing = app.queueing(tenant).await?;
     let plugins = app.services.catalog.snapshot();
-    let plugins = plugins
-        .all()
-        .map(|(name, offer)| HandlerView::new(name, offer, &queueing))
-        .collect();
+    let plugins =
+        plugins.all().map(|(name, offer)| HandlerView::new(name, offer, &queueing)).collect();
     Ok(json(StatusCode::OK, &PluginList { plugins }))
 }
 
@@ -96,10 +94,7 @@ pub(crate) async fn read(
         }
         Err(RegistryError::UnknownPlugin(_)) => match app.services.catalog.snapshot().get(&name) {
             Some(offer) => Ok(json(StatusCode::OK, &HandlerView::new(&name, offer, &queueing))),
-            None => Err(Problem::new(
-                ProblemKind::NotFound,
-                format!("There is no plugin {name}."),
-            )),
+            None => Err(Problem::new(ProblemKind::NotFound, format!("There is no plugin {name}."))),
         },
         Err(error) => Err(error.into()),
     }

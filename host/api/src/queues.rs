@@ -187,10 +187,7 @@ pub(crate) async fn list(State(app): State<App>, _: NoQuery) -> Result<Response,
         tasks: Some(QueueTasks::of(name, &counts)),
         ..queue(name, &set, &known)
     });
-    let list = QueueList {
-        queues: queues.collect(),
-        tenants: tenants(&set, &default_tenant),
-    };
+    let list = QueueList { queues: queues.collect(), tenants: tenants(&set, &default_tenant) };
     Ok(json(StatusCode::OK, &list))
 }
 
@@ -232,11 +229,7 @@ fn tenants<'a>(policy: &'a QueuePolicy, default: &'a TenantId) -> Vec<TenantView
 }
 
 fn tenant<'a>(tenant: &'a TenantId, policy: &QueuePolicy) -> TenantView<'a> {
-    TenantView {
-        tenant,
-        weight: policy.weight(tenant),
-        max_running: policy.tenant_cap(tenant),
-    }
+    TenantView { tenant, weight: policy.weight(tenant), max_running: policy.tenant_cap(tenant) }
 }
 
 /// Set a queue's policy.
@@ -257,10 +250,7 @@ pub(crate) async fn set(
     JsonObject(body): JsonObject<QueueBody>,
 ) -> Result<Response, Problem> {
     let QueueBody { paused, max_running } = body;
-    let policy = TypePolicy {
-        paused: paused.unwrap_or_default(),
-        max_running,
-    };
+    let policy = TypePolicy { paused: paused.unwrap_or_default(), max_running };
     // Who sets a cap and says nothing of a pause did not mean the plugin's.
     let resumes = paused == Some(false);
     change(&app, &name, resumes.then_some(by.as_str()), |_| policy).await
@@ -281,11 +271,7 @@ pub(crate) async fn pause(
     PathParam(name): PathParam<TaskType>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    change(&app, &name, None, |policy| TypePolicy {
-        paused: true,
-        ..policy
-    })
-    .await
+    change(&app, &name, None, |policy| TypePolicy { paused: true, ..policy }).await
 }
 
 /// Resume a queue.
@@ -304,11 +290,7 @@ pub(crate) async fn resume(
     By(by): By,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    change(&app, &name, Some(&by), |policy| TypePolicy {
-        paused: false,
-        ..policy
-    })
-    .await
+    change(&app, &name, Some(&by), |policy| TypePolicy { paused: false, ..policy }).await
 }
 
 /// Set a tenant's share.
@@ -324,10 +306,8 @@ pub(crate) async fn set_tenant(
     PathParam(name): PathParam<TenantId>,
     JsonObject(body): JsonObject<TenantBody>,
 ) -> Result<Response, Problem> {
-    let wanted = TenantPolicy {
-        weight: body.weight.unwrap_or_default(),
-        max_running: body.max_running,
-    };
+    let wanted =
+        TenantPolicy { weight: body.weight.unwrap_or_default(), max_running: body.max_running };
     let _changing = app.policy.lock().await;
     app.services.store.set_tenant_policy(&name, wanted).await?;
     let policy = spread(&app).await?;
@@ -377,10 +357,7 @@ pub(crate) async fn resume_type(app: &App, name: &TaskType) -> Result<(), Proble
     let Some(paused) = policy.types.get(name).filter(|policy| policy.paused) else {
         return Ok(());
     };
-    let resumed = TypePolicy {
-        paused: false,
-        ..*paused
-    };
+    let resumed = TypePolicy { paused: false, ..*paused };
     app.services.store.set_type_policy(name, resumed).await?;
     spread(app).await.map(drop)
 }

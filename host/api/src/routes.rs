@@ -59,14 +59,8 @@ pub(crate) fn app(app: App) -> Router {
         Some(_) => Guard::Off,
         None => Guard::Loopback,
     };
-    let admission = Admission {
-        config: Arc::clone(&app.config),
-        guard,
-        clients_share,
-    };
-    let slash = axum::routing::post(tasks::create)
-        .get(tasks::list)
-        .delete(tasks::prune);
+    let admission = Admission { config: Arc::clone(&app.config), guard, clients_share };
+    let slash = axum::routing::post(tasks::create).get(tasks::list).delete(tasks::prune);
     let routes = routes
         // One of the systems that TaskForge replaces had its clients write the slash.
         .route("/tasks/", slash)
@@ -94,8 +88,8 @@ fn clients_share(config: &ApiConfig, route: &str, request: &Request) -> Duration
         return config.component_timeout + push::COMPILATION;
     }
     // External workers say in the body how long they wait.
-    let waits =
-        route == external_workers::NEXT || request.uri().query().is_some_and(|query| query.contains("wait="));
+    let waits = route == external_workers::NEXT
+        || request.uri().query().is_some_and(|query| query.contains("wait="));
     let sends = !request.body().is_end_stream();
     let share = |is: bool, time: Duration| if is { time } else { Duration::ZERO };
     share(waits, MAX_WAIT) + share(sends, config.body_timeout)

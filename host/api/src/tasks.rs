@@ -103,20 +103,14 @@ async fn read<T: Send + 'static>(
     large: bool,
     read: impl FnOnce(&Submitter) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let submitter = Submitter {
-        plugins: app.services.catalog.snapshot(),
-        tenant,
-        now: app.now(),
-    };
+    let submitter = Submitter { plugins: app.services.catalog.snapshot(), tenant, now: app.now() };
     if !large {
         return read(&submitter);
     }
-    tokio::task::spawn_blocking(move || read(&submitter))
-        .await
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "reading a body failed");
-            Err(Problem::internal())
-        })
+    tokio::task::spawn_blocking(move || read(&submitter)).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "reading a body failed");
+        Err(Problem::internal())
+    })
 }
 
 /// Takes the parameters that choose tasks.
@@ -197,8 +191,9 @@ pub(crate) async fn prune(
     let filter = filter(&mut params)?;
     let first = params.one("first", number(1, 100_000))?;
     params.end(&format!("first, {FILTERS}"))?;
-    let first = first
-        .ok_or_else(|| Problem::parameter("first", "is required: how many tasks to delete, 1 to 100000"))?;
+    let first = first.ok_or_else(|| {
+        Problem::parameter("first", "is required: how many tasks to delete, 1 to 100000")
+    })?;
     if let Some(state) = filter.states.iter().find(|state| !state.is_terminal()) {
         let detail = format!("tasks that are {state} have not ended and cannot be deleted");
         return Err(Problem::parameter("status", detail));

@@ -12,10 +12,12 @@ use crate::{BrokerError, BrokerResult};
 /// Callers that may wait for their turn before the next has to wait for room.
 const INBOX: usize = 1_024;
 
-/// Things in one command, unless one caller alone brings more: some hundred microseconds of a server's time.
+/// Things in one command, unless one caller alone brings more: some hundred microseconds of a
+/// server's time.
 const BATCH: usize = 1_024;
 
-/// Sends what concurrent callers bring in one command a round trip: while one is under way, the next gathers. A lone caller waits for nobody.
+/// Sends what concurrent callers bring in one command a round trip: while one is under way, the
+/// next gathers. A lone caller waits for nobody.
 #[derive(Debug)]
 pub(crate) struct Batcher<T> {
     inbox: mpsc::Sender<Parcel<T>>,
@@ -29,7 +31,10 @@ struct Parcel<T> {
 
 impl<T: Send + 'static> Batcher<T> {
     /// Begins a task among `tasks` that sends with `send`.
-    pub(crate) fn spawn<F>(tasks: &mut JoinSet<()>, send: impl Fn(Vec<T>) -> F + Send + 'static) -> Self
+    pub(crate) fn spawn<F>(
+        tasks: &mut JoinSet<()>,
+        send: impl Fn(Vec<T>) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = BrokerResult<()>> + Send,
     {
@@ -60,10 +65,7 @@ impl<T: Send + 'static> Batcher<T> {
         }
         let (sent, outcome) = oneshot::channel();
         let closed = || BrokerError("the broker was closed".into());
-        self.inbox
-            .send(Parcel { things, sent })
-            .await
-            .map_err(|_| closed())?;
+        self.inbox.send(Parcel { things, sent }).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
     }
 }

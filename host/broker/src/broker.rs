@@ -41,28 +41,27 @@ pub struct Want<'a> {
 pub struct Popped {
     /// Tasks to claim.
     pub hints: Vec<Hint>,
-    /// The store may hold more of what was asked for than the broker knows of: claim from it in its own order. An answer that says only
-    /// this comes after `want.wait` or [`LOOK_PAUSE`], whichever is shorter. So a worker whose last look found as much as it
-    /// could use asks again with a `wait` of zero, and does not sleep on a backlog.
+    /// The store may hold more of what was asked for than the broker knows of: claim from it in its
+    /// own order. An answer that says only this comes after `want.wait` or [`LOOK_PAUSE`],
+    /// whichever is shorter. So a worker whose last look found as much as it could use asks again
+    /// with a `wait` of zero, and does not sleep on a backlog.
     pub look_in_store: bool,
 }
 
-/// How long a broker lets a worker wait for hints when all that it can tell is to look in the store. It bounds how often an idle fleet asks
-/// the store in vain, and how late a task starts of which the broker does not know.
+/// How long a broker lets a worker wait for hints when all that it can tell is to look in the
+/// store. It bounds how often an idle fleet asks the store in vain, and how late a task starts of
+/// which the broker does not know.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Popped {
     /// How long to wait after this first look, which found no hints.
     pub(crate) fn wait(&self, wanted: Duration) -> Duration {
-        if self.look_in_store {
-            wanted.min(LOOK_PAUSE)
-        } else {
-            wanted
-        }
+        if self.look_in_store { wanted.min(LOOK_PAUSE) } else { wanted }
     }
 }
 
-/// News for every process of the fleet. A signal may get lost, so each has a slower way of being noticed too.
+/// News for every process of the fleet. A signal may get lost, so each has a slower way of being
+/// noticed too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
     /// This task was cancelled while it ran; its worker is to stop it.
@@ -73,14 +72,17 @@ pub enum Signal {
     Policy,
     /// The registry of plugins in the store has changed.
     Plugins,
-    /// The connection that brings signals was lost and is back: any may have been missed, so whoever waits for one looks for itself.
+    /// The connection that brings signals was lost and is back: any may have been missed, so
+    /// whoever waits for one looks for itself.
     Missed,
 }
 
-/// A subscription to signals. A slow reader that missed some gets `Lagged`, which says the same as [`Signal::Missed`].
+/// A subscription to signals. A slow reader that missed some gets `Lagged`, which says the same as
+/// [`Signal::Missed`].
 pub type Signals = broadcast::Receiver<Signal>;
 
-/// A lane of which the broker does not know every pending task, and in which there is room for more hints.
+/// A lane of which the broker does not know every pending task, and in which there is room for more
+/// hints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShortLane {
     /// The lane.
@@ -120,17 +122,21 @@ impl Mode {
 /// The queue of hints, as the rest of the system sees it.
 ///
 /// # Lanes
-/// Hints queue in [`Lane`]s, and a lane holds a bounded number of them, so that a backlog of millions costs the store some rows and the
-/// broker nothing. A lane that was full has *overflowed*: it takes no new hints, because those would overtake the tasks that it never heard
-/// of. The sweeper fills such lanes from the store, in order ([`Broker::short_lanes`], [`Broker::refill`]), until it finds no more.
+/// Hints queue in [`Lane`]s, and a lane holds a bounded number of them, so that a backlog of
+/// millions costs the store some rows and the broker nothing. A lane that was full has
+/// *overflowed*: it takes no new hints, because those would overtake the tasks that it never heard
+/// of. The sweeper fills such lanes from the store, in order ([`Broker::short_lanes`],
+/// [`Broker::refill`]), until it finds no more.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Adds hints, after the tasks were committed. A hint that is already queued is not queued twice. A full lane keeps its first
-    /// hints, and one that has overflowed takes only what belongs before all that it has not heard of; it remembers where to go on.
+    /// Adds hints, after the tasks were committed. A hint that is already queued is not queued
+    /// twice. A full lane keeps its first hints, and one that has overflowed takes only what
+    /// belongs before all that it has not heard of; it remembers where to go on.
     async fn push(&self, hints: &[Hint]) -> BrokerResult<()>;
 
-    /// Takes hints, most urgent first; waits up to `want.wait` while there is none, and returns none after that.
-    /// Cancel safe: a dropped call takes nothing, or what it took is found again by the sweeper's audit.
+    /// Takes hints, most urgent first; waits up to `want.wait` while there is none, and returns
+    /// none after that. Cancel safe: a dropped call takes nothing, or what it took is found again
+    /// by the sweeper's audit.
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped>;
 
     /// Gives hints back of which a claim said that a cap is reached. They go where they were, and
@@ -142,18 +148,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Hints in the queue.
     async fn depth(&self) -> BrokerResult<u64>;
 
-    /// Whether every pending task is known, or its lane knows that it is short. `false` after a start or a loss, until
-    /// [`Broker::mark_complete`].
+    /// Whether every pending task is known, or its lane knows that it is short. `false` after a
+    /// start or a loss, until [`Broker::mark_complete`].
     async fn is_complete(&self) -> BrokerResult<bool>;
 
     /// Says that every lane of the store was refilled from its beginning since the loss.
     async fn mark_complete(&self) -> BrokerResult<()>;
 
-    /// Lanes to refill now, the emptiest first: those that have overflowed and are less than half full.
+    /// Lanes to refill now, the emptiest first: those that have overflowed and are less than half
+    /// full.
     async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>>;
 
-    /// Adds the tasks that follow `after` in a lane's pending tasks, in their order. `is_all`: the store had no more than these. The lane
-    /// may have overflowed before or not.
+    /// Adds the tasks that follow `after` in a lane's pending tasks, in their order. `is_all`: the
+    /// store had no more than these. The lane may have overflowed before or not.
     async fn refill(
         &self,
         lane: &Lane,
@@ -175,25 +182,28 @@ pub trait Broker: Send + Sync + 'static {
     /// Where hints come from now.
     fn mode(&self) -> Mode;
 
-    /// What an operator should know of it now, although it works or is done without: in words that any client may read.
+    /// What an operator should know of it now, although it works or is done without: in words that
+    /// any client may read.
     fn concern(&self) -> Option<String> {
         None
     }
 
-    /// What the server that holds the queue does when its memory is full. `None`: there is none, or it was not asked yet.
+    /// What the server that holds the queue does when its memory is full. `None`: there is none, or
+    /// it was not asked yet.
     fn eviction(&self) -> Option<Eviction> {
         None
     }
 }
 
-/// A way to tell every process of the fleet something through the store: `listen` and `notify` of a database. What is posted
-/// reaches whoever listens at that moment, at most once.
+/// A way to tell every process of the fleet something through the store: `listen` and `notify` of a
+/// database. What is posted reaches whoever listens at that moment, at most once.
 #[async_trait]
 pub trait Bulletin: Send + Sync + 'static {
     /// Posts notices, each of at most [`MAX_NOTICE`] bytes of text.
     async fn post(&self, notices: &[String]) -> BrokerResult<()>;
 
-    /// Hears notices from now on. `Lagged` after some were missed, also when the connection was lost in between.
+    /// Hears notices from now on. `Lagged` after some were missed, also when the connection was
+    /// lost in between.
     fn listen(&self) -> broadcast::Receiver<String>;
 }
 

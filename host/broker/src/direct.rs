@@ -22,14 +22,16 @@ use crate::{
     waiters::Waiters,
 };
 
-/// How often a worker looks in the store although nobody said that there is something: a notice reaches only who listens at that moment.
+/// How often a worker looks in the store although nobody said that there is something: a notice
+/// reaches only who listens at that moment.
 const POLL: Duration = Duration::from_millis(500);
 
 /// Types of which it is known when something was last said. A fleet has some hundreds.
 const MAX_TYPES: usize = 4_096;
 
-/// Holds no hints: a push says on the bulletin that there is something to find, and a pop says when to look. Workers claim from the
-/// store in its own order, so priorities and first in, first out hold, and fairness is what the store gives.
+/// Holds no hints: a push says on the bulletin that there is something to find, and a pop says when
+/// to look. Workers claim from the store in its own order, so priorities and first in, first out
+/// hold, and fairness is what the store gives.
 #[derive(Debug)]
 pub struct StoreBroker {
     core: Arc<Core>,
@@ -46,7 +48,8 @@ struct Core {
     news: Mutex<News>,
 }
 
-/// What was said, and who has looked since: a worker that is busy when a notice comes must not sleep on it afterwards.
+/// What was said, and who has looked since: a worker that is busy when a notice comes must not
+/// sleep on it afterwards.
 #[derive(Debug, Default)]
 struct News {
     /// Counts notices.
@@ -79,16 +82,11 @@ impl StoreBroker {
             let board = Arc::clone(&bulletin);
             async move { board.post(&notice::tell(&signals)).await }
         });
-        Self {
-            core,
-            pushes,
-            publishes,
-            signals,
-            _tasks: tasks,
-        }
+        Self { core, pushes, publishes, signals, _tasks: tasks }
     }
 
-    /// Waits until there is something to find that workers of these types were not sent to yet. Cancel safe.
+    /// Waits until there is something to find that workers of these types were not sent to yet.
+    /// Cancel safe.
     pub(crate) async fn news(&self, types: &[TaskType]) {
         let place = self.core.waiters.wait_for(types);
         if !self.core.news().take(types) {
@@ -102,10 +100,7 @@ impl StoreBroker {
         if tokio::time::timeout(wait, self.news(types)).await.is_err() {
             self.core.news().take(types);
         }
-        Popped {
-            hints: Vec::new(),
-            look_in_store: true,
-        }
+        Popped { hints: Vec::new(), look_in_store: true }
     }
 }
 
@@ -118,8 +113,7 @@ async fn listen(
         match notices.recv().await.map(|text| Notice::parse(&text)) {
             Ok(Notice::Look(types)) => {
                 core.news().hear(&types);
-                core.waiters
-                    .wake(&types.iter().map(String::as_str).collect::<Vec<_>>());
+                core.waiters.wake(&types.iter().map(String::as_str).collect::<Vec<_>>());
             }
             Ok(Notice::Tell(told)) => {
                 for signal in told {
@@ -162,7 +156,8 @@ impl News {
         self.of_all = self.last;
     }
 
-    /// Whether there are news for workers of these types. They are sent to look now, so what was said is old from here on.
+    /// Whether there are news for workers of these types. They are sent to look now, so what was
+    /// said is old from here on.
     fn take(&mut self, types: &[TaskType]) -> bool {
         let newest = types
             .iter()

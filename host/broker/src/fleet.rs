@@ -10,15 +10,16 @@ use tokio::{
 };
 
 use crate::{
-    Broker, BrokerResult, Bulletin, Eviction, Hint, LOOK_PAUSE, Mode, Popped, RedisBroker, ShortLane, Signal,
-    Signals, StoreBroker, Want, local::SIGNALS,
+    Broker, BrokerResult, Bulletin, Eviction, Hint, LOOK_PAUSE, Mode, Popped, RedisBroker,
+    ShortLane, Signal, Signals, StoreBroker, Want, local::SIGNALS,
 };
 
 /// A [`RedisBroker`] with a [`StoreBroker`] behind it.
 ///
-/// Each process sees for itself whether Redis is there, and they need not agree: one that is cut off puts its tasks up on the bulletin, and
-/// the others look in the store when they hear of it. When Redis is back, hints that it never got are missing there, so it is not complete, and
-/// the sweeper rebuilds it; nothing here remembers them.
+/// Each process sees for itself whether Redis is there, and they need not agree: one that is cut
+/// off puts its tasks up on the bulletin, and the others look in the store when they hear of it.
+/// When Redis is back, hints that it never got are missing there, so it is not complete, and the
+/// sweeper rebuilds it; nothing here remembers them.
 #[derive(Debug)]
 pub struct FleetBroker {
     redis: RedisBroker,
@@ -37,25 +38,15 @@ impl FleetBroker {
         let direct = StoreBroker::with(bulletin, signals.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(forward(redis.subscribe(), signals.clone()));
-        Self {
-            redis,
-            direct,
-            signals,
-            _tasks: tasks,
-        }
+        Self { redis, direct, signals, _tasks: tasks }
     }
 
-    /// Hints if there are any, and a look in the store, where somebody who is cut off from Redis has put tasks.
+    /// Hints if there are any, and a look in the store, where somebody who is cut off from Redis
+    /// has put tasks.
     async fn pop_and_look(&self, want: &Want<'_>) -> Popped {
-        let now = Want {
-            wait: std::time::Duration::ZERO,
-            ..want.clone()
-        };
+        let now = Want { wait: std::time::Duration::ZERO, ..want.clone() };
         let popped = self.redis.pop(now).await.unwrap_or_default();
-        Popped {
-            look_in_store: true,
-            ..popped
-        }
+        Popped { look_in_store: true, ..popped }
     }
 }
 
@@ -134,7 +125,8 @@ impl Broker for FleetBroker {
         self.redis.refill(lane, after, tasks, is_all).await
     }
 
-    /// While Redis is away nobody can tell it: whoever tells must do so again when the mode has changed.
+    /// While Redis is away nobody can tell it: whoever tells must do so again when the mode has
+    /// changed.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         self.direct.set_policy(policy).await?;
         if self.redis.is_away() {

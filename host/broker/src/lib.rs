@@ -1,8 +1,9 @@
 //! The hint.
 //!
-//! A broker tells workers which task to try next, sooner and more fairly than asking the database would. It carries ids and never
-//! the truth: a hint may come twice, late or not at all, and a claim in the store decides. So a broker may lose everything, and the cost
-//! is latency until the sweeper has filled it again.
+//! A broker tells workers which task to try next, sooner and more fairly than asking the database
+//! would. It carries ids and never the truth: a hint may come twice, late or not at all, and a
+//! claim in the store decides. So a broker may lose everything, and the cost is latency until the
+//! sweeper has filled it again.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -31,8 +32,8 @@ pub mod redis;
 mod waiters;
 
 pub use broker::{
-    Broker, BrokerError, BrokerResult, Bulletin, Hint, LOOK_PAUSE, MAX_NOTICE, Mode, Popped, ShortLane,
-    Signal, Signals, Want,
+    Broker, BrokerError, BrokerResult, Bulletin, Hint, LOOK_PAUSE, MAX_NOTICE, Mode, Popped,
+    ShortLane, Signal, Signals, Want,
 };
 pub use direct::StoreBroker;
 pub use fleet::FleetBroker;

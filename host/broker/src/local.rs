@@ -21,10 +21,12 @@ pub(crate) const SIGNALS: usize = 16_384;
 /// A queue of hints behind a lock, and a list of who waits for them.
 ///
 /// # Waking
-/// Each waiting [`Broker::pop`] is an entry in a list, first come first, and is woken through a [`Notify`] of its own. A push wakes at
-/// most one waiter for each new hint, and only waiters that want what is queued. Whoever was woken wakes the next one that can be served
-/// once it has looked for itself, and does so too if it is dropped before it looked. So as long as a hint is queued that somebody waits
-/// for, somebody is awake, and no wake-up is lost, whichever types the waiters want and whichever of them gives up.
+/// Each waiting [`Broker::pop`] is an entry in a list, first come first, and is woken through a
+/// [`Notify`] of its own. A push wakes at most one waiter for each new hint, and only waiters that
+/// want what is queued. Whoever was woken wakes the next one that can be served once it has looked
+/// for itself, and does so too if it is dropped before it looked. So as long as a hint is queued
+/// that somebody waits for, somebody is awake, and no wake-up is lost, whichever types the waiters
+/// want and whichever of them gives up.
 #[derive(Debug)]
 pub struct LocalBroker {
     state: Mutex<State>,
@@ -51,10 +53,7 @@ struct Waiter {
 impl State {
     fn look(&mut self, types: &[TaskType], max: usize, now: u64) -> Popped {
         let hints = self.queue.pop(types, max, now);
-        Popped {
-            hints,
-            look_in_store: self.queue.look_in_store(types),
-        }
+        Popped { hints, look_in_store: self.queue.look_in_store(types) }
     }
 
     /// Wakes at most `most` waiters that can be served.
@@ -85,7 +84,8 @@ impl LocalBroker {
         Self { clock, ..self }
     }
 
-    /// An empty broker in which a hint is overdue once its task is older than `patience`, and a lane holds `capacity` hints.
+    /// An empty broker in which a hint is overdue once its task is older than `patience`, and a
+    /// lane holds `capacity` hints.
     #[must_use]
     pub fn with(patience: Duration, capacity: usize) -> Self {
         let state = State {
@@ -104,7 +104,8 @@ impl LocalBroker {
         millis_of(&self.clock)
     }
 
-    /// Never held across a wait. A panic while it was held leaves at worst a hint lost or twice, which hints may be.
+    /// Never held across a wait. A panic while it was held leaves at worst a hint lost or twice,
+    /// which hints may be.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,12 +186,8 @@ impl Broker for LocalBroker {
             }
             state.next_waiter += 1;
             let key = state.next_waiter;
-            let waiter = Waiter {
-                key,
-                types: want.types.into(),
-                wake: Arc::clone(&wake),
-                woken: false,
-            };
+            let waiter =
+                Waiter { key, types: want.types.into(), wake: Arc::clone(&wake), woken: false };
             state.waiters.push_back(waiter);
             let place = Place { broker: self, key };
             (place, popped.wait(want.wait))

@@ -92,11 +92,7 @@ mod tests {
     fn signals_are_packed_as_many_as_fit() {
         let signals: Vec<_> = (0..1000)
             .map(|_| Signal::Finished(TaskId::generate()))
-            .chain([
-                Signal::Policy,
-                Signal::Plugins,
-                Signal::Cancel(TaskId::generate()),
-            ])
+            .chain([Signal::Policy, Signal::Plugins, Signal::Cancel(TaskId::generate())])
             .collect();
         let notices = tell(&signals);
         assert_eq!(notices.len(), 5);
@@ -113,9 +109,8 @@ mod tests {
 
     #[test]
     fn types_are_named_once_in_as_few_notices_as_fit() {
-        let types: BTreeSet<_> = (0..200)
-            .map(|n| TaskType::new(&format!("t{n:099}")).unwrap())
-            .collect();
+        let types: BTreeSet<_> =
+            (0..200).map(|n| TaskType::new(&format!("t{n:099}")).unwrap()).collect();
         let notices = look(&types);
         assert_eq!(notices.len(), 3);
         assert!(notices.iter().all(|notice| notice.len() <= MAX_NOTICE));

@@ -2,24 +2,27 @@
 //!
 //! The rules, in the order in which they decide:
 //!
-//! 1. **Pauses and lanes aside.** Hints of a paused type stay. So do those of a lane of which a claim
-//!    has just said that a cap is reached: for [`ASIDE`]. Then the lane offers one hint a pop, and twice
-//!    as many after each [`ASIDE_STEP`], so that many lanes at their caps cost little and free permits
-//!    are found soon.
+//! 1. **Pauses and lanes aside.** Hints of a paused type stay. So do those of a lane of which a
+//!    claim has just said that a cap is reached: for [`ASIDE`]. Then the lane offers one hint a
+//!    pop, and twice as many after each [`ASIDE_STEP`], so that many lanes at their caps cost
+//!    little and free permits are found soon.
 //! 2. **Priority.** A hint of a higher priority goes before one of a lower.
-//! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask for the same types, every
-//!    [`AGED_SHARE`]th takes from the priority that holds the oldest overdue hint among those types, instead of the
-//!    highest. So under an endless stream of priority 5, a hint of priority 1 with `n` older overdue ones before it goes after its patience
-//!    and at most `AGED_SHARE · (n + 1)` pops more (with `t` tenants of equal weight in its priority: `AGED_SHARE · (n + 1) · t`), and a
-//!    mountain of old unimportant hints takes no more than that share from the urgent ones.
-//! 4. **Tenants** within a priority take turns by weight, so that a tenant with a million hints delays its own. A turn is a number that
-//!    grows by [`TURN`]` / weight` with each hint taken; the lowest goes first. A tenant that comes (back) starts behind the current turn: it
-//!    neither saves turns up while it is away or aside, nor gains any by coming and going.
-//! 5. **First in, first out** within a tenant and priority, across types: by task id, which is the order of creation. So a retry, and what the
-//!    sweeper finds again, keep their place.
+//! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask
+//!    for the same types, every [`AGED_SHARE`]th takes from the priority that holds the oldest
+//!    overdue hint among those types, instead of the highest. So under an endless stream of
+//!    priority 5, a hint of priority 1 with `n` older overdue ones before it goes after its
+//!    patience and at most `AGED_SHARE · (n + 1)` pops more (with `t` tenants of equal weight in
+//!    its priority: `AGED_SHARE · (n + 1) · t`), and a mountain of old unimportant hints takes no
+//!    more than that share from the urgent ones.
+//! 4. **Tenants** within a priority take turns by weight, so that a tenant with a million hints
+//!    delays its own. A turn is a number that grows by [`TURN`]` / weight` with each hint taken;
+//!    the lowest goes first. A tenant that comes (back) starts behind the current turn: it neither
+//!    saves turns up while it is away or aside, nor gains any by coming and going.
+//! 5. **First in, first out** within a tenant and priority, across types: by task id, which is the
+//!    order of creation. So a retry, and what the sweeper finds again, keep their place.
 //!
-//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The same rules stand in `redis/*.lua`, and one suite of
-//! tests holds both to them.
+//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The same rules
+//! stand in `redis/*.lua`, and one suite of tests holds both to them.
 
 mod aside;
 mod level;
@@ -34,11 +37,12 @@ pub(crate) use self::aside::Offers;
 use self::{aside::Aside, level::Level, short::Short};
 use crate::{Hint, ShortLane};
 
-/// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share exactly; what rounding takes from the others is
-/// under 0.15 %.
+/// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share
+/// exactly; what rounding takes from the others is under 0.15 %.
 pub const TURN: u64 = 720_720;
 
-/// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the broker.
+/// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the
+/// broker.
 pub const LANE_CAPACITY: usize = 16_384;
 
 /// How long a lane gives nothing after a claim has said that a cap is reached.
@@ -50,7 +54,8 @@ pub const ASIDE_STEP: Duration = Duration::from_millis(4);
 /// After so many steps it offers more than a lane holds.
 pub(crate) const ASIDE_STEPS: u32 = LANE_CAPACITY.ilog2() + 1;
 
-/// How many sets of types have their own count of pops. A fleet has a few; the bound is for one that reloads plugins for months.
+/// How many sets of types have their own count of pops. A fleet has a few; the bound is for one
+/// that reloads plugins for months.
 pub(crate) const MAX_COUNTERS: usize = 256;
 
 const LEVELS: usize = Priority::MAX.get() as usize;
@@ -63,18 +68,20 @@ pub struct Queue {
     len: usize,
     patience: u64,
     capacity: usize,
-    /// Lanes that have overflowed. Of every other lane all pending tasks are known, if the queue is complete.
+    /// Lanes that have overflowed. Of every other lane all pending tasks are known, if the queue is
+    /// complete.
     short: HashMap<Lane, Short>,
     complete: bool,
     policy: QueuePolicy,
     aside: Aside,
-    /// Pops since the last one that was the overdue's, by the types that were asked for: workers that serve other types must
-    /// not use up each other's share.
+    /// Pops since the last one that was the overdue's, by the types that were asked for: workers
+    /// that serve other types must not use up each other's share.
     pops: HashMap<Vec<TaskType>, u32>,
 }
 
 impl Queue {
-    /// An empty queue, which is not complete. A hint is overdue once its task is older than `patience`; a lane holds `capacity` hints.
+    /// An empty queue, which is not complete. A hint is overdue once its task is older than
+    /// `patience`; a lane holds `capacity` hints.
     #[must_use]
     pub fn new(patience: Duration, capacity: usize) -> Self {
         Self {
@@ -90,7 +97,8 @@ impl Queue {
         }
     }
 
-    /// Adds a hint. `false`: it is queued already and stays where it is, or its lane has no room for it and remembers that.
+    /// Adds a hint. `false`: it is queued already and stays where it is, or its lane has no room
+    /// for it and remembers that.
     pub fn push(&mut self, hint: &Hint) -> bool {
         if let Some(short) = self.short.get_mut(&hint.lane)
             && !short.admits(hint.id)
@@ -142,7 +150,8 @@ impl Queue {
         self.aside.next(&self.open(types), now)
     }
 
-    /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds since 1970.
+    /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds
+    /// since 1970.
     pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
         let mut taken = Vec::new();
         if max == 0 {
@@ -187,11 +196,7 @@ impl Queue {
         for_the_overdue: bool,
         offers: &Offers,
     ) -> Option<Hint> {
-        let overdue = if for_the_overdue {
-            self.overdue_level(types, now, offers)
-        } else {
-            None
-        };
+        let overdue = if for_the_overdue { self.overdue_level(types, now, offers) } else { None };
         overdue
             .into_iter()
             .chain((0..LEVELS).rev())
@@ -202,14 +207,7 @@ impl Queue {
         let tenant = self.levels[level].next(types, offers)?;
         let cost = self.cost(&tenant);
         let (id, task_type) = self.levels[level].pop(&tenant, types, cost, offers)?;
-        Some(Hint {
-            id,
-            lane: Lane {
-                tenant,
-                task_type,
-                priority: priority_of(level),
-            },
-        })
+        Some(Hint { id, lane: Lane { tenant, task_type, priority: priority_of(level) } })
     }
 
     /// The level that holds the oldest hint of these types that may be given, if that one is
@@ -242,7 +240,8 @@ impl Queue {
         })
     }
 
-    /// Whether the store may hold tasks of these types that could run, while their lanes are empty here.
+    /// Whether the store may hold tasks of these types that could run, while their lanes are empty
+    /// here.
     #[must_use]
     pub fn look_in_store(&self, types: &[TaskType]) -> bool {
         !self.complete
@@ -277,7 +276,13 @@ impl Queue {
     }
 
     /// See [`Broker::refill`](crate::Broker::refill). Answers how many hints are new.
-    pub fn refill(&mut self, lane: &Lane, after: Option<TaskId>, tasks: &[TaskId], is_all: bool) -> usize {
+    pub fn refill(
+        &mut self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        tasks: &[TaskId],
+        is_all: bool,
+    ) -> usize {
         let short = match self.short.remove(lane) {
             // A rebuild begins: hints may be missing from what was known before the loss.
             Some(short) if after.is_none() && !self.complete => {
@@ -291,10 +296,7 @@ impl Queue {
         if let Some(short) = short {
             let level = &mut self.levels[level_of(lane.priority)];
             // What was pushed since the loss would overtake what was not heard of yet.
-            while level
-                .last(&lane.tenant, &lane.task_type)
-                .is_some_and(|id| !short.knows(id))
-            {
+            while level.last(&lane.tenant, &lane.task_type).is_some_and(|id| !short.knows(id)) {
                 level.remove_last(&lane.tenant, &lane.task_type);
                 self.len -= 1;
             }

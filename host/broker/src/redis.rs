@@ -36,11 +36,12 @@ use self::{
     scripts::Scripts,
 };
 use crate::{
-    Broker, BrokerError, BrokerResult, Hint, LOOK_PAUSE, Mode, Popped, ShortLane, Signal, Signals, Want,
-    batch::Batcher, local::SIGNALS, waiters::Waiters,
+    Broker, BrokerError, BrokerResult, Hint, LOOK_PAUSE, Mode, Popped, ShortLane, Signal, Signals,
+    Want, batch::Batcher, local::SIGNALS, waiters::Waiters,
 };
 
-/// How often a waiting pop looks for itself although nobody called: a call may get lost, and so may all that Redis holds.
+/// How often a waiting pop looks for itself although nobody called: a call may get lost, and so may
+/// all that Redis holds.
 const RELOOK: Duration = Duration::from_secs(1);
 
 /// The answer of `completeness.lua` when nothing is missing.
@@ -53,9 +54,9 @@ const COMPLETE: &str = "complete";
 /// callers share commands.
 ///
 /// # When Redis is away
-/// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is back. If a push failed meanwhile, or the answer
-/// to a pop did, the queues have lost hints: the broker says so when it returns by not being
-/// complete, and the sweeper rebuilds them.
+/// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is
+/// back. If a push failed meanwhile, or the answer to a pop did, the queues have lost hints: the
+/// broker says so when it returns by not being complete, and the sweeper rebuilds them.
 #[derive(Debug)]
 pub struct RedisBroker {
     core: Arc<Core>,
@@ -99,10 +100,7 @@ impl RedisBroker {
         tasks.spawn(async move { keeper.link.keep(&keeper.scripts).await });
         let listener = Arc::clone(&core);
         tasks.spawn(async move {
-            listener
-                .ear
-                .listen(&listener.link, &listener.waiters, &listener.signals)
-                .await;
+            listener.ear.listen(&listener.link, &listener.waiters, &listener.signals).await;
         });
         let broker = Self {
             pushes: Batcher::spawn(
@@ -130,15 +128,13 @@ impl RedisBroker {
         }
     }
 
-    /// Deletes all that this fleet has in Redis. For fleets that are thrown away: it goes through the names of all keys of the server.
+    /// Deletes all that this fleet has in Redis. For fleets that are thrown away: it goes through
+    /// the names of all keys of the server.
     ///
     /// # Errors
     /// When Redis is away.
     pub async fn erase(&self) -> BrokerResult<()> {
-        self.core
-            .link
-            .call(&self.core.scripts.erase(), Carries::Nothing)
-            .await
+        self.core.link.call(&self.core.scripts.erase(), Carries::Nothing).await
     }
 
     /// Whether calls fail now.
@@ -172,13 +168,17 @@ impl Core {
         self.link.command(&publish).await
     }
 
-    async fn pop(&self, types: &[TaskType], max: usize) -> BrokerResult<(Popped, Option<Duration>)> {
+    async fn pop(
+        &self,
+        types: &[TaskType],
+        max: usize,
+    ) -> BrokerResult<(Popped, Option<Duration>)> {
         let script = self.scripts.pop(types, max);
         scripts::popped(self.link.call(&script, Carries::Answers).await?)
     }
 
-    /// Pops in a task of its own: a call that is dropped while the server takes hints for it would lose them.
-    /// Says besides when the next lane comes back that is aside.
+    /// Pops in a task of its own: a call that is dropped while the server takes hints for it would
+    /// lose them. Says besides when the next lane comes back that is aside.
     async fn look(
         self: &Arc<Self>,
         types: &[TaskType],
@@ -192,16 +192,12 @@ impl Core {
             let unheard = popped.map(|(popped, back)| (Unheard { core, popped }, back));
             answer.send(unheard).ok();
         });
-        let popped = heard
-            .await
-            .map_err(|_| BrokerError("the process is ending".into()))?;
+        let popped = heard.await.map_err(|_| BrokerError("the process is ending".into()))?;
         popped.map(|(unheard, back)| (unheard.hear(), back))
     }
 
     async fn completeness(&self, ask: &str, rebuild: &str) -> BrokerResult<String> {
-        self.link
-            .call(&self.scripts.completeness(ask, rebuild), Carries::Nothing)
-            .await
+        self.link.call(&self.scripts.completeness(ask, rebuild), Carries::Nothing).await
     }
 }
 
@@ -218,7 +214,8 @@ impl Unheard {
 }
 
 impl Drop for Unheard {
-    /// The caller is gone. Without a runtime the process is ending, and the sweeper finds the tasks.
+    /// The caller is gone. Without a runtime the process is ending, and the sweeper finds the
+    /// tasks.
     fn drop(&mut self) {
         let hints = std::mem::take(&mut self.popped.hints);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -249,7 +246,8 @@ impl Broker for RedisBroker {
         if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
             return Ok(popped);
         }
-        // Only who finds nothing takes a place, and looks again then: what came in between called nobody.
+        // Only who finds nothing takes a place, and looks again then: what came in between called
+        // nobody.
         let place = core.waiters.wait_for(want.types);
         loop {
             let (popped, back) = core.look(want.types, want.max).await?;
@@ -337,11 +335,7 @@ impl Broker for RedisBroker {
     }
 
     fn mode(&self) -> Mode {
-        if self.is_away() {
-            Mode::StoreWhileRedisIsAway
-        } else {
-            Mode::Redis
-        }
+        if self.is_away() { Mode::StoreWhileRedisIsAway } else { Mode::Redis }
     }
 
     fn concern(&self) -> Option<String> {

@@ -8,7 +8,8 @@ use std::{
 use taskforge_domain::TaskType;
 use tokio::sync::Notify;
 
-/// The waiting pops of a process. A call from outside wakes all that it concerns, because nobody here knows how much there is to get.
+/// The waiting pops of a process. A call from outside wakes all that it concerns, because nobody
+/// here knows how much there is to get.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<List>);
 
@@ -24,7 +25,8 @@ struct Waiter {
     wake: Arc<Notify>,
 }
 
-/// A place among the waiters; given up when it is dropped. What is called between its making and a wait is heard by that wait.
+/// A place among the waiters; given up when it is dropped. What is called between its making and a
+/// wait is heard by that wait.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     waiters: &'a Waiters,
@@ -39,16 +41,9 @@ impl Waiters {
         let mut list = self.list();
         list.next += 1;
         let key = list.next;
-        let waiter = Waiter {
-            types: types.into(),
-            wake: Arc::clone(&wake),
-        };
+        let waiter = Waiter { types: types.into(), wake: Arc::clone(&wake) };
         list.waiting.insert(key, waiter);
-        Waiting {
-            waiters: self,
-            key,
-            wake,
-        }
+        Waiting { waiters: self, key, wake }
     }
 
     /// Wakes who waits for one of these types.

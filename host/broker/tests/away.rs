@@ -1,4 +1,5 @@
-//! Redis is flushed, stopped, stands still, comes back, is a cluster: what a broker says then, and that no task waits for ever.
+//! Redis is flushed, stopped, stands still, comes back, is a cluster: what a broker says then, and
+//! that no task waits for ever.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 #[path = "support/bulletin.rs"]
@@ -16,8 +17,8 @@ use hints::{LONG, hint, hints, kind, kinds, pop, take};
 use jiff::{SignedDuration, Timestamp};
 use server::Server;
 use taskforge_broker::{
-    Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals, StoreBroker,
-    Want, queue::ASIDE,
+    Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals,
+    StoreBroker, Want, queue::ASIDE,
 };
 use taskforge_domain::{Clock, FleetId, QueuePolicy, TaskId, TypePolicy};
 use taskforge_testing::tls;
@@ -39,10 +40,7 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
 async fn next(signals: &mut Signals) -> (Signal, bool) {
     let mut missed = false;
     loop {
-        match tokio::time::timeout(PATIENCE, signals.recv())
-            .await
-            .expect("no signal came")
-            .unwrap()
+        match tokio::time::timeout(PATIENCE, signals.recv()).await.expect("no signal came").unwrap()
         {
             Signal::Missed => missed = true,
             signal => return (signal, missed),
@@ -50,23 +48,20 @@ async fn next(signals: &mut Signals) -> (Signal, bool) {
     }
 }
 
-fn waiting<B: Broker>(broker: &Arc<B>, types: &[&str], wait: Duration) -> tokio::task::JoinHandle<Popped> {
+fn waiting<B: Broker>(
+    broker: &Arc<B>,
+    types: &[&str],
+    wait: Duration,
+) -> tokio::task::JoinHandle<Popped> {
     let (broker, types) = (broker.clone(), kinds(types));
     tokio::spawn(async move {
-        let want = Want {
-            types: &types,
-            max: 8,
-            wait,
-        };
+        let want = Want { types: &types, max: 8, wait };
         broker.pop(want).await.unwrap()
     })
 }
 
 async fn soon(worker: tokio::task::JoinHandle<Popped>) -> Popped {
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker still waits")
-        .unwrap()
+    tokio::time::timeout(PATIENCE, worker).await.expect("the worker still waits").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,14 +72,8 @@ async fn after_a_flush_the_broker_is_incomplete_until_it_was_rebuilt_from_the_be
     assert!(!broker.is_complete().await.unwrap());
     broker.mark_complete().await.unwrap();
     assert!(other.is_complete().await.unwrap());
-    let paused = TypePolicy {
-        paused: true,
-        max_running: None,
-    };
-    let policy = QueuePolicy {
-        types: [(kind("paused"), paused)].into(),
-        ..QueuePolicy::default()
-    };
+    let paused = TypePolicy { paused: true, max_running: None };
+    let policy = QueuePolicy { types: [(kind("paused"), paused)].into(), ..QueuePolicy::default() };
     broker.set_policy(&policy).await.unwrap();
 
     server.flush();
@@ -122,11 +111,7 @@ async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     until("it is away", || async { broker.is_away() }).await;
     assert_eq!(broker.mode(), Mode::StoreWhileRedisIsAway);
     assert!(broker.push(&[hint("a", "t", 3)]).await.is_err());
-    let want = Want {
-        types: &kinds(&["t"]),
-        max: 1,
-        wait: LONG,
-    };
+    let want = Want { types: &kinds(&["t"]), max: 1, wait: LONG };
     assert!(broker.pop(want).await.is_err());
 
     server.restart();
@@ -172,10 +157,7 @@ async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_t
     );
     assert!(cut_off.is_away());
     server.go_on();
-    until("both are back", || async {
-        !cut_off.is_away() && !other.is_away()
-    })
-    .await;
+    until("both are back", || async { !cut_off.is_away() && !other.is_away() }).await;
     assert!(!other.is_complete().await.unwrap());
     assert!(take(&other, &["t"], 8).await.contains(&kept));
 }
@@ -184,10 +166,7 @@ async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_t
 async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     let server = Server::start();
     // One that is not the real one, so that nothing comes back by itself.
-    let config = RedisConfig {
-        clock: Clock::stopped(Timestamp::now()),
-        ..server.config()
-    };
+    let config = RedisConfig { clock: Clock::stopped(Timestamp::now()), ..server.config() };
     let (one, two) = (
         Arc::new(RedisBroker::connect(&config).await.unwrap()),
         Arc::new(RedisBroker::connect(&config).await.unwrap()),
@@ -208,16 +187,10 @@ async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     // A server that evicts keys may lose what is aside; the lanes are there all the same.
     two.set_aside(&pushed[..1]).await.unwrap();
     let aside = format!("{{{}}}:aside", config.prefix);
-    redis::cmd("DEL")
-        .arg(aside)
-        .exec(&mut server.connection())
-        .unwrap();
+    redis::cmd("DEL").arg(aside).exec(&mut server.connection()).unwrap();
     assert!(!take(&*one, &["t"], 3).await.is_empty());
 
-    let elsewhere = RedisConfig {
-        prefix: "other".into(),
-        ..server.config()
-    };
+    let elsewhere = RedisConfig { prefix: "other".into(), ..server.config() };
     let stranger = RedisBroker::connect(&elsewhere).await.unwrap();
     assert_eq!(take(&stranger, &["t"], 8).await, []);
     assert_eq!(stranger.depth().await.unwrap(), 0);
@@ -249,14 +222,8 @@ async fn a_cluster_serves_as_well() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_a_push_sends_workers_to_the_store() {
     let board = Board::new();
-    let (one, two) = (
-        Arc::new(StoreBroker::new(board.clone())),
-        StoreBroker::new(board.clone()),
-    );
-    assert_eq!(
-        (one.mode(), one.is_complete().await.unwrap()),
-        (Mode::Store, true)
-    );
+    let (one, two) = (Arc::new(StoreBroker::new(board.clone())), StoreBroker::new(board.clone()));
+    assert_eq!((one.mode(), one.is_complete().await.unwrap()), (Mode::Store, true));
     let mut signals = one.subscribe();
     // The first look is free; the second waits until there is something to find.
     assert!(pop(&*one, &["t"], 1).await.look_in_store);
@@ -268,10 +235,7 @@ async fn without_redis_a_push_sends_workers_to_the_store() {
     assert_eq!(next(&mut signals).await, (Signal::Policy, false));
     board.lose_some();
     assert_eq!(
-        tokio::time::timeout(PATIENCE, signals.recv())
-            .await
-            .unwrap()
-            .unwrap(),
+        tokio::time::timeout(PATIENCE, signals.recv()).await.unwrap().unwrap(),
         Signal::Missed
     );
 }
@@ -303,10 +267,7 @@ async fn a_fleet_falls_back_to_the_store_and_returns() {
     assert_eq!(next(&mut signals).await.0, Signal::Cancel(id));
 
     server.stop();
-    until("it is away", || async {
-        fleet.mode() == Mode::StoreWhileRedisIsAway
-    })
-    .await;
+    until("it is away", || async { fleet.mode() == Mode::StoreWhileRedisIsAway }).await;
     fleet.push(&hints("a", "t", 3, 1)).await.unwrap();
     let popped = soon(waiting(&fleet, &["t"], LONG)).await;
     assert!(popped.hints.is_empty() && popped.look_in_store);
@@ -343,10 +304,7 @@ async fn a_fleet_starts_while_redis_is_away() {
 async fn a_fleet_that_is_thrown_away_leaves_no_key_and_others_alone() {
     let server = Server::start();
     let fleet = async |prefix: &str| {
-        let config = RedisConfig {
-            prefix: prefix.into(),
-            ..server.config()
-        };
+        let config = RedisConfig { prefix: prefix.into(), ..server.config() };
         RedisBroker::connect(&config).await.unwrap()
     };
     let (ours, theirs) = (fleet("ours").await, fleet("theirs").await);
@@ -354,23 +312,14 @@ async fn a_fleet_that_is_thrown_away_leaves_no_key_and_others_alone() {
         broker.push(&hints("a", "work", 3, 3)).await.unwrap();
     }
     ours.erase().await.unwrap();
-    assert_eq!(
-        (ours.depth().await.unwrap(), theirs.depth().await.unwrap()),
-        (0, 3)
-    );
-    let keys: Vec<String> = redis::cmd("KEYS")
-        .arg("{ours}*")
-        .query(&mut server.connection())
-        .unwrap();
+    assert_eq!((ours.depth().await.unwrap(), theirs.depth().await.unwrap()), (0, 3));
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("{ours}*").query(&mut server.connection()).unwrap();
     assert_eq!(keys, [] as [String; 0]);
 }
 
 fn of(fleet: FleetId, server: &Server) -> RedisConfig {
-    RedisConfig {
-        fleet: Some(fleet),
-        timeout: Duration::from_secs(20),
-        ..server.config()
-    }
+    RedisConfig { fleet: Some(fleet), timeout: Duration::from_secs(20), ..server.config() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,13 +333,12 @@ async fn two_fleets_do_not_share_a_prefix_whichever_comes_first() {
     let refused = RedisBroker::connect(&of(theirs, &server)).await.unwrap_err();
     let text = refused.to_string();
     assert!(
-        text.contains(&ours.to_string()) && text.contains("prefix") && text.contains("\"taskforge\""),
+        text.contains(&ours.to_string())
+            && text.contains("prefix")
+            && text.contains("\"taskforge\""),
         "{text}"
     );
-    let elsewhere = RedisConfig {
-        prefix: "other".into(),
-        ..of(theirs, &server)
-    };
+    let elsewhere = RedisConfig { prefix: "other".into(), ..of(theirs, &server) };
     RedisBroker::connect(&elsewhere).await.unwrap();
     assert_eq!(first.depth().await.unwrap(), 2, "nobody has touched them");
 
@@ -426,17 +374,11 @@ async fn a_server_that_evicts_or_does_not_say_so_is_named() {
     ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     until("the change is noticed", || async { broker.concern().is_some() }).await;
     let concern = broker.concern().unwrap();
-    assert!(
-        concern.contains("allkeys-lru") && concern.contains("noeviction"),
-        "{concern}"
-    );
+    assert!(concern.contains("allkeys-lru") && concern.contains("noeviction"), "{concern}");
     assert_eq!(broker.eviction().unwrap().name(), "allkeys-lru");
 
     ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-    ask(&[
-        "ACL", "SETUSER", "shy", "on", ">pw", "~*", "&*", "+@all", "-info", "-config",
-    ])
-    .await;
+    ask(&["ACL", "SETUSER", "shy", "on", ">pw", "~*", "&*", "+@all", "-info", "-config"]).await;
     let shy = RedisConfig::new(server.url().replace("redis://", "redis://shy:pw@"));
     let shy = RedisBroker::connect(&shy).await.unwrap();
     until("it was asked", || async { shy.eviction().is_some() }).await;
@@ -444,10 +386,7 @@ async fn a_server_that_evicts_or_does_not_say_so_is_named() {
     assert!(shy.concern().unwrap().contains("does not say"));
     assert_eq!(shy.mode(), Mode::Redis, "it serves all the same");
     ask(&["ACL", "SETUSER", "shy", "+info"]).await;
-    until("INFO will do", || async {
-        shy.eviction() == Some(Eviction::Never)
-    })
-    .await;
+    until("INFO will do", || async { shy.eviction() == Some(Eviction::Never) }).await;
 }
 
 #[tokio::test]
@@ -456,17 +395,11 @@ async fn a_server_of_a_private_authority_is_reached_by_whoever_trusts_it() {
     let config = server.config();
     let port: u16 = config.url.rsplit(':').next().unwrap().parse().unwrap();
     let secure = tls::before(port, None).await;
-    let config = RedisConfig {
-        url: format!("rediss://127.0.0.1:{}", secure.port()),
-        ..config
-    };
+    let config = RedisConfig { url: format!("rediss://127.0.0.1:{}", secure.port()), ..config };
     let stranger = RedisBroker::connect(&config).await.unwrap();
     assert!(stranger.is_away());
     let authority = std::fs::read_to_string(tls::authority()).unwrap();
-    let trusting = RedisConfig {
-        authorities: Some(authority),
-        ..config
-    };
+    let trusting = RedisConfig { authorities: Some(authority), ..config };
     let broker = RedisBroker::connect(&trusting).await.unwrap();
     until("it is reached", async || !broker.is_away()).await;
 }

@@ -1,12 +1,8 @@
-//! What the Redis broker costs: `cargo test -p taskforge-broker --test measure -- --ignored --nocapture`.
+//! What the Redis broker costs: `cargo test -p taskforge-broker --test measure -- --ignored
+//! --nocapture`.
 //!
 //! Prints and judges nothing: the figures are those of the machine that it runs on.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a measurement"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a measurement")]
 
 #[path = "support/hints.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -91,9 +87,7 @@ async fn throughput(name: &str, broker: &dyn Broker, tenants: usize, types: usiz
 
 async fn refill(broker: &dyn Broker) {
     let ids: Vec<_> = (0..16_384).map(|_| TaskId::generate()).collect();
-    let lane = Lane {
-        ..hint("a", "refilled", 3).lane
-    };
+    let lane = Lane { ..hint("a", "refilled", 3).lane };
     let begin = Instant::now();
     broker.refill(&lane, None, &ids, true).await.unwrap();
     println!("redis: a lane of 16,384 refilled in {:?}", begin.elapsed());
@@ -106,11 +100,7 @@ async fn wake_up(broker: &Arc<RedisBroker>) {
         let worker = {
             let broker = broker.clone();
             tokio::spawn(async move {
-                let want = Want {
-                    types: &kinds(&["woken"]),
-                    max: 8,
-                    wait: LONG,
-                };
+                let want = Want { types: &kinds(&["woken"]), max: 8, wait: LONG };
                 broker.pop(want).await.unwrap();
                 Instant::now()
             })
@@ -121,10 +111,7 @@ async fn wake_up(broker: &Arc<RedisBroker>) {
         times.push(worker.await.unwrap() - begin);
     }
     times.sort();
-    println!(
-        "redis: push to waiting pop p50 {:?}, p99 {:?}",
-        times[250], times[495]
-    );
+    println!("redis: push to waiting pop p50 {:?}, p99 {:?}", times[250], times[495]);
 }
 
 async fn signals(broker: &Arc<RedisBroker>) {
@@ -135,10 +122,7 @@ async fn signals(broker: &Arc<RedisBroker>) {
             let broker = broker.clone();
             tokio::spawn(async move {
                 for _ in 0..200 {
-                    broker
-                        .publish(&[Signal::Finished(TaskId::generate())])
-                        .await
-                        .unwrap();
+                    broker.publish(&[Signal::Finished(TaskId::generate())]).await.unwrap();
                 }
             })
         })
@@ -165,14 +149,7 @@ async fn idle(broker: &Arc<RedisBroker>) {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
     let before = used();
-    let want = Want {
-        types: &types,
-        max: 8,
-        wait: Duration::from_secs(10),
-    };
+    let want = Want { types: &types, max: 8, wait: Duration::from_secs(10) };
     broker.pop(want).await.unwrap();
-    println!(
-        "redis: idle for 10 s: {:.1} % of a core",
-        (used() - before) as f64 / 10.0
-    );
+    println!("redis: idle for 10 s: {:.1} % of a core", (used() - before) as f64 / 10.0);
 }

@@ -13,13 +13,12 @@ const NEXT: u16 = 100;
 
 /// The URL of a server: `http://host:8000`, `localhost:8000`, `127.0.0.1`, `:8000`.
 pub(crate) fn server_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(&with_scheme(&with_host(text), "http")).map_err(|error| error.to_string())?;
+    let url =
+        Url::parse(&with_scheme(&with_host(text), "http")).map_err(|error| error.to_string())?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
         "http" | "https" => Err("names no host".to_owned()),
-        other => Err(format!(
-            "begins with {other}://, where http:// or https:// is needed"
-        )),
+        other => Err(format!("begins with {other}://, where http:// or https:// is needed")),
     }
 }
 
@@ -31,16 +30,13 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = bare.parse() {
         return Ok(address);
     }
-    let has_port = bare
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let has_port = bare.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if !has_port {
-        return Err("must be an address and a port, such as 127.0.0.1:8000 or localhost:8000".to_owned());
+        return Err(
+            "must be an address and a port, such as 127.0.0.1:8000 or localhost:8000".to_owned()
+        );
     }
-    let found: Vec<_> = bare
-        .to_socket_addrs()
-        .map_err(|error| error.to_string())?
-        .collect();
+    let found: Vec<_> = bare.to_socket_addrs().map_err(|error| error.to_string())?.collect();
     // A name for both kinds of loopback is taken for the one that every machine has.
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
     first.copied().ok_or_else(|| "leads to no address".to_owned())
@@ -112,7 +108,9 @@ pub(crate) async fn bind<L, E>(
             let address = SocketAddr::new(default.ip(), default.port().saturating_add(next));
             match bind(address).await {
                 Ok(listener) => {
-                    tracing::warn!("{default}, the default address, is taken; listening on {address}");
+                    tracing::warn!(
+                        "{default}, the default address, is taken; listening on {address}"
+                    );
                     return Ok(listener);
                 }
                 Err(error) => refused = error,
@@ -165,23 +163,15 @@ mod tests {
 
     #[test]
     fn stores_and_mail_servers_are_understood_without_a_scheme() {
-        let of = |read: fn(&str) -> Result<String, std::convert::Infallible>, text| read(text).unwrap();
+        let of =
+            |read: fn(&str) -> Result<String, std::convert::Infallible>, text| read(text).unwrap();
         assert_eq!(of(redis_url, "localhost:6379"), "redis://localhost:6379");
         assert_eq!(of(redis_url, "rediss://a:1"), "rediss://a:1");
-        assert_eq!(
-            of(database_url, "me@localhost:5432/db"),
-            "postgres://me@localhost:5432/db"
-        );
-        assert_eq!(
-            of(database_url, "a/db?sslmode=require"),
-            "postgres://a/db?sslmode=require"
-        );
+        assert_eq!(of(database_url, "me@localhost:5432/db"), "postgres://me@localhost:5432/db");
+        assert_eq!(of(database_url, "a/db?sslmode=require"), "postgres://a/db?sslmode=require");
         assert_eq!(of(database_url, "host=a dbname=b"), "host=a dbname=b");
         assert_eq!(of(database_url, "mysql://a/b"), "mysql://a/b");
-        assert_eq!(
-            (of(mailer, "log"), of(mailer, "a:25")),
-            ("log".into(), "smtp://a:25".into())
-        );
+        assert_eq!((of(mailer, "log"), of(mailer, "a:25")), ("log".into(), "smtp://a:25".into()));
     }
 
     #[tokio::test]
@@ -194,10 +184,7 @@ mod tests {
             self::bind(chosen, default, bind, is_taken).await
         };
         let other = listen(None).await.unwrap().local_addr().unwrap();
-        assert!(
-            other.port() > default.port() || default.port() == u16::MAX,
-            "{other}"
-        );
+        assert!(other.port() > default.port() || default.port() == u16::MAX, "{other}");
         let (address, error) = listen(Some(default)).await.unwrap_err();
         assert!(address == default && is_taken(&error), "{error}");
     }

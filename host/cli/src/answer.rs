@@ -71,9 +71,7 @@ fn tree(text: &str) -> Value {
     }
     if let Some(members) = members(text) {
         let members = members.into_iter();
-        return members
-            .map(|(name, member)| (name, tree(member.as_str())))
-            .collect();
+        return members.map(|(name, member)| (name, tree(member.as_str()))).collect();
     }
     match serde_json::from_str::<Vec<&RawValue>>(text) {
         Ok(elements) => elements.into_iter().map(|element| tree(element.get())).collect(),
@@ -95,11 +93,7 @@ mod tests {
             answer.member("input").text(),
             r#"{"n":12345678901234567890123,"x":1.10,"e":1e400}"#
         );
-        let list: Vec<_> = answer
-            .list("list")
-            .iter()
-            .map(|one| one.text().to_owned())
-            .collect();
+        let list: Vec<_> = answer.list("list").iter().map(|one| one.text().to_owned()).collect();
         assert_eq!(list, ["0.10", "2"]);
         assert_eq!(answer.member("none").text(), "null");
         assert_eq!(serde_json::to_string(&answer).unwrap(), text);

@@ -145,12 +145,7 @@ pub(crate) struct DevArgs {
 
     /// Folder for the database, the compiled code, the outbox and the key; made if missing, and
     /// closed to other users
-    #[arg(
-        long,
-        env = "TASKFORGE_DATA_DIR",
-        default_value = ".taskforge",
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
 
     /// The key that clients must send, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; at least
@@ -250,12 +245,7 @@ pub(crate) struct PluginFolderArgs {
 pub(crate) struct ExternalArgs {
     /// A task type that only external workers handle, over HTTP, with any JSON as input
     /// (repeatable). NAME.external.toml in the plugins folder does the same with schemas
-    #[arg(
-        long,
-        env = "TASKFORGE_EXTERNAL_TYPES",
-        value_name = "TYPE",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "TASKFORGE_EXTERNAL_TYPES", value_name = "TYPE", value_delimiter = ',')]
     pub(crate) external_types: Vec<TaskType>,
 }
 

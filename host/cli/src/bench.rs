@@ -79,13 +79,7 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
     let prefix = format!("taskforge-bench-{}", std::process::id());
     let bench = Bench::start(args, database_url, folder.path(), &prefix).await?;
     let input = Json::parse(args.input.clone()).context("--input is not JSON")?;
-    let load = Load::new(
-        &bench.client,
-        &*bench.store,
-        &*bench.broker,
-        &args.task_type,
-        &input,
-    );
+    let load = Load::new(&bench.client, &*bench.store, &*bench.broker, &args.task_type, &input);
 
     output::aside("warming up");
     load.enqueue_and_drain(args.tasks.min(2_000) as usize).await?;
@@ -102,17 +96,13 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
         // In turns, so that whatever else the machine does meets both.
         for ceiling in &mut ceilings {
             let (batch, connections) = (ceiling.rows_a_statement, ceiling.connections);
-            let measured = ceiling::measure(database_url, args.tasks as usize, batch, connections).await?;
+            let measured =
+                ceiling::measure(database_url, args.tasks as usize, batch, connections).await?;
             ceiling.add(&measured);
         }
     }
     output::aside("idle");
-    let idle = bench
-        .workers
-        .first()
-        .context("there is a worker")?
-        .idle(IDLE)
-        .await?;
+    let idle = bench.workers.first().context("there is a worker")?.idle(IDLE).await?;
     let backlog = match args.backlog {
         0 => None,
         tasks => Some(bench.backlog(&load, tasks).await?),
@@ -120,15 +110,9 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
     let broker = bench.broker.mode().as_str();
     bench.stop().await?;
     if let Some(url) = &args.redis_url {
-        let config = RedisConfig {
-            prefix,
-            ..RedisConfig::new(url)
-        };
+        let config = RedisConfig { prefix, ..RedisConfig::new(url) };
         let redis = RedisBroker::connect(&config).await?;
-        redis
-            .erase()
-            .await
-            .context("the benchmark's keys were not deleted")?;
+        redis.erase().await.context("the benchmark's keys were not deleted")?;
     }
     Ok(Report::new(
         args,
@@ -166,7 +150,8 @@ impl Bench {
             Node::start(command)
         };
         let concurrency = args.concurrency.to_string();
-        let worker = ["--admin-listen", "127.0.0.1:0", "--concurrency", &concurrency].map(str::to_owned);
+        let worker =
+            ["--admin-listen", "127.0.0.1:0", "--concurrency", &concurrency].map(str::to_owned);
         let api = node("serve", &["--listen", "127.0.0.1:0"].map(str::to_owned))?;
         let workers = (0..args.workers).map(|_| node("worker", &worker));
         let workers = workers.collect::<anyhow::Result<Vec<_>>>()?;
@@ -182,19 +167,10 @@ impl Bench {
         let client = Client::with_key(api.url.parse()?, None)?;
         let known = client.get("plugins", &[]).await?;
         let names = known["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if !names
-            .iter()
-            .any(|plugin| plugin["name"] == args.task_type.as_str())
-        {
+        if !names.iter().any(|plugin| plugin["name"] == args.task_type.as_str()) {
             bail!("no plugin in {} handles {}", plugins.display(), args.task_type);
         }
-        Ok(Self {
-            api,
-            workers,
-            client,
-            store,
-            broker,
-        })
+        Ok(Self { api, workers, client, store, broker })
     }
 
     /// Enqueues a backlog that nobody works on, and says what it costs.

@@ -55,7 +55,8 @@ impl Client {
     /// A client of the server that the arguments name.
     pub(crate) fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
         let home = data_folder::address(&args.data_dir);
-        let (server, is_home) = target(args.server.as_ref(), home.as_ref().ok().copied().flatten())?;
+        let (server, is_home) =
+            target(args.server.as_ref(), home.as_ref().ok().copied().flatten())?;
         if let Some(key) = &args.api_key {
             return Self::new(server, Some(key.clone()), KeyFrom::Given);
         }
@@ -105,9 +106,9 @@ impl Client {
             server,
             key,
             key_from,
-            operator: std::env::var("USER")
-                .ok()
-                .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())),
+            operator: std::env::var("USER").ok().filter(|name| {
+                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())
+            }),
         })
     }
 
@@ -131,7 +132,11 @@ impl Client {
     }
 
     /// Pushes a component and what comes with it, which may take a while to compile.
-    pub(crate) async fn push(&self, query: &[(&str, String)], form: Form) -> anyhow::Result<Answer> {
+    pub(crate) async fn push(
+        &self,
+        query: &[(&str, String)],
+        form: Form,
+    ) -> anyhow::Result<Answer> {
         let request = self.begin(Method::POST, "plugins", query, PUSH_TIMEOUT);
         self.finish(request.multipart(form)).await
     }
@@ -199,7 +204,9 @@ impl Client {
                 self.server
             ),
             KeyFrom::Nowhere => {
-                format!("\n  no key was found: {NAMED}, or for a `taskforge dev` its data folder ({FOLDER})")
+                format!(
+                    "\n  no key was found: {NAMED}, or for a `taskforge dev` its data folder ({FOLDER})"
+                )
             }
             KeyFrom::Unreadable(reason) => format!("\n  no key was sent: {reason}; {NAMED}"),
         }
@@ -210,13 +217,11 @@ impl Client {
     }
 
     pub(crate) async fn put(&self, path: &str, body: &Json) -> anyhow::Result<Answer> {
-        self.request(Method::PUT, path, &[], Some(body), Duration::ZERO)
-            .await
+        self.request(Method::PUT, path, &[], Some(body), Duration::ZERO).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
-        self.request(Method::DELETE, path, &[], None, Duration::ZERO)
-            .await
+        self.request(Method::DELETE, path, &[], None, Duration::ZERO).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Option<&Json>) -> anyhow::Result<Answer> {
@@ -274,16 +279,12 @@ fn target(named: Option<&Url>, home: Option<SocketAddr>) -> anyhow::Result<(Url,
         return Ok((default, home.is_some()));
     };
     let host = named.host_str().unwrap_or_default();
-    let ip = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     let is_home = named.scheme() == "http"
         && home.is_some_and(|home| {
             named.port_or_known_default() == Some(home.port())
-                && ip.map_or(host == "localhost", |ip| {
-                    ip.to_canonical() == home.ip().to_canonical()
-                })
+                && ip
+                    .map_or(host == "localhost", |ip| ip.to_canonical() == home.ip().to_canonical())
         });
     let mut server = named.clone();
     if is_home {
@@ -294,13 +295,8 @@ fn target(named: Option<&Url>, home: Option<SocketAddr>) -> anyhow::Result<(Url,
 
 fn is_loopback(server: &Url) -> bool {
     let host = server.host_str().unwrap_or_default();
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
-    address.map_or(host == "localhost", |address| {
-        address.to_canonical().is_loopback()
-    })
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| address.to_canonical().is_loopback())
 }
 
 /// A segment of a path, whatever is in it.
@@ -326,12 +322,7 @@ fn problem(status: StatusCode, text: &str) -> String {
         (Some(one), None) | (None, Some(one)) => one.into_owned(),
         (None, None) => format!("the server answered {status}"),
     };
-    for fault in problem
-        .get("errors")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for fault in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
         let part = |key: &str| one_line(fault.get(key).and_then(Value::as_str).unwrap_or_default());
         let (pointer, parameter) = (part("pointer"), part("parameter"));
         let place = if pointer.is_empty() { parameter } else { pointer };
@@ -347,20 +338,14 @@ mod tests {
     #[test]
     fn only_this_machine_is_sent_a_key_that_was_not_named() {
         let is = |url: &str| is_loopback(&url.parse().unwrap());
-        for here in [
-            "http://localhost:1",
-            "http://127.0.0.1:8000/",
-            "http://127.9.9.9",
-            "http://[::1]:1",
-        ] {
+        for here in
+            ["http://localhost:1", "http://127.0.0.1:8000/", "http://127.9.9.9", "http://[::1]:1"]
+        {
             assert!(is(here), "{here}");
         }
-        for there in [
-            "http://localhost.example",
-            "http://10.0.0.1",
-            "https://a.example",
-            "http://[::2]",
-        ] {
+        for there in
+            ["http://localhost.example", "http://10.0.0.1", "https://a.example", "http://[::2]"]
+        {
             assert!(!is(there), "{there}");
         }
     }
@@ -378,16 +363,10 @@ mod tests {
         assert_eq!(of(None, home), at("http://127.0.0.1:8001/", true));
         let elsewhere = "10.1.2.3:8001".parse().ok();
         assert_eq!(of(None, elsewhere), at("http://10.1.2.3:8001/", false));
-        for named in [
-            "http://127.0.0.1:8001/",
-            "http://localhost:8001/",
-            "http://[::ffff:127.0.0.1]:8001/",
-        ] {
-            assert_eq!(
-                of(Some(named), home),
-                at("http://127.0.0.1:8001/", true),
-                "{named}"
-            );
+        for named in
+            ["http://127.0.0.1:8001/", "http://localhost:8001/", "http://[::ffff:127.0.0.1]:8001/"]
+        {
+            assert_eq!(of(Some(named), home), at("http://127.0.0.1:8001/", true), "{named}");
             assert!(!of(Some(named), None).1, "{named}");
         }
         for named in [

@@ -51,7 +51,9 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
     }
     let closed = is_ours(folder, mode) && close(folder, mode);
     match closed {
-        true => tracing::warn!(folder = %shown, "the data folder was open to other users and is closed now"),
+        true => {
+            tracing::warn!(folder = %shown, "the data folder was open to other users and is closed now")
+        }
         false => tracing::warn!(
             folder = %shown, mode = %format!("{mode:o}"),
             "the data folder is open to other users: chmod 700 keeps them out"
@@ -101,7 +103,8 @@ pub(crate) fn key(folder: &Path) -> anyhow::Result<Option<String>> {
         Err(error) => return Err(error).with_context(|| format!("cannot read the key in {shown}")),
     };
     ensure!(found.is_file(), "{shown} is not a file with a key");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read the key in {shown}"))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read the key in {shown}"))?;
     let key = text.trim();
     if taskforge_api::ApiKey::new(key).is_err() {
         bail!("{shown} holds no key: delete it, and `taskforge dev` makes a new one");
@@ -123,7 +126,8 @@ pub(crate) fn key_or_new(folder: &Path) -> anyhow::Result<String> {
         return Ok(key);
     }
     let key = new_key()?;
-    let made = write(folder, &key).with_context(|| format!("cannot keep a key in {}", file.display()))?;
+    let made =
+        write(folder, &key).with_context(|| format!("cannot keep a key in {}", file.display()))?;
     match made {
         true => Ok(key),
         // Another process was quicker; its key is whole, because it came by one name change too.
@@ -141,19 +145,18 @@ pub(crate) fn address(folder: &Path) -> anyhow::Result<Option<SocketAddr>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot read the address in {shown}")),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the address in {shown}"));
+        }
     };
     ensure!(found.is_file(), "{shown} is not a file with an address");
-    ensure!(
-        found.uid() == rustix::process::geteuid().as_raw(),
-        "{shown} belongs to another user"
-    );
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read the address in {shown}"))?;
+    ensure!(found.uid() == rustix::process::geteuid().as_raw(), "{shown} belongs to another user");
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read the address in {shown}"))?;
     let address = text.trim().strip_prefix("http://").unwrap_or_default();
-    address
-        .parse::<SocketAddr>()
-        .map(Some)
-        .with_context(|| format!("{shown} holds no address: the next start of `taskforge dev` mends it"))
+    address.parse::<SocketAddr>().map(Some).with_context(|| {
+        format!("{shown} holds no address: the next start of `taskforge dev` mends it")
+    })
 }
 
 /// Writes where `dev` listens, in one step and with mode 0600, in place of what an earlier process
@@ -179,10 +182,7 @@ pub(crate) fn forget_address(folder: &Path, ours: SocketAddr) {
 pub(crate) fn new_key() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);
-    ensure!(
-        filled.is_ok(),
-        "no key can be made: the system gives no random numbers"
-    );
+    ensure!(filled.is_ok(), "no key can be made: the system gives no random numbers");
     Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 

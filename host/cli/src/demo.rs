@@ -44,18 +44,18 @@ const BATCH: usize = 1_000;
 const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let waiting =
-        Waiting::begin("starting a system to throw away; plugins are compiled, which may take a minute");
+    let waiting = Waiting::begin(
+        "starting a system to throw away; plugins are compiled, which may take a minute",
+    );
     let own = std::fs::Permissions::from_mode(0o700);
     let temporary = tempfile::Builder::new().permissions(own).tempdir()?;
     let data_dir = args.data_dir.as_deref().unwrap_or(temporary.path());
     data_folder::prepare(data_dir)?;
     let key = data_folder::new_key()?;
     let gone = || match &args.data_dir {
-        Some(data_dir) => format!(
-            "the tasks are in {}, where the demo can be run again",
-            data_dir.display()
-        ),
+        Some(data_dir) => {
+            format!("the tasks are in {}, where the demo can be run again", data_dir.display())
+        }
         None => "nothing is left of it".to_owned(),
     };
     let started = waiting.until(Box::pin(start(&args, data_dir, &key)));
@@ -74,23 +74,15 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> 
     } else {
         summary.print();
     }
-    let all_completed = summary
-        .outcomes
-        .keys()
-        .all(|outcome| outcome == TaskState::Completed.as_str());
-    Ok(if all_completed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let all_completed =
+        summary.outcomes.keys().all(|outcome| outcome == TaskState::Completed.as_str());
+    Ok(if all_completed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<Stack> {
     let folder = plugin_folder::locate(&args.plugins)?;
-    let mailer = Arc::new(OutboxMailer::new(
-        data_dir.join("outbox"),
-        "TaskForge demo <demo@localhost>",
-    )?);
+    let mailer =
+        Arc::new(OutboxMailer::new(data_dir.join("outbox"), "TaskForge demo <demo@localhost>")?);
     // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
@@ -104,10 +96,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
     let (mut stack, loading) = Stack::start(StackConfig {
         data_dir,
         listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-        api: ApiConfig {
-            key: Some(ApiKey::new(key)?),
-            ..ApiConfig::default()
-        },
+        api: ApiConfig { key: Some(ApiKey::new(key)?), ..ApiConfig::default() },
         workers: args.workers,
         worker: WorkerConfig {
             concurrency: concurrency as usize,
@@ -129,10 +118,8 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
     .await?;
     stack.load(loading).await;
     for task_type in &args.types {
-        let is_known = stack
-            .plugins
-            .iter()
-            .any(|plugin| plugin.split(' ').next() == Some(task_type.as_str()));
+        let is_known =
+            stack.plugins.iter().any(|plugin| plugin.split(' ').next() == Some(task_type.as_str()));
         if !is_known {
             bail!(
                 "no plugin handles {task_type}; {} has {}",
@@ -163,12 +150,8 @@ impl Recipe {
     const BUILT_IN: [&'static str; 3] = ["fibonacci", "scraper", "email"];
 
     async fn new(args: &DemoArgs, client: &Client, api: SocketAddr) -> anyhow::Result<Self> {
-        let input = args
-            .input
-            .clone()
-            .map(Json::parse)
-            .transpose()
-            .context("--input is not JSON")?;
+        let input =
+            args.input.clone().map(Json::parse).transpose().context("--input is not JSON")?;
         let mut types = args.types.clone();
         if types.is_empty() {
             let loaded = client.get("plugins", &[]).await?;
@@ -186,9 +169,8 @@ impl Recipe {
         if input.is_some() && types.len() != 1 {
             bail!("--input needs exactly one --type, because each type has its own input");
         }
-        if let Some(foreign) = types
-            .iter()
-            .find(|t| input.is_none() && !Self::BUILT_IN.contains(&t.as_str()))
+        if let Some(foreign) =
+            types.iter().find(|t| input.is_none() && !Self::BUILT_IN.contains(&t.as_str()))
         {
             bail!("{foreign} is not a built-in type: say with --input what its tasks get");
         }
@@ -201,11 +183,7 @@ impl Recipe {
     fn task(&self) -> Request<'_> {
         let task_type = &self.types[fastrand::usize(..self.types.len())];
         let input = self.input.clone().unwrap_or_else(|| self.random_input(task_type));
-        Request {
-            task_type,
-            input,
-            priority: fastrand::u8(1..=5),
-        }
+        Request { task_type, input, priority: fastrand::u8(1..=5) }
     }
 
     fn random_input(&self, task_type: &TaskType) -> Json {
@@ -241,7 +219,9 @@ async fn measure(
                     heard += 1;
                     false
                 }
-                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => false,
+                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => {
+                    false
+                }
                 Ok(Err(RecvError::Lagged(missed))) => {
                     heard += missed;
                     false
@@ -297,18 +277,10 @@ async fn read_back(stack: &Stack, total: usize) -> anyhow::Result<Vec<Task>> {
         let limit = u32::try_from((total - tasks.len()).min(1_000))?;
         let page = stack
             .store
-            .tasks(
-                &TenantId::default(),
-                &TaskFilter::default(),
-                Page { after, limit },
-            )
+            .tasks(&TenantId::default(), &TaskFilter::default(), Page { after, limit })
             .await?;
         if page.is_empty() {
-            bail!(
-                "{} tasks were enqueued and only {} are in the store",
-                total,
-                tasks.len()
-            );
+            bail!("{} tasks were enqueued and only {} are in the store", total, tasks.len());
         }
         tasks.extend(page);
     }
@@ -328,20 +300,13 @@ impl Bars {
     fn new(total: u64) -> Self {
         let all = MultiProgress::new();
         // The template is a constant; a mistake in it costs the looks, not the run.
-        let style =
-            ProgressStyle::with_template("{prefix:9} {bar:40} {pos:>8}/{len} {per_sec:>12} {elapsed:>5}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = |name| {
-            all.add(
-                ProgressBar::new(total)
-                    .with_style(style.clone())
-                    .with_prefix(name),
-            )
-        };
-        Self {
-            enqueued: bar("enqueued"),
-            drained: bar("ended"),
-        }
+        let style = ProgressStyle::with_template(
+            "{prefix:9} {bar:40} {pos:>8}/{len} {per_sec:>12} {elapsed:>5}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar =
+            |name| all.add(ProgressBar::new(total).with_style(style.clone()).with_prefix(name));
+        Self { enqueued: bar("enqueued"), drained: bar("ended") }
     }
 
     /// Says how it goes, for as long as it is polled.
@@ -397,14 +362,20 @@ struct Percentiles {
 }
 
 impl Summary {
-    fn of(tasks: &[Task], args: &DemoArgs, enqueue: Duration, drain: Duration) -> anyhow::Result<Self> {
+    fn of(
+        tasks: &[Task],
+        args: &DemoArgs,
+        enqueue: Duration,
+        drain: Duration,
+    ) -> anyhow::Result<Self> {
         let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
         let mut times: BTreeMap<String, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
         for task in tasks {
             *outcomes.entry(task.state.to_string()).or_default() += 1;
             if let (Some(started), Some(finished)) = (task.started_at, task.finished_at) {
-                let since =
-                    |then| u64::try_from(finished.duration_since(then).as_micros()).unwrap_or_default();
+                let since = |then| {
+                    u64::try_from(finished.duration_since(then).as_micros()).unwrap_or_default()
+                };
                 let (total, running) = times.entry(task.task_type.to_string()).or_default();
                 total.push(since(task.created_at));
                 running.push(since(started));
@@ -438,17 +409,11 @@ impl Summary {
     }
 
     fn print(&self) {
-        let outcomes: Vec<_> = self
-            .outcomes
-            .iter()
-            .map(|(outcome, count)| format!("{count} {outcome}"))
-            .collect();
+        let outcomes: Vec<_> =
+            self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
         output::pairs(&[
             ("tasks", outcomes.join(", ")),
-            (
-                "workers",
-                format!("{} with {} slots each", self.workers, self.concurrency),
-            ),
+            ("workers", format!("{} with {} slots each", self.workers, self.concurrency)),
             (
                 "enqueued",
                 format!(
@@ -458,19 +423,15 @@ impl Summary {
             ),
             (
                 "all ended",
-                format!(
-                    "in {:.2} s, {:.0} tasks/s",
-                    self.drain_seconds, self.drained_per_second
-                ),
+                format!("in {:.2} s, {:.0} tasks/s", self.drain_seconds, self.drained_per_second),
             ),
         ]);
         output::line("");
         let mut rows = Vec::new();
         for (task_type, latencies) in &self.by_type {
-            for (what, p) in [
-                ("accepted to ended", &latencies.total),
-                ("claimed to ended", &latencies.running),
-            ] {
+            for (what, p) in
+                [("accepted to ended", &latencies.total), ("claimed to ended", &latencies.running)]
+            {
                 let mut row = vec![task_type.clone(), latencies.tasks.to_string(), what.to_owned()];
                 row.extend([p.p50, p.p95, p.p99, p.max].map(output::micros));
                 rows.push(row);
@@ -488,12 +449,7 @@ impl Percentiles {
             let rank = (times.len() * percent).div_ceil(100);
             times.get(rank.saturating_sub(1)).copied().unwrap_or_default()
         };
-        Self {
-            p50: rank(50),
-            p95: rank(95),
-            p99: rank(99),
-            max: rank(100),
-        }
+        Self { p50: rank(50), p95: rank(95), p99: rank(99), max: rank(100) }
     }
 }
 

@@ -12,10 +12,7 @@ const LEAST: u64 = 16;
 /// programs that could not live with a high one.
 pub(crate) fn raise() -> Option<u64> {
     let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: maximum,
-        maximum,
-    };
+    let most = Rlimit { current: maximum, maximum };
     match setrlimit(Resource::Nofile, most) {
         Ok(()) => maximum,
         Err(error) => {

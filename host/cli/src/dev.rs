@@ -23,10 +23,7 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let key = key(&args)?;
     let folder = plugin_folder::locate_or_make(&args.plugins)?;
     let mailer = mailers::build(&args.mail, args.data_dir.join("outbox"))?;
-    let cache = args
-        .cache_dir
-        .clone()
-        .unwrap_or_else(|| args.data_dir.join("cache"));
+    let cache = args.cache_dir.clone().unwrap_or_else(|| args.data_dir.join("cache"));
     let instances = stack::instances(args.concurrency);
     let start = Stack::start(StackConfig {
         data_dir: &args.data_dir,
@@ -114,10 +111,7 @@ fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&
     let (fragment, asked, header) = match key {
         Some(Key::Kept(key)) => (
             format!("#key={key}"),
-            format!(
-                "in {}, which the command line reads by itself",
-                key_file.display()
-            ),
+            format!("in {}, which the command line reads by itself", key_file.display()),
             format!(" -H \"authorization: Bearer $(cat {})\"", key_file.display()),
         ),
         Some(Key::Given(_)) => (
@@ -131,10 +125,7 @@ fn greet(args: &DevArgs, system: &Stack, folder: &std::path::Path, key: Option<&
             String::new(),
         ),
     };
-    output::line(&format!(
-        "TaskForge {}, everything in one process",
-        env!("CARGO_PKG_VERSION")
-    ));
+    output::line(&format!("TaskForge {}, everything in one process", env!("CARGO_PKG_VERSION")));
     output::pairs(&[
         ("  API", url.clone()),
         ("  docs", format!("{url}/docs/{fragment}")),

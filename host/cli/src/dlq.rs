@@ -55,11 +55,8 @@ async fn list(args: DlqListArgs, json: bool) -> anyhow::Result<()> {
         .iter()
         .map(|task| {
             let kinds = ["id", "task_type", "error_kind"].map(|field| cell(&task[field]));
-            let rest = [
-                time(&task["finished_at"]),
-                cell(&task["attempt"]),
-                brief(&cell(&task["error"])),
-            ];
+            let rest =
+                [time(&task["finished_at"]), cell(&task["attempt"]), brief(&cell(&task["error"]))];
             kinds.into_iter().chain(rest).collect()
         })
         .collect();
@@ -77,15 +74,13 @@ async fn groups(args: DlqGroupsArgs, json: bool) -> anyhow::Result<()> {
     let rows: Vec<_> = groups
         .iter()
         .map(|group| {
-            let what = ["group", "count", "task_type", "error_kind"].map(|field| cell(&group[field]));
+            let what =
+                ["group", "count", "task_type", "error_kind"].map(|field| cell(&group[field]));
             let last = [time(&group["last_failed_at"]), brief(&cell(&group["example"]))];
             what.into_iter().chain(last).collect()
         })
         .collect();
-    output::table(
-        &["GROUP", "TASKS", "TYPE", "KIND", "LAST FAILED AT", "FOR EXAMPLE"],
-        &rows,
-    );
+    output::table(&["GROUP", "TASKS", "TYPE", "KIND", "LAST FAILED AT", "FOR EXAMPLE"], &rows);
     Ok(())
 }
 
@@ -134,7 +129,9 @@ async fn delete(args: DlqDeleteArgs, json: bool) -> anyhow::Result<()> {
             true if would.is_whole => {
                 output::json(&serde_json::json!({ "would_delete": would.dead_letters }))
             }
-            true => output::json(&serde_json::json!({ "would_delete_at_least": would.dead_letters })),
+            true => {
+                output::json(&serde_json::json!({ "would_delete_at_least": would.dead_letters }))
+            }
             false => {
                 output::line(&format!("{would} would be deleted"));
                 Ok(())
@@ -190,18 +187,8 @@ fn say(answer: &Answer, what: &str, json: bool) -> anyhow::Result<()> {
 /// The filter as query parameters.
 fn query(filter: &DlqFilterArgs) -> Vec<(&'static str, String)> {
     let mut query = Vec::new();
-    query.extend(
-        filter
-            .task_type
-            .iter()
-            .map(|name| ("task_type", name.to_string())),
-    );
-    query.extend(
-        filter
-            .error_kind
-            .iter()
-            .map(|kind| ("error_kind", kind.to_string())),
-    );
+    query.extend(filter.task_type.iter().map(|name| ("task_type", name.to_string())));
+    query.extend(filter.error_kind.iter().map(|kind| ("error_kind", kind.to_string())));
     query.extend(filter.group.map(|group| ("group", group.to_string())));
     query.extend(filter.failed_from.map(|at| ("failed_from", at.to_string())));
     query.extend(filter.failed_before.map(|at| ("failed_before", at.to_string())));
@@ -223,10 +210,8 @@ fn filter(filter: &DlqFilterArgs) -> anyhow::Result<Map<String, Value>> {
     if let Some(group) = filter.group {
         add("group", group.to_string().into());
     }
-    for (name, at) in [
-        ("failed_from", filter.failed_from),
-        ("failed_before", filter.failed_before),
-    ] {
+    for (name, at) in [("failed_from", filter.failed_from), ("failed_before", filter.failed_before)]
+    {
         if let Some(at) = at {
             add(name, at.to_string().into());
         }

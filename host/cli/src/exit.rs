@@ -66,11 +66,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            problem: None,
-        }
+        Self { kind, message: message.into(), problem: None }
     }
 
     pub(crate) fn with_problem(self, problem: Option<Json>) -> Self {
@@ -124,21 +120,11 @@ pub(crate) fn tell_interrupt(error: &anyhow::Error, as_json: bool) -> ExitCode {
 /// Tells what is wrong with a command line, under `--json`.
 pub(crate) fn tell_usage(message: &str) -> ExitCode {
     let message = message.trim_end();
-    show(
-        Kind::Usage,
-        message.strip_prefix("error: ").unwrap_or(message),
-        None,
-        true,
-    )
+    show(Kind::Usage, message.strip_prefix("error: ").unwrap_or(message), None, true)
 }
 
 fn show(kind: Kind, message: &str, problem: Option<&Json>, as_json: bool) -> ExitCode {
-    let shown = Shown {
-        kind,
-        exit_code: kind.code(),
-        message,
-        problem,
-    };
+    let shown = Shown { kind, exit_code: kind.code(), message, problem };
     match serde_json::to_string(&serde_json::json!({ "error": shown })) {
         Ok(text) if as_json => output::on_stderr(&output::indented(&text)),
         _ => output::error(message),

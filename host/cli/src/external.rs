@@ -93,7 +93,8 @@ pub(crate) async fn watch(
 
 /// Reads every `NAME.external.toml` of a folder.
 fn load(folder: &Path) -> anyhow::Result<Vec<ExternalType>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut types = Vec::new();
     for entry in entries {
         let file = entry?.path();

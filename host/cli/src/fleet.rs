@@ -56,9 +56,8 @@ impl Fleet {
                     clock: store.clock().clone(),
                     ..RedisConfig::new(url)
                 };
-                let redis = RedisBroker::connect(&config)
-                    .await
-                    .context("--redis-url, REDIS_URL")?;
+                let redis =
+                    RedisBroker::connect(&config).await.context("--redis-url, REDIS_URL")?;
                 Arc::new(FleetBroker::new(redis, bulletin))
             }
         };
@@ -85,9 +84,7 @@ pub(crate) fn config(args: &DatabaseArgs) -> PostgresConfig {
 /// a while; one with another schema is not what this process can wait for.
 pub(crate) async fn connect(args: &DatabaseArgs) -> anyhow::Result<Arc<PostgresStore>> {
     let config = config(args);
-    patiently(args.startup_timeout, || PostgresStore::connect(&config))
-        .await
-        .context(UNUSABLE)
+    patiently(args.startup_timeout, || PostgresStore::connect(&config)).await.context(UNUSABLE)
 }
 
 /// Repeats what fails because the database is not there.
@@ -113,10 +110,7 @@ struct Noticeboard(Arc<Notices>);
 #[async_trait]
 impl Bulletin for Noticeboard {
     async fn post(&self, notices: &[String]) -> BrokerResult<()> {
-        self.0
-            .post(notices)
-            .await
-            .map_err(|error| BrokerError(error.to_string()))
+        self.0.post(notices).await.map_err(|error| BrokerError(error.to_string()))
     }
 
     fn listen(&self) -> broadcast::Receiver<String> {

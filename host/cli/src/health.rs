@@ -25,18 +25,12 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
         .redirect(redirect::Policy::none())
         .tls_backend_preconfigured(authorities::client(&url)?)
         .build()?;
-    let response = http
-        .get(url.clone())
-        .send()
-        .await
-        .with_context(|| format!("no answer from {url}"))?;
+    let response =
+        http.get(url.clone()).send().await.with_context(|| format!("no answer from {url}"))?;
     let status = response.status();
     let location = response.headers().get(reqwest::header::LOCATION);
     let location = location.and_then(|to| to.to_str().ok()).map(str::to_owned);
-    let text = response
-        .text()
-        .await
-        .with_context(|| format!("the answer of {url} broke off"))?;
+    let text = response.text().await.with_context(|| format!("the answer of {url} broke off"))?;
     if !text.is_empty() {
         output::line(text.trim_end());
     }
@@ -44,7 +38,9 @@ pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     match location {
-        Some(to) if status.is_redirection() => bail!("{url} answered {status}, and leads to {to}: ask that"),
+        Some(to) if status.is_redirection() => {
+            bail!("{url} answered {status}, and leads to {to}: ask that")
+        }
         _ => bail!("{url} answered {status}"),
     }
 }
@@ -103,11 +99,8 @@ mod tests {
         assert_eq!(api("127.0.0.1:8000"), "http://127.0.0.1:8000/readyz");
         assert_eq!(api("0.0.0.0:8000"), "http://127.0.0.1:8000/readyz");
         assert_eq!(api("[::]:8000"), "http://[::1]:8000/readyz");
-        let with_admin = |admin| {
-            url(&asking(None, Some(admin), "0.0.0.0:8000"))
-                .unwrap()
-                .to_string()
-        };
+        let with_admin =
+            |admin| url(&asking(None, Some(admin), "0.0.0.0:8000")).unwrap().to_string();
         assert_eq!(with_admin("0.0.0.0:9464"), "http://127.0.0.1:9464/readyz");
         assert_eq!(with_admin("10.1.2.3:9464"), "http://10.1.2.3:9464/readyz");
     }
@@ -127,11 +120,7 @@ mod tests {
 
     #[test]
     fn a_named_url_is_asked_as_it_is() {
-        let named = asking(
-            Some("http://api:8000/healthz"),
-            Some("0.0.0.0:9464"),
-            "0.0.0.0:8000",
-        );
+        let named = asking(Some("http://api:8000/healthz"), Some("0.0.0.0:9464"), "0.0.0.0:8000");
         assert_eq!(url(&named).unwrap().as_str(), "http://api:8000/healthz");
     }
 
@@ -144,10 +133,7 @@ mod tests {
             ("https://api", "https://api/readyz"),
             ("api:8000/healthz", "http://api:8000/healthz"),
         ] {
-            assert_eq!(
-                url(&asking(Some(named), None, "127.0.0.1:1")).unwrap().as_str(),
-                asked
-            );
+            assert_eq!(url(&asking(Some(named), None, "127.0.0.1:1")).unwrap().as_str(), asked);
         }
     }
 
@@ -198,9 +184,6 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let error = asked(address).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("no answer from http://{address}/readyz")
-        );
+        assert_eq!(error.to_string(), format!("no answer from http://{address}/readyz"));
     }
 }

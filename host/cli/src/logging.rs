@@ -11,7 +11,8 @@ use std::io::{self, Write};
 
 use taskforge_domain::one_line;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::FilterExt as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, filter::FilterExt as _, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use self::repeats::Repeats;
@@ -31,9 +32,8 @@ pub(crate) fn init(args: &LoggingArgs, is_server: bool) {
         Some(Ok(filter)) => (filter, None),
         Some(Err(error)) => (default(), Some(error)),
     };
-    let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_writer(|| Lines(io::stderr()));
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Lines(io::stderr()));
     let lines = match args.log_format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -74,7 +74,9 @@ use crate::{
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+        Err(error)
+            if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") =>
+        {
             return exit::tell_usage(&error.render().to_string());
         }
         // Help, the version, or what is wrong, for people.
@@ -82,27 +84,18 @@ fn main() -> ExitCode {
     };
     logging::init(
         &cli.logging,
-        matches!(
-            cli.command,
-            Command::Dev(_) | Command::Serve(_) | Command::Worker(_)
-        ),
+        matches!(cli.command, Command::Dev(_) | Command::Serve(_) | Command::Worker(_)),
     );
     if let Command::CompileComponent(args) = &cli.command {
         return compile::run(args);
     }
     allocator::purge_in_background();
     // Two cryptography providers can be compiled in; this is the one that the whole process uses.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a cryptography provider was installed already");
     }
     authorities::set(cli.ca_file.clone());
-    if matches!(
-        cli.command,
-        Command::Dev(_) | Command::Serve(_) | Command::Worker(_)
-    ) {
+    if matches!(cli.command, Command::Dev(_) | Command::Serve(_) | Command::Worker(_)) {
         authorities::warn_of_proxies();
     }
     let as_json = cli.json;

@@ -48,9 +48,7 @@ async fn retain(args: RetainArgs, json: bool) -> anyhow::Result<ExitCode> {
     let store = fleet::connect(&args.database).await?;
     let clock = store.clock();
     if !args.confirm.yes {
-        let before = clock
-            .now()
-            .checked_sub(jiff::SignedDuration::try_from(args.keep)?)?;
+        let before = clock.now().checked_sub(jiff::SignedDuration::try_from(args.keep)?)?;
         let would = store.count_ended_before(before).await?;
         let what = format!("delete up to {would} tasks that ended before {before}");
         if !confirm::is_confirmed(&args.confirm, &what)? {
@@ -79,10 +77,7 @@ async fn retain(args: RetainArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         output::pairs(&[
             ("partitions dropped", done.partitions_dropped.to_string()),
-            (
-                "finished tasks deleted one by one",
-                done.tasks_deleted.to_string(),
-            ),
+            ("finished tasks deleted one by one", done.tasks_deleted.to_string()),
             ("tasks kept from dropped partitions", done.tasks_moved.to_string()),
             ("partitions made", done.partitions_made.to_string()),
         ]);

@@ -147,7 +147,8 @@ fn rows_of(head: &[&str], rows: &[Vec<String>], room: Option<usize>) -> Vec<Stri
     if let Some(room) = room {
         let mut total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
         while total > room {
-            let Some(widest) = widths.iter_mut().skip(1).max().filter(|width| **width > LEAST) else {
+            let Some(widest) = widths.iter_mut().skip(1).max().filter(|width| **width > LEAST)
+            else {
                 break;
             };
             *widest -= 1;
@@ -197,11 +198,7 @@ pub(crate) fn time(value: &serde_json::Value) -> String {
 /// Names and values, one pair a line, the values aligned. A value of several lines stays in its
 /// column, so that none of its lines passes for another pair.
 pub(crate) fn pairs(pairs: &[(&str, String)]) {
-    let width = pairs
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or_default();
+    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     let indent = format!("\n{:width$}  ", "");
     for (name, value) in pairs {
         let value = value.replace('\n', &indent);
@@ -247,7 +244,8 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_its_numbers_stay_as_they_are() {
-        let text = r#"{"n":12345678901234567890123,"a":[1.50,{"s":"a, \\\"b: {"}],"e":{}, "f":[ ]}"#;
+        let text =
+            r#"{"n":12345678901234567890123,"a":[1.50,{"s":"a, \\\"b: {"}],"e":{}, "f":[ ]}"#;
         let indented = indented(text);
         assert_eq!(
             indented,
@@ -265,10 +263,7 @@ mod tests {
         for row in &narrow {
             assert!(console::measure_text_width(row) <= 80, "{row}");
         }
-        assert!(
-            narrow[1].starts_with(id) && narrow[1].contains("x…"),
-            "{narrow:?}"
-        );
+        assert!(narrow[1].starts_with(id) && narrow[1].contains("x…"), "{narrow:?}");
         let least = rows_of(&["ID", "TEXT", "MORE"], &rows, Some(10));
         assert!(least[1].starts_with(id), "{least:?}");
     }
@@ -277,10 +272,7 @@ mod tests {
     fn a_long_text_is_cut_to_a_table_cell() {
         let cell = brief(&"x".repeat(200));
         assert!(cell.chars().count() == 100 && cell.ends_with('…'));
-        assert_eq!(
-            time(&serde_json::json!("2026-01-31T08:00:00.123456Z")),
-            "2026-01-31T08:00:00Z"
-        );
+        assert_eq!(time(&serde_json::json!("2026-01-31T08:00:00.123456Z")), "2026-01-31T08:00:00Z");
         assert_eq!(time(&serde_json::Value::Null), "-");
     }
 

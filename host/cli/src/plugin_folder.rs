@@ -61,7 +61,8 @@ pub(crate) fn settings_of(component: &Path, named: Option<&Path>) -> anyhow::Res
 
 /// Reads a settings file.
 pub(crate) fn read_settings(file: &Path) -> anyhow::Result<Beside> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let wrong = || format!("cannot use the settings in {}", file.display());
     let mut table: toml::Table = toml::from_str(&text).with_context(wrong)?;
     let manifest = table.remove("manifest").map(|manifest| {
@@ -80,7 +81,8 @@ pub(crate) fn read_settings(file: &Path) -> anyhow::Result<Beside> {
 }
 
 fn components(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|ending| ending == "wasm"));
     files.sort();

@@ -38,14 +38,13 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
             true => "paused",
             false => "runs",
         };
-        let numbers = ["pending", "scheduled", "running", "failed"].map(|state| cell(&tasks[state]));
+        let numbers =
+            ["pending", "scheduled", "running", "failed"].map(|state| cell(&tasks[state]));
         let name = [cell(&queue["task_type"]), state.to_owned()];
         let last = [waiting(&tasks["oldest_pending_at"]), cell(&queue["max_running"])];
         name.into_iter().chain(numbers).chain(last).collect()
     });
-    let head = [
-        "TYPE", "STATE", "PENDING", "LATER", "RUNNING", "FAILED", "OLDEST", "AT MOST",
-    ];
+    let head = ["TYPE", "STATE", "PENDING", "LATER", "RUNNING", "FAILED", "OLDEST", "AT MOST"];
     output::table(&head, &rows.collect::<Vec<_>>());
     output::line("");
     let rows = items(&tenants, "tenants").into_iter().map(|tenant| {
@@ -68,9 +67,7 @@ fn waiting(since: &Value) -> String {
 
 async fn steer(args: QueueTypeArgs, verb: &str, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let queue = client
-        .post(&format!("queues/{}/{verb}", args.task_type), None)
-        .await?;
+    let queue = client.post(&format!("queues/{}/{verb}", args.task_type), None).await?;
     show(&queue, as_json)
 }
 
@@ -79,8 +76,8 @@ async fn limit(args: QueueLimitArgs, as_json: bool) -> anyhow::Result<()> {
     // The server replaces the whole policy: a paused queue is to stay so.
     let queues = client.get("queues", &[]).await?;
     let mut queues = queues["queues"].as_array().into_iter().flatten();
-    let is_paused =
-        queues.any(|queue| queue["task_type"] == args.task_type.as_str() && queue["paused"] == true);
+    let is_paused = queues
+        .any(|queue| queue["task_type"] == args.task_type.as_str() && queue["paused"] == true);
     let body = Json::from(json!({ "max_running": args.max_running.0, "paused": is_paused }));
     let queue = client
         .request(
@@ -115,9 +112,7 @@ async fn tenant(args: QueueTenantArgs, as_json: bool) -> anyhow::Result<()> {
     }
     let path = format!("tenants/{}", args.tenant);
     let body = Json::from(Value::Object(body));
-    let tenant = client
-        .request(Method::PUT, &path, &[], Some(&body), Duration::ZERO)
-        .await?;
+    let tenant = client.request(Method::PUT, &path, &[], Some(&body), Duration::ZERO).await?;
     show(&tenant, as_json)
 }
 
@@ -126,7 +121,8 @@ fn show(item: &Answer, as_json: bool) -> anyhow::Result<()> {
         return output::json(item);
     }
     let fields = item.as_object().into_iter().flatten();
-    let pairs: Vec<(&str, String)> = fields.map(|(name, value)| (name.as_str(), cell(value))).collect();
+    let pairs: Vec<(&str, String)> =
+        fields.map(|(name, value)| (name.as_str(), cell(value))).collect();
     output::pairs(&pairs);
     Ok(())
 }

@@ -13,8 +13,8 @@ use taskforge_api::{Catalog, Readiness};
 use taskforge_broker::Broker;
 use taskforge_domain::{PluginInfo, Revision, TaskType};
 use taskforge_registry::{
-    Collector, DEFAULT_QUOTA, Folder, FolderProgress, Follower, Keyring, Live, Loader, LoaderParts, Parts,
-    Registry, Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
+    Collector, DEFAULT_QUOTA, Folder, FolderProgress, Follower, Keyring, Live, Loader, LoaderParts,
+    Parts, Registry, Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
 };
 use taskforge_runtime::Runtime;
 use taskforge_store::{PluginStore, Quota, RegistrySnapshot, StoreResult};
@@ -46,11 +46,7 @@ pub(crate) struct Trust {
 
 impl Default for Trust {
     fn default() -> Self {
-        Self {
-            keyring: None,
-            signatures: Arc::default(),
-            quota: DEFAULT_QUOTA,
-        }
+        Self { keyring: None, signatures: Arc::default(), quota: DEFAULT_QUOTA }
     }
 }
 
@@ -59,13 +55,12 @@ impl Trust {
         let keyring = args.secret_key.as_deref().map(Keyring::parse).transpose();
         let keyring = keyring.context("--secret-key, TASKFORGE_SECRET_KEY")?;
         let trusted = args.trusted_keys.as_deref().map(|file| {
-            let text =
-                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-            TrustedKeys::parse(&text).with_context(|| format!("cannot use the keys in {}", file.display()))
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            TrustedKeys::parse(&text)
+                .with_context(|| format!("cannot use the keys in {}", file.display()))
         });
-        let trusted = trusted
-            .transpose()
-            .context("--trusted-keys, TASKFORGE_TRUSTED_KEYS")?;
+        let trusted = trusted.transpose().context("--trusted-keys, TASKFORGE_TRUSTED_KEYS")?;
         Ok(Self {
             keyring: keyring.map(Arc::new),
             signatures: Arc::new(SignaturePolicy {
@@ -190,10 +185,7 @@ impl Readiness for Started {
 
 /// What keeps a registry to its retention.
 pub(crate) fn collector(store: Arc<dyn PluginStore>, args: &VersionRetentionArgs) -> Collector {
-    let retention = Retention {
-        keep: args.plugin_keep,
-        keep_for: args.plugin_retention,
-    };
+    let retention = Retention { keep: args.plugin_keep, keep_for: args.plugin_retention };
     Collector::new(store, retention)
 }
 
@@ -232,10 +224,12 @@ impl Readiness for Registered {
         let progress = self.0.as_ref().map(|progress| *progress.borrow());
         match progress {
             Some(FolderProgress::Looking) => {
-                Err("the plugins of the folder are being registered; those that are run already".to_owned())
+                Err("the plugins of the folder are being registered; those that are run already"
+                    .to_owned())
             }
             Some(FolderProgress::Owed) => {
-                Err("the plugins of the folder could not be registered yet; it is tried again".to_owned())
+                Err("the plugins of the folder could not be registered yet; it is tried again"
+                    .to_owned())
             }
             Some(FolderProgress::Settled) | None => Ok(()),
         }
@@ -277,14 +271,15 @@ pub(crate) async fn heard(store: &dyn PluginStore, snapshots: &Snapshots) {
 /// The versions that run, as people call them.
 pub(crate) fn names(snapshot: &RegistrySnapshot) -> Vec<String> {
     let infos = running(snapshot);
-    infos
-        .iter()
-        .map(|info| format!("{} {}", info.name, info.version))
-        .collect()
+    infos.iter().map(|info| format!("{} {}", info.name, info.version)).collect()
 }
 
 /// Offers what the registry says, from now on until `stop`.
-pub(crate) async fn offer(catalog: Arc<Catalog>, mut snapshots: Snapshots, stop: CancellationToken) {
+pub(crate) async fn offer(
+    catalog: Arc<Catalog>,
+    mut snapshots: Snapshots,
+    stop: CancellationToken,
+) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         offer_now(&catalog, &snapshot);

@@ -55,11 +55,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let fleet = Fleet::join(&args.database, &args.broker).await?;
         let access = access(&args, trust, &fleet)?;
         let registered = registry::register_found(&args.plugins, &access, &tasks, &stop)?;
-        let snapshots = fleet::patiently(args.database.startup_timeout, || {
-            access.follow(None, &tasks, &stop)
-        })
-        .await
-        .context(registry::UNREADABLE)?;
+        let snapshots =
+            fleet::patiently(args.database.startup_timeout, || access.follow(None, &tasks, &stop))
+                .await
+                .context(registry::UNREADABLE)?;
         anyhow::Ok((fleet, access, registered, snapshots))
     };
     let (fleet, access, registered, snapshots) = tokio::select! {
@@ -95,7 +94,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     });
     tasks.close();
-    tracing::info!("the API answers at http://{address}, and offers plugins as they are registered");
+    tracing::info!(
+        "the API answers at http://{address}, and offers plugins as they are registered"
+    );
     let loaded = async {
         registered.tried().await;
         registry::heard(&*fleet.store, &snapshots).await;
@@ -106,10 +107,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         () = signals.next() => false,
     };
     if is_loaded {
-        output::line(&format!(
-            "TaskForge {}, the API of a fleet",
-            env!("CARGO_PKG_VERSION")
-        ));
+        output::line(&format!("TaskForge {}, the API of a fleet", env!("CARGO_PKG_VERSION")));
         lines.push(("  broker", fleet.broker.mode().as_str().to_owned()));
         output::pairs(&lines);
         signals.next().await;
@@ -126,10 +124,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 /// What it takes to change the registry. The API runs no tasks; its sandbox is for what is pushed,
 /// and sends no mail.
 fn access(args: &ServeArgs, trust: Trust, fleet: &Fleet) -> anyhow::Result<Access> {
-    let mailer = OutboxMailer::new(
-        args.folders.data_dir.join("outbox"),
-        "TaskForge <taskforge@localhost>",
-    )?;
+    let mailer =
+        OutboxMailer::new(args.folders.data_dir.join("outbox"), "TaskForge <taskforge@localhost>")?;
     let sandbox = SandboxConfig {
         cache_dir: args.folders.cache(),
         mailer: Arc::new(mailer),

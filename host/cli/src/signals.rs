@@ -34,7 +34,11 @@ impl Signals {
     /// Waits for an ending that has begun, but not for longer than its grace period and
     /// [`CLOSING`], nor beyond a second signal: a database that hangs keeps no process alive. What
     /// is cut off is put right as after a crash.
-    pub(crate) async fn end(&mut self, grace: Duration, stopped: impl Future<Output = ()>) -> ExitCode {
+    pub(crate) async fn end(
+        &mut self,
+        grace: Duration,
+        stopped: impl Future<Output = ()>,
+    ) -> ExitCode {
         let longest = grace.saturating_add(CLOSING);
         match tokio::time::timeout(longest, async {
             tokio::select! {

@@ -14,7 +14,8 @@ use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Readiness as _, Serv
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
-    Collector, Folder, Live, Retention, Snapshots, StoredComponents, StoredMailCounter, StoredValues, Trials,
+    Collector, Folder, Live, Retention, Snapshots, StoredComponents, StoredMailCounter,
+    StoredValues, Trials,
 };
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store, StoreClock as _};
@@ -28,10 +29,7 @@ use crate::{
 };
 
 /// A watched folder makes a version of each build, most of which nobody ever looks at again.
-const RETENTION: Retention = Retention {
-    keep: 10,
-    keep_for: Duration::from_secs(24 * 3600),
-};
+const RETENTION: Retention = Retention { keep: 10, keep_for: Duration::from_secs(24 * 3600) };
 
 /// What distinguishes one embedded system from another.
 pub(crate) struct StackConfig<'a> {
@@ -99,10 +97,7 @@ fn compiler() -> anyhow::Result<Compiler> {
     } else {
         std::env::current_exe().context("this program cannot be found")?
     };
-    Ok(Compiler::Process(CompileProcess::new(
-        program,
-        vec!["compile-component".into()],
-    )))
+    Ok(Compiler::Process(CompileProcess::new(program, vec!["compile-component".into()])))
 }
 
 /// Instances besides those of attempts, for components that describe themselves while attempts have
@@ -157,7 +152,10 @@ pub(crate) fn memory(concurrency: u32, infos: &[PluginInfo]) -> String {
 
 /// The sandbox of a process, whose components and values are in a store. Components are compiled in
 /// processes of their own.
-pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> anyhow::Result<Runtime> {
+pub(crate) fn sandbox(
+    config: SandboxConfig,
+    store: Arc<dyn PluginStore>,
+) -> anyhow::Result<Runtime> {
     let config = RuntimeConfig {
         cache_dir: Some(config.cache_dir),
         compiler: compiler()?,
@@ -186,13 +184,7 @@ pub(crate) fn sandbox(config: SandboxConfig, store: Arc<dyn PluginStore>) -> any
 
 /// Begins to listen for clients of the API.
 pub(crate) async fn bind(chosen: Option<SocketAddr>, config: ApiConfig) -> anyhow::Result<Server> {
-    let bind = async |listen| {
-        taskforge_api::bind(ApiConfig {
-            listen,
-            ..config.clone()
-        })
-        .await
-    };
+    let bind = async |listen| taskforge_api::bind(ApiConfig { listen, ..config.clone() }).await;
     let is_taken = |error: &BindError| match error {
         BindError::Io(error) => error.kind() == ErrorKind::AddrInUse,
         BindError::NeedsKey(_) => false,
@@ -243,12 +235,11 @@ impl Stack {
             true => Folder::watched(access.registry(), config.folder.to_owned()),
             false => Folder::new(access.registry(), config.folder.to_owned()),
         };
-        let (tasks, last, stop_last) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let (tasks, last, stop_last) =
+            (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let live = Arc::new(Live::default());
-        let snapshots = access
-            .follow(Some(&live), &last, &stop_last)
-            .await
-            .context(registry::UNREADABLE)?;
+        let snapshots =
+            access.follow(Some(&live), &last, &stop_last).await.context(registry::UNREADABLE)?;
         let served = access.serve(live, snapshots.clone(), None, &last, &stop_last);
         let live = served.live.clone();
         let trials = Trials::new(store.clone(), broker.clone());
@@ -289,11 +280,7 @@ impl Stack {
         }
         stack.last.spawn(sweeper.run(stack.stop_last.clone()));
         registry::offer_now(&catalog, &snapshots.borrow());
-        stack.tasks.spawn(registry::offer(
-            catalog.clone(),
-            snapshots,
-            stack.stop_api.clone(),
-        ));
+        stack.tasks.spawn(registry::offer(catalog.clone(), snapshots, stack.stop_api.clone()));
         if config.is_watched {
             stack.tasks.spawn(external::watch(
                 catalog.clone(),
@@ -319,11 +306,7 @@ impl Stack {
                 tracing::error!(%error, "the API stopped");
             }
         });
-        let loading = Loading {
-            registered,
-            catalog,
-            served,
-        };
+        let loading = Loading { registered, catalog, served };
         Ok((stack, loading))
     }
 
@@ -370,10 +353,7 @@ mod tests {
         assert_eq!(concurrency("797"), Ok(797));
         for wanted in ["798", "8000", "4294967295"] {
             let refused = concurrency(wanted).unwrap_err();
-            assert!(
-                refused.contains("at most 797") && refused.contains("996"),
-                "{refused}"
-            );
+            assert!(refused.contains("at most 797") && refused.contains("996"), "{refused}");
         }
         for wanted in ["0", "-1", "many", ""] {
             assert!(concurrency(wanted).is_err(), "{wanted}");

@@ -63,9 +63,7 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
         input: read_input(&args.input)?,
         priority: args.priority,
         max_retries: args.max_retries,
-        delay: args
-            .delay
-            .map(|delay| humantime::format_duration(delay).to_string()),
+        delay: args.delay.map(|delay| humantime::format_duration(delay).to_string()),
         run_at: args.run_at,
     };
     let client = Client::connect(&args.server)?;
@@ -118,9 +116,7 @@ async fn ended(
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
         let hold = left.map_or(LOOK, |left| left.min(LOOK));
         let query = [("wait", format!("{}ms", hold.as_millis()))];
-        let task = client
-            .request(Method::GET, &format!("tasks/{id}"), &query, None, hold)
-            .await?;
+        let task = client.request(Method::GET, &format!("tasks/{id}"), &query, None, hold).await?;
         let ended = matches!(text(&task, "status"), "completed" | "failed" | "cancelled");
         if ended || left.is_some_and(|left| left <= hold) {
             return Ok(task);
@@ -135,7 +131,8 @@ fn how_it_goes(task: &Value) -> String {
     let attempt = task["attempt"].as_u64().unwrap_or_default();
     match text(task, "status") {
         "running" => {
-            let progress = progress(task).map_or_else(String::new, |progress| format!(": {progress}"));
+            let progress =
+                progress(task).map_or_else(String::new, |progress| format!(": {progress}"));
             format!("runs, attempt {attempt} of {attempts}{progress}")
         }
         "scheduled" if attempt > 0 => format!(
@@ -217,10 +214,8 @@ async fn logs(args: TaskIdArgs, json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     for entry in log.as_array().into_iter().flatten() {
-        let attempt = entry["attempt"]
-            .as_u64()
-            .map(|attempt| format!(" #{attempt}"))
-            .unwrap_or_default();
+        let attempt =
+            entry["attempt"].as_u64().map(|attempt| format!(" #{attempt}")).unwrap_or_default();
         let level = text(entry, "level");
         output::line(&format!(
             "{} {level:<5}{attempt} {}",
@@ -250,9 +245,7 @@ async fn prune(args: PruneArgs, json: bool) -> anyhow::Result<ExitCode> {
     }
     let mut query = filter;
     query.push(("first", args.first.to_string()));
-    let pruned = client
-        .request(Method::DELETE, "tasks", &query, None, Duration::ZERO)
-        .await?;
+    let pruned = client.request(Method::DELETE, "tasks", &query, None, Duration::ZERO).await?;
     show_pruned(&pruned, json)
 }
 
@@ -290,26 +283,20 @@ async fn count_ended(client: &Client, filter: &FilterArgs, most: usize) -> anyho
 
 fn filter_query(filter: &FilterArgs) -> Vec<(&'static str, String)> {
     let states = filter.status.iter().map(|state| ("status", state.to_string()));
-    let types = filter
-        .task_type
-        .iter()
-        .map(|task_type| ("task_type", task_type.to_string()));
-    let kinds = filter
-        .error_kind
-        .iter()
-        .map(|kind| ("error_kind", kind.to_string()));
+    let types = filter.task_type.iter().map(|task_type| ("task_type", task_type.to_string()));
+    let kinds = filter.error_kind.iter().map(|kind| ("error_kind", kind.to_string()));
     states.chain(types).chain(kinds).collect()
 }
 
 /// JSON from the argument itself, from a file (`@FILE`) or from standard input (`-`).
 pub(crate) fn read_input(argument: &str) -> anyhow::Result<Json> {
     let text = match argument.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
+        Some(file) => {
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?
+        }
         None if argument == "-" => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("cannot read standard input")?;
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
             text
         }
         None => argument.to_owned(),
@@ -322,11 +309,8 @@ fn show(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
         output::json(task)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let attempts = format!(
-        "{} of {}",
-        task["attempt"],
-        task["max_retries"].as_u64().unwrap_or_default() + 1
-    );
+    let attempts =
+        format!("{} of {}", task["attempt"], task["max_retries"].as_u64().unwrap_or_default() + 1);
     let mut pairs = vec![
         ("id", text(task, "id").to_owned()),
         ("type", text(task, "task_type").to_owned()),
@@ -335,14 +319,7 @@ fn show(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
         ("attempt", attempts),
         ("input", task.member("input").text().to_owned()),
     ];
-    for name in [
-        "created_at",
-        "run_at",
-        "started_at",
-        "finished_at",
-        "error_kind",
-        "error",
-    ] {
+    for name in ["created_at", "run_at", "started_at", "finished_at", "error_kind", "error"] {
         if let Some(value) = task[name].as_str() {
             pairs.push((name, value.to_owned()));
         }

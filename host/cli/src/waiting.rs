@@ -35,11 +35,7 @@ impl Waiting {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        let mut waiting = Self {
-            bar,
-            told: String::new(),
-            begun: Instant::now(),
-        };
+        let mut waiting = Self { bar, told: String::new(), begun: Instant::now() };
         waiting.say(what);
         waiting
     }

@@ -78,10 +78,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         drain_grace: args.drain_grace,
         ..WorkerConfig::default()
     };
-    let sweeper = SweeperConfig {
-        retention: args.retention,
-        ..SweeperConfig::default()
-    };
+    let sweeper = SweeperConfig { retention: args.retention, ..SweeperConfig::default() };
     let trials = Trials::new(fleet.store.clone(), fleet.broker.clone());
     let sweeper = Sweeper::new(sweeper, fleet.store.clone(), fleet.broker.clone())
         .with_plugins(served.live.clone(), trials)
@@ -164,14 +161,9 @@ async fn load(
 fn greet(args: &WorkerArgs, address: SocketAddr, fleet: &Fleet, live: &Live) {
     let plugins = live.plugins();
     let infos: Vec<_> = plugins.iter().map(|plugin| plugin.info().clone()).collect();
-    let names: Vec<_> = infos
-        .iter()
-        .map(|info| format!("{} {}", info.name, info.version))
-        .collect();
-    output::line(&format!(
-        "TaskForge {}, a worker of a fleet",
-        env!("CARGO_PKG_VERSION")
-    ));
+    let names: Vec<_> =
+        infos.iter().map(|info| format!("{} {}", info.name, info.version)).collect();
+    output::line(&format!("TaskForge {}, a worker of a fleet", env!("CARGO_PKG_VERSION")));
     output::pairs(&[
         ("  admin", format!("http://{address}")),
         ("  broker", fleet.broker.mode().as_str().to_owned()),

@@ -1,10 +1,11 @@
 //! When a waiting task goes before more urgent ones.
 //!
-//! A task that has waited for [`AGEING_AFTER`] since it was made is *overdue*. Of the tasks of the same
-//! types that a broker or a store gives out, every [`AGED_SHARE`]th comes from the priority that holds the
-//! oldest overdue one, instead of the highest. So no priority starves under an endless stream of a higher
-//! one, and a mountain of old unimportant tasks takes no more than that share from the urgent ones. The
-//! queues of all brokers and the claims of both stores keep this rule.
+//! A task that has waited for [`AGEING_AFTER`] since it was made is *overdue*. Of the tasks of the
+//! same types that a broker or a store gives out, every [`AGED_SHARE`]th comes from the priority
+//! that holds the oldest overdue one, instead of the highest. So no priority starves under an
+//! endless stream of a higher one, and a mountain of old unimportant tasks takes no more than that
+//! share from the urgent ones. The queues of all brokers and the claims of both stores keep this
+//! rule.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,14 +13,15 @@ use jiff::Timestamp;
 
 use crate::{TaskId, TaskType};
 
-/// How long a task waits before it is overdue: long against a burst, short against a person's patience.
+/// How long a task waits before it is overdue: long against a burst, short against a person's
+/// patience.
 pub const AGEING_AFTER: Duration = Duration::from_secs(30);
 
 /// One task in this many is an overdue one, while there are any.
 pub const AGED_SHARE: u32 = 4;
 
-/// Whether a task has waited for so long, by the time that its id says it was made at (UUIDv7: the first 48
-/// bits are milliseconds since 1970).
+/// Whether a task has waited for so long, by the time that its id says it was made at (UUIDv7: the
+/// first 48 bits are milliseconds since 1970).
 #[must_use]
 pub fn is_overdue(task: TaskId, now: Timestamp) -> bool {
     let made = u64::try_from(task.as_uuid().as_u128() >> 80).unwrap_or(u64::MAX);
@@ -27,12 +29,12 @@ pub fn is_overdue(task: TaskId, now: Timestamp) -> bool {
     u128::from(now.saturating_sub(made)) >= AGEING_AFTER.as_millis()
 }
 
-/// The sets of types that are told apart. A fleet has a few; the bound is for one that reloads plugins for
-/// months.
+/// The sets of types that are told apart. A fleet has a few; the bound is for one that reloads
+/// plugins for months.
 const MAX_SETS: usize = 256;
 
-/// Counts what was given out, for a store that gives out many tasks at once. Workers that serve other types
-/// do not use up each other's share.
+/// Counts what was given out, for a store that gives out many tasks at once. Workers that serve
+/// other types do not use up each other's share.
 #[derive(Debug, Default)]
 pub struct AgeingTurns(HashMap<Vec<TaskType>, u32>);
 

@@ -36,7 +36,17 @@ pub struct Attempt {
 
 /// Severity of a log line.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
@@ -72,7 +82,8 @@ pub struct Event {
     pub at: Timestamp,
     /// What.
     pub kind: EventKind,
-    /// The claim that the task was in, for a cancel of a running task or a lapse; otherwise its latest.
+    /// The claim that the task was in, for a cancel of a running task or a lapse; otherwise its
+    /// latest.
     pub run_lease: RunLease,
     /// More, in a sentence.
     pub detail: String,

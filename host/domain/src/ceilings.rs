@@ -16,21 +16,21 @@ pub struct AboveCeiling {
     pub allowed: String,
 }
 
-fn check<T: PartialOrd + Display>(field: &'static str, wanted: &T, allowed: &T) -> Result<(), AboveCeiling> {
+fn check<T: PartialOrd + Display>(
+    field: &'static str,
+    wanted: &T,
+    allowed: &T,
+) -> Result<(), AboveCeiling> {
     if wanted <= allowed {
         return Ok(());
     }
-    Err(AboveCeiling {
-        field,
-        wanted: wanted.to_string(),
-        allowed: allowed.to_string(),
-    })
+    Err(AboveCeiling { field, wanted: wanted.to_string(), allowed: allowed.to_string() })
 }
 
 impl Limits {
-    /// The ceilings of a host whose operator has set none: a multiple of what one task should need, and far below what
-    /// would hurt the host. The stack and the counts of memories and tables are those of [`Limits::default`], because
-    /// address space is reserved for them.
+    /// The ceilings of a host whose operator has set none: a multiple of what one task should need,
+    /// and far below what would hurt the host. The stack and the counts of memories and tables are
+    /// those of [`Limits::default`], because address space is reserved for them.
     #[must_use]
     pub fn ceilings() -> Self {
         Self {
@@ -53,7 +53,8 @@ impl Limits {
         }
     }
 
-    /// Whether none is more than its ceiling. [`Limits::concurrency`] has none: it takes nothing of one host.
+    /// Whether none is more than its ceiling. [`Limits::concurrency`] has none: it takes nothing of
+    /// one host.
     ///
     /// # Errors
     /// The first that is more.
@@ -101,11 +102,7 @@ impl Limits {
         check("mails", mails, &ceilings.mails)?;
         check("mail_bytes", mail_bytes, &ceilings.mail_bytes)?;
         check("mails_per_hour", mails_per_hour, &ceilings.mails_per_hour)?;
-        check(
-            "mail_bytes_per_hour",
-            mail_bytes_per_hour,
-            &ceilings.mail_bytes_per_hour,
-        )
+        check("mail_bytes_per_hour", mail_bytes_per_hour, &ceilings.mail_bytes_per_hour)
     }
 }
 
@@ -133,13 +130,11 @@ mod tests {
             let error = limits.within(&ceilings).unwrap_err();
             assert_eq!(error.field, field);
         }
-        let absurd = Limits {
-            deadline: Duration::from_secs(u64::MAX >> 20),
-            ..Limits::default()
-        };
+        let absurd = Limits { deadline: Duration::from_secs(u64::MAX >> 20), ..Limits::default() };
         let error = absurd.within(&ceilings).unwrap_err().to_string();
         assert!(
-            error.starts_with("limits.deadline is ") && error.ends_with("this host allows at most 1day"),
+            error.starts_with("limits.deadline is ")
+                && error.ends_with("this host allows at most 1day"),
             "{error}"
         );
     }

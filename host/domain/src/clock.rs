@@ -7,12 +7,12 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The store's time, told by a clock of this host that nobody can set: it counts on from the moment at
-/// which the time was last known, also while the machine sleeps.
+/// The store's time, told by a clock of this host that nobody can set: it counts on from the moment
+/// at which the time was last known, also while the machine sleeps.
 ///
-/// Leases, due times, delays and the age of a task are judged by it. A host's own time may be set at any
-/// moment, by a person or by a daemon that finds it wrong, and then a worker that is well would seem to
-/// have been silent for an hour.
+/// Leases, due times, delays and the age of a task are judged by it. A host's own time may be set
+/// at any moment, by a person or by a daemon that finds it wrong, and then a worker that is well
+/// would seem to have been silent for an hour.
 ///
 /// A cheap handle: clones tell the same time.
 #[derive(Debug, Clone)]
@@ -26,10 +26,7 @@ impl Default for Clock {
     /// One that begins with the host's time of this moment.
     fn default() -> Self {
         let ahead = Timestamp::now().as_microsecond().saturating_sub(running());
-        Self {
-            ahead: Arc::new(AtomicI64::new(ahead)),
-            is_stopped: false,
-        }
+        Self { ahead: Arc::new(AtomicI64::new(ahead)), is_stopped: false }
     }
 }
 
@@ -37,10 +34,7 @@ impl Clock {
     /// One that stands still until it is shifted, for tests.
     #[must_use]
     pub fn stopped(at: Timestamp) -> Self {
-        Self {
-            ahead: Arc::new(AtomicI64::new(at.as_microsecond())),
-            is_stopped: true,
-        }
+        Self { ahead: Arc::new(AtomicI64::new(at.as_microsecond())), is_stopped: true }
     }
 
     /// The time, in whole microseconds, which is what stores keep.
@@ -69,9 +63,7 @@ impl Clock {
 fn running() -> i64 {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::Boottime);
-    time.tv_sec
-        .saturating_mul(1_000_000)
-        .saturating_add(time.tv_nsec / 1_000)
+    time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000)
 }
 
 /// Microseconds since this was first asked.
@@ -92,10 +84,7 @@ mod tests {
         assert!(clock.host_ahead().abs() < SignedDuration::from_secs(1));
         clock.clone().shift(SignedDuration::from_hours(1));
         let behind = -clock.host_ahead();
-        assert!(
-            (3_599..=3_600).contains(&behind.as_secs()),
-            "{behind:?} after an hour forward"
-        );
+        assert!((3_599..=3_600).contains(&behind.as_secs()), "{behind:?} after an hour forward");
         let before = clock.now();
         assert!(clock.now() >= before);
     }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::FailureKind;
 
-/// A number for a kind of error: failures whose messages differ only in what changes from task to task (numbers, ids, quoted text)
-/// have the same. Dead letters are grouped by it.
+/// A number for a kind of error: failures whose messages differ only in what changes from task to
+/// task (numbers, ids, quoted text) have the same. Dead letters are grouped by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fingerprint(u64);
@@ -16,17 +16,16 @@ pub struct Fingerprint(u64);
 const SIGNIFICANT: usize = 300;
 
 impl Fingerprint {
-    /// The fingerprint of a failure: FNV-1a (64 bits) over its kind and the first 300 characters of its message, in which every run of
-    /// letters and digits that holds a digit counts as `#` and quoted text as `"`. Stored, so this must not change.
+    /// The fingerprint of a failure: FNV-1a (64 bits) over its kind and the first 300 characters of
+    /// its message, in which every run of letters and digits that holds a digit counts as `#` and
+    /// quoted text as `"`. Stored, so this must not change.
     #[must_use]
     pub fn of(kind: FailureKind, message: &str) -> Self {
         let mut hash = Fnv::new();
         hash.text(kind.as_str());
         hash.byte(0);
-        let mut rest: &str = message
-            .char_indices()
-            .nth(SIGNIFICANT)
-            .map_or(message, |(end, _)| &message[..end]);
+        let mut rest: &str =
+            message.char_indices().nth(SIGNIFICANT).map_or(message, |(end, _)| &message[..end]);
         while let Some(first) = rest.chars().next() {
             let length = match first {
                 '"' | '`' => rest[1..].find(first).map_or(1, |end| end + 2),
@@ -133,15 +132,8 @@ mod tests {
 
     #[test]
     fn any_text_has_one() {
-        for odd in [
-            "",
-            "\"",
-            "\"unclosed",
-            "``",
-            "é9ü",
-            "\u{1f980}\u{1f980}",
-            &"x1 ".repeat(1_000),
-        ] {
+        for odd in ["", "\"", "\"unclosed", "``", "é9ü", "\u{1f980}\u{1f980}", &"x1 ".repeat(1_000)]
+        {
             assert_eq!(of(odd), of(odd));
         }
         // Stored ones must stay valid.
@@ -153,13 +145,7 @@ mod tests {
         let fingerprint = of("x");
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         assert_eq!(Fingerprint::from_i64(fingerprint.to_i64()), fingerprint);
-        for bad in [
-            "",
-            "12",
-            "zzzzzzzzzzzzzzzz",
-            "+123456789abcdef",
-            "0123456789abcdef0",
-        ] {
+        for bad in ["", "12", "zzzzzzzzzzzzzzzz", "+123456789abcdef", "0123456789abcdef0"] {
             assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
         }
     }

@@ -1,8 +1,10 @@
-//! Counts of values in buckets that grow with the values, for percentiles that are a few percent off at most.
+//! Counts of values in buckets that grow with the values, for percentiles that are a few percent
+//! off at most.
 
 use std::collections::BTreeMap;
 
-/// Buckets between one power of two and the next. The value that stands for a bucket is at most 1/16 off.
+/// Buckets between one power of two and the next. The value that stands for a bucket is at most
+/// 1/16 off.
 const FINENESS: u32 = 16;
 
 /// How often values occurred. Two histograms add up to the histogram of both.
@@ -18,7 +20,8 @@ impl Histogram {
         self.add(bucket(value), 1, value);
     }
 
-    /// Adds what was counted elsewhere: `count` values in a bucket, the greatest of which was `max`.
+    /// Adds what was counted elsewhere: `count` values in a bucket, the greatest of which was
+    /// `max`.
     pub fn add(&mut self, bucket: u16, count: u64, max: u64) {
         *self.counts.entry(bucket).or_default() += count;
         self.max = self.max.max(max);
@@ -32,8 +35,8 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// What was counted since an earlier state of this histogram. The greatest value is that of all, as which one it was since is not
-    /// known.
+    /// What was counted since an earlier state of this histogram. The greatest value is that of
+    /// all, as which one it was since is not known.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let counts = self.counts.iter().filter_map(|(bucket, count)| {
@@ -41,10 +44,7 @@ impl Histogram {
             let since = count.saturating_sub(before);
             (since > 0).then_some((*bucket, since))
         });
-        Self {
-            counts: counts.collect(),
-            max: self.max,
-        }
+        Self { counts: counts.collect(), max: self.max }
     }
 
     /// The buckets that hold something, with their counts.
@@ -64,8 +64,8 @@ impl Histogram {
         self.max
     }
 
-    /// The least value that at least this share of the values does not exceed, at most 1/16 too great, and never above the greatest. 0 of
-    /// none.
+    /// The least value that at least this share of the values does not exceed, at most 1/16 too
+    /// great, and never above the greatest. 0 of none.
     #[must_use]
     pub fn percentile(&self, share: f64) -> u64 {
         let total = self.count();

@@ -1,4 +1,5 @@
-//! Identities. Each is a type of its own, so that a worker's id cannot stand where a task's belongs.
+//! Identities. Each is a type of its own, so that a worker's id cannot stand where a task's
+//! belongs.
 
 use std::{
     fmt,
@@ -22,11 +23,7 @@ pub struct InvalidId {
 impl InvalidId {
     fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
         // A hostile name can be long; an error message should not be.
-        Self {
-            what,
-            value: value.chars().take(120).collect(),
-            rule,
-        }
+        Self { what, value: value.chars().take(120).collect(), rule }
     }
 }
 
@@ -92,8 +89,8 @@ uuid_id!(
     "task id"
 );
 impl TaskId {
-    /// A new id of this moment, which sorts after every id made so before it in this process. A task's
-    /// id says when the task was made, so the moment is the store's time and not the host's.
+    /// A new id of this moment, which sorts after every id made so before it in this process. A
+    /// task's id says when the task was made, so the moment is the store's time and not the host's.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         static CONTEXT: Mutex<Option<ContextV7>> = Mutex::new(None);
@@ -107,8 +104,8 @@ impl TaskId {
 }
 
 uuid_id!(
-    /// One boot of one worker process. A worker that restarts is a new worker: keeping the id would hide the tasks that the
-    /// old process left behind.
+    /// One boot of one worker process. A worker that restarts is a new worker: keeping the id would
+    /// hide the tasks that the old process left behind.
     WorkerId,
     "worker id"
 );
@@ -125,8 +122,8 @@ uuid_id!(
     "version id"
 );
 
-/// The number that fences an attempt. It grows by one at every claim of a task and never resets, so a worker that lost its lease
-/// can always be told from the one that holds it now.
+/// The number that fences an attempt. It grows by one at every claim of a task and never resets, so
+/// a worker that lost its lease can always be told from the one that holds it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunLease(pub i64);
@@ -197,19 +194,23 @@ macro_rules! name_id {
 
 fn has_shape(name: &str, max: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) -> bool {
     let bytes = name.as_bytes();
-    !bytes.is_empty() && bytes.len() <= max && first(bytes[0]) && bytes[1..].iter().all(|b| rest(*b))
+    !bytes.is_empty()
+        && bytes.len() <= max
+        && first(bytes[0])
+        && bytes[1..].iter().all(|b| rest(*b))
 }
 
 name_id!(
-    /// The name that clients enqueue by, which is the name of the plugin that handles it: a letter, then at most 99 letters,
-    /// digits, `_`, `-` or `.`.
+    /// The name that clients enqueue by, which is the name of the plugin that handles it: a letter,
+    /// then at most 99 letters, digits, `_`, `-` or `.`.
     TaskType,
     "task type",
     "it must be a letter followed by at most 99 letters, digits, '_', '-' or '.'",
     |name| has_shape(name, 100, |b| b.is_ascii_alphabetic(), |b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
 );
 name_id!(
-    /// A customer of the fleet: a lower-case letter or digit, then at most 62 lower-case letters, digits, `_` or `-`.
+    /// A customer of the fleet: a lower-case letter or digit, then at most 62 lower-case letters,
+    /// digits, `_` or `-`.
     TenantId,
     "tenant",
     "it must be at most 63 lower-case letters, digits, '_' or '-', and begin with a letter or digit",
@@ -222,15 +223,17 @@ name_id!(
 );
 
 name_id!(
-    /// The number of a plugin's version: letters, digits, `.`, `-` and `+`, beginning with a digit, at most 120 of them.
-    /// A semantic version is at most 100 long; the folder may add the digest of a build.
+    /// The number of a plugin's version: letters, digits, `.`, `-` and `+`, beginning with a digit,
+    /// at most 120 of them. A semantic version is at most 100 long; the folder may add the digest
+    /// of a build.
     VersionNumber,
     "version",
     "it must be a semantic version such as 1.4.0, of at most 120 characters",
     |name| has_shape(name, 120, |b| b.is_ascii_digit(), |b| b.is_ascii_alphanumeric() || b".-+".contains(&b))
 );
 name_id!(
-    /// What a plugin reads a secret by: 1 to 255 bytes without control characters or characters that show nothing.
+    /// What a plugin reads a secret by: 1 to 255 bytes without control characters or characters
+    /// that show nothing.
     SecretName,
     "secret name",
     "it must have 1 to 255 bytes, none of them a control character or one that shows nothing",

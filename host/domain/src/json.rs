@@ -5,12 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Arrays and objects inside each other that a text may have. Below the limit of `serde_json` (128), which handlers in
-/// Rust have too, and far below what a recursive schema check needs for a stack.
+/// Arrays and objects inside each other that a text may have. Below the limit of `serde_json`
+/// (128), which handlers in Rust have too, and far below what a recursive schema check needs for a
+/// stack.
 pub const MAX_DEPTH: usize = 100;
 
-/// The offset of the bracket that goes one level deeper than [`MAX_DEPTH`]. Takes one pass and no stack, whatever the
-/// text is.
+/// The offset of the bracket that goes one level deeper than [`MAX_DEPTH`]. Takes one pass and no
+/// stack, whatever the text is.
 #[must_use]
 pub fn too_deep(text: &str) -> Option<usize> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -39,8 +40,9 @@ pub fn too_deep(text: &str) -> Option<usize> {
     None
 }
 
-/// JSON text, checked once and then passed on as it is: inputs and results are not ours to reformat, and parsing a large one into
-/// a tree at every hop would be the most expensive thing the host does with it.
+/// JSON text, checked once and then passed on as it is: inputs and results are not ours to
+/// reformat, and parsing a large one into a tree at every hop would be the most expensive thing the
+/// host does with it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(Box<RawValue>);
@@ -71,7 +73,8 @@ impl Json {
     /// The text parsed as a tree.
     #[must_use]
     pub fn to_value(&self) -> serde_json::Value {
-        // Text that RawValue accepted can still exceed the tree parser's depth limit; it then reads as null.
+        // Text that RawValue accepted can still exceed the tree parser's depth limit; it then reads
+        // as null.
         serde_json::from_str(self.as_str()).unwrap_or_default()
     }
 }

@@ -1,8 +1,9 @@
 //! What a task is.
 //!
-//! This room holds the words that every other room speaks, and the rules that no room may break: ids, the states of a task
-//! and the moves between them, when a failed attempt is tried again, and what a plugin may use. It does
-//! no I/O and never waits, and its rules know no clock but the time that they are handed.
+//! This room holds the words that every other room speaks, and the rules that no room may break:
+//! ids, the states of a task and the moves between them, when a failed attempt is tried again, and
+//! what a plugin may use. It does no I/O and never waits, and its rules know no clock but the time
+//! that they are handed.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -54,12 +55,13 @@ pub use ceilings::AboveCeiling;
 pub use clock::Clock;
 pub use fingerprint::Fingerprint;
 pub use grants::{
-    DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, InvalidGrant, KeyValueGrant, MailGrant,
-    parse_network,
+    DomainPattern, Excess, Grants, HostPattern, HostRule, HttpGrant, InvalidGrant, KeyValueGrant,
+    MailGrant, parse_network,
 };
 pub use histogram::Histogram;
 pub use ids::{
-    Digest, FleetId, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber, WorkerId,
+    Digest, FleetId, RunLease, SecretName, TaskId, TaskType, TenantId, VersionId, VersionNumber,
+    WorkerId,
 };
 pub use jiff::Timestamp;
 pub use json::Json;
@@ -68,8 +70,8 @@ pub use outcome::{Failure, FailureKind, Outcome, Usage};
 pub use plugin::{Manifest, PluginInfo, Shape};
 pub use policy::{QueuePolicy, TenantPolicy, TypePolicy, Weight};
 pub use registry::{
-    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Revision, Rollout,
-    VersionState,
+    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Revision,
+    Rollout, VersionState,
 };
 pub use retry::{Next, RetryPolicy};
 pub use settings::PluginSettings;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The ceilings of one attempt. They hold for the whole instance: memory is the sum over all its memories and tables, not a
-/// bound on each.
+/// The ceilings of one attempt. They hold for the whole instance: memory is the sum over all its
+/// memories and tables, not a bound on each.
 ///
 /// In a settings file sizes and times may be written for people: `"64 MiB"`, `"30s"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,9 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Limits {
     /// Fuel, roughly one unit an instruction.
     pub fuel: u64,
-    /// Linear memory plus table storage of all instances in the component, and all that the host holds for the attempt:
-    /// requests, headers, bodies, streams, the log, the output. In bytes. The host's part may go beyond by a little
-    /// more than 1 MiB, so that a handler that uses all its memory can still log and return.
+    /// Linear memory plus table storage of all instances in the component, and all that the host
+    /// holds for the attempt: requests, headers, bodies, streams, the log, the output. In bytes.
+    /// The host's part may go beyond by a little more than 1 MiB, so that a handler that uses all
+    /// its memory can still log and return.
     #[serde(with = "size")]
     pub memory: u64,
     /// Wall time from instantiation to output, waiting host calls included.
@@ -24,17 +25,18 @@ pub struct Limits {
     /// Bytes of the output JSON.
     #[serde(with = "size")]
     pub output: u64,
-    /// Bytes of log kept as it is stored, 72 for each line beside its text; what comes after is dropped, and a marker
-    /// says so.
+    /// Bytes of log kept as it is stored, 72 for each line beside its text; what comes after is
+    /// dropped, and a marker says so.
     #[serde(with = "size")]
     pub log: u64,
     /// Calls from the guest to the host.
     pub host_calls: u64,
-    /// Handles that the component has open at once: streams, pollables, requests, and resources of its own. Each of the
-    /// host's takes 512 bytes of [`Limits::memory`].
+    /// Handles that the component has open at once: streams, pollables, requests, and resources of
+    /// its own. Each of the host's takes 512 bytes of [`Limits::memory`].
     pub handles: u32,
-    /// The call stack that the handler needs, in bytes. The engine has one size for all, the host's ceiling, so a
-    /// version is refused where there is less, and stopped where it needs more than there is.
+    /// The call stack that the handler needs, in bytes. The engine has one size for all, the host's
+    /// ceiling, so a version is refused where there is less, and stopped where it needs more than
+    /// there is.
     #[serde(with = "size")]
     pub stack: u64,
     /// Elements of all tables together.
@@ -47,20 +49,25 @@ pub struct Limits {
     pub tables: u32,
     /// Outgoing HTTP requests.
     pub http_requests: u32,
-    /// Bytes of all HTTP response bodies together, as they come over the wire, and as many again of all request bodies.
+    /// Bytes of all HTTP response bodies together, as they come over the wire, and as many again of
+    /// all request bodies.
     #[serde(with = "size")]
     pub http_bytes: u64,
     /// E-mails that one attempt may send. One to several recipients counts as so many.
     pub mails: u32,
-    /// Bytes of addresses, headers, bodies and attachments of all e-mails of one attempt, as the handler wrote them.
+    /// Bytes of addresses, headers, bodies and attachments of all e-mails of one attempt, as the
+    /// handler wrote them.
     #[serde(with = "size")]
     pub mail_bytes: u64,
-    /// As [`Limits::mails`], for all attempts of the version in one hour of the clock, in the whole fleet.
+    /// As [`Limits::mails`], for all attempts of the version in one hour of the clock, in the whole
+    /// fleet.
     pub mails_per_hour: u32,
-    /// As [`Limits::mail_bytes`], for all attempts of the version in one hour of the clock, in the whole fleet.
+    /// As [`Limits::mail_bytes`], for all attempts of the version in one hour of the clock, in the
+    /// whole fleet.
     #[serde(with = "size")]
     pub mail_bytes_per_hour: u64,
-    /// Attempts that may run at once in the whole fleet, like a cap of the queue: the lower of the two counts. `None`: no such limit.
+    /// Attempts that may run at once in the whole fleet, like a cap of the queue: the lower of the
+    /// two counts. `None`: no such limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
 }
@@ -110,10 +117,9 @@ pub(crate) mod size {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         Ok(match Size::deserialize(deserializer)? {
             Size::Bytes(bytes) => bytes,
-            Size::Text(text) => text
-                .parse::<bytesize::ByteSize>()
-                .map_err(serde::de::Error::custom)?
-                .as_u64(),
+            Size::Text(text) => {
+                text.parse::<bytesize::ByteSize>().map_err(serde::de::Error::custom)?.as_u64()
+            }
         })
     }
 }
@@ -121,11 +127,16 @@ pub(crate) mod size {
 mod duration {
     use super::{Deserialize, Deserializer, Duration, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*duration))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map_err(serde::de::Error::custom)
     }
@@ -137,9 +148,10 @@ mod tests {
 
     #[test]
     fn sizes_and_times_may_be_written_for_people() {
-        let limits: Limits =
-            serde_json::from_value(serde_json::json!({"memory": "8 MiB", "log": 100, "deadline": "1m 30s"}))
-                .unwrap();
+        let limits: Limits = serde_json::from_value(
+            serde_json::json!({"memory": "8 MiB", "log": 100, "deadline": "1m 30s"}),
+        )
+        .unwrap();
         assert_eq!(
             (limits.memory, limits.log, limits.deadline),
             (8 << 20, 100, Duration::from_secs(90))

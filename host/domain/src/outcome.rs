@@ -30,11 +30,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without a wish for the delay.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retry_after: None,
-        }
+        Self { kind, message: message.into(), retry_after: None }
     }
 }
 
@@ -57,7 +53,8 @@ macro_rules! failure_kinds {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Whether another attempt may succeed. The rest would spend the same fuel to fail the same way.
+            /// Whether another attempt may succeed. The rest would spend the same fuel to fail the
+            /// same way.
             #[must_use]
             pub const fn is_retryable(self) -> bool {
                 match self { $(Self::$variant => $retry,)* }
@@ -73,7 +70,8 @@ failure_kinds! {
     Retryable = "retryable", true;
     /// The guest trapped: a panic, `unreachable`, a division by zero, an access out of bounds.
     Trap = "trap", true;
-    /// The input does not fit the version that runs now, which became current after the task was accepted. The handler was not called.
+    /// The input does not fit the version that runs now, which became current after the task was
+    /// accepted. The handler was not called.
     InvalidInput = "invalid_input", false;
     /// The guest called `exit`.
     Exited = "exited", true;
@@ -81,8 +79,8 @@ failure_kinds! {
     StackOverflow = "stack_overflow", false;
     /// The fuel limit.
     OutOfFuel = "out_of_fuel", false;
-    /// The limit on memory, which the handler's own and what the host holds for it share, or on memories and tables in
-    /// elements or number.
+    /// The limit on memory, which the handler's own and what the host holds for it share, or on
+    /// memories and tables in elements or number.
     OutOfMemory = "out_of_memory", false;
     /// The time limit.
     Deadline = "deadline", true;
@@ -98,8 +96,8 @@ failure_kinds! {
     Incompatible = "incompatible", false;
     /// The task was cancelled while it ran.
     Cancelled = "cancelled", false;
-    /// The worker stopped answering while it held the task. That is not counted as an attempt: the kind
-    /// of dead letters whose workers stopped too often.
+    /// The worker stopped answering while it held the task. That is not counted as an attempt: the
+    /// kind of dead letters whose workers stopped too often.
     LeaseLapsed = "lease_lapsed", true;
     /// The host's fault.
     Internal = "internal", true;
@@ -127,11 +125,11 @@ impl FromStr for FailureKind {
 /// What an attempt used of what [`crate::Limits`] allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Usage {
-    /// Fuel, roughly one unit a WebAssembly instruction. After a trap it is a lower bound: the engine adds fuel up when a basic
-    /// block ends.
+    /// Fuel, roughly one unit a WebAssembly instruction. After a trap it is a lower bound: the
+    /// engine adds fuel up when a basic block ends.
     pub fuel: u64,
-    /// The most memory that all memories and tables of the instance and what the host held for it took together, in
-    /// bytes.
+    /// The most memory that all memories and tables of the instance and what the host held for it
+    /// took together, in bytes.
     pub peak_memory: u64,
     /// Wall time from instantiation to the end, in microseconds.
     pub wall_micros: u64,
@@ -151,10 +149,7 @@ mod tests {
     fn every_kind_reads_back_from_its_name_and_serialises_to_it() {
         for kind in FailureKind::ALL {
             assert_eq!(kind.as_str().parse(), Ok(*kind));
-            assert_eq!(
-                serde_json::to_string(kind).unwrap(),
-                format!("{:?}", kind.as_str())
-            );
+            assert_eq!(serde_json::to_string(kind).unwrap(), format!("{:?}", kind.as_str()));
         }
     }
 }

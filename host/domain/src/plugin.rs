@@ -26,9 +26,11 @@ pub enum Shape {
     /// It exports `taskforge:plugin/handler`, and describes itself.
     #[default]
     Handler,
-    /// A WASI command (`wasi:cli/run`): the input on standard input, the output on standard output, standard error into the log.
+    /// A WASI command (`wasi:cli/run`): the input on standard input, the output on standard output,
+    /// standard error into the log.
     Command,
-    /// A WASI web server (`wasi:http/incoming-handler`): the task arrives as `POST /`, and the answer's body is the output.
+    /// A WASI web server (`wasi:http/incoming-handler`): the task arrives as `POST /`, and the
+    /// answer's body is the output.
     Http,
 }
 
@@ -61,7 +63,8 @@ impl FromStr for Shape {
     }
 }
 
-/// What a component cannot say of itself unless it exports `describe`: whoever pushes a WASI command or a WASI web server says it.
+/// What a component cannot say of itself unless it exports `describe`: whoever pushes a WASI
+/// command or a WASI web server says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -84,13 +87,7 @@ impl Manifest {
     /// Of a component that takes and gives anything.
     #[must_use]
     pub fn new(name: TaskType, version: String, summary: String) -> Self {
-        Self {
-            name,
-            version,
-            summary,
-            input_schema: anything(),
-            output_schema: anything(),
-        }
+        Self { name, version, summary, input_schema: anything(), output_schema: anything() }
     }
 }
 
@@ -98,7 +95,8 @@ fn anything() -> Json {
     Json::from(serde_json::json!({}))
 }
 
-/// A plugin as the host sees it: what it says about itself, what it is, and what the operator allows it.
+/// A plugin as the host sees it: what it says about itself, what it is, and what the operator
+/// allows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PluginInfo {
     /// The task type that it handles.
@@ -135,12 +133,7 @@ impl PluginInfo {
     /// The same plugin under other settings.
     #[must_use]
     pub fn with_settings(self, settings: PluginSettings) -> Self {
-        Self {
-            limits: settings.limits,
-            grants: settings.grants,
-            config: settings.config,
-            ..self
-        }
+        Self { limits: settings.limits, grants: settings.grants, config: settings.config, ..self }
     }
 
     /// What the operator set.

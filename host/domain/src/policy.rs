@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{TaskType, TenantId};
 
-/// How the fleet is shared between task types and tenants. What is not named has the defaults: not paused, no cap, weight 1.
+/// How the fleet is shared between task types and tenants. What is not named has the defaults: not
+/// paused, no cap, weight 1.
 ///
 /// The store keeps it. Brokers hold copies of the pauses and weights that are seconds old at most;
 /// caps are looked at by claims in the store, and by nobody else.
@@ -30,7 +31,8 @@ pub struct TypePolicy {
 /// The policy of one tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TenantPolicy {
-    /// Of tenants that wait in the same priority, one of weight 3 is served three times as often as one of weight 1.
+    /// Of tenants that wait in the same priority, one of weight 3 is served three times as often as
+    /// one of weight 1.
     pub weight: Weight,
     /// The most attempts of this tenant that may run at once in the whole fleet.
     pub max_running: Option<u32>,
@@ -98,9 +100,7 @@ impl QueuePolicy {
     /// The tenant's share.
     #[must_use]
     pub fn weight(&self, tenant: &TenantId) -> Weight {
-        self.tenants
-            .get(tenant)
-            .map_or_else(Weight::default, |policy| policy.weight)
+        self.tenants.get(tenant).map_or_else(Weight::default, |policy| policy.weight)
     }
 
     /// How many attempts of this type may run at once.
@@ -127,10 +127,7 @@ mod tests {
         assert!(!policy.is_paused(&kind) && policy.type_cap(&kind).is_none());
         assert_eq!(policy.tenant_cap(&tenant), None);
         assert_eq!(policy.weight(&tenant).get(), 1);
-        let capped = TypePolicy {
-            max_running: Some(0),
-            ..TypePolicy::default()
-        };
+        let capped = TypePolicy { max_running: Some(0), ..TypePolicy::default() };
         policy.types.insert(kind.clone(), capped);
         assert_eq!(policy.type_cap(&kind), Some(0));
     }

@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PluginInfo, TaskId, TaskType, TenantId, VersionId};
 
-/// Grows with every change of the registry. Whoever knows the latest knows that nothing has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+/// Grows with every change of the registry. Whoever knows the latest knows that nothing has
+/// changed.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub i64);
 
@@ -28,8 +31,8 @@ pub struct RegisteredPlugin {
 /// Which versions of a plugin run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rollout {
-    /// Grows whenever other versions run than before. What attempts use is counted by version and phase, so that a canary is compared with
-    /// what the stable version did beside it.
+    /// Grows whenever other versions run than before. What attempts use is counted by version and
+    /// phase, so that a canary is compared with what the stable version did beside it.
     pub phase: i64,
     /// When this phase began; `None` before the first.
     pub since: Option<Timestamp>,
@@ -65,7 +68,8 @@ pub struct CanaryGuard {
     /// Attempts of the canary before it is judged.
     #[schema(minimum = 1)]
     pub min_attempts: u32,
-    /// How much larger its share of failed attempts may be than the stable version's: 0.05 lets 6 % stand beside 1 %.
+    /// How much larger its share of failed attempts may be than the stable version's: 0.05 lets 6 %
+    /// stand beside 1 %.
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub failure_margin: f64,
     /// How many times the stable version's 90th percentile of time its own may be.
@@ -75,16 +79,13 @@ pub struct CanaryGuard {
 
 impl Default for CanaryGuard {
     fn default() -> Self {
-        Self {
-            min_attempts: 50,
-            failure_margin: 0.05,
-            latency_factor: 2.0,
-        }
+        Self { min_attempts: 50, failure_margin: 0.05, latency_factor: 2.0 }
     }
 }
 
 impl Rollout {
-    /// The version that runs a task: the canary for its share of task ids, always the same for one task while the rollout stays as it is.
+    /// The version that runs a task: the canary for its share of task ids, always the same for one
+    /// task while the rollout stays as it is.
     #[must_use]
     pub fn pick(&self, task: TaskId) -> Option<VersionId> {
         match &self.canary {
@@ -95,9 +96,7 @@ impl Rollout {
 
     /// The versions that run.
     pub fn running(&self) -> impl Iterator<Item = VersionId> + use<> {
-        self.stable
-            .into_iter()
-            .chain(self.canary.map(|canary| canary.version))
+        self.stable.into_iter().chain(self.canary.map(|canary| canary.version))
     }
 }
 
@@ -105,8 +104,9 @@ impl Canary {
     /// Whether a task is in its share.
     #[must_use]
     pub fn takes(&self, task: TaskId) -> bool {
-        // The last eight bytes of a UUIDv7 are random but for two bits; those and the rest are mixed (splitmix64's finaliser), so
-        // that ids of other versions, which clients may choose, spread too.
+        // The last eight bytes of a UUIDv7 are random but for two bits; those and the rest are
+        // mixed (splitmix64's finaliser), so that ids of other versions, which clients may choose,
+        // spread too.
         let (high, low) = task.as_uuid().as_u64_pair();
         let mut hash = low ^ high.rotate_left(32);
         hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -116,15 +116,16 @@ impl Canary {
     }
 }
 
-/// A version of a plugin. What it is never changes; its settings are the operator's, and its state says whether it may run.
+/// A version of a plugin. What it is never changes; its settings are the operator's, and its state
+/// says whether it may run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginVersion {
     /// Its id, of version 7: when it was pushed.
     pub id: VersionId,
     /// What it says about itself and what the operator set for it. `info.name` is the plugin.
     pub info: PluginInfo,
-    /// Who vouches for what, if anybody does: the JSON text of a DSSE envelope around a statement of
-    /// what the version is and may reach at most.
+    /// Who vouches for what, if anybody does: the JSON text of a DSSE envelope around a statement
+    /// of what the version is and may reach at most.
     pub signature: Option<Vec<u8>>,
     /// Whether it may run.
     pub state: VersionState,
@@ -235,11 +236,8 @@ mod tests {
 
     #[test]
     fn a_canary_takes_its_share_and_the_same_tasks_each_time() {
-        let canary = Canary {
-            version: VersionId::generate(),
-            percent: 10,
-            guard: CanaryGuard::default(),
-        };
+        let canary =
+            Canary { version: VersionId::generate(), percent: 10, guard: CanaryGuard::default() };
         let rollout = Rollout {
             stable: Some(VersionId::generate()),
             canary: Some(canary),
@@ -258,10 +256,7 @@ mod tests {
     #[test]
     fn without_a_canary_the_stable_version_runs_everything() {
         let stable = VersionId::generate();
-        let rollout = Rollout {
-            stable: Some(stable),
-            ..Rollout::default()
-        };
+        let rollout = Rollout { stable: Some(stable), ..Rollout::default() };
         assert_eq!(rollout.pick(TaskId::generate()), Some(stable));
         assert_eq!(Rollout::default().pick(TaskId::generate()), None);
     }

@@ -41,16 +41,14 @@ impl RetryPolicy {
         self.max_retries.saturating_add(1)
     }
 
-    /// The delay after attempt number `attempt` (from 1) failed: exponential with full jitter, `random · min(cap, base · 2^(attempt-1))`,
-    /// with `random` in `[0, 1)`. Full jitter spreads a burst of failures best
-    /// (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    /// The delay after attempt number `attempt` (from 1) failed: exponential with full jitter,
+    /// `random · min(cap, base · 2^(attempt-1))`, with `random` in `[0, 1)`. Full jitter spreads a
+    /// burst of failures best (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+    /// 2015).
     #[must_use]
     pub fn backoff(&self, attempt: u32, random: f64) -> Duration {
-        let doubled = 2_f64.powi(
-            i32::try_from(attempt.saturating_sub(1))
-                .unwrap_or(i32::MAX)
-                .min(64),
-        );
+        let doubled =
+            2_f64.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX).min(64));
         let ceiling = (self.base.as_secs_f64() * doubled).min(self.cap.as_secs_f64());
         Duration::from_secs_f64(ceiling * random.clamp(0.0, 1.0))
     }
@@ -59,11 +57,7 @@ impl RetryPolicy {
 impl Default for RetryPolicy {
     /// Three retries, from 1 s up to 5 min.
     fn default() -> Self {
-        Self {
-            max_retries: 3,
-            base: Duration::from_secs(1),
-            cap: Duration::from_secs(300),
-        }
+        Self { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(300) }
     }
 }
 
@@ -86,14 +80,19 @@ pub enum Next {
 ///
 /// `attempt` counts from 1, `random` is in `[0, 1)`.
 #[must_use]
-pub fn after(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: Timestamp, random: f64) -> Next {
+pub fn after(
+    outcome: &Outcome,
+    attempt: u32,
+    policy: &RetryPolicy,
+    now: Timestamp,
+    random: f64,
+) -> Next {
     match outcome {
         Outcome::Completed(_) => Next::Complete,
-        Outcome::Failed(Failure {
-            kind: FailureKind::Cancelled,
-            ..
-        }) => Next::Cancelled,
-        Outcome::Failed(failure) if failure.kind.is_retryable() && attempt < policy.max_attempts() => {
+        Outcome::Failed(Failure { kind: FailureKind::Cancelled, .. }) => Next::Cancelled,
+        Outcome::Failed(failure)
+            if failure.kind.is_retryable() && attempt < policy.max_attempts() =>
+        {
             let delay = match failure.retry_after {
                 Some(wish) => wish.min(RetryPolicy::MAX_DELAY),
                 None => policy.backoff(attempt, random),
@@ -133,8 +132,7 @@ pub fn after_lapse(lapses: u32, policy: &RetryPolicy, now: Timestamp, random: f6
 fn later(now: Timestamp, delay: Duration) -> Timestamp {
     // Times are stored in microseconds; a delay is far below what a timestamp holds.
     let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    now.checked_add(jiff::SignedDuration::from_micros(micros))
-        .unwrap_or(Timestamp::MAX)
+    now.checked_add(jiff::SignedDuration::from_micros(micros)).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -142,11 +140,8 @@ mod tests {
     use super::*;
     use crate::Json;
 
-    const POLICY: RetryPolicy = RetryPolicy {
-        max_retries: 3,
-        base: Duration::from_secs(1),
-        cap: Duration::from_secs(5),
-    };
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(5) };
 
     fn failed(kind: FailureKind) -> Outcome {
         Outcome::Failed(Failure::new(kind, "x"))
@@ -154,9 +149,8 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_the_cap() {
-        let ceilings: Vec<_> = (1..=5)
-            .map(|attempt| POLICY.backoff(attempt, 1.0).as_secs())
-            .collect();
+        let ceilings: Vec<_> =
+            (1..=5).map(|attempt| POLICY.backoff(attempt, 1.0).as_secs()).collect();
         assert_eq!(ceilings, [1, 2, 4, 5, 5]);
         assert_eq!(POLICY.backoff(u32::MAX, 0.5), Duration::from_millis(2500));
         assert_eq!(POLICY.backoff(3, 0.0), Duration::ZERO);
@@ -169,20 +163,14 @@ mod tests {
             after(&failed(FailureKind::Retryable), 3, &POLICY, now, 0.5),
             Next::RetryAt(_)
         ));
-        assert_eq!(
-            after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5),
-            Next::DeadLetter
-        );
+        assert_eq!(after(&failed(FailureKind::Retryable), 4, &POLICY, now, 0.5), Next::DeadLetter);
     }
 
     #[test]
     fn the_third_lapse_at_the_least_is_a_dead_letter() {
         let now = Timestamp::UNIX_EPOCH;
         for (max_retries, survived) in [(0, 2), (1, 2), (2, 2), (3, 3), (u32::MAX, 100)] {
-            let policy = RetryPolicy {
-                max_retries,
-                ..POLICY
-            };
+            let policy = RetryPolicy { max_retries, ..POLICY };
             for lapses in 1..=survived {
                 let next = after_lapse(lapses, &policy, now, 0.5);
                 assert!(matches!(next, Next::RetryAt(_)), "{max_retries} {lapses}");
@@ -194,12 +182,9 @@ mod tests {
 
     #[test]
     fn a_lapse_is_waited_for_whatever_the_task_asks() {
-        let hasty = RetryPolicy {
-            base: Duration::ZERO,
-            cap: Duration::ZERO,
-            max_retries: 100,
-        };
-        let delays = [1, 2, 9].map(|lapses| after_lapse(lapses, &hasty, Timestamp::UNIX_EPOCH, 0.5));
+        let hasty = RetryPolicy { base: Duration::ZERO, cap: Duration::ZERO, max_retries: 100 };
+        let delays =
+            [1, 2, 9].map(|lapses| after_lapse(lapses, &hasty, Timestamp::UNIX_EPOCH, 0.5));
         let at = |millis| Next::RetryAt(Timestamp::from_millisecond(millis).unwrap());
         assert_eq!(delays, [at(500), at(1_000), at(15_000)]);
     }

@@ -63,8 +63,8 @@ impl TaskState {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
-    /// Whether a task may go from this state to `to`. Every statement in the store that writes a state is one of these moves, and
-    /// the conformance suite tries the others.
+    /// Whether a task may go from this state to `to`. Every statement in the store that writes a
+    /// state is one of these moves, and the conformance suite tries the others.
     #[must_use]
     pub const fn can_become(self, to: Self) -> bool {
         use TaskState::{Cancelled, Completed, Failed, Pending, Running, Scheduled};
@@ -72,8 +72,8 @@ impl TaskState {
             (self, to),
             (Scheduled, Pending | Cancelled)
                 | (Pending, Running | Cancelled)
-                // Back to pending: handed back by a draining worker. To scheduled: a retry or a lapse,
-                // after its backoff.
+                // Back to pending: handed back by a draining worker. To scheduled: a retry or a
+                // lapse, after its backoff.
                 | (Running, Completed | Failed | Cancelled | Scheduled | Pending)
                 // An operator's retry.
                 | (Failed | Cancelled, Pending)

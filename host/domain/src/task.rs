@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{FailureKind, Json, RetryPolicy, RunLease, TaskId, TaskState, TaskType, TenantId, WorkerId};
+use crate::{
+    FailureKind, Json, RetryPolicy, RunLease, TaskId, TaskState, TaskType, TenantId, WorkerId,
+};
 
 /// How urgent a task is: 1 is the lowest, 5 the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,11 +23,7 @@ impl Priority {
     /// # Errors
     /// When it is not 1 to 5.
     pub const fn new(level: u8) -> Result<Self, InvalidPriority> {
-        if level >= 1 && level <= 5 {
-            Ok(Self(level))
-        } else {
-            Err(InvalidPriority(level))
-        }
+        if level >= 1 && level <= 5 { Ok(Self(level)) } else { Err(InvalidPriority(level)) }
     }
 
     /// The number, 1 to 5.
@@ -106,7 +104,8 @@ impl NewTask {
     }
 }
 
-/// Where a waiting task queues: first in, first out inside a lane; between lanes, priorities and tenants decide.
+/// Where a waiting task queues: first in, first out inside a lane; between lanes, priorities and
+/// tenants decide.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     /// Whose tasks.

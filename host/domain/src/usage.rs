@@ -20,7 +20,8 @@ pub struct VersionUsage {
 }
 
 impl VersionUsage {
-    /// Counts an attempt. One that was called off or that the host itself failed says nothing of the version, and is not counted.
+    /// Counts an attempt. One that was called off or that the host itself failed says nothing of
+    /// the version, and is not counted.
     pub fn record(&mut self, outcome: &Outcome, usage: &Usage) {
         let output = match outcome {
             Outcome::Completed(output) => output.as_str().len() as u64,
@@ -88,10 +89,7 @@ mod tests {
     fn failures_of_the_version_count_and_those_of_the_host_do_not() {
         let mut usage = VersionUsage::default();
         let failed = |kind| Outcome::Failed(Failure::new(kind, "x"));
-        let used = Usage {
-            fuel: 10,
-            ..Usage::default()
-        };
+        let used = Usage { fuel: 10, ..Usage::default() };
         usage.record(&Outcome::Completed(Json::from(serde_json::json!(1))), &used);
         usage.record(&failed(FailureKind::Trap), &used);
         usage.record(&failed(FailureKind::Cancelled), &used);

@@ -40,13 +40,11 @@ pub const fn is_hidden(character: char) -> bool {
 /// In JSON text hidden characters occur inside strings only, so there the result is the same JSON.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
-    escape(text, |character| {
-        is_hidden(character) && !matches!(character, '\n' | '\t')
-    })
+    escape(text, |character| is_hidden(character) && !matches!(character, '\n' | '\t'))
 }
 
-/// [`visible`] on one line: line feeds and tabs are written as `\n` and `\t`. For text that must not
-/// pass for a line of its own.
+/// [`visible`] on one line: line feeds and tabs are written as `\n` and `\t`. For text that must
+/// not pass for a line of its own.
 #[must_use]
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_hidden)
@@ -80,16 +78,14 @@ fn escape(text: &str, is_unwanted: impl Fn(char) -> bool) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    const WILD: &str = "a\u{1b}[31m\r\u{9b}2J\u{7f}\u{202e}\u{2066}\u{2028}\u{200b}\u{61c}\u{e0041}\u{feff}z";
+    const WILD: &str =
+        "a\u{1b}[31m\r\u{9b}2J\u{7f}\u{202e}\u{2066}\u{2028}\u{200b}\u{61c}\u{e0041}\u{feff}z";
 
     #[test]
     fn nothing_hidden_is_left() {
         for text in [visible(WILD), one_line(WILD)] {
             assert!(!text.contains(is_hidden), "{text:?}");
-            assert!(
-                text.starts_with("a\\u001b[31m\\r\\u009b2J\\u007f\\u202e"),
-                "{text}"
-            );
+            assert!(text.starts_with("a\\u001b[31m\\r\\u009b2J\\u007f\\u202e"), "{text}");
             assert!(text.contains("\\udb40\\udc41"), "{text}");
         }
     }

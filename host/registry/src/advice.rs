@@ -4,7 +4,8 @@ use serde::Serialize;
 use taskforge_domain::{Histogram, Limits, VersionUsage};
 use utoipa::ToSchema;
 
-/// Attempts before anything is suggested. Below that the 99th percentile is the maximum, and the maximum is chance.
+/// Attempts before anything is suggested. Below that the 99th percentile is the maximum, and the
+/// maximum is chance.
 const ENOUGH: u64 = 20;
 
 /// What the attempts of a version used, and which limits would fit them.
@@ -48,8 +49,9 @@ pub struct Figure {
 impl Advice {
     /// Reads limits out of what was used.
     ///
-    /// Suggested is the greater of twice the 99th percentile and one and a half times the maximum, rounded up to two digits (memory and output to
-    /// whole units), and never below what any plugin needs to start with. A limit that attempts ran into is so raised by half.
+    /// Suggested is the greater of twice the 99th percentile and one and a half times the maximum,
+    /// rounded up to two digits (memory and output to whole units), and never below what any plugin
+    /// needs to start with. A limit that attempts ran into is so raised by half.
     #[must_use]
     pub fn from_usage(version: &str, used: &VersionUsage, limits: &Limits) -> Self {
         let is_enough = used.attempts >= ENOUGH;
@@ -125,10 +127,7 @@ mod tests {
         let advice = Advice::from_usage("1.0.0", &used(100), &Limits::default());
         assert_eq!((advice.attempts, advice.failed, &advice.reason), (100, 0, &None));
         let fuel = advice.fuel.suggested.unwrap();
-        assert!(
-            fuel >= 2 * advice.fuel.p99 && fuel < 3 * advice.fuel.max,
-            "{fuel}"
-        );
+        assert!(fuel >= 2 * advice.fuel.p99 && fuel < 3 * advice.fuel.max, "{fuel}");
         assert_eq!(fuel % 10_000_000, 0, "{fuel}");
         assert_eq!(advice.memory.suggested, Some(80 << 20));
         assert_eq!(advice.wall_micros.suggested, Some(1_000_000), "the floor");
@@ -144,14 +143,9 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_up_for_people() {
-        for (value, rounded) in [
-            (0, 0),
-            (7, 7),
-            (99, 99),
-            (101, 110),
-            (1_234_567, 1_300_000),
-            (u64::MAX, u64::MAX),
-        ] {
+        for (value, rounded) in
+            [(0, 0), (7, 7), (99, 99), (101, 110), (1_234_567, 1_300_000), (u64::MAX, u64::MAX)]
+        {
             assert_eq!(two_digits(value), rounded);
         }
     }

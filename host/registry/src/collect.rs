@@ -1,13 +1,15 @@
 //! Versions that nothing refers to are deleted, and components of which there is no version.
 //!
 //! What stays is said by [`CollectRule`]: whatever runs, a rollback may return to, or a task may be
-//! running on; the newest; and what is young. The leader's sweep deletes the rest in small steps, and an
-//! operator does the same by hand without waiting for its age.
+//! running on; the newest; and what is young. The leader's sweep deletes the rest in small steps,
+//! and an operator does the same by hand without waiting for its age.
 
 use std::{sync::Arc, time::Duration};
 
 use taskforge_domain::{PluginEventKind, TaskType, Timestamp};
-use taskforge_store::{CollectRule, CollectedVersion, PluginStore, SETTLED_AFTER, StoreResult, Term};
+use taskforge_store::{
+    CollectRule, CollectedVersion, PluginStore, SETTLED_AFTER, StoreResult, Term,
+};
 
 use crate::{
     error::{RegistryError, RegistryResult},
@@ -35,10 +37,7 @@ pub struct Retention {
 impl Default for Retention {
     /// Ten versions, and thirty days.
     fn default() -> Self {
-        Self {
-            keep: 10,
-            keep_for: Duration::from_secs(30 * 24 * 3600),
-        }
+        Self { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600) }
     }
 }
 
@@ -56,8 +55,8 @@ impl Collector {
         Self { store, retention }
     }
 
-    /// Deletes what there is to delete, up to a bound: the next call goes on. Returns how many versions
-    /// and components went.
+    /// Deletes what there is to delete, up to a bound: the next call goes on. Returns how many
+    /// versions and components went.
     ///
     /// # Errors
     /// When the database fails, or the caller no longer leads.
@@ -76,10 +75,7 @@ impl Collector {
             let why = "nothing refers to them".to_owned();
             let event = event(self.store.clock(), PluginEventKind::Collected, None, SWEEP, why);
             let term = Some(term);
-            let gone = self
-                .store
-                .collect(term, &first.plugin, rule, STEP, &event)
-                .await?;
+            let gone = self.store.collect(term, &first.plugin, rule, STEP, &event).await?;
             versions += gone.len() as u64;
         }
         for _ in 0..STEPS {
@@ -90,11 +86,7 @@ impl Collector {
             }
         }
         if versions + components > 0 {
-            tracing::info!(
-                versions,
-                components,
-                "versions that nothing refers to were deleted"
-            );
+            tracing::info!(versions, components, "versions that nothing refers to were deleted");
         }
         Ok((versions, components))
     }
@@ -110,27 +102,28 @@ pub struct Pruned {
 }
 
 impl Registry {
-    /// Deletes versions of a plugin that nothing refers to, however young, but for the newest `keep`. A
-    /// version that the rollout named until a minute ago stays. With `dry_run` it only says which.
+    /// Deletes versions of a plugin that nothing refers to, however young, but for the newest
+    /// `keep`. A version that the rollout named until a minute ago stays. With `dry_run` it only
+    /// says which.
     ///
     /// # Errors
     /// When there is no such plugin, or `keep` is 0.
-    pub async fn prune(&self, name: &TaskType, keep: u32, dry_run: bool, by: &str) -> RegistryResult<Pruned> {
+    pub async fn prune(
+        &self,
+        name: &TaskType,
+        keep: u32,
+        dry_run: bool,
+        by: &str,
+    ) -> RegistryResult<Pruned> {
         if keep == 0 {
             return Err(RegistryError::invalid("keep", "must be at least 1"));
         }
         self.plugin(name).await?;
         let store = &self.parts.store;
         let now = store.clock().now();
-        let rule = CollectRule {
-            keep,
-            pushed_before: now,
-            released_before: before(now, SETTLED_AFTER),
-        };
-        let mut pruned = Pruned {
-            versions: Vec::new(),
-            components: 0,
-        };
+        let rule =
+            CollectRule { keep, pushed_before: now, released_before: before(now, SETTLED_AFTER) };
+        let mut pruned = Pruned { versions: Vec::new(), components: 0 };
         if dry_run {
             pruned.versions = store.collectable(Some(name), rule, u32::MAX).await?;
             return Ok(pruned);

@@ -10,7 +10,8 @@ use crate::{secrets::SecretError, signature::SignatureError};
 /// The result of an operation of the registry.
 pub type RegistryResult<T> = Result<T, RegistryError>;
 
-/// Why an operation of the registry failed. Nothing has changed then. The texts speak to whoever asked for it.
+/// Why an operation of the registry failed. Nothing has changed then. The texts speak to whoever
+/// asked for it.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No plugin has this name.
@@ -76,7 +77,9 @@ pub enum RegistryError {
         grant: Excess,
     },
     /// The number was that of a version that was collected.
-    #[error("version {version} of {plugin} was there before, {why}, and was collected; raise the version")]
+    #[error(
+        "version {version} of {plugin} was there before, {why}, and was collected; raise the version"
+    )]
     VersionCollected {
         /// The plugin.
         plugin: TaskType,
@@ -86,7 +89,9 @@ pub enum RegistryError {
         why: &'static str,
     },
     /// It would be more than is allowed.
-    #[error("{what} would be more than the quota allows: {used} of {limit} are in use{more}; {advice}")]
+    #[error(
+        "{what} would be more than the quota allows: {used} of {limit} are in use{more}; {advice}"
+    )]
     Quota {
         /// What there would be too much of: `versions of work`.
         what: String,
@@ -112,7 +117,8 @@ pub enum RegistryError {
         /// The highest that ever ran.
         highest: String,
     },
-    /// What was asked for does not fit the state of the plugin: nothing to roll back to, a retired version, no canary.
+    /// What was asked for does not fit the state of the plugin: nothing to roll back to, a retired
+    /// version, no canary.
     #[error("{0}")]
     State(String),
     /// Others changed the plugin at the same time, again and again.
@@ -142,10 +148,7 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            field: field.into(),
-            reason: reason.into(),
-        }
+        Self::Invalid { field: field.into(), reason: reason.into() }
     }
 }
 

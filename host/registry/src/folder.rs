@@ -1,4 +1,5 @@
-//! A folder of components as a way to push: `NAME.wasm`, with its settings in `NAME.toml` and its signature in `NAME.wasm.sig`.
+//! A folder of components as a way to push: `NAME.wasm`, with its settings in `NAME.toml` and its
+//! signature in `NAME.wasm.sig`.
 //!
 //! A settings file may hold a table `[manifest]` for a component that does not describe itself.
 
@@ -65,7 +66,8 @@ pub enum FolderError {
     /// Two components have one name.
     #[error("another file already handles {0}")]
     Twice(TaskType),
-    /// It was pushed, and does not run in the place of the version that does: that takes a person's word.
+    /// It was pushed, and does not run in the place of the version that does: that takes a person's
+    /// word.
     #[error("{refused} (`taskforge plugin activate {plugin} {version} --force`)")]
     NotActivated {
         /// Why.
@@ -98,7 +100,9 @@ impl FolderError {
     const fn is_of_the_moment(&self) -> bool {
         matches!(
             self,
-            Self::Registry(RegistryError::Store(StoreError::Unavailable(_)) | RegistryError::Contended(_))
+            Self::Registry(
+                RegistryError::Store(StoreError::Unavailable(_)) | RegistryError::Contended(_)
+            )
         )
     }
 
@@ -121,7 +125,9 @@ impl Looked {
     fn log(&self) {
         let file = self.file.display();
         match &self.result {
-            Ok((plugin, version)) => tracing::info!(task.type = %plugin, version, "{file} was taken"),
+            Ok((plugin, version)) => {
+                tracing::info!(task.type = %plugin, version, "{file} was taken")
+            }
             Err(error) => tracing::error!(%error, "{file} was not taken"),
         }
     }
@@ -136,8 +142,8 @@ struct Seen {
     taken: Option<Stamps>,
     /// The same, when it was there at the start and could not be taken then.
     owed: Option<Stamps>,
-    /// It is the database that could not take what is owed. What failed here may fail for ever, and a process waits for
-    /// it with nothing else.
+    /// It is the database that could not take what is owed. What failed here may fail for ever, and
+    /// a process waits for it with nothing else.
     is_waited_for: bool,
     /// It was pushed and not activated, for want of a setting perhaps.
     is_not_activated: bool,
@@ -181,20 +187,13 @@ impl Folder {
     /// A folder that goes on being watched by [`Folder::run`]: the only one of its registry.
     #[must_use]
     pub fn watched(registry: Registry, path: PathBuf) -> Self {
-        Self {
-            is_watched: true,
-            ..Self::new(registry, path)
-        }
+        Self { is_watched: true, ..Self::new(registry, path) }
     }
 
-    /// Registers what is there, tries again what the database could not take, and follows changes if the
-    /// folder is watched, until `stop`. Each file that is refused is logged.
+    /// Registers what is there, tries again what the database could not take, and follows changes
+    /// if the folder is watched, until `stop`. Each file that is refused is logged.
     pub async fn run(mut self, stop: CancellationToken) {
-        if stop
-            .run_until_cancelled(Box::pin(self.sync_once_readable()))
-            .await
-            .is_none()
-        {
+        if stop.run_until_cancelled(Box::pin(self.sync_once_readable())).await.is_none() {
             return;
         }
         match self.is_watched {
@@ -210,11 +209,12 @@ impl Folder {
         }
     }
 
-    /// Registers what is there. One file that is refused does not stop the others, and what the database could
-    /// not take is left to [`Folder::run`].
+    /// Registers what is there. One file that is refused does not stop the others, and what the
+    /// database could not take is left to [`Folder::run`].
     ///
-    /// What an operator activated or set by hand stays. A folder that is looked through by many processes activates only what is newer than what
-    /// runs: in a fleet that is being upgraded, a process that still has the old files must not bring back the old versions.
+    /// What an operator activated or set by hand stays. A folder that is looked through by many
+    /// processes activates only what is newer than what runs: in a fleet that is being upgraded, a
+    /// process that still has the old files must not bring back the old versions.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -247,10 +247,7 @@ impl Folder {
         loop {
             self.see_whether_settled();
             if self.owed().next().is_none()
-                || stop
-                    .run_until_cancelled(tokio::time::sleep(pause))
-                    .await
-                    .is_none()
+                || stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none()
             {
                 return;
             }
@@ -275,12 +272,12 @@ impl Folder {
             true => FolderProgress::Owed,
             false => FolderProgress::Settled,
         };
-        self.progress
-            .send_if_modified(|progress| std::mem::replace(progress, reached) != reached);
+        self.progress.send_if_modified(|progress| std::mem::replace(progress, reached) != reached);
     }
 
-    /// Follows changes until `stop`: a new or changed component is pushed and activated once it was left alone for a moment, changed settings
-    /// are set, and the plugin of a file that was removed is retired.
+    /// Follows changes until `stop`: a new or changed component is pushed and activated once it was
+    /// left alone for a moment, changed settings are set, and the plugin of a file that was removed
+    /// is retired.
     async fn watch(mut self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(POLL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -322,12 +319,8 @@ impl Folder {
             looked.log();
         }
         let there: BTreeSet<_> = files.into_iter().collect();
-        let gone: Vec<_> = self
-            .files
-            .keys()
-            .filter(|file| !there.contains(*file))
-            .cloned()
-            .collect();
+        let gone: Vec<_> =
+            self.files.keys().filter(|file| !there.contains(*file)).cloned().collect();
         for file in gone {
             let plugin = self.files.remove(&file).and_then(|seen| seen.plugin);
             // Renamed, perhaps: another file has it now.
@@ -338,7 +331,9 @@ impl Folder {
                 Ok(_) => {
                     tracing::info!(task.type = %plugin, "{} is gone: the plugin is retired", file.display());
                 }
-                Err(error) => tracing::error!(task.type = %plugin, "the plugin was not retired: {error}"),
+                Err(error) => {
+                    tracing::error!(task.type = %plugin, "the plugin was not retired: {error}")
+                }
             }
         }
         self.see_whether_settled();
@@ -346,9 +341,7 @@ impl Folder {
     }
 
     fn has(&self, plugin: &TaskType) -> bool {
-        self.files
-            .values()
-            .any(|seen| seen.plugin.as_ref() == Some(plugin))
+        self.files.values().any(|seen| seen.plugin.as_ref() == Some(plugin))
     }
 
     async fn take(&mut self, file: PathBuf, occasion: Occasion) -> Looked {
@@ -374,7 +367,11 @@ impl Folder {
         Looked { file, result }
     }
 
-    async fn register(&self, file: &Path, occasion: Occasion) -> Result<(TaskType, String), FolderError> {
+    async fn register(
+        &self,
+        file: &Path,
+        occasion: Occasion,
+    ) -> Result<(TaskType, String), FolderError> {
         let bytes = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
         let (settings, manifest) = settings_beside(file)?;
         let push = Push {
@@ -388,17 +385,15 @@ impl Folder {
         let pushed = self.registry.push(bytes, push).await?;
         let plugin = pushed.plugin.name.clone();
         let others = self.files.iter().filter(|(other, _)| other.as_path() != file);
-        if others
-            .into_iter()
-            .any(|(_, seen)| seen.plugin.as_ref() == Some(&plugin))
-        {
+        if others.into_iter().any(|(_, seen)| seen.plugin.as_ref() == Some(&plugin)) {
             return Err(FolderError::Twice(plugin));
         }
         let number = pushed.version.info.version.clone();
         let events = self.registry.events(&plugin, EVENTS).await?;
         let by_hand = |kinds: &[PluginEventKind], version: Option<&str>| {
             let mut about = events.iter().filter(|event| {
-                kinds.contains(&event.kind) && (version.is_none() || event.version.as_deref() == version)
+                kinds.contains(&event.kind)
+                    && (version.is_none() || event.version.as_deref() == version)
             });
             about.next().is_some_and(|last| last.by != FOLDER)
         };
@@ -407,9 +402,7 @@ impl Folder {
                 && !by_hand(&[PluginEventKind::SettingsChanged], Some(&number));
         match settings {
             Some(settings) if !pushed.is_new && settings_are_ours => {
-                self.registry
-                    .set_settings(&plugin, &number, settings, FOLDER)
-                    .await?;
+                self.registry.set_settings(&plugin, &number, settings, FOLDER).await?;
             }
             None if occasion == Occasion::Settings => {
                 tracing::warn!(
@@ -423,11 +416,8 @@ impl Folder {
                 }
             }
         }
-        let decided = [
-            PluginEventKind::Activated,
-            PluginEventKind::RolledBack,
-            PluginEventKind::Retired,
-        ];
+        let decided =
+            [PluginEventKind::Activated, PluginEventKind::RolledBack, PluginEventKind::Retired];
         let is_ours = match occasion {
             Occasion::Change => true,
             Occasion::Start => !by_hand(&decided, None),
@@ -440,7 +430,8 @@ impl Folder {
         Ok((plugin, number))
     }
 
-    /// Whether a version of the folder is to become the one that runs, if that is for the folder to say.
+    /// Whether a version of the folder is to become the one that runs, if that is for the folder to
+    /// say.
     async fn is_to_run(&self, pushed: &Pushed, occasion: Occasion) -> Result<bool, RegistryError> {
         let Some(stable) = pushed.plugin.rollout.stable else {
             return Ok(true);
@@ -457,7 +448,8 @@ impl Folder {
     }
 
     fn components(&self) -> Result<Vec<PathBuf>, FolderError> {
-        let entries = std::fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))?;
+        let entries =
+            std::fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|ending| ending == "wasm"));
         // Small ones are compiled in a moment, and an interpreter takes half a minute.
@@ -478,18 +470,22 @@ fn is_newer(version: &PluginVersion, than: &PluginVersion) -> bool {
 /// Names the command that forces what the registry lets nobody do by mistake.
 fn not_activated(error: RegistryError, plugin: &TaskType, version: &str) -> FolderError {
     match error {
-        RegistryError::Breaking { .. } | RegistryError::GrantDropped { .. } => FolderError::NotActivated {
-            refused: Box::new(error),
-            plugin: plugin.clone(),
-            version: version.to_owned(),
-        },
+        RegistryError::Breaking { .. } | RegistryError::GrantDropped { .. } => {
+            FolderError::NotActivated {
+                refused: Box::new(error),
+                plugin: plugin.clone(),
+                version: version.to_owned(),
+            }
+        }
         error => error.into(),
     }
 }
 
-/// The settings in the `.toml` file beside a component, and what it says of the component. A file with
-/// nothing but a manifest says nothing of settings.
-fn settings_beside(component: &Path) -> Result<(Option<PluginSettings>, Option<Manifest>), FolderError> {
+/// The settings in the `.toml` file beside a component, and what it says of the component. A file
+/// with nothing but a manifest says nothing of settings.
+fn settings_beside(
+    component: &Path,
+) -> Result<(Option<PluginSettings>, Option<Manifest>), FolderError> {
     let file = component.with_extension("toml");
     let text = match std::fs::read_to_string(&file) {
         Ok(text) => text,
@@ -498,7 +494,8 @@ fn settings_beside(component: &Path) -> Result<(Option<PluginSettings>, Option<M
         }
         Err(error) => return Err(unreadable(&file, &error)),
     };
-    let mut table: toml::Table = toml::from_str(&text).map_err(|error| unreadable(&file, &error))?;
+    let mut table: toml::Table =
+        toml::from_str(&text).map_err(|error| unreadable(&file, &error))?;
     let manifest = table.remove("manifest");
     let manifest = manifest.map(|manifest| {
         let manifest = serde_json::to_value(manifest).map_err(|error| unreadable(&file, &error))?;
@@ -528,10 +525,7 @@ fn signature_file(component: &Path) -> PathBuf {
 }
 
 fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> FolderError {
-    FolderError::Unreadable {
-        file: file.to_owned(),
-        reason: error.to_string(),
-    }
+    FolderError::Unreadable { file: file.to_owned(), reason: error.to_string() }
 }
 
 /// The size of a file, in bytes.
@@ -544,9 +538,5 @@ fn stamps(component: &Path) -> Stamps {
         let metadata = std::fs::metadata(file).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    [
-        stamp(component),
-        stamp(&component.with_extension("toml")),
-        stamp(&signature_file(component)),
-    ]
+    [stamp(component), stamp(&component.with_extension("toml")), stamp(&signature_file(component))]
 }

@@ -15,7 +15,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// The registry's snapshots, one after the other.
 pub type Snapshots = watch::Receiver<Arc<RegistrySnapshot>>;
 
-/// Keeps a process's copy of the registry fresh: at once after a signal, within a second without one.
+/// Keeps a process's copy of the registry fresh: at once after a signal, within a second without
+/// one.
 pub struct Follower {
     store: Arc<dyn PluginStore>,
     signals: Signals,
@@ -32,21 +33,13 @@ impl Follower {
         // Before the look, so that a change after it is heard of.
         let signals = broker.subscribe();
         let first = store.registry().await?;
-        Ok(Self {
-            store,
-            signals,
-            latest: watch::Sender::new(Arc::new(first)),
-            confirms: None,
-        })
+        Ok(Self { store, signals, latest: watch::Sender::new(Arc::new(first)), confirms: None })
     }
 
     /// The same, which also tells this whenever the registry was found to be as it was last seen.
     #[must_use]
     pub fn confirming(self, live: Arc<Live>) -> Self {
-        Self {
-            confirms: Some(live),
-            ..self
-        }
+        Self { confirms: Some(live), ..self }
     }
 
     /// What was read last, and what will be.

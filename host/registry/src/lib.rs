@@ -1,8 +1,11 @@
-//! The life of a plugin: pushed, checked, activated, tried, rolled back, and served by every process.
+//! The life of a plugin: pushed, checked, activated, tried, rolled back, and served by every
+//! process.
 //!
-//! The registry is in the store, so every process finds the same: names, immutable versions, the bytes, and which versions run. Whoever
-//! changes it goes through [`Registry`], whichever way a component came. Every process hears of a change by a signal, or by looking each
-//! second, and swaps what it serves once the new code is ready; attempts end on the version that they began with.
+//! The registry is in the store, so every process finds the same: names, immutable versions, the
+//! bytes, and which versions run. Whoever changes it goes through [`Registry`], whichever way a
+//! component came. Every process hears of a change by a signal, or by looking each second, and
+//! swaps what it serves once the new code is ready; attempts end on the version that they began
+//! with.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -25,7 +28,8 @@
 //! | [`values`] | what plugins keep, in the store |
 //! | [`mail`] | how much mail versions send, counted in the store |
 //!
-//! In: components, and what operators say of them. Out: plugins that are ready to run. It knows no task's state, no HTTP and no SQL.
+//! In: components, and what operators say of them. Out: plugins that are ready to run. It knows no
+//! task's state, no HTTP and no SQL.
 
 pub mod advice;
 pub mod collect;

@@ -9,19 +9,24 @@ use std::{
     time::Duration,
 };
 
-use taskforge_domain::{QueuePolicy, Revision, Rollout, TaskId, TaskType, TenantId, Timestamp, VersionId};
+use taskforge_domain::{
+    QueuePolicy, Revision, Rollout, TaskId, TaskType, TenantId, Timestamp, VersionId,
+};
 use taskforge_runtime::Plugin;
 use taskforge_schema::Schema;
 use taskforge_store::{RegistrySnapshot, SealedSecret};
 
-/// How long after the rollout changed a door may still have checked an input against another version: it looks each second, and clocks differ.
+/// How long after the rollout changed a door may still have checked an input against another
+/// version: it looks each second, and clocks differ.
 const DOUBT: Duration = Duration::from_secs(10);
-/// How long a task waits for a version of which this process has not heard, or which it has not made ready.
+/// How long a task waits for a version of which this process has not heard, or which it has not
+/// made ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// By how much clocks of hosts may differ before a task is taken for older than it is.
 const SKEW: Duration = Duration::from_secs(2);
 
-/// Which plugin serves which task type, here and now. An attempt keeps the plugin that it began with, so a change here never touches what runs.
+/// Which plugin serves which task type, here and now. An attempt keeps the plugin that it began
+/// with, so a change here never touches what runs.
 #[derive(Default)]
 pub struct Live {
     state: RwLock<Arc<State>>,
@@ -66,9 +71,11 @@ pub(crate) struct Loaded {
 pub struct Serving {
     /// The plugin, in the version that the task falls to.
     pub plugin: Arc<Plugin>,
-    /// The tenant whose tasks it runs. `None`: those of all. A task of another can only have been accepted before the plugin was there.
+    /// The tenant whose tasks it runs. `None`: those of all. A task of another can only have been
+    /// accepted before the plugin was there.
     pub owner: Option<TenantId>,
-    /// Under what its usage is counted: the version, and the phase of the rollout. `None` for a plugin that is in no registry.
+    /// Under what its usage is counted: the version, and the phase of the rollout. `None` for a
+    /// plugin that is in no registry.
     pub counted: Option<(VersionId, i64)>,
     /// The version's input schema. `None` if nothing can be checked against it.
     pub input: Option<Arc<Schema>>,
@@ -82,13 +89,8 @@ impl Live {
     pub fn of(plugins: impl IntoIterator<Item = Arc<Plugin>>) -> Self {
         let served = plugins.into_iter().map(|plugin| {
             let name = plugin.info().name.clone();
-            let loaded = Loaded {
-                id: None,
-                plugin,
-                input: None,
-                secrets: Vec::new(),
-                signature: None,
-            };
+            let loaded =
+                Loaded { id: None, plugin, input: None, secrets: Vec::new(), signature: None };
             let served = Served {
                 revision: Revision::default(),
                 rollout: Rollout::default(),
@@ -117,16 +119,13 @@ impl Live {
         })
     }
 
-    /// Whether the versions that run here are those that a door went by when it took a task, or newer ones. If not, another version may be
-    /// right for it, of which this process has not heard, or which it has not made ready.
+    /// Whether the versions that run here are those that a door went by when it took a task, or
+    /// newer ones. If not, another version may be right for it, of which this process has not
+    /// heard, or which it has not made ready.
     #[must_use]
     pub fn is_current(&self, task_type: &TaskType, task: TaskId) -> bool {
         let state = self.state();
-        let registered = state
-            .snapshot
-            .plugins
-            .iter()
-            .find(|plugin| plugin.name == *task_type);
+        let registered = state.snapshot.plugins.iter().find(|plugin| plugin.name == *task_type);
         let served = state.served.get(task_type);
         let is_served = match (registered, served) {
             (Some(registered), Some(served)) => registered.revision == served.revision,
@@ -137,7 +136,8 @@ impl Live {
         is_served && made(task).is_none_or(|made| made + skew <= confirmed)
     }
 
-    /// Whether a task is so young that this process may yet hear of the version that it was accepted for.
+    /// Whether a task is so young that this process may yet hear of the version that it was
+    /// accepted for.
     #[must_use]
     pub fn is_young(task: TaskId, now: Timestamp) -> bool {
         let patience = i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
@@ -218,8 +218,8 @@ impl Live {
 impl State {
     fn serve(&mut self, served: HashMap<TaskType, Arc<Served>>) {
         // The same as before for whoever compares, if the names are.
-        let is_same =
-            served.len() == self.types.len() && self.types.iter().all(|name| served.contains_key(name));
+        let is_same = served.len() == self.types.len()
+            && self.types.iter().all(|name| served.contains_key(name));
         if !is_same {
             self.types = served.keys().cloned().collect();
         }
@@ -227,7 +227,8 @@ impl State {
     }
 }
 
-/// Whether a task was made before a version ran for certain. One of whose id nothing can be told was.
+/// Whether a task was made before a version ran for certain. One of whose id nothing can be told
+/// was.
 fn is_before(task: TaskId, since: Timestamp) -> bool {
     let doubt = i64::try_from(DOUBT.as_millis()).unwrap_or(i64::MAX);
     made(task).is_none_or(|made| made < since.as_millisecond() + doubt)
@@ -237,9 +238,7 @@ fn is_before(task: TaskId, since: Timestamp) -> bool {
 fn made(task: TaskId) -> Option<i64> {
     let (seconds, nanos) = task.as_uuid().get_timestamp()?.to_unix();
     let seconds = i64::try_from(seconds).ok()?;
-    seconds
-        .checked_mul(1_000)?
-        .checked_add(i64::from(nanos / 1_000_000))
+    seconds.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000))
 }
 
 #[cfg(test)]
@@ -258,10 +257,7 @@ mod tests {
             name: name(text),
             owner: None,
             revision: Revision(1),
-            rollout: Rollout {
-                paused,
-                ..Rollout::default()
-            },
+            rollout: Rollout { paused, ..Rollout::default() },
         };
         let live = Live::default();
         live.see(&Arc::new(RegistrySnapshot {
@@ -273,13 +269,7 @@ mod tests {
         assert!(policy.is_paused(&name("a")) && !policy.is_paused(&name("b")));
         assert_eq!(policy.types.len(), 1, "what asks for nothing is not named");
         let mut queue = QueuePolicy::default();
-        queue.types.insert(
-            name("a"),
-            TypePolicy {
-                paused: false,
-                max_running: Some(3),
-            },
-        );
+        queue.types.insert(name("a"), TypePolicy { paused: false, max_running: Some(3) });
         let policy = live.overlay(queue);
         assert!(policy.is_paused(&name("a")));
         assert_eq!(policy.type_cap(&name("a")), Some(3));

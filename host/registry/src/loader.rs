@@ -1,8 +1,9 @@
 //! Makes ready what changed in the registry, and swaps it in.
 //!
-//! Each plugin on its own: one that takes half a minute to compile holds up no other. All running versions of a plugin are made ready before
-//! the first task runs on any, so what is served is always one rollout as somebody meant it. A plugin that cannot be made ready goes on as
-//! it was, and is tried again.
+//! Each plugin on its own: one that takes half a minute to compile holds up no other. All running
+//! versions of a plugin are made ready before the first task runs on any, so what is served is
+//! always one rollout as somebody meant it. A plugin that cannot be made ready goes on as it was,
+//! and is tried again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,9 +25,11 @@ use crate::{
     signature::{SignatureError, SignaturePolicy},
 };
 
-/// Plugins that are made ready at once. Compilations have a bound of their own in the sandbox; this one is for reading code of a cache.
+/// Plugins that are made ready at once. Compilations have a bound of their own in the sandbox; this
+/// one is for reading code of a cache.
 const AT_ONCE: usize = 32;
-/// Between the first two tries of a plugin that cannot be made ready, and the longest that it becomes.
+/// Between the first two tries of a plugin that cannot be made ready, and the longest that it
+/// becomes.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -62,7 +65,8 @@ struct Progress {
     served: Option<Revision>,
     /// The revision that is being made ready. A newer one that comes meanwhile overtakes it.
     loading: Option<Revision>,
-    /// The revision of the last try, tries that failed in a row, what the last one said, and when the next one is due.
+    /// The revision of the last try, tries that failed in a row, what the last one said, and when
+    /// the next one is due.
     tried: Option<Revision>,
     failed: u32,
     said: Option<String>,
@@ -166,22 +170,17 @@ impl Loader {
             self.loading.spawn(async move {
                 let (name, revision) = (plugin.name.clone(), plugin.revision);
                 // In a task of its own, so that a panic says whose it was.
-                let ready = tokio::spawn(async move { make_ready(&parts, &live, &plugin, &snapshot).await });
-                Done {
-                    name,
-                    revision,
-                    result: ready.await.unwrap_or(Err(NotReady::Panicked)),
-                }
+                let ready =
+                    tokio::spawn(
+                        async move { make_ready(&parts, &live, &plugin, &snapshot).await },
+                    );
+                Done { name, revision, result: ready.await.unwrap_or(Err(NotReady::Panicked)) }
             });
         }
     }
 
     fn finish(&mut self, done: Done, snapshot: &RegistrySnapshot) {
-        let Done {
-            name,
-            revision,
-            result,
-        } = done;
+        let Done { name, revision, result } = done;
         let progress = self.plugins.entry(name.clone()).or_default();
         if progress.loading != Some(revision) {
             // A rollback, say, did not wait for the compilation of what it takes back.
@@ -192,16 +191,12 @@ impl Loader {
             Ok(served) => {
                 if let Some(served) = &served {
                     let versions = served.versions.iter();
-                    let versions: Vec<_> = versions
-                        .map(|loaded| loaded.plugin.info().version.as_str())
-                        .collect();
+                    let versions: Vec<_> =
+                        versions.map(|loaded| loaded.plugin.info().version.as_str()).collect();
                     tracing::info!(task.type = %name, versions = versions.join(", "), "plugin is served");
                 }
                 self.live.put(&name, served);
-                *progress = Progress {
-                    served: Some(revision),
-                    ..Progress::default()
-                };
+                *progress = Progress { served: Some(revision), ..Progress::default() };
             }
             Err(error) => {
                 let said = error.to_string();
@@ -227,10 +222,7 @@ impl Loader {
 
     /// When the next try is due. Far away if none is.
     fn next_retry(&self) -> Instant {
-        let retries = self
-            .plugins
-            .values()
-            .filter(|progress| progress.loading.is_none());
+        let retries = self.plugins.values().filter(|progress| progress.loading.is_none());
         let next = retries.filter_map(|progress| progress.retry).min();
         // Not sooner than so, for one that is due may have to wait for room.
         let soon = Instant::now() + PAUSE / 4;
@@ -255,14 +247,11 @@ impl Loader {
     }
 }
 
-/// The plugins in the order in which they are made ready: a small one whose code is gone is there in a moment, and
-/// an interpreter takes half a minute.
+/// The plugins in the order in which they are made ready: a small one whose code is gone is there
+/// in a moment, and an interpreter takes half a minute.
 fn smallest_first(snapshot: &RegistrySnapshot) -> Vec<&RegisteredPlugin> {
-    let sizes: HashMap<_, _> = snapshot
-        .versions
-        .iter()
-        .map(|version| (version.id, version.info.size))
-        .collect();
+    let sizes: HashMap<_, _> =
+        snapshot.versions.iter().map(|version| (version.id, version.info.size)).collect();
     let mut plugins: Vec<_> = snapshot.plugins.iter().collect();
     plugins.sort_by_cached_key(|plugin| {
         let running = plugin.rollout.running();
@@ -289,9 +278,7 @@ async fn make_ready(
     snapshot: &RegistrySnapshot,
 ) -> Result<Option<Served>, NotReady> {
     // What was checked for one owner was not for another.
-    let before = live
-        .served(&plugin.name)
-        .filter(|before| before.owner == plugin.owner);
+    let before = live.served(&plugin.name).filter(|before| before.owner == plugin.owner);
     let mut versions = Vec::new();
     for id in plugin.rollout.running() {
         let version = snapshot.versions.iter().find(|version| version.id == id);
@@ -317,7 +304,10 @@ async fn make_ready(
 }
 
 /// The secrets that a version reads. One that it may read and nobody has set is simply not there.
-async fn sealed(parts: &LoaderParts, version: &PluginVersion) -> Result<Vec<SealedSecret>, StoreError> {
+async fn sealed(
+    parts: &LoaderParts,
+    version: &PluginVersion,
+) -> Result<Vec<SealedSecret>, StoreError> {
     let wanted = &version.info.grants.secrets;
     if wanted.is_empty() {
         return Ok(Vec::new());
@@ -335,8 +325,9 @@ async fn load(
 ) -> Result<Loaded, NotReady> {
     let info = &version.info;
     parts.runtime.check_limits(&info.limits)?;
-    // Whoever can write to the database can write grants, names and owners there, and no statement. The
-    // sandbox holds whatever it loads against the digest, so what is checked here is what will run.
+    // Whoever can write to the database can write grants, names and owners there, and no statement.
+    // The sandbox holds whatever it loads against the digest, so what is checked here is what will
+    // run.
     let signature = version.signature.as_deref();
     let (policy, owner) = (&parts.signatures, plugin.owner.as_ref());
     policy.check(&plugin.name, owner, info, signature)?;

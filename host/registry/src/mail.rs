@@ -18,10 +18,7 @@ impl StoredMailCounter {
     /// A counter in this store.
     #[must_use]
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
-        Self {
-            store,
-            turn: Arc::default(),
-        }
+        Self { store, turn: Arc::default() }
     }
 }
 
@@ -35,13 +32,12 @@ impl MailCounter for StoredMailCounter {
         limit: MailAmount,
     ) -> Result<bool, MailError> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let (store, plugin, version) = (Arc::clone(&self.store), plugin.clone(), version.to_owned());
+        let (store, plugin, version) =
+            (Arc::clone(&self.store), plugin.clone(), version.to_owned());
         // To its end, also if the attempt is called off.
         let counted = tokio::spawn(async move {
             let _turn = turn;
-            store
-                .count_mail(&plugin, &version, amount(sent), amount(limit))
-                .await
+            store.count_mail(&plugin, &version, amount(sent), amount(limit)).await
         });
         let away = |error: &dyn std::error::Error| {
             tracing::warn!(%error, "mail of a plugin could not be counted");
@@ -55,8 +51,5 @@ impl MailCounter for StoredMailCounter {
 }
 
 const fn amount(amount: MailAmount) -> MailCount {
-    MailCount {
-        messages: amount.messages,
-        bytes: amount.bytes,
-    }
+    MailCount { messages: amount.messages, bytes: amount.bytes }
 }

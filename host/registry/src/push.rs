@@ -23,7 +23,8 @@ use crate::{
 pub struct Push {
     /// The tenant whose plugin it is; `None`: it is shared.
     pub owner: Option<TenantId>,
-    /// What a component says of itself that cannot say it. Of one that exports the handler interface it must agree with what that says.
+    /// What a component says of itself that cannot say it. Of one that exports the handler
+    /// interface it must agree with what that says.
     pub manifest: Option<Manifest>,
     /// What the version may use and reach. `None`: the same as the version that runs now, or the
     /// defaults if none does. Of a version that is there already the settings stay as they are.
@@ -42,8 +43,9 @@ pub enum SameVersion {
     /// Refuse: the author is to raise the version.
     #[default]
     Refuse,
-    /// Tell the two apart by build metadata: `1.2.0+sha.0123abcd`. For a folder whose components are rebuilt again and again. What is signed
-    /// is refused all the same: its number is what its signature says.
+    /// Tell the two apart by build metadata: `1.2.0+sha.0123abcd`. For a folder whose components
+    /// are rebuilt again and again. What is signed is refused all the same: its number is what its
+    /// signature says.
     Suffix,
 }
 
@@ -92,44 +94,36 @@ pub struct Pushed {
 }
 
 impl Registry {
-    /// Checks a component, compiles it and stores it, available and not yet running. The only way in, for the API, the command line and the
-    /// folder. The same bytes under the same version again are no error and change nothing.
+    /// Checks a component, compiles it and stores it, available and not yet running. The only way
+    /// in, for the API, the command line and the folder. The same bytes under the same version
+    /// again are no error and change nothing.
     ///
     /// # Errors
-    /// When the component, its schemas, its settings or its signature are refused, the name is another's, or the version is there with other
-    /// bytes.
+    /// When the component, its schemas, its settings or its signature are refused, the name is
+    /// another's, or the version is there with other bytes.
     pub async fn push(&self, component: Vec<u8>, push: Push) -> RegistryResult<Pushed> {
-        let Push {
-            owner,
-            manifest,
-            settings,
-            signature,
-            by,
-            same_version,
-        } = push;
+        let Push { owner, manifest, settings, signature, by, same_version } = push;
         if let Some(settings) = &settings {
             settings::check(settings)?;
         }
         let component = Arc::new(component);
-        // First: a stranger's bytes are not worth a compilation where only signed ones are taken. What they call themselves is not known yet.
+        // First: a stranger's bytes are not worth a compilation where only signed ones are taken.
+        // What they call themselves is not known yet.
         let called = match &manifest {
             Some(manifest) => manifest.name.clone(),
-            None => TaskType::new("component").map_err(|error| RegistryError::State(error.to_string()))?,
+            None => TaskType::new("component")
+                .map_err(|error| RegistryError::State(error.to_string()))?,
         };
         let whose = owner.as_ref();
-        self.check_source(&called, whose, &component, signature.as_deref())
-            .await?;
-        let (info, inherited_from) = self
-            .load(&component, settings.clone(), manifest.as_ref(), whose)
-            .await?;
+        self.check_source(&called, whose, &component, signature.as_deref()).await?;
+        let (info, inherited_from) =
+            self.load(&component, settings.clone(), manifest.as_ref(), whose).await?;
         let policy = &self.parts.signatures;
         let vouched = policy.check(&info.name, whose, &info, signature.as_deref());
         vouched.map_err(|error| match (error, &inherited_from) {
             (SignatureError::Beyond(mut excess), Some(running)) => {
-                excess.what = format!(
-                    "{} (of the settings of {running}, as none were given)",
-                    excess.what
-                );
+                excess.what =
+                    format!("{} (of the settings of {running}, as none were given)", excess.what);
                 SignatureError::Beyond(excess)
             }
             (error, _) => error,
@@ -147,8 +141,8 @@ impl Registry {
         let from = inherited_from.as_deref();
         let mut added = self.add(whose, &version, &component, from).await?;
         let is_numbered_anew = same_version == SameVersion::Suffix && version.signature.is_none();
-        // The same bytes again are no other version, also after they were collected: what was retired
-        // stays so.
+        // The same bytes again are no other version, also after they were collected: what was
+        // retired stays so.
         let is_other = match &added {
             Added::Different(_) => true,
             Added::Collected { digest, .. } => *digest != version.info.digest,
@@ -162,14 +156,12 @@ impl Registry {
             Added::Stored => (version, true),
             Added::AlreadyThere(there) => (*there, false),
             Added::NameTaken(_) => return Err(RegistryError::NameTaken(version.info.name)),
-            Added::OverQuota { kind, used } => return Err(self.over_quota(kind, used, &version.info)),
+            Added::OverQuota { kind, used } => {
+                return Err(self.over_quota(kind, used, &version.info));
+            }
             Added::Collected { retired, .. } => {
                 return Err(RegistryError::VersionCollected {
-                    why: if retired {
-                        "was retired"
-                    } else {
-                        "with other bytes"
-                    },
+                    why: if retired { "was retired" } else { "with other bytes" },
                     plugin: version.info.name,
                     version: version.info.version,
                 });
@@ -205,8 +197,9 @@ impl Registry {
         })
     }
 
-    /// Compiles a component and asks it what it is. Without settings a version that is there already has
-    /// its own, and a new one gets those of the version that runs, whose number is returned.
+    /// Compiles a component and asks it what it is. Without settings a version that is there
+    /// already has its own, and a new one gets those of the version that runs, whose number is
+    /// returned.
     async fn load(
         &self,
         component: &[u8],
@@ -224,10 +217,8 @@ impl Registry {
         }
         // Whose settings it gets is not known before it has said its name, and an interpreter needs
         // more than the defaults to say it.
-        let most = PluginSettings {
-            limits: runtime.ceilings().clone(),
-            ..PluginSettings::default()
-        };
+        let most =
+            PluginSettings { limits: runtime.ceilings().clone(), ..PluginSettings::default() };
         let info = load(most).await?;
         if let Some(there) = self.stored(&info, owner).await? {
             return Ok((info.with_settings(there.info.settings()), None));
@@ -309,7 +300,8 @@ impl Registry {
             None => Digest::from_bytes([0; 32]),
             Some(_) => {
                 let component = Arc::clone(component);
-                let digest = tokio::task::spawn_blocking(move || Sha256::digest(&*component).into());
+                let digest =
+                    tokio::task::spawn_blocking(move || Sha256::digest(&*component).into());
                 let failed = |_| RegistryError::State("the component was not read".to_owned());
                 Digest::from_bytes(digest.await.map_err(failed)?)
             }
@@ -319,11 +311,9 @@ impl Registry {
 
     fn over_quota(&self, kind: QuotaKind, used: u64, info: &PluginInfo) -> RegistryError {
         let (what, limit, more) = match kind {
-            QuotaKind::Versions => (
-                format!("versions of {}", info.name),
-                self.quota.versions,
-                String::new(),
-            ),
+            QuotaKind::Versions => {
+                (format!("versions of {}", info.name), self.quota.versions, String::new())
+            }
             QuotaKind::Bytes => (
                 "bytes of components of one owner".to_owned(),
                 self.quota.bytes,
@@ -340,15 +330,15 @@ impl Registry {
     }
 }
 
-/// Whether inputs and outputs can be checked against what the component says of them. Off the async threads: a stranger's schema may take a
-/// while to be compiled.
+/// Whether inputs and outputs can be checked against what the component says of them. Off the async
+/// threads: a stranger's schema may take a while to be compiled.
 async fn check_schemas(info: &PluginInfo) -> RegistryResult<()> {
-    for (field, schema) in [
-        ("input_schema", &info.input_schema),
-        ("output_schema", &info.output_schema),
-    ] {
+    for (field, schema) in
+        [("input_schema", &info.input_schema), ("output_schema", &info.output_schema)]
+    {
         let schema = schema.clone();
-        let compiled = tokio::task::spawn_blocking(move || Schema::compile(schema.as_str()).map(drop)).await;
+        let compiled =
+            tokio::task::spawn_blocking(move || Schema::compile(schema.as_str()).map(drop)).await;
         let compiled = compiled.unwrap_or_else(|_| Err("it cannot be compiled".to_owned()));
         compiled.map_err(|reason| RegistryError::invalid(field, reason))?;
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
-    Clock, Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion, RegisteredPlugin,
-    TaskType, Timestamp, VersionState,
+    Clock, Digest, PluginEvent, PluginEventKind, PluginInfo, PluginSettings, PluginVersion,
+    RegisteredPlugin, TaskType, Timestamp, VersionState,
 };
 use taskforge_runtime::Runtime;
 use taskforge_store::{PluginStore, Quota, RegistrySnapshot, SealedSecret};
@@ -45,12 +45,9 @@ pub struct Registry {
     pub(crate) quota: Quota,
 }
 
-/// How much may be stored, unless the operator says otherwise: 1,000 versions of a plugin, and 4 GiB of
-/// components of an owner, which is thirty of the largest.
-pub const DEFAULT_QUOTA: Quota = Quota {
-    versions: 1_000,
-    bytes: 4 << 30,
-};
+/// How much may be stored, unless the operator says otherwise: 1,000 versions of a plugin, and 4
+/// GiB of components of an owner, which is thirty of the largest.
+pub const DEFAULT_QUOTA: Quota = Quota { versions: 1_000, bytes: 4 << 30 };
 
 /// A secret, without what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -69,10 +66,7 @@ impl Registry {
     /// A registry over these parts.
     #[must_use]
     pub const fn new(parts: Parts) -> Self {
-        Self {
-            parts,
-            quota: DEFAULT_QUOTA,
-        }
+        Self { parts, quota: DEFAULT_QUOTA }
     }
 
     /// The same with another bound of what may be stored.
@@ -103,10 +97,7 @@ impl Registry {
             "may not run again".to_owned(),
         );
         let store = &self.parts.store;
-        if !store
-            .set_version_state(found.id, &VersionState::Retired, &event)
-            .await?
-        {
+        if !store.set_version_state(found.id, &VersionState::Retired, &event).await? {
             return Err(RegistryError::State(format!(
                 "{name} {version} runs: activate another version first"
             )));
@@ -153,14 +144,11 @@ impl Registry {
             return Err(RegistryError::Contended(name.clone()));
         }
         self.tell().await;
-        Ok(PluginVersion {
-            info: found.info.with_settings(settings),
-            ..found
-        })
+        Ok(PluginVersion { info: found.info.with_settings(settings), ..found })
     }
 
-    /// Gives a stored version a signature, in the place of the one that it may have. What the version
-    /// is does not change, and its settings must be within what the signature says.
+    /// Gives a stored version a signature, in the place of the one that it may have. What the
+    /// version is does not change, and its settings must be within what the signature says.
     ///
     /// # Errors
     /// When there is no such version, or this host does not take the signature for it.
@@ -195,10 +183,7 @@ impl Registry {
             return Err(RegistryError::Contended(name.clone()));
         }
         self.tell().await;
-        Ok(PluginVersion {
-            signature: Some(signature.to_vec()),
-            ..found
-        })
+        Ok(PluginVersion { signature: Some(signature.to_vec()), ..found })
     }
 
     /// Who vouches for a version, as this host sees it now. `None`: nobody does, and nobody has to.
@@ -215,7 +200,8 @@ impl Registry {
         self.parts.signatures.check(name, owner, &version.info, signature)
     }
 
-    /// Seals a secret of a plugin. Versions whose `grants.secrets` name it read the new value within seconds.
+    /// Seals a secret of a plugin. Versions whose `grants.secrets` name it read the new value
+    /// within seconds.
     ///
     /// # Errors
     /// When there is no such plugin, the name or the value is too long, or this process has no key.
@@ -256,7 +242,12 @@ impl Registry {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn delete_secret(&self, name: &TaskType, secret: &str, by: &str) -> RegistryResult<()> {
+    pub async fn delete_secret(
+        &self,
+        name: &TaskType,
+        secret: &str,
+        by: &str,
+    ) -> RegistryResult<()> {
         self.plugin(name).await?;
         let event = event(
             self.parts.store.clock(),
@@ -344,7 +335,8 @@ impl Registry {
         Ok(self.parts.store.plugin_events(name, limit).await?)
     }
 
-    /// What the attempts of a version used, and limits that would fit. `None`: the version that runs.
+    /// What the attempts of a version used, and limits that would fit. `None`: the version that
+    /// runs.
     ///
     /// # Errors
     /// When there is no such plugin or version, or none runs.
@@ -353,9 +345,7 @@ impl Registry {
         let versions = self.parts.store.plugin_versions(name).await?;
         let found = match version {
             Some(version) => versions.iter().find(|found| found.info.version == version),
-            None => versions
-                .iter()
-                .find(|found| Some(found.id) == plugin.rollout.stable),
+            None => versions.iter().find(|found| Some(found.id) == plugin.rollout.stable),
         };
         let found = found.ok_or_else(|| match version {
             Some(version) => unknown_version(name, version),
@@ -371,7 +361,8 @@ impl Registry {
         review(info)
     }
 
-    /// Tells every process that something has changed. One that does not hear it looks within a second.
+    /// Tells every process that something has changed. One that does not hear it looks within a
+    /// second.
     pub(crate) async fn tell(&self) {
         if let Err(error) = self.parts.broker.publish(&[Signal::Plugins]).await {
             tracing::debug!(%error, "the change of the registry was not announced");
@@ -379,8 +370,8 @@ impl Registry {
     }
 }
 
-/// An event of now, which is the store's: what became active is compared with the ids of tasks, which tell
-/// the store's time.
+/// An event of now, which is the store's: what became active is compared with the ids of tasks,
+/// which tell the store's time.
 pub(crate) fn event(
     clock: &Clock,
     kind: PluginEventKind,
@@ -398,10 +389,7 @@ pub(crate) fn event(
 }
 
 pub(crate) fn unknown_version(plugin: &TaskType, version: &str) -> RegistryError {
-    RegistryError::UnknownVersion {
-        plugin: plugin.clone(),
-        version: shorten(version),
-    }
+    RegistryError::UnknownVersion { plugin: plugin.clone(), version: shorten(version) }
 }
 
 /// A name that a client made up, short enough for a sentence.

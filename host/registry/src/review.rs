@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 /// One capability, seen from both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Reviewed {
-    /// `http`, `mail`, `config`, `keyvalue`, `progress`, `logging`, `sockets`, `filesystem`, or a name that the component made up.
+    /// `http`, `mail`, `config`, `keyvalue`, `progress`, `logging`, `sockets`, `filesystem`, or a
+    /// name that the component made up.
     pub capability: String,
     /// Whether the component imports it. Components of interpreters import more than they use.
     pub imported: bool,
@@ -16,7 +17,8 @@ pub struct Reviewed {
     /// What the operator granted, in a few words: `no`, `POST api.example.com`, `always`, `never`.
     #[schema(example = "POST api.example.com")]
     pub granted: String,
-    /// The component imports or wants it, and it could be granted and is not. Attempts that use it will fail.
+    /// The component imports or wants it, and it could be granted and is not. Attempts that use it
+    /// will fail.
     pub is_missing: bool,
 }
 
@@ -28,9 +30,7 @@ pub(crate) fn dropped(old: &PluginInfo, new: &PluginInfo) -> Option<Excess> {
         let import = KNOWN.iter().find(|(name, _)| *name == capability);
         import.is_some_and(|(_, import)| new.imports.iter().any(|name| name.starts_with(import)))
     };
-    let Grants {
-        http, mail, keyvalue, ..
-    } = old.grants.clone();
+    let Grants { http, mail, keyvalue, .. } = old.grants.clone();
     let mut used = Grants::default();
     if imports("http") {
         used.http = http;
@@ -50,10 +50,7 @@ pub(crate) fn dropped(old: &PluginInfo, new: &PluginInfo) -> Option<Excess> {
     };
     let names = old.config.keys().chain(&old.grants.secrets);
     let gone = names.filter(|_| imports("config")).find(|name| !has(new, name));
-    gone.map(|name| Excess {
-        field: "config",
-        what: format!("{name:?}"),
-    })
+    gone.map(|name| Excess { field: "config", what: format!("{name:?}") })
 }
 
 /// What stands behind a capability.
@@ -77,8 +74,8 @@ const KNOWN: [(&str, &str); 8] = [
     ("filesystem", "wasi:filesystem/"),
 ];
 
-/// Sets what a component imports and wants beside what its settings grant. Capabilities that are neither imported, wanted nor granted are
-/// left out.
+/// Sets what a component imports and wants beside what its settings grant. Capabilities that are
+/// neither imported, wanted nor granted are left out.
 #[must_use]
 pub fn review(info: &PluginInfo) -> Vec<Reviewed> {
     let known = KNOWN.iter().map(|(capability, import)| {
@@ -117,9 +114,7 @@ fn one(info: &PluginInfo, capability: &str, imported: bool) -> Option<Reviewed> 
 }
 
 fn granted(info: &PluginInfo, capability: &str) -> Granted {
-    let Grants {
-        http, mail, keyvalue, ..
-    } = &info.grants;
+    let Grants { http, mail, keyvalue, .. } = &info.grants;
     match capability {
         "http" => Granted::Perhaps((!http.hosts.is_empty()).then(|| {
             let hosts = http.hosts.iter().map(host);
@@ -156,11 +151,7 @@ fn addresses(mail: &MailGrant) -> String {
             texts.join(", ")
         }
     };
-    format!(
-        "from {}, to {}",
-        domains(&mail.senders),
-        domains(&mail.recipients)
-    )
+    format!("from {}, to {}", domains(&mail.senders), domains(&mail.recipients))
 }
 
 /// Names only: a value may be long.
@@ -252,9 +243,7 @@ mod tests {
         assert_eq!(dropped(&everything, all()), None);
         assert_eq!(dropped(&[], Grants::default()), None, "it imports none of it");
         for (import, field) in
-            everything
-                .iter()
-                .zip(["grants.http.hosts", "grants.mail", "grants.keyvalue", "config"])
+            everything.iter().zip(["grants.http.hosts", "grants.mail", "grants.keyvalue", "config"])
         {
             assert_eq!(dropped(&[*import], Grants::default()), Some(field));
         }
@@ -280,17 +269,12 @@ mod tests {
         }))
         .unwrap();
         let rows = review(&info(&[], &[], grants));
-        let texts: Vec<_> = rows
-            .iter()
-            .map(|row| (row.capability.as_str(), row.granted.as_str()))
-            .collect();
+        let texts: Vec<_> =
+            rows.iter().map(|row| (row.capability.as_str(), row.granted.as_str())).collect();
         assert_eq!(
             texts,
             [
-                (
-                    "http",
-                    "POST api.example.com, *.example.org:8080, private 10.0.0.0/8"
-                ),
+                ("http", "POST api.example.com, *.example.org:8080, private 10.0.0.0/8"),
                 ("mail", "from anybody, to example.com"),
                 ("config", "secret key"),
                 ("keyvalue", "1.0 MiB in 1000 keys a tenant"),

@@ -1,13 +1,13 @@
 //! Which versions run: activate, roll back, canary, pause, retire.
 //!
-//! Each change is made from what was read and written only if the plugin is still as it was read; else it is read again. So of two operators at
-//! once none undoes unseen what the other did.
+//! Each change is made from what was read and written only if the plugin is still as it was read;
+//! else it is read again. So of two operators at once none undoes unseen what the other did.
 
 use std::time::Duration;
 
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Rollout, TaskType,
-    VersionId, VersionState,
+    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginVersion, RegisteredPlugin, Rollout,
+    TaskType, VersionId, VersionState,
 };
 use taskforge_schema::breaks;
 use taskforge_store::{PluginStore, RolloutChange};
@@ -24,7 +24,8 @@ const TRIES: u32 = 8;
 /// What an operator insists on when a version goes live. `true` alone is [`Force::breaking`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Force {
-    /// Although it refuses inputs that the running version takes, or lacks a grant that this one has.
+    /// Although it refuses inputs that the running version takes, or lacks a grant that this one
+    /// has.
     pub breaking: bool,
     /// Although it is older than one that was live.
     pub downgrade: bool,
@@ -32,10 +33,7 @@ pub struct Force {
 
 impl From<bool> for Force {
     fn from(breaking: bool) -> Self {
-        Self {
-            breaking,
-            downgrade: false,
-        }
+        Self { breaking, downgrade: false }
     }
 }
 
@@ -67,17 +65,13 @@ impl Seen {
 
     /// A version as people call it.
     pub(crate) fn number(&self, id: VersionId) -> String {
-        self.version(id)
-            .map_or_else(|| id.to_string(), |version| version.info.version.clone())
+        self.version(id).map_or_else(|| id.to_string(), |version| version.info.version.clone())
     }
 
     /// A version that may run.
     fn available(&self, number: &str) -> RegistryResult<&PluginVersion> {
         let name = &self.plugin.name;
-        let found = self
-            .versions
-            .iter()
-            .find(|version| version.info.version == number);
+        let found = self.versions.iter().find(|version| version.info.version == number);
         let found = found.ok_or_else(|| unknown_version(name, number))?;
         match found.state {
             VersionState::Retired => Err(RegistryError::State(format!(
@@ -96,8 +90,8 @@ impl Seen {
             .reduce(|one, other| if is_older(one, other) { other } else { one })
     }
 
-    /// The highest version on record, and those that the rollout names: a plugin may have been rolled
-    /// back before there was a record.
+    /// The highest version on record, and those that the rollout names: a plugin may have been
+    /// rolled back before there was a record.
     fn was_live(&self) -> impl Iterator<Item = &str> {
         let rollout = &self.plugin.rollout;
         let named = [rollout.stable, rollout.previous].into_iter().flatten();
@@ -118,10 +112,7 @@ impl Seen {
         let Some(old) = stable.filter(|old| old.id != new.id) else {
             return Ok(());
         };
-        let found = breaks(
-            &old.info.input_schema.to_value(),
-            &new.info.input_schema.to_value(),
-        );
+        let found = breaks(&old.info.input_schema.to_value(), &new.info.input_schema.to_value());
         if found.is_empty() {
             return Ok(());
         }
@@ -133,8 +124,8 @@ impl Seen {
         })
     }
 
-    /// Refuses a version that imports what the running one is granted and it is not: every task that
-    /// uses it would fail for good.
+    /// Refuses a version that imports what the running one is granted and it is not: every task
+    /// that uses it would fail for good.
     fn check_grants(&self, new: &PluginVersion) -> RegistryResult<()> {
         let stable = self.plugin.rollout.stable.and_then(|id| self.version(id));
         let Some(old) = stable.filter(|old| old.id != new.id) else {
@@ -153,11 +144,12 @@ impl Seen {
 }
 
 impl Registry {
-    /// Lets a version run all tasks. Ends a canary, also by promoting it. A retired plugin takes tasks again.
+    /// Lets a version run all tasks. Ends a canary, also by promoting it. A retired plugin takes
+    /// tasks again.
     ///
     /// # Errors
-    /// When there is no such version, it is retired, or, unless `force`d, it refuses inputs that the
-    /// running one takes or lacks a grant that this one has.
+    /// When there is no such version, it is retired, or, unless `force`d, it refuses inputs that
+    /// the running one takes or lacks a grant that this one has.
     pub async fn activate(
         &self,
         name: &TaskType,
@@ -203,9 +195,9 @@ impl Registry {
         .await
     }
 
-    /// Whether a version may run: it is not retired, what its signature says holds, it is not older than
-    /// one that was live, takes what the running one takes, and is granted what it imports and the
-    /// running one has, as far as that is not forced.
+    /// Whether a version may run: it is not retired, what its signature says holds, it is not older
+    /// than one that was live, takes what the running one takes, and is granted what it imports and
+    /// the running one has, as far as that is not forced.
     fn may_go_live<'s>(
         &self,
         seen: &'s Seen,
@@ -230,8 +222,9 @@ impl Registry {
         Ok(new)
     }
 
-    /// The highest version that was ever live, if a version is older and that takes an operator's word.
-    /// Where nobody has to sign, who activates a version answers for it, and has given the word.
+    /// The highest version that was ever live, if a version is older and that takes an operator's
+    /// word. Where nobody has to sign, who activates a version answers for it, and has given the
+    /// word.
     fn downgraded_from<'s>(&self, seen: &'s Seen, new: &PluginVersion) -> Option<&'s str> {
         let is_asked = self.parts.signatures.required;
         seen.higher(new).filter(|_| is_asked)
@@ -281,7 +274,8 @@ impl Registry {
     /// Puts a version on trial beside the stable one, or changes a running trial.
     ///
     /// # Errors
-    /// As [`Registry::activate`], and when nothing runs yet, the version is the one that runs, or a number is out of range.
+    /// As [`Registry::activate`], and when nothing runs yet, the version is the one that runs, or a
+    /// number is out of range.
     pub async fn canary(
         &self,
         name: &TaskType,
@@ -307,26 +301,22 @@ impl Registry {
                 )));
             }
             self.may_go_live(seen, version, force)?;
-            let canary = Canary {
-                version: new.id,
-                percent,
-                guard,
-            };
+            let canary = Canary { version: new.id, percent, guard };
             if before.canary == Some(canary) {
                 return Ok(None);
             }
             Ok(Some(Change {
-                rollout: Rollout {
-                    canary: Some(canary),
-                    ..before.clone()
-                },
+                rollout: Rollout { canary: Some(canary), ..before.clone() },
                 states: vec![(new.id, VersionState::Available)],
                 event: event(
                     self.parts.store.clock(),
                     PluginEventKind::CanaryStarted,
                     Some(version),
                     by,
-                    with_downgrade(format!("{percent} % of tasks"), self.downgraded_from(seen, new)),
+                    with_downgrade(
+                        format!("{percent} % of tasks"),
+                        self.downgraded_from(seen, new),
+                    ),
                 ),
             }))
         })
@@ -345,10 +335,7 @@ impl Registry {
             };
             let number = seen.number(canary.version);
             Ok(Some(Change {
-                rollout: Rollout {
-                    canary: None,
-                    ..before.clone()
-                },
+                rollout: Rollout { canary: None, ..before.clone() },
                 states: Vec::new(),
                 event: event(
                     self.parts.store.clock(),
@@ -441,12 +428,7 @@ pub(crate) async fn change(
         let plugin = plugin.ok_or_else(|| RegistryError::UnknownPlugin(name.clone()))?;
         let versions = store.plugin_versions(name).await?;
         let seen = Seen { plugin, versions };
-        let Some(Change {
-            mut rollout,
-            states,
-            event,
-        }) = decide(&seen)?
-        else {
+        let Some(Change { mut rollout, states, event }) = decide(&seen)? else {
             return Ok((seen.plugin, false));
         };
         let Seen { plugin, .. } = seen;
@@ -464,11 +446,7 @@ pub(crate) async fn change(
         if let Some(revision) = store.change_rollout(&change).await? {
             let RolloutChange { rollout, event, .. } = change;
             tracing::info!(plugin = %name, version = event.version, by = event.by, "{}: {}", event.kind, event.detail);
-            let plugin = RegisteredPlugin {
-                revision,
-                rollout,
-                ..plugin
-            };
+            let plugin = RegisteredPlugin { revision, rollout, ..plugin };
             return Ok((plugin, true));
         }
         tokio::time::sleep(Duration::from_millis(5) * tries).await;
@@ -487,19 +465,11 @@ fn with_downgrade(detail: String, higher: Option<&str>) -> String {
 }
 
 fn check_trial(percent: u8, guard: &CanaryGuard) -> RegistryResult<()> {
-    let CanaryGuard {
-        min_attempts,
-        failure_margin,
-        latency_factor,
-    } = *guard;
+    let CanaryGuard { min_attempts, failure_margin, latency_factor } = *guard;
     for (field, is_right, reason) in [
         ("percent", (1..=99).contains(&percent), "must be from 1 to 99"),
         ("guard.min_attempts", min_attempts >= 1, "must be at least 1"),
-        (
-            "guard.failure_margin",
-            (0.0..=1.0).contains(&failure_margin),
-            "must be from 0 to 1",
-        ),
+        ("guard.failure_margin", (0.0..=1.0).contains(&failure_margin), "must be from 0 to 1"),
         (
             "guard.latency_factor",
             latency_factor.is_finite() && latency_factor >= 1.0,

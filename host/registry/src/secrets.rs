@@ -1,7 +1,8 @@
 //! What a plugin may know and nobody may read.
 //!
-//! A secret lies in the store sealed (ChaCha20-Poly1305) under a key that only processes have. What it was sealed for, the plugin and the
-//! name, is part of the seal: a ciphertext that is moved to another row does not open there.
+//! A secret lies in the store sealed (ChaCha20-Poly1305) under a key that only processes have. What
+//! it was sealed for, the plugin and the name, is part of the seal: a ciphertext that is moved to
+//! another row does not open there.
 
 use std::fmt;
 
@@ -20,7 +21,8 @@ const KEY_ID: usize = 8;
 /// Bytes before the ciphertext.
 const HEAD: usize = 1 + KEY_ID + NONCE_LEN;
 
-/// The keys that seal secrets: the first seals, all open. So a key is changed by putting the new one before the old one.
+/// The keys that seal secrets: the first seals, all open. So a key is changed by putting the new
+/// one before the old one.
 pub struct Keyring(Vec<SealKey>);
 
 struct SealKey {
@@ -30,7 +32,9 @@ struct SealKey {
 
 /// Keys that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 32 bytes in base64 or hexadecimal digits, several are comma-separated; number {0} is not")]
+#[error(
+    "a key is 32 bytes in base64 or hexadecimal digits, several are comma-separated; number {0} is not"
+)]
 pub struct KeyringError(usize);
 
 /// Why a secret was not sealed or opened. Never tells what it says.
@@ -40,10 +44,14 @@ pub enum SecretError {
     #[error("this host has no key for secrets: set TASKFORGE_SECRET_KEY")]
     NoKey,
     /// It was sealed with a key that this process does not have.
-    #[error("the secret {0} was sealed with a key that this host does not have (TASKFORGE_SECRET_KEY)")]
+    #[error(
+        "the secret {0} was sealed with a key that this host does not have (TASKFORGE_SECRET_KEY)"
+    )]
     OtherKey(String),
     /// It is damaged, or was moved from another plugin or name.
-    #[error("the secret {0} cannot be opened: it is damaged, or was sealed for another plugin or name")]
+    #[error(
+        "the secret {0} cannot be opened: it is damaged, or was sealed for another plugin or name"
+    )]
     Damaged(String),
     /// The system has no randomness.
     #[error("no secret can be sealed: the system gives no random numbers")]
@@ -63,10 +71,7 @@ impl Keyring {
             let wrong = || KeyringError(index + 1);
             let bytes = bytes.ok_or_else(wrong)?;
             let key = UnboundKey::new(&CHACHA20_POLY1305, &bytes).map_err(|_| wrong())?;
-            Ok(SealKey {
-                id: id(&bytes),
-                key: LessSafeKey::new(key),
-            })
+            Ok(SealKey { id: id(&bytes), key: LessSafeKey::new(key) })
         });
         keys.collect::<Result<_, _>>().map(Self)
     }
@@ -100,7 +105,12 @@ impl Keyring {
     ///
     /// # Errors
     /// When it was sealed with another key, for something else, or is damaged.
-    pub fn open(&self, plugin: &TaskType, name: &str, sealed: &[u8]) -> Result<String, SecretError> {
+    pub fn open(
+        &self,
+        plugin: &TaskType,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<String, SecretError> {
         let damaged = || SecretError::Damaged(name.to_owned());
         let (head, text) = sealed.split_at_checked(HEAD).ok_or_else(damaged)?;
         let (front, nonce) = head.split_at(1 + KEY_ID);
@@ -168,10 +178,7 @@ mod tests {
         let keys = ring(&[1]);
         let sealed = keys.seal(&name("sms"), "key", "swordfish").unwrap();
         assert!(!sealed.windows(9).any(|window| window == b"swordfish"));
-        assert_eq!(
-            keys.open(&name("sms"), "key", &sealed),
-            Ok("swordfish".to_owned())
-        );
+        assert_eq!(keys.open(&name("sms"), "key", &sealed), Ok("swordfish".to_owned()));
         for (plugin, secret) in [("other", "key"), ("sms", "other")] {
             let moved = keys.open(&name(plugin), secret, &sealed);
             assert_eq!(moved, Err(SecretError::Damaged(secret.to_owned())));
@@ -186,10 +193,7 @@ mod tests {
         assert!(both.can_open(&sealed) && !new.can_open(&sealed));
         assert!(both.open(&name("sms"), "key", &sealed).is_ok());
         let error = new.open(&name("sms"), "key", &sealed).unwrap_err();
-        assert!(
-            error.to_string().contains("a key that this host does not have"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("a key that this host does not have"), "{error}");
         let again = both.seal(&name("sms"), "key", "swordfish").unwrap();
         assert!(new.open(&name("sms"), "key", &again).is_ok());
     }

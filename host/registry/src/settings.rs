@@ -11,7 +11,8 @@ const MAX_VALUES: usize = 200;
 /// Bytes of a name.
 const MAX_NAME: usize = 255;
 
-/// Checks what the sandbox does not: it has its own word about how much memory and how many instances it has room for.
+/// Checks what the sandbox does not: it has its own word about how much memory and how many
+/// instances it has room for.
 pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
     let limits = &settings.limits;
     for (field, is_nothing) in [
@@ -41,14 +42,16 @@ pub(crate) fn check(settings: &PluginSettings) -> RegistryResult<()> {
         check_name("grants.secrets", name)?;
         // The guest reads both by the same name, and would see only one of them.
         if settings.config.contains_key(name) {
-            let reason = format!("{name:?} is the name of a value in config too: rename one of them");
+            let reason =
+                format!("{name:?} is the name of a value in config too: rename one of them");
             return Err(RegistryError::invalid("grants.secrets", reason));
         }
     }
     Ok(())
 }
 
-/// Which parts of the settings differ. Values are not told: a record of it is for everybody who may read the plugin, and is kept for ever.
+/// Which parts of the settings differ. Values are not told: a record of it is for everybody who may
+/// read the plugin, and is kept for ever.
 pub(crate) fn differing(before: &PluginSettings, after: &PluginSettings) -> Vec<&'static str> {
     let parts = [
         ("limits", before.limits != after.limits),

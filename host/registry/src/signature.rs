@@ -1,8 +1,8 @@
 //! Who vouches for a plugin's version, and for what of it.
 //!
 //! A signature is a DSSE envelope around a statement: which component this is, under which name and
-//! version, whose, and what it may reach at most. So a signed component cannot pass under another name,
-//! and nobody can grant it more than its signer meant it to have.
+//! version, whose, and what it may reach at most. So a signed component cannot pass under another
+//! name, and nobody can grant it more than its signer meant it to have.
 //!
 //! | file | the concept |
 //! |---|---|

@@ -7,7 +7,8 @@ use std::{
 
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEventKind, RegisteredPlugin, Rollout, TaskType, VersionState, VersionUsage,
+    Canary, CanaryGuard, PluginEventKind, RegisteredPlugin, Rollout, TaskType, VersionState,
+    VersionUsage,
 };
 use taskforge_store::{PluginStore, RegistrySnapshot, StoreResult};
 
@@ -19,14 +20,15 @@ use crate::{
 
 /// Who takes a canary back, as the record has it.
 const GUARD: &str = "canary guard";
-/// By how much more than the factor allows a canary must be slower, in microseconds. Below that the noise of a machine is larger than what attempts
-/// take.
+/// By how much more than the factor allows a canary must be slower, in microseconds. Below that the
+/// noise of a machine is larger than what attempts take.
 const NOISE: f64 = 1_000.0;
 /// The share of attempts whose time is compared.
 const SLOW: f64 = 0.9;
 
-/// By how many standard deviations the latest attempts must be over a margin that all attempts must merely be over. A trial has thousands of
-/// such windows, each of them small, and in none of them shall chance look like a fault.
+/// By how many standard deviations the latest attempts must be over a margin that all attempts must
+/// merely be over. A trial has thousands of such windows, each of them small, and in none of them
+/// shall chance look like a fault.
 const CERTAIN: f64 = 4.0;
 
 /// Which attempts of a canary are judged.
@@ -55,7 +57,8 @@ impl Judged {
     }
 }
 
-/// Watches trials, in the process that leads the sweep. Two that do so at once do no harm: the first one's change is the one that counts.
+/// Watches trials, in the process that leads the sweep. Two that do so at once do no harm: the
+/// first one's change is the one that counts.
 #[derive(Clone)]
 pub struct Trials {
     store: Arc<dyn PluginStore>,
@@ -63,8 +66,8 @@ pub struct Trials {
     windows: Arc<Mutex<HashMap<TaskType, Window>>>,
 }
 
-/// The latest attempts of a trial. A version may turn bad after a hundred thousand good attempts (a certificate expires, a table fills up),
-/// which would hide the next thousand in any sum.
+/// The latest attempts of a trial. A version may turn bad after a hundred thousand good attempts (a
+/// certificate expires, a table fills up), which would hide the next thousand in any sum.
 #[derive(Default)]
 struct Window {
     phase: i64,
@@ -73,16 +76,17 @@ struct Window {
 }
 
 impl Window {
-    /// Of what both have used by now, what they have used lately: during the canary's last attempts, at least `least` of them. `None`: it has
-    /// not made so many.
+    /// Of what both have used by now, what they have used lately: during the canary's last
+    /// attempts, at least `least` of them. `None`: it has not made so many.
     fn latest(
         &mut self,
         tried: &VersionUsage,
         stable: &VersionUsage,
         least: u64,
     ) -> Option<(VersionUsage, VersionUsage)> {
-        let is_past =
-            |mark: &(VersionUsage, VersionUsage)| tried.attempts.saturating_sub(mark.0.attempts) >= least;
+        let is_past = |mark: &(VersionUsage, VersionUsage)| {
+            tried.attempts.saturating_sub(mark.0.attempts) >= least
+        };
         // Older marks than the newest that is far enough in the past are of no more use.
         while self.marks.get(1).is_some_and(is_past) {
             self.marks.pop_front();
@@ -100,11 +104,7 @@ impl Trials {
     /// Watches the trials of this registry.
     #[must_use]
     pub fn new(store: Arc<dyn PluginStore>, broker: Arc<dyn Broker>) -> Self {
-        Self {
-            store,
-            broker,
-            windows: Arc::default(),
-        }
+        Self { store, broker, windows: Arc::default() }
     }
 
     /// Looks at every version on trial once, and takes back those whose guards say so.
@@ -124,7 +124,11 @@ impl Trials {
         }
     }
 
-    async fn judge_one(&self, plugin: &RegisteredPlugin, canary: Canary) -> Result<(), RegistryError> {
+    async fn judge_one(
+        &self,
+        plugin: &RegisteredPlugin,
+        canary: Canary,
+    ) -> Result<(), RegistryError> {
         let phase = plugin.rollout.phase;
         let tried = self.store.usage(canary.version, Some(phase)).await?;
         if tried.attempts < u64::from(canary.guard.min_attempts) {
@@ -137,24 +141,14 @@ impl Trials {
             let before = &seen.plugin.rollout;
             // Another trial by now, or none: this judgement is not about it.
             let is_same = before.phase == phase
-                && before
-                    .canary
-                    .is_some_and(|running| running.version == canary.version);
+                && before.canary.is_some_and(|running| running.version == canary.version);
             if !is_same {
                 return Ok(None);
             }
             let number = seen.number(canary.version);
             Ok(Some(Change {
-                rollout: Rollout {
-                    canary: None,
-                    ..before.clone()
-                },
-                states: vec![(
-                    canary.version,
-                    VersionState::RolledBack {
-                        reason: reason.clone(),
-                    },
-                )],
+                rollout: Rollout { canary: None, ..before.clone() },
+                states: vec![(canary.version, VersionState::RolledBack { reason: reason.clone() })],
                 event: event(
                     self.store.clock(),
                     PluginEventKind::CanaryStopped,
@@ -192,14 +186,12 @@ impl Trials {
             let mut windows = self.windows();
             let window = windows.entry(plugin.name.clone()).or_default();
             if window.phase != phase {
-                *window = Window {
-                    phase,
-                    ..Window::default()
-                };
+                *window = Window { phase, ..Window::default() };
             }
             window.latest(tried, &beside, least)
         };
-        // What the stable version did beside the canary, or ever, if that is too little to compare with.
+        // What the stable version did beside the canary, or ever, if that is too little to compare
+        // with.
         let stable = match plugin.rollout.stable {
             Some(stable) if beside.attempts < least => self.store.usage(stable, None).await?,
             _ => beside,
@@ -236,10 +228,8 @@ fn fault(
         return None;
     }
     let share = (1.0 - SLOW) + judged.slack(1.0 - SLOW, canary.attempts);
-    let (slow, usual) = (
-        canary.wall_micros.percentile(1.0 - share),
-        stable.wall_micros.percentile(SLOW),
-    );
+    let (slow, usual) =
+        (canary.wall_micros.percentile(1.0 - share), stable.wall_micros.percentile(SLOW));
     // Times of attempts are far below what a float holds exactly.
     #[allow(clippy::cast_precision_loss)]
     let is_slower = slow as f64 > usual as f64 * guard.latency_factor + NOISE;
@@ -279,10 +269,7 @@ mod tests {
                 true => Outcome::Failed(Failure::new(FailureKind::Trap, "boom")),
                 false => Outcome::Completed(Json::from(serde_json::json!(n))),
             };
-            let usage = Usage {
-                wall_micros,
-                ..Usage::default()
-            };
+            let usage = Usage { wall_micros, ..Usage::default() };
             used.record(&outcome, &usage);
         }
         used
@@ -292,14 +279,8 @@ mod tests {
     fn a_canary_that_fails_more_than_its_margin_is_taken_back_with_the_figures() {
         let guard = CanaryGuard::default();
         let reason = fault(Judged::All, &used(50, 12, 100), &used(430, 1, 100), &guard).unwrap();
-        assert_eq!(
-            reason,
-            "failed 12 of 50 attempts (24 %), the stable version 1 of 430 (0.2 %)"
-        );
-        assert_eq!(
-            fault(Judged::All, &used(50, 2, 100), &used(430, 1, 100), &guard),
-            None
-        );
+        assert_eq!(reason, "failed 12 of 50 attempts (24 %), the stable version 1 of 430 (0.2 %)");
+        assert_eq!(fault(Judged::All, &used(50, 2, 100), &used(430, 1, 100), &guard), None);
         assert!(fault(Judged::All, &used(50, 3, 100), &used(0, 0, 0), &guard).is_some());
     }
 
@@ -307,13 +288,11 @@ mod tests {
     fn chance_does_not_take_a_canary_back_by_its_latest_attempts() {
         let (guard, stable) = (CanaryGuard::default(), used(450, 4, 100));
         let judge = |canary: &VersionUsage| fault(Judged::Latest, canary, &stable, &guard);
-        // Of fifty attempts that fail one time in a hundred, four fail once in some hundred windows.
+        // Of fifty attempts that fail one time in a hundred, four fail once in some hundred
+        // windows.
         assert_eq!(judge(&used(50, 5, 100)), None);
         let reason = judge(&used(50, 15, 100)).unwrap();
-        assert!(
-            reason.starts_with("failed 15 of its latest 50 attempts (30 %)"),
-            "{reason}"
-        );
+        assert!(reason.starts_with("failed 15 of its latest 50 attempts (30 %)"), "{reason}");
         // Nor do slow ones that are a little more than a tenth.
         let slower = |slow| {
             let mut mixed = used(50 - slow, 0, 100);
@@ -329,11 +308,7 @@ mod tests {
     fn a_window_is_of_the_latest_attempts() {
         let (mut window, stable) = (Window::default(), used(10, 0, 100));
         assert_eq!(window.latest(&used(60, 0, 100), &stable, 50), None);
-        assert_eq!(
-            window.latest(&used(80, 0, 100), &stable, 50),
-            None,
-            "twenty are too few"
-        );
+        assert_eq!(window.latest(&used(80, 0, 100), &stable, 50), None, "twenty are too few");
         let mut tried = used(60, 0, 100);
         tried.merge(&used(100_000, 0, 100));
         window.latest(&tried, &stable, 50).unwrap();
@@ -353,15 +328,10 @@ mod tests {
     #[test]
     fn a_canary_that_is_slower_by_its_factor_is_taken_back_unless_it_is_noise() {
         let guard = CanaryGuard::default();
-        let reason = fault(Judged::All, &used(50, 0, 50_000), &used(430, 0, 10_000), &guard).unwrap();
+        let reason =
+            fault(Judged::All, &used(50, 0, 50_000), &used(430, 0, 10_000), &guard).unwrap();
         assert!(reason.contains("ms or more for 10 % of 50 attempts"), "{reason}");
-        assert_eq!(
-            fault(Judged::All, &used(50, 0, 15_000), &used(430, 0, 10_000), &guard),
-            None
-        );
-        assert_eq!(
-            fault(Judged::All, &used(50, 0, 900), &used(430, 0, 100), &guard),
-            None
-        );
+        assert_eq!(fault(Judged::All, &used(50, 0, 15_000), &used(430, 0, 10_000), &guard), None);
+        assert_eq!(fault(Judged::All, &used(50, 0, 900), &used(430, 0, 100), &guard), None);
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// How often it is written.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What attempts used since it was last written, by version and phase of its rollout. An attempt costs it a lock and some additions; the store
-/// hears of thousands at once.
+/// What attempts used since it was last written, by version and phase of its rollout. An attempt
+/// costs it a lock and some additions; the store hears of thousands at once.
 #[derive(Default)]
 pub struct UsageBoard {
     unwritten: Mutex<HashMap<(VersionId, i64), VersionUsage>>,
@@ -24,14 +24,15 @@ impl UsageBoard {
     /// Counts an attempt.
     pub fn record(&self, version: VersionId, phase: i64, outcome: &Outcome, usage: &Usage) {
         let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-        unwritten
-            .entry((version, phase))
-            .or_default()
-            .record(outcome, usage);
+        unwritten.entry((version, phase)).or_default().record(outcome, usage);
     }
 
     /// Writes until `stop`, and once more then.
-    pub async fn write_until(self: Arc<Self>, store: Arc<dyn PluginStore>, stop: CancellationToken) {
+    pub async fn write_until(
+        self: Arc<Self>,
+        store: Arc<dyn PluginStore>,
+        stop: CancellationToken,
+    ) {
         let mut interval = tokio::time::interval(INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
@@ -52,7 +53,8 @@ impl UsageBoard {
             return;
         }
         if let Err(error) = store.add_usage(&used).await {
-            // Kept for the next time. A statement whose answer was lost is counted twice then: figures to go by, not to bill by.
+            // Kept for the next time. A statement whose answer was lost is counted twice then:
+            // figures to go by, not to bill by.
             tracing::debug!(%error, "usage was not written; trying again");
             let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
             for (version, phase, used) in used {

@@ -1,9 +1,10 @@
 //! What plugins keep, in the store.
 //!
 //! # Cancellation
-//! A guest's deadline may drop a call at any moment. While it waits for its turn it has not begun, and never will. From
-//! then on a task of its own carries it out, which holds its turns until it has ended: the guest's deadline ends the wait
-//! and not the operation, so no guest can make the store give up a connection, and those under way are as many as before.
+//! A guest's deadline may drop a call at any moment. While it waits for its turn it has not begun,
+//! and never will. From then on a task of its own carries it out, which holds its turns until it
+//! has ended: the guest's deadline ends the wait and not the operation, so no guest can make the
+//! store give up a connection, and those under way are as many as before.
 
 use std::{
     collections::HashMap,
@@ -17,8 +18,8 @@ use taskforge_store::{Kept, KeyQuota, KeySpace, PluginStore, StoreResult};
 use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
 /// Calls that ask the database at once, of all attempts in this process: two of one tenant, and one
-/// that is left to the next. They share its pool with cancels, the sweep and the registry, which must
-/// not wait for guests.
+/// that is left to the next. They share its pool with cancels, the sweep and the registry, which
+/// must not wait for guests.
 const AT_ONCE: usize = 3;
 
 /// Calls of one tenant that may wait. An attempt makes one at a time, so this is more than a worker
@@ -27,14 +28,16 @@ const WAITING: usize = 10_000;
 
 type Writers = HashMap<(TenantId, TaskType), Weak<Turns<()>>>;
 
-/// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart, the same on every host.
+/// The values of plugins, as the sandbox reads and writes them: for each tenant and plugin apart,
+/// the same on every host.
 ///
 /// A call that has begun ends, also if the attempt that made it is called off: it keeps its permit
 /// until the database is done with it. Tenants take turns.
 pub struct StoredValues {
     store: Arc<dyn PluginStore>,
     calls: FairSemaphore,
-    /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where each would hold a connection.
+    /// Whoever writes for one tenant and plugin waits for the others here and not on a row, where
+    /// each would hold a connection.
     writers: Mutex<Writers>,
 }
 
@@ -42,11 +45,7 @@ impl StoredValues {
     /// Values in this store.
     #[must_use]
     pub fn new(store: Arc<dyn PluginStore>) -> Self {
-        Self {
-            store,
-            calls: FairSemaphore::new(AT_ONCE, WAITING),
-            writers: Mutex::default(),
-        }
+        Self { store, calls: FairSemaphore::new(AT_ONCE, WAITING), writers: Mutex::default() }
     }
 
     /// Makes a call when it is the tenant's turn. It is dropped whole or runs to its end.
@@ -92,21 +91,28 @@ impl StoredValues {
 impl KeyValue for StoredValues {
     async fn get(&self, space: &Space, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
         let key = key.to_owned();
-        let get = |store: Arc<dyn PluginStore>, keys| async move { store.get_value(&keys, &key).await };
+        let get =
+            |store: Arc<dyn PluginStore>, keys| async move { store.get_value(&keys, &key).await };
         self.call(space, None, get).await
     }
 
-    async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        space: &Space,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), KeyValueError> {
         let (write, quota) = (self.write(space).await, quota(space));
-        let set =
-            |store: Arc<dyn PluginStore>, keys| async move { store.set_values(&keys, &values, quota).await };
+        let set = |store: Arc<dyn PluginStore>, keys| async move {
+            store.set_values(&keys, &values, quota).await
+        };
         written(self.call(space, Some(write), set).await?, space)
     }
 
     async fn delete(&self, space: &Space, deleted: Vec<String>) -> Result<(), KeyValueError> {
         let write = self.write(space).await;
-        let delete =
-            |store: Arc<dyn PluginStore>, keys| async move { store.delete_values(&keys, &deleted).await };
+        let delete = |store: Arc<dyn PluginStore>, keys| async move {
+            store.delete_values(&keys, &deleted).await
+        };
         self.call(space, Some(write), delete).await
     }
 
@@ -169,9 +175,9 @@ fn written<T>(kept: Kept<T>, space: &Space) -> Result<T, KeyValueError> {
             "the quota is used up: {} bytes and {} keys for a tenant",
             space.quota.bytes, space.quota.keys
         ))),
-        Kept::Mismatch => Err(KeyValueError(
-            "the value is no number that this can be added to".to_owned(),
-        )),
+        Kept::Mismatch => {
+            Err(KeyValueError("the value is no number that this can be added to".to_owned()))
+        }
     }
 }
 

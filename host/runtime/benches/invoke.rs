@@ -1,5 +1,5 @@
-//! What the sandbox costs: an invocation beside a bare loop of instantiate and call on the same engine, and what each
-//! knob of the pool is worth.
+//! What the sandbox costs: an invocation beside a bare loop of instantiate and call on the same
+//! engine, and what each knob of the pool is worth.
 //!
 //! `cargo bench -p taskforge-runtime`, after `make plugins`.
 
@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use criterion::{Criterion, criterion_group, criterion_main};
 use taskforge_domain::{Json, Outcome, TaskId, TenantId};
 use taskforge_runtime::{
-    CancellationToken, Invocation, LogTail, MailError, MailErrorKind, MailMessage, MailReceipt, Mailer,
-    Plugin, PluginSettings, Runtime, RuntimeConfig,
+    CancellationToken, Invocation, LogTail, MailError, MailErrorKind, MailMessage, MailReceipt,
+    Mailer, Plugin, PluginSettings, Runtime, RuntimeConfig,
     engine::{PoolTuning, YIELD_INTERVAL},
 };
 use taskforge_testing::guests;
@@ -35,20 +35,13 @@ struct NoMail;
 #[async_trait]
 impl Mailer for NoMail {
     async fn send(&self, _: MailMessage) -> Result<MailReceipt, MailError> {
-        Err(MailError {
-            kind: MailErrorKind::Unavailable,
-            message: "none".to_owned(),
-        })
+        Err(MailError { kind: MailErrorKind::Unavailable, message: "none".to_owned() })
     }
 }
 
 fn config() -> RuntimeConfig {
     let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-code"));
-    RuntimeConfig {
-        max_instances: 16,
-        cache_dir,
-        ..RuntimeConfig::new(Arc::new(NoMail))
-    }
+    RuntimeConfig { max_instances: 16, cache_dir, ..RuntimeConfig::new(Arc::new(NoMail)) }
 }
 
 // Ids are made when a task is accepted, not when it runs: each costs a system call for randomness.
@@ -67,11 +60,7 @@ fn invocation(task: TaskId) -> Invocation {
 
 async fn invoke(runtime: &Runtime, plugin: &Plugin, task: TaskId) {
     let invoked = runtime.invoke(plugin, invocation(task)).await;
-    assert!(
-        matches!(invoked.outcome, Outcome::Completed(_)),
-        "{:?}",
-        invoked.outcome
-    );
+    assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
 }
 
 /// What an embedder would write who wants no limits: fuel and yields only, as the engine demands.
@@ -90,10 +79,7 @@ struct Host {
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().build());
-        WasiCtxView {
-            ctx,
-            table: &mut self.table,
-        }
+        WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
@@ -138,41 +124,22 @@ impl Bare {
             ("taskforge:plugin/mail@0.1.0", "send"),
             ("wasi:logging/logging@0.1.0-draft", "log"),
         ] {
-            linker
-                .instance(interface)
-                .unwrap()
-                .func_new(function, |_, _, _, _| Ok(()))
-                .unwrap();
+            linker.instance(interface).unwrap().func_new(function, |_, _, _, _| Ok(())).unwrap();
         }
-        let handler = component
-            .get_export_index(None, "taskforge:plugin/handler@0.1.0")
-            .unwrap();
+        let handler = component.get_export_index(None, "taskforge:plugin/handler@0.1.0").unwrap();
         let handle = component.get_export_index(Some(&handler), "handle").unwrap();
-        Self {
-            engine: engine.clone(),
-            pre: linker.instantiate_pre(&component).unwrap(),
-            handle,
-        }
+        Self { engine: engine.clone(), pre: linker.instantiate_pre(&component).unwrap(), handle }
     }
 
     async fn call(&self) {
-        let host = Host {
-            table: ResourceTable::new(),
-            wasi: None,
-        };
+        let host = Host { table: ResourceTable::new(), wasi: None };
         let mut store = Store::new(&self.engine, host);
         store.set_fuel(10_000_000_000).unwrap();
         store.fuel_async_yield_interval(Some(YIELD_INTERVAL)).unwrap();
         let instance = self.pre.instantiate_async(&mut store).await.unwrap();
         let handle = instance.get_func(&mut store, self.handle).unwrap();
         let handle = typed::<(Task<'_>,), (Result<String, Failed>,)>(handle, &store);
-        let task = Task {
-            id: "0",
-            attempt: 1,
-            max_attempts: 4,
-            deadline: 0,
-            input: INPUT,
-        };
+        let task = Task { id: "0", attempt: 1, max_attempts: 4, deadline: 0, input: INPUT };
         let (output,) = handle.call_async(&mut store, (task,)).await.unwrap();
         assert!(output.is_ok());
     }
@@ -233,7 +200,9 @@ fn interleaved(tokio: &Tokio, runtime: &Runtime, plugin: &Plugin, bare: &Bare) {
     };
     let (bare, invoke) = (median(&mut bares), median(&mut invokes));
     let ratio = invoke.as_secs_f64() / bare.as_secs_f64();
-    eprintln!("medians of {ROUNDS} rounds in turn: bare {bare:?}, invoke {invoke:?}, ratio {ratio:.2}");
+    eprintln!(
+        "medians of {ROUNDS} rounds in turn: bare {bare:?}, invoke {invoke:?}, ratio {ratio:.2}"
+    );
 }
 
 fn pool_knobs(criterion: &mut Criterion) {
@@ -242,55 +211,13 @@ fn pool_knobs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("invoke, one knob changed");
     for (name, tuning) in [
         ("as chosen", chosen()),
-        (
-            "no pool",
-            PoolTuning {
-                pooling: false,
-                ..chosen()
-            },
-        ),
-        (
-            "no copy-on-write image",
-            PoolTuning {
-                copy_on_write: false,
-                ..chosen()
-            },
-        ),
-        (
-            "no resident memory",
-            PoolTuning {
-                memory_keep_resident: 0,
-                ..chosen()
-            },
-        ),
-        (
-            "4 MiB of resident memory",
-            PoolTuning {
-                memory_keep_resident: 4 << 20,
-                ..chosen()
-            },
-        ),
-        (
-            "no resident tables",
-            PoolTuning {
-                table_keep_resident: 0,
-                ..chosen()
-            },
-        ),
-        (
-            "no warm slots",
-            PoolTuning {
-                warm_slots: 0,
-                ..chosen()
-            },
-        ),
-        (
-            "no pagemap scan",
-            PoolTuning {
-                pagemap_scan: false,
-                ..chosen()
-            },
-        ),
+        ("no pool", PoolTuning { pooling: false, ..chosen() }),
+        ("no copy-on-write image", PoolTuning { copy_on_write: false, ..chosen() }),
+        ("no resident memory", PoolTuning { memory_keep_resident: 0, ..chosen() }),
+        ("4 MiB of resident memory", PoolTuning { memory_keep_resident: 4 << 20, ..chosen() }),
+        ("no resident tables", PoolTuning { table_keep_resident: 0, ..chosen() }),
+        ("no warm slots", PoolTuning { warm_slots: 0, ..chosen() }),
+        ("no pagemap scan", PoolTuning { pagemap_scan: false, ..chosen() }),
     ] {
         let runtime = Runtime::with_tuning(config(), &tuning).unwrap();
         let plugin = tokio

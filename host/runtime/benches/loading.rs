@@ -1,7 +1,9 @@
-//! What a loaded plugin takes, and how fast its code comes back: 200 distinct components made of one handler.
+//! What a loaded plugin takes, and how fast its code comes back: 200 distinct components made of
+//! one handler.
 //!
-//! `cargo bench --workspace --profile dev --bench loading`, after `make plugins`. Prints the process's memory as the kernel counts it: all of
-//! it, the part that only this process has, and the part that lies in files and may be dropped.
+//! `cargo bench --workspace --profile dev --bench loading`, after `make plugins`. Prints the
+//! process's memory as the kernel counts it: all of it, the part that only this process has, and
+//! the part that lies in files and may be dropped.
 
 // A benchmark that cannot start has nothing to say but why.
 #![allow(
@@ -35,10 +37,7 @@ struct NoMail;
 #[async_trait]
 impl Mailer for NoMail {
     async fn send(&self, _: MailMessage) -> Result<MailReceipt, MailError> {
-        Err(MailError {
-            kind: MailErrorKind::Unavailable,
-            message: "none".to_owned(),
-        })
+        Err(MailError { kind: MailErrorKind::Unavailable, message: "none".to_owned() })
     }
 }
 
@@ -108,11 +107,7 @@ async fn invoke(runtime: &Runtime, plugin: &Plugin) {
         log: LogTail::default(),
     };
     let invoked = runtime.invoke(plugin, invocation).await;
-    assert!(
-        matches!(invoked.outcome, Outcome::Completed(_)),
-        "{:?}",
-        invoked.outcome
-    );
+    assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
 }
 
 async fn prepare_all(runtime: &Runtime, plugins: &[Arc<Plugin>]) -> Vec<Duration> {
@@ -130,20 +125,14 @@ async fn compile(config: &RuntimeConfig, components: &[Vec<u8>]) -> Vec<PluginIn
     let runtime = Runtime::new(config.clone()).unwrap();
     let mut infos = Vec::new();
     for bytes in components {
-        let plugin = runtime
-            .load(bytes.clone(), PluginSettings::default())
-            .await
-            .unwrap();
+        let plugin = runtime.load(bytes.clone(), PluginSettings::default()).await.unwrap();
         infos.push(plugin.info().clone());
     }
     infos
 }
 
 fn main() {
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     tokio.block_on(run());
 }
 
@@ -153,10 +142,8 @@ async fn run() {
     let name = std::env::var("TASKFORGE_BENCH_PLUGIN").unwrap_or_else(|_| "fibonacci".to_owned());
     let handler = guests::bytes(&name);
     let components: Vec<_> = (0..PLUGINS).map(|number| distinct(&handler, number)).collect();
-    let config = RuntimeConfig {
-        cache_dir: Some(cache.clone()),
-        ..RuntimeConfig::new(Arc::new(NoMail))
-    };
+    let config =
+        RuntimeConfig { cache_dir: Some(cache.clone()), ..RuntimeConfig::new(Arc::new(NoMail)) };
     let infos = compile(&config, &components).await;
     let mut files = HashMap::new();
     for (number, (info, bytes)) in infos.iter().zip(&components).enumerate() {
@@ -170,21 +157,12 @@ async fn run() {
         .map(|entry| entry.unwrap().metadata().unwrap().len())
         .max()
         .unwrap();
-    println!(
-        "{name}: {} kB as a component, {} kB compiled",
-        handler.len() / 1000,
-        code / 1000
-    );
+    println!("{name}: {} kB as a component, {} kB compiled", handler.len() / 1000, code / 1000);
 
-    let config = RuntimeConfig {
-        source: Some(Arc::new(Folder(files))),
-        ..config
-    };
+    let config = RuntimeConfig { source: Some(Arc::new(Folder(files))), ..config };
     let runtime = Runtime::new(config.clone()).unwrap();
-    let plugins: Vec<_> = infos
-        .iter()
-        .map(|info| runtime.register(info.clone(), Default::default()))
-        .collect();
+    let plugins: Vec<_> =
+        infos.iter().map(|info| runtime.register(info.clone(), Default::default())).collect();
     let before = memory();
     report("200 plugins registered", before, before);
     quantiles("loaded from the cache", prepare_all(&runtime, &plugins).await);
@@ -203,15 +181,9 @@ async fn run() {
     drop((plugins, runtime));
 
     // A budget of half of them, used in turn: each comes back from the cache at each use.
-    let runtime = Runtime::new(RuntimeConfig {
-        resident_plugins: PLUGINS / 2,
-        ..config
-    })
-    .unwrap();
-    let plugins: Vec<_> = infos
-        .iter()
-        .map(|info| runtime.register(info.clone(), Default::default()))
-        .collect();
+    let runtime = Runtime::new(RuntimeConfig { resident_plugins: PLUGINS / 2, ..config }).unwrap();
+    let plugins: Vec<_> =
+        infos.iter().map(|info| runtime.register(info.clone(), Default::default())).collect();
     prepare_all(&runtime, &plugins).await;
     quantiles("back from the cache", prepare_all(&runtime, &plugins).await);
     println!("{:?}", runtime.residents());

@@ -16,8 +16,8 @@ use rustls::{
 const FILE: &str = "SSL_CERT_FILE";
 const FOLDERS: &str = "SSL_CERT_DIR";
 
-/// Certificate authorities: the public ones, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name in their place, and
-/// more of one's own.
+/// Certificate authorities: the public ones, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name
+/// in their place, and more of one's own.
 #[derive(Debug, Clone)]
 pub struct Authorities {
     is_public: bool,
@@ -49,17 +49,15 @@ impl Authorities {
     /// Mozilla's list, as it was when this version was built.
     #[must_use]
     pub const fn public() -> Self {
-        Self {
-            is_public: true,
-            own: Vec::new(),
-        }
+        Self { is_public: true, own: Vec::new() }
     }
 
-    /// What the environment says (the public ones, if it says nothing), and those in `more`, a file of PEM certificates.
+    /// What the environment says (the public ones, if it says nothing), and those in `more`, a file
+    /// of PEM certificates.
     ///
     /// # Errors
-    /// When a file that is named cannot be read, holds no certificate or one that cannot be used. A process that went on
-    /// would trust nobody, or the wrong ones.
+    /// When a file that is named cannot be read, holds no certificate or one that cannot be used. A
+    /// process that went on would trust nobody, or the wrong ones.
     pub fn read(more: Option<&Path>) -> Result<Self, AuthoritiesError> {
         let named = |name| env::var_os(name).filter(|value| !value.is_empty());
         Self::of(named(FILE).as_deref(), named(FOLDERS).as_deref(), more)
@@ -72,10 +70,7 @@ impl Authorities {
         more: Option<&Path>,
     ) -> Result<Self, AuthoritiesError> {
         let mut this = match named(file, folders)? {
-            Some(own) => Self {
-                is_public: false,
-                own,
-            },
+            Some(own) => Self { is_public: false, own },
             None => Self::public(),
         };
         if let Some(file) = more {
@@ -99,9 +94,7 @@ impl Authorities {
     #[must_use]
     pub fn roots(&self) -> RootCertStore {
         let public = self.is_public.then_some(webpki_roots::TLS_SERVER_ROOTS);
-        let mut roots = RootCertStore {
-            roots: public.unwrap_or_default().to_vec(),
-        };
+        let mut roots = RootCertStore { roots: public.unwrap_or_default().to_vec() };
         // Each was tried when it was read.
         roots.add_parsable_certificates(self.own.iter().cloned());
         roots
@@ -114,11 +107,9 @@ impl Authorities {
 /// As [`Authorities::read`].
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, AuthoritiesError> {
     let place = file.display().to_string();
-    let unreadable = |reason: String| AuthoritiesError::Unreadable {
-        place: place.clone(),
-        reason,
-    };
-    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let unreadable = |reason: String| AuthoritiesError::Unreadable { place: place.clone(), reason };
+    let found =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.map_err(|error| unreadable(error.to_string()))?;
     if found.is_empty() {
         return Err(unreadable("it holds no PEM certificate".to_owned()));
@@ -133,8 +124,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Authorities
     Ok(found)
 }
 
-/// What the variables name, if they are set. A bundle of a distribution may hold a certificate that no program can
-/// read, which is no reason to refuse the others.
+/// What the variables name, if they are set. A bundle of a distribution may hold a certificate that
+/// no program can read, which is no reason to refuse the others.
 fn named(
     file: Option<&OsStr>,
     folders: Option<&OsStr>,
@@ -160,10 +151,7 @@ fn named(
     if found.is_empty() {
         return Err(AuthoritiesError::Unreadable {
             place: place(),
-            reason: reasons
-                .first()
-                .cloned()
-                .unwrap_or_else(|| "there is none".to_owned()),
+            reason: reasons.first().cloned().unwrap_or_else(|| "there is none".to_owned()),
         });
     }
     for reason in reasons {
@@ -172,8 +160,8 @@ fn named(
     Ok(Some(found))
 }
 
-/// The authorities of the system (or those of the environment in their place) and those in `more`, as PEM: for
-/// libraries that ask the system by themselves unless they are given a list.
+/// The authorities of the system (or those of the environment in their place) and those in `more`,
+/// as PEM: for libraries that ask the system by themselves unless they are given a list.
 ///
 /// # Errors
 /// As [`Authorities::read`].
@@ -236,9 +224,8 @@ mod tests {
     fn what_is_written_as_pem_is_read_again() {
         let read = certificates(&tls::authority()).unwrap();
         let pem = system_and(&tls::authority()).unwrap();
-        let again: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .map(Result::unwrap)
-            .collect();
+        let again: Vec<_> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(again[..1], read[..]);
     }
 }

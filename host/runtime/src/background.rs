@@ -1,11 +1,12 @@
 //! Threads for attempts that compute for long.
 //!
-//! An attempt of a [lane](Lane) that is known to be quick begins on the threads of its caller, which also
-//! claim, commit and talk to the stores: most are over in microseconds, and a change of threads would cost
-//! them more than that. Any other, and one that goes on computing, runs here, on as many threads as there
-//! are processors, which have a lower priority and give way to everything else: it gets what the others
-//! leave, which is all of an idle machine and a tenth of a busy one. Its copies and the clearing of its
-//! memory go with it. So does every HTTP exchange, whose other end may be anybody's.
+//! An attempt of a [lane](Lane) that is known to be quick begins on the threads of its caller,
+//! which also claim, commit and talk to the stores: most are over in microseconds, and a change of
+//! threads would cost them more than that. Any other, and one that goes on computing, runs here, on
+//! as many threads as there are processors, which have a lower priority and give way to everything
+//! else: it gets what the others leave, which is all of an idle machine and a tenth of a busy one.
+//! Its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other
+//! end may be anybody's.
 //!
 //! No attempt computes for long without coming back (see [`chunks`](crate::chunks) and
 //! [`host`](crate::host)). What the host does with what an attempt leaves may take longer (reading
@@ -27,7 +28,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::processors::{self, Share, computed};
 pub(crate) use lane::{Lane, Lanes};
 
-/// How long an attempt may compute before it is continued in the background: a few yields, far more than a change of threads costs.
+/// How long an attempt may compute before it is continued in the background: a few yields, far more
+/// than a change of threads costs.
 const FOREGROUND: Duration = Duration::from_micros(500);
 
 /// How long work may compute without coming back before its lane is no longer trusted with a thread
@@ -58,11 +60,7 @@ pub struct Effort {
 impl Effort {
     /// Where work belongs that takes so much.
     fn threads(&self) -> Threads {
-        if self.computed >= FOREGROUND {
-            Threads::Background
-        } else {
-            Threads::Foreground
-        }
+        if self.computed >= FOREGROUND { Threads::Background } else { Threads::Foreground }
     }
 }
 
@@ -85,7 +83,8 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Drives work to its end. Says what it came to, or nothing if the process is ending, and what it took.
+    /// Drives work to its end. Says what it came to, or nothing if the process is ending, and what
+    /// it took.
     ///
     /// # Panics
     /// If the work does.
@@ -94,11 +93,7 @@ impl Background {
         work: Work<T>,
         lane: &Arc<Lane>,
     ) -> (Option<T>, Effort) {
-        let mut driven = Driven {
-            work,
-            lane: Arc::clone(lane),
-            effort: Effort::default(),
-        };
+        let mut driven = Driven { work, lane: Arc::clone(lane), effort: Effort::default() };
         let begin = lane.threads();
         if begin == Threads::Foreground {
             match driven.run_on(Threads::Foreground).await {
@@ -126,7 +121,8 @@ impl Background {
         }
     }
 
-    /// Drives work to its end on these threads, and says what it came to; nothing if the process is ending.
+    /// Drives work to its end on these threads, and says what it came to; nothing if the process is
+    /// ending.
     ///
     /// # Panics
     /// If the work does.
@@ -153,14 +149,13 @@ impl Background {
     /// `None` if the system gives no threads.
     fn pool(&self) -> Option<&Handle> {
         let share = self.share;
-        let pool = self
-            .giving_way
-            .get_or_init(|| start(self.processors, move || share.lower()));
+        let pool = self.giving_way.get_or_init(|| start(self.processors, move || share.lower()));
         pool.as_ref().map(Runtime::handle)
     }
 }
 
-/// Polls after which timers and sockets are looked at: a thread that is never idle does so only then.
+/// Polls after which timers and sockets are looked at: a thread that is never idle does so only
+/// then.
 const INTERVAL: u32 = 8;
 
 fn start(
@@ -187,7 +182,10 @@ fn start(
 }
 
 /// Runs a future on other threads, to its end or that of its caller. `None`: the process is ending.
-async fn on<T: Send + 'static>(pool: &Handle, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+async fn on<T: Send + 'static>(
+    pool: &Handle,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
     match AbortOnDropHandle::new(pool.spawn(future)).await {
         Ok(done) => Some(done),
         Err(error) => match error.try_into_panic() {

@@ -1,8 +1,9 @@
 //! The memory of an attempt: one sum of what the guest has and what the host holds for it.
 //!
-//! A guest can make the host hold memory without growing its own: strings of requests, header maps, bodies that
-//! nobody reads, lines of a log. So both draw on one [`Budget`], bounded by `limits.memory`. Whatever outlives the
-//! call that made it has a [`Charge`], which is taken before and given back when it is dropped.
+//! A guest can make the host hold memory without growing its own: strings of requests, header maps,
+//! bodies that nobody reads, lines of a log. So both draw on one [`Budget`], bounded by
+//! `limits.memory`. Whatever outlives the call that made it has a [`Charge`], which is taken before
+//! and given back when it is dropped.
 
 use std::{
     fmt,
@@ -14,11 +15,12 @@ use std::{
 
 use bytes::Bytes;
 
-/// What the host may hold beyond `limits.memory`, in bytes, so that a guest that has all its memory itself can still
-/// log, call the host and return an output of the default size.
+/// What the host may hold beyond `limits.memory`, in bytes, so that a guest that has all its memory
+/// itself can still log, call the host and return an output of the default size.
 pub(crate) const RESERVE: u64 = (1 << 20) + (64 << 10);
 
-/// The budget of one attempt. Clones share it: bodies on their way outlive the call that handed them over.
+/// The budget of one attempt. Clones share it: bodies on their way outlive the call that handed
+/// them over.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Arc<Sums>);
 
@@ -67,7 +69,8 @@ impl Budget {
         most.saturating_sub(self.0.held.load(Relaxed))
     }
 
-    /// Takes memory for the guest's own memories and tables. It is never given back: they do not shrink.
+    /// Takes memory for the guest's own memories and tables. It is never given back: they do not
+    /// shrink.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), OverBudget> {
         self.take("memory", bytes, self.0.limit)?;
         self.0.guest.fetch_add(bytes, Relaxed);
@@ -82,13 +85,14 @@ impl Budget {
     }
 
     /// Bytes that stay on the bill for as long as any part of them is alive, wherever they go.
-    pub(crate) fn bytes(&self, what: &'static str, bytes: impl Into<Bytes>) -> Result<Bytes, OverBudget> {
+    pub(crate) fn bytes(
+        &self,
+        what: &'static str,
+        bytes: impl Into<Bytes>,
+    ) -> Result<Bytes, OverBudget> {
         let bytes = bytes.into();
         let charge = self.charge(what, bytes.len() as u64)?;
-        Ok(Bytes::from_owner(Charged {
-            bytes,
-            _charge: charge,
-        }))
+        Ok(Bytes::from_owner(Charged { bytes, _charge: charge }))
     }
 
     fn take(&self, what: &'static str, bytes: u64, most: u64) -> Result<(), OverBudget> {
@@ -124,10 +128,7 @@ pub(crate) struct Charge {
 impl Charge {
     /// For something that will grow.
     pub(crate) fn empty(budget: &Budget) -> Self {
-        Self {
-            budget: budget.clone(),
-            bytes: 0,
-        }
+        Self { budget: budget.clone(), bytes: 0 }
     }
 
     /// What is taken, in bytes.
@@ -151,10 +152,7 @@ impl Charge {
     /// Gives all of it back.
     pub(crate) fn clear(&mut self) {
         if self.bytes > 0 {
-            self.budget
-                .0
-                .held
-                .fetch_sub(std::mem::take(&mut self.bytes), Relaxed);
+            self.budget.0.held.fetch_sub(std::mem::take(&mut self.bytes), Relaxed);
         }
     }
 

@@ -1,18 +1,20 @@
 //! Compiled code on disk, by digest and engine fingerprint.
 //!
-//! Compiling takes from 50 ms for a small Rust handler to half a minute for an interpreter; loading compiled code
-//! takes milliseconds. But compiled code is machine code that the process will run outside any sandbox, so only files
-//! that this host itself wrote are ever loaded: the folder is private to the user, and each file carries the sum of
-//! its content and its name.
+//! Compiling takes from 50 ms for a small Rust handler to half a minute for an interpreter; loading
+//! compiled code takes milliseconds. But compiled code is machine code that the process will run
+//! outside any sandbox, so only files that this host itself wrote are ever loaded: the folder is
+//! private to the user, and each file carries the sum of its content and its name.
 //!
-//! A file is mapped into memory, not read: its pages are shared between the processes of a machine, come in when they are
-//! first used, and the kernel may drop them when memory is short. So a file is never changed once it has its name; it is
-//! written under another one and renamed.
+//! A file is mapped into memory, not read: its pages are shared between the processes of a machine,
+//! come in when they are first used, and the kernel may drop them when memory is short. So a file
+//! is never changed once it has its name; it is written under another one and renamed.
 
 use std::{
     fs::{self, File, FileTimes},
     io::{self, Read as _, SeekFrom, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -21,8 +23,9 @@ use sha2::{Digest as _, Sha256};
 use taskforge_domain::Digest;
 use wasmtime::{Engine, component::Component};
 
-/// Marks a file as ours, and its layout: the code, 32 bytes of SHA-256 over the file's name and the code, and this. At the end, so that
-/// the code begins with the first page and can be mapped as it is.
+/// Marks a file as ours, and its layout: the code, 32 bytes of SHA-256 over the file's name and the
+/// code, and this. At the end, so that the code begins with the first page and can be mapped as it
+/// is.
 const MAGIC: &[u8; 8] = b"tfcode02";
 
 /// Length of what follows the code.
@@ -64,25 +67,19 @@ impl Drop for Draft {
 }
 
 impl CodeCache {
-    /// Opens the folder and makes it private to this user. `capacity` is the size in bytes that it is kept to.
+    /// Opens the folder and makes it private to this user. `capacity` is the size in bytes that it
+    /// is kept to.
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
     pub(crate) fn open(folder: PathBuf, fingerprint: String, capacity: u64) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let metadata = fs::metadata(&folder)?;
         // Somebody else's folder refuses the change of mode.
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         }
-        Ok(Self {
-            folder,
-            fingerprint,
-            capacity,
-        })
+        Ok(Self { folder, fingerprint, capacity })
     }
 
     /// The fingerprint of the engine that the code is for.
@@ -94,8 +91,8 @@ impl CodeCache {
         format!("{digest}-{}.code", self.fingerprint)
     }
 
-    /// The compiled component, if this host compiled it before with this engine. A file that is not as it was written
-    /// is ignored.
+    /// The compiled component, if this host compiled it before with this engine. A file that is not
+    /// as it was written is ignored.
     pub(crate) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         self.find(engine, digest).unwrap_or_else(|error| {
             tracing::warn!(%digest, error = %format!("{error:#}"), "a file of the code cache does not suit this engine");
@@ -103,11 +100,16 @@ impl CodeCache {
         })
     }
 
-    /// [`CodeCache::load`], which says why the engine refuses code that is there: a memory that is larger than the pool's, for example.
+    /// [`CodeCache::load`], which says why the engine refuses code that is there: a memory that is
+    /// larger than the pool's, for example.
     ///
     /// # Errors
     /// What the engine says.
-    pub(crate) fn find(&self, engine: &Engine, digest: &Digest) -> wasmtime::Result<Option<Component>> {
+    pub(crate) fn find(
+        &self,
+        engine: &Engine,
+        digest: &Digest,
+    ) -> wasmtime::Result<Option<Component>> {
         let name = self.name(digest);
         let path = self.folder.join(&name);
         match verified(&path, &name) {
@@ -153,8 +155,8 @@ impl CodeCache {
         self.prune()
     }
 
-    /// Removes what was not used for longest until the rest fits, and what processes left behind that have died. Code that is mapped
-    /// stays usable after its file is gone.
+    /// Removes what was not used for longest until the rest fits, and what processes left behind
+    /// that have died. Code that is mapped stays usable after its file is gone.
     fn prune(&self) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -235,9 +237,10 @@ fn sum(name: &str, file: &mut impl io::Read, length: u64) -> io::Result<[u8; 32]
 
 #[allow(unsafe_code)]
 fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the engine demands that the file is unchanged output of its own compiler, and stays so while it is mapped. It lies in a
-    // folder that only this user can write, under a name that only `adopt` gives, its sum is the one that `adopt` wrote, and nothing
-    // here writes to a file that has its name. The engine itself checks version, target and settings.
+    // SAFETY: the engine demands that the file is unchanged output of its own compiler, and stays
+    // so while it is mapped. It lies in a folder that only this user can write, under a name that
+    // only `adopt` gives, its sum is the one that `adopt` wrote, and nothing here writes to a file
+    // that has its name. The engine itself checks version, target and settings.
     unsafe { Component::deserialize_file(engine, path) }
 }
 
@@ -257,10 +260,7 @@ mod tests {
         let file = sealed("a.code", b"machine code");
         let intact = |bytes: &[u8], name| intact(&mut Cursor::new(bytes), name).unwrap();
         assert!(intact(&file, "a.code"));
-        assert!(
-            !intact(&file, "b.code"),
-            "another plugin's file was renamed to this one's"
-        );
+        assert!(!intact(&file, "b.code"), "another plugin's file was renamed to this one's");
         for length in 0..file.len() {
             assert!(!intact(&file[..length], "a.code"), "{length}");
         }
@@ -275,7 +275,8 @@ mod tests {
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = CodeCache::open(folder.path().to_path_buf(), "engine".to_owned(), 3000).unwrap();
+        let cache =
+            CodeCache::open(folder.path().to_path_buf(), "engine".to_owned(), 3000).unwrap();
         let digest = |index| Digest::from_bytes([index; 32]);
         let path = |index| folder.path().join(cache.name(&digest(index)));
         let age = |index, seconds| {
@@ -297,14 +298,7 @@ mod tests {
         keep(4);
         let left: Vec<_> = (1..=4).filter(|index| path(*index).exists()).collect();
         assert_eq!(left, [1, 3, 4]);
-        assert!(
-            folder.path().join("notes.txt").exists(),
-            "what is not the cache's was left alone"
-        );
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            4,
-            "no draft was left"
-        );
+        assert!(folder.path().join("notes.txt").exists(), "what is not the cache's was left alone");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "no draft was left");
     }
 }

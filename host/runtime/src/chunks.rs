@@ -80,8 +80,8 @@ struct Level<'a> {
     copy: Vec<u8>,
 }
 
-/// Levels of components within components. What is in the innermost is copied once for each; toolchains
-/// make two or three.
+/// Levels of components within components. What is in the innermost is copied once for each;
+/// toolchains make two or three.
 const NESTING: usize = 100;
 
 /// The section of a component that holds a nested component.
@@ -119,20 +119,13 @@ fn rewrite(component: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
                 changed |= chunked.is_some();
                 section(&mut level.copy, CORE_MODULE, chunked.as_deref().unwrap_or(inside));
             }
-            Payload::ComponentSection {
-                parser,
-                unchecked_range,
-            } => {
+            Payload::ComponentSection { parser, unchecked_range } => {
                 let (inside, rest) = inside(level.rest, unchecked_range.len())?;
                 level.rest = rest;
                 if outer.len() >= NESTING {
                     return Err(Unreadable::TooDeep);
                 }
-                let nested = Level {
-                    parser,
-                    rest: inside,
-                    copy: Vec::new(),
-                };
+                let nested = Level { parser, rest: inside, copy: Vec::new() };
                 outer.push(std::mem::replace(&mut level, nested));
             }
             Payload::End(_) => {

@@ -1,9 +1,12 @@
-//! From a component to machine code: in this process, or apart, in one whose time, memory and priority are capped.
+//! From a component to machine code: in this process, or apart, in one whose time, memory and
+//! priority are capped.
 //!
-//! Compiling is the one thing that a host does with a stranger's file which no fuel bounds: a file of some hundred kilobytes can ask for
-//! gigabytes and minutes. So hosts that take components from strangers compile each in a process of its own that may be killed, and what
-//! that process crashes on harms nobody else. It has none of the host's variables, connections or secrets, and before it looks at the
-//! component it gives up whatever else it could reach ([`confinement`](crate::confinement)).
+//! Compiling is the one thing that a host does with a stranger's file which no fuel bounds: a file
+//! of some hundred kilobytes can ask for gigabytes and minutes. So hosts that take components from
+//! strangers compile each in a process of its own that may be killed, and what that process crashes
+//! on harms nobody else. It has none of the host's variables, connections or secrets, and before it
+//! looks at the component it gives up whatever else it could reach
+//! ([`confinement`](crate::confinement)).
 
 mod apart;
 
@@ -27,7 +30,8 @@ pub use apart::{CompileJob, compile_apart};
 
 use crate::refusal::LoadError;
 
-/// Times as long as its CPU time that a compiler may take on a busy machine: it waits for everybody else.
+/// Times as long as its CPU time that a compiler may take on a busy machine: it waits for everybody
+/// else.
 const PATIENCE: u32 = 10;
 
 /// What is kept of the compiler's words, in bytes.
@@ -39,7 +43,8 @@ pub enum Compiler {
     /// In this process, on all its cores and without a cap: for components that are one's own.
     #[default]
     InProcess,
-    /// In a process of its own for each component. Needs a [cache](crate::RuntimeConfig::cache_dir), through which the code comes back.
+    /// In a process of its own for each component. Needs a
+    /// [cache](crate::RuntimeConfig::cache_dir), through which the code comes back.
     Process(CompileProcess),
 }
 
@@ -60,12 +65,7 @@ impl CompileProcess {
     /// A program with 2 GiB and 60 s: twice what an 18 MB interpreter takes.
     #[must_use]
     pub fn new(program: PathBuf, args: Vec<OsString>) -> Self {
-        Self {
-            program,
-            args,
-            memory: 2 << 30,
-            time: Duration::from_secs(60),
-        }
+        Self { program, args, memory: 2 << 30, time: Duration::from_secs(60) }
     }
 
     /// Compiles a component into an existing, empty file.
@@ -88,7 +88,8 @@ impl CompileProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // If this future is dropped, nobody waits for the code any more. Should the whole host die, the CPU time still ends it.
+            // If this future is dropped, nobody waits for the code any more. Should the whole host
+            // die, the CPU time still ends it.
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
@@ -103,9 +104,9 @@ impl CompileProcess {
                 tell_once(&kept);
                 self.judge(status, &words)
             }
-            Ok(Err(error)) => Err(LoadError::internal(format!(
-                "the compiler cannot be waited for: {error}"
-            ))),
+            Ok(Err(error)) => {
+                Err(LoadError::internal(format!("the compiler cannot be waited for: {error}")))
+            }
             Err(_) => {
                 child.kill().await.map_err(LoadError::internal)?;
                 Err(LoadError::CompileTime(self.time))
@@ -113,8 +114,8 @@ impl CompileProcess {
         }
     }
 
-    /// Compiles the smallest component there is, to see whether that can be done here, and to hear what
-    /// the compiler cannot give up.
+    /// Compiles the smallest component there is, to see whether that can be done here, and to hear
+    /// what the compiler cannot give up.
     pub(crate) async fn try_out(&self, output: &Path, fingerprint: &str) -> Result<(), LoadError> {
         const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
         self.compile(EMPTY, output, fingerprint).await
@@ -129,15 +130,9 @@ impl CompileProcess {
         if status.success() {
             return Ok(());
         }
-        let said = words
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("nothing");
+        let said = words.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
         // The allocator and the system say it in these words, and nobody else is asked for memory.
-        if ["memory allocation of ", "(os error 12)"]
-            .iter()
-            .any(|text| words.contains(text))
-        {
+        if ["memory allocation of ", "(os error 12)"].iter().any(|text| words.contains(text)) {
             return Err(LoadError::CompileMemory(self.memory));
         }
         if words.contains("has overflowed its stack") {
@@ -148,26 +143,25 @@ impl CompileProcess {
         match (status.code(), status.signal()) {
             (Some(apart::REFUSED), _) => Err(LoadError::not_compiled(said)),
             (Some(apart::PANICKED), _) => {
-                let place = words
-                    .lines()
-                    .find(|line| line.contains("panicked at"))
-                    .unwrap_or(said);
+                let place = words.lines().find(|line| line.contains("panicked at")).unwrap_or(said);
                 tracing::error!(place, "the compiler panicked on a component");
                 Err(LoadError::Unsupported(
                     "the compiler fails on it, which is a fault of the compiler".to_owned(),
                 ))
             }
-            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => Err(LoadError::CompileTime(self.time)),
-            (_, Some(signal)) => Err(LoadError::internal(format!(
-                "the compiler was ended by signal {signal}"
-            ))),
+            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
+                Err(LoadError::CompileTime(self.time))
+            }
+            (_, Some(signal)) => {
+                Err(LoadError::internal(format!("the compiler was ended by signal {signal}")))
+            }
             _ => Err(LoadError::internal(format!("the compiler failed: {said}"))),
         }
     }
 }
 
-/// Says what compilers could not give up. They differ in nothing that matters to it, so the first speaks
-/// for all.
+/// Says what compilers could not give up. They differ in nothing that matters to it, so the first
+/// speaks for all.
 fn tell_once(kept: &str) {
     static TOLD: Once = Once::new();
     if kept.is_empty() {
@@ -180,8 +174,8 @@ fn tell_once(kept: &str) {
     });
 }
 
-/// Gives a compiler its component and waits for its end. Returns what it could not give up, and what it
-/// said of its failure.
+/// Gives a compiler its component and waits for its end. Returns what it could not give up, and
+/// what it said of its failure.
 async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, String, String)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
@@ -192,7 +186,8 @@ async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, 
             tracing::debug!(%error, "the compiler did not read all of a component");
         }
     };
-    let ((), kept, words, status) = tokio::join!(feed, listen(stdout), listen(stderr), child.wait());
+    let ((), kept, words, status) =
+        tokio::join!(feed, listen(stdout), listen(stderr), child.wait());
     Ok((status?, kept?, words?))
 }
 
@@ -237,21 +232,13 @@ mod tests {
                 "\nthread 'main' has overflowed its stack\nfatal runtime error",
                 "this component cannot be compiled: it nests deeper than the compiler can follow",
             ),
-            (
-                exit(apart::REFUSED),
-                "a reason\n",
-                "this component cannot be compiled: a reason",
-            ),
+            (exit(apart::REFUSED), "a reason\n", "this component cannot be compiled: a reason"),
             (
                 exit(apart::PANICKED),
                 "thread 'main' panicked at x.rs:1",
                 "this component cannot be compiled: the compiler fails on it, which is a fault of the compiler",
             ),
-            (
-                signal(9),
-                "",
-                "the plugin could not be loaded: the compiler was ended by signal 9",
-            ),
+            (signal(9), "", "the plugin could not be loaded: the compiler was ended by signal 9"),
             (
                 exit(2),
                 "usage: ...",

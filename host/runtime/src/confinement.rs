@@ -1,10 +1,10 @@
 //! What processes give up that they do not need, for good.
 //!
-//! The compiler takes a stranger's file apart, and it is a large program. Should one make it run other
-//! code, that code finds nothing: no variables, no descriptors but its input and output, no way to
-//! open a file or a socket, to start a process or to touch another one. Two walls say so independently
-//! of each other: limits of the process, which every Unix has, and a filter of system calls, which
-//! Linux has.
+//! The compiler takes a stranger's file apart, and it is a large program. Should one make it run
+//! other code, that code finds nothing: no variables, no descriptors but its input and output, no
+//! way to open a file or a socket, to start a process or to touch another one. Two walls say so
+//! independently of each other: limits of the process, which every Unix has, and a filter of system
+//! calls, which Linux has.
 //!
 //! Each function says in a sentence each what could not be given up.
 
@@ -15,10 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Sets a limit, unless it is lower already.
 pub(crate) fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let ceiling = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let limit = Rlimit {
-        current: Some(soft.min(ceiling)),
-        maximum: Some(hard.min(ceiling)),
-    };
+    let limit = Rlimit { current: Some(soft.min(ceiling)), maximum: Some(hard.min(ceiling)) };
     Ok(setrlimit(resource, limit)?)
 }
 
@@ -34,9 +31,9 @@ impl Kept {
     }
 }
 
-/// For a process that hosts components: no privileges of programs that it starts, and no look at its
-/// memory and its variables, which hold keys, by other processes of its user. Core dumps of it are off
-/// with that, too.
+/// For a process that hosts components: no privileges of programs that it starts, and no look at
+/// its memory and its variables, which hold keys, by other processes of its user. Core dumps of it
+/// are off with that, too.
 #[must_use]
 pub fn host() -> Vec<String> {
     let mut kept = Kept::default();
@@ -45,8 +42,8 @@ pub fn host() -> Vec<String> {
 }
 
 /// For a process that compiles a component, before it reads it: its terminal, its privileges, and
-/// descriptors that it has inherited. Everything but standard input, output and error is closed, so the
-/// caller must not have opened anything.
+/// descriptors that it has inherited. Everything but standard input, output and error is closed, so
+/// the caller must not have opened anything.
 #[must_use]
 pub fn before_reading() -> Vec<String> {
     let mut kept = Kept::default();
@@ -60,8 +57,8 @@ pub fn before_reading() -> Vec<String> {
     kept.0
 }
 
-/// For a process that compiles a component, before it looks at it, with its one thread: whatever is not
-/// memory, or reading and writing what is open.
+/// For a process that compiles a component, before it looks at it, with its one thread: whatever is
+/// not memory, or reading and writing what is open.
 #[must_use]
 pub fn before_compiling() -> Vec<String> {
     let mut kept = Kept::default();
@@ -74,10 +71,7 @@ pub fn before_compiling() -> Vec<String> {
 #[cfg(target_os = "linux")]
 fn unprivileged(kept: &mut Kept) {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    kept.unless(
-        rustix::thread::set_no_new_privs(true),
-        "privileges of other programs",
-    );
+    kept.unless(rustix::thread::set_no_new_privs(true), "privileges of other programs");
     kept.unless(
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
         "letting other processes look into it",
@@ -87,19 +81,17 @@ fn unprivileged(kept: &mut Kept) {
 #[cfg(not(target_os = "linux"))]
 fn unprivileged(kept: &mut Kept) {
     kept.unless(lower(Resource::Core, 0, 0), "core dumps");
-    kept.0
-        .push("privileges of other programs: only Linux has a way".to_owned());
+    kept.0.push("privileges of other programs: only Linux has a way".to_owned());
 }
 
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn close_inherited() -> io::Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd")?;
-    // The list's own descriptor is in it and closed with it: to close that again is an error, which says
-    // nothing.
-    let open: Vec<i32> = listed
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+    // The list's own descriptor is in it and closed with it: to close that again is an error, which
+    // says nothing.
+    let open: Vec<i32> =
+        listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
         // SAFETY: this process has opened nothing itself, so no object owns the descriptor.
         unsafe { libc::close(descriptor) };
@@ -124,17 +116,18 @@ fn filter_calls() -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 mod calls {
-    //! The filter of system calls. What is not listed fails as not permitted, so that a library which
-    //! tries something better goes on without.
+    //! The filter of system calls. What is not listed fails as not permitted, so that a library
+    //! which tries something better goes on without.
 
     use std::collections::BTreeMap;
 
     use seccompiler::{
-        BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule, apply_filter,
+        BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+        SeccompFilter, SeccompRule, apply_filter,
     };
 
-    /// Memory, reading and writing what is open, waiting for locks, time, random numbers, and an end.
+    /// Memory, reading and writing what is open, waiting for locks, time, random numbers, and an
+    /// end.
     const ALLOWED: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,

@@ -1,13 +1,8 @@
-//! The bindings that `wit/` generates. Private to this crate: the other rooms speak `taskforge-domain`.
+//! The bindings that `wit/` generates. Private to this crate: the other rooms speak
+//! `taskforge-domain`.
 
 // Generated code is documented in the WIT.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    clippy::expect_used
-)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
 mod generated {
     pub(super) mod contract {
         wasmtime::component::bindgen!({

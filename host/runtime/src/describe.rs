@@ -1,10 +1,12 @@
-//! What a plugin says about itself, or its manifest says for it: asked under small limits, and checked.
+//! What a plugin says about itself, or its manifest says for it: asked under small limits, and
+//! checked.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use taskforge_domain::{
-    Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId, json,
+    Grants, Json, Limits, Manifest, PluginInfo, PluginSettings, Shape, TaskId, TaskType, TenantId,
+    json,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +22,8 @@ use crate::{
     verdict,
 };
 
-/// The longest schema, in bytes. Each input is checked against it, and every door keeps it in memory.
+/// The longest schema, in bytes. Each input is checked against it, and every door keeps it in
+/// memory.
 const SCHEMA: usize = 256 << 10;
 
 /// The longest summary that is kept, in bytes.
@@ -32,9 +35,9 @@ const VERSION: usize = 100;
 /// Capabilities that a plugin may ask for, and the length of each, in bytes.
 const CAPABILITIES: (usize, usize) = (100, 100);
 
-/// `describe` runs before anybody decided to trust the plugin with anything, so it gets no grant and little of
-/// everything. An interpreter's start must still fit. Memory and counts stay the plugin's own, for what does not fit
-/// into them could not run either.
+/// `describe` runs before anybody decided to trust the plugin with anything, so it gets no grant
+/// and little of everything. An interpreter's start must still fit. Memory and counts stay the
+/// plugin's own, for what does not fit into them could not run either.
 fn limits(limits: &Limits) -> Limits {
     Limits {
         fuel: 2_000_000_000,
@@ -100,10 +103,7 @@ async fn call(
     let ending = {
         let run = async {
             let instance = bindings.instantiate_async(&mut store).await?;
-            instance
-                .taskforge_plugin_handler()
-                .call_describe(&mut store)
-                .await
+            instance.taskforge_plugin_handler().call_describe(&mut store).await
         };
         invoke::bounded(
             AssertUnwindSafe(run).catch_unwind(),
@@ -124,7 +124,8 @@ pub(crate) fn by_itself(
     seen: Inspection,
     settings: PluginSettings,
 ) -> Result<PluginInfo, LoadError> {
-    let name = TaskType::new(&said.name).map_err(|error| LoadError::description(&error.to_string()))?;
+    let name =
+        TaskType::new(&said.name).map_err(|error| LoadError::description(&error.to_string()))?;
     if let Some(manifest) = manifest
         && (manifest.name != name || manifest.version != said.version)
     {
@@ -154,10 +155,7 @@ pub(crate) fn by_itself(
         seen,
         settings,
     )?;
-    Ok(PluginInfo {
-        capabilities: said.capabilities,
-        ..info
-    })
+    Ok(PluginInfo { capabilities: said.capabilities, ..info })
 }
 
 /// What is known of a plugin that cannot describe itself.
@@ -201,7 +199,8 @@ pub(crate) fn by_manifest(
 
 fn schema(field: &str, text: String) -> Result<Json, LoadError> {
     check_size(field, &text)?;
-    Json::parse(text).map_err(|error| LoadError::description(&format!("{field} is not JSON: {error}")))
+    Json::parse(text)
+        .map_err(|error| LoadError::description(&format!("{field} is not JSON: {error}")))
 }
 
 fn check_schema(field: &str, schema: &Json) -> Result<(), LoadError> {
@@ -272,78 +271,22 @@ mod tests {
         assert_eq!((info.summary.len(), info.capabilities.len()), (500, 1));
 
         let schema = format!("{{\"title\": \"{}\"}}", "x".repeat(SCHEMA));
-        let text = refusal(
-            Description {
-                input_schema: schema,
-                ..said()
-            },
-            None,
-        );
-        assert!(
-            text.contains("input-schema has 262157 bytes; it may have 262144"),
-            "{text}"
-        );
+        let text = refusal(Description { input_schema: schema, ..said() }, None);
+        assert!(text.contains("input-schema has 262157 bytes; it may have 262144"), "{text}");
         let deep = format!("{}{}", "{\"not\":".repeat(100_000 / 8), "}".repeat(100_000 / 8));
-        let text = refusal(
-            Description {
-                input_schema: deep,
-                ..said()
-            },
-            None,
-        );
-        assert!(
-            text.contains("input-schema nests deeper than 100 levels"),
-            "{text}"
-        );
-        let text = refusal(
-            Description {
-                output_schema: "[]".to_owned(),
-                ..said()
-            },
-            None,
-        );
+        let text = refusal(Description { input_schema: deep, ..said() }, None);
+        assert!(text.contains("input-schema nests deeper than 100 levels"), "{text}");
+        let text = refusal(Description { output_schema: "[]".to_owned(), ..said() }, None);
         assert!(text.contains("output-schema is not a JSON object"), "{text}");
-        let text = refusal(
-            Description {
-                capabilities: vec!["x".to_owned(); 101],
-                ..said()
-            },
-            None,
-        );
-        assert!(
-            text.contains("asks for 101 capabilities; it may name 100"),
-            "{text}"
-        );
-        let text = refusal(
-            Description {
-                capabilities: vec!["x".repeat(101)],
-                ..said()
-            },
-            None,
-        );
+        let text = refusal(Description { capabilities: vec!["x".to_owned(); 101], ..said() }, None);
+        assert!(text.contains("asks for 101 capabilities; it may name 100"), "{text}");
+        let text = refusal(Description { capabilities: vec!["x".repeat(101)], ..said() }, None);
         assert!(text.contains("each of 100 bytes at most"), "{text}");
-        let text = refusal(
-            Description {
-                version: format!("1.0.0+{}", "a".repeat(500)),
-                ..said()
-            },
-            None,
-        );
-        assert!(
-            text.contains("longer than 100 bytes") && text.len() < 300,
-            "{text}"
-        );
-        let text = refusal(
-            Description {
-                version: "new".to_owned(),
-                ..said()
-            },
-            None,
-        );
-        assert!(
-            text.contains("\"new\" is not a semantic version like 1.4.0"),
-            "{text}"
-        );
+        let text =
+            refusal(Description { version: format!("1.0.0+{}", "a".repeat(500)), ..said() }, None);
+        assert!(text.contains("longer than 100 bytes") && text.len() < 300, "{text}");
+        let text = refusal(Description { version: "new".to_owned(), ..said() }, None);
+        assert!(text.contains("\"new\" is not a semantic version like 1.4.0"), "{text}");
     }
 
     #[test]
@@ -359,13 +302,11 @@ mod tests {
     #[test]
     fn a_manifest_speaks_for_what_cannot_speak() {
         let manifest = manifest("convert", "0.1.0");
-        let info = by_manifest(&manifest, Shape::Command, seen(), PluginSettings::default()).unwrap();
+        let info =
+            by_manifest(&manifest, Shape::Command, seen(), PluginSettings::default()).unwrap();
         assert_eq!((info.name.as_str(), info.shape), ("convert", Shape::Command));
         assert_eq!(info.input_schema.to_value(), serde_json::json!({}));
-        let wrong = Manifest {
-            version: "1".to_owned(),
-            ..manifest
-        };
+        let wrong = Manifest { version: "1".to_owned(), ..manifest };
         assert!(by_manifest(&wrong, Shape::Http, seen(), PluginSettings::default()).is_err());
     }
 }

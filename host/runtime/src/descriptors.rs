@@ -1,7 +1,7 @@
 //! How many file descriptors outgoing connections may take.
 //!
-//! A process that is out of descriptors accepts no connection and reaches no database, so guests get
-//! a part of them that leaves enough for everything else.
+//! A process that is out of descriptors accepts no connection and reaches no database, so guests
+//! get a part of them that leaves enough for everything else.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -12,8 +12,8 @@ const MOST: usize = 8192;
 const PLENTY: u64 = 1 << 20;
 
 /// Descriptors for outgoing HTTP connections: half of what this process may open now
-/// (`RLIMIT_NOFILE`), at most 8,192. Asked when a runtime is configured, so a process that raises its
-/// limit does so before.
+/// (`RLIMIT_NOFILE`), at most 8,192. Asked when a runtime is configured, so a process that raises
+/// its limit does so before.
 #[must_use]
 pub fn outgoing() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(PLENTY);
@@ -60,11 +60,7 @@ mod tests {
     #[test]
     fn the_parts_are_never_more_than_the_whole() {
         for descriptors in [16, 17, 100, 512, 1000, MOST] {
-            let Division {
-                requests,
-                connecting,
-                clients,
-            } = Division::of(descriptors);
+            let Division { requests, connecting, clients } = Division::of(descriptors);
             assert!(requests + connecting * TRIES + clients * IDLE_CONNECTIONS <= descriptors);
             assert!(requests > 0 && connecting > 0 && clients > 0);
             assert!(clients * IDLE_CONNECTIONS <= MOST_IDLE);

@@ -1,10 +1,10 @@
 //! Outgoing HTTP: allow-list, address guard, pools, caps.
 //!
-//! A request passes in this order: the plugin's grant must name the host and port that will really be dialled; the
-//! name is resolved once; addresses that the grant does not allow are dropped; the connection goes to one of the rest
-//! and to nothing else. A redirect is the guest's to follow, as a request that passes the same way. No proxy, no
-//! cookies, no decompression: the guest sees what came over the wire, and the server sees path, query and headers as
-//! the guest gave them.
+//! A request passes in this order: the plugin's grant must name the host and port that will really
+//! be dialled; the name is resolved once; addresses that the grant does not allow are dropped; the
+//! connection goes to one of the rest and to nothing else. A redirect is the guest's to follow, as
+//! a request that passes the same way. No proxy, no cookies, no decompression: the guest sees what
+//! came over the wire, and the server sees path, query and headers as the guest gave them.
 
 mod body;
 mod clients;
@@ -44,7 +44,8 @@ use upload::{Turn, Upload};
 
 pub(crate) use error::body_error_code;
 
-/// How long a connection, TLS handshake included, may take to be made when the guest sets no limit of its own.
+/// How long a connection, TLS handshake included, may take to be made when the guest sets no limit
+/// of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time limit that is worth setting; guests may ask for centuries, and clocks overflow.
@@ -53,22 +54,25 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Requests of one tenant that may wait for a connection.
 const WAITING: usize = 4_096;
 
-/// The longest that a connection may take to be made, whatever the guest says: it holds a descriptor.
+/// The longest that a connection may take to be made, whatever the guest says: it holds a
+/// descriptor.
 const LONGEST_CONNECT: Duration = Duration::from_secs(60);
 
 /// Response headers, in bytes of names and values.
 const MAX_HEADERS: usize = 128 << 10;
 
-/// What an exchange makes the host hold at most besides its headers and the parts of bodies that wait to be read or
-/// sent, in bytes: the HTTP library's buffers for what it reads (160 KiB, or the 256 KiB that an HTTP/2 server may send
-/// ahead) and for what it sends (160 KiB), and its and TLS's own state.
+/// What an exchange makes the host hold at most besides its headers and the parts of bodies that
+/// wait to be read or sent, in bytes: the HTTP library's buffers for what it reads (160 KiB, or the
+/// 256 KiB that an HTTP/2 server may send ahead) and for what it sends (160 KiB), and its and TLS's
+/// own state.
 const EXCHANGE: u64 = 512 << 10;
 
-/// What one write to a request's body carries, in bytes. Two of them wait at most until they are sent.
+/// What one write to a request's body carries, in bytes. Two of them wait at most until they are
+/// sent.
 const CHUNK: usize = 64 << 10;
 
-/// What all attempts share: the clients with their pooled connections, the resolver, and the private networks that this host lets every
-/// plugin reach whose grant names a host there.
+/// What all attempts share: the clients with their pooled connections, the resolver, and the
+/// private networks that this host lets every plugin reach whose grant names a host there.
 pub(crate) struct Egress {
     clients: Clients,
     resolver: Resolver,
@@ -87,13 +91,7 @@ impl Egress {
         background: Arc<Background>,
     ) -> Result<Self, rustls::Error> {
         let division = Division::of(descriptors);
-        Self::resolving(
-            Resolver::system(),
-            division,
-            allow_private,
-            authorities,
-            background,
-        )
+        Self::resolving(Resolver::system(), division, allow_private, authorities, background)
     }
 
     fn resolving(
@@ -107,10 +105,7 @@ impl Egress {
             clients: Clients::new(division, authorities)?,
             resolver,
             requests: FairSemaphore::new(division.requests, WAITING),
-            house: HttpGrant {
-                hosts: Vec::new(),
-                private_networks: allow_private,
-            },
+            house: HttpGrant { hosts: Vec::new(), private_networks: allow_private },
             background,
         })
     }
@@ -157,15 +152,17 @@ impl Outbound {
         self.requests = self.requests.saturating_add(1);
         let limit = self.plugin.limits.http_requests;
         if self.requests > limit {
-            let text = format!("an HTTP request was refused: the limit is {limit} requests an attempt");
+            let text =
+                format!("an HTTP request was refused: the limit is {limit} requests an attempt");
             self.log.lock().refuse(FailureKind::HostCallLimit, text);
             return Err(Error::ConnectionLimitReached);
         }
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
-        let destination = Destination::granted(request.method(), request.uri(), &self.plugin.grants.http)
-            .map_err(|refusal| refuse(&self.log, refusal))?;
+        let destination =
+            Destination::granted(request.method(), request.uri(), &self.plugin.grants.http)
+                .map_err(|refusal| refuse(&self.log, refusal))?;
         let uri = request.uri();
         let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
         let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
@@ -189,10 +186,7 @@ fn refuse(log: &SharedLog, refusal: Refusal) -> Error {
             log.lock().refuse(FailureKind::CapabilityDenied, text);
             Error::DestinationIpProhibited
         }
-        Refusal::Lookup(rcode) => Error::DnsError {
-            rcode: Some(rcode),
-            info_code: None,
-        },
+        Refusal::Lookup(rcode) => Error::DnsError { rcode: Some(rcode), info_code: None },
         Refusal::LookupTimeout => Error::DnsTimeout,
     }
 }
@@ -203,10 +197,7 @@ fn crowded(log: &SharedLog, over: &OverBudget) -> Error {
     Error::ConnectionLimitReached
 }
 
-type Answer = (
-    Response<WasiBody>,
-    Box<dyn Future<Output = Result<(), Error>> + Send>,
-);
+type Answer = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
 impl WasiHttpHooks for Outbound {
     /// The client writes the `Host` header of the address that it dials; guests cannot set one.
@@ -238,13 +229,14 @@ impl WasiHttpHooks for Outbound {
         Box::new(async move {
             let background = Arc::clone(&exchange.egress.background);
             let (destination, charge) = admitted?;
-            // The connection is then driven there too: what comes over it takes nothing from the threads that commit and claim.
-            let response = background
-                .continued(Box::pin(exchange.run(destination, charge, request)))
-                .await;
+            // The connection is then driven there too: what comes over it takes nothing from the
+            // threads that commit and claim.
+            let response =
+                background.continued(Box::pin(exchange.run(destination, charge, request))).await;
             let response = response.unwrap_or(Err(Error::InternalError(None)))?;
             // Connections belong to the client's pool, so there is nothing left to drive.
-            let nothing: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
+            let nothing: Box<dyn Future<Output = Result<(), Error>> + Send> =
+                Box::new(async { Ok(()) });
             Ok((response, nothing))
         })
     }
@@ -269,10 +261,7 @@ impl Exchange {
         charge: Charge,
         request: Request<WasiBody>,
     ) -> Result<Response<WasiBody>, Error> {
-        let connect_timeout = self
-            .options
-            .connect_timeout
-            .map(|limit| limit.min(LONGEST_CONNECT));
+        let connect_timeout = self.options.connect_timeout.map(|limit| limit.min(LONGEST_CONNECT));
         let started = Instant::now();
         let lookup_limit = started + connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let addresses = timeout_at(lookup_limit, self.resolve(&destination))
@@ -299,9 +288,8 @@ impl Exchange {
         };
         let (outgoing, upload) = body::outgoing(&parts, outgoing, sent).await?;
         let mut request = Request::new(outgoing);
-        *request.uri_mut() = destination
-            .uri(&parts.uri)
-            .map_err(|_| Error::HttpRequestUriInvalid)?;
+        *request.uri_mut() =
+            destination.uri(&parts.uri).map_err(|_| Error::HttpRequestUriInvalid)?;
         *request.method_mut() = parts.method;
         *request.headers_mut() = parts.headers;
 
@@ -330,12 +318,14 @@ impl Exchange {
         Ok(response.map(|body| held::held(body, (permit, lease))))
     }
 
-    /// Waits until the server is late by the guest's limits: it takes no more of the body, or it does not answer.
+    /// Waits until the server is late by the guest's limits: it takes no more of the body, or it
+    /// does not answer.
     async fn late(&self, upload: &Upload) -> Error {
-        let limited = async |limit: Option<Duration>, since: fn(Turn) -> Option<Instant>| match limit {
-            Some(limit) => upload.late(limit.min(LONGEST), since).await,
-            None => std::future::pending().await,
-        };
+        let limited =
+            async |limit: Option<Duration>, since: fn(Turn) -> Option<Instant>| match limit {
+                Some(limit) => upload.late(limit.min(LONGEST), since).await,
+                None => std::future::pending().await,
+            };
         tokio::select! {
             () = limited(self.options.first_byte_timeout, Turn::answers) => {}
             () = limited(self.options.between_bytes_timeout, Turn::takes) => {}
@@ -348,8 +338,9 @@ impl Exchange {
 
     /// There is no connection for a request.
     fn crowded(&self, why: &str) -> Error {
-        let text =
-            format!("an HTTP request was given up: the tenant's share of connections is in use; {why}");
+        let text = format!(
+            "an HTTP request was given up: the tenant's share of connections is in use; {why}"
+        );
         self.log.lock().note(taskforge_domain::LogLevel::Error, &text);
         Error::ConnectionLimitReached
     }
@@ -369,11 +360,8 @@ impl Exchange {
         response: Response<hyper::body::Incoming>,
         mut charge: Charge,
     ) -> Result<Response<WasiBody>, Error> {
-        let texts: usize = response
-            .headers()
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
+        let texts: usize =
+            response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if texts > MAX_HEADERS {
             return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(texts).ok()));
         }

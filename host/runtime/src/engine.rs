@@ -1,20 +1,22 @@
 //! The engine's configuration, and the reason for each knob.
 //!
-//! One engine serves every plugin: it owns the pool that instances are made from and the compiler's settings, and
-//! both are part of the fingerprint that the code cache files its artefacts under.
+//! One engine serves every plugin: it owns the pool that instances are made from and the compiler's
+//! settings, and both are part of the fingerprint that the code cache files its artefacts under.
 
 use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
 use taskforge_domain::Limits;
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    Strategy,
 };
 
 use crate::{RuntimeConfig, chunks};
 
-/// Fuel between two points at which a busy guest lets others run and its deadline is looked at. A tight loop burns 6 units a
-/// nanosecond on a 2-core machine and so yields every 80 µs, a loop over memory several times more seldom; a yield takes about 1 µs.
+/// Fuel between two points at which a busy guest lets others run and its deadline is looked at. A
+/// tight loop burns 6 units a nanosecond on a 2-core machine and so yields every 80 µs, a loop over
+/// memory several times more seldom; a yield takes about 1 µs.
 pub const YIELD_INTERVAL: u64 = 500_000;
 
 /// The same for a guest that may have much memory. The first touch of a page takes 1.3 µs and burns
@@ -26,18 +28,16 @@ const SMALL_MEMORY: u64 = 24 << 20;
 
 /// The fuel between two yields of a guest that may have so much memory, in bytes.
 pub(crate) const fn yield_interval(memory: u64) -> u64 {
-    if memory > SMALL_MEMORY {
-        YIELD_INTERVAL_LARGE
-    } else {
-        YIELD_INTERVAL
-    }
+    if memory > SMALL_MEMORY { YIELD_INTERVAL_LARGE } else { YIELD_INTERVAL }
 }
 
-/// The stack that a fibre has for the host functions that a guest calls, beside the guest's own, in bytes.
+/// The stack that a fibre has for the host functions that a guest calls, beside the guest's own, in
+/// bytes.
 const HOST_STACK: usize = (1 << 20) + (512 << 10);
 
-/// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; `benches/invoke.rs` turns one knob at a time. Measured
-/// with fibonacci n=20 on a 2-core machine, Linux 6.7 or later, unoptimised host code (`--profile dev`):
+/// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; `benches/invoke.rs`
+/// turns one knob at a time. Measured with fibonacci n=20 on a 2-core machine, Linux 6.7 or later,
+/// unoptimised host code (`--profile dev`):
 ///
 /// | setting | one invocation |
 /// |---|---|
@@ -53,17 +53,19 @@ const HOST_STACK: usize = (1 << 20) + (512 << 10);
 pub struct PoolTuning {
     /// Instances come from a pool of reserved slots. Off: each one maps and unmaps its own memory.
     pub pooling: bool,
-    /// A memory starts as a copy-on-write image of the component's data segments. Off: the segments are copied in at
-    /// each start.
+    /// A memory starts as a copy-on-write image of the component's data segments. Off: the segments
+    /// are copied in at each start.
     pub copy_on_write: bool,
-    /// Bytes of a memory that are set back with `memset` when an instance ends. The rest is given back to the kernel
-    /// and costs a page fault when it is touched again.
+    /// Bytes of a memory that are set back with `memset` when an instance ends. The rest is given
+    /// back to the kernel and costs a page fault when it is touched again.
     pub memory_keep_resident: usize,
     /// The same for tables.
     pub table_keep_resident: usize,
-    /// Slots that stay attached to the component that used them last, so that its image need not be mapped again.
+    /// Slots that stay attached to the component that used them last, so that its image need not be
+    /// mapped again.
     pub warm_slots: u32,
-    /// Ask the kernel which pages were touched (`PAGEMAP_SCAN`, Linux 6.7), and set back only those.
+    /// Ask the kernel which pages were touched (`PAGEMAP_SCAN`, Linux 6.7), and set back only
+    /// those.
     pub pagemap_scan: bool,
 }
 
@@ -72,8 +74,8 @@ impl Default for PoolTuning {
         Self {
             pooling: true,
             copy_on_write: true,
-            // Small handlers touch a few dozen pages; up to this size setting them back by hand is cheaper than page
-            // faults.
+            // Small handlers touch a few dozen pages; up to this size setting them back by hand is
+            // cheaper than page faults.
             memory_keep_resident: 256 << 10,
             table_keep_resident: 16 << 10,
             warm_slots: 100,
@@ -85,7 +87,8 @@ impl Default for PoolTuning {
 /// Builds the engine.
 ///
 /// # Errors
-/// When the machine cannot reserve the address space of the pool, or does not support what the configuration asks for.
+/// When the machine cannot reserve the address space of the pool, or does not support what the
+/// configuration asks for.
 pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<Engine> {
     let mut engine = configure(tuning, config.ceilings.stack);
     if tuning.pooling {
@@ -94,8 +97,9 @@ pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<En
     Engine::new(&engine)
 }
 
-/// Builds an engine that compiles for the one of [`build`] under the default tuning, and never runs anything: the pool is no part of the
-/// fingerprint, so it reserves none, and it keeps to the thread that calls it, so that what it needs can be capped.
+/// Builds an engine that compiles for the one of [`build`] under the default tuning, and never runs
+/// anything: the pool is no part of the fingerprint, so it reserves none, and it keeps to the
+/// thread that calls it, so that what it needs can be capped.
 ///
 /// # Errors
 /// When the machine does not support what the configuration asks for.
@@ -108,8 +112,8 @@ pub fn compiling() -> wasmtime::Result<Engine> {
 fn configure(tuning: &PoolTuning, stack: u64) -> Config {
     let mut engine = Config::new();
 
-    // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a tight loop and add
-    // nothing, because the timer and the cancellation act at the same yields.
+    // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a
+    // tight loop and add nothing, because the timer and the cancellation act at the same yields.
     engine.consume_fuel(true);
     engine.epoch_interruption(false);
 
@@ -117,29 +121,33 @@ fn configure(tuning: &PoolTuning, stack: u64) -> Config {
     engine.strategy(Strategy::Cranelift);
     engine.cranelift_opt_level(OptLevel::Speed);
 
-    // One size for all: the engine does not know another for each store. What is not touched is address space.
+    // One size for all: the engine does not know another for each store. What is not touched is
+    // address space.
     let stack = usize::try_from(stack).unwrap_or(usize::MAX).max(1);
     engine.max_wasm_stack(stack);
     engine.async_stack_size(stack.saturating_add(HOST_STACK));
 
-    // Attack surface. What no toolchain for plain components emits is refused at load: shared memory between threads
-    // would escape both the memory sum and the fresh instance, 64-bit memories cost a bounds check at each access,
-    // relaxed SIMD gives different results on different workers.
+    // Attack surface. What no toolchain for plain components emits is refused at load: shared
+    // memory between threads would escape both the memory sum and the fresh instance, 64-bit
+    // memories cost a bounds check at each access, relaxed SIMD gives different results on
+    // different workers.
     engine.wasm_memory64(false);
     engine.wasm_relaxed_simd(false);
     engine.shared_memory(false);
     // WASI 0.2 only: without it each call is spared the bookkeeping of concurrent component tasks.
     engine.concurrency_support(false);
 
-    // A trap's log line names functions when the component carries names; eight frames tell an author where.
+    // A trap's log line names functions when the component carries names; eight frames tell an
+    // author where.
     engine.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(8));
 
     engine.memory_init_cow(tuning.copy_on_write);
     engine
 }
 
-/// Sizes the pool so that it cannot run out: whoever holds a permit of the runtime's semaphore finds a slot of every
-/// kind, however many of them its component takes. Slots are address space until they are used, not memory.
+/// Sizes the pool so that it cannot run out: whoever holds a permit of the runtime's semaphore
+/// finds a slot of every kind, however many of them its component takes. Slots are address space
+/// until they are used, not memory.
 fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     let ceilings = &config.ceilings;
@@ -162,11 +170,7 @@ fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig 
     pool.linear_memory_keep_resident(tuning.memory_keep_resident);
     pool.table_keep_resident(tuning.table_keep_resident);
     pool.max_unused_warm_slots(tuning.warm_slots);
-    pool.pagemap_scan(if tuning.pagemap_scan {
-        Enabled::Auto
-    } else {
-        Enabled::No
-    });
+    pool.pagemap_scan(if tuning.pagemap_scan { Enabled::Auto } else { Enabled::No });
     pool
 }
 
@@ -180,7 +184,8 @@ pub fn fingerprint(engine: &Engine) -> String {
     hex::encode(&hasher.0.finalize()[..16])
 }
 
-/// The standard library's hasher may change between releases of the compiler; a file name should not.
+/// The standard library's hasher may change between releases of the compiler; a file name should
+/// not.
 struct Sha256Hasher(Sha256);
 
 impl Hasher for Sha256Hasher {
@@ -190,9 +195,6 @@ impl Hasher for Sha256Hasher {
 
     fn finish(&self) -> u64 {
         let digest = self.0.clone().finalize();
-        digest
-            .iter()
-            .take(8)
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        digest.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 }

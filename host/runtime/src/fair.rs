@@ -111,10 +111,7 @@ impl FairSemaphore {
 
     /// Of a permit that is counted.
     fn permit(&self, tenant: &TenantId) -> Permit {
-        Permit {
-            shared: Arc::clone(&self.0),
-            tenant: tenant.clone(),
-        }
+        Permit { shared: Arc::clone(&self.0), tenant: tenant.clone() }
     }
 }
 
@@ -197,10 +194,7 @@ impl Drop for Permit {
             // Bound first: the lock must not be held while a permit that nobody takes is dropped.
             let served = self.shared.lock().serve();
             let Some((tenant, call)) = served else { return };
-            let permit = Self {
-                shared: Arc::clone(&self.shared),
-                tenant,
-            };
+            let permit = Self { shared: Arc::clone(&self.shared), tenant };
             // Whoever has just gone away hands the permit back by dropping it.
             drop(call.send(permit));
         }

@@ -49,7 +49,8 @@ impl SharedLog {
         Self(Arc::new(Mutex::new(Log::new(limit, budget))))
     }
 
-    /// Never held across an await, and nothing under it panics; if something did, the lines are still good.
+    /// Never held across an await, and nothing under it panics; if something did, the lines are
+    /// still good.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,10 +86,12 @@ pub(crate) struct HostState {
     handles: handles::Handles,
     // What has no handle any more and lives until the attempt ends.
     kept: Charge,
-    // What the last call brought back; the engine copies it into the guest after the host function has returned.
+    // What the last call brought back; the engine copies it into the guest after the host function
+    // has returned.
     carried: Charge,
     http: WasiHttpCtx,
-    // Made at the first call that needs it: a handler that computes never asks for clocks, randomness or streams.
+    // Made at the first call that needs it: a handler that computes never asks for clocks,
+    // randomness or streams.
     wasi: Option<Box<WasiCtx>>,
 }
 
@@ -119,13 +122,11 @@ impl HostState {
         }
     }
 
-    /// What the next copy from the guest may have, in bytes: no more than there is room for. What the call before
-    /// brought back is in the guest by now.
+    /// What the next copy from the guest may have, in bytes: no more than there is room for. What
+    /// the call before brought back is in the guest by now.
     pub(crate) fn cargo(&mut self, most: usize) -> usize {
         self.carried.clear();
-        usize::try_from(self.budget.room())
-            .unwrap_or(usize::MAX)
-            .min(most)
+        usize::try_from(self.budget.room()).unwrap_or(usize::MAX).min(most)
     }
 
     /// Charges for what a call brings back, until the next call.
@@ -138,7 +139,8 @@ impl HostState {
         self.attempt.plugin.limits.output
     }
 
-    /// Gives a command its standard input and its variables, and keeps its standard output apart from the log.
+    /// Gives a command its standard input and its variables, and keeps its standard output apart
+    /// from the log.
     ///
     /// # Errors
     /// When the input does not fit beside what the command may have.
@@ -162,11 +164,7 @@ impl HostState {
 
     /// The view of `wasi:http` for the host's own use.
     pub(crate) fn uncounted_http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.outbound,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
+        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.table, ctx: &mut self.http }
     }
 
     /// The door of our own host functions; like the WASI views below, it counts who comes in.
@@ -180,17 +178,13 @@ impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.calls.count();
         let log = &self.log;
-        let ctx = self
-            .wasi
-            .get_or_insert_with(|| Box::new(wasi_context(log).build()));
-        WasiCtxView {
-            ctx,
-            table: &mut self.table,
-        }
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(wasi_context(log).build()));
+        WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-/// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are the real ones.
+/// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are
+/// the real ones.
 fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
     let mut context = WasiCtx::builder();
     context
@@ -203,8 +197,8 @@ fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
     context
 }
 
-/// Links every interface that a toolchain may import, so that its components instantiate. What was not granted fails
-/// when it is called.
+/// Links every interface that a toolchain may import, so that its components instantiate. What was
+/// not granted fails when it is called.
 ///
 /// # Errors
 /// When two definitions collide, which is a bug.

@@ -26,7 +26,8 @@ pub struct Inspection {
     pub shape: Option<Shape>,
 }
 
-/// Names that are kept to be shown, and their length. In a file of some megabytes there may be millions.
+/// Names that are kept to be shown, and their length. In a file of some megabytes there may be
+/// millions.
 const SHOWN: usize = 20_000;
 const SHOWN_BYTES: usize = 2 << 20;
 
@@ -51,10 +52,9 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload? {
-            Payload::Version {
-                encoding: Encoding::Module,
-                ..
-            } if depth == 0 => return Err(LoadError::CoreModule),
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                return Err(LoadError::CoreModule);
+            }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
@@ -101,24 +101,24 @@ fn shape(exports: &[String]) -> Option<Shape> {
     found.map(|(_, shape)| shape)
 }
 
-/// Whether an interface's name is that of a family, `package:name/interface@0.1`, at any patch version. A version that was not
-/// released, such as `0.1.0-rc1`, belongs to none.
+/// Whether an interface's name is that of a family, `package:name/interface@0.1`, at any patch
+/// version. A version that was not released, such as `0.1.0-rc1`, belongs to none.
 fn belongs(name: &str, family: &str) -> bool {
     let patch = name.strip_prefix(family).and_then(|rest| rest.strip_prefix('.'));
     patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether an interface is one of WASI 0.3 or later, release candidates included. Interfaces that are not part of its
-/// releases (`wasi:keyvalue` and others) count for themselves.
+/// Whether an interface is one of WASI 0.3 or later, release candidates included. Interfaces that
+/// are not part of its releases (`wasi:keyvalue` and others) count for themselves.
 fn is_newer_wasi(name: &str) -> bool {
     const RELEASED: [&str; 6] = ["cli", "clocks", "filesystem", "http", "random", "sockets"];
-    let Some((interface, version)) = name.strip_prefix("wasi:").and_then(|name| name.split_once('@')) else {
+    let Some((interface, version)) =
+        name.strip_prefix("wasi:").and_then(|name| name.split_once('@'))
+    else {
         return false;
     };
     let package = interface.split('/').next().unwrap_or(interface);
-    let mut numbers = version
-        .split('.')
-        .map(|number| number.parse::<u64>().unwrap_or(0));
+    let mut numbers = version.split('.').map(|number| number.parse::<u64>().unwrap_or(0));
     let generation = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     RELEASED.contains(&package) && generation >= (0, 3)
 }
@@ -127,8 +127,7 @@ impl Inspection {
     /// The shape, or why this host cannot call the component.
     pub(crate) fn callable(&self) -> Result<Shape, LoadError> {
         let other = |name: &&String| {
-            name.strip_prefix(HANDLER)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+            name.strip_prefix(HANDLER).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
         };
         let imported = self.imports.iter().find(|name| is_newer_wasi(name));
         let exported = || self.exports.iter().find(|name| is_newer_wasi(name));
@@ -184,7 +183,9 @@ fn other_kind(bytes: &[u8]) -> &'static str {
     let text = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     // The cut may go through the last character.
     let whole = text.len() + 3 >= start.len();
-    match whole && !text.contains(|character: char| character.is_control() && !character.is_whitespace()) {
+    match whole
+        && !text.contains(|character: char| character.is_control() && !character.is_whitespace())
+    {
         true => "a text file",
         false => "a file of another kind",
     }
@@ -209,14 +210,8 @@ mod tests {
     fn the_exports_decide_on_the_shape() {
         for (names, shape) in [
             (&["taskforge:plugin/handler@0.1.0"][..], Some(Shape::Handler)),
-            (
-                &["wasi:cli/run@0.2.6", "taskforge:plugin/handler@0.1.17"],
-                Some(Shape::Handler),
-            ),
-            (
-                &["wasi:http/incoming-handler@0.2.0", "wasi:cli/run@0.2.3"],
-                Some(Shape::Http),
-            ),
+            (&["wasi:cli/run@0.2.6", "taskforge:plugin/handler@0.1.17"], Some(Shape::Handler)),
+            (&["wasi:http/incoming-handler@0.2.0", "wasi:cli/run@0.2.3"], Some(Shape::Http)),
             (&["wasi:http/incoming-handler@0.2.12"], Some(Shape::Http)),
             (&["wasi:cli/run@0.3.0"], None),
             (&["wasi:cli/run"], None),
@@ -230,9 +225,7 @@ mod tests {
 
     #[test]
     fn another_contract_is_told_from_no_contract() {
-        let error = exporting(&["taskforge:plugin/handler@0.2.0"])
-            .callable()
-            .unwrap_err();
+        let error = exporting(&["taskforge:plugin/handler@0.2.0"]).callable().unwrap_err();
         assert_eq!(
             error.to_string(),
             "this component exports taskforge:plugin/handler@0.2.0; this host speaks taskforge:plugin/handler@0.1: build it with a \
@@ -270,11 +263,7 @@ mod tests {
             "other:cli/run@0.3.0",
             "wasi:logging/logging",
         ] {
-            assert_eq!(
-                importing(&[good], &[run]).callable().unwrap(),
-                Shape::Command,
-                "{good}"
-            );
+            assert_eq!(importing(&[good], &[run]).callable().unwrap(), Shape::Command, "{good}");
         }
         // Who can be called by either is called by the older.
         let both = exporting(&["wasi:cli/run@0.3.0", run]);

@@ -24,8 +24,8 @@ use std::{
 
 use futures_util::{FutureExt as _, task::AtomicWaker};
 use taskforge_domain::{
-    Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, Shape, TaskId, TenantId, Timestamp,
-    Usage,
+    Failure, FailureKind, Json, LogLine, Outcome, PluginInfo, Progress, Shape, TaskId, TenantId,
+    Timestamp, Usage,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -81,9 +81,14 @@ pub struct Invoked {
 }
 
 /// See [`crate::Runtime::invoke`].
-pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: Invocation) -> Invoked {
+pub(crate) async fn invoke(
+    shared: &Arc<Shared>,
+    plugin: &Plugin,
+    invocation: Invocation,
+) -> Invoked {
     let cancel = &invocation.cancel;
-    // The code first: a plugin that must be compiled waits without taking an instance from its neighbours.
+    // The code first: a plugin that must be compiled waits without taking an instance from its
+    // neighbours.
     let ready = async {
         let code = plugin.code(shared).await?;
         let slot = Arc::clone(&shared.slots).acquire_owned().await;
@@ -98,7 +103,8 @@ pub(crate) async fn invoke(shared: &Arc<Shared>, plugin: &Plugin, invocation: In
         Some(Ok(ready)) if !cancel.is_cancelled() => ready,
         Some(Err(error)) => {
             tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
-            // Retried later than other failures: what is in the way is this host's, and takes longer to pass.
+            // Retried later than other failures: what is in the way is this host's, and takes
+            // longer to pass.
             return unused(Failure {
                 retry_after: Some(UNLOADED_RETRY),
                 ..Failure::new(FailureKind::Internal, "the host could not load the plugin")
@@ -134,14 +140,7 @@ struct Entered {
 impl Entered {
     async fn run(self) -> Invoked {
         let started = Instant::now();
-        let Self {
-            shared,
-            info,
-            config,
-            code,
-            invocation,
-            slot,
-        } = self;
+        let Self { shared, info, config, code, invocation, slot } = self;
         let host = Attempt {
             plugin: Arc::clone(&info),
             tenant: invocation.tenant.clone(),
@@ -164,13 +163,10 @@ impl Entered {
         invocation.log.follow(&store.data().log);
         let ending = {
             let run = call(&code, &mut store, task);
-            // A host function that panics is our bug. The guest's attempt pays for it, not its neighbours.
-            bounded(
-                AssertUnwindSafe(run).catch_unwind(),
-                info.limits.deadline,
-                &invocation.cancel,
-            )
-            .await
+            // A host function that panics is our bug. The guest's attempt pays for it, not its
+            // neighbours.
+            bounded(AssertUnwindSafe(run).catch_unwind(), info.limits.deadline, &invocation.cancel)
+                .await
         };
         let ended = Ended {
             ending,
@@ -203,7 +199,8 @@ struct Ended {
 
 impl Ended {
     async fn finish(self) -> Invoked {
-        let large = matches!(&self.ending, Ending::Returned(Ok(output)) if output.len() >= LARGE_OUTPUT);
+        let large =
+            matches!(&self.ending, Ending::Returned(Ok(output)) if output.len() >= LARGE_OUTPUT);
         if !large {
             return self.judge();
         }
@@ -213,7 +210,9 @@ impl Ended {
             // Nobody waits for it if the process is ending.
             let judged = std::panic::catch_unwind(AssertUnwindSafe(|| self.judge()));
             sender
-                .send(judged.unwrap_or_else(|_| unused(verdict::internal("the look at its output panicked"))))
+                .send(judged.unwrap_or_else(|_| {
+                    unused(verdict::internal("the look at its output panicked"))
+                }))
                 .ok();
         });
         receiver.await.unwrap_or_else(|_| unused(verdict::cancelled()))
@@ -241,7 +240,8 @@ pub(crate) fn retire(background: &Background, store: Store<HostState>, slot: Own
     }
 }
 
-/// Hands the task in by the component's own door, and takes the text of an output or a failure of the handler's own.
+/// Hands the task in by the component's own door, and takes the text of an output or a failure of
+/// the handler's own.
 async fn call(
     code: &Code,
     store: &mut Store<HostState>,
@@ -257,18 +257,14 @@ async fn call(
 /// Bytes of white space that count as silence. More is not worth reading for that.
 const SILENCE: usize = 64 << 10;
 
-/// What a command wrote or a web server answered, as the text of an output. Who says nothing says null. A mark of the
-/// byte order, with which some libraries begin UTF-8, is none of it.
+/// What a command wrote or a web server answered, as the text of an output. Who says nothing says
+/// null. A mark of the byte order, with which some libraries begin UTF-8, is none of it.
 fn text(bytes: Vec<u8>, shape: Shape) -> Result<String, Failure> {
     let mut text = verdict::text_of(bytes, shape)?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
-    Ok(if text.len() <= SILENCE && text.trim().is_empty() {
-        "null".to_owned()
-    } else {
-        text
-    })
+    Ok(if text.len() <= SILENCE && text.trim().is_empty() { "null".to_owned() } else { text })
 }
 
 /// An attempt that ended before it began.
@@ -282,7 +278,12 @@ fn unused(failure: Failure) -> Invoked {
 }
 
 /// Usage and logs, taken before the instance is dropped.
-fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, started: Instant) -> Invoked {
+fn record(
+    store: &mut Store<HostState>,
+    info: &PluginInfo,
+    outcome: Outcome,
+    started: Instant,
+) -> Invoked {
     let fuel = info.limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let state = store.data_mut();
     let logs = state.log.lock().finish();
@@ -294,12 +295,7 @@ fn record(store: &mut Store<HostState>, info: &PluginInfo, outcome: Outcome, sta
         http_requests: state.outbound.requests(),
         http_bytes: state.outbound.received(),
     };
-    Invoked {
-        outcome,
-        usage,
-        logs,
-        effort: Effort::default(),
-    }
+    Invoked { outcome, usage, logs, effort: Effort::default() }
 }
 
 /// A store with its limits set. Also serves `describe`.
@@ -309,15 +305,18 @@ pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Sto
     store.set_max_component_handles(info.limits.handles as usize);
     store.call_hook_async(Switch);
     let interval = yield_interval(info.limits.memory);
-    // Both fail only without `consume_fuel` and async support, which the engine always has; a store without fuel
-    // traps at once.
-    if store.set_fuel(info.limits.fuel).is_err() || store.fuel_async_yield_interval(Some(interval)).is_err() {
+    // Both fail only without `consume_fuel` and async support, which the engine always has; a store
+    // without fuel traps at once.
+    if store.set_fuel(info.limits.fuel).is_err()
+        || store.fuel_async_yield_interval(Some(interval)).is_err()
+    {
         tracing::error!("the engine was built without fuel");
     }
     store
 }
 
-/// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds the guest.
+/// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds
+/// the guest.
 ///
 /// The clock is read whenever the future comes back: on a busy thread a timer fires late. The timer
 /// is for a guest that waits. A handler that ends before it first waits or yields, as most do,
@@ -330,9 +329,8 @@ pub(crate) async fn bounded<T>(
     let mut future = pin!(future);
     let now = tokio::time::Instant::now();
     // An absurd deadline in a settings file is no deadline for thirty years, not a panic.
-    let limit = now
-        .checked_add(deadline)
-        .unwrap_or(now + Duration::from_secs(30 * 365 * 24 * 3600));
+    let limit =
+        now.checked_add(deadline).unwrap_or(now + Duration::from_secs(30 * 365 * 24 * 3600));
     if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
         return Ending::of(result);
     }

@@ -35,8 +35,9 @@ pub struct Space {
 #[error("{0}")]
 pub struct KeyValueError(pub String);
 
-/// Keeps values. The names, keys and values that come here are within the bounds of this file. A call may be dropped while it waits, when its
-/// attempt is called off; what it was to change is then changed as a whole or not at all.
+/// Keeps values. The names, keys and values that come here are within the bounds of this file. A
+/// call may be dropped while it waits, when its attempt is called off; what it was to change is
+/// then changed as a whole or not at all.
 #[async_trait]
 pub trait KeyValue: Send + Sync + 'static {
     /// Reads a value.
@@ -49,7 +50,8 @@ pub trait KeyValue: Send + Sync + 'static {
     ///
     /// # Errors
     /// When that would be more than the quota, or the values cannot be reached.
-    async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError>;
+    async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>)
+    -> Result<(), KeyValueError>;
 
     /// Deletes values; those that are not there are no error.
     ///
@@ -68,19 +70,25 @@ pub trait KeyValue: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<String>, KeyValueError>;
 
-    /// Adds to a number, 0 while there is none. Returns the sum. Numbers are kept as decimal text, so that a handler may read and write
-    /// them as values.
+    /// Adds to a number, 0 while there is none. Returns the sum. Numbers are kept as decimal text,
+    /// so that a handler may read and write them as values.
     ///
     /// # Errors
-    /// When the value that is there is no number, on overflow, beyond the quota, or when the values cannot be reached.
+    /// When the value that is there is no number, on overflow, beyond the quota, or when the values
+    /// cannot be reached.
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError>;
 
     /// Writes a value if the one that is there is the one that was seen. `false`: it is another.
     ///
     /// # Errors
     /// When that would be more than the quota, or the values cannot be reached.
-    async fn swap(&self, space: &Space, key: &str, seen: Seen, value: Vec<u8>)
-    -> Result<bool, KeyValueError>;
+    async fn swap(
+        &self,
+        space: &Space,
+        key: &str,
+        seen: Seen,
+        value: Vec<u8>,
+    ) -> Result<bool, KeyValueError>;
 }
 
 /// What a value was like: its SHA-256, or that there was none.

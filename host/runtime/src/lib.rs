@@ -1,9 +1,9 @@
 //! The sandbox: wasmtime, and nothing but wasmtime.
 //!
-//! One door: [`Runtime::invoke`] runs one attempt of one plugin in an instance that is made for it and dropped after
-//! it, and always comes back with an [`Outcome`](taskforge_domain::Outcome) and the
-//! [`Usage`](taskforge_domain::Usage) that led to it. Nothing that a guest does reaches the caller as an error, a
-//! panic or a blocked thread.
+//! One door: [`Runtime::invoke`] runs one attempt of one plugin in an instance that is made for it
+//! and dropped after it, and always comes back with an [`Outcome`](taskforge_domain::Outcome) and
+//! the [`Usage`](taskforge_domain::Usage) that led to it. Nothing that a guest does reaches the
+//! caller as an error, a panic or a blocked thread.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -82,8 +82,8 @@ pub use inspect::{Inspection, inspect};
 pub use invoke::{Invocation, Invoked};
 pub use keyvalue::{KeyValue, KeyValueError, MemoryKeyValue, Seen, Space};
 pub use mailer::{
-    MailAmount, MailAttachment, MailCounter, MailError, MailErrorKind, MailMessage, MailReceipt, MailRefusal,
-    Mailer, MemoryMailCounter, OutboxMailer, SmtpMailer,
+    MailAmount, MailAttachment, MailCounter, MailError, MailErrorKind, MailMessage, MailReceipt,
+    MailRefusal, Mailer, MemoryMailCounter, OutboxMailer, SmtpMailer,
 };
 pub use plugin::Plugin;
 pub use refusal::LoadError;

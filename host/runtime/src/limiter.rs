@@ -1,7 +1,8 @@
 //! The guest's part of the memory budget, and the other ceilings that the engine asks about.
 //!
-//! The engine asks before each memory and each table grows, one at a time. A limiter that looks at each alone allows
-//! a component with thirty memories thirty times the limit, so this one takes all from the attempt's [`Budget`].
+//! The engine asks before each memory and each table grows, one at a time. A limiter that looks at
+//! each alone allows a component with thirty memories thirty times the limit, so this one takes all
+//! from the attempt's [`Budget`].
 
 use async_trait::async_trait;
 use taskforge_domain::Limits;
@@ -62,9 +63,9 @@ impl MemoryLimiter {
         true
     }
 
-    /// A granted growth that the engine could not carry out stays counted: the engine also reports failures that it
-    /// never asked about, and a guest could have its sum taken back with those. Growth beyond a maximum, the usual
-    /// cause, is refused before.
+    /// A granted growth that the engine could not carry out stays counted: the engine also reports
+    /// failures that it never asked about, and a guest could have its sum taken back with those.
+    /// Growth beyond a maximum, the usual cause, is refused before.
     fn failed(&mut self, error: &wasmtime::Error) {
         self.denied.get_or_insert_with(|| error.to_string());
     }
@@ -75,8 +76,9 @@ fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
     maximum.is_some_and(|maximum| desired > maximum)
 }
 
-// A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once: an interpreter
-// may collect its garbage and go on. A guest that traps after a refusal was killed by it (see `verdict`).
+// A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once:
+// an interpreter may collect its garbage and go on. A guest that traps after a refusal was killed
+// by it (see `verdict`).
 #[async_trait]
 impl ResourceLimiterAsync for MemoryLimiter {
     async fn memory_growing(
@@ -138,11 +140,7 @@ mod tests {
     use super::*;
 
     fn limiter(memory: u64, table_elements: u64) -> MemoryLimiter {
-        let limits = Limits {
-            memory,
-            table_elements,
-            ..Limits::default()
-        };
+        let limits = Limits { memory, table_elements, ..Limits::default() };
         MemoryLimiter::new(&limits, Budget::new(memory))
     }
 
@@ -165,9 +163,7 @@ mod tests {
     async fn a_reported_failure_takes_nothing_off_the_sum() {
         let mut limiter = limiter(1000, 100);
         assert!(limiter.memory_growing(0, 900, None).await.unwrap());
-        limiter
-            .memory_grow_failed(wasmtime::Error::msg("beyond the type's limits"))
-            .unwrap();
+        limiter.memory_grow_failed(wasmtime::Error::msg("beyond the type's limits")).unwrap();
         assert!(!limiter.memory_growing(900, 1001, None).await.unwrap());
     }
 

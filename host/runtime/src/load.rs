@@ -86,17 +86,13 @@ fn check_names(inspection: &Inspection) -> Result<(), LoadError> {
     let names = || inspection.imports.iter().chain(&inspection.exports);
     let (count, bytes) = (names().count(), names().map(String::len).sum());
     if count > NAMES || bytes > NAME_BYTES {
-        return Err(LoadError::TooManyNames {
-            count,
-            bytes,
-            limit: NAMES,
-            byte_limit: NAME_BYTES,
-        });
+        return Err(LoadError::TooManyNames { count, bytes, limit: NAMES, byte_limit: NAME_BYTES });
     }
     Ok(())
 }
 
-/// A component's code: from the cache, or compiled from `bytes` or, without them, from what the source has.
+/// A component's code: from the cache, or compiled from `bytes` or, without them, from what the
+/// source has.
 pub(crate) async fn code(
     shared: &Arc<Shared>,
     (digest, shape): Key,
@@ -114,13 +110,7 @@ pub(crate) async fn code(
         None => fetch(shared, &digest).await?,
     };
     let _large = match bytes.len() > LARGE {
-        true => Some(
-            shared
-                .compiling_large
-                .acquire()
-                .await
-                .map_err(LoadError::internal)?,
-        ),
+        true => Some(shared.compiling_large.acquire().await.map_err(LoadError::internal)?),
         false => None,
     };
     let _turn = shared.compiling.acquire().await.map_err(LoadError::internal)?;
@@ -172,8 +162,8 @@ async fn fetch(shared: &Arc<Shared>, wanted: &Digest) -> Result<Arc<Vec<u8>>, Lo
     .await
 }
 
-/// Compiles in this process, and keeps the code in the cache, if there is one. That it cannot be kept costs only the next start's time, so
-/// it is logged and no error.
+/// Compiles in this process, and keeps the code in the cache, if there is one. That it cannot be
+/// kept costs only the next start's time, so it is logged and no error.
 fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Component, LoadError> {
     let refused = |error: wasmtime::Error| LoadError::unsupported(&error);
     let code = chunks::precompile(&shared.engine, bytes).map_err(refused)?;
@@ -199,22 +189,18 @@ fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Compon
 #[allow(unsafe_code)]
 fn deserialize(shared: &Shared, code: &[u8]) -> Result<Component, LoadError> {
     // SAFETY: the code is what this engine has just compiled, and has not left the process.
-    unsafe { Component::deserialize(&shared.engine, code) }.map_err(|error| LoadError::unsupported(&error))
+    unsafe { Component::deserialize(&shared.engine, code) }
+        .map_err(|error| LoadError::unsupported(&error))
 }
 
 fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, LoadError> {
     let image = component.image_range();
     let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
     // Here, and not when the first instance is made, on the thread of an attempt.
-    component
-        .initialize_copy_on_write_image()
-        .map_err(LoadError::internal)?;
+    component.initialize_copy_on_write_image().map_err(LoadError::internal)?;
     let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
     let code = Code::link(shape, linked).map_err(incompatible)?;
-    Ok(Loaded {
-        code: Arc::new(code),
-        size: (image.end.addr() - image.start.addr()) as u64,
-    })
+    Ok(Loaded { code: Arc::new(code), size: (image.end.addr() - image.start.addr()) as u64 })
 }
 
 /// Does what takes the CPU or the disk beside the threads that attempts run on.

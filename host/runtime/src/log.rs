@@ -1,4 +1,5 @@
-//! An attempt's log: what the handler prints and logs, cut at a limit, and what the host has to add.
+//! An attempt's log: what the handler prints and logs, cut at a limit, and what the host has to
+//! add.
 
 use taskforge_domain::{Failure, FailureKind, LogLevel, LogLine, Timestamp};
 
@@ -7,15 +8,15 @@ use crate::{
     words::{Report, Words},
 };
 
-/// Lines that the host itself may add. They do not count against the handler's limit, so that a handler cannot drown
-/// the reason why it failed.
+/// Lines that the host itself may add. They do not count against the handler's limit, so that a
+/// handler cannot drown the reason why it failed.
 const MAX_NOTES: usize = 50;
 
 /// The longest line that the host adds, in bytes.
 const NOTE_LENGTH: usize = 2000;
 
-/// What a line takes beside its text, in bytes: time, level and punctuation as they are stored. An empty line is not
-/// free.
+/// What a line takes beside its text, in bytes: time, level and punctuation as they are stored. An
+/// empty line is not free.
 pub(crate) const LINE: u64 =
     r#"{"at":"2026-01-01T00:00:00.000000000Z","level":"critical","message":""},"#.len() as u64;
 
@@ -41,12 +42,14 @@ impl Stream {
     }
 }
 
-/// Collects lines. Once the limit is reached, taking more costs no memory and next to no time, however much comes.
+/// Collects lines. Once the limit is reached, taking more costs no memory and next to no time,
+/// however much comes.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Vec<LogLine>,
     limit: u64,
-    // As it will be stored: JSON, so that the row is no larger than the limit whatever the text is made of.
+    // As it will be stored: JSON, so that the row is no larger than the limit whatever the text is
+    // made of.
     kept: u64,
     dropped: u64,
     notes: usize,
@@ -59,8 +62,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// A log that keeps `limit` bytes, as they are stored: each line counts [`LINE`] beside its text. What it takes of
-    /// the host's memory comes from the budget; without room there it is full.
+    /// A log that keeps `limit` bytes, as they are stored: each line counts [`LINE`] beside its
+    /// text. What it takes of the host's memory comes from the budget; without room there it is
+    /// full.
     pub(crate) fn new(limit: u64, budget: &Budget) -> Self {
         let open = [Vec::new(), Vec::new()];
         Self {
@@ -129,7 +133,8 @@ impl Log {
         }
     }
 
-    /// Notes that the host refused something, and keeps the latest refusal as a reason why the handler may give up.
+    /// Notes that the host refused something, and keeps the latest refusal as a reason why the
+    /// handler may give up.
     pub(crate) fn refuse(&mut self, kind: FailureKind, text: String) {
         self.note(LogLevel::Error, &text);
         self.refusal = Some(Failure::new(kind, text));
@@ -147,9 +152,9 @@ impl Log {
         self.wrote_last = Stream::Stdout;
     }
 
-    /// What the handler wrote about its end: a report of an exception, and the last line of standard
-    /// error. Some languages, such as TinyGo, report on standard output, where all other lines are
-    /// data: that counts unless standard error has something later to say.
+    /// What the handler wrote about its end: a report of an exception, and the last line of
+    /// standard error. Some languages, such as TinyGo, report on standard output, where all other
+    /// lines are data: that counts unless standard error has something later to say.
     pub(crate) fn last_words(&mut self) -> (Option<&Report>, Option<&str>) {
         let [stdout, stderr] = &mut self.words;
         let (report, last) = stderr.end();
@@ -171,10 +176,8 @@ impl Log {
     pub(crate) fn finish(&mut self) -> Vec<LogLine> {
         self.flush();
         if self.dropped > 0 {
-            let marker = format!(
-                "[log cut at {} bytes; {} more were dropped]",
-                self.limit, self.dropped
-            );
+            let marker =
+                format!("[log cut at {} bytes; {} more were dropped]", self.limit, self.dropped);
             self.line(LogLevel::Warn, marker);
         }
         std::mem::take(&mut self.lines)
@@ -185,18 +188,15 @@ impl Log {
         self.lines.len()
     }
 
-    /// The latest lines, oldest first, as many as take `max` bytes as they are stored. When earlier ones
-    /// were left out, a line before them says so.
+    /// The latest lines, oldest first, as many as take `max` bytes as they are stored. When earlier
+    /// ones were left out, a line before them says so.
     pub(crate) fn latest(&self, max: u64) -> Vec<LogLine> {
         let mut room = max;
         let mut latest = Vec::new();
         for line in self.lines.iter().rev() {
             let Some(left) = room.checked_sub(LINE) else { break };
             let (message, size) = cut_stored(&line.message, left);
-            latest.push(LogLine {
-                message: message.to_owned(),
-                ..*line
-            });
+            latest.push(LogLine { message: message.to_owned(), ..*line });
             room = left - size;
         }
         let earlier = self.lines.len() - latest.len();
@@ -246,9 +246,7 @@ impl Log {
                 text.push(char::REPLACEMENT_CHARACTER);
             }
         }
-        let left: usize = rest
-            .map(|chunk| chunk.valid().len() + chunk.invalid().len())
-            .sum();
+        let left: usize = rest.map(|chunk| chunk.valid().len() + chunk.invalid().len()).sum();
         self.dropped += left as u64;
         self.push(stream.level(), &text);
     }
@@ -264,8 +262,8 @@ impl Log {
         self.line(level, kept.to_owned());
     }
 
-    /// Pays for memory that is about to be taken: twice, because a vector may grow to double of what it needs. A log
-    /// that cannot pay is full from then on.
+    /// Pays for memory that is about to be taken: twice, because a vector may grow to double of
+    /// what it needs. A log that cannot pay is full from then on.
     fn pay(&mut self, bytes: u64) -> bool {
         let open: usize = self.open.iter().map(Vec::len).sum();
         let due = (self.kept + open as u64).saturating_add(bytes).saturating_mul(2);
@@ -280,11 +278,7 @@ impl Log {
     }
 
     fn line(&mut self, level: LogLevel, message: String) {
-        self.lines.push(LogLine {
-            at: Timestamp::now(),
-            level,
-            message,
-        });
+        self.lines.push(LogLine { at: Timestamp::now(), level, message });
     }
 }
 
@@ -344,10 +338,7 @@ mod tests {
         log.message(LogLevel::Info, "", "and more");
         assert_eq!(
             messages(&mut log),
-            [
-                "1234567890",
-                &format!("[log cut at {} bytes; 1023 more were dropped]", LINE + 10)
-            ]
+            ["1234567890", &format!("[log cut at {} bytes; 1023 more were dropped]", LINE + 10)]
         );
     }
 
@@ -390,18 +381,14 @@ mod tests {
         };
         let empty = [b'\n'; 64 << 10];
         let (size, lines) = stored(&|log| log.write(Stream::Stdout, &empty));
-        assert!(
-            size <= limit && lines == 910,
-            "{lines} empty lines take {size} bytes"
-        );
-        let (size, _) = stored(&|log| log.message(LogLevel::Critical, "", &"\u{1}\"\n".repeat(64 << 10)));
+        assert!(size <= limit && lines == 910, "{lines} empty lines take {size} bytes");
+        let (size, _) =
+            stored(&|log| log.message(LogLevel::Critical, "", &"\u{1}\"\n".repeat(64 << 10)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes of escapes");
         let (size, _) = stored(&|log| log.write(Stream::Stderr, &[0xff; 64 << 10]));
-        assert!(
-            (limit / 2..=limit).contains(&size),
-            "{size} bytes that are not UTF-8"
-        );
-        let (size, _) = stored(&|log| log.message(LogLevel::Info, "\u{2}", &"\u{1}".repeat(1 << 20)));
+        assert!((limit / 2..=limit).contains(&size), "{size} bytes that are not UTF-8");
+        let (size, _) =
+            stored(&|log| log.message(LogLevel::Info, "\u{2}", &"\u{1}".repeat(1 << 20)));
         assert!((limit / 2..=limit).contains(&size), "{size} bytes in one line");
     }
 
@@ -431,7 +418,8 @@ mod tests {
             lines.map(|line| line.message).collect()
         };
         assert_eq!(latest(1 << 10), ["one", "two", "three"]);
-        let earlier = |count| format!("[{count} earlier lines are shown when the attempt has ended]");
+        let earlier =
+            |count| format!("[{count} earlier lines are shown when the attempt has ended]");
         assert_eq!(latest(2 * LINE + 8), [earlier(1).as_str(), "two", "three"]);
         assert_eq!(latest(LINE + 2), [earlier(2).as_str(), "th"]);
         assert_eq!(latest(LINE - 1), Vec::<String>::new());

@@ -1,7 +1,7 @@
 //! Where mail goes: the outbox folder or an SMTP server.
 //!
-//! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in development is what an
-//! SMTP server would get.
+//! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in
+//! development is what an SMTP server would get.
 
 mod address;
 mod admission;
@@ -27,8 +27,9 @@ const MAX_TEXT: usize = 10_000;
 /// A message as a handler hands it over, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailMessage {
-    /// Says which task sends this, and its how manieth message it is. Together with the content it decides the
-    /// `Message-ID`: a task that runs again sends the same message under the same id, and receivers can tell.
+    /// Says which task sends this, and its how manieth message it is. Together with the content it
+    /// decides the `Message-ID`: a task that runs again sends the same message under the same id,
+    /// and receivers can tell.
     pub key: String,
     /// Sender; `None` for the mailer's own.
     pub from: Option<String>,
@@ -53,17 +54,16 @@ pub struct MailMessage {
 }
 
 impl MailMessage {
-    /// Whether it is of a size that is worth reading: addresses are many to parse, and what becomes a
-    /// header is encoded word by word.
+    /// Whether it is of a size that is worth reading: addresses are many to parse, and what becomes
+    /// a header is encoded word by word.
     ///
     /// # Errors
     /// When a part is longer than it may be.
     pub(crate) fn check(&self) -> Result<(), MailError> {
         let recipients = self.to.len() + self.cc.len() + self.bcc.len();
-        for (what, count) in [
-            ("recipients", recipients),
-            ("addresses for replies", self.reply_to.len()),
-        ] {
+        for (what, count) in
+            [("recipients", recipients), ("addresses for replies", self.reply_to.len())]
+        {
             if count > MAX_RECIPIENTS {
                 return Err(MailError::invalid(format!(
                     "the message has {count} {what}; {MAX_RECIPIENTS} are allowed"
@@ -94,11 +94,7 @@ impl MailMessage {
             let id = file.content_id.as_ref().map_or(0, String::len);
             file.name.len() + file.content_type.len() + file.content.len() + id
         });
-        texts
-            .map(String::len)
-            .chain(attached)
-            .map(|bytes| bytes as u64)
-            .sum()
+        texts.map(String::len).chain(attached).map(|bytes| bytes as u64).sum()
     }
 }
 
@@ -162,19 +158,13 @@ pub struct MailError {
 
 impl MailError {
     fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            kind: MailErrorKind::Invalid,
-            message: message.into(),
-        }
+        Self { kind: MailErrorKind::Invalid, message: message.into() }
     }
 
     /// The mailer cannot take it now.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self {
-            kind: MailErrorKind::Unavailable,
-            message: message.into(),
-        }
+        Self { kind: MailErrorKind::Unavailable, message: message.into() }
     }
 }
 

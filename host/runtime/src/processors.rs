@@ -1,9 +1,11 @@
 //! What the threads of attempts leave to others of the machine's processors.
 //!
-//! A low priority is not enough. To Linux it counts only among the threads of one group (a control group, or a session): against the threads
-//! of another group, those of a database for example, what counts is the group. A thread that yields leaves the processor to its own group
-//! only. And who is given a processor keeps it for some milliseconds, whoever else wakes up meanwhile. So such a thread also goes to sleep now
-//! and then if the machine has more to do than processors, and what cannot be trusted to come to that point is kept off some processors.
+//! A low priority is not enough. To Linux it counts only among the threads of one group (a control
+//! group, or a session): against the threads of another group, those of a database for example,
+//! what counts is the group. A thread that yields leaves the processor to its own group only. And
+//! who is given a processor keeps it for some milliseconds, whoever else wakes up meanwhile. So
+//! such a thread also goes to sleep now and then if the machine has more to do than processors, and
+//! what cannot be trusted to come to that point is kept off some processors.
 
 use std::{cell::Cell, fs::File, io, os::unix::fs::FileExt as _, sync::LazyLock, time::Duration};
 
@@ -13,17 +15,20 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// A tenth of the share of a thread that is not niced. With less, what runs under it would starve beside a busy neighbour until its time is
-/// over. Slices are left as they are: to Linux a shorter slice is a nearer deadline, so whoever has one goes first.
+/// A tenth of the share of a thread that is not niced. With less, what runs under it would starve
+/// beside a busy neighbour until its time is over. Slices are left as they are: to Linux a shorter
+/// slice is a nearer deadline, so whoever has one goes first.
 pub(crate) const NICENESS: i32 = 10;
 
 /// How long a thread computes before it looks whether others wait.
 const TURN: Duration = Duration::from_micros(300);
 
-/// How long it then leaves its processor to them: enough for several of the quick steps that a task takes through the processes of a fleet.
+/// How long it then leaves its processor to them: enough for several of the quick steps that a task
+/// takes through the processes of a fleet.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// What a thread has of the processors by itself. What is made of it is absolute, because threads inherit from whichever thread starts them.
+/// What a thread has of the processors by itself. What is made of it is absolute, because threads
+/// inherit from whichever thread starts them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     niceness: i32,
@@ -39,23 +44,28 @@ impl Share {
         }
     }
 
-    /// Gives the calling thread, and the processes that it starts, this share with a lower priority.
+    /// Gives the calling thread, and the processes that it starts, this share with a lower
+    /// priority.
     pub(crate) fn lower(&self) -> io::Result<()> {
         setpriority_process(None, (self.niceness + NICENESS).min(19))?;
         match &self.allowed {
-            Some(allowed) if sched_getaffinity(None)? != *allowed => Ok(sched_setaffinity(None, allowed)?),
+            Some(allowed) if sched_getaffinity(None)? != *allowed => {
+                Ok(sched_setaffinity(None, allowed)?)
+            }
             _ => Ok(()),
         }
     }
 
-    /// [`Self::lower`], and half of the processors: the same half in every process of the machine with the same share, so that the other
-    /// half is free of whatever is confined, however many processes do so. A single processor is all. (Two that are one core to the machine
-    /// may be in different halves; they share it as any two threads would.)
+    /// [`Self::lower`], and half of the processors: the same half in every process of the machine
+    /// with the same share, so that the other half is free of whatever is confined, however many
+    /// processes do so. A single processor is all. (Two that are one core to the machine may be in
+    /// different halves; they share it as any two threads would.)
     pub(crate) fn confine(&self) -> io::Result<()> {
         // One may be allowed without the other.
         let lowered = self.lower();
         if let Some(allowed) = &self.allowed {
-            let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+            let usable: Vec<usize> =
+                (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
             let kept = (usable.len() / 2).max(1);
             let mut half = CpuSet::new();
             for &cpu in usable.iter().rev().take(kept) {
@@ -67,14 +77,16 @@ impl Share {
     }
 }
 
-/// The processor time of this thread. Not the time on a clock: who was kept from computing by others has not computed for long.
+/// The processor time of this thread. Not the time on a clock: who was kept from computing by
+/// others has not computed for long.
 pub(crate) fn computed() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
     Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-/// Gives way to whoever waits for the processor of the calling thread. To be called every now and then by what computes for long.
+/// Gives way to whoever waits for the processor of the calling thread. To be called every now and
+/// then by what computes for long.
 pub(crate) fn give_way() {
     thread_local! {
         static LATELY: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -98,14 +110,14 @@ static PROCESSORS: LazyLock<usize> = LazyLock::new(|| {
     online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 });
 
-/// Whether more threads of this machine want to run than it has processors. Where the system does not say, they never do. Costs 1 µs.
+/// Whether more threads of this machine want to run than it has processors. Where the system does
+/// not say, they never do. Costs 1 µs.
 fn is_crowded() -> bool {
     static LOAD: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/loadavg").ok());
     let mut text = [0; 64];
     let read = LOAD.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
     let load = read.and_then(|read| std::str::from_utf8(text.get(..read)?).ok());
-    load.and_then(runnable)
-        .is_some_and(|runnable| runnable > *PROCESSORS)
+    load.and_then(runnable).is_some_and(|runnable| runnable > *PROCESSORS)
 }
 
 /// The number before the stroke in `0.20 0.18 0.12 1/80 11206`.
@@ -162,11 +174,7 @@ mod tests {
         let (half, (inherited, whole, niceness)) = confined();
         assert_eq!(half.count(), (allowed.count() / 2).max(1));
         assert!((0..CpuSet::MAX_CPU).all(|cpu| allowed.is_set(cpu) || !half.is_set(cpu)));
-        assert_eq!(
-            (inherited, whole),
-            (half, allowed),
-            "what is inherited is not kept"
-        );
+        assert_eq!((inherited, whole), (half, allowed), "what is inherited is not kept");
         assert_eq!(niceness, (share.niceness + NICENESS).min(19), "nor added to");
         assert_eq!(confined().0, half, "the same half for all");
     }

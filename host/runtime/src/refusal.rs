@@ -1,4 +1,5 @@
-//! Why bytes did not become a plugin: one sentence each, on one line, of bounded length, that an author can act on.
+//! Why bytes did not become a plugin: one sentence each, on one line, of bounded length, that an
+//! author can act on.
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ const NAME: usize = 100;
 /// The names that a list shows before it says how many more there are.
 const LISTED: usize = 10;
 
-/// What the engine says of a proposal that is switched off here, and how a component is built without it. Exceptions
-/// and garbage collection would give each instance a heap that the engine keeps outside its pool of memories.
+/// What the engine says of a proposal that is switched off here, and how a component is built
+/// without it. Exceptions and garbage collection would give each instance a heap that the engine
+/// keeps outside its pool of memories.
 const ADVICE: [(&str, &str); 4] = [
     (
         "exceptions",
@@ -33,10 +35,7 @@ const ADVICE: [(&str, &str); 4] = [
         "threads",
         "this host runs no threads; build for wasm32-wasip2, not for a target with threads",
     ),
-    (
-        "memory64",
-        "this host runs 32-bit memories only; build for wasm32",
-    ),
+    ("memory64", "this host runs 32-bit memories only; build for wasm32"),
 ];
 
 /// Why bytes did not become a plugin. The texts speak to the plugin's author or operator.
@@ -88,7 +87,8 @@ pub enum LoadError {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// It uses features of WebAssembly that this host has switched off, or is too much for the compiler.
+    /// It uses features of WebAssembly that this host has switched off, or is too much for the
+    /// compiler.
     #[error("this component cannot be compiled: {0}")]
     Unsupported(String),
     /// Compiling it was given up.
@@ -220,15 +220,8 @@ mod tests {
     fn a_long_list_is_cut_and_counted() {
         let names: Vec<_> = (0..10_000).map(|index| format!("e{index}")).collect();
         let text = LoadError::NotAPlugin(names).to_string();
-        assert!(
-            text.contains("e9, … and 9,990 more, not taskforge:plugin/handler@0.1:"),
-            "{text}"
-        );
-        assert!(
-            LoadError::NotAPlugin(Vec::new())
-                .to_string()
-                .contains("exports nothing, not")
-        );
+        assert!(text.contains("e9, … and 9,990 more, not taskforge:plugin/handler@0.1:"), "{text}");
+        assert!(LoadError::NotAPlugin(Vec::new()).to_string().contains("exports nothing, not"));
     }
 
     #[test]
@@ -242,10 +235,7 @@ mod tests {
         ];
         for text in errors.map(|error| error.to_string()) {
             assert!(text.len() < 2000, "{}", text.len());
-            assert!(
-                !text.contains(|c: char| c.is_control() || c == '\u{202e}'),
-                "{text:?}"
-            );
+            assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
             assert!(text.contains('…'), "{text}");
         }
     }
@@ -256,11 +246,7 @@ mod tests {
             LoadError::CompileMemory(1 << 30).to_string(),
             "compiling this component needed more than 1 GiB of memory: make its functions smaller or fewer"
         );
-        assert!(
-            LoadError::CompileMemory(256 << 20)
-                .to_string()
-                .contains("than 256 MiB of")
-        );
+        assert!(LoadError::CompileMemory(256 << 20).to_string().contains("than 256 MiB of"));
         assert!(
             LoadError::CompileTime(Duration::from_secs(60))
                 .to_string()

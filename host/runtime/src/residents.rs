@@ -1,8 +1,9 @@
 //! Whose code is in memory: one place for each component, and a budget for them all.
 //!
-//! A plugin is small until it is used. Its code is loaded at the first use, once however many ask for it, and serves every plugin that is
-//! the same component. When there is more code than the budget allows, what was not used for longest goes, unless an attempt runs on it;
-//! it comes back at its next use.
+//! A plugin is small until it is used. Its code is loaded at the first use, once however many ask
+//! for it, and serves every plugin that is the same component. When there is more code than the
+//! budget allows, what was not used for longest goes, unless an attempt runs on it; it comes back
+//! at its next use.
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,8 @@ use crate::{
 /// How long a component that could not be loaded is not tried again, at least.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Times as long as the failed attempt took that it is not tried again: one that cannot be loaded takes at most this share of a processor.
+/// Times as long as the failed attempt took that it is not tried again: one that cannot be loaded
+/// takes at most this share of a processor.
 const PAUSE_FACTOR: u32 = 10;
 
 /// The code that is in memory.
@@ -33,7 +35,8 @@ const PAUSE_FACTOR: u32 = 10;
 pub struct Residents {
     /// Components whose code is loaded.
     pub plugins: usize,
-    /// The size of their code, in bytes. It is mapped from files: the part that was not used lately takes no memory.
+    /// The size of their code, in bytes. It is mapped from files: the part that was not used lately
+    /// takes no memory.
     pub bytes: u64,
 }
 
@@ -89,10 +92,7 @@ impl Place {
                     LoadError::Internal(_) => PAUSE,
                     _ => PAUSE.max(begun.elapsed() * PAUSE_FACTOR),
                 };
-                *failed = Some(Failed {
-                    error: error.clone(),
-                    until: Instant::now() + pause,
-                });
+                *failed = Some(Failed { error: error.clone(), until: Instant::now() + pause });
                 Err(error)
             }
         }
@@ -117,11 +117,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self {
-            budget,
-            clock: AtomicU64::new(0),
-            places: Mutex::default(),
-        }
+        Self { budget, clock: AtomicU64::new(0), places: Mutex::default() }
     }
 
     /// The place of a component, which is kept as long as somebody holds it.
@@ -158,10 +154,7 @@ impl Table {
         self.touch(place);
         let evicted = self.evict();
         if !evicted.is_empty() {
-            tracing::debug!(
-                plugins = evicted.len(),
-                "code that was not used for long was dropped"
-            );
+            tracing::debug!(plugins = evicted.len(), "code that was not used for long was dropped");
             // Unmapping, and the pool's slots that remember it.
             tokio::task::spawn_blocking(move || drop(evicted));
         }
@@ -171,8 +164,9 @@ impl Table {
     fn evict(&self) -> Vec<Arc<Code>> {
         let mut resident = self.resident();
         let mut total = sum(&resident);
-        let excessive =
-            |total: &Residents| total.plugins > self.budget.plugins || total.bytes > self.budget.bytes;
+        let excessive = |total: &Residents| {
+            total.plugins > self.budget.plugins || total.bytes > self.budget.bytes
+        };
         if !self.budget.may_evict || !excessive(&total) {
             return Vec::new();
         }
@@ -183,9 +177,7 @@ impl Table {
                 break;
             }
             // Whoever runs on the code holds it, and nobody can begin to while the lock is held.
-            let gone = place
-                .lock()
-                .take_if(|loaded| Arc::strong_count(&loaded.code) == 1);
+            let gone = place.lock().take_if(|loaded| Arc::strong_count(&loaded.code) == 1);
             if let Some(gone) = gone {
                 evicted.push(gone.code);
                 total.plugins -= 1;
@@ -213,8 +205,5 @@ impl Table {
 }
 
 fn sum(resident: &[(Arc<Place>, u64)]) -> Residents {
-    Residents {
-        plugins: resident.len(),
-        bytes: resident.iter().map(|(_, size)| size).sum(),
-    }
+    Residents { plugins: resident.len(), bytes: resident.iter().map(|(_, size)| size).sum() }
 }

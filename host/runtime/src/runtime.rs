@@ -29,44 +29,51 @@ use crate::{
 /// What a runtime is made from.
 #[derive(Clone)]
 pub struct RuntimeConfig {
-    /// Where compiled code is kept between starts; made private to this user. `None`: every start compiles.
+    /// Where compiled code is kept between starts; made private to this user. `None`: every start
+    /// compiles.
     pub cache_dir: Option<PathBuf>,
     /// The size that the folder is kept to, in bytes: what was not used for longest goes.
     pub cache_bytes: u64,
     /// Where components are compiled.
     pub compiler: Compiler,
-    /// Plugins whose code is in memory at once. With a [source](Self::source), what is not running and was not used for longest is
-    /// dropped beyond that, and loaded again when it is needed.
+    /// Plugins whose code is in memory at once. With a [source](Self::source), what is not running
+    /// and was not used for longest is dropped beyond that, and loaded again when it is needed.
     pub resident_plugins: usize,
     /// The size of their code, in bytes.
     pub resident_bytes: u64,
-    /// Instances that may live at once. One more waits until one ends. Decides the size of the pool, which is address
-    /// space until it is used: 4 GiB for each memory that each instance may have.
+    /// Instances that may live at once. One more waits until one ends. Decides the size of the
+    /// pool, which is address space until it is used: 4 GiB for each memory that each instance may
+    /// have.
     pub max_instances: u32,
     /// The largest component that is loaded, in bytes.
     pub max_component: u64,
-    /// The most that each of a plugin's limits may be. Memory and counts decide the size of the pool.
+    /// The most that each of a plugin's limits may be. Memory and counts decide the size of the
+    /// pool.
     pub ceilings: Limits,
     /// Where mail goes.
     pub mailer: Arc<dyn Mailer>,
-    /// Where the bytes of registered plugins come from when their code is not in the cache. `None`: only loaded ones run.
+    /// Where the bytes of registered plugins come from when their code is not in the cache. `None`:
+    /// only loaded ones run.
     pub source: Option<Arc<dyn ComponentSource>>,
     /// Where plugins keep values. `None`: `wasi:keyvalue` says that it is not there.
     pub key_value: Option<Arc<dyn KeyValue>>,
-    /// File descriptors that outgoing HTTP connections may take, those that are idle or being made included. A tenant alone gets half of
-    /// what is for requests, two a third each: see [`FairSemaphore`](crate::FairSemaphore).
+    /// File descriptors that outgoing HTTP connections may take, those that are idle or being made
+    /// included. A tenant alone gets half of what is for requests, two a third each: see
+    /// [`FairSemaphore`](crate::FairSemaphore).
     pub outgoing_descriptors: usize,
     /// Counts the mail of a version over the whole fleet. `None`: this process counts its own.
     pub mail_counter: Option<Arc<dyn MailCounter>>,
-    /// Private networks that every plugin with an HTTP grant may reach besides its own, on this host.
+    /// Private networks that every plugin with an HTTP grant may reach besides its own, on this
+    /// host.
     pub allow_private: Vec<IpNet>,
     /// Whose certificates outgoing HTTPS believes.
     pub authorities: Authorities,
 }
 
 impl RuntimeConfig {
-    /// 64 instances with limits up to [`Limits::ceilings`], components of up to 128 MiB, code of 512 plugins or 1 GiB in memory, compiled in
-    /// this process, and no cache (2 GiB once it has a folder).
+    /// 64 instances with limits up to [`Limits::ceilings`], components of up to 128 MiB, code of
+    /// 512 plugins or 1 GiB in memory, compiled in this process, and no cache (2 GiB once it has a
+    /// folder).
     #[must_use]
     pub fn new(mailer: Arc<dyn Mailer>) -> Self {
         Self {
@@ -130,8 +137,8 @@ pub(crate) struct Shared {
     pub(crate) background: Arc<Background>,
     pub(crate) lanes: Lanes,
     pub(crate) residents: Table,
-    // Two, of which large components have one at most: an interpreter takes half a minute, and a small handler that
-    // comes after two of them shall not wait for one to end.
+    // Two, of which large components have one at most: an interpreter takes half a minute, and a
+    // small handler that comes after two of them shall not wait for one to end.
     pub(crate) compiling: Semaphore,
     pub(crate) compiling_large: Semaphore,
 }
@@ -140,7 +147,8 @@ pub(crate) struct Shared {
 const COMPILATIONS: usize = 2;
 const LARGE_COMPILATIONS: usize = 1;
 
-/// A component with more bytes is large. Handlers in Rust or Go have less, those with an interpreter more.
+/// A component with more bytes is large. Handlers in Rust or Go have less, those with an
+/// interpreter more.
 pub(crate) const LARGE: usize = 4 << 20;
 
 /// Components that describe themselves at once. Each has an instance.
@@ -150,8 +158,8 @@ impl Runtime {
     /// Builds the engine and the pool, and opens the cache.
     ///
     /// # Errors
-    /// When the configuration makes no sense, the machine cannot reserve the pool's address space, or the cache
-    /// folder cannot be used.
+    /// When the configuration makes no sense, the machine cannot reserve the pool's address space,
+    /// or the cache folder cannot be used.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         Self::with_tuning(config, &PoolTuning::default())
     }
@@ -177,19 +185,23 @@ impl Runtime {
         host::link(&mut linker).map_err(failed)?;
         let cache = match &config.cache_dir {
             Some(folder) => {
-                let opened =
-                    CodeCache::open(folder.clone(), engine::fingerprint(&engine), config.cache_bytes);
-                Some(opened.map_err(|source| RuntimeError::Cache {
-                    folder: folder.clone(),
-                    source,
-                })?)
+                let opened = CodeCache::open(
+                    folder.clone(),
+                    engine::fingerprint(&engine),
+                    config.cache_bytes,
+                );
+                Some(
+                    opened
+                        .map_err(|source| RuntimeError::Cache { folder: folder.clone(), source })?,
+                )
             }
             None => None,
         };
         let background = Arc::new(Background::default());
         let (descriptors, private) = (config.outgoing_descriptors, config.allow_private.clone());
-        let egress = Egress::new(descriptors, private, &config.authorities, Arc::clone(&background))
-            .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
+        let egress =
+            Egress::new(descriptors, private, &config.authorities, Arc::clone(&background))
+                .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
         let slots = Arc::new(Semaphore::new(config.max_instances as usize));
         let budget = Budget {
             plugins: config.resident_plugins,
@@ -212,24 +224,28 @@ impl Runtime {
             compiling: Semaphore::new(COMPILATIONS),
             compiling_large: Semaphore::new(LARGE_COMPILATIONS),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code from the cache, and
-    /// asks it to describe itself. Takes from milliseconds (cached) to half a minute (an interpreter, compiled), beside the threads that
-    /// attempts run on.
+    /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code
+    /// from the cache, and asks it to describe itself. Takes from milliseconds (cached) to half a
+    /// minute (an interpreter, compiled), beside the threads that attempts run on.
     ///
     /// # Errors
-    /// When the bytes are not a component that exports the handler interface, import what this host does not have,
-    /// ask for more than the runtime allows, or describe themselves wrongly. Each says what to do about it.
-    pub async fn load(&self, bytes: Vec<u8>, settings: PluginSettings) -> Result<Arc<Plugin>, LoadError> {
+    /// When the bytes are not a component that exports the handler interface, import what this host
+    /// does not have, ask for more than the runtime allows, or describe themselves wrongly. Each
+    /// says what to do about it.
+    pub async fn load(
+        &self,
+        bytes: Vec<u8>,
+        settings: PluginSettings,
+    ) -> Result<Arc<Plugin>, LoadError> {
         load::load(&self.shared, bytes, settings, None).await
     }
 
-    /// [`Runtime::load`] for a component that may not describe itself: a WASI command or web server, which is what the manifest says. A
-    /// component that exports the handler interface describes itself; the manifest must then be absent or agree in its name and version.
+    /// [`Runtime::load`] for a component that may not describe itself: a WASI command or web
+    /// server, which is what the manifest says. A component that exports the handler interface
+    /// describes itself; the manifest must then be absent or agree in its name and version.
     ///
     /// # Errors
     /// As [`Runtime::load`], and when there is no manifest where one is needed.
@@ -242,8 +258,9 @@ impl Runtime {
         load::load(&self.shared, bytes, settings, manifest).await
     }
 
-    /// A plugin that was loaded before, here or elsewhere, and is known by what was found then. Its code comes from the cache or from
-    /// [`RuntimeConfig::source`] when it is first needed. `secrets` are what it reads through `wasi:config` besides its configuration.
+    /// A plugin that was loaded before, here or elsewhere, and is known by what was found then. Its
+    /// code comes from the cache or from [`RuntimeConfig::source`] when it is first needed.
+    /// `secrets` are what it reads through `wasi:config` besides its configuration.
     #[must_use]
     pub fn register(&self, info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
         Plugin::registered(&self.shared.residents, info, secrets)
@@ -263,21 +280,25 @@ impl Runtime {
         Ok(limits.within(&self.shared.config.ceilings)?)
     }
 
-    /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait for it.
+    /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait
+    /// for it.
     ///
     /// # Errors
-    /// When the code is not in the cache, and the component cannot be had, is not what its digest says, or cannot be compiled. The same
-    /// error comes at once for some seconds after, or for ten times as long as it took.
+    /// When the code is not in the cache, and the component cannot be had, is not what its digest
+    /// says, or cannot be compiled. The same error comes at once for some seconds after, or for ten
+    /// times as long as it took.
     pub async fn prepare(&self, plugin: &Plugin) -> Result<(), LoadError> {
         plugin.code(&self.shared).await.map(|_| ())
     }
 
-    /// Whether components can be compiled here, if that is done in processes of their own. What these cannot give up is logged, once.
+    /// Whether components can be compiled here, if that is done in processes of their own. What
+    /// these cannot give up is logged, once.
     ///
     /// # Errors
     /// When they cannot.
     pub async fn try_compiler(&self) -> Result<(), LoadError> {
-        let (Compiler::Process(process), Some(cache)) = (&self.shared.config.compiler, &self.shared.cache)
+        let (Compiler::Process(process), Some(cache)) =
+            (&self.shared.config.compiler, &self.shared.cache)
         else {
             return Ok(());
         };
@@ -292,9 +313,9 @@ impl Runtime {
         self.shared.residents.count()
     }
 
-    /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler has ended, its
-    /// limits have ended it or it was cancelled. It runs on threads that give way to the caller's,
-    /// unless the tenant's attempts of this plugin were quick so far.
+    /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler
+    /// has ended, its limits have ended it or it was cancelled. It runs on threads that give way to
+    /// the caller's, unless the tenant's attempts of this plugin were quick so far.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }

@@ -6,8 +6,8 @@ use taskforge_domain::LogLine;
 
 use crate::host::SharedLog;
 
-/// The log of one attempt while it runs. Empty before the attempt begins, and after it has ended: its
-/// lines are in what the attempt came to then.
+/// The log of one attempt while it runs. Empty before the attempt begins, and after it has ended:
+/// its lines are in what the attempt came to then.
 #[derive(Debug, Clone, Default)]
 pub struct LogTail(Arc<OnceLock<SharedLog>>);
 

@@ -86,13 +86,11 @@ pub(crate) fn cancelled() -> Failure {
 }
 
 fn deadline(limit: Duration) -> Failure {
-    Failure::new(
-        FailureKind::Deadline,
-        format!("the handler did not end within {limit:?}"),
-    )
+    Failure::new(FailureKind::Deadline, format!("the handler did not end within {limit:?}"))
 }
 
-/// The operator reads the cause in the host's log; the client only learns that it was not the handler.
+/// The operator reads the cause in the host's log; the client only learns that it was not the
+/// handler.
 pub(crate) fn internal(cause: &str) -> Failure {
     tracing::error!(cause, "an attempt failed through the host's fault");
     Failure::new(FailureKind::Internal, "the host failed to run the handler")
@@ -111,10 +109,7 @@ fn output_of(output: String, state: &HostState, info: &PluginInfo) -> Result<Jso
     if let Some(at) = json::too_deep(&output) {
         return Err(Failure::new(
             FailureKind::InvalidOutput,
-            format!(
-                "the output nests deeper than {} levels, at byte {at}",
-                json::MAX_DEPTH
-            ),
+            format!("the output nests deeper than {} levels, at byte {at}", json::MAX_DEPTH),
         ));
     }
     // What follows the first bytes is not shown.
@@ -129,8 +124,12 @@ const SHOWN: usize = 100;
 fn not_json(beginning: &str, error: &str, shape: Shape) -> Failure {
     let advice = match shape {
         Shape::Handler => "return the text of one JSON value",
-        Shape::Command => "print one JSON value to standard output, and what is for people to standard error",
-        Shape::Http => "answer with one JSON value; text is one in quotes, as JSON.stringify makes it",
+        Shape::Command => {
+            "print one JSON value to standard output, and what is for people to standard error"
+        }
+        Shape::Http => {
+            "answer with one JSON value; text is one in quotes, as JSON.stringify makes it"
+        }
     };
     let beginning = refusal::quoted(beginning);
     let why = format!("the output is not JSON ({error}); it begins {beginning:?}: {advice}");
@@ -163,10 +162,7 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return gave_up(FailureKind::Retryable, &why, End::Chosen, state);
     }
     if let Some(limit) = error.downcast_ref::<HostCallLimit>() {
-        return Failure::new(
-            FailureKind::HostCallLimit,
-            format!("the handler ran into {limit}"),
-        );
+        return Failure::new(FailureKind::HostCallLimit, format!("the handler ran into {limit}"));
     }
     if let Some(OutputLimit(limit)) = error.downcast_ref::<OutputLimit>() {
         return output_too_large(*limit);
@@ -192,17 +188,17 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return too_many_handles(info);
     }
     let oversized = text.contains("hostcalls has been exhausted");
-    // A call of the host that fails ends the guest's function too, and is told by where it was made.
+    // A call of the host that fails ends the guest's function too, and is told by where it was
+    // made.
     let returned = state.calls.returned() && !error.is::<WasmBacktrace>();
-    // The guest's allocator is called before the function is, with the arguments' size, and its result is read too.
+    // The guest's allocator is called before the function is, with the arguments' size, and its
+    // result is read too.
     if returned && !text.contains("realloc return") {
         return if oversized {
-            crowded(state, info.limits.output).unwrap_or_else(|| output_too_large(info.limits.output))
+            crowded(state, info.limits.output)
+                .unwrap_or_else(|| output_too_large(info.limits.output))
         } else {
-            Failure::new(
-                FailureKind::InvalidOutput,
-                format!("the output cannot be read: {text}"),
-            )
+            Failure::new(FailureKind::InvalidOutput, format!("the output cannot be read: {text}"))
         };
     }
     if oversized {
@@ -211,7 +207,8 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
             Failure::new(FailureKind::HostCallLimit, why)
         });
     }
-    // What is left of errors where guest and host meet: a handle that does not exist, text that is not UTF-8.
+    // What is left of errors where guest and host meet: a handle that does not exist, text that is
+    // not UTF-8.
     if state.calls.returned() || error.is::<WasmBacktrace>() {
         return Failure::new(
             FailureKind::Trap,
@@ -223,16 +220,14 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
 
 /// Whether it was the memory limit that left no room for as much as a copy may have otherwise.
 fn crowded(state: &HostState, most: u64) -> Option<Failure> {
-    let over = state
-        .budget
-        .charge("a copy out of the handler's memory", most)
-        .err()?;
+    let over = state.budget.charge("a copy out of the handler's memory", most).err()?;
     Some(Failure::new(FailureKind::OutOfMemory, over.to_string()))
 }
 
 fn too_many_handles(info: &PluginInfo) -> Failure {
     let limit = info.limits.handles;
-    let why = format!("the handler held more than {limit} handles at once (`handles` under [limits])");
+    let why =
+        format!("the handler held more than {limit} handles at once (`handles` under [limits])");
     Failure::new(FailureKind::HostCallLimit, why)
 }
 
@@ -253,7 +248,10 @@ fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> F
                 log.flush();
                 log.note(LogLevel::Error, &place);
             }
-            if trap == Trap::MemoryOutOfBounds && below_its_memory(error) && backtrace.is_some_and(recurses) {
+            if trap == Trap::MemoryOutOfBounds
+                && below_its_memory(error)
+                && backtrace.is_some_and(recurses)
+            {
                 let why = "the handler's stack in its own memory overflowed: it called itself without end";
                 return Failure::new(FailureKind::StackOverflow, why);
             }
@@ -263,31 +261,23 @@ fn trapped(trap: Trap, error: &Error, state: &HostState, info: &PluginInfo) -> F
                 Trap::MemoryOutOfBounds => End::BadAddress,
                 _ => End::Fault,
             };
-            gave_up(
-                FailureKind::Trap,
-                &format!("the handler trapped: {trap}"),
-                end,
-                state,
-            )
+            gave_up(FailureKind::Trap, &format!("the handler trapped: {trap}"), end, state)
         }
     }
 }
 
 /// The functions that a trap came through, for components that carry names.
 fn place(backtrace: &WasmBacktrace) -> Option<String> {
-    let names: Vec<_> = backtrace
-        .frames()
-        .iter()
-        .filter_map(|frame| frame.func_name())
-        .collect();
+    let names: Vec<_> = backtrace.frames().iter().filter_map(|frame| frame.func_name()).collect();
     (!names.is_empty()).then(|| format!("trapped in {}", names.join(", called from ")))
 }
 
-/// How far below the beginning of its memory a guest may have written when its stack overflowed, in bytes: one frame.
+/// How far below the beginning of its memory a guest may have written when its stack overflowed, in
+/// bytes: one frame.
 const FRAME: u64 = 1 << 20;
 
-/// Whether a guest went beyond its memory's beginning, which wraps around. Compilers put the stack that a program keeps
-/// in its memory there, so that it cannot grow into anything else.
+/// Whether a guest went beyond its memory's beginning, which wraps around. Compilers put the stack
+/// that a program keeps in its memory there, so that it cannot grow into anything else.
 fn below_its_memory(error: &Error) -> bool {
     // The engine keeps the type to itself; the tests hold its text.
     let address = error.chain().find_map(|cause| {
@@ -325,16 +315,13 @@ enum End {
     Fault,
 }
 
-/// A guest that gave up without a word to its host: in the words that it wrote, or else in these, unless it was refused
-/// something and that explains it.
+/// A guest that gave up without a word to its host: in the words that it wrote, or else in these,
+/// unless it was refused something and that explains it.
 fn gave_up(kind: FailureKind, otherwise: &str, end: End, state: &HostState) -> Failure {
     let said = said_before(end, state);
     let log = state.log.lock();
     let message = message(said.as_deref().unwrap_or(otherwise));
-    if said
-        .as_deref()
-        .is_some_and(|said| said.contains("stack overflow"))
-    {
+    if said.as_deref().is_some_and(|said| said.contains("stack overflow")) {
         return Failure::new(FailureKind::StackOverflow, message);
     }
     // A refused growth reaches the guest as a failed allocation, on which most programs abort.
@@ -368,8 +355,8 @@ fn said_before(end: End, state: &HostState) -> Option<String> {
     }
 }
 
-/// A failure of the handler's own. It means what it says; a refusal is named when it speaks of one, and trying again
-/// would only be refused again. One that asks for another attempt gets it.
+/// A failure of the handler's own. It means what it says; a refusal is named when it speaks of one,
+/// and trying again would only be refused again. One that asks for another attempt gets it.
 fn own(failure: Failure, state: &HostState) -> Failure {
     let log = state.log.lock();
     let said = Some(failure.message.as_str()).filter(|said| !said.trim().is_empty());
@@ -386,13 +373,15 @@ fn blamed(refusal: &Failure, said: &str) -> Failure {
     Failure::new(refusal.kind, message(text.trim_start()))
 }
 
-/// Whether a refusal explains the end of a guest that said this: in its own words, or in those that it was refused with.
+/// Whether a refusal explains the end of a guest that said this: in its own words, or in those that
+/// it was refused with.
 fn speaks_of(refusal: &Failure, said: Option<&str>) -> bool {
     explains(refusal.kind, said) || said.is_some_and(|said| said.contains(&refusal.message))
 }
 
-/// Whether a refusal explains the end of a guest that said this: when it said nothing, or speaks of such a thing. A
-/// guest that copes with a refusal and then fails for another reason has the words for that.
+/// Whether a refusal explains the end of a guest that said this: when it said nothing, or speaks of
+/// such a thing. A guest that copes with a refusal and then fails for another reason has the words
+/// for that.
 fn explains(refused: FailureKind, said: Option<&str>) -> bool {
     let Some(said) = said else { return true };
     // What interfaces, languages and libraries call it. Servers and programs have limits, sizes and
@@ -400,20 +389,12 @@ fn explains(refused: FailureKind, said: Option<&str>) -> bool {
     let names: &[&str] = match refused {
         FailureKind::CapabilityDenied => &["denied", "denies", "prohibited", "networkerror"],
         FailureKind::OutOfMemory => &["memory", "alloc", "heap", CONNECTIONS, BODY, TOO_LARGE],
-        _ => &[
-            "denied",
-            CONNECTIONS,
-            BODY,
-            TOO_LARGE,
-            "request body is too large",
-        ],
+        _ => &["denied", CONNECTIONS, BODY, TOO_LARGE, "request body is too large"],
     };
     // Error codes are written in as many ways as there are languages.
     let said = said.to_lowercase();
     let code: String = said.chars().filter(|c| !matches!(c, '-' | '_')).collect();
-    names
-        .iter()
-        .any(|name| said.contains(name) || code.contains(name))
+    names.iter().any(|name| said.contains(name) || code.contains(name))
 }
 
 /// The codes of `wasi:http` for what no memory or no request was left for,
@@ -424,7 +405,8 @@ const BODY: &str = "bodysize";
 /// What the SDK makes of the latter.
 const TOO_LARGE: &str = "than the host allows";
 
-/// A web server whose function returned, and left its answer unsaid or without an end. Other hosts answer 500 for it.
+/// A web server whose function returned, and left its answer unsaid or without an end. Other hosts
+/// answer 500 for it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unanswered(pub(crate) String);
@@ -451,11 +433,7 @@ mod tests {
             (OutOfMemory, None, true),
             (OutOfMemory, Some("MemoryError"), true),
             (OutOfMemory, Some("memory allocation of 65536 bytes failed"), true),
-            (
-                OutOfMemory,
-                Some("fatal error: grew heap, but no adequate free space found"),
-                true,
-            ),
+            (OutOfMemory, Some("fatal error: grew heap, but no adequate free space found"), true),
             (OutOfMemory, Some("ErrorCode_ConnectionLimitReached()"), true),
             (OutOfMemory, Some("panic: index out of range"), false),
             (OutOfMemory, Some("429 rate limit exceeded"), false),
@@ -463,11 +441,7 @@ mod tests {
             (HostCallLimit, Some("ConnectionLimitReached"), true),
             (HostCallLimit, Some("connection-limit-reached"), true),
             (HostCallLimit, Some("HTTP-request-body-size(1048576)"), true),
-            (
-                HostCallLimit,
-                Some("the response body is larger than the host allows"),
-                true,
-            ),
+            (HostCallLimit, Some("the response body is larger than the host allows"), true),
             (HostCallLimit, Some("panic: index out of range"), false),
             (HostCallLimit, Some("429 rate limit exceeded"), false),
             (HostCallLimit, Some("chunk size must be positive"), false),

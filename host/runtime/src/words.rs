@@ -1,8 +1,9 @@
 //! The guest's own words about its end: what its language wrote to standard error when it gave up.
 //!
-//! Each language reports in its own form: a line that names the exception, between a trace and other
-//! things that differ from run to run. That line is the error's text, and by it dead letters are
-//! grouped. Lines are looked at as they come, so that neither a long trace nor a full log hides them.
+//! Each language reports in its own form: a line that names the exception, between a trace and
+//! other things that differ from run to run. That line is the error's text, and by it dead letters
+//! are grouped. Lines are looked at as they come, so that neither a long trace nor a full log hides
+//! them.
 
 use crate::{log::cut, verdict::MESSAGE};
 
@@ -77,13 +78,8 @@ const TRACES: [&str; 11] = [
 const SHORTEST: usize = 6;
 
 /// How lines begin that report the end by themselves.
-const NAMED: [&str; 5] = [
-    "panic: ",
-    "fatal error: ",
-    "Fatal Python error: ",
-    "libc++abi: ",
-    "Uncaught ",
-];
+const NAMED: [&str; 5] =
+    ["panic: ", "fatal error: ", "Fatal Python error: ", "libc++abi: ", "Uncaught "];
 
 /// Lines that say nothing of their own.
 const NOISE: [&str; 6] = [
@@ -198,21 +194,15 @@ impl Words {
     fn continues(&mut self, line: &str) -> bool {
         match std::mem::take(&mut self.awaiting) {
             Awaiting::PanicMessage(place) => {
-                let said = if NOISE.iter().any(|noise| line.starts_with(noise)) {
-                    ""
-                } else {
-                    line
-                };
+                let said =
+                    if NOISE.iter().any(|noise| line.starts_with(noise)) { "" } else { line };
                 self.report(Report::Panic(at(said, &place)));
                 true
             }
             Awaiting::Ignored => {
                 // Without frames, this line is the exception.
                 if let Some(grouped) = traceback(line) {
-                    self.awaiting = Awaiting::PythonException {
-                        grouped,
-                        ignored: true,
-                    };
+                    self.awaiting = Awaiting::PythonException { grouped, ignored: true };
                 }
                 true
             }
@@ -224,7 +214,8 @@ impl Words {
                 };
                 // Without memory to print it with, Python dumps the exception's object.
                 let dumped = text.strip_prefix("object type name: ");
-                if dumped.is_none() && (text.starts_with("object ") || text.starts_with(char::is_whitespace))
+                if dumped.is_none()
+                    && (text.starts_with("object ") || text.starts_with(char::is_whitespace))
                 {
                     self.awaiting = Awaiting::PythonException { grouped, ignored };
                 } else if !ignored {
@@ -238,7 +229,8 @@ impl Words {
             }
             Awaiting::What(name) => {
                 let what = line.trim_start().strip_prefix("what():");
-                let text = what.map_or(name.clone(), |what| format!("{name}: {}", what.trim_start()));
+                let text =
+                    what.map_or(name.clone(), |what| format!("{name}: {}", what.trim_start()));
                 self.report(Report::Exception(text));
                 what.is_some()
             }
@@ -263,15 +255,14 @@ impl Words {
         if let Some((_, place)) = line.split_once("panicked at ") {
             match old_panic(place) {
                 Some(report) => self.report(report),
-                None => self.awaiting = Awaiting::PanicMessage(place.trim_end_matches(':').to_owned()),
+                None => {
+                    self.awaiting = Awaiting::PanicMessage(place.trim_end_matches(':').to_owned())
+                }
             }
             return true;
         }
         if let Some(grouped) = traceback(line) {
-            self.awaiting = Awaiting::PythonException {
-                grouped,
-                ignored: false,
-            };
+            self.awaiting = Awaiting::PythonException { grouped, ignored: false };
             return true;
         }
         if line.starts_with("Exception ignored ") {
@@ -301,8 +292,8 @@ impl Words {
     fn report(&mut self, report: Report) {
         self.awaiting = Awaiting::Nothing;
         self.named = None;
-        // Right after an exception, or the rest of its dump, it is the interpreter's own shell, written in Rust, that
-        // gives up because of it.
+        // Right after an exception, or the rest of its dump, it is the interpreter's own shell,
+        // written in Rust, that gives up because of it.
         if matches!(
             (&self.report, &report),
             (Some((Report::Exception(_), 0..=2)), Report::Panic(_))

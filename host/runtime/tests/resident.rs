@@ -1,5 +1,6 @@
-//! What attacks on the host's memory really take: the resident memory of this process while many attempts hold as much
-//! as they can at once. One test at a time, in a process of its own, so that nothing else moves the figure.
+//! What attacks on the host's memory really take: the resident memory of this process while many
+//! attempts hold as much as they can at once. One test at a time, in a process of its own, so that
+//! nothing else moves the figure.
 
 // Helpers outside `#[test]` functions fail a test by panicking, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -65,11 +66,7 @@ impl Watch {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        Self {
-            before,
-            highest,
-            ended,
-        }
+        Self { before, highest, ended }
     }
 
     fn risen(&self) -> u64 {
@@ -85,10 +82,8 @@ impl Drop for Watch {
 
 async fn bed() -> Bed {
     let outbox = tempfile::tempdir().unwrap();
-    let config = RuntimeConfig {
-        max_instances: u32::try_from(PLACES).unwrap() + 4,
-        ..config(&outbox)
-    };
+    let config =
+        RuntimeConfig { max_instances: u32::try_from(PLACES).unwrap() + 4, ..config(&outbox) };
     Bed::with(config, outbox).await
 }
 
@@ -103,11 +98,7 @@ async fn attack(bed: &Bed, plugin: &Plugin, name: &str, input: &Value) -> Vec<In
     let ended = join_all(attempts).await;
     let risen = watch.risen();
     println!("{name}: {} MiB resident", risen >> 20);
-    assert!(
-        risen <= PLACES * MEMORY + CONSTANT,
-        "{name}: {} MiB of resident memory",
-        risen >> 20
-    );
+    assert!(risen <= PLACES * MEMORY + CONSTANT, "{name}: {} MiB of resident memory", risen >> 20);
     for invoked in &ended {
         let peak = invoked.usage.peak_memory;
         assert!(peak <= MEMORY + RESERVE, "{name}: a peak of {peak}");
@@ -131,7 +122,8 @@ async fn what_the_host_holds_for_a_guest_is_on_its_bill() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let bed = bed().await;
     let plugin = bed.hostile(json!({"limits": limits()})).await;
-    // Larger than what one call may carry, than a part of a request may be, and as large as it may be.
+    // Larger than what one call may carry, than a part of a request may be, and as large as it may
+    // be.
     for (what, count, bytes, out_of_memory) in [
         ("authorities", 200, 1 << 20, false),
         ("authorities", 900, 1000, false),
@@ -151,7 +143,8 @@ async fn what_the_host_holds_for_a_guest_is_on_its_bill() {
         ("streams", 900, 0, false),
         ("options", 900, 0, false),
     ] {
-        let input = json!({"attack": "hold", "what": what, "count": count, "bytes": bytes, "ms": 200});
+        let input =
+            json!({"attack": "hold", "what": what, "count": count, "bytes": bytes, "ms": 200});
         let name = format!("{what} of {bytes} bytes");
         for invoked in attack(&bed, &plugin, &name, &input).await {
             assert_eq!(ran_out(&invoked), out_of_memory, "{name}: {:?}", invoked.outcome);
@@ -183,11 +176,7 @@ async fn a_log_of_empty_lines_is_a_small_log_and_a_small_row() {
     for invoked in attack(&bed, &plugin, "empty lines", &input).await {
         let row = serde_json::to_string(&invoked.logs).unwrap().len();
         assert!(row < (64 << 10) + 1000, "a row of {row} bytes");
-        assert!(
-            matches!(invoked.outcome, Outcome::Completed(_)),
-            "{:?}",
-            invoked.outcome
-        );
+        assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
     }
 }
 
@@ -219,10 +208,7 @@ async fn pages_and_batches_of_values_are_on_the_bill() {
         .await;
     let steps = |steps: Value| json!({"attack": "key_value", "bucket": "", "steps": steps});
     let (_, invoked) = bed
-        .completes(
-            &plugin,
-            steps(json!([{"do": "set_many", "count": 600, "bytes": 3000}])),
-        )
+        .completes(&plugin, steps(json!([{"do": "set_many", "count": 600, "bytes": 3000}])))
         .await;
     let written = invoked.usage.peak_memory;
     let input = steps(json!([{"do": "get_many", "count": 600}, {"do": "keys"}]));
@@ -237,11 +223,7 @@ async fn pages_and_batches_of_values_are_on_the_bill() {
 
 /// Requests with a path of so many bytes, in `describe` or `handle`.
 fn holder(in_describe: bool, count: u64, bytes: u64) -> Vec<u8> {
-    let (describe, handle) = if in_describe {
-        ("(call $hold)", "")
-    } else {
-        ("", "(call $hold)")
-    };
+    let (describe, handle) = if in_describe { ("(call $hold)", "") } else { ("", "(call $hold)") };
     let text = include_str!("../../../plugins/hostile/wat/holding.wat")
         .replace("$IN_DESCRIBE", describe)
         .replace("$IN_HANDLE", handle)
@@ -263,11 +245,7 @@ async fn describe_pays_like_handle_does() {
         let loaded = join_all(loads).await;
         let risen = watch.risen();
         println!("describe with {bytes} bytes: {} MiB resident", risen >> 20);
-        assert!(
-            risen <= PLACES * MEMORY + CONSTANT,
-            "{} MiB resident",
-            risen >> 20
-        );
+        assert!(risen <= PLACES * MEMORY + CONSTANT, "{} MiB resident", risen >> 20);
         for loaded in loaded {
             match loaded {
                 Err(LoadError::Describe(failure)) if bytes == 60_000 => {
@@ -279,11 +257,7 @@ async fn describe_pays_like_handle_does() {
             }
         }
     }
-    let plugin = bed
-        .runtime
-        .load(holder(false, 400, 60_000), settings())
-        .await
-        .unwrap();
+    let plugin = bed.runtime.load(holder(false, 400, 60_000), settings()).await.unwrap();
     for invoked in attack(&bed, &plugin, "by hand", &json!({})).await {
         assert!(ran_out(&invoked), "{:?}", invoked.outcome);
     }

@@ -1,12 +1,14 @@
 //! Whether a new schema takes everything that the old one took.
 //!
-//! The question cannot be answered for every pair of schemas, so the search is careful: a new schema passes where it can be *shown* to take
-//! what the old one took, and wherever that cannot be shown, what changed there is a break that says so. What is textually unchanged is fine
-//! whatever it means. Annotations (titles, defaults, examples, `format`) are no part of the question.
+//! The question cannot be answered for every pair of schemas, so the search is careful: a new
+//! schema passes where it can be *shown* to take what the old one took, and wherever that cannot be
+//! shown, what changed there is a break that says so. What is textually unchanged is fine whatever
+//! it means. Annotations (titles, defaults, examples, `format`) are no part of the question.
 //!
-//! One thing is deliberately not held against a new schema: that it gives a meaning to a field which the old one did not name, in an object
-//! whose other fields it did name. Nobody who kept to the old schema sent that field, and adding an optional field is what most new versions do.
-//! A free-form object, whose schema names no fields, promises to take all.
+//! One thing is deliberately not held against a new schema: that it gives a meaning to a field
+//! which the old one did not name, in an object whose other fields it did name. Nobody who kept to
+//! the old schema sent that field, and adding an optional field is what most new versions do. A
+//! free-form object, whose schema names no fields, promises to take all.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -40,7 +42,8 @@ use crate::{
 /// Where a new schema refuses what the old one took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Break {
-    /// The field of the input, as a JSON pointer. A `*` in it stands for every field that has no name in the schema.
+    /// The field of the input, as a JSON pointer. A `*` in it stands for every field that has no
+    /// name in the schema.
     pub pointer: String,
     /// What changed, in a sentence.
     pub detail: String,
@@ -57,15 +60,17 @@ impl Break {
 
 /// More breaks than this help nobody.
 const MAX_BREAKS: usize = 50;
-/// Steps of a search, each about the time of comparing two words: some hundred milliseconds at most.
+/// Steps of a search, each about the time of comparing two words: some hundred milliseconds at
+/// most.
 const STEPS: u64 = 500_000;
 /// What looking at one pair of schemas costs at least.
 const PAIR: u64 = 50;
 /// Schemas within schemas. Bounds the stack; nobody nests half as deep.
 const DEPTH: usize = 48;
 
-/// Looks for inputs that the old schema took and the new one refuses. None found means that there are none, but for fields that the old schema
-/// did not name (see above). Always ends soon, whatever the schemas say; both should be ones that [`Schema::compile`] takes.
+/// Looks for inputs that the old schema took and the new one refuses. None found means that there
+/// are none, but for fields that the old schema did not name (see above). Always ends soon,
+/// whatever the schemas say; both should be ones that [`Schema::compile`] takes.
 #[must_use]
 pub fn breaks(old: &Value, new: &Value) -> Vec<Break> {
     if old == new {
@@ -96,10 +101,11 @@ struct Search<'a> {
     depth: usize,
     /// How deep in the value the search is.
     level: usize,
-    /// Above 0, fields without a name are held against the new schema too: where old and new have changed places, or are mixed.
+    /// Above 0, fields without a name are held against the new schema too: where old and new have
+    /// changed places, or are mixed.
     strict: usize,
-    /// What is being shown, and at which level. A pair that comes again deeper in the value may be taken as shown: values end somewhere. At the
-    /// same level it shows nothing.
+    /// What is being shown, and at which level. A pair that comes again deeper in the value may be
+    /// taken as shown: values end somewhere. At the same level it shows nothing.
     under_way: Vec<(Pair, usize)>,
     /// Compiled patterns. `None`: not one that can be used.
     patterns: HashMap<&'a str, Option<Schema>>,
@@ -120,16 +126,10 @@ impl<'a> Search<'a> {
     /// What values that all of `old` hold of may be refused by `new`.
     fn covers(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
         if !self.spend(PAIR as usize) {
-            return vec![Break::at(
-                "",
-                "is too intricate to be compared with the old schema",
-            )];
+            return vec![Break::at("", "is too intricate to be compared with the old schema")];
         }
         if self.depth >= DEPTH {
-            return vec![Break::at(
-                at,
-                "is nested too deeply to be compared with the old schema",
-            )];
+            return vec![Break::at(at, "is nested too deeply to be compared with the old schema")];
         }
         self.depth += 1;
         let found = self.covers_within(old, new, at);

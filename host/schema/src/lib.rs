@@ -1,8 +1,9 @@
 //! Schemas of strangers: compiled, checked against, compared.
 //!
-//! A plugin says with a JSON Schema what its tasks look like. The door checks inputs against it, the registry looks whether a new version's
-//! schema still takes what the one before took, and a worker checks again what was accepted under another version. All of that must end
-//! soon, whatever a stranger wrote.
+//! A plugin says with a JSON Schema what its tasks look like. The door checks inputs against it,
+//! the registry looks whether a new version's schema still takes what the one before took, and a
+//! worker checks again what was accepted under another version. All of that must end soon, whatever
+//! a stranger wrote.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -31,9 +32,6 @@ pub struct Fault {
 impl Fault {
     /// Something wrong at a place.
     pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: pointer.into(),
-            detail: detail.into(),
-        }
+        Self { pointer: pointer.into(), detail: detail.into() }
     }
 }

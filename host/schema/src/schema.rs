@@ -1,9 +1,10 @@
 //! A plugin's input schema, compiled, and checks against it that always end soon.
 //!
-//! Schemas come from strangers. Nothing is fetched for one, patterns are matched in linear time, and a check has a budget: thirty
-//! lines of nested `anyOf` and `$ref` can ask for more steps than there are atoms, and a schema of ten thousand conditions on the items
-//! of a list of a million for as many as both multiplied. So in every schema, and before every reference, stands a keyword of ours that
-//! counts how often it is met, and ends the check when that was too often.
+//! Schemas come from strangers. Nothing is fetched for one, patterns are matched in linear time,
+//! and a check has a budget: thirty lines of nested `anyOf` and `$ref` can ask for more steps than
+//! there are atoms, and a schema of ten thousand conditions on the items of a list of a million for
+//! as many as both multiplied. So in every schema, and before every reference, stands a keyword of
+//! ours that counts how often it is met, and ends the check when that was too often.
 
 use std::{
     cell::Cell,
@@ -21,18 +22,20 @@ use crate::{
 
 /// More errors than this help nobody.
 pub const MAX_ERRORS: usize = 20;
-/// Collecting every error of a large input would cost many times its size in memory; above this many bytes only the first is told.
+/// Collecting every error of a large input would cost many times its size in memory; above this
+/// many bytes only the first is told.
 const COLLECT_BELOW: usize = 64 << 10;
-/// References that every check may follow, some milliseconds' worth, and those that it may follow for each byte of input. A list of
-/// small objects, each by reference, needs about one for every ten bytes.
+/// References that every check may follow, some milliseconds' worth, and those that it may follow
+/// for each byte of input. A list of small objects, each by reference, needs about one for every
+/// ten bytes.
 const STEPS: u64 = 100_000;
 const STEPS_A_BYTE: u64 = 8;
 /// Steps of a check that nobody need wait for elsewhere: some tens of microseconds' worth.
 const FEW_STEPS: u64 = 256;
 /// Alternatives of an `enum` that are looked through in the time of a step.
 const LISTED_A_STEP: usize = 64;
-/// Places of a document that may be schemas, and the length of all pointers to them: a name of a hundred kilobytes stands in the pointer to
-/// everything below it.
+/// Places of a document that may be schemas, and the length of all pointers to them: a name of a
+/// hundred kilobytes stands in the pointer to everything below it.
 const PLACES: usize = 20_000;
 const PLACE_BYTES: usize = 8 << 20;
 /// Patterns of a schema, and the memory that one may take when it is compiled.
@@ -51,16 +54,16 @@ const ALTERNATIVES: usize = 5;
 #[derive(Debug)]
 pub struct Schema {
     validator: Validator,
-    /// What fits a pattern, for people who cannot read it: by the pointer to the schema that has both it
-    /// and `examples`.
+    /// What fits a pattern, for people who cannot read it: by the pointer to the schema that has
+    /// both it and `examples`.
     examples: BTreeMap<String, String>,
 }
 
 impl Schema {
     /// Compiles a schema.
     ///
-    /// `format` is an annotation, as JSON Schema says by default. References must stay within the schema, and patterns have no look-around
-    /// and no back-references.
+    /// `format` is an annotation, as JSON Schema says by default. References must stay within the
+    /// schema, and patterns have no look-around and no back-references.
     ///
     /// # Errors
     /// What is wrong with it, and where.
@@ -71,13 +74,9 @@ impl Schema {
         let validator = jsonschema::options()
             .offline()
             .with_pattern_options(
-                PatternOptions::regex()
-                    .size_limit(PATTERN_BYTES)
-                    .dfa_size_limit(PATTERN_BYTES),
+                PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES),
             )
-            .with_keyword(COUNT, |_, steps, _| {
-                Ok(Box::new(Count(steps.as_u64().unwrap_or(1))))
-            })
+            .with_keyword(COUNT, |_, steps, _| Ok(Box::new(Count(steps.as_u64().unwrap_or(1)))))
             .build(&schema)
             .map_err(|error| {
                 let place = error.instance_path().as_str();
@@ -91,14 +90,16 @@ impl Schema {
         within(STEPS, || self.validator.is_valid(value)) == Some(true)
     }
 
-    /// Whether a value fits, as far as a few steps can tell, some tens of microseconds for a value of a few
-    /// kilobytes: `false` also of one that takes more to check. [`Schema::check`] says for certain.
+    /// Whether a value fits, as far as a few steps can tell, some tens of microseconds for a value
+    /// of a few kilobytes: `false` also of one that takes more to check. [`Schema::check`] says for
+    /// certain.
     #[must_use]
     pub fn fits_at_once(&self, value: &Value) -> bool {
         within(FEW_STEPS, || self.validator.is_valid(value)) == Some(true)
     }
 
-    /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that begin with `pointer`.
+    /// Checks an input of `size` bytes; adds what is wrong with it to `errors`, with pointers that
+    /// begin with `pointer`.
     pub fn check(&self, input: &Value, size: usize, pointer: &str, errors: &mut Vec<Fault>) {
         let steps = STEPS + STEPS_A_BYTE * size as u64;
         if within(steps, || self.validator.is_valid(input)) == Some(true) {
@@ -149,7 +150,8 @@ fn within<T>(steps: u64, check: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// The keyword that counts. The validator has no way to be told to stop, so the check is unwound, without a panic message.
+/// The keyword that counts. The validator has no way to be told to stop, so the check is unwound,
+/// without a panic message.
 struct Count(u64);
 
 impl<'i> Keyword<'i> for Count {
@@ -188,21 +190,16 @@ pub(crate) const SCHEMAS: [&str; 17] = [
     "extends",
 ];
 /// Keywords whose value has schemas as its members.
-pub(crate) const MAPS: [&str; 6] = [
-    "$defs",
-    "definitions",
-    "dependencies",
-    "dependentSchemas",
-    "patternProperties",
-    "properties",
-];
+pub(crate) const MAPS: [&str; 6] =
+    ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
-/// Puts the counting keyword before every reference, so that it is met before the reference is followed: `{"$ref": x}` becomes
-/// `{"allOf": [{count}, {"$ref": x}]}`, which means the same. And into every other schema, because a large one costs its size for each element
-/// of a large input.
+/// Puts the counting keyword before every reference, so that it is met before the reference is
+/// followed: `{"$ref": x}` becomes `{"allOf": [{count}, {"$ref": x}]}`, which means the same. And
+/// into every other schema, because a large one costs its size for each element of a large input.
 fn count_steps(schema: &mut Value) -> Result<(), String> {
-    // Up to draft 7 a reference hides what stands beside it, except the definitions that references lead to.
+    // Up to draft 7 a reference hides what stands beside it, except the definitions that references
+    // lead to.
     let dialect = schema.get("$schema").and_then(Value::as_str).unwrap_or_default();
     let hides = ["draft-03", "draft-04", "draft-06", "draft-07"]
         .iter()
@@ -211,9 +208,8 @@ fn count_steps(schema: &mut Value) -> Result<(), String> {
         let Some(Value::Object(members)) = schema.pointer_mut(&pointer) else {
             continue;
         };
-        let references = REFERENCES
-            .iter()
-            .filter_map(|keyword| Some((*keyword, members.remove(*keyword)?)));
+        let references =
+            REFERENCES.iter().filter_map(|keyword| Some((*keyword, members.remove(*keyword)?)));
         let counted: Vec<Value> = references
             .flat_map(|(keyword, to)| [json!({COUNT: 1}), json!({keyword: to})])
             .collect();
@@ -233,11 +229,11 @@ fn count_steps(schema: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
-/// What a schema costs by itself: one step, and one for every so many alternatives or names that it lists.
+/// What a schema costs by itself: one step, and one for every so many alternatives or names that it
+/// lists.
 fn steps(members: &serde_json::Map<String, Value>) -> usize {
-    let listed = ["enum", "required", "type"]
-        .iter()
-        .filter_map(|keyword| members.get(*keyword)?.as_array());
+    let listed =
+        ["enum", "required", "type"].iter().filter_map(|keyword| members.get(*keyword)?.as_array());
     1 + listed.map(Vec::len).sum::<usize>() / LISTED_A_STEP
 }
 
@@ -299,7 +295,8 @@ fn subschemas(document: &Value) -> Result<BTreeSet<String>, String> {
     Ok(found)
 }
 
-/// The pointer that a reference leads to. An anchor has none, and needs none: it names a place that is found anyway.
+/// The pointer that a reference leads to. An anchor has none, and needs none: it names a place that
+/// is found anyway.
 fn target(reference: &str) -> Result<Option<String>, String> {
     match reference.strip_prefix('#') {
         Some(fragment) if !fragment.contains('%') => {
@@ -341,8 +338,8 @@ impl Schema {
         self.examples.get(schema).map(String::as_str)
     }
 
-    /// What is wrong with an input that fits none of several alternatives. Those for another type of
-    /// value are not what was meant; if one is left, its faults are the input's.
+    /// What is wrong with an input that fits none of several alternatives. Those for another type
+    /// of value are not what was meant; if one is left, its faults are the input's.
     fn nearest(
         &self,
         error: &ValidationError<'_>,
@@ -361,10 +358,7 @@ impl Schema {
             meant = context.iter().collect();
         }
         let faults = |branch: &Vec<ValidationError<'_>>| -> Vec<Fault> {
-            branch
-                .iter()
-                .flat_map(|error| self.describe(error, pointer))
-                .collect()
+            branch.iter().flat_map(|error| self.describe(error, pointer)).collect()
         };
         if let [branch] = meant.as_slice() {
             return faults(branch);
@@ -381,11 +375,14 @@ impl Schema {
         vec![Fault::at(shorten(&place, 500), shorten(&told, 300))]
     }
 
-    /// Names the field that is wrong. For a missing or surplus property that is the property itself, not the object around it.
+    /// Names the field that is wrong. For a missing or surplus property that is the property
+    /// itself, not the object around it.
     fn describe(&self, error: &ValidationError<'_>, pointer: &str) -> Vec<Fault> {
-        let place = shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
+        let place =
+            shorten(&format!("{pointer}{}", error.instance_path().as_str()), 500).into_owned();
         match error.kind() {
-            ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context }
+            ValidationErrorKind::AnyOf { context }
+            | ValidationErrorKind::OneOfNotValid { context }
                 if context.iter().any(|branch| !branch.is_empty()) =>
             {
                 self.nearest(error, context, pointer)
@@ -403,15 +400,14 @@ impl Schema {
                 };
                 vec![Fault::at(place, detail)]
             }
-            ValidationErrorKind::Required {
-                property: Value::String(name),
-            } => {
+            ValidationErrorKind::Required { property: Value::String(name) } => {
                 vec![Fault::at(join(&place, name), "is required")]
             }
             ValidationErrorKind::AdditionalProperties { unexpected }
             | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-                let surplus =
-                    |name: &String| Fault::at(join(&place, name), "is not a property of this input");
+                let surplus = |name: &String| {
+                    Fault::at(join(&place, name), "is not a property of this input")
+                };
                 unexpected.iter().take(MAX_ERRORS).map(surplus).collect()
             }
             _ => vec![Fault::at(place, shorten(&error.to_string(), 300))],

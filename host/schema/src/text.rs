@@ -14,8 +14,5 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
 /// Appends a member's name or an index to a JSON pointer (RFC 6901).
 #[must_use]
 pub fn join(pointer: &str, token: &str) -> String {
-    format!(
-        "{pointer}/{}",
-        shorten(token, 100).replace('~', "~0").replace('/', "~1")
-    )
+    format!("{pointer}/{}", shorten(token, 100).replace('~', "~0").replace('/', "~1"))
 }

@@ -1,16 +1,14 @@
 //! How fast tasks live and die in the fleet's store, beside what the database could do without us.
 //!
-//! `TASKFORGE_BENCH_POSTGRES=postgres://… cargo bench -p taskforge-store --bench postgres` migrates the database that the URL names, runs
-//! tasks through their whole life (enqueue, claim, complete with an attempt's record) and prints tasks a second. `TASKFORGE_BENCH_TASKS`
-//! says how many (default 50,000). With `TASKFORGE_BENCH_BACKLOG` (a number of tasks) it leaves so many pending at the end and measures
-//! what a sweeper's tick costs with them.
+//! `TASKFORGE_BENCH_POSTGRES=postgres://… cargo bench -p taskforge-store --bench postgres` migrates
+//! the database that the URL names, runs tasks through their whole life (enqueue, claim, complete
+//! with an attempt's record) and prints tasks a second. `TASKFORGE_BENCH_TASKS` says how many
+//! (default 50,000). With `TASKFORGE_BENCH_BACKLOG` (a number of tasks) it leaves so many pending
+//! at the end and measures what a sweeper's tick costs with them.
 //!
-//! It measures one run and no distribution: the numbers to compare are an order of magnitude above its noise.
-#![allow(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a program that prints its findings"
-)]
+//! It measures one run and no distribution: the numbers to compare are an order of magnitude above
+//! its noise.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints its findings")]
 
 use std::{
     sync::Arc,
@@ -18,20 +16,17 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType, TenantId,
-    Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType,
+    TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
-    ClaimBy, ClaimRequest, Commit, Completion, Page, PostgresConfig, PostgresStore, Store, TaskFilter,
-    WorkerRecord,
+    ClaimBy, ClaimRequest, Commit, Completion, Page, PostgresConfig, PostgresStore, Store,
+    TaskFilter, WorkerRecord,
     postgres::{ceiling, migrate},
 };
 
 fn number(variable: &str, default: usize) -> usize {
-    std::env::var(variable)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 fn kind() -> TaskType {
@@ -56,18 +51,10 @@ fn completion(task: &ClaimedTask, worker: WorkerId) -> Completion {
         started_at: task.started_at,
         finished_at: Timestamp::now(),
         outcome: Outcome::Completed(Json::parse("{\"result\":6765}".into()).unwrap()),
-        usage: Usage {
-            fuel: 12_345,
-            peak_memory: 1 << 20,
-            wall_micros: 40,
-            ..Usage::default()
-        },
+        usage: Usage { fuel: 12_345, peak_memory: 1 << 20, wall_micros: 40, ..Usage::default() },
         logs: Vec::new(),
     };
-    Completion {
-        attempt,
-        next: Next::Complete,
-    }
+    Completion { attempt, next: Next::Complete }
 }
 
 async fn claim(store: &PostgresStore, worker: WorkerId, by: ClaimBy<'_>) -> Vec<ClaimedTask> {
@@ -177,11 +164,7 @@ async fn in_order(store: &PostgresStore, tasks: &[NewTask], batch: u32) {
     let begin = Instant::now();
     let mut drained = 0;
     loop {
-        let by = ClaimBy::Order {
-            types: &types,
-            limit: batch,
-            policy: &policy,
-        };
+        let by = ClaimBy::Order { types: &types, limit: batch, policy: &policy };
         let claimed = claim(store, worker, by).await;
         if claimed.is_empty() {
             break;
@@ -209,51 +192,29 @@ async fn backlog(store: &PostgresStore, count: usize) {
         store.enqueue(&new_tasks(10_000.min(count))).await.unwrap();
     }
     let now = Timestamp::now();
-    let term = store
-        .lead(WorkerId::generate(), now, Duration::from_secs(600))
-        .await
-        .unwrap()
-        .unwrap();
+    let term =
+        store.lead(WorkerId::generate(), now, Duration::from_secs(600)).await.unwrap().unwrap();
     let types = [kind()];
     for _ in 0..3 {
         let begin = Instant::now();
-        timed("promote_due", store.promote_due(term, now, 1000))
-            .await
-            .unwrap();
+        timed("promote_due", store.promote_due(term, now, 1000)).await.unwrap();
         timed("lapsed", store.lapsed(term, now, 1000)).await.unwrap();
         let lanes = timed("lanes", store.lanes(1000)).await.unwrap();
-        timed("a page of 1,000 of a lane", store.pending(&lanes[0], None, 1000))
-            .await
-            .unwrap();
+        timed("a page of 1,000 of a lane", store.pending(&lanes[0], None, 1000)).await.unwrap();
         println!("  a tick: {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
     }
     timed("a page of 16,384 of a lane", async {
         let lanes = store.lanes(1000).await.unwrap();
-        store
-            .pending(&lanes[0], Some(TaskId::generate()), 1)
-            .await
-            .unwrap();
+        store.pending(&lanes[0], Some(TaskId::generate()), 1).await.unwrap();
         store.pending(&lanes[0], None, 16_384).await.unwrap()
     })
     .await;
-    let by = ClaimBy::Order {
-        types: &types,
-        limit: 64,
-        policy: &QueuePolicy::default(),
-    };
+    let by = ClaimBy::Order { types: &types, limit: 64, policy: &QueuePolicy::default() };
     timed("a claim of 64 in order", claim(store, WorkerId::generate(), by)).await;
     timed("counts", store.counts()).await.unwrap();
-    let page = Page {
-        after: None,
-        limit: 100,
-    };
+    let page = Page { after: None, limit: 100 };
     let filter = TaskFilter::default();
-    timed(
-        "a page of a list",
-        store.tasks(&TenantId::default(), &filter, page),
-    )
-    .await
-    .unwrap();
+    timed("a page of a list", store.tasks(&TenantId::default(), &filter, page)).await.unwrap();
     store.resign(term).await.unwrap();
 }
 

@@ -1,17 +1,16 @@
 //! How fast tasks live and die in the embedded store.
 //!
-//! `cargo bench -p taskforge-store` runs tasks through their whole life (enqueue, claim, complete with an attempt's record), each step an
-//! fsynced commit, and prints tasks a second for each step and for the whole. `TASKFORGE_BENCH_TASKS` says how many (default 50,000),
-//! `TASKFORGE_BENCH_DIR` where the database goes (default: the system's temporary folder; a disk in memory makes fsync free),
-//! `TASKFORGE_BENCH_LINGER_MICROS` how long an incomplete batch waits for company (default 0). Then it lets `TASKFORGE_BENCH_BACKLOG` tasks
-//! wait (default 100,000) and prints what the sweeper and a claim without hints cost beside them.
+//! `cargo bench -p taskforge-store` runs tasks through their whole life (enqueue, claim, complete
+//! with an attempt's record), each step an fsynced commit, and prints tasks a second for each step
+//! and for the whole. `TASKFORGE_BENCH_TASKS` says how many (default 50,000), `TASKFORGE_BENCH_DIR`
+//! where the database goes (default: the system's temporary folder; a disk in memory makes fsync
+//! free), `TASKFORGE_BENCH_LINGER_MICROS` how long an incomplete batch waits for company (default
+//! 0). Then it lets `TASKFORGE_BENCH_BACKLOG` tasks wait (default 100,000) and prints what the
+//! sweeper and a claim without hints cost beside them.
 //!
-//! It measures one run and no distribution: the numbers to compare are an order of magnitude above its noise.
-#![allow(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a program that prints its findings"
-)]
+//! It measures one run and no distribution: the numbers to compare are an order of magnitude above
+//! its noise.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints its findings")]
 
 use std::{
     sync::Arc,
@@ -19,12 +18,12 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskState, TaskType,
-    TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskState,
+    TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
-    BatcherConfig, ClaimBy, ClaimRequest, Commit, Completion, Page, SqliteStore, Store, StoreResult,
-    TaskFilter,
+    BatcherConfig, ClaimBy, ClaimRequest, Commit, Completion, Page, SqliteStore, Store,
+    StoreResult, TaskFilter,
 };
 
 fn new_tasks(count: usize) -> Vec<NewTask> {
@@ -46,27 +45,15 @@ fn completion(task: &ClaimedTask, worker: WorkerId) -> Completion {
         started_at: task.started_at,
         finished_at: Timestamp::now(),
         outcome: Outcome::Completed(Json::parse("{\"result\":6765}".into()).unwrap()),
-        usage: Usage {
-            fuel: 12_345,
-            peak_memory: 1 << 20,
-            wall_micros: 40,
-            ..Usage::default()
-        },
+        usage: Usage { fuel: 12_345, peak_memory: 1 << 20, wall_micros: 40, ..Usage::default() },
         logs: Vec::new(),
     };
-    Completion {
-        attempt,
-        next: Next::Complete,
-    }
+    Completion { attempt, next: Next::Complete }
 }
 
 async fn claim(store: &SqliteStore, worker: WorkerId, ids: &[TaskId]) -> Vec<ClaimedTask> {
     store
-        .claim(ClaimRequest {
-            worker,
-            by: ClaimBy::Ids(ids),
-            now: Timestamp::now(),
-        })
+        .claim(ClaimRequest { worker, by: ClaimBy::Ids(ids), now: Timestamp::now() })
         .await
         .unwrap()
         .tasks
@@ -170,28 +157,14 @@ async fn backlog(store: &SqliteStore, count: usize) {
     timed("counts", store.counts()).await;
     for limit in [1, 64, 1024] {
         let policy = QueuePolicy::default();
-        let by = ClaimBy::Order {
-            types: &types,
-            limit,
-            policy: &policy,
-        };
+        let by = ClaimBy::Order { types: &types, limit, policy: &policy };
         let what = format!("a claim of {limit} by order");
         let claimed = timed(&what, store.claim(ClaimRequest { worker, by, now })).await;
         assert_eq!(claimed.tasks.len(), limit as usize);
     }
-    let waiting = TaskFilter {
-        states: vec![TaskState::Pending],
-        ..TaskFilter::default()
-    };
-    let page = Page {
-        after: None,
-        limit: 100,
-    };
-    timed(
-        "a page of 100 that wait",
-        store.tasks(&tenants[0], &waiting, page),
-    )
-    .await;
+    let waiting = TaskFilter { states: vec![TaskState::Pending], ..TaskFilter::default() };
+    let page = Page { after: None, limit: 100 };
+    timed("a page of 100 that wait", store.tasks(&tenants[0], &waiting, page)).await;
 }
 
 async fn timed<T>(what: &str, work: impl Future<Output = StoreResult<T>>) -> T {
@@ -206,14 +179,8 @@ async fn reads(store: &SqliteStore, tasks: usize) {
     store.counts().await.unwrap();
     println!("counts of {tasks} tasks: {:?}", begin.elapsed());
     let begin = Instant::now();
-    let page = Page {
-        after: None,
-        limit: 100,
-    };
-    store
-        .tasks(&TenantId::default(), &TaskFilter::default(), page)
-        .await
-        .unwrap();
+    let page = Page { after: None, limit: 100 };
+    store.tasks(&TenantId::default(), &TaskFilter::default(), page).await.unwrap();
     println!("a page of 100: {:?}", begin.elapsed());
 }
 
@@ -229,13 +196,10 @@ async fn main() {
         None => tempfile::tempdir().unwrap(),
     };
     let linger = number("TASKFORGE_BENCH_LINGER_MICROS", 0);
-    let batching = BatcherConfig {
-        linger: Duration::from_micros(linger as u64),
-        ..BatcherConfig::default()
-    };
-    let store = SqliteStore::open_with(&folder.path().join("taskforge.db"), batching)
-        .await
-        .unwrap();
+    let batching =
+        BatcherConfig { linger: Duration::from_micros(linger as u64), ..BatcherConfig::default() };
+    let store =
+        SqliteStore::open_with(&folder.path().join("taskforge.db"), batching).await.unwrap();
     let mut all = 0;
     for batch in [64, 256, 1024] {
         one_caller(&store, &new_tasks(count), batch).await;

@@ -1,20 +1,24 @@
 //! One fsync for hundreds of tasks: callers queue up, one writer flushes.
 //!
-//! A [`Batcher`] is a cheap handle on a loop that owns the flush function. Callers hand it groups of items and wait; the loop takes
-//! every group that waits, up to a limit, flushes them in one call and gives each caller its part of the answer. While one flush is
-//! under way the next batch gathers, so batches grow exactly when the writer is the bottleneck, and a lone caller never waits for
-//! company.
+//! A [`Batcher`] is a cheap handle on a loop that owns the flush function. Callers hand it groups
+//! of items and wait; the loop takes every group that waits, up to a limit, flushes them in one
+//! call and gives each caller its part of the answer. While one flush is under way the next batch
+//! gathers, so batches grow exactly when the writer is the bottleneck, and a lone caller never
+//! waits for company.
 //!
 //! # Ownership and cancellation
-//! An item belongs to the caller until [`Batcher::submit`] has a place in the queue for it; a call that is dropped before has
-//! submitted nothing. From then on it belongs to the loop and *will* be flushed, whether or not the caller still waits for the answer.
-//! Dropping one caller never affects the items of another.
+//! An item belongs to the caller until [`Batcher::submit`] has a place in the queue for it; a call
+//! that is dropped before has submitted nothing. From then on it belongs to the loop and *will* be
+//! flushed, whether or not the caller still waits for the answer. Dropping one caller never affects
+//! the items of another.
 //!
 //! # Neighbours
-//! A flush that the database refuses is tried again in halves, down to the group that is at fault. So what
-//! one caller brings never fails another's, and a row that can never be written is not tried for ever.
+//! A flush that the database refuses is tried again in halves, down to the group that is at fault.
+//! So what one caller brings never fails another's, and a row that can never be written is not
+//! tried for ever.
 //!
-//! The loop ends when every handle is dropped or [`Batcher::close`] was called, after it has flushed what was queued.
+//! The loop ends when every handle is dropped or [`Batcher::close`] was called, after it has
+//! flushed what was queued.
 
 use std::{
     future::Future,
@@ -38,11 +42,14 @@ pub struct BatcherConfig {
     pub name: &'static str,
     /// The most items in a flush. A group that is larger by itself is flushed alone.
     pub max_items: usize,
-    /// How long an incomplete batch waits for more items. Zero, the default, flushes as soon as the writer is free.
+    /// How long an incomplete batch waits for more items. Zero, the default, flushes as soon as the
+    /// writer is free.
     pub linger: Duration,
-    /// How long a batch waits for more items, at most, when the one before had at least [`BatcherConfig::busy_from`] and ended less than
-    /// this time ago: no longer than that one took. For a writer whose flushes have a large fixed cost: under load it pays for itself. A
-    /// lone caller never waits, and who comes right after a burst waits no longer than for another flush.
+    /// How long a batch waits for more items, at most, when the one before had at least
+    /// [`BatcherConfig::busy_from`] and ended less than this time ago: no longer than that one
+    /// took. For a writer whose flushes have a large fixed cost: under load it pays for itself. A
+    /// lone caller never waits, and who comes right after a burst waits no longer than for another
+    /// flush.
     pub busy_linger: Duration,
     /// See [`BatcherConfig::busy_linger`].
     pub busy_from: usize,
@@ -103,42 +110,33 @@ pub struct Batcher<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     /// Starts the loop on the current tokio runtime.
     ///
-    /// `flush` is called with the items of one or more groups, one call at a time. It answers with one `R`
-    /// for each item in their order, and must do all or nothing. When it is refused
-    /// ([`StoreError::Refused`], [`StoreError::Corrupt`]) it is called again with fewer groups; any other
-    /// error goes to every caller of that flush.
+    /// `flush` is called with the items of one or more groups, one call at a time. It answers with
+    /// one `R` for each item in their order, and must do all or nothing. When it is refused
+    /// ([`StoreError::Refused`], [`StoreError::Corrupt`]) it is called again with fewer groups; any
+    /// other error goes to every caller of that flush.
     pub fn new<F, Fut>(config: BatcherConfig, flush: F) -> Self
     where
         F: FnMut(Batch<T>) -> Fut + Send + 'static,
         Fut: Future<Output = StoreResult<Vec<R>>> + Send + 'static,
         T: Sync,
     {
-        let queue = u32::try_from(config.queue.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let queue =
+            u32::try_from(config.queue.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         // A u32 fits a usize wherever tokio runs.
         let places = Arc::new(Semaphore::new(queue as usize));
         let (inbox, messages) = mpsc::unbounded_channel();
         let writer = tokio::spawn(
-            Writer {
-                config,
-                messages,
-                next: None,
-                closing: false,
-                last: Flush::default(),
-            }
-            .run(flush),
+            Writer { config, messages, next: None, closing: false, last: Flush::default() }
+                .run(flush),
         );
-        Self {
-            inbox,
-            places,
-            queue,
-            writer: Mutex::new(Some(writer)),
-        }
+        Self { inbox, places, queue, writer: Mutex::new(Some(writer)) }
     }
 
-    /// Flushes a group, together with whatever else is waiting, and returns one answer for each item, in order. The group is never
-    /// split: either all of it was flushed or none.
+    /// Flushes a group, together with whatever else is waiting, and returns one answer for each
+    /// item, in order. The group is never split: either all of it was flushed or none.
     ///
-    /// Waits while the queue is full. A group larger than the whole queue waits until the queue is empty.
+    /// Waits while the queue is full. A group larger than the whole queue waits until the queue is
+    /// empty.
     ///
     /// # Errors
     /// What the flush failed with, or [`StoreError::Closed`] after [`Batcher::close`].
@@ -159,18 +157,13 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
             .await
             .map_err(|_| StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let group = Group {
-            items,
-            answer,
-            _places: places,
-        };
-        self.inbox
-            .send(Message::Group(group))
-            .map_err(|_| StoreError::Closed)?;
+        let group = Group { items, answer, _places: places };
+        self.inbox.send(Message::Group(group)).map_err(|_| StoreError::Closed)?;
         Ok(answered)
     }
 
-    /// Flushes items that have nothing to do with each other, and returns what became of each, in order.
+    /// Flushes items that have nothing to do with each other, and returns what became of each, in
+    /// order.
     pub async fn submit_each(&self, items: Vec<T>) -> Vec<StoreResult<R>> {
         let mut waiting = Vec::with_capacity(items.len());
         for item in items {
@@ -187,7 +180,8 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         answers
     }
 
-    /// Whether the loop has ended: after a close, or because a flush panicked. Every submit then fails.
+    /// Whether the loop has ended: after a close, or because a flush panicked. Every submit then
+    /// fails.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inbox.is_closed()
@@ -228,9 +222,7 @@ struct Flush {
 
 impl Flush {
     fn linger(&self, config: &BatcherConfig) -> Duration {
-        let is_recent = self
-            .ended
-            .is_some_and(|ended| ended.elapsed() < config.busy_linger);
+        let is_recent = self.ended.is_some_and(|ended| ended.elapsed() < config.busy_linger);
         if is_recent && self.items >= config.busy_from {
             config.linger.max(config.busy_linger.min(self.took))
         } else {
@@ -246,7 +238,8 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Writer<T, R> {
         Fut: Future<Output = StoreResult<Vec<R>>> + Send + 'static,
     {
         let size = metrics::histogram!("taskforge_store_batch_items", "batch" => self.config.name);
-        let time = metrics::histogram!("taskforge_store_batch_seconds", "batch" => self.config.name);
+        let time =
+            metrics::histogram!("taskforge_store_batch_seconds", "batch" => self.config.name);
         while let Some(batch) = self.gather().await {
             let mut items = Vec::with_capacity(batch.iter().map(|group| group.items.len()).sum());
             let mut callers = Vec::with_capacity(batch.len());
@@ -265,11 +258,7 @@ impl<T: Send + Sync + 'static, R: Send + 'static> Writer<T, R> {
             // Exact below 2^52 items.
             size.record(count as f64);
             let ended = Instant::now();
-            self.last = Flush {
-                items: count,
-                took: ended - begin,
-                ended: Some(ended),
-            };
+            self.last = Flush { items: count, took: ended - begin, ended: Some(ended) };
             time.record(self.last.took);
         }
     }
@@ -356,10 +345,7 @@ where
         };
         let range = first.items.start..last.items.end;
         let count = range.len();
-        let batch = Batch {
-            items: Arc::clone(&items),
-            range,
-        };
+        let batch = Batch { items: Arc::clone(&items), range };
         match flush(batch).await {
             Err(StoreError::Refused(_) | StoreError::Corrupt(_)) if callers.len() > 1 => {
                 let others = callers.split_off(callers.len() / 2);
@@ -370,13 +356,14 @@ where
     }
 }
 
-/// Hands each caller its part of the answers. A caller that has gone does not hear; its items are flushed all the same.
+/// Hands each caller its part of the answers. A caller that has gone does not hear; its items are
+/// flushed all the same.
 fn reply<R>(answers: StoreResult<Vec<R>>, expected: usize, callers: Vec<Caller<R>>) {
     let answers = answers.and_then(|answers| match answers.len() {
         count if count == expected => Ok(answers),
-        count => Err(StoreError::Refused(format!(
-            "a flush of {expected} items gave {count} answers"
-        ))),
+        count => {
+            Err(StoreError::Refused(format!("a flush of {expected} items gave {count} answers")))
+        }
     });
     match answers {
         Ok(answers) => {

@@ -1,7 +1,8 @@
 //! The rules that every database must keep, as tests.
 //!
-//! [`conformance_suite!`](crate::conformance_suite) makes one test of each rule, named after it, for a database given by an async
-//! function (as a path from the crate's root) that opens an empty store:
+//! [`conformance_suite!`](crate::conformance_suite) makes one test of each rule, named after it,
+//! for a database given by an async function (as a path from the crate's root) that opens an empty
+//! store:
 //!
 //! ```ignore
 //! async fn open() -> Fixture { ... }
@@ -45,13 +46,14 @@ pub mod versions;
 use std::{any::Any, sync::Arc, time::Duration};
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Json, Lane, LogLevel, LogLine, NewTask, Next,
-    Outcome, QueuePolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Json, Lane, LogLevel, LogLine, NewTask,
+    Next, Outcome, QueuePolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, Timestamp,
+    Usage, WorkerId,
 };
 
 use crate::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, LanedTask, PluginStore, RetryOutcome, Store,
-    Story, Term, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, LanedTask, PluginStore, RetryOutcome,
+    Store, Story, Term, Verdict, WorkerRecord,
 };
 
 /// An empty store, and what must stay alive with it.
@@ -132,11 +134,7 @@ pub(crate) fn ended(task: &ClaimedTask, worker: WorkerId, next: Next, end: i64) 
             http_requests: 5,
             http_bytes: 6,
         },
-        logs: vec![LogLine {
-            at: at(end),
-            level: LogLevel::Info,
-            message: "hello".into(),
-        }],
+        logs: vec![LogLine { at: at(end), level: LogLevel::Info, message: "hello".into() }],
     };
     Completion { attempt, next }
 }
@@ -157,11 +155,7 @@ impl World {
     /// Begins a rule.
     pub async fn begin(fixture: Fixture) -> Self {
         let worker = WorkerId::generate();
-        let term = fixture
-            .store
-            .lead(worker, at(0), Duration::from_secs(1_000_000))
-            .await
-            .unwrap();
+        let term = fixture.store.lead(worker, at(0), Duration::from_secs(1_000_000)).await.unwrap();
         let world = Self {
             store: fixture.store,
             plugins: fixture.plugins,
@@ -178,13 +172,8 @@ impl World {
     }
 
     pub(crate) async fn register_for(&self, worker: WorkerId, now: i64, lease: Duration) {
-        let record = WorkerRecord {
-            id: worker,
-            host: "here".into(),
-            pid: 1,
-            started_at: at(now),
-            lease,
-        };
+        let record =
+            WorkerRecord { id: worker, host: "here".into(), pid: 1, started_at: at(now), lease };
         self.store.register_worker(&record, at(now)).await.unwrap();
     }
 
@@ -199,13 +188,14 @@ impl World {
         tasks.iter().map(|task| task.id).collect()
     }
 
-    pub(crate) async fn claim_as(&self, worker: WorkerId, ids: &[TaskId], now: i64) -> Vec<ClaimedTask> {
+    pub(crate) async fn claim_as(
+        &self,
+        worker: WorkerId,
+        ids: &[TaskId],
+        now: i64,
+    ) -> Vec<ClaimedTask> {
         self.store
-            .claim(ClaimRequest {
-                worker,
-                by: ClaimBy::Ids(ids),
-                now: at(now),
-            })
+            .claim(ClaimRequest { worker, by: ClaimBy::Ids(ids), now: at(now) })
             .await
             .unwrap()
             .tasks
@@ -213,29 +203,15 @@ impl World {
 
     pub(crate) async fn claim_order(&self, types: &[&str], limit: u32) -> Vec<TaskId> {
         let types: Vec<_> = types.iter().map(|name| kind(name)).collect();
-        let by = ClaimBy::Order {
-            types: &types,
-            limit,
-            policy: &QueuePolicy::default(),
-        };
-        let claimed = self
-            .store
-            .claim(ClaimRequest {
-                worker: self.worker,
-                by,
-                now: at(1),
-            })
-            .await
-            .unwrap();
+        let by = ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() };
+        let claimed =
+            self.store.claim(ClaimRequest { worker: self.worker, by, now: at(1) }).await.unwrap();
         claimed.tasks.into_iter().map(|task| task.id).collect()
     }
 
     /// Claims one pending task at second 1.
     pub(crate) async fn claim(&self, id: TaskId) -> ClaimedTask {
-        self.claim_as(self.worker, &[id], 1)
-            .await
-            .pop()
-            .expect("the task is pending")
+        self.claim_as(self.worker, &[id], 1).await.pop().expect("the task is pending")
     }
 
     /// A fresh task that runs since second 1.
@@ -269,19 +245,11 @@ impl World {
     }
 
     pub(crate) async fn get(&self, id: TaskId) -> Task {
-        self.store
-            .task(&tenant(), id)
-            .await
-            .unwrap()
-            .expect("the task is there")
+        self.store.task(&tenant(), id).await.unwrap().expect("the task is there")
     }
 
     pub(crate) async fn story(&self, id: TaskId) -> Story {
-        self.store
-            .story(&tenant(), id)
-            .await
-            .unwrap()
-            .expect("the task is there")
+        self.store.story(&tenant(), id).await.unwrap().expect("the task is there")
     }
 
     /// Makes due tasks pending; says which.
@@ -291,17 +259,8 @@ impl World {
 
     /// The lane of [`new_task`].
     pub(crate) fn lane(&self) -> Lane {
-        let NewTask {
-            tenant,
-            task_type,
-            priority,
-            ..
-        } = new_task();
-        Lane {
-            tenant,
-            task_type,
-            priority,
-        }
+        let NewTask { tenant, task_type, priority, .. } = new_task();
+        Lane { tenant, task_type, priority }
     }
 
     pub(crate) async fn cancel(&self, id: TaskId) -> CancelOutcome {
@@ -313,33 +272,19 @@ impl World {
     }
 
     pub(crate) async fn resolve(&self, id: TaskId, run_lease: RunLease, next: Next) -> bool {
-        let verdict = Verdict {
-            id,
-            run_lease,
-            next,
-            detail: "its worker fell silent".into(),
-        };
+        let verdict = Verdict { id, run_lease, next, detail: "its worker fell silent".into() };
         self.store.resolve_lapsed(None, &[verdict], at(5)).await.unwrap() == [id]
     }
 
     /// A task in the given state, reached by the shortest way.
     pub(crate) async fn task_in(&self, state: TaskState) -> Task {
         let id = match state {
-            TaskState::Scheduled => {
-                self.add(NewTask {
-                    run_at: Some(at(100)),
-                    ..new_task()
-                })
-                .await
-            }
+            TaskState::Scheduled => self.add(NewTask { run_at: Some(at(100)), ..new_task() }).await,
             TaskState::Pending => self.add(new_task()).await,
             TaskState::Running => self.running().await.id,
             TaskState::Completed | TaskState::Failed => {
-                let next = if state == TaskState::Failed {
-                    Next::DeadLetter
-                } else {
-                    Next::Complete
-                };
+                let next =
+                    if state == TaskState::Failed { Next::DeadLetter } else { Next::Complete };
                 let task = self.running().await;
                 assert_eq!(self.end(&task, next).await, Commit::Committed);
                 task.id

@@ -1,8 +1,8 @@
 //! The truth.
 //!
-//! A task exists when its row is committed here, and nothing else makes it exist. This room holds the one trait [`Store`] that
-//! the rest of the system knows, the databases behind it, and the [`batch`] coalescer that turns many concurrent callers into
-//! few large statements.
+//! A task exists when its row is committed here, and nothing else makes it exist. This room holds
+//! the one trait [`Store`] that the rest of the system knows, the databases behind it, and the
+//! [`batch`] coalescer that turns many concurrent callers into few large statements.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -16,8 +16,9 @@
 //! | `report` | what a running attempt has said, as it stands in its row |
 //! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
 //!
-//! In: tasks, claims, completions; plugins, their secrets and values. Out: what was committed, and for each completion whether its lease still
-//! held. It never looks into a component or a secret, runs nothing, and sends no hints: who commits, notifies.
+//! In: tasks, claims, completions; plugins, their secrets and values. Out: what was committed, and
+//! for each completion whether its lease still held. It never looks into a component or a secret,
+//! runs nothing, and sends no hints: who commits, notifies.
 
 pub mod batch;
 #[cfg(any(test, feature = "conformance"))]
@@ -32,15 +33,16 @@ pub mod store;
 
 pub use batch::{Batch, Batcher, BatcherConfig};
 pub use plugins::{
-    Added, BUCKET_BYTES, CollectRule, CollectedVersion, KEY_BYTES, Kept, KeyQuota, KeySpace, MailCount,
-    PluginStore, Quota, QuotaKind, RegistrySnapshot, RolloutChange, SETTLED_AFTER, SealedSecret,
+    Added, BUCKET_BYTES, CollectRule, CollectedVersion, KEY_BYTES, Kept, KeyQuota, KeySpace,
+    MailCount, PluginStore, Quota, QuotaKind, RegistrySnapshot, RolloutChange, SETTLED_AFTER,
+    SealedSecret,
 };
 pub use postgres::{Notices, PostgresConfig, PostgresStore};
 pub use query::{Cursor, Page, TaskFilter};
 pub use refused::{Ended, complete_or_fail};
 pub use sqlite::SqliteStore;
 pub use store::{
-    CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
-    LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store, StoreClock, StoreError,
-    StoreResult, Story, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup,
+    LanedTask, LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store,
+    StoreClock, StoreError, StoreResult, Story, Term, Upkeep, Verdict, WorkerRecord,
 };

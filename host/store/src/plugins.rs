@@ -7,8 +7,8 @@ mod metric;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, Rollout, TaskType,
-    TenantId, Timestamp, VersionId, VersionState, VersionUsage,
+    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, Rollout,
+    TaskType, TenantId, Timestamp, VersionId, VersionState, VersionUsage,
 };
 
 pub use self::collect::{CollectRule, CollectedVersion, Quota, QuotaKind, SETTLED_AFTER};
@@ -35,15 +35,16 @@ pub struct RegistrySnapshot {
 pub enum Added {
     /// It is stored, available, and runs nowhere yet.
     Stored,
-    /// This very version (same number, same digest) was there already; nothing changed. Its settings may differ from those that came.
+    /// This very version (same number, same digest) was there already; nothing changed. Its
+    /// settings may differ from those that came.
     AlreadyThere(Box<PluginVersion>),
-    /// The same number is there with other bytes (or another shape, schema or signature): a version never changes. Nothing changed. Schemas
-    /// are compared as text.
+    /// The same number is there with other bytes (or another shape, schema or signature): a version
+    /// never changes. Nothing changed. Schemas are compared as text.
     Different(Box<PluginVersion>),
     /// The name belongs to somebody else: to this tenant, or to all (`None`). Nothing changed.
     NameTaken(Option<TenantId>),
-    /// The number was that of a version that was collected. It never comes to mean other bytes, and a
-    /// version that was retired does not come back. Nothing changed.
+    /// The number was that of a version that was collected. It never comes to mean other bytes, and
+    /// a version that was retired does not come back. Nothing changed.
     Collected {
         /// What the version was made of.
         digest: Digest,
@@ -59,8 +60,8 @@ pub enum Added {
     },
 }
 
-/// A change of a rollout, guarded by the revision of the plugin that it was made from. Any change of the plugin raises that: of its rollout,
-/// its versions, their settings and states, its secrets.
+/// A change of a rollout, guarded by the revision of the plugin that it was made from. Any change
+/// of the plugin raises that: of its rollout, its versions, their settings and states, its secrets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutChange {
     /// Which plugin.
@@ -69,8 +70,9 @@ pub struct RolloutChange {
     pub expected: Revision,
     /// What it shall be. The caller raises [`Rollout::phase`] when other versions run than before.
     pub rollout: Rollout,
-    /// States of versions that change with it. A version that was retired stays so, and does not run: a change that says otherwise is
-    /// [`StoreError::Refused`](crate::StoreError::Refused), like one that lets a version of another plugin run.
+    /// States of versions that change with it. A version that was retired stays so, and does not
+    /// run: a change that says otherwise is [`StoreError::Refused`](crate::StoreError::Refused),
+    /// like one that lets a version of another plugin run.
     pub states: Vec<(VersionId, VersionState)>,
     /// For the record.
     pub event: PluginEvent,
@@ -129,15 +131,16 @@ pub enum Kept<T> {
     Written(T),
     /// It would have been more than the quota; nothing changed.
     OverQuota,
-    /// The value that is there is not a number, or the sum would be none of 64 bits (of an increment), or it is not the one that was seen (of
-    /// a swap); nothing changed.
+    /// The value that is there is not a number, or the sum would be none of 64 bits (of an
+    /// increment), or it is not the one that was seen (of a swap); nothing changed.
     Mismatch,
 }
 
-/// The database, as far as it concerns plugins: the registry, their secrets, what their attempts used, and what they keep.
+/// The database, as far as it concerns plugins: the registry, their secrets, what their attempts
+/// used, and what they keep.
 ///
-/// Every change of the registry is one transaction that also raises its revision, makes that the plugin's, and records its event. Whoever has
-/// seen a revision sees every change up to it.
+/// Every change of the registry is one transaction that also raises its revision, makes that the
+/// plugin's, and records its event. Whoever has seen a revision sees every change up to it.
 #[async_trait]
 pub trait PluginStore: StoreClock + Send + Sync + 'static {
     /// The registry's revision. Cheap: processes ask every second.
@@ -146,9 +149,10 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
     /// What runs now. One consistent state.
     async fn registry(&self) -> StoreResult<RegistrySnapshot>;
 
-    /// Adds a version, its component, and the plugin if the name is new. `owner`: the tenant that it is for, or all. That `component` has
-    /// the version's digest is for the caller to know: of a digest that is there, the bytes are not written again.
-    /// The quota is counted in the same transaction.
+    /// Adds a version, its component, and the plugin if the name is new. `owner`: the tenant that
+    /// it is for, or all. That `component` has the version's digest is for the caller to know: of a
+    /// digest that is there, the bytes are not written again. The quota is counted in the same
+    /// transaction.
     async fn add_version(
         &self,
         owner: Option<&TenantId>,
@@ -170,7 +174,8 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
     /// Reads a component.
     async fn component(&self, digest: &Digest) -> StoreResult<Option<Vec<u8>>>;
 
-    /// Changes which versions run. Returns the new revision, or `None` if the plugin is gone or has changed since it was read.
+    /// Changes which versions run. Returns the new revision, or `None` if the plugin is gone or has
+    /// changed since it was read.
     async fn change_rollout(&self, change: &RolloutChange) -> StoreResult<Option<Revision>>;
 
     /// Sets the settings of a version. `false`: there is no such version, or its signature is not
@@ -183,8 +188,8 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
         event: &PluginEvent,
     ) -> StoreResult<bool>;
 
-    /// Gives a version another signature. `false`: there is no such version, or its plugin has another
-    /// revision than `expected`, which is that of the settings that the caller checked.
+    /// Gives a version another signature. `false`: there is no such version, or its plugin has
+    /// another revision than `expected`, which is that of the settings that the caller checked.
     async fn set_signature(
         &self,
         version: VersionId,
@@ -201,9 +206,9 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
         limit: u32,
     ) -> StoreResult<Vec<CollectedVersion>>;
 
-    /// Deletes versions of a plugin that `rule` lets go, at most `limit`, with what their attempts used.
-    /// What attempts are recorded with stays: the record names the version and its digest itself. The
-    /// numbers stay taken. Under a term it is refused to whoever no longer leads.
+    /// Deletes versions of a plugin that `rule` lets go, at most `limit`, with what their attempts
+    /// used. What attempts are recorded with stays: the record names the version and its digest
+    /// itself. The numbers stay taken. Under a term it is refused to whoever no longer leads.
     ///
     /// The rule is looked at in the transaction that deletes, which no change of a rollout can
     /// overtake: the change, made from an older revision, is refused.
@@ -216,10 +221,12 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
         event: &PluginEvent,
     ) -> StoreResult<Vec<CollectedVersion>>;
 
-    /// Deletes components of which no version is made, at most `limit`. Returns how many it deleted.
+    /// Deletes components of which no version is made, at most `limit`. Returns how many it
+    /// deleted.
     async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64>;
 
-    /// Sets the state of a version that does not run. `false`: there is no such version, it runs, or it was retired, which is for good.
+    /// Sets the state of a version that does not run. `false`: there is no such version, it runs,
+    /// or it was retired, which is for good.
     async fn set_version_state(
         &self,
         version: VersionId,
@@ -227,7 +234,8 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
         event: &PluginEvent,
     ) -> StoreResult<bool>;
 
-    /// Sets a secret of a plugin, which need not be there yet. Raises the revision, so that workers read it.
+    /// Sets a secret of a plugin, which need not be there yet. Raises the revision, so that workers
+    /// read it.
     async fn set_secret(
         &self,
         plugin: &TaskType,
@@ -236,7 +244,12 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
     ) -> StoreResult<()>;
 
     /// Deletes a secret. `false`: there was none.
-    async fn delete_secret(&self, plugin: &TaskType, name: &str, event: &PluginEvent) -> StoreResult<bool>;
+    async fn delete_secret(
+        &self,
+        plugin: &TaskType,
+        name: &str,
+        event: &PluginEvent,
+    ) -> StoreResult<bool>;
 
     /// The secrets of a plugin, by name.
     async fn secrets(&self, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>>;
@@ -253,12 +266,13 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
     /// Reads a value.
     async fn get_value(&self, space: &KeySpace, key: &str) -> StoreResult<Option<Vec<u8>>>;
 
-    /// Writes values, all or none; of a key that is named twice, the last. The quota counts what the tenant keeps with this plugin in all
-    /// buckets. Where more is kept than a quota that was lowered since, values may be replaced by ones that are no longer.
+    /// Writes values, all or none; of a key that is named twice, the last. The quota counts what
+    /// the tenant keeps with this plugin in all buckets. Where more is kept than a quota that was
+    /// lowered since, values may be replaced by ones that are no longer.
     ///
     /// # Errors
-    /// [`StoreError::Refused`](crate::StoreError::Refused) when the bucket's name is longer than [`BUCKET_BYTES`] or a key longer than
-    /// [`KEY_BYTES`].
+    /// [`StoreError::Refused`](crate::StoreError::Refused) when the bucket's name is longer than
+    /// [`BUCKET_BYTES`] or a key longer than [`KEY_BYTES`].
     async fn set_values(
         &self,
         space: &KeySpace,
@@ -270,9 +284,15 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
     async fn delete_values(&self, space: &KeySpace, keys: &[String]) -> StoreResult<()>;
 
     /// The keys of a bucket in byte order, those after `after`, at most `limit`.
-    async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>>;
+    async fn list_keys(
+        &self,
+        space: &KeySpace,
+        after: Option<&str>,
+        limit: u32,
+    ) -> StoreResult<Vec<String>>;
 
-    /// Adds to a number, which is kept as decimal text and is 0 while there is none. Returns the sum.
+    /// Adds to a number, which is kept as decimal text and is 0 while there is none. Returns the
+    /// sum.
     ///
     /// # Errors
     /// As [`PluginStore::set_values`].
@@ -297,8 +317,9 @@ pub trait PluginStore: StoreClock + Send + Sync + 'static {
         quota: KeyQuota,
     ) -> StoreResult<Kept<()>>;
 
-    /// Counts what a version is about to send, if with what all hosts have counted for it in this hour of the database's clock it stays
-    /// within `limit`. `false`: it does not, and nothing was counted.
+    /// Counts what a version is about to send, if with what all hosts have counted for it in this
+    /// hour of the database's clock it stays within `limit`. `false`: it does not, and nothing was
+    /// counted.
     async fn count_mail(
         &self,
         plugin: &TaskType,

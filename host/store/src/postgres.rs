@@ -1,9 +1,10 @@
 //! The database of a fleet.
 //!
-//! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has a [`Batcher`] and a connection of its
-//! own in a process: whatever its callers bring while a commit is under way becomes the next statement, whose rows travel as arrays that
-//! `unnest` unfolds. A flush is one round trip and one implicit transaction, so nothing of ours ever waits in the middle of one.
-//! Everything else shares some connections.
+//! Any number of processes share it. Each hot operation (enqueue, claim, complete, progress) has a
+//! [`Batcher`] and a connection of its own in a process: whatever its callers bring while a commit
+//! is under way becomes the next statement, whose rows travel as arrays that `unnest` unfolds. A
+//! flush is one round trip and one implicit transaction, so nothing of ours ever waits in the
+//! middle of one. Everything else shares some connections.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -27,9 +28,10 @@
 //! | [`scratch`] | a database that is thrown away |
 //!
 //! # Locks
-//! A claim takes the locks of the caps that it concerns before it takes any task.
-//! Whoever changes several tasks in one statement takes them in the order of their ids or skips those that are taken, so that nobody waits
-//! in a circle. Where two statements still do, the database ends one of them, and it is tried again here.
+//! A claim takes the locks of the caps that it concerns before it takes any task. Whoever changes
+//! several tasks in one statement takes them in the order of their ids or skips those that are
+//! taken, so that nobody waits in a circle. Where two statements still do, the database ends one of
+//! them, and it is tried again here.
 
 mod address;
 pub mod ceiling;
@@ -76,8 +78,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    AgeingTurns, Clock, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType,
-    TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    AgeingTurns, Clock, FleetId, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId,
+    TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -100,15 +102,16 @@ pub use self::{
     scratch::Scratch,
 };
 use crate::{
-    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts,
-    DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
-    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
-    store::progress_written,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit,
+    Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page,
+    ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult, Story, TaskFilter,
+    Term, Upkeep, Verdict, WorkerRecord, store::progress_written,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
 ///
-/// Dropping it flushes what was queued; [`PostgresStore::close`] does so too and returns when that is done.
+/// Dropping it flushes what was queued; [`PostgresStore::close`] does so too and returns when that
+/// is done.
 pub struct PostgresStore {
     enqueues: Batcher<NewTask, ()>,
     /// Those of [`MANY`] tasks or more.
@@ -116,7 +119,8 @@ pub struct PostgresStore {
     claims: Batcher<Claim, StoreResult<Claimed>>,
     ends: Batcher<End, Commit>,
     reports: Batcher<ProgressReport, ()>,
-    /// For what goes from lane to lane. Claims in order take turns: two of one process would only skip each other's tasks.
+    /// For what goes from lane to lane. Claims in order take turns: two of one process would only
+    /// skip each other's tasks.
     order: Mutex<InOrder>,
     order_connection: Connections,
     /// For everything that is not hot.
@@ -145,7 +149,8 @@ struct InOrder {
 /// Connections of the hot operations.
 const HOT_CONNECTIONS: u32 = 6;
 
-/// So many tasks take the database long enough that a single one of somebody else should not wait for them: it has a writer of its own.
+/// So many tasks take the database long enough that a single one of somebody else should not wait
+/// for them: it has a writer of its own.
 const MANY: usize = 32;
 
 impl PostgresStore {
@@ -157,12 +162,13 @@ impl PostgresStore {
         run!(self, |connection| read::count_ended_before(connection, before))
     }
 
-    /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime, which then runs the writers.
+    /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime,
+    /// which then runs the writers.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when its schema is older than this binary
-    /// needs (a newer one is good), [`StoreError::Refused`] when the URL is none or leads to a pooler that
-    /// shares sessions.
+    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when
+    /// its schema is older than this binary needs (a newer one is good), [`StoreError::Refused`]
+    /// when the URL is none or leads to a pooler that shares sessions.
     pub async fn connect(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
         let servers = Servers::of(config)?;
         servers.check_sessions().await?;
@@ -174,43 +180,29 @@ impl PostgresStore {
 
         let enqueues = enqueue_writer(batching("postgres_enqueue"), &servers);
         // A large batch is worth a statement of its own, whatever else comes.
-        let bulk = BatcherConfig {
-            busy_linger: Duration::ZERO,
-            ..batching("postgres_enqueue_bulk")
-        };
+        let bulk =
+            BatcherConfig { busy_linger: Duration::ZERO, ..batching("postgres_enqueue_bulk") };
         let bulk = enqueue_writer(bulk, &servers);
         let lazy = if config.durable_claims { &[] } else { LAZY };
         let claiming = Connections::new(&servers, 1, &[HOT, lazy].concat());
         let claims = Batcher::new(batching("postgres_claim"), move |claims: Batch<Claim>| {
             let claiming = claiming.clone();
-            async move {
-                on!(&claiming, Repeat::Unsafe, |connection| claim::run(
-                    connection, &claims
-                ))
-            }
+            async move { on!(&claiming, Repeat::Unsafe, |connection| claim::run(connection, &claims)) }
         });
         let ending = Connections::hot(&servers);
         let ends = Batcher::new(batching("postgres_complete"), move |ends: Batch<End>| {
             let ending = ending.clone();
-            async move {
-                on!(&ending, Repeat::Safe, |connection| complete::run(
-                    connection, &ends
-                ))
-            }
+            async move { on!(&ending, Repeat::Safe, |connection| complete::run(connection, &ends)) }
         });
         let reporting = Connections::hot(&servers);
-        let reports = Batcher::new(
-            batching("postgres_progress"),
-            move |reports: Batch<ProgressReport>| {
+        let reports =
+            Batcher::new(batching("postgres_progress"), move |reports: Batch<ProgressReport>| {
                 let reporting = reporting.clone();
                 async move {
-                    on!(&reporting, Repeat::Safe, |connection| progress::run(
-                        connection, &reports
-                    ))
-                    .map(|()| vec![(); reports.len()])
+                    on!(&reporting, Repeat::Safe, |connection| progress::run(connection, &reports))
+                        .map(|()| vec![(); reports.len()])
                 }
-            },
-        );
+            });
         Ok(Arc::new(Self {
             enqueues,
             bulk,
@@ -227,7 +219,8 @@ impl PostgresStore {
         }))
     }
 
-    /// Flushes what is queued and closes the connections. Every later call fails with [`StoreError::Closed`].
+    /// Flushes what is queued and closes the connections. Every later call fails with
+    /// [`StoreError::Closed`].
     pub async fn close(&self) {
         self.comparing.abort();
         self.enqueues.close().await;
@@ -262,16 +255,14 @@ fn enqueue_writer(batching: BatcherConfig, servers: &Arc<Servers>) -> Batcher<Ne
     Batcher::new(batching, move |tasks: Batch<NewTask>| {
         let connections = connections.clone();
         async move {
-            on!(&connections, Repeat::Safe, |connection| enqueue::run(
-                connection, &tasks
-            ))
-            .map(|()| vec![(); tasks.len()])
+            on!(&connections, Repeat::Safe, |connection| enqueue::run(connection, &tasks))
+                .map(|()| vec![(); tasks.len()])
         }
     })
 }
 
-/// A statement costs the database a fixed share of time besides its rows, as much as some hundred of them, so ends that come one by one are
-/// worth waiting for once there are many.
+/// A statement costs the database a fixed share of time besides its rows, as much as some hundred
+/// of them, so ends that come one by one are worth waiting for once there are many.
 fn batching(name: &'static str) -> BatcherConfig {
     BatcherConfig {
         name,
@@ -290,11 +281,7 @@ impl StoreClock for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
-        let writer = if tasks.len() < MANY {
-            &self.enqueues
-        } else {
-            &self.bulk
-        };
+        let writer = if tasks.len() < MANY { &self.enqueues } else { &self.bulk };
         writer.submit(tasks.to_vec()).await.map(drop)
     }
 
@@ -303,22 +290,12 @@ impl Store for PostgresStore {
         match by {
             ClaimBy::Ids([]) => Ok(Claimed::default()),
             ClaimBy::Ids(ids) => {
-                let claim = Claim {
-                    worker,
-                    now,
-                    ids: ids.to_vec(),
-                };
+                let claim = Claim { worker, now, ids: ids.to_vec() };
                 let claimed = self.claims.submit(vec![claim]).await?.pop();
                 claimed.unwrap_or_else(|| Ok(Claimed::default()))
             }
             ClaimBy::Order { types, limit, policy } => {
-                let order = Order {
-                    worker,
-                    now,
-                    types,
-                    limit,
-                    policy,
-                };
+                let order = Order { worker, now, types, limit, policy };
                 let mut turn = self.in_order().await?;
                 let InOrder { outlook, ageing } = &mut *turn;
                 on!(&self.order_connection, Repeat::Unsafe, |connection| order::run(
@@ -329,10 +306,7 @@ impl Store for PostgresStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
-        let ends = completions
-            .iter()
-            .map(End::new)
-            .collect::<StoreResult<Vec<_>>>()?;
+        let ends = completions.iter().map(End::new).collect::<StoreResult<Vec<_>>>()?;
         self.ends.submit(ends).await
     }
 
@@ -341,19 +315,27 @@ impl Store for PostgresStore {
         progress_written(written)
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
+    async fn cancel(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        now: Timestamp,
+    ) -> StoreResult<CancelOutcome> {
         run_once!(self, |connection| operate::cancel(connection, tenant, id, now))
     }
 
-    async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome> {
+    async fn retry(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        now: Timestamp,
+    ) -> StoreResult<RetryOutcome> {
         run_once!(self, |connection| operate::retry(connection, tenant, id, now))
     }
 
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
         // Done again, it would delete as many more.
-        run_once!(self, |connection| operate::prune(
-            connection, tenant, filter, limit
-        ))
+        run_once!(self, |connection| operate::prune(connection, tenant, filter, limit))
     }
 
     async fn requeue(
@@ -364,9 +346,7 @@ impl Store for PostgresStore {
         input: Option<&Json>,
         now: Timestamp,
     ) -> StoreResult<Vec<LanedTask>> {
-        run_once!(self, |connection| dead::requeue(
-            connection, tenant, filter, limit, input, now
-        ))
+        run_once!(self, |connection| dead::requeue(connection, tenant, filter, limit, input, now))
     }
 
     async fn dead_letters(
@@ -382,7 +362,12 @@ impl Store for PostgresStore {
         run!(self, |connection| read::task(connection, tenant, id))
     }
 
-    async fn tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> StoreResult<Vec<Task>> {
+    async fn tasks(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        page: Page,
+    ) -> StoreResult<Vec<Task>> {
         run!(self, |connection| read::page(connection, tenant, filter, page))
     }
 
@@ -433,7 +418,12 @@ impl Store for PostgresStore {
         run!(self, |connection| workers::held(connection, worker))
     }
 
-    async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {
+    async fn lead(
+        &self,
+        who: WorkerId,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> StoreResult<Option<Term>> {
         run!(self, |connection| lead::lead(connection, who, now, ttl))
     }
 
@@ -441,10 +431,13 @@ impl Store for PostgresStore {
         run!(self, |connection| lead::resign(connection, term))
     }
 
-    async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>> {
-        run!(self, |connection| sweep::promote_due(
-            connection, term, now, limit
-        ))
+    async fn promote_due(
+        &self,
+        term: Term,
+        now: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<LanedTask>> {
+        run!(self, |connection| sweep::promote_due(connection, term, now, limit))
     }
 
     async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
@@ -465,23 +458,32 @@ impl Store for PostgresStore {
             .iter()
             .map(|verdict| Sentence::new(verdict, now))
             .collect::<StoreResult<Vec<_>>>()?;
-        run!(self, |connection| sweep::resolve_lapsed(
-            connection, term, &sentences, now
-        ))
+        run!(self, |connection| sweep::resolve_lapsed(connection, term, &sentences, now))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
-        // From the index and never from memory: a rebuild that overlooks a lane would call itself complete.
+        // From the index and never from memory: a rebuild that overlooks a lane would call itself
+        // complete.
         let mut lanes = run!(self, |connection| outlook::all(connection))?;
         lanes.truncate(limit as usize);
         Ok(lanes)
     }
 
-    async fn pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<TaskId>> {
+    async fn pending(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        limit: u32,
+    ) -> StoreResult<Vec<TaskId>> {
         run!(self, |connection| sweep::pending(connection, lane, after, limit))
     }
 
-    async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
+    async fn upkeep(
+        &self,
+        term: Option<Term>,
+        now: Timestamp,
+        retention: Duration,
+    ) -> StoreResult<Upkeep> {
         let connections = self.connections.with_more_patience(upkeep::LONGEST_LOOK);
         on!(&connections, Repeat::Safe, |connection| upkeep::run(
             connection,

@@ -25,8 +25,8 @@ pub struct TaskFilter {
     pub finished_before: Option<Timestamp>,
 }
 
-/// A place in a list: everything after this task. Lists are ordered by id, newest first, so a cursor stays right while tasks come
-/// and go.
+/// A place in a list: everything after this task. Lists are ordered by id, newest first, so a
+/// cursor stays right while tasks come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor(pub TaskId);
 

@@ -1,8 +1,8 @@
 //! Outcomes that the database refuses to hold.
 //!
-//! A handler may say what a database cannot keep: a character that its encoding does not have, more text
-//! than a row takes. The same again is refused again, so what is refused is replaced, step by step, by what
-//! can be kept.
+//! A handler may say what a database cannot keep: a character that its encoding does not have, more
+//! text than a row takes. The same again is refused again, so what is refused is replaced, step by
+//! step, by what can be kept.
 
 use taskforge_domain::{Failure, FailureKind, Next, Outcome};
 
@@ -20,12 +20,13 @@ pub struct Ended {
 /// The most of the database's reason that a failure repeats.
 const REASON: usize = 1_000;
 
-/// Ends an attempt, with what the database can hold of it: first as it is; then without what people would
-/// have read in another script; then as a failure that says why. What is refused even then ends as a lapse.
+/// Ends an attempt, with what the database can hold of it: first as it is; then without what people
+/// would have read in another script; then as a failure that says why. What is refused even then
+/// ends as a lapse.
 ///
 /// # Errors
-/// As [`Store::complete`], but for [`StoreError::Refused`], unless the very last step is refused too. A damaged
-/// database is no fault of the outcome, which waits until somebody has mended it.
+/// As [`Store::complete`], but for [`StoreError::Refused`], unless the very last step is refused
+/// too. A damaged database is no fault of the outcome, which waits until somebody has mended it.
 pub async fn complete_or_fail(store: &dyn Store, completion: &Completion) -> StoreResult<Ended> {
     let refused = match commit(store, completion).await {
         Err(StoreError::Refused(why)) => why,
@@ -48,31 +49,16 @@ pub async fn complete_or_fail(store: &dyn Store, completion: &Completion) -> Sto
         id: attempt.task,
         run_lease: attempt.run_lease,
         next: Next::DeadLetter,
-        detail: format!(
-            "the database refused the outcome of attempt {}: {why}",
-            attempt.number
-        ),
+        detail: format!("the database refused the outcome of attempt {}: {why}", attempt.number),
     };
-    let moved = store
-        .resolve_lapsed(None, &[verdict], attempt.finished_at)
-        .await?;
-    let commit = if moved.is_empty() {
-        Commit::Stale
-    } else {
-        Commit::Committed
-    };
-    Ok(Ended {
-        commit,
-        next: Next::DeadLetter,
-    })
+    let moved = store.resolve_lapsed(None, &[verdict], attempt.finished_at).await?;
+    let commit = if moved.is_empty() { Commit::Stale } else { Commit::Committed };
+    Ok(Ended { commit, next: Next::DeadLetter })
 }
 
 async fn commit(store: &dyn Store, completion: &Completion) -> StoreResult<Ended> {
     let commits = store.complete(std::slice::from_ref(completion)).await?;
-    Ok(Ended {
-        commit: commits.first().copied().unwrap_or(Commit::Stale),
-        next: completion.next,
-    })
+    Ok(Ended { commit: commits.first().copied().unwrap_or(Commit::Stale), next: completion.next })
 }
 
 /// The same outcome, its log and its failure in ASCII. A result stays as it is: it is for programs.

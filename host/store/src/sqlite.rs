@@ -1,8 +1,10 @@
 //! The embedded database.
 //!
-//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot goes through one [`Batcher`]: whatever
-//! enqueues, completions, progress reports and claims wait while a commit is under way become the next transaction, with one statement for
-//! each kind, so a commit's fsync is shared by all of them. Rare operations take the same connection for a transaction of their own.
+//! One connection writes, a few read, in WAL mode with an fsync at every commit. Everything hot
+//! goes through one [`Batcher`]: whatever enqueues, completions, progress reports and claims wait
+//! while a commit is under way become the next transaction, with one statement for each kind, so a
+//! commit's fsync is shared by all of them. Rare operations take the same connection for a
+//! transaction of their own.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -21,8 +23,8 @@
 //! | `list`, `read` | the read side |
 //! | `row`, `param` | rows into domain types, and domain types into parameters |
 //!
-//! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never depends on how many rows it
-//! carries, so each is prepared once.
+//! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never
+//! depends on how many rows it carries, so each is prepared once.
 
 mod beats;
 mod caps;
@@ -63,8 +65,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::SqlitePool;
 use taskforge_domain::{
-    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
-    Timestamp, TypePolicy, WorkerId,
+    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
+    TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use tokio::sync::Mutex;
 
@@ -81,15 +83,16 @@ use self::{
     writer::{Writer, in_transaction, on_writer},
 };
 use crate::{
-    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts,
-    DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, Store,
-    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
-    store::progress_written,
+    Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion,
+    Counts, DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport,
+    RetryOutcome, Store, StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep,
+    Verdict, WorkerRecord, store::progress_written,
 };
 
 /// The embedded store: one database file, used by one process.
 ///
-/// Dropping it flushes what was queued; [`SqliteStore::close`] does so too and returns when the file is free again.
+/// Dropping it flushes what was queued; [`SqliteStore::close`] does so too and returns when the
+/// file is free again.
 pub struct SqliteStore {
     writes: Batcher<Write, Written>,
     shared: Arc<Shared>,
@@ -109,21 +112,15 @@ struct Shared {
 }
 
 impl SqliteStore {
-    /// Opens the database file `path`, and makes it, its folder and its schema if they are not there. Must be called within a tokio
-    /// runtime, which then runs the writer.
+    /// Opens the database file `path`, and makes it, its folder and its schema if they are not
+    /// there. Must be called within a tokio runtime, which then runs the writer.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when another process (or another store in this one) uses the file, or it cannot be opened;
-    /// [`StoreError::Schema`] when it is not a TaskForge database or one of a newer version.
+    /// [`StoreError::Unavailable`] when another process (or another store in this one) uses the
+    /// file, or it cannot be opened; [`StoreError::Schema`] when it is not a TaskForge database or
+    /// one of a newer version.
     pub async fn open(path: &Path) -> StoreResult<Arc<Self>> {
-        Self::open_with(
-            path,
-            BatcherConfig {
-                name: "sqlite",
-                ..BatcherConfig::default()
-            },
-        )
-        .await
+        Self::open_with(path, BatcherConfig { name: "sqlite", ..BatcherConfig::default() }).await
     }
 
     /// Like [`SqliteStore::open`], with another rule for how writes are gathered.
@@ -146,15 +143,11 @@ impl SqliteStore {
             let shared = Arc::clone(&owner);
             async move { on_writer!(shared.writer, |connection| flush(connection, &writes)) }
         });
-        Ok(Arc::new(Self {
-            writes,
-            shared,
-            clock: Clock::default(),
-            ageing: Arc::default(),
-        }))
+        Ok(Arc::new(Self { writes, shared, clock: Clock::default(), ageing: Arc::default() }))
     }
 
-    /// Flushes what is queued, closes the database and gives the file up. Every later call fails with [`StoreError::Closed`].
+    /// Flushes what is queued, closes the database and gives the file up. Every later call fails
+    /// with [`StoreError::Closed`].
     ///
     /// # Errors
     /// When the database cannot be closed; it is given up nevertheless.
@@ -177,10 +170,7 @@ impl StoreClock for SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn enqueue(&self, tasks: &[NewTask]) -> StoreResult<()> {
-        let rows = tasks
-            .iter()
-            .map(|task| Write::Enqueue(EnqueueRow::new(task)))
-            .collect();
+        let rows = tasks.iter().map(|task| Write::Enqueue(EnqueueRow::new(task))).collect();
         self.writes.submit(rows).await.map(drop)
     }
 
@@ -191,28 +181,23 @@ impl Store for SqliteStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> StoreResult<Vec<Commit>> {
-        let rows = completions
-            .iter()
-            .map(|completion| CompleteRow::new(completion).map(Write::Complete));
+        let rows =
+            completions.iter().map(|completion| CompleteRow::new(completion).map(Write::Complete));
         let rows = rows.collect::<StoreResult<_>>()?;
-        Ok(self
-            .writes
-            .submit(rows)
-            .await?
-            .into_iter()
-            .filter_map(Written::ended)
-            .collect())
+        Ok(self.writes.submit(rows).await?.into_iter().filter_map(Written::ended).collect())
     }
 
     async fn report_progress(&self, reports: &[ProgressReport]) -> StoreResult<()> {
-        let rows = reports
-            .iter()
-            .map(|report| Write::Progress(ProgressRow::new(report)))
-            .collect();
+        let rows = reports.iter().map(|report| Write::Progress(ProgressRow::new(report))).collect();
         progress_written(self.writes.submit_each(rows).await)
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<CancelOutcome> {
+    async fn cancel(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        now: Timestamp,
+    ) -> StoreResult<CancelOutcome> {
         in_transaction!(self.shared.writer, |transaction| operate::cancel(
             transaction,
             tenant,
@@ -221,7 +206,12 @@ impl Store for SqliteStore {
         ))
     }
 
-    async fn retry(&self, tenant: &TenantId, id: TaskId, now: Timestamp) -> StoreResult<RetryOutcome> {
+    async fn retry(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        now: Timestamp,
+    ) -> StoreResult<RetryOutcome> {
         in_transaction!(self.shared.writer, |transaction| operate::retry(
             transaction,
             tenant,
@@ -270,7 +260,12 @@ impl Store for SqliteStore {
         read::task(&self.shared.readers, tenant, id).await
     }
 
-    async fn tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> StoreResult<Vec<Task>> {
+    async fn tasks(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        page: Page,
+    ) -> StoreResult<Vec<Task>> {
         read::page(&self.shared.readers, tenant, filter, page).await
     }
 
@@ -287,21 +282,16 @@ impl Store for SqliteStore {
     }
 
     async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| policy::set_type(
-            writer, task_type, policy
-        ))
+        on_writer!(self.shared.writer, |writer| policy::set_type(writer, task_type, policy))
     }
 
     async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| policy::set_tenant(
-            writer, tenant, policy
-        ))
+        on_writer!(self.shared.writer, |writer| policy::set_tenant(writer, tenant, policy))
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        let is_new = on_writer!(self.shared.writer, |writer| sweep::register_worker(
-            writer, worker, now
-        ))?;
+        let is_new =
+            on_writer!(self.shared.writer, |writer| sweep::register_worker(writer, worker, now))?;
         if is_new {
             self.shared.beats.enter(worker.id, worker.lease, now);
         }
@@ -332,7 +322,12 @@ impl Store for SqliteStore {
         lanes::held(&self.shared.readers, worker).await
     }
 
-    async fn lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> StoreResult<Option<Term>> {
+    async fn lead(
+        &self,
+        who: WorkerId,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> StoreResult<Option<Term>> {
         on_writer!(self.shared.writer, |writer| lead::lead(writer, who, now, ttl))
     }
 
@@ -340,7 +335,12 @@ impl Store for SqliteStore {
         on_writer!(self.shared.writer, |writer| lead::resign(writer, term))
     }
 
-    async fn promote_due(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LanedTask>> {
+    async fn promote_due(
+        &self,
+        term: Term,
+        now: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<LanedTask>> {
         in_transaction!(self.shared.writer, |transaction| sweep::promote_due(
             transaction,
             term,
@@ -381,11 +381,21 @@ impl Store for SqliteStore {
         lanes::lanes(&self.shared.readers, limit).await
     }
 
-    async fn pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> StoreResult<Vec<TaskId>> {
+    async fn pending(
+        &self,
+        lane: &Lane,
+        after: Option<TaskId>,
+        limit: u32,
+    ) -> StoreResult<Vec<TaskId>> {
         lanes::pending(&self.shared.readers, lane, after, limit).await
     }
 
-    async fn upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> StoreResult<Upkeep> {
+    async fn upkeep(
+        &self,
+        term: Option<Term>,
+        now: Timestamp,
+        retention: Duration,
+    ) -> StoreResult<Upkeep> {
         let mut walk = self.shared.walk.lock().await;
         let stretch = walk.look(&self.shared.readers, now, retention).await?;
         let (upkeep, next) = in_transaction!(self.shared.writer, |transaction| stretch.forget(
@@ -400,7 +410,8 @@ impl Store for SqliteStore {
 
     async fn ping(&self) -> StoreResult<()> {
         open::check(&self.shared.readers).await?;
-        // A store that can only read is of no use, and only a commit finds out. It is shared with whatever else is written.
+        // A store that can only read is of no use, and only a commit finds out. It is shared with
+        // whatever else is written.
         self.writes.submit(vec![Write::Trial]).await.map(drop)
     }
 }

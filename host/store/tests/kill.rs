@@ -1,4 +1,5 @@
-//! `kill -9` in the middle of everything, against a real process: this test's own binary, run again as the victim.
+//! `kill -9` in the middle of everything, against a real process: this test's own binary, run again
+//! as the victim.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::{
@@ -11,8 +12,8 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, Digest, Json, NewTask, Next, Outcome, TaskId, TaskState, TaskType, TenantId, Timestamp, Usage,
-    WorkerId,
+    Attempt, Digest, Json, NewTask, Next, Outcome, TaskId, TaskState, TaskType, TenantId,
+    Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, SqliteStore, Store};
 
@@ -48,11 +49,7 @@ async fn live_until_killed(store: Arc<SqliteStore>, n: usize) {
         say(ENQUEUED, tasks.iter().map(|task| task.id));
         let ids: Vec<_> = tasks.iter().step_by(2).map(|task| task.id).collect();
         let claimed = store
-            .claim(ClaimRequest {
-                worker,
-                by: ClaimBy::Ids(&ids),
-                now: Timestamp::now(),
-            })
+            .claim(ClaimRequest { worker, by: ClaimBy::Ids(&ids), now: Timestamp::now() })
             .await
             .unwrap()
             .tasks;
@@ -88,9 +85,8 @@ async fn victim() {
         return;
     };
     let store = SqliteStore::open(Path::new(&database)).await.unwrap();
-    let clients: Vec<_> = (0..8)
-        .map(|n| tokio::spawn(live_until_killed(Arc::clone(&store), n)))
-        .collect();
+    let clients: Vec<_> =
+        (0..8).map(|n| tokio::spawn(live_until_killed(Arc::clone(&store), n))).collect();
     for client in clients {
         client.await.unwrap();
     }

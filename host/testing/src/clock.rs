@@ -7,8 +7,8 @@ use std::{
 
 use crate::server::Folder;
 
-/// The clock of a host: the processes that are started with it believe it, whatever it is set to. What
-/// counts time that nobody sets (`CLOCK_MONOTONIC`) goes on as it does on a real host.
+/// The clock of a host: the processes that are started with it believe it, whatever it is set to.
+/// What counts time that nobody sets (`CLOCK_MONOTONIC`) goes on as it does on a real host.
 #[derive(Debug)]
 pub struct HostClock {
     folder: Folder,
@@ -16,8 +16,8 @@ pub struct HostClock {
 }
 
 impl HostClock {
-    /// A clock that is right at first. `None` where libfaketime is not installed, which is an error where
-    /// `CI` is set.
+    /// A clock that is right at first. `None` where libfaketime is not installed, which is an error
+    /// where `CI` is set.
     ///
     /// # Panics
     /// When it is not installed and `CI` is set.
@@ -31,10 +31,7 @@ impl HostClock {
             eprintln!("skipped: libfaketime is missing (Debian: apt install faketime)");
             return None;
         };
-        let clock = Self {
-            folder: Folder::new("clock"),
-            library,
-        };
+        let clock = Self { folder: Folder::new("clock"), library };
         clock.set(0);
         Some(clock)
     }

@@ -11,7 +11,8 @@ use std::{
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one of so many mebibytes on a folder that exists. `None` where this process may not mount any.
+    /// Mounts one of so many mebibytes on a folder that exists. `None` where this process may not
+    /// mount any.
     #[must_use]
     pub fn mount(folder: &Path, mebibytes: u32) -> Option<Self> {
         let mounted = Command::new("mount")
@@ -30,11 +31,8 @@ impl SmallDisk {
     /// # Panics
     /// When no file can be made on it.
     pub fn fill(&self) {
-        let mut file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.filler())
-            .unwrap();
+        let mut file =
+            std::fs::File::options().create(true).append(true).open(self.filler()).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 

@@ -8,18 +8,15 @@ use std::{
 /// Names the folder that holds the plugins, for a build that keeps them elsewhere.
 pub const FOLDER_VARIABLE: &str = "TASKFORGE_TEST_PLUGINS";
 
-/// Where a plugin's component lies: `NAME.wasm` in `plugins/` (what ships) or `plugins-test/` (attacks) of the target
-/// folder that the running test was built into.
+/// Where a plugin's component lies: `NAME.wasm` in `plugins/` (what ships) or `plugins-test/`
+/// (attacks) of the target folder that the running test was built into.
 ///
 /// # Panics
 /// When there is none, with the command that makes it.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
     let file = format!("{name}.wasm");
-    let tried = folders()
-        .into_iter()
-        .map(|folder| folder.join(&file))
-        .find(|path| path.is_file());
+    let tried = folders().into_iter().map(|folder| folder.join(&file)).find(|path| path.is_file());
     tried.unwrap_or_else(|| panic!("{file} is not built: run `make plugins` first"))
 }
 
@@ -32,20 +29,17 @@ pub fn bytes(name: &str) -> Vec<u8> {
     fs::read(path(name)).unwrap()
 }
 
-/// The `fibonacci` plugin under another name and version, which it gives as its own: as many different plugins as a test wants, without
-/// building any. The texts stand side by side in the component and are overwritten, so each must be as long as what it replaces:
-/// `fibonacci` and `0.1.0`.
+/// The `fibonacci` plugin under another name and version, which it gives as its own: as many
+/// different plugins as a test wants, without building any. The texts stand side by side in the
+/// component and are overwritten, so each must be as long as what it replaces: `fibonacci` and
+/// `0.1.0`.
 ///
 /// # Panics
 /// When it is not, or the plugin's own name and version are not found.
 #[must_use]
 pub fn variant(name: &str, version: &str) -> Vec<u8> {
     let (old, new) = ("fibonacci0.1.0", format!("{name}{version}"));
-    assert_eq!(
-        (name.len(), version.len()),
-        (9, 5),
-        "{new} must be as long as {old}"
-    );
+    assert_eq!((name.len(), version.len()), (9, 5), "{new} must be as long as {old}");
     let mut component = bytes("fibonacci");
     let place = component
         .windows(old.len())
@@ -79,7 +73,8 @@ fn folders() -> Vec<PathBuf> {
     if let Some(folder) = env::var_os(FOLDER_VARIABLE) {
         return vec![PathBuf::from(folder)];
     }
-    // target/debug/deps/test-0123 looks in target/debug/deps/plugins, target/debug/plugins, target/plugins, …
+    // target/debug/deps/test-0123 looks in target/debug/deps/plugins, target/debug/plugins,
+    // target/plugins, …
     let test = env::current_exe().unwrap();
     test.ancestors()
         .skip(1)

@@ -30,8 +30,8 @@ pub struct Answer {
     pub body: serde_json::Value,
 }
 
-/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then. `None` if the whole answer
-/// did not come.
+/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then.
+/// `None` if the whole answer did not come.
 pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;

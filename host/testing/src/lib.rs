@@ -1,7 +1,7 @@
 //! Test support: guests, loopback web servers, database servers, waiting on a condition.
 //!
-//! Only tests depend on this room. Everything listens on 127.0.0.1 and a port that the system picks, and ends with
-//! the value that started it.
+//! Only tests depend on this room. Everything listens on 127.0.0.1 and a port that the system
+//! picks, and ends with the value that started it.
 //!
 //! | file | the concept |
 //! |---|---|

@@ -39,11 +39,7 @@ impl Proxy {
                 tokio::spawn(pass(client, target, state.subscribe()));
             }
         });
-        Self {
-            address,
-            wire,
-            accepting: accepting.abort_handle(),
-        }
+        Self { address, wire, accepting: accepting.abort_handle() }
     }
 
     /// The port that it listens on.
@@ -52,7 +48,8 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Lets no byte through from now on. Connections stay open and silent; new ones are accepted and silent too.
+    /// Lets no byte through from now on. Connections stay open and silent; new ones are accepted
+    /// and silent too.
     pub fn cut(&self) {
         self.wire.send_replace(Wire::Cut);
     }

@@ -1,4 +1,5 @@
-//! Database servers of a test's own: started on a free port, killed and restarted at will, gone with the test.
+//! Database servers of a test's own: started on a free port, killed and restarted at will, gone
+//! with the test.
 //!
 //! | file | the server |
 //! |---|---|
@@ -24,11 +25,7 @@ pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis};
 /// A port that nobody listens on now.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A folder under the temporary files that goes with the value.
@@ -77,19 +74,15 @@ fn remove_abandoned(what: &str) {
 
 /// Starts a server that ends when this process does, however it ends.
 ///
-/// The kernel sends the signal when the *thread* that started the server is gone, and tests run on threads that come and go; so it is started
-/// by one that stays.
+/// The kernel sends the signal when the *thread* that started the server is gone, and tests run on
+/// threads that come and go; so it is started by one that stays.
 pub(crate) fn spawn(program: &Path, arguments: &[String], user: Option<&str>, log: &Path) -> Child {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "INT"]);
     if let Some(user) = user {
         command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
     }
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
     command
         .arg("--")
         .arg(program)

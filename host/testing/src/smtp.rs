@@ -53,12 +53,11 @@ impl Postbox {
         let letters = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&letters);
         let server = Server::on_connection(move |stream| {
-            let desk = Desk {
-                current: Letter::default(),
-                letters: Arc::clone(&kept),
-            };
-            // Built before the first await: a session is not `Sync`, but it may move between threads.
-            let session = SessionBuilder::new("mail.example.com").build(IpAddr::from([127, 0, 0, 1]), desk);
+            let desk = Desk { current: Letter::default(), letters: Arc::clone(&kept) };
+            // Built before the first await: a session is not `Sync`, but it may move between
+            // threads.
+            let session =
+                SessionBuilder::new("mail.example.com").build(IpAddr::from([127, 0, 0, 1]), desk);
             async move {
                 // A client that goes away is not the server's concern.
                 if !is_secure {
@@ -69,11 +68,7 @@ impl Postbox {
             }
         })
         .await;
-        Self {
-            server,
-            letters,
-            is_secure,
-        }
+        Self { server, letters, is_secure }
     }
 
     /// The server as a mailer's URL.
@@ -93,7 +88,10 @@ impl Postbox {
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, mut session: Session<Desk>) -> io::Result<()> {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut session: Session<Desk>,
+) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream.write_all(&session.greeting().buffer()?).await?;
     let mut line = Vec::new();
@@ -118,10 +116,7 @@ struct Desk {
 
 impl Handler for Desk {
     fn mail(&mut self, _: IpAddr, _: &str, from: &str) -> Response {
-        self.current = Letter {
-            from: from.to_owned(),
-            ..Letter::default()
-        };
+        self.current = Letter { from: from.to_owned(), ..Letter::default() };
         response::OK
     }
 
@@ -150,10 +145,7 @@ impl Handler for Desk {
     }
 
     fn data_end(&mut self) -> Response {
-        self.letters
-            .lock()
-            .unwrap()
-            .push(std::mem::take(&mut self.current));
+        self.letters.lock().unwrap().push(std::mem::take(&mut self.current));
         response::OK
     }
 }

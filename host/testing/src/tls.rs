@@ -33,9 +33,7 @@ pub fn key() -> PathBuf {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "fixtures", "tls", name]
-        .iter()
-        .collect()
+    [env!("CARGO_MANIFEST_DIR"), "fixtures", "tls", name].iter().collect()
 }
 
 /// Makes connections of clients secure. `protocols`: what the server speaks, in the names of ALPN.
@@ -57,8 +55,8 @@ pub fn acceptor(protocols: &[&str]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Speaks TLS before a server on loopback that does not. `greeting`: what a client sends first in the clear, and what
-/// it is answered.
+/// Speaks TLS before a server on loopback that does not. `greeting`: what a client sends first in
+/// the clear, and what it is answered.
 ///
 /// # Panics
 /// When nothing can listen on loopback.

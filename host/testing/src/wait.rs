@@ -12,10 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
-        assert!(
-            Instant::now() < deadline,
-            "waited {PATIENCE:?} in vain until {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

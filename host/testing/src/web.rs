@@ -63,8 +63,8 @@ impl Server {
         })
     }
 
-    /// [`Server::answering`] over TLS, with the certificate of [`tls`]. `protocols`: what it speaks, in the
-    /// names of ALPN; a client that wants none of these is turned away.
+    /// [`Server::answering`] over TLS, with the certificate of [`tls`]. `protocols`: what it
+    /// speaks, in the names of ALPN; a client that wants none of these is turned away.
     ///
     /// # Panics
     /// When nothing can listen on loopback.
@@ -108,7 +108,8 @@ impl Server {
         .await
     }
 
-    /// Answers every request with this text, on an address of its own: one of loopback's others with a port that is taken on 127.0.0.1, say.
+    /// Answers every request with this text, on an address of its own: one of loopback's others
+    /// with a port that is taken on 127.0.0.1, say.
     ///
     /// # Panics
     /// When nothing can listen there.
@@ -134,7 +135,8 @@ impl Server {
         Self::on_connection(|mut stream| async move { while heard(&mut stream).await {} }).await
     }
 
-    /// Answers a request with the start of a response, and after it one byte of body each `pause`, for ever.
+    /// Answers a request with the start of a response, and after it one byte of body each `pause`,
+    /// for ever.
     pub async fn dripping(pause: Duration) -> Self {
         Self::on_connection(move |mut stream| async move {
             let start = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
@@ -157,7 +159,8 @@ impl Server {
                 if heard(&mut stream).await {
                     stream.write_all(&response).await.ok();
                     stream.shutdown().await.ok();
-                    // Closing with unread bytes would reset the connection before the client has read the answer.
+                    // Closing with unread bytes would reset the connection before the client has
+                    // read the answer.
                     while heard(&mut stream).await {}
                 }
             }
@@ -192,11 +195,7 @@ impl Server {
                 tokio::spawn(serve(stream));
             }
         });
-        Self {
-            address,
-            connections,
-            task,
-        }
+        Self { address, connections, task }
     }
 
     /// Where it listens.
@@ -231,7 +230,10 @@ impl Drop for Server {
 }
 
 /// Reads a request to its end and answers it.
-async fn reply<F>(request: Request<Incoming>, answer: &F) -> Result<Response<Full<Bytes>>, Infallible>
+async fn reply<F>(
+    request: Request<Incoming>,
+    answer: &F,
+) -> Result<Response<Full<Bytes>>, Infallible>
 where
     F: Fn(Request<Bytes>) -> Response<Bytes>,
 {

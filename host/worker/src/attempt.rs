@@ -5,8 +5,8 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Durati
 use futures_util::{FutureExt as _, poll};
 use taskforge_broker::{Broker, Hint};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Timestamp, Usage, WorkerId,
-    retry,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Timestamp, Usage,
+    WorkerId, retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
 use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime};
@@ -20,11 +20,12 @@ use crate::{
     teller::{News, Teller},
 };
 
-/// How long a task is kept whose version is not here yet before it is handed back. It may come to this worker again, which looks at the
-/// registry each second.
+/// How long a task is kept whose version is not here yet before it is handed back. It may come to
+/// this worker again, which looks at the registry each second.
 const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
-/// After which time a task is tried again that failed on a version which it was perhaps not accepted for.
+/// After which time a task is tried again that failed on a version which it was perhaps not
+/// accepted for.
 const BEHIND_RETRY: Duration = Duration::from_secs(2);
 
 /// An input up to so many bytes is parsed in some tens of microseconds.
@@ -58,8 +59,8 @@ pub(crate) struct Held {
     pub(crate) slot: Slot,
 }
 
-/// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged or refused that, not before: a worker
-/// that cannot commit must not claim more.
+/// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged
+/// or refused that, not before: a worker that cannot commit must not claim more.
 pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
     let Held { task, guard, slot } = &mut held;
     let (task, guard) = (&*task, &*guard);
@@ -71,13 +72,9 @@ pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
             }
             Executed::NotHere(why) => Some(hand_back(&bench, task, why)),
         },
-        // The plugin went away between the hint and the claim. It is not among the types that the next hints are for, so the task does not
-        // come back here.
-        None => Some(hand_back(
-            &bench,
-            task,
-            "no plugin handles it on this worker any more",
-        )),
+        // The plugin went away between the hint and the claim. It is not among the types that the
+        // next hints are for, so the task does not come back here.
+        None => Some(hand_back(&bench, task, "no plugin handles it on this worker any more")),
     };
     let news = match completion {
         Some(completion) => commit(&bench, task, completion, guard).await,
@@ -107,20 +104,21 @@ async fn execute_safely(
     slot: &mut Slot,
 ) -> Executed {
     if serving.owner.as_ref().is_some_and(|owner| *owner != task.tenant) {
-        let message = "the plugin belongs to another tenant; it was not there when the task was accepted";
+        let message =
+            "the plugin belongs to another tenant; it was not there when the task was accepted";
         return Executed::Ended(failed(Failure::new(FailureKind::Permanent, message)));
     }
-    let executed = AssertUnwindSafe(execute(bench, serving, task, guard, slot))
-        .catch_unwind()
-        .await;
+    let executed =
+        AssertUnwindSafe(execute(bench, serving, task, guard, slot)).catch_unwind().await;
     executed.unwrap_or_else(|_| Executed::Ended(panicked()))
 }
 
-/// Runs a task, unless its input does not fit the version that it falls to (the version that it was accepted for may be one that is not here
-/// yet), or slow attempts of its lane leave it no place.
+/// Runs a task, unless its input does not fit the version that it falls to (the version that it was
+/// accepted for may be one that is not here yet), or slow attempts of its lane leave it no place.
 ///
-/// A version that takes more than the one before is live for the door a moment before it is for this worker, so what fails here is
-/// looked at too: it may be of the kind that only the new version takes, and is tried again.
+/// A version that takes more than the one before is live for the door a moment before it is for
+/// this worker, so what fails here is looked at too: it may be of the kind that only the new
+/// version takes, and is tried again.
 async fn execute(
     bench: &Arc<Bench>,
     serving: &Serving,
@@ -132,7 +130,8 @@ async fn execute(
     if serving.recheck
         && let Some(failure) = misfit(serving, task).await
     {
-        // Not for ever: a worker that never gets the version would be handed the task again and again.
+        // Not for ever: a worker that never gets the version would be handed the task again and
+        // again.
         if is_current() || !Live::is_young(task.id, bench.now()) {
             return Executed::Ended(failed(failure));
         }
@@ -159,14 +158,13 @@ async fn execute(
         failure.retry_after = Some(BEHIND_RETRY);
     }
     if let Some((version, phase)) = serving.counted {
-        bench
-            .usage
-            .record(version, phase, &invoked.outcome, &invoked.usage);
+        bench.usage.record(version, phase, &invoked.outcome, &invoked.usage);
     }
     Executed::Ended(invoked)
 }
 
-/// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`: it is better off on another worker.
+/// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`:
+/// it is better off on another worker.
 async fn enter(bench: &Bench, plugin: &Plugin, slot: &mut Slot) -> Option<Place> {
     let mut prepared = pin!(bench.runtime.prepare(plugin));
     if poll!(prepared.as_mut()).is_pending() {
@@ -177,10 +175,12 @@ async fn enter(bench: &Bench, plugin: &Plugin, slot: &mut Slot) -> Option<Place>
     slot.enter().await
 }
 
-/// What is wrong with an input that was accepted before this version ran: the door checked it against another one.
+/// What is wrong with an input that was accepted before this version ran: the door checked it
+/// against another one.
 async fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
     let (schema, input) = (Arc::clone(serving.input.as_ref()?), task.input.clone());
-    // Most inputs are small and fit, which is seen in less time than it takes to wake another thread.
+    // Most inputs are small and fit, which is seen in less time than it takes to wake another
+    // thread.
     if input.as_str().len() <= SMALL_INPUT && schema.fits_at_once(&input.to_value()) {
         return None;
     }
@@ -213,15 +213,16 @@ fn failed(failure: Failure) -> Invoked {
     }
 }
 
-/// The host's own fault. Counted as an attempt like any other failure, so that a task that does this every time ends as a dead letter.
-/// The panic itself was logged by the process's hook.
+/// The host's own fault. Counted as an attempt like any other failure, so that a task that does
+/// this every time ends as a dead letter. The panic itself was logged by the process's hook.
 fn panicked() -> Invoked {
     metrics::counter!("taskforge_attempt_panics_total").increment(1);
     let message = "the host failed while it ran the handler";
     failed(Failure::new(FailureKind::Internal, message))
 }
 
-/// Runs an attempt in its place, which learns how long it takes. Without one, because it was stopped before, it ends at once.
+/// Runs an attempt in its place, which learns how long it takes. Without one, because it was
+/// stopped before, it ends at once.
 async fn invoke_timed(
     bench: &Arc<Bench>,
     plugin: &Plugin,
@@ -285,19 +286,17 @@ fn conclude(
     invoked: Invoked,
     stopped: Option<StopReason>,
 ) -> Option<Completion> {
-    let was_stopped = matches!(&invoked.outcome, Outcome::Failed(f) if f.kind == FailureKind::Cancelled);
-    // An attempt that ended by itself before it noticed the switch has a real outcome, and that is what counts.
+    let was_stopped =
+        matches!(&invoked.outcome, Outcome::Failed(f) if f.kind == FailureKind::Cancelled);
+    // An attempt that ended by itself before it noticed the switch has a real outcome, and that is
+    // what counts.
     let next = match stopped.filter(|_| was_stopped) {
         Some(StopReason::Lapsed) => return None,
         Some(StopReason::Draining) => Next::HandBack,
         Some(StopReason::Cancelled) => Next::Cancelled,
-        None => retry::after(
-            &invoked.outcome,
-            task.attempt,
-            &task.retry,
-            bench.now(),
-            fastrand::f64(),
-        ),
+        None => {
+            retry::after(&invoked.outcome, task.attempt, &task.retry, bench.now(), fastrand::f64())
+        }
     };
     Some(Completion {
         attempt: Attempt {
@@ -351,7 +350,8 @@ async fn commit(
             Err(StoreError::Closed) => return None,
             Err(_) if guard.switch().has_lapsed() => return None,
             Err(error) => {
-                // Ours until the lease lapses, so keep trying: giving up would run the task again for nothing.
+                // Ours until the lease lapses, so keep trying: giving up would run the task again
+                // for nothing.
                 tracing::warn!(%error, task.id = %task.id, "the outcome was not committed; trying again");
                 backoff.wait().await;
             }
@@ -364,8 +364,11 @@ async fn commit(
     }
     match next {
         Next::Complete | Next::DeadLetter => Some(News::Finished(task.id)),
-        // The second: the attempt was stopped for a cancel that never was, and the task waits again.
-        Next::HandBack | Next::Cancelled if next == Next::HandBack || commit == Commit::Committed => {
+        // The second: the attempt was stopped for a cancel that never was, and the task waits
+        // again.
+        Next::HandBack | Next::Cancelled
+            if next == Next::HandBack || commit == Commit::Committed =>
+        {
             Some(News::Waits(hint(task)))
         }
         Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,
@@ -394,7 +397,8 @@ fn observe(task: &ClaimedTask, invoked: &Invoked) {
     // Precision is not what a histogram is for.
     #[allow(clippy::cast_precision_loss)]
     let seconds = invoked.usage.wall_micros as f64 / 1e6;
-    metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type).record(seconds);
+    metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type)
+        .record(seconds);
     if let Outcome::Failed(failure) = &invoked.outcome {
         tracing::debug!(
             task.id = %task.id, task.type = %task.task_type, attempt = task.attempt, kind = %failure.kind,

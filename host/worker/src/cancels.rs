@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::running::{Running, StopReason};
 
-/// Stops attempts whose task somebody cancelled, as the signals come in, and those that no signal told of,
-/// for which it looks in the store every `look`. The store is asked which lease is meant: a signal may be late, and the task in its next
-/// attempt.
+/// Stops attempts whose task somebody cancelled, as the signals come in, and those that no signal
+/// told of, for which it looks in the store every `look`. The store is asked which lease is meant:
+/// a signal may be late, and the task in its next attempt.
 pub(crate) async fn obey_until(
     broker: Arc<dyn Broker>,
     store: Arc<dyn Store>,
@@ -60,11 +60,8 @@ async fn stop_lost(store: &dyn Store, running: &Running, held: &[(TaskId, RunLea
     for pair in held.iter().filter(|(id, _)| lost.contains(id)) {
         // The answer names tasks. One that is held twice may have lost one lease and not the other.
         let twice = held.iter().filter(|(id, _)| *id == pair.0).count() > 1;
-        let is_lost = !twice
-            || store
-                .lost_leases(&[*pair])
-                .await
-                .is_ok_and(|lost| !lost.is_empty());
+        let is_lost =
+            !twice || store.lost_leases(&[*pair]).await.is_ok_and(|lost| !lost.is_empty());
         if is_lost {
             running.stop(*pair, StopReason::Cancelled);
         }

@@ -24,16 +24,18 @@ use crate::{
     teller::News,
 };
 
-/// How long a worker waits before it asks again when neither broker nor store had anything and the broker did not wait itself. A poll, so
-/// not often; the price of a lost broker is latency.
+/// How long a worker waits before it asks again when neither broker nor store had anything and the
+/// broker did not wait itself. A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a claim waits for more room while there is more to claim than that: a claim for half of what a worker may hold costs the
-/// database little more than one for a single task.
+/// How long a claim waits for more room while there is more to claim than that: a claim for half of
+/// what a worker may hold costs the database little more than one for a single task.
 const GATHER: Duration = Duration::from_millis(8);
-/// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim that failed. Not otherwise: the question
-/// costs the database as much as this worker has claimed since the last vacuum.
+/// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim
+/// that failed. Not otherwise: the question costs the database as much as this worker has claimed
+/// since the last vacuum.
 const COMPARE: Duration = Duration::from_secs(5);
-/// How long after its failure a claim may yet be committed. Longer than the database works on a statement.
+/// How long after its failure a claim may yet be committed. Longer than the database works on a
+/// statement.
 const DOUBT: Duration = Duration::from_secs(60);
 
 /// The claiming side of a worker.
@@ -52,10 +54,7 @@ struct Doubt {
 
 impl Doubt {
     fn begin() -> Self {
-        Self {
-            until: Instant::now().checked_add(DOUBT),
-            compared: None,
-        }
+        Self { until: Instant::now().checked_add(DOUBT), compared: None }
     }
 
     /// Whether it is time to compare; if so, it is done now.
@@ -81,8 +80,8 @@ struct Haul {
 impl Claims {
     /// Claims tasks into free slots and starts their attempts, until `stop`.
     ///
-    /// `stop` is looked at only between claims: a claim under way is finished and its tasks are started, because a committed claim that
-    /// nobody runs would wait for the lease to lapse.
+    /// `stop` is looked at only between claims: a claim under way is finished and its tasks are
+    /// started, because a committed claim that nobody runs would wait for the lease to lapse.
     pub(crate) async fn run_until(self, stop: CancellationToken) {
         let places = self.bench.places.clone();
         let mut asks = Asks::default();
@@ -109,8 +108,7 @@ impl Claims {
             let wanted = asks.next(all, &places.crowd(), is_filled);
             if wanted.types.is_empty() && !self.bench.live.types().is_empty() {
                 // Nothing to ask for before something ends.
-                stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed()))
-                    .await;
+                stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed())).await;
                 continue;
             }
             let asked = Instant::now();
@@ -123,7 +121,8 @@ impl Claims {
             match self.claim(popped, &wanted.types, wanted.free).await {
                 Ok(haul) => {
                     backoff = StoreBackoff::new();
-                    // A backlog in the store is no news that anybody would send: it is gone through without waiting for any.
+                    // A backlog in the store is no news that anybody would send: it is gone through
+                    // without waiting for any.
                     store_has_more = haul.store_has_more || (wanted.is_partial && store_has_more);
                     cap_pause = match haul.tasks.is_empty() {
                         true => (2 * cap_pause).min(LOOK_PAUSE),
@@ -148,7 +147,8 @@ impl Claims {
                         self.start(haul);
                     }
                 }
-                // The hints have gone back to the broker, and the heartbeat is about to hear of it too.
+                // The hints have gone back to the broker, and the heartbeat is about to hear of it
+                // too.
                 Err(StoreError::Lapsed) => return,
                 Err(error) => {
                     tracing::warn!(%error, worker.id = %self.bench.worker, "tasks were not claimed");
@@ -160,31 +160,21 @@ impl Claims {
         }
     }
 
-    /// Hints, or the advice to look in the store, which also stands for a broker that does not answer.
+    /// Hints, or the advice to look in the store, which also stands for a broker that does not
+    /// answer.
     async fn pop(&self, wanted: &Wanted) -> Popped {
-        let want = Want {
-            types: &wanted.types,
-            max: wanted.free,
-            wait: wanted.wait,
-        };
+        let want = Want { types: &wanted.types, max: wanted.free, wait: wanted.wait };
         match self.bench.broker.pop(want).await {
             Ok(popped) => popped,
             Err(error) => {
                 tracing::debug!(%error, "claiming from the store directly");
-                Popped {
-                    hints: Vec::new(),
-                    look_in_store: true,
-                }
+                Popped { hints: Vec::new(), look_in_store: true }
             }
         }
     }
 
     async fn claim(&self, popped: Popped, types: &[TaskType], max: usize) -> StoreResult<Haul> {
-        let mut haul = Haul {
-            tasks: Vec::new(),
-            store_has_more: false,
-            store_is_at_cap: false,
-        };
+        let mut haul = Haul { tasks: Vec::new(), store_has_more: false, store_is_at_cap: false };
         if !popped.hints.is_empty() {
             let ids: Vec<_> = popped.hints.iter().map(|hint| hint.id).collect();
             match self.claim_by(ClaimBy::Ids(&ids)).await {
@@ -216,7 +206,8 @@ impl Claims {
         Ok(haul)
     }
 
-    /// Claims what the store has. The policy is read each time: who has paused a type relies on it from then on.
+    /// Claims what the store has. The policy is read each time: who has paused a type relies on it
+    /// from then on.
     async fn claim_in_order(&self, types: &[TaskType], room: usize) -> StoreResult<Claimed> {
         let policy = self.bench.live.overlay(self.bench.store.policy().await?);
         self.claim_by(ClaimBy::Order {
@@ -230,15 +221,12 @@ impl Claims {
     async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Claimed> {
         self.bench
             .store
-            .claim(ClaimRequest {
-                worker: self.bench.worker,
-                by,
-                now: self.bench.now(),
-            })
+            .claim(ClaimRequest { worker: self.bench.worker, by, now: self.bench.now() })
             .await
     }
 
-    /// Hints were taken but not used: others may have more luck with them. If this fails too, the sweeper's audit finds the tasks.
+    /// Hints were taken but not used: others may have more luck with them. If this fails too, the
+    /// sweeper's audit finds the tasks.
     fn give_back(&self, hints: Vec<Hint>) {
         for hint in hints {
             self.bench.teller.tell(News::Waits(hint));
@@ -250,10 +238,8 @@ impl Claims {
             // Entered here and not in the attempt's own time: the next comparison must find it.
             let guard = self.bench.running.enter(task.id, task.run_lease);
             let slot = self.bench.places.hold(&task.tenant, &task.task_type);
-            self.attempts.spawn(attempt::run(
-                self.bench.clone(),
-                attempt::Held { task, guard, slot },
-            ));
+            self.attempts
+                .spawn(attempt::run(self.bench.clone(), attempt::Held { task, guard, slot }));
         }
     }
 }

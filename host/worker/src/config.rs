@@ -7,24 +7,30 @@ use crate::places::places;
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail). Each may hold as much memory as its
-    /// plugin's limit. A quarter as many more are in reserve for lanes that others would keep out. While attempts are quick, up to
-    /// eight times as many tasks are held (claimed and waiting for a place, or ended and waiting for their commit), because
-    /// batches decide the throughput then.
+    /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail).
+    /// Each may hold as much memory as its plugin's limit. A quarter as many more are in reserve
+    /// for lanes that others would keep out. While attempts are quick, up to eight times as many
+    /// tasks are held (claimed and waiting for a place, or ended and waiting for their commit),
+    /// because batches decide the throughput then.
     pub concurrency: usize,
-    /// Instances that the sandbox has for this worker: [`places`](crate::places()) of the above, unless there is no room for so many.
+    /// Instances that the sandbox has for this worker: [`places`](crate::places()) of the above,
+    /// unless there is no room for so many.
     pub instances: usize,
     /// How often the worker's lease is renewed. One row a second, however many tasks it holds.
     pub heartbeat_interval: Duration,
-    /// How old the last renewal may be before the lease has lapsed. Ten missed beats: a pause that long is a dead or stopped process.
-    /// Each worker brings its own to the fleet. With less than five beats in it, it beats more often than [`Self::heartbeat_interval`].
+    /// How old the last renewal may be before the lease has lapsed. Ten missed beats: a pause that
+    /// long is a dead or stopped process. Each worker brings its own to the fleet. With less than
+    /// five beats in it, it beats more often than [`Self::heartbeat_interval`].
     pub heartbeat_timeout: Duration,
-    /// How long running attempts may go on after a request to stop; what is left then goes back to the queue uncounted.
+    /// How long running attempts may go on after a request to stop; what is left then goes back to
+    /// the queue uncounted.
     pub drain_grace: Duration,
-    /// How long one wait for hints lasts before the loop looks around. An idle worker takes tasks of a plugin that is new after that at the
-    /// latest: until then it waits for the types that it served before.
+    /// How long one wait for hints lasts before the loop looks around. An idle worker takes tasks
+    /// of a plugin that is new after that at the latest: until then it waits for the types that it
+    /// served before.
     pub hint_wait: Duration,
-    /// How often it is written what running attempts say: reports of progress, the latest lines of the log.
+    /// How often it is written what running attempts say: reports of progress, the latest lines of
+    /// the log.
     pub progress_interval: Duration,
 }
 
@@ -47,16 +53,18 @@ impl Default for WorkerConfig {
 pub struct SweeperConfig {
     /// Time between two ticks. Bounds how late a scheduled task or a retry starts.
     pub interval: Duration,
-    /// How long one sweeper leads without saying so again, which it does five times in that time. Bounds how long a fleet whose leader
-    /// died has none.
+    /// How long one sweeper leads without saying so again, which it does five times in that time.
+    /// Bounds how long a fleet whose leader died has none.
     pub term: Duration,
     /// How often lapsed workers are looked for.
     pub lapse_interval: Duration,
     /// Tasks that one statement of a tick may touch.
     pub page: u32,
-    /// How long a tick may go on with each kind of work, so that a backlog of one kind does not hold up the others.
+    /// How long a tick may go on with each kind of work, so that a backlog of one kind does not
+    /// hold up the others.
     pub budget: Duration,
-    /// How often all pending tasks are held against the broker's queues, some pages a tick, for hints that were lost one by one.
+    /// How often all pending tasks are held against the broker's queues, some pages a tick, for
+    /// hints that were lost one by one.
     pub audit_interval: Duration,
     /// How often the store makes room for tasks to come and forgets old ones.
     pub upkeep_interval: Duration,

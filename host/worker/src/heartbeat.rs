@@ -1,11 +1,13 @@
 //! The lease on everything that a worker holds.
 //!
-//! It is renewed on a thread of its own, with a connection of its own: neither waits for anything else that
-//! the process does. Attempts, claims and commits share threads and connections, and whatever keeps those
-//! busy must not make a worker seem dead, because its tasks would then be run again elsewhere.
+//! It is renewed on a thread of its own, with a connection of its own: neither waits for anything
+//! else that the process does. Attempts, claims and commits share threads and connections, and
+//! whatever keeps those busy must not make a worker seem dead, because its tasks would then be run
+//! again elsewhere.
 //!
-//! So a heartbeat says that the process lives and reaches the store, no more. A process that lives and does
-//! not get on is for its supervisor to find, by `/healthz`, which the other threads answer.
+//! So a heartbeat says that the process lives and reaches the store, no more. A process that lives
+//! and does not get on is for its supervisor to find, by `/healthz`, which the other threads
+//! answer.
 
 use std::{
     sync::Arc,
@@ -33,9 +35,9 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Beats until `stop`, or until the lease has lapsed: the store says so, or it could not be asked for so
-    /// long that others must assume it. What the worker holds is stopped then; whatever it still committed
-    /// would be stale. The receiver hears of the end, whichever it was.
+    /// Beats until `stop`, or until the lease has lapsed: the store says so, or it could not be
+    /// asked for so long that others must assume it. What the worker holds is stopped then;
+    /// whatever it still committed would be stale. The receiver hears of the end, whichever it was.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -55,9 +57,7 @@ impl Heartbeat {
             // Nobody listens any more if the process ends.
             ends.send(()).ok();
         };
-        std::thread::Builder::new()
-            .name("heartbeat".to_owned())
-            .spawn(beat)?;
+        std::thread::Builder::new().name("heartbeat".to_owned()).spawn(beat)?;
         Ok(end)
     }
 
@@ -80,10 +80,7 @@ impl Heartbeat {
 
     /// Returns once the lease has lapsed.
     async fn beat(&self, connection: &mut Option<Box<dyn LeaseConnection>>) {
-        let every = self
-            .config
-            .heartbeat_interval
-            .min(self.config.heartbeat_timeout / 5);
+        let every = self.config.heartbeat_interval.min(self.config.heartbeat_timeout / 5);
         let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
@@ -93,7 +90,8 @@ impl Heartbeat {
             let asked = Instant::now();
             // A store that hangs must not keep the lapse from being noticed.
             let left = self.config.heartbeat_timeout.saturating_sub(renewed.elapsed());
-            // Nor may a connection that has gone silent take all the time that another one would need.
+            // Nor may a connection that has gone silent take all the time that another one would
+            // need.
             let limit = left.min(self.config.heartbeat_timeout / 4);
             let renewal = tokio::time::timeout(limit, self.renew(connection)).await;
             match renewal.unwrap_or_else(|_| {

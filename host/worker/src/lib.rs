@@ -1,8 +1,9 @@
 //! The loop: claim, invoke, commit.
 //!
-//! A worker takes hints from the broker, claims the tasks in the store, runs each in the sandbox, decides with the domain's rule what
-//! follows, and commits that under the lease it claimed with. Everything that can go wrong on the way ends in one of two places: the
-//! commit of a failure, or a lapsed lease that the sweeper puts right.
+//! A worker takes hints from the broker, claims the tasks in the store, runs each in the sandbox,
+//! decides with the domain's rule what follows, and commits that under the lease it claimed with.
+//! Everything that can go wrong on the way ends in one of two places: the commit of a failure, or a
+//! lapsed lease that the sweeper puts right.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -19,7 +20,8 @@
 //! | [`progress`] | what running attempts say, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!
-//! Which plugin runs a task is the registry's to say: [`Live`](taskforge_registry::Live) is asked for every attempt.
+//! Which plugin runs a task is the registry's to say: [`Live`](taskforge_registry::Live) is asked
+//! for every attempt.
 //!
 //! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
 

@@ -1,7 +1,8 @@
 //! Tasks that the store says this worker runs, and that it does not.
 //!
-//! A claim may be committed although its caller got an error: the connection broke before the answer. Such a task would stay `running`
-//! under the lease of a worker that is alive and knows nothing of it.
+//! A claim may be committed although its caller got an error: the connection broke before the
+//! answer. Such a task would stay `running` under the lease of a worker that is alive and knows
+//! nothing of it.
 
 use std::collections::HashSet;
 
@@ -10,10 +11,11 @@ use taskforge_store::{LapsedTask, StoreResult, Verdict};
 
 use crate::{attempt::Bench, teller::News};
 
-/// Gives tasks that this worker holds without running them back to the queue, uncounted: their attempts never began.
+/// Gives tasks that this worker holds without running them back to the queue, uncounted: their
+/// attempts never began.
 ///
-/// To be called while no claim is under way, whose tasks would seem to be such. A claim that went wrong may be committed even after this
-/// has looked, so it is called again and again.
+/// To be called while no claim is under way, whose tasks would seem to be such. A claim that went
+/// wrong may be committed even after this has looked, so it is called again and again.
 pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
     // Asked first: what runs now and is not in the answer is no concern of this.
     let held = bench.store.held(bench.worker).await?;
@@ -34,10 +36,9 @@ pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
     tracing::warn!(worker.id = %bench.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
     metrics::counter!("taskforge_unanswered_claims_total").increment(moved.len() as u64);
     for task in held.iter().filter(|task| moved.contains(&task.id)) {
-        bench.teller.tell(News::Waits(taskforge_broker::Hint {
-            id: task.id,
-            lane: task.lane.clone(),
-        }));
+        bench
+            .teller
+            .tell(News::Waits(taskforge_broker::Hint { id: task.id, lane: task.lane.clone() }));
     }
     Ok(moved.len())
 }

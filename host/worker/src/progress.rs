@@ -42,7 +42,8 @@ impl Said {
         let lines = self.log.len();
         // An attempt that is over has none any more.
         let has_logged = lines > 0 && self.seen.swap(lines, Relaxed) != lines;
-        (has_reported || has_logged).then(|| (locked(&self.progress).clone(), self.log.latest(LATEST)))
+        (has_reported || has_logged)
+            .then(|| (locked(&self.progress).clone(), self.log.latest(LATEST)))
     }
 
     /// What it has said is news again: the last look's was not written.
@@ -73,13 +74,15 @@ impl Drop for Shown {
 
 impl ProgressBoard {
     /// Puts up an attempt. Quick ones never are: they are over before anybody could look.
-    pub(crate) fn show(self: &Arc<Self>, id: TaskId, run_lease: RunLease, said: &Arc<Said>) -> Shown {
+    pub(crate) fn show(
+        self: &Arc<Self>,
+        id: TaskId,
+        run_lease: RunLease,
+        said: &Arc<Said>,
+    ) -> Shown {
         let attempt = (id, run_lease);
         locked(&self.running).insert(attempt, Arc::clone(said));
-        Shown {
-            board: Arc::clone(self),
-            attempt,
-        }
+        Shown { board: Arc::clone(self), attempt }
     }
 
     /// Writes what is new until `stop`.
@@ -103,7 +106,8 @@ impl ProgressBoard {
         }
     }
 
-    /// Writes with the next look what could not be written. Attempts that are over by then have committed it.
+    /// Writes with the next look what could not be written. Attempts that are over by then have
+    /// committed it.
     fn repeat(&self, reports: &[ProgressReport]) {
         let running = locked(&self.running);
         for report in reports {
@@ -117,12 +121,7 @@ impl ProgressBoard {
         let running = locked(&self.running);
         let news = running.iter().filter_map(|(&(id, run_lease), said)| {
             let (progress, log) = said.news()?;
-            Some(ProgressReport {
-                id,
-                run_lease,
-                progress,
-                log,
-            })
+            Some(ProgressReport { id, run_lease, progress, log })
         });
         news.collect()
     }

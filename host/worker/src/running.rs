@@ -49,7 +49,8 @@ impl StopSwitch {
         self.reason.get().copied()
     }
 
-    /// Whether the lease is gone, also when it went after another reason: nothing is left to commit.
+    /// Whether the lease is gone, also when it went after another reason: nothing is left to
+    /// commit.
     #[must_use]
     pub fn has_lapsed(&self) -> bool {
         self.lapsed.load(Ordering::Relaxed)
@@ -68,15 +69,17 @@ pub struct Running(Mutex<Attempts>);
 
 #[derive(Debug, Default)]
 struct Attempts {
-    /// By task and lease: after a lapse or a quick retry the same process may hold a task twice, and only one of the two is to stop.
+    /// By task and lease: after a lapse or a quick retry the same process may hold a task twice,
+    /// and only one of the two is to stop.
     switches: HashMap<(TaskId, RunLease), StopSwitch>,
-    /// The worker's lease is gone. A claim may have been under way then, whose attempts come too late.
+    /// The worker's lease is gone. A claim may have been under way then, whose attempts come too
+    /// late.
     has_lapsed: bool,
 }
 
 impl Running {
-    /// Enters an attempt, which is stopped at once if the worker's lease has lapsed. The guard takes it out
-    /// again.
+    /// Enters an attempt, which is stopped at once if the worker's lease has lapsed. The guard
+    /// takes it out again.
     #[must_use]
     pub fn enter(self: &Arc<Self>, id: TaskId, run_lease: RunLease) -> RunningGuard {
         let switch = StopSwitch::default();
@@ -85,12 +88,7 @@ impl Running {
             switch.stop(StopReason::Lapsed);
         }
         attempts.switches.insert((id, run_lease), switch.clone());
-        RunningGuard {
-            running: self.clone(),
-            id,
-            run_lease,
-            switch,
-        }
+        RunningGuard { running: self.clone(), id, run_lease, switch }
     }
 
     /// Stops one attempt, if it runs here.

@@ -24,11 +24,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::lanes::Lanes;
 use crate::config::SweeperConfig;
 
-/// Does what nobody else in the fleet does: tasks whose time has come become pending and are hinted; tasks of lapsed workers are retried or
-/// become dead letters; the broker's lanes are filled from the store; old tasks are forgotten.
+/// Does what nobody else in the fleet does: tasks whose time has come become pending and are
+/// hinted; tasks of lapsed workers are retried or become dead letters; the broker's lanes are
+/// filled from the store; old tasks are forgotten.
 ///
-/// Every process may run one. One of them leads at a time: it holds a term in the store, and whatever a former leader still tries under an
-/// older term is refused. Each tick does a bounded amount of each kind of work.
+/// Every process may run one. One of them leads at a time: it holds a term in the store, and
+/// whatever a former leader still tries under an older term is refused. Each tick does a bounded
+/// amount of each kind of work.
 pub struct Sweeper {
     config: SweeperConfig,
     store: Arc<dyn Store>,
@@ -67,7 +69,8 @@ struct Due {
 const POLICY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often versions on trial are judged.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the broker is told the policy even if it has not changed: it may have missed a change, or lost it.
+/// How often the broker is told the policy even if it has not changed: it may have missed a change,
+/// or lost it.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the host's time is compared with the store's.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
@@ -84,14 +87,8 @@ enum SweepError {
 }
 
 impl Due {
-    const NOTHING_DONE: Self = Self {
-        lapses: None,
-        policy: None,
-        trials: None,
-        tell: None,
-        upkeep: None,
-        clock: None,
-    };
+    const NOTHING_DONE: Self =
+        Self { lapses: None, policy: None, trials: None, tell: None, upkeep: None, clock: None };
 }
 
 /// Whether it is time again; if so, it is done now.
@@ -129,23 +126,17 @@ impl Sweeper {
     /// versions on trial are judged.
     #[must_use]
     pub fn with_plugins(self, live: Arc<Live>, trials: Trials) -> Self {
-        Self {
-            live,
-            trials: Some(trials),
-            ..self
-        }
+        Self { live, trials: Some(trials), ..self }
     }
 
     /// The same, with a registry of plugins that is kept to a retention.
     #[must_use]
     pub fn with_collector(self, collector: Collector) -> Self {
-        Self {
-            collector: Some(collector),
-            ..self
-        }
+        Self { collector: Some(collector), ..self }
     }
 
-    /// Sweeps until `stop`, whenever this one leads. Gives the lead up at the end, so that another follows at once.
+    /// Sweeps until `stop`, whenever this one leads. Gives the lead up at the end, so that another
+    /// follows at once.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(self.config.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -207,17 +198,18 @@ impl Sweeper {
         }
     }
 
-    /// Returns the tasks of every worker to the queue, whatever their heartbeats say. For the start of a process that knows that no other
-    /// is at work: what runs in the store then, ran in a process that is gone.
+    /// Returns the tasks of every worker to the queue, whatever their heartbeats say. For the start
+    /// of a process that knows that no other is at work: what runs in the store then, ran in a
+    /// process that is gone.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn recover_all(&self) -> Result<usize, StoreError> {
-        // Seen from next year every lease has run out, also one that was written before the clock was set back.
+        // Seen from next year every lease has run out, also one that was written before the clock
+        // was set back.
         let now = self.now();
-        let next_year = now
-            .saturating_add(SignedDuration::from_hours(366 * 24))
-            .unwrap_or(Timestamp::MAX);
+        let next_year =
+            now.saturating_add(SignedDuration::from_hours(366 * 24)).unwrap_or(Timestamp::MAX);
         let term = self
             .store
             .lead(self.id, next_year, Duration::ZERO)
@@ -270,9 +262,7 @@ impl Sweeper {
         started?;
         self.tell_policy().await?;
         let (store, broker) = (&*self.store, &*self.broker);
-        self.lanes
-            .fill(store, broker, self.config.page, self.config.budget)
-            .await?;
+        self.lanes.fill(store, broker, self.config.page, self.config.budget).await?;
         metrics::histogram!("taskforge_sweep_duration_seconds").record(began.elapsed());
         Ok(())
     }
@@ -307,8 +297,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Starts the store's upkeep, unless the last one is still at it: what it reads and moves may take longer than a lapsed worker's tasks can
-    /// wait.
+    /// Starts the store's upkeep, unless the last one is still at it: what it reads and moves may
+    /// take longer than a lapsed worker's tasks can wait.
     fn upkeep(&mut self, term: Term) {
         if !self.upkeep.is_finished() {
             return;
@@ -377,9 +367,6 @@ fn heard_of_policy(signals: &mut Signals) -> bool {
 }
 
 fn hints(tasks: &[LanedTask]) -> Vec<Hint> {
-    let hint = |task: &LanedTask| Hint {
-        id: task.id,
-        lane: task.lane.clone(),
-    };
+    let hint = |task: &LanedTask| Hint { id: task.id, lane: task.lane.clone() };
     tasks.iter().map(hint).collect()
 }

@@ -18,15 +18,17 @@ pub(crate) enum News {
     Waits(Hint),
 }
 
-/// Passes news on to the broker behind the attempts' backs: an attempt's slot is free once its outcome is committed, and thousands of
-/// attempts a second share a round trip. A broker that is away costs latency only, so what it does not take is dropped.
+/// Passes news on to the broker behind the attempts' backs: an attempt's slot is free once its
+/// outcome is committed, and thousands of attempts a second share a round trip. A broker that is
+/// away costs latency only, so what it does not take is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Teller(mpsc::UnboundedSender<News>);
 
 impl Teller {
     /// A teller, and the loop behind it, which ends after the last news once every teller is gone.
     pub(crate) fn new(broker: Arc<dyn Broker>) -> (Self, impl Future<Output = ()> + Send + use<>) {
-        // As much as there are attempts that ended within a round trip, so it needs no bound of its own.
+        // As much as there are attempts that ended within a round trip, so it needs no bound of its
+        // own.
         let (news, inbox) = mpsc::unbounded_channel();
         (Self(news), pass_on(broker, inbox))
     }

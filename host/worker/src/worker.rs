@@ -43,8 +43,8 @@ pub struct Worker {
     services: Services,
 }
 
-/// Heartbeats between two looks at the store for leases that were lost without a signal reaching this
-/// worker.
+/// Heartbeats between two looks at the store for leases that were lost without a signal reaching
+/// this worker.
 const BEATS_PER_LOOK: u32 = 5;
 
 /// How one boot ended.
@@ -60,10 +60,11 @@ impl Worker {
         Self { config, services }
     }
 
-    /// Works until `stop`, then drains: running attempts may finish within the grace period, and the rest goes back to the queue.
+    /// Works until `stop`, then drains: running attempts may finish within the grace period, and
+    /// the rest goes back to the queue.
     ///
-    /// A worker whose lease lapses (the process was stopped, or cut off from the store) drops what it holds and starts anew under a fresh
-    /// id; a store that is away is waited for.
+    /// A worker whose lease lapses (the process was stopped, or cut off from the store) drops what
+    /// it holds and starts anew under a fresh id; a store that is away is waited for.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             match self.run_once(&stop).await {
@@ -77,8 +78,8 @@ impl Worker {
         let worker = WorkerId::generate();
         let mut backoff = StoreBackoff::new();
         let running = Arc::new(Running::default());
-        // The first ends the side loops, which outlive the claims: draining attempts still need their lease
-        // and their cancels.
+        // The first ends the side loops, which outlive the claims: draining attempts still need
+        // their lease and their cancels.
         let (ended, no_more_claims) = (CancellationToken::new(), stop.child_token());
         let mut lapse = loop {
             match self.join(worker, &running, &no_more_claims, &ended).await {
@@ -99,7 +100,11 @@ impl Worker {
         let (slots, reserve) = bench.places.size();
         tracing::info!(worker.id = %worker, slots, reserve, "worker started");
         let Services { store, broker, .. } = &self.services;
-        loops.spawn(progress.write_until(store.clone(), self.config.progress_interval, ended.clone()));
+        loops.spawn(progress.write_until(
+            store.clone(),
+            self.config.progress_interval,
+            ended.clone(),
+        ));
         loops.spawn(cancels::obey_until(
             broker.clone(),
             store.clone(),
@@ -107,11 +112,7 @@ impl Worker {
             self.config.heartbeat_interval * BEATS_PER_LOOK,
             ended.clone(),
         ));
-        let claims = Claims {
-            bench,
-            config: self.config.clone(),
-            attempts: attempts.clone(),
-        };
+        let claims = Claims { bench, config: self.config.clone(), attempts: attempts.clone() };
         let claiming = TaskTracker::new();
         claiming.spawn(claims.run_until(no_more_claims.clone()));
         claiming.close();
@@ -142,8 +143,8 @@ impl Worker {
         end
     }
 
-    /// Announces the worker and starts its heartbeat. The answer hears of the end of that: a lapse, unless
-    /// `ended` is cancelled before.
+    /// Announces the worker and starts its heartbeat. The answer hears of the end of that: a lapse,
+    /// unless `ended` is cancelled before.
     async fn join(
         &self,
         worker: WorkerId,
@@ -159,9 +160,9 @@ impl Worker {
             config: self.config.clone(),
             no_more_claims: no_more_claims.clone(),
         };
-        heartbeat
-            .start(ended.clone())
-            .map_err(|error| StoreError::Unavailable(format!("no thread for the heartbeat: {error}")))
+        heartbeat.start(ended.clone()).map_err(|error| {
+            StoreError::Unavailable(format!("no thread for the heartbeat: {error}"))
+        })
     }
 
     async fn register(&self, worker: WorkerId) -> StoreResult<()> {
@@ -187,13 +188,7 @@ impl Worker {
         progress: &Arc<ProgressBoard>,
         teller: Teller,
     ) -> Arc<Bench> {
-        let Services {
-            store,
-            broker,
-            runtime,
-            live,
-            usage,
-        } = self.services.clone();
+        let Services { store, broker, runtime, live, usage } = self.services.clone();
         Arc::new(Bench {
             worker,
             runtime,
@@ -219,10 +214,7 @@ impl Worker {
         stop.cancelled().await;
         claiming.wait().await;
         attempts.close();
-        if tokio::time::timeout(self.config.drain_grace, attempts.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.config.drain_grace, attempts.wait()).await.is_err() {
             tracing::info!(
                 attempts = attempts.len(),
                 "the grace period is over; handing the rest back"

@@ -15,20 +15,23 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use taskforge_broker::{
-    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
+    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals,
+    Want,
 };
 use taskforge_domain::{
-    Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, Priority, QueuePolicy, RetryPolicy,
-    RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, Priority, QueuePolicy,
+    RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, TenantPolicy, Timestamp,
+    TypePolicy, WorkerId,
 };
 use taskforge_registry::Live;
 use taskforge_runtime::{
-    MailError, MailMessage, MailReceipt, Mailer, OutboxMailer, PluginSettings, Runtime, RuntimeConfig,
+    MailError, MailMessage, MailReceipt, Mailer, OutboxMailer, PluginSettings, Runtime,
+    RuntimeConfig,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
-    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
+    LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
+    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -43,11 +46,7 @@ struct Flaky {
 
 impl Flaky {
     fn check(&self) -> BrokerResult<()> {
-        if self.away.load(Ordering::SeqCst) {
-            Err(BrokerError("away".into()))
-        } else {
-            Ok(())
-        }
+        if self.away.load(Ordering::SeqCst) { Err(BrokerError("away".into())) } else { Ok(()) }
     }
 }
 
@@ -177,7 +176,11 @@ impl Bed {
         Self::with_data(data, mailer, serde_json::from_value(settings).unwrap()).await
     }
 
-    async fn with_data(data: tempfile::TempDir, mailer: Arc<dyn Mailer>, settings: PluginSettings) -> Self {
+    async fn with_data(
+        data: tempfile::TempDir,
+        mailer: Arc<dyn Mailer>,
+        settings: PluginSettings,
+    ) -> Self {
         let store = SqliteStore::open(&data.path().join("tasks.db")).await.unwrap();
         let broker = Arc::new(Flaky {
             broker: LocalBroker::new(),
@@ -220,8 +223,7 @@ impl Bed {
             ..WorkerConfig::default()
         };
         adjust(&mut config);
-        self.tasks
-            .spawn(Worker::new(config, self.services.clone()).run(self.stop.clone()));
+        self.tasks.spawn(Worker::new(config, self.services.clone()).run(self.stop.clone()));
     }
 
     async fn stop(self) {
@@ -269,11 +271,7 @@ impl Bed {
 
     async fn hint(&self, id: TaskId) -> Hint {
         let task = self.task(id).await;
-        let lane = Lane {
-            tenant: task.tenant,
-            task_type: task.task_type,
-            priority: task.priority,
-        };
+        let lane = Lane { tenant: task.tenant, task_type: task.task_type, priority: task.priority };
         Hint { id, lane }
     }
 
@@ -282,10 +280,8 @@ impl Bed {
     }
 
     async fn reaches(&self, id: TaskId, state: TaskState) -> Task {
-        wait_until(&format!("task {id} is {state}"), async || {
-            self.task(id).await.state == state
-        })
-        .await;
+        wait_until(&format!("task {id} is {state}"), async || self.task(id).await.state == state)
+            .await;
         self.task(id).await
     }
 }
@@ -318,10 +314,7 @@ async fn a_task_that_fails_twice_completes_at_the_third_attempt() {
 async fn a_cap_holds_however_a_worker_comes_by_its_tasks() {
     let bed = Bed::new().await;
     let hostile = TaskType::new("hostile").unwrap();
-    let cap = TypePolicy {
-        paused: false,
-        max_running: Some(3),
-    };
+    let cap = TypePolicy { paused: false, max_running: Some(3) };
     bed.store.set_type_policy(&hostile, cap).await.unwrap();
     bed.start_worker(|_| {});
     bed.start_worker(|_| {});
@@ -365,20 +358,14 @@ async fn a_cap_holds_however_a_worker_comes_by_its_tasks() {
 async fn a_lane_at_its_cap_goes_on_when_there_is_a_permit_and_holds_up_no_neighbour() {
     let bed = Bed::new().await;
     let (full, free) = (TenantId::new("full").unwrap(), TenantId::new("free").unwrap());
-    let cap = TenantPolicy {
-        max_running: Some(1),
-        ..TenantPolicy::default()
-    };
+    let cap = TenantPolicy { max_running: Some(1), ..TenantPolicy::default() };
     bed.store.set_tenant_policy(&full, cap).await.unwrap();
     let attack = |ms: u32| json!({ "attack": "sleep", "ms": ms });
     let mut last = Vec::new();
     for _ in 0..40 {
         last.push(bed.submit_for(&full, attack(10)).await);
     }
-    let others = [
-        bed.submit_for(&free, attack(1)).await,
-        bed.submit_for(&free, attack(1)).await,
-    ];
+    let others = [bed.submit_for(&free, attack(1)).await, bed.submit_for(&free, attack(1)).await];
     bed.start_worker(|_| {});
     for id in others {
         wait_until("its neighbour has completed", async || {
@@ -387,14 +374,8 @@ async fn a_lane_at_its_cap_goes_on_when_there_is_a_permit_and_holds_up_no_neighb
         })
         .await;
     }
-    let waiting = TaskFilter {
-        states: vec![TaskState::Pending],
-        ..TaskFilter::default()
-    };
-    let page = Page {
-        after: None,
-        limit: 100,
-    };
+    let waiting = TaskFilter { states: vec![TaskState::Pending], ..TaskFilter::default() };
+    let page = Page { after: None, limit: 100 };
     let left = bed.store.tasks(&full, &waiting, page).await.unwrap();
     assert!(!left.is_empty(), "it did not wait for all the others");
     let id = last[39];
@@ -411,19 +392,11 @@ async fn attempts_used_up_make_a_dead_letter_and_a_permanent_failure_at_once() {
     let bed = Bed::new().await;
     bed.start_worker(|_| {});
     let retried = bed.submit(json!({ "attack": "fail" }), 2).await;
-    let permanent = bed
-        .submit(json!({ "attack": "fail", "permanent": true }), 2)
-        .await;
+    let permanent = bed.submit(json!({ "attack": "fail", "permanent": true }), 2).await;
     let retried = bed.reaches(retried, TaskState::Failed).await;
-    assert_eq!(
-        (retried.attempt, retried.error.unwrap().kind),
-        (3, FailureKind::Retryable)
-    );
+    assert_eq!((retried.attempt, retried.error.unwrap().kind), (3, FailureKind::Retryable));
     let permanent = bed.reaches(permanent, TaskState::Failed).await;
-    assert_eq!(
-        (permanent.attempt, permanent.error.unwrap().kind),
-        (1, FailureKind::Permanent)
-    );
+    assert_eq!((permanent.attempt, permanent.error.unwrap().kind), (1, FailureKind::Permanent));
     bed.stop().await;
 }
 
@@ -433,21 +406,11 @@ async fn cancelling_a_running_task_stops_it_and_keeps_its_record() {
     bed.start_worker(|_| {});
     let id = bed.submit(json!({ "attack": "endless_loop" }), 3).await;
     bed.reaches(id, TaskState::Running).await;
-    let cancelled = bed
-        .store
-        .cancel(&TenantId::default(), id, Timestamp::now())
-        .await
-        .unwrap();
+    let cancelled = bed.store.cancel(&TenantId::default(), id, Timestamp::now()).await.unwrap();
     assert!(matches!(cancelled, CancelOutcome::WasRunning(_)));
     bed.broker.publish(&[Signal::Cancel(id)]).await.unwrap();
     wait_until("the attempt is on record", async || {
-        !bed.store
-            .story(&TenantId::default(), id)
-            .await
-            .unwrap()
-            .unwrap()
-            .attempts
-            .is_empty()
+        !bed.store.story(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
     })
     .await;
     let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
@@ -465,18 +428,9 @@ async fn a_cancel_whose_signal_got_lost_is_noticed_all_the_same() {
     bed.start_worker(|_| {});
     let id = bed.submit(json!({ "attack": "endless_loop" }), 3).await;
     bed.reaches(id, TaskState::Running).await;
-    bed.store
-        .cancel(&TenantId::default(), id, Timestamp::now())
-        .await
-        .unwrap();
+    bed.store.cancel(&TenantId::default(), id, Timestamp::now()).await.unwrap();
     wait_until("the attempt is on record", async || {
-        !bed.store
-            .story(&TenantId::default(), id)
-            .await
-            .unwrap()
-            .unwrap()
-            .attempts
-            .is_empty()
+        !bed.store.story(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
     })
     .await;
     bed.stop().await;
@@ -489,16 +443,9 @@ async fn a_worker_found_lapsed_drops_its_task_and_another_attempt_completes() {
     let id = bed.submit(json!({ "attack": "sleep", "ms": 4_000 }), 3).await;
     let running = bed.reaches(id, TaskState::Running).await;
     // What a sweeper on another host would find if this worker had been stopped for an hour.
-    let later = Timestamp::now()
-        .checked_add(jiff::SignedDuration::from_hours(1))
-        .unwrap();
+    let later = Timestamp::now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
     let usurper = WorkerId::generate();
-    let term = bed
-        .store
-        .lead(usurper, later, Duration::ZERO)
-        .await
-        .unwrap()
-        .unwrap();
+    let term = bed.store.lead(usurper, later, Duration::ZERO).await.unwrap().unwrap();
     bed.store.lapsed(term, later, 10).await.unwrap();
     bed.store.resign(term).await.unwrap();
     let task = bed.reaches(id, TaskState::Completed).await;
@@ -551,16 +498,15 @@ async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
     let mailer = Arc::new(Blocking::default());
     let bed = Bed::with(mailer.clone(), json!({ "grants": { "mail": true } })).await;
     bed.start_worker(|config| config.heartbeat_timeout = LEASE);
-    let mail = |subject| json!({ "attack": "mail", "to": ["a@b.test"], "subject": subject, "text": "x" });
+    let mail =
+        |subject| json!({ "attack": "mail", "to": ["a@b.test"], "subject": subject, "text": "x" });
     // One after the other, so that its lane begins on the threads that claim and commit.
     for _ in 0..20 {
         let quick = bed.submit(mail("quick"), 0).await;
         bed.reaches(quick, TaskState::Completed).await;
     }
     let mut holding = Vec::new();
-    for tenant in [
-        "default", "stranger", "default", "stranger", "default", "stranger",
-    ] {
+    for tenant in ["default", "stranger", "default", "stranger", "default", "stranger"] {
         let tenant = TenantId::new(tenant).unwrap();
         let id = bed.commit_for(&tenant, mail("hold"), 0).await;
         holding.push((tenant, id));
@@ -588,10 +534,8 @@ async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
 async fn a_task_without_a_hint_is_found_by_the_audit() {
     let bed = Bed::new().await;
     bed.start_worker(|_| {});
-    wait_until("the broker has been filled once", async || {
-        bed.broker.is_complete().await.unwrap()
-    })
-    .await;
+    wait_until("the broker has been filled once", async || bed.broker.is_complete().await.unwrap())
+        .await;
     let id = bed.commit(json!({ "attack": "ok" }), 0).await;
     bed.reaches(id, TaskState::Completed).await;
     bed.stop().await;
@@ -600,18 +544,13 @@ async fn a_task_without_a_hint_is_found_by_the_audit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_was_committed_without_an_answer_is_handed_back_uncounted() {
     let mut bed = Bed::new().await;
-    let broken = Arc::new(BrokenAnswers {
-        store: bed.store.clone(),
-        next_claim: AtomicBool::new(true),
-    });
+    let broken =
+        Arc::new(BrokenAnswers { store: bed.store.clone(), next_claim: AtomicBool::new(true) });
     bed.services.store = broken.clone();
     bed.start_worker(|_| {});
     let id = bed.submit(json!({ "attack": "ok" }), 0).await;
     let task = bed.reaches(id, TaskState::Completed).await;
-    assert!(
-        !broken.next_claim.load(Ordering::SeqCst),
-        "a claim went unanswered"
-    );
+    assert!(!broken.next_claim.load(Ordering::SeqCst), "a claim went unanswered");
     assert_eq!(task.attempt, 1, "the attempt that never began does not count");
     assert_eq!(task.run_lease.0, 2);
     bed.stop().await;
@@ -622,30 +561,20 @@ async fn one_of_two_sweepers_leads_and_the_other_follows_at_once() {
     let bed = Bed::new().await;
     let (stop_second, second) = (CancellationToken::new(), TaskTracker::new());
     let sweeper = Sweeper::new(SweeperConfig::default(), bed.store.clone(), bed.broker.clone());
-    wait_until("the first leads", async || {
-        bed.broker.is_complete().await.unwrap()
-    })
-    .await;
+    wait_until("the first leads", async || bed.broker.is_complete().await.unwrap()).await;
     second.spawn(sweeper.run(stop_second.clone()));
     second.close();
     let stranger = WorkerId::generate();
-    let ask = async || {
-        bed.store
-            .lead(stranger, Timestamp::now(), Duration::ZERO)
-            .await
-            .unwrap()
-    };
+    let ask = async || bed.store.lead(stranger, Timestamp::now(), Duration::ZERO).await.unwrap();
     assert_eq!(ask().await, None, "somebody leads");
-    // The bed's sweeper and its worker stop; it resigns, and a retry still comes to its time under the second.
+    // The bed's sweeper and its worker stop; it resigns, and a retry still comes to its time under
+    // the second.
     bed.stop.cancel();
     bed.tasks.close();
     bed.tasks.wait().await;
     let id = bed.submit(json!({ "attack": "fail", "times": 1 }), 1).await;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let config = WorkerConfig {
-        concurrency: 1,
-        ..WorkerConfig::default()
-    };
+    let config = WorkerConfig { concurrency: 1, ..WorkerConfig::default() };
     tasks.spawn(Worker::new(config, bed.services.clone()).run(stop.clone()));
     let task = bed.reaches(id, TaskState::Completed).await;
     assert_eq!(task.attempt, 2);
@@ -674,19 +603,15 @@ async fn without_a_broker_tasks_are_claimed_from_the_store() {
 async fn a_good_neighbour_completes_while_every_other_slot_is_under_attack() {
     let bed = Bed::new().await;
     bed.start_worker(|_| {});
-    for attack in [
-        "endless_loop",
-        "endless_recursion",
-        "grow_memory",
-        "log_flood",
-        "sleep",
-        "panic",
-    ] {
+    for attack in
+        ["endless_loop", "endless_recursion", "grow_memory", "log_flood", "sleep", "panic"]
+    {
         bed.submit(json!({ "attack": attack }), 0).await;
     }
     let good = bed.submit(json!({ "attack": "ok", "value": 1 }), 0).await;
     bed.reaches(good, TaskState::Completed).await;
-    // The attackers are left to the end of the test's runtime: their limits are the sandbox's tests.
+    // The attackers are left to the end of the test's runtime: their limits are the sandbox's
+    // tests.
     bed.stop.cancel();
 }
 
@@ -696,10 +621,7 @@ async fn an_ended_task_keeps_its_log_and_drops_its_progress() {
     bed.start_worker(|_| {});
     let id = bed.submit(json!({ "attack": "chatty" }), 0).await;
     let task = bed.reaches(id, TaskState::Completed).await;
-    assert!(
-        task.progress.is_none(),
-        "a task that has ended reports no progress"
-    );
+    assert!(task.progress.is_none(), "a task that has ended reports no progress");
     let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
     assert!(story.attempts[0].logs.len() >= 6, "{:?}", story.attempts[0].logs);
     bed.stop().await;
@@ -719,10 +641,7 @@ async fn what_an_attempt_logs_is_shown_while_it_runs() {
     .await;
     assert_eq!(story().await.task.state, TaskState::Running);
     assert!(story().await.task.progress.is_none(), "it has reported none");
-    bed.store
-        .cancel(&TenantId::default(), id, Timestamp::now())
-        .await
-        .unwrap();
+    bed.store.cancel(&TenantId::default(), id, Timestamp::now()).await.unwrap();
     assert!(story().await.log.is_empty());
     bed.stop.cancel();
 }

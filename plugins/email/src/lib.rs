@@ -1,9 +1,10 @@
 //! Task type `email`: `{"to", "subject", "text"|"html", …}` → a receipt, through the host's mailer.
 //!
 //! A recipient whom the mail server refuses takes nothing from the others: the receipt names both.
-//! What is wrong with the message, and a refusal for good by the mail server, are permanent failures; a server that cannot be reached or asks
-//! to try later is a retryable one. At-least-once execution means that a message can be sent twice when a worker dies between the
-//! mailer's receipt and the commit of the result.
+//! What is wrong with the message, and a refusal for good by the mail server, are permanent
+//! failures; a server that cannot be reached or asks to try later is a retryable one. At-least-once
+//! execution means that a message can be sent twice when a worker dies between the mailer's receipt
+//! and the commit of the result.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,8 @@ use taskforge_sdk::{Failure, mail};
 
 taskforge_sdk::handler!(email, capabilities = &["mail"]);
 
-/// One line: no control characters, so no line break and no second header. The host refuses them too.
+/// One line: no control characters, so no line break and no second header. The host refuses them
+/// too.
 const ONE_LINE: &str = r"^[^\x00-\x1f\x7f]*$";
 
 /// The message.
@@ -22,7 +24,8 @@ const ONE_LINE: &str = r"^[^\x00-\x1f\x7f]*$";
 #[serde(deny_unknown_fields)]
 #[schemars(extend("anyOf" = [{"required": ["text"]}, {"required": ["html"]}]))]
 pub struct Input {
-    /// Recipients: an address, or a list of them, each as `user@example.com` or `Name <user@example.com>`.
+    /// Recipients: an address, or a list of them, each as `user@example.com` or `Name
+    /// <user@example.com>`.
     #[schemars(schema_with = "required_addresses")]
     pub to: Addresses,
     /// Recipients of a copy.
@@ -52,8 +55,8 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "body")]
     pub html: Option<String>,
-    /// Further headers, such as `List-Unsubscribe` and `List-Unsubscribe-Post`. Those that the other
-    /// fields become, and those that the host writes, are refused.
+    /// Further headers, such as `List-Unsubscribe` and `List-Unsubscribe-Post`. Those that the
+    /// other fields become, and those that the host writes, are refused.
     #[serde(default)]
     #[schemars(schema_with = "headers")]
     pub headers: BTreeMap<String, String>,
@@ -72,7 +75,9 @@ pub struct Attachment {
     pub name: String,
     /// Media type.
     #[serde(default = "Attachment::default_content_type")]
-    #[schemars(regex(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(;[ -~]*)?$"))]
+    #[schemars(regex(
+        pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(;[ -~]*)?$"
+    ))]
     pub content_type: String,
     /// Its bytes in base64 (RFC 4648, 4); line breaks are allowed.
     #[schemars(extend("contentEncoding" = "base64"), regex(pattern = r"^[A-Za-z0-9+/\r\n]*={0,2}[\r\n]*$"))]
@@ -200,16 +205,10 @@ fn message(input: Input) -> Result<mail::Message, Failure> {
         ("bcc", &message.bcc),
         ("reply_to", &message.reply_to),
     ];
-    let listed = lists
-        .iter()
-        .flat_map(|(name, list)| list.iter().map(move |text| (*name, text)));
+    let listed = lists.iter().flat_map(|(name, list)| list.iter().map(move |text| (*name, text)));
     let from = message.from.iter().map(|text| ("from", text));
     let headers = message.headers.iter().map(|(_, value)| ("headers", value));
-    for (field, text) in listed
-        .chain(from)
-        .chain(headers)
-        .chain([("subject", &message.subject)])
-    {
+    for (field, text) in listed.chain(from).chain(headers).chain([("subject", &message.subject)]) {
         if text.chars().any(char::is_control) {
             return Err(Failure::permanent(format!(
                 "{field}: line breaks and other control characters are refused"
@@ -294,7 +293,8 @@ mod schema {
     }
 }
 use schema::{
-    answer_addresses, body, content_id, headers, more_addresses, optional_address, required_addresses,
+    answer_addresses, body, content_id, headers, more_addresses, optional_address,
+    required_addresses,
 };
 
 #[cfg(test)]
@@ -322,21 +322,9 @@ mod tests {
 
     #[test]
     fn a_message_without_a_recipient_or_a_body_is_refused_by_name() {
-        assert!(
-            read(r#"{"to":[],"subject":"s","text":"t"}"#)
-                .unwrap_err()
-                .starts_with("to: ")
-        );
-        assert!(
-            read(r#"{"to":"a@example.com","subject":"s"}"#)
-                .unwrap_err()
-                .contains("no body")
-        );
-        assert!(
-            read(r#"{"subject":"s","text":"t"}"#)
-                .unwrap_err()
-                .contains("`to`")
-        );
+        assert!(read(r#"{"to":[],"subject":"s","text":"t"}"#).unwrap_err().starts_with("to: "));
+        assert!(read(r#"{"to":"a@example.com","subject":"s"}"#).unwrap_err().contains("no body"));
+        assert!(read(r#"{"subject":"s","text":"t"}"#).unwrap_err().contains("`to`"));
         assert!(
             read(r#"{"to":"a@example.com","subject":"s","text":"t","priority":1}"#)
                 .unwrap_err()
@@ -347,27 +335,15 @@ mod tests {
     #[test]
     fn a_line_break_in_a_header_is_refused_by_name() {
         for (field, json) in [
-            (
-                "to",
-                r#"{"to":"a@example.com\r\nBcc: x@example.com","subject":"s","text":"t"}"#,
-            ),
-            (
-                "bcc",
-                r#"{"to":"a@example.com","bcc":["b@example.com\n"],"subject":"s","text":"t"}"#,
-            ),
-            (
-                "subject",
-                r#"{"to":"a@example.com","subject":"s\r\nX: y","text":"t"}"#,
-            ),
+            ("to", r#"{"to":"a@example.com\r\nBcc: x@example.com","subject":"s","text":"t"}"#),
+            ("bcc", r#"{"to":"a@example.com","bcc":["b@example.com\n"],"subject":"s","text":"t"}"#),
+            ("subject", r#"{"to":"a@example.com","subject":"s\r\nX: y","text":"t"}"#),
             (
                 "reply_to",
                 r#"{"to":"a@example.com","reply_to":"r@example.com\r","subject":"s","text":"t"}"#,
             ),
         ] {
-            assert!(
-                read(json).unwrap_err().starts_with(&format!("{field}: ")),
-                "{json}"
-            );
+            assert!(read(json).unwrap_err().starts_with(&format!("{field}: ")), "{json}");
         }
         // In a body they are what they are.
         assert!(read(r#"{"to":"a@example.com","subject":"s","text":"two\r\nlines"}"#).is_ok());
@@ -389,8 +365,7 @@ mod tests {
         assert_eq!(full.attachments[0].content_type, "application/octet-stream");
         let one = r#"{"to":"a@example.com","subject":"s","text":"t","reply_to":"r@example.com"}"#;
         assert_eq!(read(one).unwrap().reply_to, ["r@example.com"]);
-        let bad =
-            r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
+        let bad = r#"{"to":"a@example.com","subject":"s","text":"t","attachments":[{"name":"x","content":"?"}]}"#;
         assert!(read(bad).unwrap_err().starts_with("attachments: \"x\""));
     }
 
@@ -399,10 +374,7 @@ mod tests {
         let schema = schemars::schema_for!(Input);
         let schema = schema.as_value();
         assert_eq!(schema["properties"]["subject"]["pattern"], ONE_LINE);
-        assert_eq!(
-            schema["properties"]["to"]["anyOf"][0]["pattern"],
-            schema::pattern()
-        );
+        assert_eq!(schema["properties"]["to"]["anyOf"][0]["pattern"], schema::pattern());
         assert_eq!(schema["anyOf"][0]["required"][0], "text");
         assert_eq!(schema["required"], serde_json::json!(["to", "subject"]));
         assert_eq!(schema["additionalProperties"], false);
@@ -420,8 +392,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_when_it_is_enqueued() {
         let to = |address: &str| {
-            let input =
-                serde_json::json!({"to": [address], "subject": "s", "text": "t", "reply_to": address});
+            let input = serde_json::json!({"to": [address], "subject": "s", "text": "t", "reply_to": address});
             takes(&input)
         };
         for good in [
@@ -460,10 +431,7 @@ mod tests {
             input[field] = value;
             takes(&input)
         };
-        assert!(with(
-            "headers",
-            serde_json::json!({"List-Unsubscribe": "<mailto:u@example.com>"})
-        ));
+        assert!(with("headers", serde_json::json!({"List-Unsubscribe": "<mailto:u@example.com>"})));
         assert!(!with("headers", serde_json::json!({"X": "a\r\nBcc: b"})));
         assert!(!with("headers", serde_json::json!({"a:b": "x"})));
         let file = |content: &str, kind: &str| serde_json::json!([{"name": "a", "content": content, "content_type": kind}]);

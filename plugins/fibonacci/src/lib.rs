@@ -5,11 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use taskforge_sdk::Failure;
 
-/// The largest n. Its Fibonacci number has 208,988 digits. In the sandbox it took 3.4 billion units of fuel, 2.4 MB and 0.7 s on a busy
-/// 2-core machine; natively 27 ms to compute and 41 ms to write in decimal, because num-bigint (from 0.4.7 on) divides and conquers there.
+/// The largest n. Its Fibonacci number has 208,988 digits. In the sandbox it took 3.4 billion units
+/// of fuel, 2.4 MB and 0.7 s on a busy 2-core machine; natively 27 ms to compute and 41 ms to write
+/// in decimal, because num-bigint (from 0.4.7 on) divides and conquers there.
 pub const MAX_N: u32 = 1_000_000;
 
-/// The largest integer below which a double, and so a JSON number in most languages, holds every integer exactly.
+/// The largest integer below which a double, and so a JSON number in most languages, holds every
+/// integer exactly.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
 /// Which Fibonacci number.
@@ -29,8 +31,8 @@ pub struct Output {
     pub result: Exact,
 }
 
-/// An integer: a JSON number up to 9007199254740991 (2^53 - 1), a string of decimal digits beyond, because most languages read JSON
-/// numbers as doubles, which hold no larger integer exactly.
+/// An integer: a JSON number up to 9007199254740991 (2^53 - 1), a string of decimal digits beyond,
+/// because most languages read JSON numbers as doubles, which hold no larger integer exactly.
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Exact {
@@ -49,10 +51,7 @@ taskforge_sdk::handler!(fibonacci);
 #[allow(clippy::needless_pass_by_value, reason = "a handler owns its input")]
 pub fn fibonacci(input: Input) -> Result<Output, Failure> {
     if input.n > MAX_N {
-        return Err(Failure::permanent(format!(
-            "n is {}, and must be at most {MAX_N}",
-            input.n
-        )));
+        return Err(Failure::permanent(format!("n is {}, and must be at most {MAX_N}", input.n)));
     }
     let number = number(input.n);
     let result = match u64::try_from(&number) {
@@ -62,8 +61,8 @@ pub fn fibonacci(input: Input) -> Result<Output, Failure> {
     Ok(Output { result })
 }
 
-/// F(n) by fast doubling: F(2k) = F(k)·(2F(k+1) − F(k)) and F(2k+1) = F(k)² + F(k+1)², once for each bit of n. Memory is linear in the
-/// bits of the result.
+/// F(n) by fast doubling: F(2k) = F(k)·(2F(k+1) − F(k)) and F(2k+1) = F(k)² + F(k+1)², once for
+/// each bit of n. Memory is linear in the bits of the result.
 fn number(n: u32) -> BigUint {
     let (mut a, mut b) = (BigUint::ZERO, BigUint::from(1_u8)); // F(k), F(k+1)
     for bit in (0..u32::BITS - n.leading_zeros()).rev() {
@@ -99,8 +98,7 @@ fn index<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
             let whole = n as u32;
             #[allow(clippy::float_cmp)]
             let same = f64::from(whole) == n;
-            same.then_some(whole)
-                .ok_or_else(|| E::invalid_value(de::Unexpected::Float(n), &self))
+            same.then_some(whole).ok_or_else(|| E::invalid_value(de::Unexpected::Float(n), &self))
         }
     }
     deserializer.deserialize_any(Index)
@@ -139,10 +137,7 @@ mod tests {
             assert_eq!(result(n), Exact::Number(expected), "F({n})");
         }
         assert_eq!(digits(100), "354224848179261915075");
-        assert_eq!(
-            digits(300),
-            "222232244629420445529739893461909967206666939096499764990979600"
-        );
+        assert_eq!(digits(300), "222232244629420445529739893461909967206666939096499764990979600");
     }
 
     #[test]

@@ -159,7 +159,8 @@ pub enum Attack {
     },
     /// Sends a request exactly as it is spelled, and reads the answer to its end.
     HttpGet(HttpGet),
-    /// Tells a counter that this attempt ran: a request with the headers `x-task-id` and `x-attempt`.
+    /// Tells a counter that this attempt ran: a request with the headers `x-task-id` and
+    /// `x-attempt`.
     CountRuns {
         /// The counter.
         url: String,
@@ -228,14 +229,16 @@ pub enum Attack {
         /// One after the other.
         steps: Vec<Step>,
     },
-    /// Fills the stack that is not in use and so much new memory with a pattern, and leaves it there.
+    /// Fills the stack that is not in use and so much new memory with a pattern, and leaves it
+    /// there.
     FillMemory {
         /// Decides the pattern.
         marker: u32,
         /// How much new memory.
         bytes: usize,
     },
-    /// Looks for the pattern in all memory that there is, and in so much new memory, before anything is written to it.
+    /// Looks for the pattern in all memory that there is, and in so much new memory, before
+    /// anything is written to it.
     ScanMemory {
         /// Decides the pattern.
         marker: u32,
@@ -391,11 +394,7 @@ mod tests {
         ));
         assert!(matches!(
             attack(r#"{"attack":"http_get","url":"http://x/","follow":true}"#),
-            Ok(Attack::HttpGet(HttpGet {
-                follow: true,
-                times: 1,
-                ..
-            }))
+            Ok(Attack::HttpGet(HttpGet { follow: true, times: 1, .. }))
         ));
         assert!(attack(r#"{"attack":"be_nice"}"#).is_err());
     }

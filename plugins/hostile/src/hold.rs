@@ -35,9 +35,7 @@ pub fn empty_poll() -> Value {
 #[must_use]
 pub fn long_header(bytes: usize) -> Value {
     #[cfg(target_family = "wasm")]
-    let appended = wasip2::http::types::Fields::new()
-        .append("x", &vec![b'x'; bytes])
-        .is_ok();
+    let appended = wasip2::http::types::Fields::new().append("x", &vec![b'x'; bytes]).is_ok();
     #[cfg(not(target_family = "wasm"))]
     let appended = bytes == 0;
     json!({ "appended": appended })
@@ -68,7 +66,9 @@ mod kind {
             Hold::Authorities => set(|request| request.set_authority(Some(text))),
             Hold::Methods => set(|request| request.set_method(&Method::Other(text.to_owned()))),
             Hold::Paths => set(|request| request.set_path_with_query(Some(&format!("/{text}")))),
-            Hold::Schemes => set(|request| request.set_scheme(Some(&Scheme::Other(text.to_owned())))),
+            Hold::Schemes => {
+                set(|request| request.set_scheme(Some(&Scheme::Other(text.to_owned()))))
+            }
             Hold::Bodies => body(text),
             Hold::AbortedBodies => {
                 let request = request();

@@ -30,13 +30,13 @@ pub fn key_value(bucket: &str, steps: Vec<Step>) -> Result<Value, Failure> {
     let opened = keyvalue::open(bucket)?;
     let brought = steps.into_iter().map(|step| {
         let value = match step {
-            Step::Get { key } => opened
-                .get(&key)
-                .map(|value| json!(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))),
+            Step::Get { key } => opened.get(&key).map(|value| {
+                json!(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+            }),
             Step::Set { key, value } => opened.set(&key, value.as_bytes()).map(|()| json!(true)),
-            Step::SetHuge { key, value } => opened
-                .set(&"k".repeat(key), &vec![b'v'; value])
-                .map(|()| json!(true)),
+            Step::SetHuge { key, value } => {
+                opened.set(&"k".repeat(key), &vec![b'v'; value]).map(|()| json!(true))
+            }
             Step::Delete { key } => opened.delete(&key).map(|()| json!(true)),
             Step::Exists { key } => opened.exists(&key).map(|there| json!(there)),
             Step::Keys => opened.keys().map(|keys| json!(keys)),
@@ -57,14 +57,14 @@ fn at_once(bucket: &str, step: &Step) -> Result<Value, keyvalue::Error> {
     let keys = |count: usize| -> Vec<String> { (0..count).map(|n| format!("{n:04}")).collect() };
     Ok(match *step {
         Step::SetMany { count, bytes } => {
-            let pairs: Vec<_> = keys(count)
-                .into_iter()
-                .map(|key| (key, vec![b'v'; bytes]))
-                .collect();
+            let pairs: Vec<_> =
+                keys(count).into_iter().map(|key| (key, vec![b'v'; bytes])).collect();
             batch::set_many(&bucket, &pairs)?;
             json!(true)
         }
-        Step::GetMany { count } => json!(batch::get_many(&bucket, &keys(count))?.iter().flatten().count()),
+        Step::GetMany { count } => {
+            json!(batch::get_many(&bucket, &keys(count))?.iter().flatten().count())
+        }
         Step::DeleteMany { count } => {
             batch::delete_many(&bucket, &keys(count))?;
             json!(true)

@@ -1,8 +1,9 @@
-//! Task type `hostile`: every way of misbehaving that the sandbox must survive, and a few of behaving. For tests only; it is never put
-//! into the plugins folder.
+//! Task type `hostile`: every way of misbehaving that the sandbox must survive, and a few of
+//! behaving. For tests only; it is never put into the plugins folder.
 //!
-//! `{"attack": "endless_loop"}` and the like; see [`Attack`]. What a Rust component cannot do (several memories, growing tables,
-//! answers that break the canonical ABI) is written by hand in `wat/`.
+//! `{"attack": "endless_loop"}` and the like; see [`Attack`]. What a Rust component cannot do
+//! (several memories, growing tables, answers that break the canonical ABI) is written by hand in
+//! `wat/`.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -62,12 +63,9 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::ReadNowhere => reach::nowhere::read(),
         Attack::CallNothing => reach::nowhere::call(),
         Attack::MutateGlobal => json!({ "value": GLOBAL.fetch_add(1, Ordering::Relaxed) + 1 }),
-        Attack::Fail {
-            permanent,
-            retry_after_ms,
-            times,
-            message,
-        } => fail(&task, permanent, retry_after_ms, times, message)?,
+        Attack::Fail { permanent, retry_after_ms, times, message } => {
+            fail(&task, permanent, retry_after_ms, times, message)?
+        }
         Attack::Cope { mut steps } => {
             let Some(last) = steps.pop() else {
                 return Err(Failure::permanent("there are no steps"));
@@ -82,33 +80,15 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::EmptyPoll => hold::empty_poll(),
         Attack::LongHeader { bytes } => hold::long_header(bytes),
         Attack::HttpGet(get) => raw_http::get(&get)?,
-        Attack::CountRuns {
-            url,
-            ms,
-            fail_times,
-            permanent,
-        } => {
+        Attack::CountRuns { url, ms, fail_times, permanent } => {
             let counted = count_run(&url, &task).await?;
             sleep(Duration::from_millis(ms)).await;
             if permanent || task.attempt <= fail_times {
-                fail(
-                    &task,
-                    permanent,
-                    None,
-                    None,
-                    format!("as attempt {} should", task.attempt),
-                )?;
+                fail(&task, permanent, None, None, format!("as attempt {} should", task.attempt))?;
             }
             counted
         }
-        Attack::Mail {
-            from,
-            to,
-            cc,
-            bcc,
-            subject,
-            text,
-        } => send_mail(&mail::Message {
+        Attack::Mail { from, to, cc, bcc, subject, text } => send_mail(&mail::Message {
             from,
             to,
             cc,
@@ -125,18 +105,13 @@ pub async fn hostile(attack: Attack, task: Task) -> Result<Output, Failure> {
         Attack::SlowRequests { url, count } => raw_http::slow(&url, count)?,
         Attack::Config { key } => keep::config(key.as_deref()),
         Attack::KeyValue { bucket, steps } => keep::key_value(&bucket, steps)?,
-        Attack::Hold {
-            what,
-            count,
-            bytes,
-            ms,
-        } => hold::hold(what, count, bytes, Duration::from_millis(ms)),
+        Attack::Hold { what, count, bytes, ms } => {
+            hold::hold(what, count, bytes, Duration::from_millis(ms))
+        }
         Attack::FillMemory { marker, bytes } => memory::fill(marker, bytes),
-        Attack::ScanMemory {
-            marker,
-            bytes,
-            after_filling,
-        } => memory::scan(marker, bytes, after_filling),
+        Attack::ScanMemory { marker, bytes, after_filling } => {
+            memory::scan(marker, bytes, after_filling)
+        }
     }))
 }
 
@@ -164,7 +139,8 @@ fn fail(
     })
 }
 
-/// Tells a counter outside that this attempt ran: the truth that chaos tests compare the store with.
+/// Tells a counter outside that this attempt ran: the truth that chaos tests compare the store
+/// with.
 async fn count_run(url: &str, task: &Task) -> Result<serde_json::Value, Failure> {
     let answer = http::get(url)
         .header("x-task-id", &task.id)
@@ -181,10 +157,7 @@ fn send_mail(message: &mail::Message) -> Result<serde_json::Value, Failure> {
 }
 
 fn task_info(task: &Task) -> serde_json::Value {
-    let deadline = task
-        .deadline
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let deadline = task.deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     json!({
         "id": task.id,
         "attempt": task.attempt,

@@ -23,7 +23,8 @@ pub fn scan(marker: u32, bytes: usize, after_filling: bool) -> Value {
     json!({ "found": found, "scanned": before.len() + grown.len() })
 }
 
-/// The input carries the marker and not the pattern, so that the pattern is nowhere but where somebody wrote it.
+/// The input carries the marker and not the pattern, so that the pattern is nowhere but where
+/// somebody wrote it.
 const fn pattern(marker: u32) -> u64 {
     (marker as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -37,7 +38,8 @@ mod raw {
     const PAGE: usize = 64 << 10;
     const WORD: usize = 8;
 
-    /// Words that follow each other before they count as found: one alone may be chance, or our own on its way through the stack.
+    /// Words that follow each other before they count as found: one alone may be chance, or our own
+    /// on its way through the stack.
     const RUN: u32 = 16;
 
     pub(super) fn all() -> Range<usize> {

@@ -1,5 +1,5 @@
-//! Requests in spellings that a polite client would not send. Built on the bindings, because every client above them parses and
-//! normalises what the attack is about.
+//! Requests in spellings that a polite client would not send. Built on the bindings, because every
+//! client above them parses and normalises what the attack is about.
 
 use serde_json::{Value, json};
 use taskforge_sdk::{Failure, http};
@@ -32,15 +32,13 @@ fn follow(request: &HttpGet) -> Result<Value, Failure> {
     loop {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
         let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
-        let authority = request
-            .authority
-            .as_deref()
-            .filter(|_| hops == 0)
-            .unwrap_or(authority);
+        let authority = request.authority.as_deref().filter(|_| hops == 0).unwrap_or(authority);
         let path = request.path.as_deref().filter(|_| hops == 0).unwrap_or(path);
         let answer = send(scheme, authority, path, &request.headers)?;
         match answer.location {
-            Some(location) if request.follow && (300..400).contains(&answer.status) && hops < 10 => {
+            Some(location)
+                if request.follow && (300..400).contains(&answer.status) && hops < 10 =>
+            {
                 url = http::Url::parse(&url)
                     .and_then(|base| base.join(&location))
                     .map_or(location, String::from);
@@ -99,13 +97,16 @@ pub fn slow(url: &str, _: u32) -> Result<Value, Failure> {
 
 #[cfg(not(target_family = "wasm"))]
 fn send(_: &str, authority: &str, _: &str, _: &[(String, String)]) -> Result<Answer, Failure> {
-    Err(Failure::permanent(format!(
-        "there is no way to {authority} outside a TaskForge host"
-    )))
+    Err(Failure::permanent(format!("there is no way to {authority} outside a TaskForge host")))
 }
 
 #[cfg(target_family = "wasm")]
-fn send(scheme: &str, authority: &str, path: &str, headers: &[(String, String)]) -> Result<Answer, Failure> {
+fn send(
+    scheme: &str,
+    authority: &str,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<Answer, Failure> {
     use wasip2::{
         http::{
             outgoing_handler,
@@ -114,23 +115,20 @@ fn send(scheme: &str, authority: &str, path: &str, headers: &[(String, String)])
         io::streams::StreamError,
     };
 
-    let entries: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into_bytes()))
-        .collect();
-    let headers =
-        Headers::from_list(&entries).map_err(|error| Failure::permanent(format!("headers: {error}")))?;
+    let entries: Vec<_> =
+        headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    let headers = Headers::from_list(&entries)
+        .map_err(|error| Failure::permanent(format!("headers: {error}")))?;
     let request = OutgoingRequest::new(headers);
     let scheme = match scheme {
         "http" => Scheme::Http,
         "https" => Scheme::Https,
         other => Scheme::Other(other.to_owned()),
     };
-    let refused = |what: &'static str| move |()| Failure::permanent(format!("the host refuses the {what}"));
+    let refused =
+        |what: &'static str| move |()| Failure::permanent(format!("the host refuses the {what}"));
     request.set_scheme(Some(&scheme)).map_err(refused("scheme"))?;
-    request
-        .set_authority(Some(authority))
-        .map_err(refused("authority"))?;
+    request.set_authority(Some(authority)).map_err(refused("authority"))?;
     request.set_path_with_query(Some(path)).map_err(refused("path"))?;
     let body = request.body().map_err(refused("body"))?;
     let future = outgoing_handler::handle(request, None).map_err(http::Error::from)?;
@@ -159,9 +157,5 @@ fn send(scheme: &str, authority: &str, path: &str, headers: &[(String, String)])
         }
     }
     let location = location.map(|value| String::from_utf8_lossy(&value).into_owned());
-    Ok(Answer {
-        status,
-        location,
-        bytes,
-    })
+    Ok(Answer { status, location, bytes })
 }

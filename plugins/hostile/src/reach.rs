@@ -8,19 +8,13 @@ use taskforge_sdk::{Failure, OrFail};
 /// What there is to see without asking for anything.
 #[must_use]
 pub fn environment() -> Value {
-    let variables: Vec<_> = env::vars_os()
-        .map(|(name, _)| name.to_string_lossy().into_owned())
-        .collect();
-    let arguments: Vec<_> = env::args_os()
-        .map(|text| text.to_string_lossy().into_owned())
-        .collect();
+    let variables: Vec<_> =
+        env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<_> =
+        env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     let mut input = Vec::new();
-    let stdin = std::io::stdin()
-        .read_to_end(&mut input)
-        .map_err(|error| error.to_string());
-    let root = fs::read_dir("/")
-        .map(Iterator::count)
-        .map_err(|error| error.to_string());
+    let stdin = std::io::stdin().read_to_end(&mut input).map_err(|error| error.to_string());
+    let root = fs::read_dir("/").map(Iterator::count).map_err(|error| error.to_string());
     json!({ "variables": variables, "arguments": arguments, "stdin": stdin, "root": root })
 }
 

@@ -18,7 +18,8 @@ use crate::attack::Stream;
 pub enum Output {
     /// Well-behaved JSON.
     Json(Value),
-    /// A JSON string of so many bytes, made while it is written so that the attack needs one copy of it and not two.
+    /// A JSON string of so many bytes, made while it is written so that the attack needs one copy
+    /// of it and not two.
     Repeated(usize),
     /// This text as it is, JSON or not.
     Verbatim(String),
@@ -30,7 +31,8 @@ impl Serialize for Output {
             Self::Json(value) => value.serialize(serializer),
             Self::Repeated(bytes) => serializer.collect_str(&Repeated(*bytes)),
             Self::Verbatim(text) => {
-                // The way in which serde_json passes its `RawValue` through itself, without the check that comes before.
+                // The way in which serde_json passes its `RawValue` through itself, without the
+                // check that comes before.
                 const RAW: &str = "$serde_json::private::RawValue";
                 let mut raw = serializer.serialize_struct(RAW, 1)?;
                 raw.serialize_field(RAW, text)?;
@@ -79,8 +81,9 @@ pub fn endless_recursion() -> u32 {
     descend(0)
 }
 
-// The bottom is read at every level and the result is changed on the way up by two operations, so that the compiler can neither count
-// the levels nor turn the calls into a loop. No local has an address: each level spends the engine's stack and not linear memory.
+// The bottom is read at every level and the result is changed on the way up by two operations, so
+// that the compiler can neither count the levels nor turn the calls into a loop. No local has an
+// address: each level spends the engine's stack and not linear memory.
 #[inline(never)]
 fn descend(depth: u32) -> u32 {
     if depth == BOTTOM.load(Ordering::Relaxed) {
@@ -115,9 +118,7 @@ pub fn allocate(bytes: usize) -> Result<usize, Failure> {
 pub fn busy(rounds: u64) -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for round in 0..rounds {
-        state = (state ^ round)
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
-            .rotate_left(31);
+        state = (state ^ round).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31);
     }
     state
 }
@@ -158,10 +159,7 @@ mod tests {
     #[test]
     fn output_can_be_huge_and_can_be_anything_but_json() {
         assert_eq!(serde_json::to_string(&Output::Repeated(100)).unwrap().len(), 102);
-        assert_eq!(
-            serde_json::to_string(&Output::Verbatim("{no".to_owned())).unwrap(),
-            "{no"
-        );
+        assert_eq!(serde_json::to_string(&Output::Verbatim("{no".to_owned())).unwrap(), "{no");
     }
 
     #[test]

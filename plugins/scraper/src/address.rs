@@ -84,8 +84,10 @@ pub fn without_fragment(url: &Url) -> &str {
 /// host and default port with TLS instead of without.
 #[must_use]
 pub fn same_site(one: &Url, other: &Url) -> bool {
-    let secured =
-        one.scheme() == "http" && other.scheme() == "https" && one.port().is_none() && other.port().is_none();
+    let secured = one.scheme() == "http"
+        && other.scheme() == "https"
+        && one.port().is_none()
+        && other.port().is_none();
     one.host() == other.host() && (one.origin() == other.origin() || secured)
 }
 
@@ -118,10 +120,7 @@ mod tests {
             ("/café".as_bytes(), "https://example.com/caf%C3%A9#top"),
             (b" /b#end ", "https://example.com/b#end"),
             (b"//xn--bcher-kva.example", "https://xn--bcher-kva.example/#top"),
-            (
-                "https://bücher.example/".as_bytes(),
-                "https://xn--bcher-kva.example/#top",
-            ),
+            ("https://bücher.example/".as_bytes(), "https://xn--bcher-kva.example/#top"),
         ] {
             assert_eq!(redirect(&from, &location(value)).unwrap().as_str(), expected);
         }
@@ -133,11 +132,9 @@ mod tests {
         let from = url("http://example.com/a");
         assert!(same_site(&from, &url("http://example.com/b")));
         assert!(same_site(&from, &url("https://example.com/")));
-        for other in [
-            "http://example.com:81/",
-            "https://example.com:444/",
-            "http://www.example.com/",
-        ] {
+        for other in
+            ["http://example.com:81/", "https://example.com:444/", "http://www.example.com/"]
+        {
             assert!(!same_site(&from, &url(other)), "{other}");
         }
         assert!(!same_site(&url("https://example.com/"), &from));

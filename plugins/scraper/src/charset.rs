@@ -28,9 +28,7 @@ pub struct Hints<'a> {
 /// Decodes a page and says in which encoding. What cannot be decoded becomes U+FFFD.
 #[must_use]
 pub fn decode<'a>(bytes: &'a [u8], hints: &Hints<'_>) -> (Cow<'a, str>, &'static Encoding) {
-    let told = hints
-        .charset
-        .and_then(|label| Encoding::for_label(label.as_bytes()));
+    let told = hints.charset.and_then(|label| Encoding::for_label(label.as_bytes()));
     let declared = || match hints.kind {
         Kind::Xhtml => prescan::xml(bytes),
         _ => prescan::html(bytes),
@@ -48,10 +46,10 @@ fn guess(bytes: &[u8], hints: &Hints<'_>) -> &'static Encoding {
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
     detector.feed(bytes, !hints.cut);
-    let top = hints.host.and_then(|host| host.rsplit('.').next()).filter(|top| {
-        top.bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-    });
+    let top = hints
+        .host
+        .and_then(|host| host.rsplit('.').next())
+        .filter(|top| top.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')));
     let utf8 = match hints.malformed_type {
         true => Utf8Detection::Deny,
         false if is_nearly_utf8(bytes) => return UTF_8,
@@ -76,13 +74,8 @@ fn is_nearly_utf8(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    const HTML: Hints<'static> = Hints {
-        charset: None,
-        kind: Kind::Html,
-        cut: false,
-        host: None,
-        malformed_type: false,
-    };
+    const HTML: Hints<'static> =
+        Hints { charset: None, kind: Kind::Html, cut: false, host: None, malformed_type: false };
 
     #[track_caller]
     fn check(bytes: &[u8], hints: Hints<'_>, text: &str, name: &str) {
@@ -92,22 +85,14 @@ mod tests {
     }
 
     fn told(charset: &str) -> Hints<'_> {
-        Hints {
-            charset: Some(charset),
-            ..HTML
-        }
+        Hints { charset: Some(charset), ..HTML }
     }
 
     #[test]
     fn a_byte_order_mark_beats_the_header_and_the_header_beats_the_meta_element() {
         check(b"\xef\xbb\xbf\xc3\xa9", told("windows-1252"), "é", "UTF-8");
         check(b"\xfe\xff\x00h\x00i", HTML, "hi", "UTF-16BE");
-        check(
-            b"<meta charset=utf-8>\xe9",
-            told("iso-8859-1"),
-            "é",
-            "windows-1252",
-        );
+        check(b"<meta charset=utf-8>\xe9", told("iso-8859-1"), "é", "windows-1252");
         check(b"<meta charset=windows-1251>\xe9", HTML, "й", "windows-1251");
         check(b"<meta charset=koi8-r>\xc1", told("nonsense"), "а", "KOI8-R");
     }
@@ -124,16 +109,8 @@ mod tests {
 
     #[test]
     fn an_xml_document_declares_its_encoding_or_is_utf8() {
-        let xml = Hints {
-            kind: Kind::Xhtml,
-            ..HTML
-        };
-        check(
-            b"<?xml version='1.0' encoding='windows-1251'?>\xcf",
-            xml,
-            "П",
-            "windows-1251",
-        );
+        let xml = Hints { kind: Kind::Xhtml, ..HTML };
+        check(b"<?xml version='1.0' encoding='windows-1251'?>\xcf", xml, "П", "windows-1251");
         check("<?xml version='1.0'?>ż".as_bytes(), xml, "ż", "UTF-8");
     }
 
@@ -146,34 +123,20 @@ mod tests {
         check(&"é".as_bytes()[..1], cut, "", "UTF-8");
         let stray = ["Zażółć gęślą jaźń. ".repeat(5).as_bytes(), b"\xe9"].concat();
         check(&stray, HTML, "jaźń", "UTF-8");
-        let malformed = Hints {
-            malformed_type: true,
-            ..HTML
-        };
+        let malformed = Hints { malformed_type: true, ..HTML };
         check("é".as_bytes(), malformed, "Ã©", "windows-1252");
     }
 
     #[test]
     fn without_a_word_the_letters_tell() {
-        check(
-            b"<title>caf\xe9 au lait, d\xe9j\xe0 vu",
-            HTML,
-            "café au lait, déjà",
-            "windows-1252",
-        );
+        check(b"<title>caf\xe9 au lait, d\xe9j\xe0 vu", HTML, "café au lait, déjà", "windows-1252");
         for (name, text) in [
-            (
-                "windows-1251",
-                "Это обычная страница на русском языке, без объявления кодировки.",
-            ),
+            ("windows-1251", "Это обычная страница на русском языке, без объявления кодировки."),
             ("Shift_JIS", "これは文字コードの宣言がない日本語のページです。"),
             ("EUC-KR", "이것은 문자 인코딩 선언이 없는 한국어 페이지입니다."),
             ("Big5", "這是一個沒有宣告編碼的中文網頁,內容足夠長。"),
             ("GBK", "这是一个没有声明编码的中文网页,内容足够长。"),
-            (
-                "windows-1253",
-                "Αυτή είναι μια σελίδα χωρίς δήλωση κωδικοποίησης.",
-            ),
+            ("windows-1253", "Αυτή είναι μια σελίδα χωρίς δήλωση κωδικοποίησης."),
         ] {
             let encoding = Encoding::for_label(name.as_bytes()).unwrap();
             check(&encoding.encode(text).0, HTML, text, name);
@@ -183,16 +146,10 @@ mod tests {
     #[test]
     fn the_host_says_which_letters_to_expect() {
         let short = Encoding::for_label(b"shift_jis").unwrap().encode("日本").0;
-        let hints = Hints {
-            host: Some("www.example.jp"),
-            ..HTML
-        };
+        let hints = Hints { host: Some("www.example.jp"), ..HTML };
         check(&short, hints, "日本", "Shift_JIS");
         let short = Encoding::for_label(b"windows-1251").unwrap().encode("Мир").0;
-        let hints = Hints {
-            host: Some("www.xn--e1afmkfd.xn--p1ai"),
-            ..HTML
-        };
+        let hints = Hints { host: Some("www.xn--e1afmkfd.xn--p1ai"), ..HTML };
         check(&short, hints, "Мир", "windows-1251");
     }
 }

@@ -20,11 +20,7 @@ pub struct Decoded {
 /// than `cap` bytes of it, so that a decompression bomb costs no more than a page of that size.
 #[must_use]
 pub fn decode(body: Vec<u8>, content_encoding: Option<&str>, cap: usize) -> Decoded {
-    let mut decoded = Decoded {
-        truncated: body.len() > cap,
-        bytes: body,
-        error: None,
-    };
+    let mut decoded = Decoded { truncated: body.len() > cap, bytes: body, error: None };
     decoded.bytes.truncate(cap);
     let mut unknown = None;
     for coding in content_encoding.unwrap_or_default().rsplit(',') {
@@ -43,9 +39,7 @@ pub fn decode(body: Vec<u8>, content_encoding: Option<&str>, cap: usize) -> Deco
             // Declared twice, or never applied.
             continue;
         }
-        decoded.error = decoded
-            .error
-            .or_else(|| error.map(|error| format!("{coding}: {error}")));
+        decoded.error = decoded.error.or_else(|| error.map(|error| format!("{coding}: {error}")));
         decoded.truncated |= bytes.len() > cap;
         decoded.bytes = bytes;
         decoded.bytes.truncate(cap);
@@ -61,16 +55,7 @@ pub fn decode(body: Vec<u8>, content_encoding: Option<&str>, cap: usize) -> Deco
 }
 
 /// Codings that can be taken off, or need not be.
-const KNOWN: [&str; 8] = [
-    "gzip",
-    "x-gzip",
-    "br",
-    "deflate",
-    "x-deflate",
-    "identity",
-    "none",
-    "",
-];
+const KNOWN: [&str; 8] = ["gzip", "x-gzip", "br", "deflate", "x-deflate", "identity", "none", ""];
 
 /// A body with one coding less; `None` when there is nothing to take off.
 fn uncoded(coding: &str, input: &[u8], cap: usize) -> Option<(Vec<u8>, Option<String>)> {
@@ -164,19 +149,11 @@ fn inflate(input: &[u8], cap: usize) -> Inflated {
             break;
         }
     }
-    Inflated {
-        used: used(&stream).min(input.len()),
-        bytes,
-        error,
-    }
+    Inflated { used: used(&stream).min(input.len()), bytes, error }
 }
 
 fn zlib(input: &[u8], cap: usize) -> (Vec<u8>, Option<String>) {
-    let deflated = if has_zlib_header(input) {
-        &input[2..]
-    } else {
-        input
-    };
+    let deflated = if has_zlib_header(input) { &input[2..] } else { input };
     let inflated = inflate(deflated, cap);
     (inflated.bytes, inflated.error)
 }
@@ -194,14 +171,8 @@ fn has_zlib_header(bytes: &[u8]) -> bool {
 }
 
 /// How the streams of compressors begin: gzip, zstd, LZ4, bzip2, xz and `compress`.
-const COMPRESSED: [&[u8]; 6] = [
-    b"\x1f\x8b\x08",
-    b"\x28\xb5\x2f\xfd",
-    b"\x04\x22\x4d\x18",
-    b"BZh",
-    b"\xfd7zXZ\0",
-    b"\x1f\x9d",
-];
+const COMPRESSED: [&[u8]; 6] =
+    [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"BZh", b"\xfd7zXZ\0", b"\x1f\x9d"];
 
 fn is_compressed(bytes: &[u8]) -> bool {
     COMPRESSED.iter().any(|magic| bytes.starts_with(magic))
@@ -260,11 +231,7 @@ mod tests {
             let decoded = decoded(body, coding);
             assert_eq!(
                 decoded,
-                Decoded {
-                    bytes: TEXT.to_vec(),
-                    truncated: false,
-                    error: None
-                },
+                Decoded { bytes: TEXT.to_vec(), truncated: false, error: None },
                 "{coding}"
             );
         }
@@ -272,9 +239,8 @@ mod tests {
 
     #[test]
     fn what_was_decoded_before_a_corrupt_place_is_kept() {
-        let text: Vec<u8> = (0..40_000_u32)
-            .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
-            .collect();
+        let text: Vec<u8> =
+            (0..40_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
         let mut body = gzip(&text);
         let middle = body.len() / 2;
         body.truncate(middle);
@@ -302,11 +268,7 @@ mod tests {
             (gzip(TEXT), "gzip;q=1"),
         ] {
             let decoded = decoded(body, coding);
-            assert_eq!(
-                (decoded.bytes.as_slice(), decoded.error),
-                (TEXT, None),
-                "{coding}"
-            );
+            assert_eq!((decoded.bytes.as_slice(), decoded.error), (TEXT, None), "{coding}");
         }
         for coding in ["gzip", "br", "deflate", "x"] {
             let decoded = decoded(Vec::new(), coding);
@@ -322,13 +284,10 @@ mod tests {
                 encoder.write_all(TEXT).unwrap();
                 encoder.finish().unwrap()
             };
-            for (coding, body) in [("gzip", gzip(TEXT)), ("deflate", zlib), ("br", BROTLI.to_vec())] {
+            for (coding, body) in [("gzip", gzip(TEXT)), ("deflate", zlib), ("br", BROTLI.to_vec())]
+            {
                 let decoded = decoded([&body, after].concat(), coding);
-                assert_eq!(
-                    (decoded.bytes.as_slice(), decoded.error),
-                    (TEXT, None),
-                    "{coding}"
-                );
+                assert_eq!((decoded.bytes.as_slice(), decoded.error), (TEXT, None), "{coding}");
             }
         }
         let two = [gzip(&TEXT[..20]), gzip(&TEXT[20..])].concat();
@@ -355,10 +314,7 @@ mod tests {
 
     #[test]
     fn what_nothing_compressed_is_left_as_it_is_whatever_it_is_called() {
-        let utf16: Vec<u8> = "<title>x</title>"
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
+        let utf16: Vec<u8> = "<title>x</title>".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for body in [utf16, b"<title>\0x</title>".to_vec()] {
             let decoded = decoded(body.clone(), "UTF-8");
             assert_eq!((decoded.bytes, decoded.error), (body, None));

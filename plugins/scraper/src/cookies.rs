@@ -33,7 +33,8 @@ impl Jar {
             return;
         };
         let place = |other: &Cookie| {
-            (&other.name, &other.domain, &other.path) == (&cookie.name, &cookie.domain, &cookie.path)
+            (&other.name, &other.domain, &other.path)
+                == (&cookie.name, &cookie.domain, &cookie.path)
         };
         let kept = self.0.iter().position(place);
         match kept {
@@ -88,7 +89,8 @@ impl Cookie {
                         continue;
                     }
                     // No list of public suffixes is kept; what has no dot is always one.
-                    if !domain.contains('.') || url.domain().is_none() || !is_within(&host, &domain) {
+                    if !domain.contains('.') || url.domain().is_none() || !is_within(&host, &domain)
+                    {
                         return None;
                     }
                     (cookie.domain, cookie.shared) = (domain, true);
@@ -124,10 +126,9 @@ impl Cookie {
     fn matches(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         let domain = host == self.domain || (self.shared && is_within(host, &self.domain));
-        let path = url
-            .path()
-            .strip_prefix(self.path.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/'));
+        let path = url.path().strip_prefix(self.path.as_str()).is_some_and(|rest| {
+            rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/')
+        });
         domain && path && (!self.secure || url.scheme() == "https")
     }
 
@@ -206,16 +207,8 @@ mod tests {
             ("x=1", "http://www.example.com/", None),
             ("x=1; Path=/", "http://www.example.com:8080/c", Some("x=1")),
             ("x=1; path=/", "http://example.com/", None),
-            (
-                "x=1; path=/; domain=.Example.com",
-                "https://example.com/",
-                Some("x=1"),
-            ),
-            (
-                "x=1; path=/; domain=example.com",
-                "http://a.example.com/",
-                Some("x=1"),
-            ),
+            ("x=1; path=/; domain=.Example.com", "https://example.com/", Some("x=1")),
+            ("x=1; path=/; domain=example.com", "http://a.example.com/", Some("x=1")),
             ("x=1; path=/; domain=example.com", "http://badexample.com/", None),
             ("x=1; path=/; domain=com", "http://www.example.com/", None),
             ("x=1; path=/; domain=other.example", "http://other.example/", None),
@@ -223,11 +216,7 @@ mod tests {
             ("x=1; path=/; secure", "http://www.example.com/", None),
             ("__Host-x=1; path=/", "https://www.example.com/", None),
             ("x=1; path=/; Max-Age=0", "http://www.example.com/", None),
-            (
-                "x=a=b; path=/; HttpOnly; SameSite=Lax",
-                "http://www.example.com/",
-                Some("x=a=b"),
-            ),
+            ("x=a=b; path=/; HttpOnly; SameSite=Lax", "http://www.example.com/", Some("x=a=b")),
             ("lone; path=/", "http://www.example.com/", Some("lone")),
             ("=; path=/", "http://www.example.com/", None),
         ] {
@@ -238,10 +227,7 @@ mod tests {
     #[test]
     fn a_later_cookie_replaces_or_removes_an_earlier_one() {
         let from = "http://example.com/";
-        assert_eq!(
-            sent(from, &["x=1", "x=2", "y=3"], from).as_deref(),
-            Some("x=2; y=3")
-        );
+        assert_eq!(sent(from, &["x=1", "x=2", "y=3"], from).as_deref(), Some("x=2; y=3"));
         let past = "x=; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
         assert_eq!(sent(from, &["x=1", past], from), None);
         let many: Vec<String> = (0..100).map(|n| format!("n{n}={n}")).collect();

@@ -145,10 +145,7 @@ impl<'a> Session<'a> {
     }
 
     fn redirected(&mut self, status_code: u16, url: &Url) {
-        self.redirects.push(Redirect {
-            status_code,
-            url: url.to_string(),
-        });
+        self.redirects.push(Redirect { status_code, url: url.to_string() });
     }
 
     /// Whether the input has this header.
@@ -221,14 +218,16 @@ impl<'a> Session<'a> {
     /// Where an answer sends us; `None` when it is final. A redirect without a `Location`, or with
     /// an empty one, is final.
     fn next_hop(&self, url: &Url, status: u16, to: Option<&str>) -> Result<Option<Url>, Failure> {
-        let (301 | 302 | 303 | 307 | 308, Some(to)) = (status, to.filter(|to| !to.is_empty())) else {
+        let (301 | 302 | 303 | 307 | 308, Some(to)) = (status, to.filter(|to| !to.is_empty()))
+        else {
             return Ok(None);
         };
         let dead_end = |why: &str| {
             let to = http::without_credentials(to);
             Failure::permanent(format!("{url} redirects to {to:?}, {why}"))
         };
-        let next = redirect(url, to).map_err(|why| dead_end(&format!("which is no address: {why}")))?;
+        let next =
+            redirect(url, to).map_err(|why| dead_end(&format!("which is no address: {why}")))?;
         if !matches!(next.scheme(), "http" | "https") {
             return Err(dead_end("which is neither http nor https"));
         }
@@ -269,13 +268,7 @@ impl<'a> Session<'a> {
             }
             body = Some(read);
         }
-        Ok(Fetched {
-            status,
-            url,
-            headers,
-            body,
-            broken,
-        })
+        Ok(Fetched { status, url, headers, body, broken })
     }
 }
 
@@ -366,25 +359,13 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let home = sent("http://example.com/x");
-        for header in [
-            "Accept: x/y",
-            "cookie: a=1; b=2",
-            "X-Own: z",
-            "accept-language: de",
-        ] {
+        for header in ["Accept: x/y", "cookie: a=1; b=2", "X-Own: z", "accept-language: de"] {
             assert!(home.iter().any(|one| one == header), "{header}: {home:?}");
         }
-        assert!(
-            home.iter().any(|one| one == "authorization: Basic YW5uOnB3"),
-            "{home:?}"
-        );
+        assert!(home.iter().any(|one| one == "authorization: Basic YW5uOnB3"), "{home:?}");
         assert!(!home.iter().any(|one| one.starts_with("accept: ")), "{home:?}");
         let away = sent("http://other.example/");
-        assert!(
-            away.iter()
-                .all(|one| !one.contains("a=1") && !one.contains("Basic")),
-            "{away:?}"
-        );
+        assert!(away.iter().all(|one| !one.contains("a=1") && !one.contains("Basic")), "{away:?}");
         assert!(away.iter().any(|one| one == "X-Own: z"), "{away:?}");
     }
 }

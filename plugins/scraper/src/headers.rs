@@ -24,9 +24,7 @@ impl Headers {
 
 impl<N: Into<String>, V: Into<Vec<u8>>> FromIterator<(N, V)> for Headers {
     fn from_iter<T: IntoIterator<Item = (N, V)>>(headers: T) -> Self {
-        let owned = headers
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()));
+        let owned = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
         Self(owned.collect())
     }
 }
@@ -34,10 +32,8 @@ impl<N: Into<String>, V: Into<Vec<u8>>> FromIterator<(N, V)> for Headers {
 /// A value as text: UTF-8 where it is, and each byte a character of ISO-8859-1 where it is not.
 #[must_use]
 pub fn text(value: &[u8]) -> String {
-    std::str::from_utf8(value).map_or_else(
-        |_| value.iter().map(|&byte| char::from(byte)).collect(),
-        str::to_owned,
-    )
+    std::str::from_utf8(value)
+        .map_or_else(|_| value.iter().map(|&byte| char::from(byte)).collect(), str::to_owned)
 }
 
 /// Splits a list at a separator, which does not count within quotes.

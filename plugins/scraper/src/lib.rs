@@ -158,7 +158,8 @@ impl Input {
     }
 }
 
-/// What came back. Texts have their white space collapsed, are cut at 4,096 characters and are null where the page has none.
+/// What came back. Texts have their white space collapsed, are cut at 4,096 characters and are null
+/// where the page has none.
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Output {
     /// Status of the final answer.
@@ -169,11 +170,14 @@ pub struct Output {
     pub redirects: Vec<Redirect>,
     /// The `Content-Type` header, all lines of it.
     pub content_type: Option<String>,
-    /// The encoding that the page was read in, by its WHATWG name in lower case; null when the body is not HTML.
+    /// The encoding that the page was read in, by its WHATWG name in lower case; null when the body
+    /// is not HTML.
     pub charset: Option<String>,
-    /// Bytes of the body that were looked at, after decompression. 0 when the body is not HTML, which is not read.
+    /// Bytes of the body that were looked at, after decompression. 0 when the body is not HTML,
+    /// which is not read.
     pub bytes: usize,
-    /// The page is larger than `max_bytes`, or nested too deeply, and what comes after was not looked at.
+    /// The page is larger than `max_bytes`, or nested too deeply, and what comes after was not
+    /// looked at.
     pub truncated: bool,
     /// What was wrong with the body: it broke off, or could not be decompressed. What came before
     /// was looked at.
@@ -216,13 +220,7 @@ pub async fn scrape(input: Input, task: Task) -> Result<Output, Failure> {
 /// host.
 #[must_use]
 pub fn describe(fetched: Fetched, max_bytes: usize) -> (Output, Option<Url>) {
-    let Fetched {
-        status,
-        url,
-        headers,
-        body,
-        broken,
-    } = fetched;
+    let Fetched { status, url, headers, body, broken } = fetched;
     let mut output = Output {
         status_code: status,
         redirects: Vec::new(),
@@ -272,12 +270,7 @@ fn read(bytes: &[u8], headers: &headers::Headers, url: &Url, output: &mut Output
     let (text, encoding) = charset::decode(bytes, &hints);
     output.charset = Some(encoding.name().to_ascii_lowercase());
     let content_language = headers.list("content-language");
-    let source = Source {
-        url,
-        encoding,
-        kind,
-        content_language: content_language.as_deref(),
-    };
+    let source = Source { url, encoding, kind, content_language: content_language.as_deref() };
     let parsed = page::read(&text, &source);
     output.truncated |= parsed.too_deep;
     output.page = parsed.page;
@@ -295,10 +288,7 @@ mod tests {
             status: 200,
             url: Url::parse("https://example.com/dir/page").unwrap(),
             headers: headers.iter().copied().collect(),
-            body: Some(Body {
-                bytes: body.to_vec(),
-                truncated: false,
-            }),
+            body: Some(Body { bytes: body.to_vec(), truncated: false }),
             broken: None,
         }
     }
@@ -335,14 +325,8 @@ mod tests {
         assert!(!takes("headers", serde_json::json!({"X Key": "a"})));
         assert!(takes("accept_language", "de, en;q=0.5".into()));
         assert!(!takes("accept_language", "d\ne".into()));
-        assert!(takes(
-            "basic_auth",
-            serde_json::json!({"username": "a", "password": "b:c"})
-        ));
-        assert!(!takes(
-            "basic_auth",
-            serde_json::json!({"username": "a:b", "password": ""})
-        ));
+        assert!(takes("basic_auth", serde_json::json!({"username": "a", "password": "b:c"})));
+        assert!(!takes("basic_auth", serde_json::json!({"username": "a:b", "password": ""})));
     }
 
     #[test]
@@ -361,17 +345,12 @@ mod tests {
         let mut answer = fetched(Some("application/pdf"), b"");
         answer.body = None;
         let output = describe(answer, 1024);
-        assert_eq!(
-            (output.status_code, output.charset, output.page.title),
-            (200, None, None)
-        );
+        assert_eq!((output.status_code, output.charset, output.page.title), (200, None, None));
 
         let output = describe(fetched(None, b"\x89PNG\r\n<title>No</title>"), 1024);
         assert_eq!(output.page, Page::default());
-        let output = describe(
-            fetched(None, b"\xef\xbb\xbf \n<!doctype html><title>Yes</title>"),
-            1024,
-        );
+        let output =
+            describe(fetched(None, b"\xef\xbb\xbf \n<!doctype html><title>Yes</title>"), 1024);
         assert_eq!(output.page.title.as_deref(), Some("Yes"));
     }
 
@@ -408,10 +387,7 @@ mod tests {
         let mut pdf = answer(&headers, b"");
         pdf.body = None;
         let (output, refresh) = super::describe(pdf, 100);
-        assert_eq!(
-            output.page.canonical_url.as_deref(),
-            Some("https://example.com/real")
-        );
+        assert_eq!(output.page.canonical_url.as_deref(), Some("https://example.com/real"));
         assert_eq!(refresh.unwrap().as_str(), "https://example.com/next");
     }
 

@@ -44,12 +44,12 @@ fn is_canonical(parameters: &str, url: &Url) -> bool {
     // A link may be about another document.
     let about_this = anchor.is_none_or(|anchor| {
         let context = url.join(&anchor).ok();
-        context.is_some_and(|context| address::without_fragment(&context) == address::without_fragment(url))
+        context.is_some_and(|context| {
+            address::without_fragment(&context) == address::without_fragment(url)
+        })
     });
     let canonical = relation.is_some_and(|relation| {
-        relation
-            .split_ascii_whitespace()
-            .any(|one| one.eq_ignore_ascii_case("canonical"))
+        relation.split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("canonical"))
     });
     about_this && canonical
 }
@@ -61,14 +61,8 @@ mod tests {
     #[test]
     fn the_canonical_link_is_found_among_others() {
         for (lines, expected) in [
-            (
-                &["<https://a.example/x>; rel=\"canonical\""][..],
-                Some("https://a.example/x"),
-            ),
-            (
-                &["</i>; rel=image_src, </c,d>; rel=canonical"],
-                Some("https://example.com/c,d"),
-            ),
+            (&["<https://a.example/x>; rel=\"canonical\""][..], Some("https://a.example/x")),
+            (&["</i>; rel=image_src, </c,d>; rel=canonical"], Some("https://example.com/c,d")),
             (
                 &["</a>; rel=next", "<../b>; Rel=\"shortlink Canonical\""],
                 Some("https://example.com/b"),
@@ -79,10 +73,7 @@ mod tests {
             ),
             (&["</a>; rel=next; rel=canonical"], None),
             (&["</a>; rel=canonical; anchor=\"/other\""], None),
-            (
-                &["<>; rel=canonical, </b>; rel=canonical"],
-                Some("https://example.com/b"),
-            ),
+            (&["<>; rel=canonical, </b>; rel=canonical"], Some("https://example.com/b")),
             (&["<javascript:x>; rel=canonical"], None),
             (&["</a; rel=canonical"], None),
             (&["rel=canonical"], None),

@@ -62,14 +62,16 @@ impl Media {
     }
 
     fn is_xml(&self) -> bool {
-        self.essence.ends_with("+xml") || ["text/xml", "application/xml"].contains(&self.essence.as_str())
+        self.essence.ends_with("+xml")
+            || ["text/xml", "application/xml"].contains(&self.essence.as_str())
     }
 }
 
 /// Whether an answer with this type may be a page, so that its body is worth reading.
 #[must_use]
 pub fn may_be_a_page(declared: Option<&Media>) -> bool {
-    declared.is_none_or(|media| media.essence == "text/html" || media.is_xml() || media.is_unknown())
+    declared
+        .is_none_or(|media| media.essence == "text/html" || media.is_xml() || media.is_unknown())
 }
 
 /// How a document is to be read.
@@ -88,9 +90,7 @@ pub fn kind(declared: Option<&Media>, headers: &Headers, bytes: &[u8]) -> Kind {
 
 fn nosniff(headers: &Headers) -> bool {
     let list = headers.list("x-content-type-options").unwrap_or_default();
-    split(&list, ',')
-        .first()
-        .is_some_and(|first| first.eq_ignore_ascii_case("nosniff"))
+    split(&list, ',').first().is_some_and(|first| first.eq_ignore_ascii_case("nosniff"))
 }
 
 /// The tags that a document of no declared type is known as HTML by.
@@ -142,19 +142,13 @@ fn xml(bytes: &[u8]) -> Kind {
     // Both are ASCII in every encoding but UTF-16, where zeros stand between.
     let start: Vec<u8> = bytes.iter().copied().take(8192).filter(|&b| b != 0).collect();
     let start = String::from_utf8_lossy(&start);
-    if crate::xhtml::has_xhtml_root(&start) {
-        Kind::Xhtml
-    } else {
-        Kind::Other
-    }
+    if crate::xhtml::has_xhtml_root(&start) { Kind::Xhtml } else { Kind::Other }
 }
 
 fn is_token(text: &str) -> bool {
     let extra = b"!#$%&'*+-.^_`|~";
     !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
 }
 
 #[cfg(test)]
@@ -179,11 +173,7 @@ mod tests {
             (&["text/html", "text/plain"], None, Kind::Other),
             (&["text/html;charset=gbk", "text/html"], Some("gbk"), Kind::Html),
             (&["text/html;charset=gbk, text/html;x=y"], Some("gbk"), Kind::Html),
-            (
-                &["text/html;charset=gbk, text/plain, text/html"],
-                None,
-                Kind::Html,
-            ),
+            (&["text/html;charset=gbk, text/plain, text/html"], None, Kind::Html),
             (&["text/html;charset=gbk;"], Some("gbk"), Kind::Html),
             (&["text/html, nonsense"], None, Kind::Html),
             (&["application/xhtml+xml"], None, Kind::Xhtml),
@@ -196,13 +186,9 @@ mod tests {
 
     #[test]
     fn without_a_type_the_first_tag_tells() {
-        for lines in [
-            &[][..],
-            &["text/html charset=utf-8"],
-            &["html"],
-            &["*/*"],
-            &["unknown/unknown"],
-        ] {
+        for lines in
+            [&[][..], &["text/html charset=utf-8"], &["html"], &["*/*"], &["unknown/unknown"]]
+        {
             for (body, expected) in [
                 ("<title>x</title>", Kind::Html),
                 (" \r\n<!DocType HTML>", Kind::Html),
@@ -214,10 +200,7 @@ mod tests {
                 ("text <html>", Kind::Other),
                 ("\u{89}PNG<title>", Kind::Other),
                 ("", Kind::Other),
-                (
-                    "<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>",
-                    Kind::Xhtml,
-                ),
+                ("<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>", Kind::Xhtml),
                 ("<?xml version='1.0'?><rss>", Kind::Other),
             ] {
                 assert_eq!(of(lines, body).1, expected, "{lines:?} {body}");

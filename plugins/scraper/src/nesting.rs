@@ -1,7 +1,7 @@
 //! Pages nested without end. An HTML parser looks through all open elements at many tags, so its
 //! work grows with the square of the depth: 10,000 open `div`s cost 50 million steps, and a 2 MiB
-//! page can hold 400,000. Browsers stop nesting at 512; we stop reading far beyond that. A page that
-//! hides its depth from this count spends its fuel and fails.
+//! page can hold 400,000. Browsers stop nesting at 512; we stop reading far beyond that. A page
+//! that hides its depth from this count spends its fuel and fails.
 
 use crate::xhtml::tag_end;
 
@@ -10,31 +10,20 @@ const MAX_DEPTH: usize = 4_000;
 
 /// Elements that have no end tag, or may leave it out: many of them in a row are no nesting.
 const NOT_NESTED: [&str; 34] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr",
-    "param", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "option",
-    "optgroup", "rp", "rt", "html", "head", "body", "keygen", "frame",
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
+    "wbr", "param", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup",
+    "option", "optgroup", "rp", "rt", "html", "head", "body", "keygen", "frame",
 ];
 
 /// Elements whose content is text, whatever it looks like.
-const RAW_TEXT: [&str; 7] = [
-    "script", "style", "textarea", "title", "xmp", "noframes", "iframe",
-];
+const RAW_TEXT: [&str; 7] = ["script", "style", "textarea", "title", "xmp", "noframes", "iframe"];
 
 /// Elements that begin foreign content: drawings and formulas (HTML, 13.2.6.5).
 const FOREIGN: [&str; 2] = ["svg", "math"];
 
 /// Elements of foreign content whose own content is HTML again.
-const HTML_AGAIN: [&str; 9] = [
-    "foreignobject",
-    "desc",
-    "title",
-    "annotation-xml",
-    "mi",
-    "mo",
-    "mn",
-    "ms",
-    "mtext",
-];
+const HTML_AGAIN: [&str; 9] =
+    ["foreignobject", "desc", "title", "annotation-xml", "mi", "mo", "mn", "ms", "mtext"];
 
 /// Elements that end foreign content wherever they begin in it.
 const BREAKOUT: [&str; 44] = [
@@ -179,7 +168,8 @@ fn end_of_raw_text(html: &str, name: &str) -> usize {
             .get(..name.len())
             .is_some_and(|tag| tag.eq_ignore_ascii_case(name.as_bytes()))
         {
-            // Behind the tag, so that it is not counted as the end of an element that was never counted.
+            // Behind the tag, so that it is not counted as the end of an element that was never
+            // counted.
             return at;
         }
     }
@@ -224,29 +214,15 @@ mod tests {
 
     #[test]
     fn a_slash_closes_only_foreign_elements() {
-        for piece in [
-            "<div/>",
-            "<svg><g>",
-            "<svg><desc><div/>",
-            "<div><table><td></div>",
-        ] {
+        for piece in ["<div/>", "<svg><g>", "<svg><desc><div/>", "<div><table><td></div>"] {
             assert!(cut(&piece.repeat(5_000)).1, "{piece}");
         }
     }
 
     #[test]
     fn odd_endings_are_taken_as_they_are() {
-        for html in [
-            "<",
-            "</",
-            "<!--",
-            "<script",
-            "<script>",
-            "<a",
-            "<é>",
-            "<script></scr",
-            "</>",
-        ] {
+        for html in ["<", "</", "<!--", "<script", "<script>", "<a", "<é>", "<script></scr", "</>"]
+        {
             assert_eq!(cut(html), (html, false));
         }
     }

@@ -64,12 +64,7 @@ impl<'a> Source<'a> {
     /// An HTML page in UTF-8.
     #[must_use]
     pub const fn html(url: &'a Url) -> Self {
-        Self {
-            url,
-            encoding: UTF_8,
-            kind: Kind::Html,
-            content_language: None,
-        }
+        Self { url, encoding: UTF_8, kind: Kind::Html, content_language: None }
     }
 }
 
@@ -98,12 +93,7 @@ pub fn read(text: &str, source: &Source<'_>) -> Parsed {
         .filter(|base| !base.cannot_be_a_base() && !["data", "javascript"].contains(&base.scheme()))
         .unwrap_or_else(|| source.url.clone());
     let resolve = |href: &&str| address::join(&base, href, source.encoding);
-    let links: Vec<Url> = found
-        .links
-        .iter()
-        .filter_map(resolve)
-        .filter(address::is_web)
-        .collect();
+    let links: Vec<Url> = found.links.iter().filter_map(resolve).filter(address::is_web).collect();
     let open_graph = found.properties("og:");
     let twitter = found.properties("twitter:");
     let shared = |name: &str| open_graph.get(name).or_else(|| twitter.get(name)).cloned();
@@ -119,21 +109,14 @@ pub fn read(text: &str, source: &Source<'_>) -> Parsed {
             .find_map(address::web)
             .map(String::from),
         language: found.language(source.content_language),
-        outgoing_link_count: links
-            .iter()
-            .filter(|link| link.host() != source.url.host())
-            .count(),
+        outgoing_link_count: links.iter().filter(|link| link.host() != source.url.host()).count(),
         link_count: links.len(),
         h1: found.h1,
         open_graph,
         twitter,
     };
     let refresh = found.refresh.and_then(refresh::target);
-    Parsed {
-        page,
-        too_deep,
-        refresh: refresh.as_ref().and_then(resolve).filter(address::is_web),
-    }
+    Parsed { page, too_deep, refresh: refresh.as_ref().and_then(resolve).filter(address::is_web) }
 }
 
 /// What one walk through the document finds. What a template holds is no part of it (HTML, 4.12.3).
@@ -220,8 +203,7 @@ impl<'a> Found<'a> {
         // Open Graph asks for `property`; pages and readers take `name` as well.
         for names in ["name", "property"] {
             let names = meta.attr(names).unwrap_or_default();
-            self.metas
-                .extend(names.split_ascii_whitespace().map(|name| (name, content)));
+            self.metas.extend(names.split_ascii_whitespace().map(|name| (name, content)));
         }
         let pragma = meta.attr("http-equiv").unwrap_or_default().trim();
         if pragma.eq_ignore_ascii_case("refresh") {
@@ -270,8 +252,7 @@ impl<'a> Found<'a> {
 
 fn has_token(element: &Element, attribute: &str, token: &str) -> bool {
     let list = element.attr(attribute).unwrap_or_default();
-    list.split_ascii_whitespace()
-        .any(|one| one.eq_ignore_ascii_case(token))
+    list.split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -321,33 +302,30 @@ mod tests {
         assert_eq!(page(""), Page::default());
         let empty = "<title> \n </title><h1></h1><meta name=description content=' '><html lang=''>";
         assert_eq!(page(empty), Page::default());
-        assert_eq!(
-            page("<link rel=canonical href='javascript:alert(1)'>").canonical_url,
-            None
-        );
+        assert_eq!(page("<link rel=canonical href='javascript:alert(1)'>").canonical_url, None);
     }
 
     #[test]
     fn the_title_is_the_pages_and_not_a_drawings() {
         assert_eq!(page("<svg><title>Icon</title></svg><p>Text").title, None);
         assert_eq!(
-            page("<svg><title>Icon</title></svg><title>Page</title>")
-                .title
-                .as_deref(),
+            page("<svg><title>Icon</title></svg><title>Page</title>").title.as_deref(),
             Some("Page")
         );
     }
 
     #[test]
     fn the_open_graph_describes_a_page_that_does_not_itself() {
-        let page =
-            page("<meta name=description content=''><meta property='og:description' content='From og'>");
+        let page = page(
+            "<meta name=description content=''><meta property='og:description' content='From og'>",
+        );
         assert_eq!(page.description.as_deref(), Some("From og"));
     }
 
     #[test]
     fn a_base_element_moves_every_relative_address() {
-        let page = page("<base href='https://cdn.example/x/'><link rel=canonical href=y><a href=z>");
+        let page =
+            page("<base href='https://cdn.example/x/'><link rel=canonical href=y><a href=z>");
         assert_eq!(page.canonical_url.as_deref(), Some("https://cdn.example/x/y"));
         assert_eq!(page.outgoing_link_count, 1);
     }
@@ -355,9 +333,7 @@ mod tests {
     #[test]
     fn the_language_can_stand_in_a_meta_element() {
         assert_eq!(
-            page("<meta http-equiv=Content-Language content=pl>")
-                .language
-                .as_deref(),
+            page("<meta http-equiv=Content-Language content=pl>").language.as_deref(),
             Some("pl")
         );
     }
@@ -366,10 +342,7 @@ mod tests {
     fn an_empty_or_listed_language_is_none() {
         let meta = "<meta http-equiv=content-language content=";
         for (html, expected) in [
-            (
-                "<html lang=''><meta http-equiv=content-language content=pl>".to_owned(),
-                None,
-            ),
+            ("<html lang=''><meta http-equiv=content-language content=pl>".to_owned(), None),
             (format!("{meta}'en, de'>"), None),
             (format!("{meta}' pl junk'>{meta}''>"), Some("pl")),
             (format!("{meta}en>{meta}de>"), Some("de")),
@@ -382,21 +355,12 @@ mod tests {
 
     #[test]
     fn a_base_that_nothing_can_be_relative_to_is_none() {
-        for base in [
-            "data:text/plain,x",
-            "javascript:x",
-            "mailto:a@b.example",
-            "http://",
-            "http://[",
-        ] {
-            let page = page(&format!(
-                "<base href='{base}'><link rel=canonical href=/c><a href=/1>"
-            ));
-            assert_eq!(
-                page.canonical_url.as_deref(),
-                Some("https://example.com/c"),
-                "{base}"
-            );
+        for base in
+            ["data:text/plain,x", "javascript:x", "mailto:a@b.example", "http://", "http://["]
+        {
+            let page =
+                page(&format!("<base href='{base}'><link rel=canonical href=/c><a href=/1>"));
+            assert_eq!(page.canonical_url.as_deref(), Some("https://example.com/c"), "{base}");
             assert_eq!(page.link_count, 1);
         }
         let page = page("<base target=x><base href=/b/><base href=/d/><link rel=canonical href=c>");
@@ -408,10 +372,7 @@ mod tests {
         let held = "<base href=https://x.example><title>T</title><h1>T</h1><a href=/a>\
                     <meta name=description content=T><link rel=canonical href=/t>";
         let page = page(&format!("<template>{held}</template><h1>Real</h1>"));
-        let real = Page {
-            h1: Some("Real".to_owned()),
-            ..Page::default()
-        };
+        let real = Page { h1: Some("Real".to_owned()), ..Page::default() };
         assert_eq!(page, real);
     }
 
@@ -459,26 +420,17 @@ mod tests {
         let based = format!("<base href=/b/>{meta}");
         assert_eq!(to(&based).as_deref(), Some("https://example.com/b/next"));
         assert_eq!(to(&format!("<noscript>{meta}</noscript>")), None);
-        assert_eq!(
-            to("<meta http-equiv=refresh content='0; url=javascript:x'>"),
-            None
-        );
+        assert_eq!(to("<meta http-equiv=refresh content='0; url=javascript:x'>"), None);
     }
 
     #[test]
     fn an_xhtml_page_is_read_as_one() {
         let url = Url::parse("https://example.com/").unwrap();
-        let source = Source {
-            kind: Kind::Xhtml,
-            ..Source::html(&url)
-        };
+        let source = Source { kind: Kind::Xhtml, ..Source::html(&url) };
         let xml = "<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml' xml:lang='pl'>\
                    <head><script src='a.js'/><title>T</title></head><body><h1>H</h1></body></html>";
         let page = read(xml, &source).page;
-        assert_eq!(
-            (page.title.as_deref(), page.h1.as_deref()),
-            (Some("T"), Some("H"))
-        );
+        assert_eq!((page.title.as_deref(), page.h1.as_deref()), (Some("T"), Some("H")));
         assert_eq!(page.language.as_deref(), Some("pl"));
     }
 

@@ -104,7 +104,9 @@ fn meta(bytes: &[u8], content: Content) -> Option<&'static Encoding> {
                     return Some(encoding);
                 }
                 rest = match content {
-                    Content::AsText if RAW_TEXT.contains(&name.as_slice()) => after_raw_text(after, &name)?,
+                    Content::AsText if RAW_TEXT.contains(&name.as_slice()) => {
+                        after_raw_text(after, &name)?
+                    }
                     _ => after,
                 };
             }
@@ -143,12 +145,8 @@ fn after_raw_text<'a>(mut rest: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 fn meta_encoding(attributes: &[(String, String)]) -> Option<&'static Encoding> {
-    let value = |name: &str| {
-        attributes
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let value =
+        |name: &str| attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
     let named = |label: &str| Encoding::for_label(label.as_bytes());
     let pragma = || {
         value("http-equiv")?
@@ -188,10 +186,8 @@ fn attributes(mut rest: &[u8]) -> Option<(Attributes, &[u8])> {
             return Some((found, &rest[1..]));
         }
         // An equals sign in front belongs to the name.
-        let end = 1 + rest[1..]
-            .iter()
-            .take_while(|&&b| !is_space(b) && !b"/>=".contains(&b))
-            .count();
+        let end =
+            1 + rest[1..].iter().take_while(|&&b| !is_space(b) && !b"/>=".contains(&b)).count();
         let name = text(&rest[..end]).to_ascii_lowercase();
         rest = skip(&rest[end..], is_space);
         let mut value = &rest[..0];

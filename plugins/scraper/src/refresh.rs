@@ -31,11 +31,7 @@ pub fn target(value: &str) -> Option<&str> {
         }
         _ => address,
     };
-    let delay: f64 = if seconds.is_empty() {
-        0.0
-    } else {
-        seconds.parse().ok()?
-    };
+    let delay: f64 = if seconds.is_empty() { 0.0 } else { seconds.parse().ok()? };
     let address = address.trim();
     (delay <= MAX_DELAY && !address.is_empty()).then_some(address)
 }
@@ -53,10 +49,7 @@ mod tests {
             (" 0.5; /next", Some("/next")),
             ("0 url=/next", Some("/next")),
             (".5;url=/next", Some("/next")),
-            (
-                "0; url=http://other.example/?url=x",
-                Some("http://other.example/?url=x"),
-            ),
+            ("0; url=http://other.example/?url=x", Some("http://other.example/?url=x")),
             ("0; urls", Some("urls")),
             ("0", None),
             ("0;", None),

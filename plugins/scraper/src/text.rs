@@ -9,9 +9,9 @@ pub const MAX_TEXT: usize = 4096;
 
 /// Elements that browsers do not render (HTML, 15.3.1), or whose content is a fallback or a value.
 const NOT_RENDERED: [&str; 24] = [
-    "area", "audio", "base", "basefont", "canvas", "datalist", "head", "iframe", "link", "meta", "noembed",
-    "noframes", "noscript", "object", "param", "rp", "script", "source", "style", "template", "textarea",
-    "title", "track", "video",
+    "area", "audio", "base", "basefont", "canvas", "datalist", "head", "iframe", "link", "meta",
+    "noembed", "noframes", "noscript", "object", "param", "rp", "script", "source", "style",
+    "template", "textarea", "title", "track", "video",
 ];
 
 /// Elements that begin and end a line (HTML, 15.3.3 to 15.3.10), cells of tables among them.
@@ -193,7 +193,9 @@ fn is_block(element: &Element) -> bool {
     let name = element.name();
     match styled(element, "display").as_deref() {
         Some("block" | "list-item" | "flow-root" | "flex" | "grid" | "table") => true,
-        Some("inline" | "inline-block" | "inline-flex" | "inline-grid" | "contents") => name == "br",
+        Some("inline" | "inline-block" | "inline-flex" | "inline-grid" | "contents") => {
+            name == "br"
+        }
         _ => BLOCKS.contains(&name),
     }
 }
@@ -270,57 +272,33 @@ mod tests {
             ("<p>A</p>B<ul><li>C<li>D</ul>", "A B C D"),
             ("<span>In</span><span>line</span>", "Inline"),
             ("a<wbr>b<!-- x -->c", "abc"),
-            (
-                "<style>x</style>Seen<script>y</script><noscript>z</noscript>",
-                "Seen",
-            ),
+            ("<style>x</style>Seen<script>y</script><noscript>z</noscript>", "Seen"),
             ("<template>x</template>Seen<span hidden>y</span>", "Seen"),
-            (
-                "<b style='DISPLAY : none !important'>x</b>Seen<i style='color:red'>!</i>",
-                "Seen!",
-            ),
+            ("<b style='DISPLAY : none !important'>x</b>Seen<i style='color:red'>!</i>", "Seen!"),
             ("<b style='visibility:hidden'>x</b>Seen", "Seen"),
             ("<b aria-hidden=true>Seen</b>", "Seen"),
             ("<svg><title>Icon</title><desc>d</desc><path/></svg> Shop", "Shop"),
-            (
-                "<svg><defs><text>no</text></defs><text>Drawn</text>junk</svg> it",
-                "Drawn it",
-            ),
-            (
-                "<svg><foreignObject><p>Deep</p></foreignObject></svg>er",
-                "Deep er",
-            ),
+            ("<svg><defs><text>no</text></defs><text>Drawn</text>junk</svg> it", "Drawn it"),
+            ("<svg><foreignObject><p>Deep</p></foreignObject></svg>er", "Deep er"),
             ("<math><mi>x</mi><annotation>tex</annotation></math>", "x"),
             ("<textarea>no</textarea>Seen<iframe>no</iframe>", "Seen"),
             ("<ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>", "漢kan"),
             ("<details><summary>Sum</summary><b>no</b></details>", "Sum"),
-            (
-                "<details>no<summary>Sum <b>up</b></summary>no</details>!",
-                "Sum up !",
-            ),
+            ("<details>no<summary>Sum <b>up</b></summary>no</details>!", "Sum up !"),
             ("<details open>A<summary>Sum</summary>B</details>", "A Sum B"),
             (
                 "<span style='display:block'>Spring</span><span style='Display: BLOCK'>Sale</span>",
                 "Spring Sale",
             ),
-            (
-                "<b style='display:flex'>A</b><i style='display:grid'>B</i>C",
-                "A B C",
-            ),
-            (
-                "<i style='display:list-item'>A</i>B<i style='display:table'>C</i>",
-                "A B C",
-            ),
+            ("<b style='display:flex'>A</b><i style='display:grid'>B</i>C", "A B C"),
+            ("<i style='display:list-item'>A</i>B<i style='display:table'>C</i>", "A B C"),
             (
                 "<div style='display:inline'>In</div><div style='display:inline-block'>line</div>",
                 "Inline",
             ),
             ("Two<br style='display:inline'>lines", "Two lines"),
             ("<b style='display:none; display:inline'>Seen</b>", "Seen"),
-            (
-                "<b style='display:none!important; display:block'>x</b>Seen",
-                "Seen",
-            ),
+            ("<b style='display:none!important; display:block'>x</b>Seen", "Seen"),
             ("A&nbsp;&nbsp; B", "A B"),
         ] {
             let document = Html::parse_document(&format!("<main>{html}</main>"));

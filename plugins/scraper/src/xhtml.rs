@@ -10,8 +10,8 @@ const NAMESPACE: &str = "http://www.w3.org/1999/xhtml";
 
 /// Elements that HTML knows without content and end tag.
 const VOID: [&str; 14] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track",
-    "wbr",
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source",
+    "track", "wbr",
 ];
 
 /// What declared entities may add to a page, in bytes: they stand for themselves alone, but may be
@@ -115,9 +115,8 @@ impl Writer {
             }
             return;
         }
-        let (attributes, empty) = attributes
-            .strip_suffix('/')
-            .map_or((attributes.as_str(), false), |rest| (rest, true));
+        let (attributes, empty) =
+            attributes.strip_suffix('/').map_or((attributes.as_str(), false), |rest| (rest, true));
         self.html.push_str(&format!("<{name}{attributes}>"));
         if empty && !void {
             self.html.push_str(&format!("</{name}>"));
@@ -240,10 +239,7 @@ mod tests {
             ("<br/><br></br><p/>", "<br><br><p></p>"),
             ("<a title='a/>b'/>", "<a title='a/>b'></a>"),
             ("<?xml version='1.0'?><!-- <b> -->x", "x"),
-            (
-                "<title><![CDATA[A & <B>]]></title>",
-                "<title>A &amp; &lt;B></title>",
-            ),
+            ("<title><![CDATA[A & <B>]]></title>", "<title>A &amp; &lt;B></title>"),
             ("<b", "<b>"),
             ("a < b", "a &lt; b"),
             ("<![CDATA[x", "x"),
@@ -259,9 +255,7 @@ mod tests {
         assert!(has_xhtml_root(xml));
         let html = to_html(xml);
         assert!(html.contains("<title>Ann's &amp; Co</title>"), "{html}");
-        assert!(!has_xhtml_root(
-            "<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"
-        ));
+        assert!(!has_xhtml_root("<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"));
         assert!(!has_xhtml_root("<html>"));
     }
 

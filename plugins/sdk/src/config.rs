@@ -1,5 +1,5 @@
-//! Configuration and secrets that the operator set, over `wasi:config`. A secret is read like any other value, once the operator has granted it
-//! to this version.
+//! Configuration and secrets that the operator set, over `wasi:config`. A secret is read like any
+//! other value, once the operator has granted it to this version.
 //!
 //! ```
 //! use taskforge_sdk::{Failure, config};

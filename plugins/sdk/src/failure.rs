@@ -15,9 +15,10 @@ pub enum Retry {
 
 /// Why a handler gives up on this attempt, and whether another one may succeed.
 ///
-/// `?` turns any error into a failure. An error of this crate knows its own answer, wherever it stands in the chain of sources: a
-/// refused connection is worth another attempt, a denied host is not. Every other error is taken as retryable, because attempts are
-/// limited and backed off, and a transient error that was declared permanent would lose the task. Where you know better, say so:
+/// `?` turns any error into a failure. An error of this crate knows its own answer, wherever it
+/// stands in the chain of sources: a refused connection is worth another attempt, a denied host is
+/// not. Every other error is taken as retryable, because attempts are limited and backed off, and a
+/// transient error that was declared permanent would lose the task. Where you know better, say so:
 ///
 /// ```
 /// use taskforge_sdk::{Failure, OrFail};
@@ -37,39 +38,28 @@ pub struct Failure {
     retry: Retry,
 }
 
-// `std::error::Error` is left out on purpose, as in `anyhow`: with it, `From` for every error would contradict `From<T> for T`.
+// `std::error::Error` is left out on purpose, as in `anyhow`: with it, `From` for every error would
+// contradict `From<T> for T`.
 impl Failure {
     /// Trying again is no use.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            retry: Retry::Never,
-        }
+        Self { message: message.into(), retry: Retry::Never }
     }
 
     /// Try again after the task's own backoff.
     pub fn retryable(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            retry: Retry::Backoff,
-        }
+        Self { message: message.into(), retry: Retry::Backoff }
     }
 
     /// Try again after this time: what a `Retry-After` header says, for example.
     pub fn retry_after(delay: Duration, message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            retry: Retry::After(delay),
-        }
+        Self { message: message.into(), retry: Retry::After(delay) }
     }
 
     /// Puts what was being done before what went wrong: `reading the feed: connection refused`.
     #[must_use]
     pub fn context(self, doing: impl fmt::Display) -> Self {
-        Self {
-            message: format!("{doing}: {}", self.message),
-            retry: self.retry,
-        }
+        Self { message: format!("{doing}: {}", self.message), retry: self.retry }
     }
 
     /// For the client who reads the task and the operator who reads the dead letters.
@@ -120,10 +110,7 @@ impl Failure {
             retry = retry.or_else(|| known_retry(error));
             next = error.source();
         }
-        Self {
-            message,
-            retry: retry.unwrap_or(Retry::Backoff),
-        }
+        Self { message, retry: retry.unwrap_or(Retry::Backoff) }
     }
 }
 
@@ -170,24 +157,15 @@ pub trait OrFail<T> {
 
 impl<T, E: Into<Failure>> OrFail<T> for Result<T, E> {
     fn or_permanent(self) -> Result<T, Failure> {
-        self.map_err(|error| Failure {
-            retry: Retry::Never,
-            ..error.into()
-        })
+        self.map_err(|error| Failure { retry: Retry::Never, ..error.into() })
     }
 
     fn or_retryable(self) -> Result<T, Failure> {
-        self.map_err(|error| Failure {
-            retry: Retry::Backoff,
-            ..error.into()
-        })
+        self.map_err(|error| Failure { retry: Retry::Backoff, ..error.into() })
     }
 
     fn or_retry_after(self, delay: Duration) -> Result<T, Failure> {
-        self.map_err(|error| Failure {
-            retry: Retry::After(delay),
-            ..error.into()
-        })
+        self.map_err(|error| Failure { retry: Retry::After(delay), ..error.into() })
     }
 
     fn context(self, doing: impl fmt::Display) -> Result<T, Failure> {
@@ -231,7 +209,8 @@ mod tests {
             (http::ErrorKind::BadUrl, Retry::Never),
             (http::ErrorKind::Refused, Retry::Backoff),
         ] {
-            let failure = question_mark::<(), _>(Err(Outer(http::Error::new(kind, "no")))).unwrap_err();
+            let failure =
+                question_mark::<(), _>(Err(Outer(http::Error::new(kind, "no")))).unwrap_err();
             assert_eq!(failure.retry(), retry, "{kind:?}");
             assert_eq!(failure.message(), "cannot read the feed: no");
         }
@@ -242,10 +221,7 @@ mod tests {
         let denied = || Err::<(), _>(http::Error::new(http::ErrorKind::Denied, "no"));
         assert_eq!(denied().or_retryable().unwrap_err().retry(), Retry::Backoff);
         let minute = Duration::from_secs(60);
-        assert_eq!(
-            denied().or_retry_after(minute).unwrap_err().retry(),
-            Retry::After(minute)
-        );
+        assert_eq!(denied().or_retry_after(minute).unwrap_err().retry(), Retry::After(minute));
         let failure = denied().context("asking").unwrap_err();
         assert_eq!((failure.message(), failure.retry()), ("asking: no", Retry::Never));
     }

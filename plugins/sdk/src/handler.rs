@@ -9,10 +9,13 @@ use std::{
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{__private::bindings::exports::taskforge::plugin::handler as wit, Failure, Retry, Task, runtime};
+use crate::{
+    __private::bindings::exports::taskforge::plugin::handler as wit, Failure, Retry, Task, runtime,
+};
 
-/// A function that can handle tasks. Implemented for the four shapes that [`handler!`](crate::handler!) takes; `Shape` only keeps the
-/// implementations apart and is always inferred.
+/// A function that can handle tasks. Implemented for the four shapes that
+/// [`handler!`](crate::handler!) takes; `Shape` only keeps the implementations apart and is always
+/// inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot handle tasks",
     note = "a handler is `fn(Input) -> Result<Output, Failure>` or `fn(Input, Task) -> Result<Output, Failure>`, `async` or not",
@@ -79,12 +82,7 @@ pub struct About {
 impl About {
     #[must_use]
     pub const fn new(name: &'static str, version: &'static str, summary: &'static str) -> Self {
-        Self {
-            name,
-            version,
-            summary,
-            capabilities: &[],
-        }
+        Self { name, version, summary, capabilities: &[] }
     }
 
     #[must_use]
@@ -103,28 +101,22 @@ impl About {
     }
 
     #[must_use]
-    pub const fn capabilities<const N: usize>(self, capabilities: &'static [&'static str; N]) -> Self {
+    pub const fn capabilities<const N: usize>(
+        self,
+        capabilities: &'static [&'static str; N],
+    ) -> Self {
         Self { capabilities, ..self }
     }
 }
 
 /// The answer to `describe`. The handler is only there for its types.
 #[doc(hidden)]
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "a function item is a zero-sized value"
-)]
+#[allow(clippy::needless_pass_by_value, reason = "a function item is a zero-sized value")]
 pub fn describe<Shape, H: Handler<Shape>>(_handler: H, about: About) -> wit::Description {
     // Inlined: forms and validators that read a schema stumble over references, and ours are small.
     let settings = || SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    let input = settings()
-        .for_deserialize()
-        .into_generator()
-        .into_root_schema_for::<H::Input>();
-    let output = settings()
-        .for_serialize()
-        .into_generator()
-        .into_root_schema_for::<H::Output>();
+    let input = settings().for_deserialize().into_generator().into_root_schema_for::<H::Input>();
+    let output = settings().for_serialize().into_generator().into_root_schema_for::<H::Output>();
     wit::Description {
         name: about.name.to_owned(),
         version: about.version.to_owned(),
@@ -137,17 +129,23 @@ pub fn describe<Shape, H: Handler<Shape>>(_handler: H, about: About) -> wit::Des
 
 /// One attempt.
 #[doc(hidden)]
-pub fn handle<Shape, H: Handler<Shape>>(handler: H, task: wit::Task) -> Result<String, wit::Failure> {
+pub fn handle<Shape, H: Handler<Shape>>(
+    handler: H,
+    task: wit::Task,
+) -> Result<String, wit::Failure> {
     let result = run(handler, task);
-    // The instance is dropped without the clean-up of a process that ends, and a line without a line break would go with it. Standard
-    // output is a log; that it cannot be written is no reason to fail.
+    // The instance is dropped without the clean-up of a process that ends, and a line without a
+    // line break would go with it. Standard output is a log; that it cannot be written is no reason
+    // to fail.
     std::io::stdout().flush().ok();
     result.map_err(|failure| wit::Failure {
         message: failure.message().to_owned(),
         retry: match failure.retry() {
             Retry::Never => wit::Retry::Never,
             Retry::Backoff => wit::Retry::Backoff,
-            Retry::After(delay) => wit::Retry::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            Retry::After(delay) => {
+                wit::Retry::After(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+            }
         },
     })
 }
@@ -161,26 +159,24 @@ fn run<Shape, H: Handler<Shape>>(handler: H, task: wit::Task) -> Result<String, 
         deadline: SystemTime::UNIX_EPOCH + Duration::from_millis(task.deadline),
     };
     let output = handler.call(input, task)?;
-    serde_json::to_string(&output)
-        .map_err(|error| Failure::permanent(format!("the output cannot be written as JSON: {error}")))
+    serde_json::to_string(&output).map_err(|error| {
+        Failure::permanent(format!("the output cannot be written as JSON: {error}"))
+    })
 }
 
 fn read_input<I: DeserializeOwned>(text: &str) -> Result<I, Failure> {
     let mut json = serde_json::Deserializer::from_str(text);
     let input = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." {
-            "input".to_owned()
-        } else {
-            format!("input.{path}")
-        };
+        let place = if path == "." { "input".to_owned() } else { format!("input.{path}") };
         unreadable(&place, &error.into_inner())
     })?;
     json.end().map_err(|error| unreadable("input", &error))?;
     Ok(input)
 }
 
-/// Line and column are left out: the host may have written the client's JSON anew, and the place says it better.
+/// Line and column are left out: the host may have written the client's JSON anew, and the place
+/// says it better.
 fn unreadable(place: &str, error: &serde_json::Error) -> Failure {
     let why = error.to_string();
     let why = why.rsplit_once(" at line ").map_or(why.as_str(), |(why, _)| why);
@@ -198,8 +194,9 @@ fn unreadable(place: &str, error: &serde_json::Error) -> Failure {
 /// async fn handler(input: Input, task: Task) -> Result<Output, Failure>
 /// ```
 ///
-/// The plugin's name, version and summary are the package's `name`, `version` and `description`. Each can be given another value
-/// after the function, and `capabilities` names what the handler will ask its host for, so that an operator knows what to grant:
+/// The plugin's name, version and summary are the package's `name`, `version` and `description`.
+/// Each can be given another value after the function, and `capabilities` names what the handler
+/// will ask its host for, so that an operator knows what to grant:
 ///
 /// ```
 /// # use taskforge_sdk::Failure;
@@ -277,14 +274,8 @@ mod tests {
     #[test]
     fn input_that_does_not_fit_is_a_permanent_failure_that_names_the_field() {
         for (input, expected) in [
-            (
-                r#"{"numbers":[1,"x"]}"#,
-                "input.numbers[1]: invalid type: string \"x\", expected u8",
-            ),
-            (
-                r#"{"numbers":[300]}"#,
-                "input.numbers[0]: invalid value: integer `300`, expected u8",
-            ),
+            (r#"{"numbers":[1,"x"]}"#, "input.numbers[1]: invalid type: string \"x\", expected u8"),
+            (r#"{"numbers":[300]}"#, "input.numbers[0]: invalid value: integer `300`, expected u8"),
             ("{}", "input: missing field `numbers`"),
             (r#"{"numbers":[]} x"#, "input: trailing characters"),
         ] {
@@ -298,10 +289,7 @@ mod tests {
     fn the_description_carries_both_schemas() {
         let about = About::new("a", "1.2.3", "b").name("c").capabilities(&["http"]);
         let description = describe(sum, about);
-        assert_eq!(
-            (description.name.as_str(), description.version.as_str()),
-            ("c", "1.2.3")
-        );
+        assert_eq!((description.name.as_str(), description.version.as_str()), ("c", "1.2.3"));
         assert_eq!(description.capabilities, ["http"]);
         let input: serde_json::Value = serde_json::from_str(&description.input_schema).unwrap();
         assert_eq!(input["required"], serde_json::json!(["numbers"]));

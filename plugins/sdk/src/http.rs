@@ -1,4 +1,5 @@
-//! Requests over `wasi:http`. Needs the grant `http`, which names the hosts that the plugin may ask.
+//! Requests over `wasi:http`. Needs the grant `http`, which names the hosts that the plugin may
+//! ask.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -15,9 +16,10 @@
 //! }
 //! ```
 //!
-//! The host follows no redirect: a 301 comes back as it is, and the next hop is a request of your own, checked like the first. It
-//! connects to no private, loopback or link-local address unless the operator made an exception, and it limits the number of requests and the
-//! bytes of all bodies together.
+//! The host follows no redirect: a 301 comes back as it is, and the next hop is a request of your
+//! own, checked like the first. It connects to no private, loopback or link-local address unless
+//! the operator made an exception, and it limits the number of requests and the bytes of all bodies
+//! together.
 
 mod address;
 mod date;
@@ -121,8 +123,8 @@ impl Request {
         }
     }
 
-    /// Limits the whole exchange, from the look-up of the name to the last byte of the body that is read. Without it only the
-    /// attempt's deadline does.
+    /// Limits the whole exchange, from the look-up of the name to the last byte of the body that is
+    /// read. Without it only the attempt's deadline does.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -138,8 +140,7 @@ impl Request {
         if let Some(credentials) = self.credentials
             && !self.headers.iter().any(named)
         {
-            self.headers
-                .push(("authorization".to_owned(), credentials.into_bytes()));
+            self.headers.push(("authorization".to_owned(), credentials.into_bytes()));
         }
         let (head, body) = transport::send(
             &self.method,
@@ -251,10 +252,7 @@ impl Response {
 
     /// Every header, as it came.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.head
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// Makes an error of a status that is not 2xx: 408, 429 and 5xx are worth another attempt, at
@@ -269,7 +267,8 @@ impl Response {
     /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// When the rest of the body does not come: a broken connection, a timeout, the host's limit on bytes.
+    /// When the rest of the body does not come: a broken connection, a timeout, the host's limit on
+    /// bytes.
     pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
         self.body.chunk().await
     }
@@ -286,10 +285,7 @@ impl Response {
     /// Reads the body up to `cap` bytes and drops the rest unread. What came before an error is
     /// kept, and stands beside it.
     pub async fn read_what_comes(mut self, cap: usize) -> (Body, Option<Error>) {
-        let mut body = Body {
-            bytes: Vec::new(),
-            truncated: false,
-        };
+        let mut body = Body { bytes: Vec::new(), truncated: false };
         loop {
             match self.chunk().await {
                 Ok(Some(chunk)) => {
@@ -309,23 +305,23 @@ impl Response {
     /// Reads the whole body as UTF-8 text.
     ///
     /// # Errors
-    /// As [`Response::chunk`]; [`ErrorKind::TooLarge`] over `cap` bytes; [`ErrorKind::BadBody`] when it is not UTF-8.
+    /// As [`Response::chunk`]; [`ErrorKind::TooLarge`] over `cap` bytes; [`ErrorKind::BadBody`]
+    /// when it is not UTF-8.
     pub async fn text(self, cap: usize) -> Result<String, Error> {
-        String::from_utf8(self.whole(cap).await?)
-            .map_err(|error| Error::new(ErrorKind::BadBody, format!("the body is not UTF-8: {error}")))
+        String::from_utf8(self.whole(cap).await?).map_err(|error| {
+            Error::new(ErrorKind::BadBody, format!("the body is not UTF-8: {error}"))
+        })
     }
 
     /// Reads the whole body as JSON.
     ///
     /// # Errors
-    /// As [`Response::chunk`]; [`ErrorKind::TooLarge`] over `cap` bytes; [`ErrorKind::BadBody`] when it is not JSON that fits `T`.
+    /// As [`Response::chunk`]; [`ErrorKind::TooLarge`] over `cap` bytes; [`ErrorKind::BadBody`]
+    /// when it is not JSON that fits `T`.
     pub async fn json<T: DeserializeOwned>(self, cap: usize) -> Result<T, Error> {
         let bytes = self.whole(cap).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(
-                ErrorKind::BadBody,
-                format!("the body is not the JSON expected: {error}"),
-            )
+            Error::new(ErrorKind::BadBody, format!("the body is not the JSON expected: {error}"))
         })
     }
 
@@ -367,11 +363,9 @@ mod tests {
         let request = get("https://ann:p%40ss@example.com/x");
         assert_eq!(request.credentials.as_deref(), Some("Basic YW5uOnBAc3M="));
         assert_eq!(request.url.unwrap().as_str(), "https://example.com/x");
-        for url in [
-            "ftp://ann:s3cret@example.com/",
-            "http://ann:s3cret@",
-            "http://ann:s3/cret@x:y/",
-        ] {
+        for url in
+            ["ftp://ann:s3cret@example.com/", "http://ann:s3cret@", "http://ann:s3/cret@x:y/"]
+        {
             let error = block_on(get(url).send()).unwrap_err();
             assert!(!error.to_string().contains("cret"), "{error}");
         }
@@ -380,11 +374,7 @@ mod tests {
     #[test]
     fn every_line_of_a_header_is_there_whatever_its_bytes() {
         let line = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
-        let headers = vec![
-            line("x-a", b"caf\xe9"),
-            line("X-A", b"two"),
-            line("retry-after", b"7"),
-        ];
+        let headers = vec![line("x-a", b"caf\xe9"), line("X-A", b"two"), line("retry-after", b"7")];
         let head = Head { status: 503, headers };
         let lines: Vec<_> = head.lines("X-a").collect();
         assert_eq!(lines, [&b"caf\xe9"[..], b"two"]);

@@ -1,4 +1,5 @@
-//! Values that outlive an attempt, over `wasi:keyvalue`. Needs the grant `keyvalue`. Each tenant's are kept apart, within a quota.
+//! Values that outlive an attempt, over `wasi:keyvalue`. Needs the grant `keyvalue`. Each tenant's
+//! are kept apart, within a quota.
 //!
 //! ```
 //! use taskforge_sdk::{Failure, keyvalue};
@@ -9,8 +10,8 @@
 //! }
 //! ```
 //!
-//! A task may run more than once and beside others of its kind: what has to be changed in one step is changed with
-//! [`Bucket::increment`], for reading a value and writing another is two steps.
+//! A task may run more than once and beside others of its kind: what has to be changed in one step
+//! is changed with [`Bucket::increment`], for reading a value and writing another is two steps.
 
 use std::fmt;
 
@@ -25,11 +26,13 @@ pub enum ErrorKind {
     Denied,
     /// This host keeps no values.
     Missing,
-    /// A key or value is too large, the quota is used up, a number is none, or the values cannot be reached.
+    /// A key or value is too large, the quota is used up, a number is none, or the values cannot be
+    /// reached.
     Other,
 }
 
-/// Why a value was not read or written. Returned from a handler by `?` it is retried if it is [`ErrorKind::Other`].
+/// Why a value was not read or written. Returned from a handler by `?` it is retried if it is
+/// [`ErrorKind::Other`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -39,10 +42,7 @@ pub struct Error {
 impl Error {
     /// An error, for unit tests of handlers.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// What class of error it is.
@@ -74,7 +74,9 @@ impl From<store::Error> for Error {
                 ErrorKind::Denied,
                 "the host denies this plugin the use of a key-value store",
             ),
-            store::Error::NoSuchStore => Self::new(ErrorKind::Missing, "the host has no key-value store"),
+            store::Error::NoSuchStore => {
+                Self::new(ErrorKind::Missing, "the host has no key-value store")
+            }
             store::Error::Other(message) => Self::new(ErrorKind::Other, message),
         }
     }
@@ -95,9 +97,7 @@ pub struct Bucket {
 /// When the operator has not granted it, or the host has none: see [`ErrorKind`].
 #[cfg(target_family = "wasm")]
 pub fn open(name: &str) -> Result<Bucket, Error> {
-    Ok(Bucket {
-        bucket: store::open(name)?,
-    })
+    Ok(Bucket { bucket: store::open(name)? })
 }
 
 /// Opens a bucket, which need not have been made before.
@@ -106,10 +106,7 @@ pub fn open(name: &str) -> Result<Bucket, Error> {
 /// When the operator has not granted it, or the host has none: see [`ErrorKind`].
 #[cfg(not(target_family = "wasm"))]
 pub fn open(_name: &str) -> Result<Bucket, Error> {
-    Err(Error::new(
-        ErrorKind::Missing,
-        "there is no key-value store outside a TaskForge host",
-    ))
+    Err(Error::new(ErrorKind::Missing, "there is no key-value store outside a TaskForge host"))
 }
 
 // One list of what a bucket can do; outside a component there never is a bucket to do it.
@@ -152,7 +149,8 @@ bucket! {
     /// Every key, in the order of their bytes.
     fn keys(&self) -> Vec<String> = |bucket| all_keys(bucket);
 
-    /// Adds to a number, 0 while there is none, and returns the sum. No other change comes between. The number is kept as decimal text.
+    /// Adds to a number, 0 while there is none, and returns the sum. No other change comes between.
+    /// The number is kept as decimal text.
     fn increment(&self, key: &str, delta: u64) -> u64 = |bucket| Ok(atomics::increment(bucket, key, delta)?);
 }
 

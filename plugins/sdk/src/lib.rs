@@ -27,9 +27,11 @@
 //! # assert_eq!(greet(Input { name: "you".into() }).unwrap().greeting, "Hello, you!");
 //! ```
 //!
-//! What flows in is the task's JSON input, checked by the host against the schema derived from `Input`; what flows out is the
-//! JSON of `Output`, or a [`Failure`] that says whether to try again. The function may be `async`, and may take a [`Task`] beside its
-//! input; see [`handler!`]. [`http`], [`mail`], [`config`], [`keyvalue`], [`progress()`] and [`log`] are what a handler can ask its host for.
+//! What flows in is the task's JSON input, checked by the host against the schema derived from
+//! `Input`; what flows out is the JSON of `Output`, or a [`Failure`] that says whether to try
+//! again. The function may be `async`, and may take a [`Task`] beside its input; see [`handler!`].
+//! [`http`], [`mail`], [`config`], [`keyvalue`], [`progress()`] and [`log`] are what a handler can
+//! ask its host for.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -43,11 +45,13 @@
 //! | [`log`], `progress` | what the task's watchers read |
 //! | `runtime` | the event loop behind an `async` handler |
 //!
-//! A component imports only what its handler uses: one that neither logs nor asks for anything imports what Rust's standard library
-//! needs to print a panic, and no more. Every attempt runs in an instance of its own, so a `static` is fresh each time.
+//! A component imports only what its handler uses: one that neither logs nor asks for anything
+//! imports what Rust's standard library needs to print a panic, and no more. Every attempt runs in
+//! an instance of its own, so a `static` is fresh each time.
 //!
-//! Compiled for any target but WebAssembly the same crate lets a handler's unit tests run natively: logs and progress go to standard
-//! error, `http`, `mail` and `keyvalue` fail with an error that says there is no host, and no configuration is set.
+//! Compiled for any target but WebAssembly the same crate lets a handler's unit tests run natively:
+//! logs and progress go to standard error, `http`, `mail` and `keyvalue` fail with an error that
+//! says there is no host, and no configuration is set.
 
 pub mod config;
 mod failure;
@@ -71,7 +75,8 @@ pub use task::Task;
 pub mod __private {
     pub use crate::handler::{About, describe, handle};
 
-    // Generated from `wit/` at compile time: the code cannot be changed here, and calls across the canonical ABI are unsafe by nature.
+    // Generated from `wit/` at compile time: the code cannot be changed here, and calls across the
+    // canonical ABI are unsafe by nature.
     #[allow(unsafe_code, missing_docs, clippy::all, rust_2018_idioms)]
     pub mod bindings {
         wit_bindgen::generate!({

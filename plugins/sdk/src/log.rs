@@ -1,4 +1,5 @@
-//! Lines for the task's log. Standard output and standard error end up there as well, as `info` and `warn`.
+//! Lines for the task's log. Standard output and standard error end up there as well, as `info` and
+//! `warn`.
 //!
 //! ```
 //! use taskforge_sdk::log;

@@ -19,9 +19,11 @@ use std::fmt;
 /// A message. The host adds `Date`, `Message-ID` and MIME structure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Sender, as `user@example.com` or `Name <user@example.com>`. None: the host's configured sender.
+    /// Sender, as `user@example.com` or `Name <user@example.com>`. None: the host's configured
+    /// sender.
     pub from: Option<String>,
-    /// Recipients, each as for the sender. At least one of `to`, `cc` and `bcc`; at most 100 together.
+    /// Recipients, each as for the sender. At least one of `to`, `cc` and `bcc`; at most 100
+    /// together.
     pub to: Vec<String>,
     /// Recipients of a copy.
     pub cc: Vec<String>,
@@ -34,7 +36,8 @@ pub struct Message {
     /// Further headers, such as `List-Unsubscribe`: name and value. Those that other fields become
     /// and those that the host writes are refused.
     pub headers: Vec<(String, String)>,
-    /// Plain text body. At least one of `text` and `html`; with both the message is `multipart/alternative`.
+    /// Plain text body. At least one of `text` and `html`; with both the message is
+    /// `multipart/alternative`.
     pub text: Option<String>,
     /// HTML body.
     pub html: Option<String>,
@@ -91,7 +94,8 @@ pub enum ErrorKind {
     Unavailable,
 }
 
-/// Why a message was not taken. Returned from a handler by `?` it is retried if it is [`ErrorKind::Unavailable`].
+/// Why a message was not taken. Returned from a handler by `?` it is retried if it is
+/// [`ErrorKind::Unavailable`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -101,10 +105,7 @@ pub struct Error {
 impl Error {
     /// An error, for unit tests of handlers.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// What class of error it is.
@@ -172,10 +173,7 @@ pub fn send(message: &Message) -> Result<Receipt, Error> {
             mail::ErrorCode::Rejected => ErrorKind::Rejected,
             mail::ErrorCode::Unavailable => ErrorKind::Unavailable,
         };
-        Error {
-            kind,
-            message: error.message,
-        }
+        Error { kind, message: error.message }
     })
 }
 
@@ -185,8 +183,5 @@ pub fn send(message: &Message) -> Result<Receipt, Error> {
 /// When it has not: see [`ErrorKind`].
 #[cfg(not(target_family = "wasm"))]
 pub fn send(_message: &Message) -> Result<Receipt, Error> {
-    Err(Error::new(
-        ErrorKind::Denied,
-        "there is no mailer outside a TaskForge host",
-    ))
+    Err(Error::new(ErrorKind::Denied, "there is no mailer outside a TaskForge host"))
 }

@@ -1,4 +1,5 @@
-//! The event loop behind an `async` handler: `wstd` in a component, a parked thread in native unit tests.
+//! The event loop behind an `async` handler: `wstd` in a component, a parked thread in native unit
+//! tests.
 
 use std::{future::Future, time::Duration};
 
@@ -34,8 +35,9 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Waits, while other futures of the handler go on. The attempt's deadline does not stop for it: to wait for long, return
-/// [`Failure::retry_after`](crate::Failure::retry_after) and let the worker have its slot back.
+/// Waits, while other futures of the handler go on. The attempt's deadline does not stop for it: to
+/// wait for long, return [`Failure::retry_after`](crate::Failure::retry_after) and let the worker
+/// have its slot back.
 pub async fn sleep(duration: Duration) {
     #[cfg(target_family = "wasm")]
     wstd::task::sleep(duration.into()).await;

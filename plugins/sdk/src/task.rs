@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 /// The task behind the input. A handler that wants it takes it as its second parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// UUIDv7, the same at every attempt: a good idempotency key for calls to other systems. A task runs at least once, and may run
-    /// again after a crash.
+    /// UUIDv7, the same at every attempt: a good idempotency key for calls to other systems. A task
+    /// runs at least once, and may run again after a crash.
     pub id: String,
     /// 1 for the first attempt.
     pub attempt: u32,
@@ -26,9 +26,7 @@ impl Task {
     /// Time until the host stops this attempt; zero when it is past.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.deadline
-            .duration_since(SystemTime::now())
-            .unwrap_or_default()
+        self.deadline.duration_since(SystemTime::now()).unwrap_or_default()
     }
 }
 
@@ -50,10 +48,7 @@ mod tests {
 
     #[test]
     fn a_deadline_in_the_past_leaves_no_time() {
-        let task = Task {
-            deadline: SystemTime::UNIX_EPOCH,
-            ..Task::default()
-        };
+        let task = Task { deadline: SystemTime::UNIX_EPOCH, ..Task::default() };
         assert_eq!(task.time_left(), Duration::ZERO);
         assert!(Task::default().time_left() > Duration::from_secs(20));
     }

@@ -1,11 +1,14 @@
-//! A careless WASI web server: what it forgets is said by the input, `{"forget": "answer"}` and the like.
+//! A careless WASI web server: what it forgets is said by the input, `{"forget": "answer"}` and the
+//! like.
 
 #![cfg(target_family = "wasm")]
 #![allow(unsafe_code, reason = "the expansion of `export!` crosses the canonical ABI")]
 
 use wasip2::{
     exports::http::incoming_handler::Guest,
-    http::types::{ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam},
+    http::types::{
+        ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
+    },
 };
 
 struct Careless;
@@ -19,7 +22,10 @@ impl Guest for Careless {
             r#"{"forget":"answer"}"# => {}
             // That it was to answer with a response.
             r#"{"forget":"response"}"# => {
-                ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("no idea".to_owned()))));
+                ResponseOutparam::set(
+                    out,
+                    Err(ErrorCode::InternalError(Some("no idea".to_owned()))),
+                );
             }
             // To end the body.
             r#"{"forget":"end"}"# => std::mem::forget(begin(out, b"1")),

@@ -1,8 +1,9 @@
 //! Task type `sms`: `{"to": "+491701234567", "text": "…"}` → what the gateway answered.
 //!
-//! The gateway is the operator's: `gateway_url` and, if messages are to have one, `sender` are its configuration, `gateway_key` is a secret. It is
-//! sent `POST {"to", "from", "text", "reference"}` with the key as a bearer token. The reference is the task's id, the same at every
-//! attempt, so that a gateway which knows references sends a message once although a task may run twice.
+//! The gateway is the operator's: `gateway_url` and, if messages are to have one, `sender` are its
+//! configuration, `gateway_key` is a secret. It is sent `POST {"to", "from", "text", "reference"}`
+//! with the key as a bearer token. The reference is the task's id, the same at every attempt, so
+//! that a gateway which knows references sends a message once although a task may run twice.
 
 use std::time::Duration;
 
@@ -62,8 +63,8 @@ struct Message<'a> {
 /// The handler.
 ///
 /// # Errors
-/// Permanent when the operator has not set a value, has not granted the gateway's host, or the gateway refuses the message; retryable when the
-/// gateway cannot be reached or asks to try later.
+/// Permanent when the operator has not set a value, has not granted the gateway's host, or the
+/// gateway refuses the message; retryable when the gateway cannot be reached or asks to try later.
 pub async fn sms(input: Input, task: Task) -> Result<Output, Failure> {
     let url = config::require("gateway_url")?;
     // Secrets are often read from files, which end with a line break.
@@ -83,15 +84,18 @@ pub async fn sms(input: Input, task: Task) -> Result<Output, Failure> {
         .await
         .context("asking the gateway")?;
     let (status, retry_after) = (answer.status(), answer.retry_after());
-    let body = answer
-        .read(ANSWER)
-        .await
-        .context("reading the gateway's answer")?;
+    let body = answer.read(ANSWER).await.context("reading the gateway's answer")?;
     judge(status, retry_after, &body.bytes, &key)
 }
 
-/// A gateway that took the message may still answer in a form of its own; sending it again for that would be worse.
-fn judge(status: u16, retry_after: Option<Duration>, body: &[u8], key: &str) -> Result<Output, Failure> {
+/// A gateway that took the message may still answer in a form of its own; sending it again for that
+/// would be worse.
+fn judge(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+    key: &str,
+) -> Result<Output, Failure> {
     if (200..300).contains(&status) || status == CONFLICT {
         let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let field = |name: &str| match &said[name] {
@@ -138,10 +142,7 @@ mod tests {
             ("", None, "accepted"),
         ] {
             let output = judge(202, None, body.as_bytes(), "k").unwrap();
-            assert_eq!(
-                (output.message_id.as_deref(), output.status.as_str()),
-                (id, status)
-            );
+            assert_eq!((output.message_id.as_deref(), output.status.as_str()), (id, status));
         }
     }
 
@@ -163,17 +164,11 @@ mod tests {
     #[test]
     fn a_gateway_that_knows_the_reference_has_had_the_message() {
         for (body, id) in [
-            (
-                &br#"{"status":409,"title":"duplicate","id":"m-7"}"#[..],
-                Some("m-7"),
-            ),
+            (&br#"{"status":409,"title":"duplicate","id":"m-7"}"#[..], Some("m-7")),
             (b"duplicate", None),
         ] {
             let output = judge(409, None, body, "k").unwrap();
-            assert_eq!(
-                (output.message_id.as_deref(), output.status.as_str()),
-                (id, "sent")
-            );
+            assert_eq!((output.message_id.as_deref(), output.status.as_str()), (id, "sent"));
         }
     }
 

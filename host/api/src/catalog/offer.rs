@@ -143,25 +143,18 @@ impl Plugins {
 impl Offer {
     /// Of a type that is not of the registry.
     pub(super) const fn of(entry: Arc<Entry>) -> Self {
-        Self {
-            registered: None,
-            versions: Vec::new(),
-            only: Some(entry),
-        }
+        Self { registered: None, versions: Vec::new(), only: Some(entry) }
     }
 
-    pub(super) const fn registered(plugin: RegisteredPlugin, versions: Vec<(VersionId, Arc<Entry>)>) -> Self {
-        Self {
-            registered: Some(plugin),
-            versions,
-            only: None,
-        }
+    pub(super) const fn registered(
+        plugin: RegisteredPlugin,
+        versions: Vec<(VersionId, Arc<Entry>)>,
+    ) -> Self {
+        Self { registered: Some(plugin), versions, only: None }
     }
 
     pub(crate) fn is_external(&self) -> bool {
-        self.only
-            .as_ref()
-            .is_some_and(|entry| entry.handler.is_external())
+        self.only.as_ref().is_some_and(|entry| entry.handler.is_external())
     }
 
     pub(crate) fn is_for(&self, tenant: &TenantId) -> bool {
@@ -200,7 +193,9 @@ impl Offer {
             return Err(format!("no version of plugin {name} is active yet"));
         };
         let entry = self.version(id).map(|entry| &**entry);
-        entry.ok_or_else(|| format!("inputs of plugin {name} cannot be checked: its schema cannot be used"))
+        entry.ok_or_else(|| {
+            format!("inputs of plugin {name} cannot be checked: its schema cannot be used")
+        })
     }
 
     /// What is wrong with an input, whichever version may run it.
@@ -220,7 +215,10 @@ impl Offer {
 impl Entry {
     /// Of a version of the registry; what was compiled for it or for another with the same schema
     /// is used again.
-    pub(super) fn of_version(info: &PluginInfo, kept: Option<&Arc<Self>>) -> Result<Arc<Self>, CatalogError> {
+    pub(super) fn of_version(
+        info: &PluginInfo,
+        kept: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, CatalogError> {
         if let Some(kept) = kept
             && let Handler::Component(before) = &kept.handler
         {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use taskforge_domain::{FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp};
+use taskforge_domain::{
+    FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp,
+};
 use taskforge_store::{LanedTask, TaskFilter};
 use utoipa::ToSchema;
 
@@ -117,7 +119,8 @@ impl Requeue {
     /// concerns that type only.
     pub(crate) async fn check(&mut self, app: &App, tenant: &TenantId) -> Result<(), Problem> {
         let Some(input) = &self.input else { return Ok(()) };
-        let refuse = |detail: String| Err(Problem::validation(vec![FieldError::at("/input", detail)]));
+        let refuse =
+            |detail: String| Err(Problem::validation(vec![FieldError::at("/input", detail)]));
         let types = concerned(app, tenant, &self.filter).await?;
         let name = match types.iter().collect::<Vec<_>>().as_slice() {
             [] => return Ok(()),
@@ -144,11 +147,7 @@ impl Requeue {
     /// pushed. A client that hangs up ends this after the page under way.
     pub(crate) async fn run(mut self, app: &App, tenant: &TenantId) -> Result<Requeued, Problem> {
         let began = app.now();
-        let mut done = Requeued {
-            requeued: 0,
-            ids: Vec::new(),
-            more: false,
-        };
+        let mut done = Requeued { requeued: 0, ids: Vec::new(), more: false };
         loop {
             let moved = self.page(app, tenant).await?;
             done.requeued += moved.len() as u64;
@@ -174,9 +173,7 @@ impl Requeue {
         // answer any more.
         let page = tokio::spawn(async move {
             let store = &app.services.store;
-            let moved = store
-                .requeue(&tenant, &filter, PAGE, input.as_ref(), app.now())
-                .await?;
+            let moved = store.requeue(&tenant, &filter, PAGE, input.as_ref(), app.now()).await?;
             enqueue::push(&*app.services.broker, &enqueue::hints_of(&moved)).await;
             Ok(moved)
         });
@@ -189,26 +186,21 @@ impl Requeue {
 
 /// The types of the dead letters that match, as far as it takes to know whether there is more than
 /// one.
-async fn concerned(app: &App, tenant: &TenantId, filter: &TaskFilter) -> Result<BTreeSet<TaskType>, Problem> {
+async fn concerned(
+    app: &App,
+    tenant: &TenantId,
+    filter: &TaskFilter,
+) -> Result<BTreeSet<TaskType>, Problem> {
     if let [name] = filter.types.as_slice() {
         return Ok(BTreeSet::from([name.clone()]));
     }
-    let groups = app
-        .services
-        .store
-        .dead_letters(tenant, filter, MAX_GROUPS)
-        .await?;
+    let groups = app.services.store.dead_letters(tenant, filter, MAX_GROUPS).await?;
     Ok(groups.into_iter().map(|group| group.task_type).collect())
 }
 
 fn choice(body: RequeueBody<'_>, errors: &mut Vec<FieldError>) -> Option<TaskFilter> {
     let within = body.filter.filter(|raw| raw.get() != "null");
-    let ways = [
-        body.ids.is_some(),
-        within.is_some(),
-        body.group.is_some(),
-        body.all.is_some(),
-    ];
+    let ways = [body.ids.is_some(), within.is_some(), body.group.is_some(), body.all.is_some()];
     if ways.into_iter().filter(|is_given| *is_given).count() != 1 {
         let detail = "must hold exactly one of ids, filter, group and all";
         errors.push(FieldError::at("", detail));
@@ -233,10 +225,7 @@ fn choice(body: RequeueBody<'_>, errors: &mut Vec<FieldError>) -> Option<TaskFil
         filter.fingerprints = body.group.unwrap_or_default();
         filter.finished_from = body.failed_from;
         filter.finished_before = body.failed_before;
-        let everything = TaskFilter {
-            states: vec![TaskState::Failed],
-            ..TaskFilter::default()
-        };
+        let everything = TaskFilter { states: vec![TaskState::Failed], ..TaskFilter::default() };
         if errors.len() == before && filter == everything {
             let detail = "must say something; all: true stands for every dead letter";
             errors.push(FieldError::at("/filter", detail));
@@ -249,8 +238,7 @@ fn input(raw: &RawValue, errors: &mut Vec<FieldError>) -> Option<Json> {
     let text = raw.get();
     // Refuses what two readers would take differently, as for a new task.
     let read = json::tree(text).and_then(|_| Json::parse(text.to_owned()));
-    read.map_err(|error| errors.push(FieldError::at("/input", error.to_string())))
-        .ok()
+    read.map_err(|error| errors.push(FieldError::at("/input", error.to_string()))).ok()
 }
 
 #[cfg(test)]
@@ -270,10 +258,7 @@ mod tests {
         let filter = read(
             r#"{"filter": {"task_type": "x", "error_kind": ["trap", "permanent"], "failed_from": "2026-01-01T00:00:00Z"}}"#,
         );
-        assert_eq!(
-            (filter.filter.types.len(), filter.filter.error_kinds.len()),
-            (1, 2)
-        );
+        assert_eq!((filter.filter.types.len(), filter.filter.error_kinds.len()), (1, 2));
         assert!(filter.filter.finished_from.is_some());
     }
 

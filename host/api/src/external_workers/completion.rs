@@ -3,7 +3,8 @@
 
 use taskforge_broker::Signal;
 use taskforge_domain::{
-    Attempt, Digest, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp, Usage, retry,
+    Attempt, Digest, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp,
+    Usage, retry,
 };
 use taskforge_store::{Commit, Completion, Ended, complete_or_fail};
 
@@ -75,7 +76,8 @@ fn observe(task_type: &TaskType, outcome: &'static str, seconds: f64) {
     let task_type = task_type.to_string();
     metrics::counter!("taskforge_attempts_total", "task_type" => task_type.clone(), "outcome" => outcome)
         .increment(1);
-    metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type).record(seconds);
+    metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type)
+        .record(seconds);
 }
 
 /// Whether a task is in the attempt of this lease, or was when somebody cancelled it: then the
@@ -102,10 +104,7 @@ async fn first_answer(app: &App, lease: &Lease) -> Result<TaskState, Problem> {
     let now = recorded.finished_at;
     let next = retry::after(&recorded.outcome, recorded.number, &policy, now, 0.0);
     // It is on record, so this writes nothing; the store says what it said then.
-    let completion = Completion {
-        attempt: recorded,
-        next,
-    };
+    let completion = Completion { attempt: recorded, next };
     match store.complete(&[completion]).await?.first() {
         Some(Commit::Committed) => Ok(state),
         Some(Commit::Cancelled) => Ok(TaskState::Cancelled),
@@ -115,13 +114,7 @@ async fn first_answer(app: &App, lease: &Lease) -> Result<TaskState, Problem> {
 
 /// Where an attempt sends its task, if its lease holds.
 fn state_after(attempt: &Attempt, policy: &RetryPolicy) -> TaskState {
-    state_of(retry::after(
-        &attempt.outcome,
-        attempt.number,
-        policy,
-        attempt.finished_at,
-        0.0,
-    ))
+    state_of(retry::after(&attempt.outcome, attempt.number, policy, attempt.finished_at, 0.0))
 }
 
 fn state_of(next: Next) -> TaskState {
@@ -136,20 +129,12 @@ fn state_of(next: Next) -> TaskState {
 
 fn check_output(app: &App, task: &Task, outcome: &Outcome) -> Result<(), Problem> {
     let plugins = app.services.catalog.snapshot();
-    let schema = plugins
-        .get(&task.task_type)
-        .and_then(|offer| offer.running()?.output.as_ref());
+    let schema = plugins.get(&task.task_type).and_then(|offer| offer.running()?.output.as_ref());
     let (Some(schema), Outcome::Completed(output)) = (schema, outcome) else {
         return Ok(());
     };
     let mut errors = Vec::new();
-    check(
-        schema,
-        &output.to_value(),
-        output.as_str().len(),
-        "/output",
-        &mut errors,
-    );
+    check(schema, &output.to_value(), output.as_str().len(), "/output", &mut errors);
     fields::finish(Some(()), errors)
 }
 
@@ -167,10 +152,7 @@ fn attempt(lease: &Lease, task: &Task, report: Report, now: Timestamp) -> Attemp
         started_at,
         finished_at,
         outcome: report.outcome,
-        usage: Usage {
-            wall_micros: u64::try_from(wall).unwrap_or(u64::MAX),
-            ..Usage::default()
-        },
+        usage: Usage { wall_micros: u64::try_from(wall).unwrap_or(u64::MAX), ..Usage::default() },
         logs: report::cut(report.logs, finished_at),
     }
 }
@@ -196,12 +178,9 @@ pub(crate) async fn beat(app: &App, task: TaskId, token: &str) -> Result<Beat, P
         return Ok(Beat::Held(lease::after(now, lease.length)));
     }
     let task = store.task(&lease.tenant, lease.task).await?;
-    let was_cancelled = |task: &Task| task.state == TaskState::Cancelled && task.run_lease == lease.run_lease;
-    if task.as_ref().is_some_and(was_cancelled) {
-        Ok(Beat::Cancelled)
-    } else {
-        Err(lost())
-    }
+    let was_cancelled =
+        |task: &Task| task.state == TaskState::Cancelled && task.run_lease == lease.run_lease;
+    if task.as_ref().is_some_and(was_cancelled) { Ok(Beat::Cancelled) } else { Err(lost()) }
 }
 
 /// The same whether the token never was one, or its time is over: a client can do nothing but

@@ -21,7 +21,9 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use crate::{Problem, external_workers::lease_token::Lease, http::request::Gone, state::App, tasks::enqueue};
+use crate::{
+    Problem, external_workers::lease_token::Lease, http::request::Gone, state::App, tasks::enqueue,
+};
 
 /// What stands for the version of a plugin in an attempt that no plugin made.
 pub(crate) const VERSION: &str = "external";
@@ -68,7 +70,8 @@ impl LeasedBatch {
         };
         let count = self.leased.iter().take_while(fits).count();
         let rest = self.leased.split_off(count);
-        metrics::counter!("taskforge_external_leases_total", "outcome" => "given").increment(count as u64);
+        metrics::counter!("taskforge_external_leases_total", "outcome" => "given")
+            .increment(count as u64);
         std::mem::replace(&mut self.leased, rest)
     }
 }
@@ -136,27 +139,17 @@ pub(crate) async fn take(
 }
 
 async fn pop(app: &App, request: &LeaseRequest, wait: Duration) -> Popped {
-    let want = Want {
-        types: &request.types,
-        max: request.max,
-        wait,
-    };
+    let want = Want { types: &request.types, max: request.max, wait };
     app.services.broker.pop(want).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "claiming from the store directly");
-        Popped {
-            hints: Vec::new(),
-            look_in_store: true,
-        }
+        Popped { hints: Vec::new(), look_in_store: true }
     })
 }
 
 /// Claims what was hinted, and what else the store has if the broker says so. An error counts only
 /// if there is nothing to show.
 async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreResult<LeasedBatch> {
-    let mut batch = LeasedBatch {
-        app: app.clone(),
-        leased: Vec::new(),
-    };
+    let mut batch = LeasedBatch { app: app.clone(), leased: Vec::new() };
     let now = app.now();
     let mut claims = JoinSet::new();
     for hint in popped.hints {
@@ -171,9 +164,7 @@ async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreRes
             Err(error) => tracing::error!(%error, "a claim ended badly"),
         }
     }
-    batch
-        .leased
-        .sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
+    batch.leased.sort_by_key(|leased| (Reverse(leased.task.priority), leased.task.id));
     if popped.look_in_store
         && let Err(error) = by_order(&mut batch, &request, now).await
     {
@@ -208,7 +199,11 @@ async fn by_hint(
     }
 }
 
-async fn by_order(batch: &mut LeasedBatch, request: &LeaseRequest, now: Timestamp) -> StoreResult<()> {
+async fn by_order(
+    batch: &mut LeasedBatch,
+    request: &LeaseRequest,
+    now: Timestamp,
+) -> StoreResult<()> {
     let app = batch.app.clone();
     let mut policy: QueuePolicy = app.services.store.policy().await?;
     app.services.catalog.snapshot().overlay(&mut policy);
@@ -216,11 +211,7 @@ async fn by_order(batch: &mut LeasedBatch, request: &LeaseRequest, now: Timestam
         return Ok(());
     }
     while batch.leased.len() < request.max {
-        let by = ClaimBy::Order {
-            types: &request.types,
-            limit: 1,
-            policy: &policy,
-        };
+        let by = ClaimBy::Order { types: &request.types, limit: 1, policy: &policy };
         match claim(&app, request, by, now).await? {
             (Some(leased), _) => batch.leased.push(leased),
             (None, _) => break,
@@ -268,11 +259,7 @@ async fn claim(
         run_lease: task.run_lease,
         length: request.length,
     };
-    let leased = Leased {
-        task,
-        lease,
-        expires_at: after(now, request.length),
-    };
+    let leased = Leased { task, lease, expires_at: after(now, request.length) };
     Ok((Some(leased), at_cap))
 }
 
@@ -370,9 +357,7 @@ mod tests {
             length: Duration::from_secs(60),
             worker: "test".into(),
         };
-        take(app, request, Instant::now() + LEASED_WITHIN, &Gone::default())
-            .await
-            .unwrap()
+        take(app, request, Instant::now() + LEASED_WITHIN, &Gone::default()).await.unwrap()
     }
 
     #[tokio::test]
@@ -380,7 +365,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("tasks.db")).await.unwrap();
         let broker = Arc::new(LocalBroker::new());
-        let mailer = OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
+        let mailer =
+            OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
         let registry = Registry::new(Parts {
             store: store.clone(),
             broker: broker.clone(),

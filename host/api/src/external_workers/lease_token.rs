@@ -94,11 +94,8 @@ impl LeaseTokens {
             .chain_update(task.as_uuid().as_bytes())
             .chain_update(said)
             .finalize();
-        let outer: [u8; 32] = Sha256::new()
-            .chain_update(self.0)
-            .chain_update(inner)
-            .finalize()
-            .into();
+        let outer: [u8; 32] =
+            Sha256::new().chain_update(self.0).chain_update(inner).finalize().into();
         let mut tag = [0; TAG];
         tag.copy_from_slice(&outer[..TAG]);
         tag

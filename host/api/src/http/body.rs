@@ -65,11 +65,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(config: &ApiConfig, time: Duration) -> Self {
-        Self {
-            time,
-            grace: config.body_grace,
-            rate: config.body_rate.max(1),
-        }
+        Self { time, grace: config.body_grace, rate: config.body_rate.max(1) }
     }
 
     /// When more must have come, after so many bytes.
@@ -90,20 +86,19 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(headers: &HeaderMap, body: Body, limit: usize, pace: Pace) -> Result<Self, Problem> {
+    pub(crate) fn new(
+        headers: &HeaderMap,
+        body: Body,
+        limit: usize,
+        pace: Pace,
+    ) -> Result<Self, Problem> {
         let declared = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit));
         }
-        Ok(Self {
-            body,
-            limit,
-            pace,
-            began: Instant::now(),
-            bytes: 0,
-        })
+        Ok(Self { body, limit, pace, began: Instant::now(), bytes: 0 })
     }
 
     /// The next piece of it, until there is none.
@@ -138,15 +133,13 @@ impl Incoming {
 
 fn slow(after: Duration) -> Problem {
     let seconds = after.as_secs_f64();
-    let detail = format!("The body came too slowly: after {seconds:.1} s there was not enough of it.");
+    let detail =
+        format!("The body came too slowly: after {seconds:.1} s there was not enough of it.");
     Problem::new(ProblemKind::SlowBody, detail)
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        ProblemKind::BodyTooLarge,
-        format!("The body is larger than {limit} bytes."),
-    )
+    Problem::new(ProblemKind::BodyTooLarge, format!("The body is larger than {limit} bytes."))
 }
 
 pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
@@ -159,24 +152,25 @@ pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let refuse = |detail: &'static str| Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
+    let refuse =
+        |detail: &'static str| Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
     plain(headers)?;
-    let Some(declared) = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
+    let Some(declared) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
     else {
         return refuse("The request must say Content-Type: application/json.");
     };
     let mut parts = declared.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let json =
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    let json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
     let charset = parts
         .filter_map(|part| part.split_once('='))
         .find(|(name, _)| name.eq_ignore_ascii_case("charset"));
     if !json {
         refuse("The request must say Content-Type: application/json.")
-    } else if charset.is_some_and(|(_, charset)| !charset.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
+    } else if charset
+        .is_some_and(|(_, charset)| !charset.trim_matches('"').eq_ignore_ascii_case("utf-8"))
+    {
         refuse("JSON is UTF-8: leave the charset out of Content-Type.")
     } else {
         Ok(())

@@ -94,10 +94,8 @@ impl Connections {
         let state = Arc::clone(&permit.connection);
         let socket = Socket::new(stream, Arc::clone(&state), self.timeouts);
         let router = TowerToHyperService::new(self.router.clone());
-        let held = RequestPermit {
-            _connection: Arc::new((permit, self.running.token())),
-            _busy: None,
-        };
+        let held =
+            RequestPermit { _connection: Arc::new((permit, self.running.token())), _busy: None };
         let (asked, holds) = (Arc::clone(&state), held.clone());
         let service = service_fn(move |request| answer(&router, request, &asked, &holds));
         let connection = self.http.serve_connection(socket, service);
@@ -166,21 +164,13 @@ fn answer(
     let state = Arc::clone(state);
     let busy = state.begin();
     let is_read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
-    let mut request = request.map(|incoming| {
-        Body::new(Tracked {
-            incoming,
-            is_read: Arc::clone(&is_read),
-        })
-    });
+    let mut request =
+        request.map(|incoming| Body::new(Tracked { incoming, is_read: Arc::clone(&is_read) }));
     // The request's own: its client may hang up before its handler has ended.
-    request.extensions_mut().insert(RequestPermit {
-        _busy: Some(Arc::new(state.begin())),
-        ..held.clone()
-    });
-    request.extensions_mut().insert(Peer {
-        client: state.client,
-        for_probes: state.for_probes,
-    });
+    request
+        .extensions_mut()
+        .insert(RequestPermit { _busy: Some(Arc::new(state.begin())), ..held.clone() });
+    request.extensions_mut().insert(Peer { client: state.client, for_probes: state.for_probes });
     let answered = router.call(request);
     async move {
         let mut response = answered.await?;

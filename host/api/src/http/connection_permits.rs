@@ -122,11 +122,7 @@ impl ConnectionPermits {
         granted.next += 1;
         granted.add(number, Arc::clone(&connection));
         drop(granted);
-        Some(ConnectionPermit {
-            permits: Arc::clone(self),
-            number,
-            connection,
-        })
+        Some(ConnectionPermit { permits: Arc::clone(self), number, connection })
     }
 
     /// Closes the connection that has waited longest for its client, if one has waited for long.
@@ -142,11 +138,13 @@ impl ConnectionPermits {
 impl Granted {
     /// Removes the permit of one of these, which is counted no longer although its connection may
     /// take a moment to end. Those whose client never said anything go first.
-    fn make_room(&mut self, now: Instant, after: Duration, which: impl Fn(&ConnectionState) -> bool) -> bool {
-        let waiting = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| which(connection));
+    fn make_room(
+        &mut self,
+        now: Instant,
+        after: Duration,
+        which: impl Fn(&ConnectionState) -> bool,
+    ) -> bool {
+        let waiting = self.connections.iter().filter(|(_, connection)| which(connection));
         let waiting = waiting.filter_map(|(number, connection)| {
             let waited = connection.waited(now).filter(|waited| *waited >= after)?;
             Some((!connection.has_spoken.load(Relaxed), waited, *number))
@@ -279,7 +277,9 @@ mod tests {
         assert!(early.connection.for_probes, "both have only just come");
         let late = permits.take(client(3), now + GIVES_WAY_AFTER).unwrap();
         assert!(!late.connection.for_probes);
-        assert!(silent.connection.gives_way.is_cancelled() && !busy.connection.gives_way.is_cancelled());
+        assert!(
+            silent.connection.gives_way.is_cancelled() && !busy.connection.gives_way.is_cancelled()
+        );
     }
 
     #[test]
@@ -303,7 +303,11 @@ mod tests {
         assert_eq!(flood.iter().filter(open).count(), 4 + PROBE_PERMITS - 1);
         drop((flood, probe));
         let granted = permits.lock();
-        assert!(granted.connections.is_empty() && granted.of_client.is_empty() && granted.for_probes == 0);
+        assert!(
+            granted.connections.is_empty()
+                && granted.of_client.is_empty()
+                && granted.for_probes == 0
+        );
     }
 
     #[test]

@@ -161,7 +161,8 @@ impl<'t> Fields<'t> {
                 return None;
             }
         };
-        let mut members: Vec<(&'static str, &'t RawValue)> = Vec::with_capacity(given.len().min(known.len()));
+        let mut members: Vec<(&'static str, &'t RawValue)> =
+            Vec::with_capacity(given.len().min(known.len()));
         for (name, value) in given {
             if errors.len() >= MAX_ERRORS {
                 return None;
@@ -177,18 +178,12 @@ impl<'t> Fields<'t> {
                 Some(field) => members.push((field, value)),
             }
         }
-        Some(Self {
-            pointer: pointer.to_owned(),
-            members,
-        })
+        Some(Self { pointer: pointer.to_owned(), members })
     }
 
     /// The text of one field, if it is there.
     pub(crate) fn get(&self, name: &str) -> Option<&'t RawValue> {
-        self.members
-            .iter()
-            .find(|(field, _)| *field == name)
-            .map(|(_, value)| *value)
+        self.members.iter().find(|(field, _)| *field == name).map(|(_, value)| *value)
     }
 
     /// Reads one field. One that is wrong counts as absent, so that the others are read too.
@@ -251,7 +246,9 @@ where
 }
 
 /// Reads an array of at most `max` ids, names or the like; one alone may stand for itself.
-pub(crate) fn several<T: FromStr<Err: ToString>>(max: usize) -> impl FnOnce(&str) -> Result<Vec<T>, String> {
+pub(crate) fn several<T: FromStr<Err: ToString>>(
+    max: usize,
+) -> impl FnOnce(&str) -> Result<Vec<T>, String> {
     move |raw| {
         if raw.starts_with('"') {
             return Ok(vec![parsed(raw)?]);
@@ -267,12 +264,16 @@ pub(crate) fn several<T: FromStr<Err: ToString>>(max: usize) -> impl FnOnce(&str
 
 /// Reads a time.
 pub(crate) fn time(raw: &str) -> Result<Timestamp, String> {
-    parsed(raw).map_err(|_| "must be a time in RFC 3339, such as \"2030-01-31T08:00:00Z\"".to_owned())
+    parsed(raw)
+        .map_err(|_| "must be a time in RFC 3339, such as \"2030-01-31T08:00:00Z\"".to_owned())
 }
 
 /// Reads a duration, text for people or a number of seconds, rounded down to the microseconds that
 /// the store keeps.
-pub(crate) fn duration(max: Duration, max_text: &str) -> impl FnOnce(&str) -> Result<Duration, String> {
+pub(crate) fn duration(
+    max: Duration,
+    max_text: &str,
+) -> impl FnOnce(&str) -> Result<Duration, String> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Given {
@@ -285,8 +286,9 @@ pub(crate) fn duration(max: Duration, max_text: &str) -> impl FnOnce(&str) -> Re
             Ok(Given::Text(text)) => humantime::parse_duration(&text).ok(),
             Err(_) => None,
         };
-        let given =
-            given.ok_or("must be a duration such as \"500ms\", \"30s\" or \"2h\", or a number of seconds")?;
+        let given = given.ok_or(
+            "must be a duration such as \"500ms\", \"30s\" or \"2h\", or a number of seconds",
+        )?;
         if given > max {
             return Err(format!("must be at most {max_text}"));
         }

@@ -92,13 +92,9 @@ fn is_own(headers: &HeaderMap, host: Option<&str>) -> bool {
             let origin = origin.to_str().unwrap_or_default();
             let authority = ["http://", "https://"].iter().find_map(|scheme| {
                 let start = origin.get(..scheme.len())?;
-                start
-                    .eq_ignore_ascii_case(scheme)
-                    .then(|| &origin[scheme.len()..])
+                start.eq_ignore_ascii_case(scheme).then(|| &origin[scheme.len()..])
             });
-            authority
-                .zip(host)
-                .is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+            authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
         })
 }
 
@@ -110,9 +106,8 @@ mod tests {
 
     fn request(method: &str, headers: &[(&str, &str)]) -> Request {
         let builder = http::Request::builder().method(method).uri("/tasks");
-        let builder = headers
-            .iter()
-            .fold(builder, |builder, (name, value)| builder.header(*name, *value));
+        let builder =
+            headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
         builder.body(Body::empty()).unwrap()
     }
 
@@ -130,10 +125,7 @@ mod tests {
             "[::1]:8000",
             "[::ffff:127.0.0.1]",
         ] {
-            assert!(
-                passes(Guard::Loopback, "/tasks", "GET", &[("host", good)]),
-                "{good}"
-            );
+            assert!(passes(Guard::Loopback, "/tasks", "GET", &[("host", good)]), "{good}");
         }
         for bad in [
             "evil.example",

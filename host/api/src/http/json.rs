@@ -33,9 +33,7 @@ pub(crate) fn checked(text: &[u8]) -> Result<&RawValue, String> {
     }
     if let Some(at) = too_deep(text) {
         let (line, column) = position(text, at);
-        return Err(format!(
-            "nests deeper than {MAX_DEPTH} levels at line {line} column {column}"
-        ));
+        return Err(format!("nests deeper than {MAX_DEPTH} levels at line {line} column {column}"));
     }
     // The parser's text carries line and column, and nothing of ours.
     serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))
@@ -43,7 +41,8 @@ pub(crate) fn checked(text: &[u8]) -> Result<&RawValue, String> {
 
 /// The same of a body.
 pub(crate) fn raw(body: &[u8]) -> Result<&RawValue, Problem> {
-    checked(body).map_err(|rule| Problem::new(ProblemKind::MalformedBody, format!("The body {rule}.")))
+    checked(body)
+        .map_err(|rule| Problem::new(ProblemKind::MalformedBody, format!("The body {rule}.")))
 }
 
 fn position(text: &str, at: usize) -> (usize, usize) {
@@ -128,9 +127,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -172,14 +169,11 @@ pub(crate) fn strict<T: DeserializeOwned>(text: &str, pointer: &str) -> Result<T
     tree(text).map_err(|error| FieldError::at(pointer, error.to_string()))?;
     let mut json = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let place = error
-            .path()
-            .iter()
-            .fold(pointer.to_owned(), |place, segment| match segment {
-                Segment::Map { key } => join(&place, key),
-                Segment::Seq { index } => join(&place, &index.to_string()),
-                Segment::Enum { .. } | Segment::Unknown => place,
-            });
+        let place = error.path().iter().fold(pointer.to_owned(), |place, segment| match segment {
+            Segment::Map { key } => join(&place, key),
+            Segment::Seq { index } => join(&place, &index.to_string()),
+            Segment::Enum { .. } | Segment::Unknown => place,
+        });
         FieldError::at(place, error.inner().to_string())
     })
 }

@@ -20,15 +20,8 @@ const MAX_LENGTH: usize = 1024;
 
 /// Routes that answer without a key: probes have none, and the pages are where a person enters
 /// theirs. They show nothing of what is stored.
-const OPEN: [&str; 7] = [
-    "/",
-    "/healthz",
-    "/readyz",
-    "/openapi.json",
-    "/docs",
-    "/docs/",
-    "/docs/{*file}",
-];
+const OPEN: [&str; 7] =
+    ["/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/{*file}"];
 
 /// The static key of a deployment. Only digests of it are kept.
 #[derive(Clone)]
@@ -53,9 +46,8 @@ impl ApiKey {
         if !is_key {
             return Err(InvalidApiKey);
         }
-        let lease_secret = Sha256::new()
-            .chain_update(b"taskforge lease token\0")
-            .chain_update(text);
+        let lease_secret =
+            Sha256::new().chain_update(b"taskforge lease token\0").chain_update(text);
         Ok(Self {
             digest: Sha256::digest(text).into(),
             lease_secret: lease_secret.finalize().into(),
@@ -73,9 +65,7 @@ impl ApiKey {
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-            scheme
-                .eq_ignore_ascii_case(b"bearer ")
-                .then_some(key.trim_ascii())
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
         });
         let plain = headers.get_all(HEADER).iter().map(|value| value.as_bytes());
         bearer.chain(plain).any(|given| self.is(given))
@@ -165,12 +155,7 @@ mod tests {
         ] {
             assert!(!carries("authorization", value), "{value}");
         }
-        for value in [
-            "",
-            "0123456789abcde",
-            "0123456789abcdef0",
-            "Bearer 0123456789abcdef",
-        ] {
+        for value in ["", "0123456789abcde", "0123456789abcdef0", "Bearer 0123456789abcdef"] {
             assert!(!carries(HEADER, value), "{value}");
         }
         assert!(!key.is_in(&HeaderMap::new()));

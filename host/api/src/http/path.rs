@@ -60,8 +60,7 @@ fn read<'p, T: FromStr<Err: ToString>>(
     params: &mut impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<T, Problem> {
     let (name, text) = params.next().ok_or_else(Problem::internal)?;
-    text.parse()
-        .map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
+    text.parse().map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
 }
 
 /// Who asks, for the record of what happened to a plugin: what the header `x-operator` says, which
@@ -78,7 +77,8 @@ impl<S: Sync> FromRequestParts<S> for By {
             return Ok(Self("api".to_owned()));
         };
         let said = std::str::from_utf8(said.as_bytes()).map(str::trim).ok();
-        let is_name = |name: &&str| name.chars().count() <= MAX_OPERATOR && !name.contains(is_hidden);
+        let is_name =
+            |name: &&str| name.chars().count() <= MAX_OPERATOR && !name.contains(is_hidden);
         let name = said.filter(is_name).ok_or_else(|| {
             let rule = format!(
                 "must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control character"

@@ -134,7 +134,9 @@ impl ProblemKind {
             Self::Component => "The component cannot run here",
             Self::LeaseLost => "The lease is over",
             Self::BodyTooLarge => "The request body is too large",
-            Self::UnsupportedMediaType => "The request body must be declared as what the route takes",
+            Self::UnsupportedMediaType => {
+                "The request body must be declared as what the route takes"
+            }
             Self::Validation => "The request is not valid",
             Self::BadRequest => "The request is not valid HTTP for this server",
             Self::Internal => "Internal error",
@@ -146,7 +148,9 @@ impl ProblemKind {
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::MalformedBody | Self::InvalidParameter | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::MalformedBody | Self::InvalidParameter | Self::BadRequest => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -184,21 +188,14 @@ pub struct FieldError {
 impl FieldError {
     /// Something wrong in the body.
     pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: Some(pointer.into()),
-            parameter: None,
-            detail: detail.into(),
-        }
+        Self { pointer: Some(pointer.into()), parameter: None, detail: detail.into() }
     }
 }
 
 impl FieldError {
     /// The same in a value that stands at a pointer.
     pub(crate) fn below(self, pointer: &str) -> Self {
-        Self {
-            pointer: self.pointer.map(|within| format!("{pointer}{within}")),
-            ..self
-        }
+        Self { pointer: self.pointer.map(|within| format!("{pointer}{within}")), ..self }
     }
 }
 
@@ -242,12 +239,7 @@ impl Problem {
     /// A problem with one sentence about this occurrence.
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = (kind == ProblemKind::Unavailable).then_some(1);
-        Self {
-            kind,
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after,
-        }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after }
     }
 
     /// A body in which these fields are wrong.
@@ -268,10 +260,7 @@ impl Problem {
                 )
             }
         };
-        Self {
-            errors,
-            ..Self::new(ProblemKind::Validation, detail)
-        }
+        Self { errors, ..Self::new(ProblemKind::Validation, detail) }
     }
 
     /// The same problem with these parts.
@@ -344,10 +333,7 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

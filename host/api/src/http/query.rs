@@ -18,9 +18,10 @@ pub(crate) struct Params(Vec<(String, String)>);
 impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Problem::new(ProblemKind::InvalidParameter, "The query string cannot be read."))?;
+        let Query(pairs) =
+            Query::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(
+                |_| Problem::new(ProblemKind::InvalidParameter, "The query string cannot be read."),
+            )?;
         Ok(Self(pairs))
     }
 }
@@ -39,14 +40,15 @@ impl Params {
         if given.next().is_some() {
             return Err(Problem::parameter(name, "is given twice"));
         }
-        read(&value)
-            .map(Some)
-            .map_err(|detail| Problem::parameter(name, shorten(&detail, 300)))
+        read(&value).map(Some).map_err(|detail| Problem::parameter(name, shorten(&detail, 300)))
     }
 
     /// Takes a parameter that may be given several times, each time with several values between
     /// commas.
-    pub(crate) fn many<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Vec<T>, Problem> {
+    pub(crate) fn many<T: FromStr<Err: ToString>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Vec<T>, Problem> {
         let given = self.0.extract_if(.., |(key, _)| key == name);
         let texts: Vec<String> = given
             .flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
@@ -100,19 +102,19 @@ pub(crate) fn number(min: u32, max: u32) -> impl FnOnce(&str) -> Result<u32, Str
 
 /// Reads a time.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse()
-        .map_err(|_| "must be a time in RFC 3339, such as 2026-01-31T08:00:00Z (write + as %2B)".to_owned())
+    text.parse().map_err(|_| {
+        "must be a time in RFC 3339, such as 2026-01-31T08:00:00Z (write + as %2B)".to_owned()
+    })
 }
 
 /// Reads a duration: text for people, or a number of seconds.
 pub(crate) fn duration(max: Duration) -> impl FnOnce(&str) -> Result<Duration, String> {
     move |text| {
-        let seconds = text
-            .parse::<f64>()
-            .ok()
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let seconds =
+            text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let given = seconds.or_else(|| humantime::parse_duration(text).ok());
-        let given = given.ok_or("must be a duration such as 500ms, 10s or 1m, or a number of seconds")?;
+        let given =
+            given.ok_or("must be a duration such as 500ms, 10s or 1m, or a number of seconds")?;
         if given > max {
             Err(format!("must be at most {}", humantime::format_duration(max)))
         } else {

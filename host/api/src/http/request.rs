@@ -61,8 +61,7 @@ impl Admission {
     fn check(&self, route: &str, request: &Request) -> Result<(), Problem> {
         let peer = request.extensions().get::<Peer>();
         if peer.is_some_and(|peer| peer.for_probes) && !PROBES.contains(&route) {
-            let detail =
-                "There are too many connections, in all or from this address. Try again in a moment.";
+            let detail = "There are too many connections, in all or from this address. Try again in a moment.";
             return Err(Problem::new(ProblemKind::Unavailable, detail));
         }
         target::check(route, request)?;
@@ -71,7 +70,11 @@ impl Admission {
 }
 
 /// The outermost layer.
-pub(crate) async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn admit(
+    State(admission): State<Admission>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = known(request.method());
@@ -80,7 +83,8 @@ pub(crate) async fn admit(State(admission): State<Admission>, mut request: Reque
         .get::<MatchedPath>()
         .map_or("unmatched", MatchedPath::as_str)
         .to_owned();
-    let span = tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
+    let span =
+        tracing::info_span!("request", request.id = %id, http.method = method, http.route = route);
     let config = &admission.config;
     let limit = config.handler_timeout + (admission.clients_share)(config, &route, &request);
     let gone = Gone::default();
@@ -129,10 +133,7 @@ async fn answer(handler: JoinHandle<Response>, limit: Duration) -> Response {
             Problem::internal().into_response()
         }
         Err(_) => {
-            tracing::error!(
-                limit_s = limit.as_secs(),
-                "a request took too long and was given up"
-            );
+            tracing::error!(limit_s = limit.as_secs(), "a request took too long and was given up");
             Problem::new(
                 ProblemKind::Unavailable,
                 "The server took too long. Try again in a moment.",
@@ -149,47 +150,34 @@ fn finish(response: &mut Response, id: &str) {
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = problem {
         problem.write_into(response, id);
-    } else if (status.is_client_error() || status.is_server_error()) && !is_json(response.headers()) {
+    } else if (status.is_client_error() || status.is_server_error()) && !is_json(response.headers())
+    {
         Problem::from_status(status).write_into(response, id);
     }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     // Pages bring their own policy; nothing else is to be rendered, wherever a browser finds it.
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
-        .or_insert(HeaderValue::from_static(
-            "default-src 'none'; frame-ancestors 'none'",
-        ));
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().ends_with(b"json"))
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().ends_with(b"json"))
 }
 
 /// The caller's id for the request, if it is one that may stand in a log, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let usable = |id: &&str| {
         (1..=64).contains(&id.len())
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    let given = headers
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(usable);
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(usable);
     given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 

@@ -77,11 +77,7 @@ impl Server {
     /// A server on a listener that is open already.
     pub(crate) fn on(listener: TcpListener, config: ApiConfig) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        Ok(Self {
-            listener,
-            address,
-            config,
-        })
+        Ok(Self { listener, address, config })
     }
 
     /// Where it listens, with the port that the system chose.
@@ -96,7 +92,11 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError::CutOff`] when some did not.
-    pub async fn serve(self, services: Services, shutdown: CancellationToken) -> Result<(), ServeError> {
+    pub async fn serve(
+        self,
+        services: Services,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
         let metrics = services.metrics.clone();
         let router = routes::app(App::new(services, &self.config, shutdown.clone()));
         self.answer(router, metrics, shutdown).await
@@ -112,12 +112,11 @@ impl Server {
         let Self { listener, config, .. } = self;
         let upkeep = tokio::spawn(shutdown.clone().run_until_cancelled_owned(upkeep(metrics)));
         let connections = Connections::new(router, &config, shutdown.clone());
-        let permits = ConnectionPermits::new(config.max_connections, config.max_connections_per_address);
+        let permits =
+            ConnectionPermits::new(config.max_connections, config.max_connections_per_address);
         // Cancellation point: dropping `accept` loses at most a connection that nobody has
         // answered.
-        shutdown
-            .run_until_cancelled(accept(&listener, &permits, &connections))
-            .await;
+        shutdown.run_until_cancelled(accept(&listener, &permits, &connections)).await;
         drop(listener);
         let cut_off = connections.end(config.shutdown_grace).await;
         upkeep.await.ok();
@@ -137,7 +136,11 @@ async fn upkeep(metrics: Metrics) {
     }
 }
 
-async fn accept(listener: &TcpListener, permits: &Arc<ConnectionPermits>, connections: &Connections) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<ConnectionPermits>,
+    connections: &Connections,
+) {
     let mut reserved = ReservedDescriptors::default();
     let mut logged = None::<Instant>;
     reserved.fill();
@@ -147,7 +150,9 @@ async fn accept(listener: &TcpListener, permits: &Arc<ConnectionPermits>, connec
                 match permits.take(Client::of(peer.ip()), Instant::now()) {
                     Some(permit) => connections.serve(stream, permit),
                     // Not even a permit for probes is left: closed without a word.
-                    None => metrics::counter!("taskforge_http_connections_refused_total").increment(1),
+                    None => {
+                        metrics::counter!("taskforge_http_connections_refused_total").increment(1)
+                    }
                 }
                 // Not before: a descriptor that was just given up is for the connection.
                 reserved.fill();
@@ -176,8 +181,5 @@ async fn accept(listener: &TcpListener, permits: &Arc<ConnectionPermits>, connec
 
 fn is_clients_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

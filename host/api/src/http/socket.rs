@@ -59,7 +59,11 @@ struct Lingering {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, connection: Arc<ConnectionState>, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        connection: Arc<ConnectionState>,
+        timeouts: Timeouts,
+    ) -> Self {
         Self {
             io: TokioIo::new(stream),
             connection,
@@ -70,15 +74,17 @@ impl Socket {
         }
     }
 
-    fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         self.connection.writes();
         if self.deadline.is_none() && written.is_ready() {
             return written;
         }
         let end = Instant::now() + self.write_timeout;
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
         match deadline.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(late("the client does not read its answer"))),
             Poll::Pending => written,
@@ -133,7 +139,11 @@ impl Read for Socket {
 }
 
 impl Write for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.in_time(cx, written)
     }

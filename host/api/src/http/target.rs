@@ -46,16 +46,14 @@ fn bad(detail: &'static str) -> Problem {
 /// A target in absolute form names a server too. It goes before `Host` (RFC 9112), so both must say
 /// the same: otherwise a proxy and we could disagree on whom the request is for.
 fn is_ours(uri: &Uri, named: &str, host: Option<&str>) -> Result<(), Problem> {
-    let is_http = uri
-        .scheme_str()
-        .is_none_or(|scheme| matches!(scheme, "http" | "https"));
+    let is_http = uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
     if !is_http || !is_authority(named) {
         return Err(bad("The request's target is no http:// address of this server."));
     }
     match host {
-        Some(host) if !host.eq_ignore_ascii_case(named) => Err(bad(
-            "The request's target and its Host header name different servers.",
-        )),
+        Some(host) if !host.eq_ignore_ascii_case(named) => {
+            Err(bad("The request's target and its Host header name different servers."))
+        }
         _ => Ok(()),
     }
 }
@@ -105,7 +103,8 @@ fn path(route: &str, path: &str) -> Result<(), Problem> {
     for (name, text) in route.split('/').zip(path.split('/')) {
         let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}'));
         if let Some(name) = name {
-            decoded(text).map_err(|detail| Problem::parameter(name.trim_start_matches('*'), detail))?;
+            decoded(text)
+                .map_err(|detail| Problem::parameter(name.trim_start_matches('*'), detail))?;
         }
     }
     Ok(())
@@ -128,7 +127,8 @@ fn decoded(text: &str) -> Result<String, &'static str> {
         let byte = match byte {
             b'%' => {
                 let digits = (rest.next(), rest.next());
-                let digit = |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16));
+                let digit =
+                    |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16));
                 let (high, low) = (digit(digits.0), digit(digits.1));
                 let value = high.zip(low).map(|(high, low)| high * 16 + low);
                 let value = value.ok_or("has a % without two hexadecimal digits")?;
@@ -151,15 +151,9 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_an_address() {
-        for good in [
-            "localhost",
-            "a.example:8000",
-            "127.0.0.1:80",
-            "[::1]",
-            "[::1]:8000",
-            "a_b.c:",
-            "x",
-        ] {
+        for good in
+            ["localhost", "a.example:8000", "127.0.0.1:80", "[::1]", "[::1]:8000", "a_b.c:", "x"]
+        {
             assert!(is_authority(good), "{good}");
         }
         for bad in [

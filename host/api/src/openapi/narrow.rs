@@ -3,7 +3,8 @@
 //! answers.
 
 use utoipa::openapi::{
-    Components, Discriminator, KnownFormat, ObjectBuilder, Ref, RefOr, Required, Schema, SchemaFormat,
+    Components, Discriminator, KnownFormat, ObjectBuilder, Ref, RefOr, Required, Schema,
+    SchemaFormat,
     path::{Operation, Parameter, ParameterBuilder, ParameterIn},
     schema::{ArrayItems, Object, Type},
 };
@@ -39,9 +40,7 @@ fn described(parameter: &str) -> (&'static str, &'static str) {
 
 /// Adds the parameters of an operation's path.
 pub(super) fn path(path: &str, operation: &mut Operation) {
-    let names = path
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let parameters = operation.parameters.get_or_insert_default();
     for (place, name) in names.enumerate() {
         let (description, example) = described(name);
@@ -118,13 +117,9 @@ pub(super) fn handlers(components: &mut Components) {
     let kinds = [("component", "Plugin"), ("external", "ExternalType")];
     for (kind, name) in kinds {
         if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name) {
-            let text = ObjectBuilder::new()
-                .schema_type(Type::String)
-                .enum_values(Some([kind]))
-                .build();
-            object
-                .properties
-                .insert("kind".to_owned(), RefOr::T(Schema::Object(text)));
+            let text =
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind])).build();
+            object.properties.insert("kind".to_owned(), RefOr::T(Schema::Object(text)));
             object.required.push("kind".to_owned());
         }
     }

@@ -48,17 +48,15 @@ pub(crate) fn pages<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
         .route("/docs/", get(|| async move { page("", index) }))
-        .route(
-            "/docs/{*file}",
-            get(|Path(file): Path<String>| async move { page(&file, config) }),
-        )
+        .route("/docs/{*file}", get(|Path(file): Path<String>| async move { page(&file, config) }))
 }
 
 fn page(file: &str, config: Arc<Config<'static>>) -> Response {
     let page = match utoipa_swagger_ui::serve(file, config) {
         Ok(Some(page)) => page,
         Ok(None) => {
-            return Problem::new(ProblemKind::NoRoute, "There is no such page under /docs/.").into_response();
+            return Problem::new(ProblemKind::NoRoute, "There is no such page under /docs/.")
+                .into_response();
         }
         Err(error) => {
             tracing::error!(%error, "a page of the documentation could not be made");
@@ -83,8 +81,6 @@ fn page(file: &str, config: Arc<Config<'static>>) -> Response {
         bytes.extend_from_slice(ENTER_KEY.as_bytes());
     }
     let mut response = bytes.into_response();
-    response
-        .headers_mut()
-        .extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
+    response.headers_mut().extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
     response
 }

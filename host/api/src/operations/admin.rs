@@ -68,19 +68,12 @@ pub async fn serve(
     };
     let metrics = services.metrics.clone();
     let router = router(services, &config, shutdown.clone());
-    Server::on(listener, config)?
-        .answer(router, metrics, shutdown)
-        .await
+    Server::on(listener, config)?.answer(router, metrics, shutdown).await
 }
 
 /// The routes, for callers that bring their own server.
 pub fn router(services: AdminServices, config: &ApiConfig, draining: CancellationToken) -> Router {
-    let AdminServices {
-        store,
-        broker,
-        metrics,
-        ready,
-    } = services;
+    let AdminServices { store, broker, metrics, ready } = services;
     let health = Arc::new(HealthChecks {
         store,
         broker,

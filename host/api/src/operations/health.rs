@@ -20,7 +20,8 @@ use crate::{Catalog, Metrics, Readiness, http::answer::json, operations::metrics
 /// A part that does not answer in this time does not work.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: Cow<'static, str> = Cow::Borrowed("ok");
-const AWAY: Cow<'static, str> = Cow::Borrowed("Redis is away; tasks are claimed from the store itself");
+const AWAY: Cow<'static, str> =
+    Cow::Borrowed("Redis is away; tasks are claimed from the store itself");
 
 /// How old what a part said may be when it is repeated to the next who asks. So many probes a
 /// second cost a hung database no more than one does.
@@ -101,10 +102,7 @@ struct Parts {
 
 /// Says that the process answers.
 pub(crate) fn alive() -> Response {
-    let body = Health {
-        status: "ok",
-        version: env!("CARGO_PKG_VERSION"),
-    };
+    let body = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
     json(StatusCode::OK, &body)
 }
 
@@ -115,9 +113,7 @@ impl HealthChecks {
     ///
     /// What store and broker say is asked at most once a second, however many probes there are.
     pub(crate) async fn readiness(self: &Arc<Self>) -> Response {
-        let Parts {
-            store, mode, broker, ..
-        } = self.parts().await;
+        let Parts { store, mode, broker, .. } = self.parts().await;
         let server = match self.ready.check() {
             _ if self.draining.is_cancelled() => "shutting down".into(),
             Ok(()) => OK,
@@ -127,11 +123,7 @@ impl HealthChecks {
             true => (StatusCode::OK, "ready"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
-        let checks = ReadyChecks {
-            store,
-            broker,
-            server,
-        };
+        let checks = ReadyChecks { store, broker, server };
         let mode = mode.as_str();
         json(code, &ReadyView { status, mode, checks })
     }
@@ -148,26 +140,20 @@ impl HealthChecks {
             let this = Arc::clone(self);
             // Of its own: whoever asked may hang up.
             tokio::spawn(async move {
-                let (store, (mode, broker)) = tokio::join!(check("store", this.store.ping()), this.broker());
+                let (store, (mode, broker)) =
+                    tokio::join!(check("store", this.store.ping()), this.broker());
                 let at = Instant::now();
-                let parts = Parts {
-                    at,
-                    store,
-                    mode,
-                    broker,
-                };
+                let parts = Parts { at, store, mode, broker };
                 this.checked.last.send_replace(Some(parts));
                 drop(asking);
             });
         }
-        let wait = if age < STALE {
-            NEW_ANSWER
-        } else {
-            CHECK_TIMEOUT + NEW_ANSWER
-        };
+        let wait = if age < STALE { NEW_ANSWER } else { CHECK_TIMEOUT + NEW_ANSWER };
         let answer = timeout(
             wait,
-            said.wait_for(|parts| parts.as_ref().map(|parts| parts.at) != last.as_ref().map(|last| last.at)),
+            said.wait_for(|parts| {
+                parts.as_ref().map(|parts| parts.at) != last.as_ref().map(|last| last.at)
+            }),
         );
         match answer.await {
             Ok(Ok(parts)) => parts.clone().or(last),
@@ -189,20 +175,15 @@ impl HealthChecks {
             _ => check("broker", self.broker.depth()).await,
         };
         // One that does not answer has nothing to add.
-        let concern = self
-            .broker
-            .concern()
-            .filter(|_| answers == OK || mode == Mode::StoreWhileRedisIsAway);
+        let concern =
+            self.broker.concern().filter(|_| answers == OK || mode == Mode::StoreWhileRedisIsAway);
         (mode, concern.map_or(answers, Cow::from))
     }
 
     /// Everything counted and read, in the Prometheus text format.
     pub(crate) async fn scrape(&self) -> Response {
         let text = self.metrics.render()
-            + &self
-                .readings
-                .render(&*self.store, &*self.broker, self.catalog.as_deref())
-                .await;
+            + &self.readings.render(&*self.store, &*self.broker, self.catalog.as_deref()).await;
         let content_type = "text/plain; version=0.0.4; charset=utf-8";
         ([(header::CONTENT_TYPE, content_type)], text).into_response()
     }

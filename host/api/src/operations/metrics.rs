@@ -21,12 +21,12 @@ const COUNTS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Upper bounds of the buckets of everything in seconds: from a fresh instance (tens of
 /// microseconds) to a long task.
 const SECONDS: [f64; 17] = [
-    0.0001, 0.0003, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.0001, 0.0003, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
 ];
 /// Upper bounds of the buckets of everything else: items, bytes, fuel.
-const SIZES: [f64; 12] = [
-    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 1e6, 1e8, 1e10,
-];
+const SIZES: [f64; 12] =
+    [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 1e6, 1e8, 1e10];
 
 /// The process's metrics. Cheap to clone.
 #[derive(Clone)]
@@ -46,9 +46,7 @@ impl Metrics {
     /// When something else has installed a recorder before.
     pub fn install() -> Result<Self, MetricsError> {
         static INSTALLED: OnceLock<Result<Metrics, MetricsError>> = OnceLock::new();
-        INSTALLED
-            .get_or_init(|| build().map_err(|error| MetricsError(error.to_string())))
-            .clone()
+        INSTALLED.get_or_init(|| build().map_err(|error| MetricsError(error.to_string()))).clone()
     }
 
     /// Sorts the samples gathered so far into their buckets. To be called every few seconds;
@@ -128,10 +126,7 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
         "taskforge_http_unauthorized_total",
         "Requests without the API key, or with a wrong one"
     );
-    metrics::describe_counter!(
-        "taskforge_tasks_enqueued_total",
-        "Tasks committed by this process"
-    );
+    metrics::describe_counter!("taskforge_tasks_enqueued_total", "Tasks committed by this process");
     metrics::describe_counter!(
         "taskforge_broker_errors_total",
         "Hints or signals that the broker did not take"
@@ -146,10 +141,8 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
 /// What cannot be read is left out, and `taskforge_store_up` says so.
 async fn count(store: &dyn Store) -> String {
     let mut text = String::new();
-    let counts = tokio::time::timeout(COUNTS_TIMEOUT, store.counts())
-        .await
-        .ok()
-        .and_then(Result::ok);
+    let counts =
+        tokio::time::timeout(COUNTS_TIMEOUT, store.counts()).await.ok().and_then(Result::ok);
     gauge(
         &mut text,
         "taskforge_store_up",
@@ -164,11 +157,8 @@ async fn count(store: &dyn Store) -> String {
         for (task_type, state, count) in counts.by_type {
             // A task type has no character that would need escaping. Writing to a string cannot
             // fail.
-            writeln!(
-                text,
-                "taskforge_tasks{{type=\"{task_type}\",state=\"{state}\"}} {count}"
-            )
-            .ok();
+            writeln!(text, "taskforge_tasks{{type=\"{task_type}\",state=\"{state}\"}} {count}")
+                .ok();
         }
     }
     text
@@ -176,23 +166,11 @@ async fn count(store: &dyn Store) -> String {
 
 /// What cannot be read is left out, and `taskforge_broker_up` says so.
 async fn queue(text: &mut String, broker: &dyn Broker) {
-    let depth = tokio::time::timeout(COUNTS_TIMEOUT, broker.depth())
-        .await
-        .ok()
-        .and_then(Result::ok);
-    gauge(
-        text,
-        "taskforge_broker_up",
-        "Whether the broker answers",
-        u64::from(depth.is_some()),
-    );
+    let depth =
+        tokio::time::timeout(COUNTS_TIMEOUT, broker.depth()).await.ok().and_then(Result::ok);
+    gauge(text, "taskforge_broker_up", "Whether the broker answers", u64::from(depth.is_some()));
     if let Some(depth) = depth {
-        gauge(
-            text,
-            "taskforge_queue_depth",
-            "Hints in the broker's queue",
-            depth,
-        );
+        gauge(text, "taskforge_queue_depth", "Hints in the broker's queue", depth);
     }
     text.push_str("# HELP taskforge_broker_mode Where hints come from: 1 for the mode that is on\n# TYPE taskforge_broker_mode gauge\n");
     let on = broker.mode();

@@ -68,13 +68,12 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
             the running one or lacks a grant of it (it is stored all the same)"),
     ),
 )]
-pub(crate) async fn push(State(app): State<App>, By(by): By, upload: Upload) -> Result<Response, Problem> {
-    let Upload {
-        component,
-        with,
-        parameters,
-        permit,
-    } = upload;
+pub(crate) async fn push(
+    State(app): State<App>,
+    By(by): By,
+    upload: Upload,
+) -> Result<Response, Problem> {
+    let Upload { component, with, parameters, permit } = upload;
     let asked = Asked::read(parameters)?;
     let push = Push {
         owner: asked.owner,
@@ -98,18 +97,9 @@ pub(crate) async fn push(State(app): State<App>, By(by): By, upload: Upload) -> 
     } else {
         app.offer().await;
     }
-    let status = if pushed.is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    let note = pushed
-        .settings_from
-        .note(&plugin.name, &pushed.version.info.version);
-    Ok(json(
-        status,
-        &VersionView::new(&plugin, &pushed.version, registry).with_settings_note(note),
-    ))
+    let status = if pushed.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let note = pushed.settings_from.note(&plugin.name, &pushed.version.info.version);
+    Ok(json(status, &VersionView::new(&plugin, &pushed.version, registry).with_settings_note(note)))
 }
 
 /// What the query asks for.
@@ -153,17 +143,21 @@ fn manifest(
     summary: Option<String>,
 ) -> Result<Option<Manifest>, Problem> {
     match (whole, name, version) {
-        (Some(_), Some(_), _) => Err(Problem::parameter("name", "is in the manifest; give one of them")),
-        (Some(_), _, Some(_)) => Err(Problem::parameter(
-            "version",
-            "is in the manifest; give one of them",
-        )),
-        (None, Some(_), None) => Err(Problem::parameter("version", "must be given together with name")),
-        (None, None, Some(_)) => Err(Problem::parameter("name", "must be given together with version")),
-        (Some(_), ..) | (None, None, None) if summary.is_some() => Err(Problem::parameter(
-            "summary",
-            "must be given together with name and version",
-        )),
+        (Some(_), Some(_), _) => {
+            Err(Problem::parameter("name", "is in the manifest; give one of them"))
+        }
+        (Some(_), _, Some(_)) => {
+            Err(Problem::parameter("version", "is in the manifest; give one of them"))
+        }
+        (None, Some(_), None) => {
+            Err(Problem::parameter("version", "must be given together with name"))
+        }
+        (None, None, Some(_)) => {
+            Err(Problem::parameter("name", "must be given together with version"))
+        }
+        (Some(_), ..) | (None, None, None) if summary.is_some() => {
+            Err(Problem::parameter("summary", "must be given together with name and version"))
+        }
         (whole, None, None) => Ok(whole),
         (None, Some(name), Some(version)) => {
             let manifest = Manifest::new(name, version, summary.unwrap_or_default());

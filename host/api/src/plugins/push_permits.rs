@@ -30,10 +30,7 @@ pub(crate) struct SendPermit {
 
 impl Default for PushPermits {
     fn default() -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(AT_ONCE)),
-            of_client: Mutex::default(),
-        }
+        Self { all: Arc::new(Semaphore::new(AT_ONCE)), of_client: Mutex::default() }
     }
 }
 
@@ -44,10 +41,7 @@ impl PushPermits {
         // Neither is ever closed.
         let share = self.share(client).acquire_owned().await.ok()?;
         let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(SendPermit {
-            permit,
-            _share: share,
-        })
+        Some(SendPermit { permit, _share: share })
     }
 
     fn share(&self, client: Option<Client>) -> Arc<Semaphore> {

@@ -58,9 +58,8 @@ pub(crate) async fn advice(
     PathParam(name): PathParam<TaskType>,
     mut params: Params,
 ) -> Result<Response, Problem> {
-    let version = params.one("version", |text| {
-        text.parse::<VersionNumber>().map_err(|error| error.to_string())
-    })?;
+    let version = params
+        .one("version", |text| text.parse::<VersionNumber>().map_err(|error| error.to_string()))?;
     params.end("version")?;
     let advice = {
         let version = version.as_ref().map(VersionNumber::as_str);

@@ -99,9 +99,7 @@ pub(crate) async fn activate(
 ) -> Result<Response, Problem> {
     let force = force(body.force, body.allow_downgrade);
     let registry = &app.services.registry;
-    let plugin = registry
-        .activate(&name, body.version.as_str(), force, &by)
-        .await?;
+    let plugin = registry.activate(&name, body.version.as_str(), force, &by).await?;
     shown(&app, tenant, &plugin).await
 }
 
@@ -153,9 +151,8 @@ pub(crate) async fn start_canary(
     let guard = body.guard.unwrap_or_default();
     let force = force(body.force, body.allow_downgrade);
     let registry = &app.services.registry;
-    let plugin = registry
-        .canary(&name, body.version.as_str(), body.percent, guard, force, &by)
-        .await?;
+    let plugin =
+        registry.canary(&name, body.version.as_str(), body.percent, guard, force, &by).await?;
     shown(&app, tenant, &plugin).await
 }
 
@@ -250,19 +247,17 @@ pub(crate) async fn retire(
 }
 
 fn force(breaking: Option<bool>, downgrade: Option<bool>) -> Force {
-    Force {
-        breaking: breaking.unwrap_or_default(),
-        downgrade: downgrade.unwrap_or_default(),
-    }
+    Force { breaking: breaking.unwrap_or_default(), downgrade: downgrade.unwrap_or_default() }
 }
 
 /// Offers what was changed, and shows it.
-async fn shown(app: &App, tenant: TenantId, plugin: &RegisteredPlugin) -> Result<Response, Problem> {
+async fn shown(
+    app: &App,
+    tenant: TenantId,
+    plugin: &RegisteredPlugin,
+) -> Result<Response, Problem> {
     app.offer().await;
     let versions = app.services.registry.versions(&plugin.name).await?;
     let queueing = app.queueing(tenant).await?;
-    Ok(json(
-        StatusCode::OK,
-        &RolloutView::new(plugin, &versions, &queueing),
-    ))
+    Ok(json(StatusCode::OK, &RolloutView::new(plugin, &versions, &queueing)))
 }

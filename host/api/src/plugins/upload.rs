@@ -35,10 +35,7 @@ const FRAME: usize = 64 << 10;
 /// A component and what comes with it.
 #[derive(ToSchema)]
 #[schema(as = PushForm)]
-#[expect(
-    dead_code,
-    reason = "describes the form for OpenAPI; `Upload` reads it part by part"
-)]
+#[expect(dead_code, reason = "describes the form for OpenAPI; `Upload` reads it part by part")]
 pub(crate) struct PushForm {
     /// The component.
     #[schema(value_type = String, format = Binary)]
@@ -82,11 +79,7 @@ impl FromRequest<App> for Upload {
         plain(&head.headers)?;
         let boundary = boundary(&head.headers)?;
         let client = head.extensions.get::<Peer>().map(|peer| peer.client);
-        let permit = app
-            .push_permits
-            .take(client)
-            .await
-            .ok_or_else(Problem::internal)?;
+        let permit = app.push_permits.take(client).await.ok_or_else(Problem::internal)?;
         let pace = Pace::new(&app.config, app.config.component_timeout);
         let limit = app.config.component_limit;
         let (component, with) = match boundary {
@@ -99,42 +92,40 @@ impl FromRequest<App> for Upload {
                 form(Incoming::new(&head.headers, body, all, pace)?, boundary, limit).await?
             }
         };
-        Ok(Self {
-            component,
-            with,
-            parameters,
-            permit: permit.received(),
-        })
+        Ok(Self { component, with, parameters, permit: permit.received() })
     }
 }
 
 /// What separates the parts of a form. `None`: it is a component alone.
 fn boundary(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let declared = headers.get(header::CONTENT_TYPE);
-    let declared = declared
-        .and_then(|declared| declared.to_str().ok())
-        .unwrap_or_default();
+    let declared = declared.and_then(|declared| declared.to_str().ok()).unwrap_or_default();
     if declared.eq_ignore_ascii_case("application/wasm") {
         return Ok(None);
     }
     multer::parse_boundary(declared).map(Some).map_err(|error| {
         let detail = match error {
-            multer::Error::NoBoundary => "The Content-Type multipart/form-data must say its boundary.",
+            multer::Error::NoBoundary => {
+                "The Content-Type multipart/form-data must say its boundary."
+            }
             _ => "The request must say Content-Type: application/wasm, or multipart/form-data.",
         };
         Problem::new(ProblemKind::UnsupportedMediaType, detail)
     })
 }
 
-async fn form(incoming: Incoming, boundary: String, limit: usize) -> Result<(Bytes, With), Problem> {
+async fn form(
+    incoming: Incoming,
+    boundary: String,
+    limit: usize,
+) -> Result<(Bytes, With), Problem> {
     let pieces = stream::try_unfold(incoming, |mut incoming| async move {
         let piece = incoming.piece().await?;
         Ok::<_, Problem>(piece.map(|piece| (piece, incoming)))
     });
-    let sizes = SizeLimit::new()
-        .per_field(SMALL_PART as u64)
-        .for_field("component", limit as u64);
-    let mut parts = Multipart::with_constraints(pieces, boundary, Constraints::new().size_limit(sizes));
+    let sizes = SizeLimit::new().per_field(SMALL_PART as u64).for_field("component", limit as u64);
+    let mut parts =
+        Multipart::with_constraints(pieces, boundary, Constraints::new().size_limit(sizes));
     let (mut component, mut with) = (None, With::default());
     while let Some(part) = parts.next_field().await.map_err(broken)? {
         let name = part.name().unwrap_or_default().to_owned();
@@ -145,10 +136,7 @@ async fn form(incoming: Incoming, boundary: String, limit: usize) -> Result<(Byt
             "signature" => once(&name, &mut with.signature, envelope(&name, part).await?)?,
             _ => {
                 let known = SMALL_PARTS.join(", ");
-                return Err(wrong(
-                    &name,
-                    format!("is not a part; known are component, {known}"),
-                ));
+                return Err(wrong(&name, format!("is not a part; known are component, {known}")));
             }
         }
     }
@@ -197,9 +185,8 @@ fn broken(error: multer::Error) -> Problem {
             Problem::new(ProblemKind::BodyTooLarge, format!("The part {name} {detail}."))
                 .with_errors(vec![error])
         }
-        error => Problem::new(
-            ProblemKind::MalformedBody,
-            format!("The form cannot be read: {error}."),
-        ),
+        error => {
+            Problem::new(ProblemKind::MalformedBody, format!("The form cannot be read: {error}."))
+        }
     }
 }

@@ -53,10 +53,8 @@ pub(crate) async fn list(
     let registry = &app.services.registry;
     let plugin = registry.plugin(&name).await?;
     let versions = registry.versions(&name).await?;
-    let versions = versions
-        .iter()
-        .map(|version| VersionView::new(&plugin, version, registry))
-        .collect();
+    let versions =
+        versions.iter().map(|version| VersionView::new(&plugin, version, registry)).collect();
     Ok(json(StatusCode::OK, &VersionList { versions }))
 }
 
@@ -119,12 +117,10 @@ pub(crate) async fn set_settings(
     By(by): By,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let settings = strict(raw(&body)?.get(), "").map_err(|error| Problem::validation(vec![error]))?;
-    let version = app
-        .services
-        .registry
-        .set_settings(&name, version.as_str(), settings, &by)
-        .await?;
+    let settings =
+        strict(raw(&body)?.get(), "").map_err(|error| Problem::validation(vec![error]))?;
+    let version =
+        app.services.registry.set_settings(&name, version.as_str(), settings, &by).await?;
     app.offer().await;
     shown(&app, &name, &version).await
 }
@@ -154,9 +150,7 @@ pub(crate) async fn set_signature(
         return Err(Problem::validation(vec![FieldError::at("", reason)]));
     }
     let registry = &app.services.registry;
-    let version = registry
-        .attach_signature(&name, version.as_str(), text.as_bytes(), &by)
-        .await?;
+    let version = registry.attach_signature(&name, version.as_str(), text.as_bytes(), &by).await?;
     shown(&app, &name, &version).await
 }
 
@@ -178,19 +172,12 @@ pub(crate) async fn prune(
     JsonObject(body): JsonObject<PruneBody>,
 ) -> Result<Response, Problem> {
     let dry_run = body.dry_run.unwrap_or_default();
-    let pruned = app
-        .services
-        .registry
-        .prune(&name, body.keep, dry_run, &by)
-        .await?;
+    let pruned = app.services.registry.prune(&name, body.keep, dry_run, &by).await?;
     Ok(json(StatusCode::OK, &PrunedView::from(pruned)))
 }
 
 async fn shown(app: &App, name: &TaskType, version: &PluginVersion) -> Result<Response, Problem> {
     let registry = &app.services.registry;
     let plugin = registry.plugin(name).await?;
-    Ok(json(
-        StatusCode::OK,
-        &VersionView::new(&plugin, version, registry),
-    ))
+    Ok(json(StatusCode::OK, &VersionView::new(&plugin, version, registry)))
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use taskforge_domain::{
-    CanaryGuard, Digest, Grants, Json, Limits, PluginEvent, PluginEventKind, PluginInfo, PluginVersion,
-    QueuePolicy, RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp, VersionId, VersionState,
+    CanaryGuard, Digest, Grants, Json, Limits, PluginEvent, PluginEventKind, PluginInfo,
+    PluginVersion, QueuePolicy, RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp,
+    VersionId, VersionState,
 };
 use taskforge_registry::{Pruned, Registry, Reviewed, SecretInfo, Statement, signature};
 use utoipa::ToSchema;
@@ -132,18 +133,11 @@ impl<'a> PluginView<'a> {
         queueing: &Queueing,
     ) -> Self {
         let rollout = RolloutView::new(plugin, versions, queueing);
-        let stable = versions
-            .iter()
-            .find(|version| Some(version.id) == plugin.rollout.stable);
+        let stable = versions.iter().find(|version| Some(version.id) == plugin.rollout.stable);
         Self {
             canary: rollout.canary.as_ref().map(|canary| canary.version),
             rollout: Some(rollout),
-            ..Self::new(
-                &plugin.name,
-                stable.map(|version| &version.info),
-                Some(plugin),
-                queueing,
-            )
+            ..Self::new(&plugin.name, stable.map(|version| &version.info), Some(plugin), queueing)
         }
     }
 }
@@ -250,7 +244,11 @@ pub(crate) struct VersionView<'a> {
 }
 
 impl<'a> VersionView<'a> {
-    pub(crate) fn new(plugin: &'a RegisteredPlugin, version: &'a PluginVersion, registry: &Registry) -> Self {
+    pub(crate) fn new(
+        plugin: &'a RegisteredPlugin,
+        version: &'a PluginVersion,
+        registry: &Registry,
+    ) -> Self {
         let (state, reason) = match &version.state {
             VersionState::Available => ("available", None),
             VersionState::RolledBack { reason } => ("rolled_back", Some(reason.as_str())),
@@ -281,10 +279,7 @@ impl<'a> VersionView<'a> {
 
     /// The same with what there is to know of its settings.
     pub(crate) fn with_settings_note(self, note: Option<String>) -> Self {
-        Self {
-            settings_note: note,
-            ..self
-        }
+        Self { settings_note: note, ..self }
     }
 }
 
@@ -309,12 +304,9 @@ impl SignatureView {
         let text = version.signature.as_deref()?;
         Some(match registry.vouched(plugin, version) {
             Ok(vouched) => {
-                let (keys, statement) = vouched.map(|vouched| (vouched.keys, vouched.statement)).unzip();
-                Self {
-                    keys: keys.unwrap_or_default(),
-                    problem: None,
-                    statement,
-                }
+                let (keys, statement) =
+                    vouched.map(|vouched| (vouched.keys, vouched.statement)).unzip();
+                Self { keys: keys.unwrap_or_default(), problem: None, statement }
             }
             Err(error) => Self {
                 keys: Vec::new(),
@@ -354,10 +346,7 @@ impl From<Pruned> for PrunedView {
             digest: version.digest,
             size: version.size,
         });
-        Self {
-            versions: versions.collect(),
-            components: pruned.components,
-        }
+        Self { versions: versions.collect(), components: pruned.components }
     }
 }
 
@@ -478,19 +467,7 @@ pub(crate) struct EventView {
 
 impl From<PluginEvent> for EventView {
     fn from(event: PluginEvent) -> Self {
-        let PluginEvent {
-            at,
-            kind,
-            version,
-            by,
-            detail,
-        } = event;
-        Self {
-            at,
-            kind,
-            version,
-            by,
-            detail,
-        }
+        let PluginEvent { at, kind, version, by, detail } = event;
+        Self { at, kind, version, by, detail }
     }
 }

@@ -34,10 +34,7 @@ impl CompletionWaiters {
         let stop = CancellationToken::new();
         let subscriber = wake(broker.subscribe(), Arc::clone(&waiting));
         tokio::spawn(stop.clone().run_until_cancelled_owned(subscriber));
-        Self {
-            waiting,
-            _subscriber: stop.drop_guard(),
-        }
+        Self { waiting, _subscriber: stop.drop_guard() }
     }
 
     /// Registers an interest in a task.
@@ -45,11 +42,7 @@ impl CompletionWaiters {
         let mut waiting = self.waiting.lock();
         let (count, notify) = waiting.entry(id).or_default();
         *count += 1;
-        Watch {
-            id,
-            notify: Arc::clone(notify),
-            waiting: Arc::clone(&self.waiting),
-        }
+        Watch { id, notify: Arc::clone(notify), waiting: Arc::clone(&self.waiting) }
     }
 }
 
@@ -121,12 +114,11 @@ mod tests {
         let broker = LocalBroker::new();
         let waiters = CompletionWaiters::subscribe(&broker);
         let (id, other) = (TaskId::generate(), TaskId::generate());
-        let (first, second, stranger) = (waiters.watch(id), waiters.watch(id), waiters.watch(other));
-        let (woken, also_woken, asleep) = (first.finished(), second.finished(), stranger.finished());
-        broker
-            .publish(&[Signal::Cancel(other), Signal::Finished(id)])
-            .await
-            .unwrap();
+        let (first, second, stranger) =
+            (waiters.watch(id), waiters.watch(id), waiters.watch(other));
+        let (woken, also_woken, asleep) =
+            (first.finished(), second.finished(), stranger.finished());
+        broker.publish(&[Signal::Cancel(other), Signal::Finished(id)]).await.unwrap();
         tokio::time::timeout(WOKEN_WITHIN, async { tokio::join!(woken, also_woken) })
             .await
             .expect("both wake");
@@ -140,13 +132,10 @@ mod tests {
         let watch = waiters.watch(TaskId::generate());
         let woken = watch.finished();
         // Far more than any subscription holds, in one go, so the listener cannot keep up.
-        let flood: Vec<Signal> = (0..200_000)
-            .map(|_| Signal::Finished(TaskId::generate()))
-            .collect();
+        let flood: Vec<Signal> =
+            (0..200_000).map(|_| Signal::Finished(TaskId::generate())).collect();
         broker.publish(&flood).await.unwrap();
-        tokio::time::timeout(WOKEN_WITHIN, woken)
-            .await
-            .expect("it wakes to look for itself");
+        tokio::time::timeout(WOKEN_WITHIN, woken).await.expect("it wakes to look for itself");
     }
 
     #[tokio::test]

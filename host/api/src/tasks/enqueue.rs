@@ -42,9 +42,7 @@ impl Enqueuer {
         let commit = tokio::spawn(async move {
             store.enqueue(&tasks).await?;
             metrics::counter!("taskforge_tasks_enqueued_total").increment(tasks.len() as u64);
-            let hints = tasks
-                .into_iter()
-                .filter(|task| task.first_state() == TaskState::Pending);
+            let hints = tasks.into_iter().filter(|task| task.first_state() == TaskState::Pending);
             leave(&committed, hints.map(hint).collect());
             Ok(())
         });
@@ -66,11 +64,7 @@ fn leave(committed: &mpsc::Sender<Hint>, hints: Vec<Hint>) {
 fn hint(task: NewTask) -> Hint {
     Hint {
         id: task.id,
-        lane: Lane {
-            tenant: task.tenant,
-            task_type: task.task_type,
-            priority: task.priority,
-        },
+        lane: Lane { tenant: task.tenant, task_type: task.task_type, priority: task.priority },
     }
 }
 
@@ -88,10 +82,7 @@ pub(crate) fn hint_of(task: &Task) -> Hint {
 
 /// The hints of tasks that wait again.
 pub(crate) fn hints_of(tasks: &[LanedTask]) -> Vec<Hint> {
-    let hint = |task: &LanedTask| Hint {
-        id: task.id,
-        lane: task.lane.clone(),
-    };
+    let hint = |task: &LanedTask| Hint { id: task.id, lane: task.lane.clone() };
     tasks.iter().map(hint).collect()
 }
 
@@ -150,12 +141,7 @@ mod tests {
     fn hints(count: usize) -> Vec<Hint> {
         let task = || {
             let (kind, input) = (TaskType::new("x").unwrap(), Json::from(serde_json::json!(1)));
-            hint(NewTask::new(
-                TenantId::default(),
-                kind,
-                input,
-                Timestamp::UNIX_EPOCH,
-            ))
+            hint(NewTask::new(TenantId::default(), kind, input, Timestamp::UNIX_EPOCH))
         };
         std::iter::repeat_with(task).take(count).collect()
     }

@@ -69,17 +69,12 @@ pub(crate) enum LineKind {
 /// The lines, oldest first.
 pub(crate) fn lines(history: &History) -> Vec<LogView> {
     let task = &history.task;
-    let mut lines = Lines {
-        task: task.id,
-        lines: Vec::new(),
-    };
+    let mut lines = Lines { task: task.id, lines: Vec::new() };
     lines.accepted(task);
     for (index, attempt) in history.attempts.iter().enumerate() {
         lines.attempt(attempt);
-        if let Some(next) = history
-            .attempts
-            .get(index + 1)
-            .filter(|next| next.number == attempt.number + 1)
+        if let Some(next) =
+            history.attempts.get(index + 1).filter(|next| next.number == attempt.number + 1)
         {
             lines.waited(attempt, next);
         }
@@ -138,17 +133,12 @@ impl Lines {
             "attempt {} picked up by worker {}, plugin version {}",
             attempt.number, attempt.worker, attempt.plugin_version
         );
-        self.add(
-            attempt.started_at,
-            LogLevel::Info,
-            LineKind::Started,
-            number,
-            message,
-        );
+        self.add(attempt.started_at, LogLevel::Info, LineKind::Started, number, message);
         for line in &attempt.logs {
             self.add(line.at, line.level, LineKind::Log, number, line.message.clone());
         }
-        let time = humantime::format_duration(std::time::Duration::from_micros(attempt.usage.wall_micros));
+        let time =
+            humantime::format_duration(std::time::Duration::from_micros(attempt.usage.wall_micros));
         let (level, event, ended) = match &attempt.outcome {
             Outcome::Completed(_) => (LogLevel::Info, LineKind::Completed, "completed".to_owned()),
             Outcome::Failed(failure) => (
@@ -174,12 +164,10 @@ impl Lines {
     fn waited(&mut self, attempt: &Attempt, next: &Attempt) {
         let waited = next.started_at.duration_since(attempt.finished_at).unsigned_abs();
         // Whole milliseconds read better and are all that anyone asks.
-        let waited = std::time::Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-        let message = format!(
-            "waited {} for attempt {}",
-            humantime::format_duration(waited),
-            next.number
-        );
+        let waited =
+            std::time::Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        let message =
+            format!("waited {} for attempt {}", humantime::format_duration(waited), next.number);
         self.add(
             attempt.finished_at,
             LogLevel::Info,
@@ -192,12 +180,12 @@ impl Lines {
     fn event(&mut self, event: &Event) {
         let (level, kind, what) = match event.kind {
             EventKind::Cancelled => (LogLevel::Warn, LineKind::Cancelled, "cancelled"),
-            EventKind::Requeued => (
-                LogLevel::Info,
-                LineKind::Requeued,
-                "queued again, with fresh attempts",
-            ),
-            EventKind::Lapsed => (LogLevel::Error, LineKind::Lapsed, "the worker stopped answering"),
+            EventKind::Requeued => {
+                (LogLevel::Info, LineKind::Requeued, "queued again, with fresh attempts")
+            }
+            EventKind::Lapsed => {
+                (LogLevel::Error, LineKind::Lapsed, "the worker stopped answering")
+            }
             EventKind::HandedBack => (
                 LogLevel::Info,
                 LineKind::HandedBack,
@@ -218,10 +206,8 @@ impl Lines {
         let number = Some(task.attempt).filter(|number| *number > 0);
         match (task.state, task.started_at) {
             (TaskState::Running, Some(at)) => {
-                let by = task
-                    .worker
-                    .map(|worker| format!(" by worker {worker}"))
-                    .unwrap_or_default();
+                let by =
+                    task.worker.map(|worker| format!(" by worker {worker}")).unwrap_or_default();
                 let message = format!("attempt {} picked up{by}", task.attempt);
                 self.add(at, LogLevel::Info, LineKind::Started, number, message);
                 for line in &history.log {
@@ -263,23 +249,14 @@ impl Lines {
 }
 
 fn used(usage: &Usage) -> String {
-    let mut text = format!(
-        "{} fuel and {} of memory",
-        usage.fuel,
-        ByteSize::b(usage.peak_memory)
-    );
+    let mut text = format!("{} fuel and {} of memory", usage.fuel, ByteSize::b(usage.peak_memory));
     // Writing to a string cannot fail.
     if usage.host_calls > 0 {
         write!(text, ", {} host calls", usage.host_calls).ok();
     }
     if usage.http_requests > 0 {
-        write!(
-            text,
-            ", {} HTTP requests ({})",
-            usage.http_requests,
-            ByteSize::b(usage.http_bytes)
-        )
-        .ok();
+        write!(text, ", {} HTTP requests ({})", usage.http_requests, ByteSize::b(usage.http_bytes))
+            .ok();
     }
     text
 }

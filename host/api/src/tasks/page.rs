@@ -37,10 +37,7 @@ pub(crate) async fn answer(
         more &= with_prefix == tasks.len();
         tasks.truncate(with_prefix);
     }
-    let next_cursor = tasks
-        .last()
-        .filter(|_| more)
-        .map(|last| write_cursor(Cursor(last.id)));
+    let next_cursor = tasks.last().filter(|_| more).map(|last| write_cursor(Cursor(last.id)));
     let tasks = tasks.iter().map(TaskView::from).collect();
     Ok(json(StatusCode::OK, &TaskList { tasks, next_cursor }))
 }
@@ -61,11 +58,7 @@ async fn page(
         // One more than wanted tells whether there is a next page.
         let wanted = limit + 1 - u32::try_from(tasks.len()).unwrap_or(limit);
         let asked = wanted.min(read);
-        let piece = app
-            .services
-            .store
-            .tasks(tenant, filter, Page { after, limit: asked })
-            .await?;
+        let piece = app.services.store.tasks(tenant, filter, Page { after, limit: asked }).await?;
         let complete = piece.len() < asked as usize;
         bytes += piece.iter().map(weight).sum::<usize>();
         after = piece.last().map(|task| Cursor(task.id)).or(after);
@@ -104,16 +97,13 @@ impl IdPrefix {
         let digits = text.replace('-', "");
         let is_prefix =
             (1..=32).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let filled =
-            |with: &str| uuid::Uuid::try_parse(&format!("{digits}{}", with.repeat(32 - digits.len())));
-        match is_prefix
-            .then(|| filled("0").ok().zip(filled("f").ok()))
-            .flatten()
-        {
-            Some((first, last)) => Ok(Self {
-                first: TaskId::from_uuid(first),
-                last: TaskId::from_uuid(last),
-            }),
+        let filled = |with: &str| {
+            uuid::Uuid::try_parse(&format!("{digits}{}", with.repeat(32 - digits.len())))
+        };
+        match is_prefix.then(|| filled("0").ok().zip(filled("f").ok())).flatten() {
+            Some((first, last)) => {
+                Ok(Self { first: TaskId::from_uuid(first), last: TaskId::from_uuid(last) })
+            }
             None => Err("must be the beginning of an id: 1 to 32 hexadecimal digits".to_owned()),
         }
     }

@@ -6,7 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
-use taskforge_domain::{Json, NewTask, Priority, RetryPolicy, TaskId, TaskType, TenantId, Timestamp};
+use taskforge_domain::{
+    Json, NewTask, Priority, RetryPolicy, TaskId, TaskType, TenantId, Timestamp,
+};
 use taskforge_schema::MAX_ERRORS;
 
 use crate::{
@@ -114,9 +116,7 @@ impl Submitter {
                 Ok(items) => Ok(items),
             },
         };
-        let items = items
-            .map_err(|detail| errors.push(FieldError::at("/tasks", detail)))
-            .ok()?;
+        let items = items.map_err(|detail| errors.push(FieldError::at("/tasks", detail))).ok()?;
         let mut tasks = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             tasks.extend(self.task(item, &format!("/tasks/{index}"), errors));
@@ -141,12 +141,7 @@ impl Submitter {
             errors.insert(before, error);
         });
         let task_type = task_type.ok();
-        let input = input(
-            &body,
-            task_type.as_ref().map(|(_, entry)| *entry),
-            pointer,
-            errors,
-        );
+        let input = input(&body, task_type.as_ref().map(|(_, entry)| *entry), pointer, errors);
         let retry = retry_policy(&body, pointer, errors);
         let run_at = self.run_at(&body, pointer, errors);
         Some(NewTask {
@@ -183,8 +178,7 @@ impl Submitter {
             let detail = "cannot be given together with run_at";
             errors.push(FieldError::at(format!("{pointer}/delay"), detail));
         }
-        body.run_at
-            .or_else(|| body.delay.map(|delay| later(self.now, delay)))
+        body.run_at.or_else(|| body.delay.map(|delay| later(self.now, delay)))
     }
 }
 
@@ -198,14 +192,8 @@ fn input(
     pointer: &str,
     errors: &mut Vec<FieldError>,
 ) -> Option<Json> {
-    let names = [
-        ("input", body.input),
-        ("input_data", body.input_data),
-        ("payload", body.payload),
-    ];
-    let mut given = names
-        .into_iter()
-        .filter_map(|(name, raw)| Some((name, raw?.get())));
+    let names = [("input", body.input), ("input_data", body.input_data), ("payload", body.payload)];
+    let mut given = names.into_iter().filter_map(|(name, raw)| Some((name, raw?.get())));
     let (name, text) = given.next().unwrap_or(("input", "{}"));
     if let Some((other, _)) = given.next() {
         let detail = format!("is another name for {name}, which is given too; give one of them");
@@ -227,7 +215,11 @@ fn input(
         .ok()
 }
 
-fn retry_policy(body: &NewTaskBody<'_>, pointer: &str, errors: &mut Vec<FieldError>) -> RetryPolicy {
+fn retry_policy(
+    body: &NewTaskBody<'_>,
+    pointer: &str,
+    errors: &mut Vec<FieldError>,
+) -> RetryPolicy {
     let default = RetryPolicy::default();
     let (base, cap) = (body.retry_base, body.retry_cap);
     let policy = RetryPolicy {

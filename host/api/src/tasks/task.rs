@@ -67,12 +67,7 @@ async fn ended(
     loop {
         // Listens from here on, so an end between this read and the wait below is not missed.
         let finished = watch.finished();
-        let task = app
-            .services
-            .store
-            .task(tenant, id)
-            .await?
-            .ok_or_else(|| unknown(id))?;
+        let task = app.services.store.task(tenant, id).await?.ok_or_else(|| unknown(id))?;
         let now = Instant::now();
         let is_over = now >= deadline || app.draining.is_cancelled() || gone.is_cancelled();
         if task.state.is_terminal() || is_over {
@@ -106,12 +101,7 @@ pub(crate) async fn logs(
     PathParam(id): PathParam<TaskId>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let history = app
-        .services
-        .store
-        .story(&tenant, id)
-        .await?
-        .ok_or_else(|| unknown(id))?;
+    let history = app.services.store.story(&tenant, id).await?.ok_or_else(|| unknown(id))?;
     Ok(json(StatusCode::OK, &history::lines(&history)))
 }
 
@@ -138,7 +128,8 @@ pub(crate) async fn cancel(
             task
         }
         CancelOutcome::WasRunning(task) => {
-            enqueue::publish(&*app.services.broker, &[Signal::Cancel(id), Signal::Finished(id)]).await;
+            enqueue::publish(&*app.services.broker, &[Signal::Cancel(id), Signal::Finished(id)])
+                .await;
             task
         }
         CancelOutcome::AlreadyFinished(task) if task.state == TaskState::Cancelled => task,
@@ -179,8 +170,5 @@ pub(crate) async fn retry(
 }
 
 fn conflict(task: &Task, rule: &str) -> Problem {
-    Problem::new(
-        ProblemKind::StateConflict,
-        format!("Task {} is {}; {rule}.", task.id, task.state),
-    )
+    Problem::new(ProblemKind::StateConflict, format!("Task {} is {}; {rule}.", task.id, task.state))
 }

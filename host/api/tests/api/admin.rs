@@ -39,29 +39,13 @@ async fn a_process_without_a_door_has_probes_and_metrics_and_nothing_else() {
     ] {
         assert!(metrics.text().contains(line), "{line}");
     }
-    for path in [
-        "/",
-        "/tasks",
-        &format!("/tasks/{id}"),
-        "/docs/",
-        "/openapi.json",
-        "/queues",
-    ] {
+    for path in ["/", "/tasks", &format!("/tasks/{id}"), "/docs/", "/openapi.json", "/queues"] {
         api.get(path).await.problem(404, "no-route");
     }
-    api.post_text("/readyz", "")
-        .await
-        .problem(405, "method-not-allowed");
+    api.post_text("/readyz", "").await.problem(405, "method-not-allowed");
     is_draining.store(true, Ordering::SeqCst);
     let ready = api.get("/readyz").await;
-    assert_eq!(
-        (ready.status, &ready.json()["checks"]["server"]),
-        (503, &"draining".into())
-    );
+    assert_eq!((ready.status, &ready.json()["checks"]["server"]), (503, &"draining".into()));
     shutdown.cancel();
-    tokio::time::timeout(PATIENCE, serving)
-        .await
-        .expect("it ends")
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(PATIENCE, serving).await.expect("it ends").unwrap().unwrap();
 }

@@ -7,9 +7,8 @@ use crate::harness::{Api, PATIENCE};
 #[tokio::test]
 async fn ten_thousand_tasks_are_accepted_together() {
     let api = Api::start().await;
-    let tasks: Vec<Value> = (0..10_000)
-        .map(|n| json!({"task_type": "fibonacci", "input": {"n": n}}))
-        .collect();
+    let tasks: Vec<Value> =
+        (0..10_000).map(|n| json!({"task_type": "fibonacci", "input": {"n": n}})).collect();
     let answer = api.post("/tasks/batch", &json!({"tasks": tasks})).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     let ids = answer.json()["ids"].as_array().unwrap().clone();
@@ -18,45 +17,29 @@ async fn ten_thousand_tasks_are_accepted_together() {
         ids.is_sorted_by_key(|id| id.as_str().unwrap().to_owned()),
         "in the order of the tasks"
     );
-    let last = api
-        .get(&format!("/tasks/{}", ids[9_999].as_str().unwrap()))
-        .await
-        .json();
+    let last = api.get(&format!("/tasks/{}", ids[9_999].as_str().unwrap())).await.json();
     assert_eq!(last["input"]["n"], 9_999);
-    let counted: u64 = api
-        .store
-        .counts()
-        .await
-        .unwrap()
-        .by_type
-        .iter()
-        .map(|(_, _, count)| count)
-        .sum();
+    let counted: u64 =
+        api.store.counts().await.unwrap().by_type.iter().map(|(_, _, count)| count).sum();
     assert_eq!(counted, 10_000);
     let hinted = async {
         while api.broker.depth().await.unwrap() < 10_000 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, hinted)
-        .await
-        .expect("every task is hinted");
+    tokio::time::timeout(PATIENCE, hinted).await.expect("every task is hinted");
 }
 
 #[tokio::test]
 async fn one_wrong_task_keeps_out_all_and_is_named_by_its_index() {
     let api = Api::start().await;
-    let mut tasks: Vec<Value> = (0..100)
-        .map(|n| json!({"task_type": "fibonacci", "input": {"n": n}}))
-        .collect();
+    let mut tasks: Vec<Value> =
+        (0..100).map(|n| json!({"task_type": "fibonacci", "input": {"n": n}})).collect();
     tasks[17]["input"]["n"] = json!(-1);
     tasks[42] = json!({"task_type": "fibonaci"});
     tasks[99] = json!(3);
     let answer = api.post("/tasks/batch", &json!({"tasks": tasks})).await;
-    assert_eq!(
-        answer.pointers(),
-        ["/tasks/17/input/n", "/tasks/42/task_type", "/tasks/99"]
-    );
+    assert_eq!(answer.pointers(), ["/tasks/17/input/n", "/tasks/42/task_type", "/tasks/99"]);
     assert_eq!(api.store.counts().await.unwrap().by_type, []);
 }
 
@@ -69,10 +52,7 @@ async fn a_batch_has_one_to_ten_thousand_tasks() {
         (json!({"tasks": []}), vec!["/tasks"]),
         (json!({"tasks": {}}), vec!["/tasks"]),
         (json!({}), vec!["/tasks"]),
-        (
-            json!({"tasks": [{"task_type": "echo"}], "task": 1}),
-            vec!["/task"],
-        ),
+        (json!({"tasks": [{"task_type": "echo"}], "task": 1}), vec!["/task"]),
         (json!([]), vec![""]),
     ] {
         let answer = api.post("/tasks/batch", &body).await;

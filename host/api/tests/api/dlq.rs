@@ -5,26 +5,17 @@ use taskforge_domain::{FailureKind, TaskId};
 
 use crate::harness::{Api, id};
 
-/// One dead letter of each sort: a refused connection twice (on different ports), a trap, and another type's.
+/// One dead letter of each sort: a refused connection twice (on different ports), a trap, and
+/// another type's.
 async fn some(api: &Api) -> [TaskId; 4] {
     let refused = |n| json!({"task_type": "fibonacci", "input": {"n": n}});
     let ids = [
-        api.dead_letter(
-            refused(1),
-            FailureKind::Retryable,
-            "connection to 10.0.0.1:8080 refused",
-        )
-        .await,
-        api.dead_letter(
-            refused(2),
-            FailureKind::Retryable,
-            "connection to 10.0.0.2:9090 refused",
-        )
-        .await,
-        api.dead_letter(refused(3), FailureKind::Trap, "unreachable")
+        api.dead_letter(refused(1), FailureKind::Retryable, "connection to 10.0.0.1:8080 refused")
             .await,
-        api.dead_letter(json!({"task_type": "echo"}), FailureKind::Trap, "unreachable")
+        api.dead_letter(refused(2), FailureKind::Retryable, "connection to 10.0.0.2:9090 refused")
             .await,
+        api.dead_letter(refused(3), FailureKind::Trap, "unreachable").await,
+        api.dead_letter(json!({"task_type": "echo"}), FailureKind::Trap, "unreachable").await,
     ];
     // The hints of their first attempts, which nobody took.
     api.drain(&["fibonacci", "echo"], 4).await;
@@ -37,9 +28,7 @@ fn ids(tasks: &Value) -> BTreeSet<TaskId> {
 
 fn requeued(answer: &Value) -> BTreeSet<TaskId> {
     let ids = answer["ids"].as_array().unwrap();
-    ids.iter()
-        .map(|id| id.as_str().unwrap().parse().unwrap())
-        .collect()
+    ids.iter().map(|id| id.as_str().unwrap().parse().unwrap()).collect()
 }
 
 async fn status(api: &Api, id: TaskId) -> String {
@@ -55,11 +44,7 @@ async fn dead_letters_are_listed_with_their_errors_and_filtered() {
     api.drain(&["echo"], 1).await;
     let [a, b, c, d] = some(&api).await;
     let all = api.get("/dlq").await.json();
-    assert_eq!(
-        ids(&all),
-        BTreeSet::from([a, b, c, d]),
-        "and nothing that has not failed"
-    );
+    assert_eq!(ids(&all), BTreeSet::from([a, b, c, d]), "and nothing that has not failed");
     assert_eq!(all["next_cursor"], Value::Null);
     let newest = &all["tasks"][0];
     assert_eq!(
@@ -102,18 +87,10 @@ async fn the_same_sort_of_error_is_one_group() {
     assert_eq!(largest["newest"], b.to_string());
     assert!(largest["example"].as_str().unwrap().ends_with("refused"));
     assert!(largest["first_failed_at"].as_str() <= largest["last_failed_at"].as_str());
-    let newest: BTreeSet<&str> = groups[1..]
-        .iter()
-        .map(|group| group["newest"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        newest,
-        BTreeSet::from([c.to_string().as_str(), d.to_string().as_str()])
-    );
-    assert_eq!(
-        groups[1]["group"], groups[2]["group"],
-        "one fingerprint, two types"
-    );
+    let newest: BTreeSet<&str> =
+        groups[1..].iter().map(|group| group["newest"].as_str().unwrap()).collect();
+    assert_eq!(newest, BTreeSet::from([c.to_string().as_str(), d.to_string().as_str()]));
+    assert_eq!(groups[1]["group"], groups[2]["group"], "one fingerprint, two types");
     let echo = api.get("/dlq/groups?task_type=echo").await.json();
     assert_eq!(echo["groups"].as_array().unwrap().len(), 1);
     assert_eq!(api.get("/dlq/groups?limit=1").await.json()["groups"][0], *largest);
@@ -126,15 +103,9 @@ async fn each_way_of_choosing_moves_those_and_no_others() {
     let group = api.get(&format!("/tasks/{c}")).await.json()["error_group"].clone();
     let all_types = ["fibonacci", "echo"];
     for (body, expected) in [
-        (
-            json!({"ids": ([a, TaskId::generate()].map(|id| id.to_string()))}),
-            vec![a],
-        ),
+        (json!({"ids": ([a, TaskId::generate()].map(|id| id.to_string()))}), vec![a]),
         (json!({"group": group, "task_type": "echo"}), vec![d]),
-        (
-            json!({"filter": {"error_kind": "retryable", "task_type": ["fibonacci"]}}),
-            vec![b],
-        ),
+        (json!({"filter": {"error_kind": "retryable", "task_type": ["fibonacci"]}}), vec![b]),
         (json!({"all": true}), vec![c]),
     ] {
         let answer = api.post("/dlq/requeue", &body).await;
@@ -160,41 +131,21 @@ async fn an_edited_input_is_checked_first() {
     let api = Api::start().await;
     let [a, b, _, d] = some(&api).await;
     let ids = json!([a, b].map(|id| id.to_string()));
-    let wrong = api
-        .post("/dlq/requeue", &json!({"ids": ids, "input": {"n": -1}}))
-        .await;
+    let wrong = api.post("/dlq/requeue", &json!({"ids": ids, "input": {"n": -1}})).await;
     assert_eq!(wrong.pointers(), ["/input/n"]);
     let mixed = json!([a, d].map(|id| id.to_string()));
-    let several = api
-        .post("/dlq/requeue", &json!({"ids": mixed, "input": {"n": 1}}))
-        .await;
+    let several = api.post("/dlq/requeue", &json!({"ids": mixed, "input": {"n": 1}})).await;
     assert_eq!(several.pointers(), ["/input"]);
-    assert!(
-        several.text().contains("echo and fibonacci"),
-        "{}",
-        several.text()
-    );
-    let all = api
-        .post("/dlq/requeue", &json!({"all": true, "input": {"n": 1}}))
-        .await;
+    assert!(several.text().contains("echo and fibonacci"), "{}", several.text());
+    let all = api.post("/dlq/requeue", &json!({"all": true, "input": {"n": 1}})).await;
     assert_eq!(all.pointers(), ["/input"]);
     for id in [a, b, d] {
         assert_eq!(status(&api, id).await, "failed", "nothing has moved");
     }
-    let right = api
-        .post("/dlq/requeue", &json!({"ids": ids, "input": {"n": 7}}))
-        .await;
-    assert_eq!(
-        (right.status, &right.json()["requeued"]),
-        (200, &json!(2)),
-        "{}",
-        right.text()
-    );
+    let right = api.post("/dlq/requeue", &json!({"ids": ids, "input": {"n": 7}})).await;
+    assert_eq!((right.status, &right.json()["requeued"]), (200, &json!(2)), "{}", right.text());
     for id in [a, b] {
-        assert_eq!(
-            api.get(&format!("/tasks/{id}")).await.json()["input"],
-            json!({"n": 7})
-        );
+        assert_eq!(api.get(&format!("/tasks/{id}")).await.json()["input"], json!({"n": 7}));
     }
     let only_type = json!({"filter": {"task_type": "echo"}, "input": [1]});
     assert_eq!(api.post("/dlq/requeue", &only_type).await.json()["requeued"], 1);
@@ -206,14 +157,8 @@ async fn an_edited_input_is_checked_first() {
 async fn thousands_move_page_by_page() {
     let api = Api::start().await;
     api.dead_letters(2_500).await;
-    let answer = api
-        .post("/dlq/requeue", &json!({"filter": {"task_type": "echo"}}))
-        .await
-        .json();
-    assert_eq!(
-        (&answer["requeued"], &answer["more"]),
-        (&json!(2_500), &json!(false))
-    );
+    let answer = api.post("/dlq/requeue", &json!({"filter": {"task_type": "echo"}})).await.json();
+    assert_eq!((&answer["requeued"], &answer["more"]), (&json!(2_500), &json!(false)));
     assert_eq!(requeued(&answer).len(), 1_000, "the answer stays small");
     api.drain(&["echo"], 2_500).await;
 }
@@ -234,9 +179,7 @@ async fn dead_letters_are_deleted_only_if_that_is_meant() {
         "?status=pending",
         "?failed_before=yesterday",
     ] {
-        api.delete(&format!("/dlq{query}"))
-            .await
-            .problem(400, "invalid-parameter");
+        api.delete(&format!("/dlq{query}")).await.problem(400, "invalid-parameter");
     }
     assert_eq!(ids(&api.get("/dlq").await.json()).len(), 4);
     let some = api.delete(&format!("/dlq?id={a}")).await.json();
@@ -248,10 +191,7 @@ async fn dead_letters_are_deleted_only_if_that_is_meant() {
         api.get(&format!("/tasks/{gone}")).await.problem(404, "not-found");
     }
     api.dead_letters(1_200).await;
-    assert_eq!(
-        api.delete("/dlq?all=true").await.json(),
-        json!({"deleted": 1_202, "more": false})
-    );
+    assert_eq!(api.delete("/dlq?all=true").await.json(), json!({"deleted": 1_202, "more": false}));
     assert_eq!(status(&api, waiting).await, "pending", "only dead letters went");
 }
 
@@ -271,24 +211,15 @@ async fn a_requeue_that_is_not_clear_moves_nothing() {
         (json!({"filter": {}}), "/filter"),
         (json!({"filter": {"status": "failed"}}), "/filter/status"),
         (json!({"filter": {"failed_from": "now"}}), "/filter/failed_from"),
-        (
-            json!({"filter": {"error_kind": ["trap", "bad"]}}),
-            "/filter/error_kind",
-        ),
+        (json!({"filter": {"error_kind": ["trap", "bad"]}}), "/filter/error_kind"),
         (json!({"all": true, "task_type": "echo"}), "/task_type"),
         (json!({"everything": true, "all": true}), "/everything"),
     ] {
-        assert_eq!(
-            api.post("/dlq/requeue", &body).await.pointers(),
-            [pointer],
-            "{body}"
-        );
+        assert_eq!(api.post("/dlq/requeue", &body).await.pointers(), [pointer], "{body}");
     }
     let twice = r#"{"all": true, "input": {"n": 1, "n": 2}}"#;
     assert_eq!(api.post_text("/dlq/requeue", twice).await.pointers(), ["/input"]);
-    api.post_text("/dlq/requeue", "")
-        .await
-        .problem(400, "malformed-body");
+    api.post_text("/dlq/requeue", "").await.problem(400, "malformed-body");
     for path in [
         "/dlq?limit=0",
         "/dlq?cursor=x",

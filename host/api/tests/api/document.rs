@@ -15,16 +15,13 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
     paths
         .iter()
         .flat_map(|(path, item)| {
-            item.as_object()
-                .unwrap()
-                .iter()
-                .map(move |pair| operation(path, pair))
+            item.as_object().unwrap().iter().map(move |pair| operation(path, pair))
         })
         .collect()
 }
 
-/// Asserts that an answer is one that the document announces for this operation, with a body that fits its schema and has no member
-/// that the schema does not know.
+/// Asserts that an answer is one that the document announces for this operation, with a body that
+/// fits its schema and has no member that the schema does not know.
 #[track_caller]
 fn fits(document: &Value, method: &str, path: &str, answer: &Answer) {
     let responses = &document["paths"][path][method.to_lowercase()]["responses"];
@@ -43,7 +40,8 @@ fn fits(document: &Value, method: &str, path: &str, answer: &Answer) {
         answer.status
     );
     if content_type.ends_with("json") {
-        let root = json!({"$ref": "#/schema", "schema": schema, "components": document["components"]});
+        let root =
+            json!({"$ref": "#/schema", "schema": schema, "components": document["components"]});
         let validator = jsonschema::draft202012::new(&root).unwrap();
         let errors: Vec<String> = validator
             .iter_errors(&answer.json())
@@ -63,9 +61,9 @@ fn fits(document: &Value, method: &str, path: &str, answer: &Answer) {
 #[track_caller]
 fn known_members(document: &Value, schema: &Value, value: &Value, place: &str) {
     let schema = match schema["$ref"].as_str() {
-        Some(reference) => document
-            .pointer(&reference[1..])
-            .unwrap_or_else(|| panic!("{reference} leads nowhere")),
+        Some(reference) => {
+            document.pointer(&reference[1..]).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+        }
         None => schema,
     };
     match value {
@@ -79,9 +77,9 @@ fn known_members(document: &Value, schema: &Value, value: &Value, place: &str) {
                 known_members(document, property, value, &format!("{place}/{name}"));
             }
         }
-        Value::Array(items) => items
-            .iter()
-            .for_each(|item| known_members(document, &schema["items"], item, place)),
+        Value::Array(items) => {
+            items.iter().for_each(|item| known_members(document, &schema["items"], item, place))
+        }
         _ => {}
     }
 }
@@ -90,11 +88,8 @@ fn known_members(document: &Value, schema: &Value, value: &Value, place: &str) {
 async fn every_documented_operation_answers_as_documented() {
     let api = Api::start().await;
     let document = api.get("/openapi.json").await.json();
-    let (done, open, failed) = (
-        api.fibonacci().await,
-        api.fibonacci().await,
-        api.fibonacci().await,
-    );
+    let (done, open, failed) =
+        (api.fibonacci().await, api.fibonacci().await, api.fibonacci().await);
     api.complete(done).await;
     let (worker, task) = api.claim(failed).await;
     api.end(
@@ -135,63 +130,15 @@ async fn every_documented_operation_answers_as_documented() {
         ("GET", "/tasks", "/tasks?limit=x".into(), None, 400),
         ("GET", "/tasks/{id}", path("/tasks/{id}", done), None, 200),
         ("GET", "/tasks/{id}", path("/tasks/{id}", failed), None, 200),
-        (
-            "GET",
-            "/tasks/{id}",
-            path("/tasks/{id}", TaskId::generate()),
-            None,
-            404,
-        ),
+        ("GET", "/tasks/{id}", path("/tasks/{id}", TaskId::generate()), None, 404),
         ("GET", "/tasks/{id}", "/tasks/1".into(), None, 400),
-        (
-            "GET",
-            "/tasks/{id}/logs",
-            path("/tasks/{id}/logs", done),
-            None,
-            200,
-        ),
-        (
-            "GET",
-            "/tasks/{id}/logs",
-            path("/tasks/{id}/logs", failed),
-            None,
-            200,
-        ),
-        (
-            "GET",
-            "/tasks/{id}/logs",
-            path("/tasks/{id}/logs", open),
-            None,
-            200,
-        ),
-        (
-            "POST",
-            "/tasks/{id}/retry",
-            path("/tasks/{id}/retry", failed),
-            None,
-            200,
-        ),
-        (
-            "POST",
-            "/tasks/{id}/retry",
-            path("/tasks/{id}/retry", done),
-            None,
-            409,
-        ),
-        (
-            "POST",
-            "/tasks/{id}/cancel",
-            path("/tasks/{id}/cancel", open),
-            None,
-            200,
-        ),
-        (
-            "POST",
-            "/tasks/{id}/cancel",
-            path("/tasks/{id}/cancel", done),
-            None,
-            409,
-        ),
+        ("GET", "/tasks/{id}/logs", path("/tasks/{id}/logs", done), None, 200),
+        ("GET", "/tasks/{id}/logs", path("/tasks/{id}/logs", failed), None, 200),
+        ("GET", "/tasks/{id}/logs", path("/tasks/{id}/logs", open), None, 200),
+        ("POST", "/tasks/{id}/retry", path("/tasks/{id}/retry", failed), None, 200),
+        ("POST", "/tasks/{id}/retry", path("/tasks/{id}/retry", done), None, 409),
+        ("POST", "/tasks/{id}/cancel", path("/tasks/{id}/cancel", open), None, 200),
+        ("POST", "/tasks/{id}/cancel", path("/tasks/{id}/cancel", done), None, 409),
         ("DELETE", "/tasks", "/tasks?first=1".into(), None, 200),
         ("DELETE", "/tasks", "/tasks".into(), None, 400),
         ("GET", "/dlq", "/dlq".into(), None, 200),
@@ -204,81 +151,21 @@ async fn every_documented_operation_answers_as_documented() {
         ("DELETE", "/dlq", "/dlq".into(), None, 400),
         ("POST", "/task/next", "/task/next".into(), Some(&next), 200),
         ("POST", "/task/next", "/task/next".into(), Some(&nothing), 422),
-        (
-            "POST",
-            "/task/heartbeat",
-            "/task/heartbeat".into(),
-            Some(&heartbeat),
-            200,
-        ),
-        (
-            "POST",
-            "/task/heartbeat",
-            "/task/heartbeat".into(),
-            Some(&forged_beat),
-            409,
-        ),
-        (
-            "POST",
-            "/task/heartbeat",
-            "/task/heartbeat".into(),
-            Some(&nothing),
-            422,
-        ),
-        (
-            "POST",
-            "/complete_task",
-            "/complete_task".into(),
-            Some(&forged),
-            409,
-        ),
-        (
-            "POST",
-            "/complete_task",
-            "/complete_task".into(),
-            Some(&unclear),
-            422,
-        ),
-        (
-            "POST",
-            "/complete_task",
-            "/complete_task".into(),
-            Some(&complete),
-            200,
-        ),
+        ("POST", "/task/heartbeat", "/task/heartbeat".into(), Some(&heartbeat), 200),
+        ("POST", "/task/heartbeat", "/task/heartbeat".into(), Some(&forged_beat), 409),
+        ("POST", "/task/heartbeat", "/task/heartbeat".into(), Some(&nothing), 422),
+        ("POST", "/complete_task", "/complete_task".into(), Some(&forged), 409),
+        ("POST", "/complete_task", "/complete_task".into(), Some(&unclear), 422),
+        ("POST", "/complete_task", "/complete_task".into(), Some(&complete), 200),
         ("GET", "/queues", "/queues".into(), None, 200),
         ("PUT", "/queues/{type}", "/queues/echo".into(), Some(&queue), 200),
         ("PUT", "/queues/{type}", "/queues/echo".into(), Some(&tenant), 422),
         ("PUT", "/queues/{type}", "/queues/9".into(), Some(&queue), 400),
-        (
-            "POST",
-            "/queues/{type}/pause",
-            "/queues/echo/pause".into(),
-            None,
-            200,
-        ),
-        (
-            "POST",
-            "/queues/{type}/resume",
-            "/queues/echo/resume".into(),
-            None,
-            200,
-        ),
+        ("POST", "/queues/{type}/pause", "/queues/echo/pause".into(), None, 200),
+        ("POST", "/queues/{type}/resume", "/queues/echo/resume".into(), None, 200),
         ("GET", "/tenants", "/tenants".into(), None, 200),
-        (
-            "PUT",
-            "/tenants/{tenant}",
-            "/tenants/acme".into(),
-            Some(&tenant),
-            200,
-        ),
-        (
-            "PUT",
-            "/tenants/{tenant}",
-            "/tenants/acme".into(),
-            Some(&requeue),
-            422,
-        ),
+        ("PUT", "/tenants/{tenant}", "/tenants/acme".into(), Some(&tenant), 200),
+        ("PUT", "/tenants/{tenant}", "/tenants/acme".into(), Some(&requeue), 422),
         ("GET", "/plugins", "/plugins".into(), None, 200),
         ("GET", "/plugins/{name}", "/plugins/fibonacci".into(), None, 200),
         ("GET", "/plugins/{name}", "/plugins/nobody".into(), None, 404),
@@ -290,14 +177,8 @@ async fn every_documented_operation_answers_as_documented() {
     let mut tried = HashSet::new();
     for (method, template, path, body, status) in requests {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let answer = api
-            .send(
-                method,
-                &path,
-                &[("content-type", "application/json")],
-                body.as_bytes(),
-            )
-            .await;
+        let answer =
+            api.send(method, &path, &[("content-type", "application/json")], body.as_bytes()).await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         fits(&document, method, template, &answer);
         tried.insert((method.to_owned(), template.to_owned()));
@@ -335,11 +216,7 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
     for path in ["/plugins", "/plugins/shaped"] {
         let answer = api.get(path).await;
         let template = path.replace("shaped", "{name}");
-        assert!(
-            answer.text().contains("\"version\":null"),
-            "{path}: {}",
-            answer.text()
-        );
+        assert!(answer.text().contains("\"version\":null"), "{path}: {}", answer.text());
         fits(document, "GET", &template, &answer);
     }
     let broken = api.push(&[], b"no component").await;
@@ -359,20 +236,8 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         ("GET", "/versions", "", None, 200),
         ("GET", "/versions/{version}", "/versions/2.0.0", None, 200),
         ("GET", "/versions/{version}", "/versions/4.0.0", None, 404),
-        (
-            "GET",
-            "/versions/{version}/component",
-            "/versions/2.0.0/component",
-            None,
-            200,
-        ),
-        (
-            "PUT",
-            "/versions/{version}/settings",
-            "/versions/2.0.0/settings",
-            Some(json!({})),
-            200,
-        ),
+        ("GET", "/versions/{version}/component", "/versions/2.0.0/component", None, 200),
+        ("PUT", "/versions/{version}/settings", "/versions/2.0.0/settings", Some(json!({})), 200),
         (
             "PUT",
             "/versions/{version}/settings",
@@ -380,13 +245,7 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
             Some(json!({"limits": {"feul": 1}})),
             422,
         ),
-        (
-            "PUT",
-            "/versions/{version}/signature",
-            "/versions/2.0.0/signature",
-            Some(json!({})),
-            422,
-        ),
+        ("PUT", "/versions/{version}/signature", "/versions/2.0.0/signature", Some(json!({})), 422),
         ("POST", "/prune", "", Some(json!({"keep": 9})), 200),
         ("POST", "/prune", "", Some(json!({"keep": 0})), 422),
         ("DELETE", "/canary", "", None, 200),
@@ -411,10 +270,8 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
     ];
     for (method, template, path, body, status) in requests {
         let path = if path.is_empty() { template } else { path };
-        let (path, template) = (
-            format!("/plugins/shaped{path}"),
-            format!("/plugins/{{name}}{template}"),
-        );
+        let (path, template) =
+            (format!("/plugins/shaped{path}"), format!("/plugins/{{name}}{template}"));
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let json = [("content-type", "application/json")];
         let headers = if body.is_empty() { &[][..] } else { &json[..] };
@@ -430,12 +287,7 @@ async fn try_registry(api: &Api, document: &Value, tried: &mut HashSet<(String, 
         let signed = serde_json::from_str(&signed).unwrap();
         let answer = api.put("/plugins/shaped/versions/1.0.0/signature", &signed).await;
         assert_eq!(answer.status, status, "{}", answer.text());
-        fits(
-            document,
-            "PUT",
-            "/plugins/{name}/versions/{version}/signature",
-            &answer,
-        );
+        fits(document, "PUT", "/plugins/{name}/versions/{version}/signature", &answer);
     }
     let signed = api.get("/plugins/shaped/versions/1.0.0").await;
     assert!(signed.json()["signature"]["statement"].is_object());
@@ -450,10 +302,7 @@ async fn every_operation_says_what_it_takes_and_what_may_go_wrong() {
     let mut ids = BTreeSet::new();
     for (method, path, operation) in operations(&document) {
         let place = format!("{method} {path}");
-        assert!(
-            ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
-            "{place}"
-        );
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{place}");
         assert!(
             !operation["summary"].as_str().unwrap_or_default().is_empty(),
             "{place} has a summary"
@@ -479,10 +328,7 @@ async fn every_operation_says_what_it_takes_and_what_may_go_wrong() {
                 assert!(responses.contains_key(status), "{place} {status}");
             }
         }
-        for name in path
-            .split('/')
-            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        {
+        for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             let parameters = operation["parameters"].as_array().unwrap();
             assert!(
                 parameters
@@ -494,15 +340,8 @@ async fn every_operation_says_what_it_takes_and_what_may_go_wrong() {
     }
     // Every reference in it leads somewhere.
     let text = document.to_string();
-    for reference in text
-        .split("\"$ref\":\"")
-        .skip(1)
-        .map(|rest| rest.split('"').next().unwrap())
-    {
-        assert!(
-            document.pointer(&reference[1..]).is_some(),
-            "{reference} leads nowhere"
-        );
+    for reference in text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
     }
 }
 
@@ -519,7 +358,8 @@ async fn the_examples_of_requests_are_accepted() {
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(api.post("/tasks", &schema["example"]).await.status, 201);
     let mut tried = 0;
-    // Those of the registry last: what is offered then is the registry's, and no longer what the harness offers.
+    // Those of the registry last: what is offered then is the registry's, and no longer what the
+    // harness offers.
     let mut operations = operations(&document);
     operations.sort_by_key(|(_, path, _)| path.starts_with("/plugins"));
     for (method, path, operation) in operations {
@@ -562,10 +402,7 @@ async fn the_pattern_of_an_id_prefix_takes_what_is_taken() {
     let parameters = document["paths"]["/tasks"]["get"]["parameters"].as_array();
     let prefix = parameters.unwrap().iter().find(|p| p["name"] == "id_prefix");
     let schema = jsonschema::validator_for(&prefix.unwrap()["schema"]).unwrap();
-    let (digits, more) = (
-        "0123456789abcdef0123456789ABCDEF",
-        "0123456789abcdef0123456789ABCDEF0",
-    );
+    let (digits, more) = ("0123456789abcdef0123456789ABCDEF", "0123456789abcdef0123456789ABCDEF0");
     let dashed = "-01234567-89ab-7def--0123-456789abcdef-";
     for text in ["0", "-0", digits, dashed, "", "-", "g", "0x", more] {
         let taken = api.get(&format!("/tasks?id_prefix={text}")).await.status == 200;

@@ -7,36 +7,15 @@ use crate::harness::Api;
 async fn a_wrong_field_is_named_by_its_pointer() {
     let api = Api::start().await;
     for (body, pointers) in [
-        (
-            json!({"task_type": "fibonacci", "input": {"n": -1}}),
-            vec!["/input/n"],
-        ),
-        (
-            json!({"task_type": "fibonacci", "input": {"n": 1.5}}),
-            vec!["/input/n"],
-        ),
-        (
-            json!({"task_type": "fibonacci", "input": {"n": 1_000_001}}),
-            vec!["/input/n"],
-        ),
+        (json!({"task_type": "fibonacci", "input": {"n": -1}}), vec!["/input/n"]),
+        (json!({"task_type": "fibonacci", "input": {"n": 1.5}}), vec!["/input/n"]),
+        (json!({"task_type": "fibonacci", "input": {"n": 1_000_001}}), vec!["/input/n"]),
         (json!({"task_type": "fibonacci", "input": {}}), vec!["/input/n"]),
         (json!({"task_type": "fibonacci"}), vec!["/input/n"]),
-        (
-            json!({"task_type": "fibonacci", "input_data": {"n": "x"}}),
-            vec!["/input_data/n"],
-        ),
-        (
-            json!({"task_type": "fibonacci", "payload": {"n": 1, "m": 2}}),
-            vec!["/payload/m"],
-        ),
-        (
-            json!({"task_type": "fibonacci", "input": {"n": 1}, "payload": {}}),
-            vec!["/payload"],
-        ),
-        (
-            json!({"task_type": "echo", "input_data": 1, "payload": 1}),
-            vec!["/payload"],
-        ),
+        (json!({"task_type": "fibonacci", "input_data": {"n": "x"}}), vec!["/input_data/n"]),
+        (json!({"task_type": "fibonacci", "payload": {"n": 1, "m": 2}}), vec!["/payload/m"]),
+        (json!({"task_type": "fibonacci", "input": {"n": 1}, "payload": {}}), vec!["/payload"]),
+        (json!({"task_type": "echo", "input_data": 1, "payload": 1}), vec!["/payload"]),
         (json!({"input": {}}), vec!["/task_type"]),
         (json!({"task_type": null}), vec!["/task_type"]),
         (json!({"task_type": 7}), vec!["/task_type"]),
@@ -44,34 +23,13 @@ async fn a_wrong_field_is_named_by_its_pointer() {
         (json!({"task_type": "echo", "priority": 0}), vec!["/priority"]),
         (json!({"task_type": "echo", "priority": 6}), vec!["/priority"]),
         (json!({"task_type": "echo", "priority": 2.5}), vec!["/priority"]),
-        (
-            json!({"task_type": "echo", "priority": "high"}),
-            vec!["/priority"],
-        ),
-        (
-            json!({"task_type": "echo", "max_retries": 101}),
-            vec!["/max_retries"],
-        ),
-        (
-            json!({"task_type": "echo", "max_retries": -1}),
-            vec!["/max_retries"],
-        ),
-        (
-            json!({"task_type": "echo", "retry_base": "8d"}),
-            vec!["/retry_base"],
-        ),
-        (
-            json!({"task_type": "echo", "retry_base": "2h", "retry_cap": "1h"}),
-            vec!["/retry_base"],
-        ),
-        (
-            json!({"task_type": "echo", "retry_cap": true}),
-            vec!["/retry_cap"],
-        ),
-        (
-            json!({"task_type": "echo", "run_at": "tomorrow"}),
-            vec!["/run_at"],
-        ),
+        (json!({"task_type": "echo", "priority": "high"}), vec!["/priority"]),
+        (json!({"task_type": "echo", "max_retries": 101}), vec!["/max_retries"]),
+        (json!({"task_type": "echo", "max_retries": -1}), vec!["/max_retries"]),
+        (json!({"task_type": "echo", "retry_base": "8d"}), vec!["/retry_base"]),
+        (json!({"task_type": "echo", "retry_base": "2h", "retry_cap": "1h"}), vec!["/retry_base"]),
+        (json!({"task_type": "echo", "retry_cap": true}), vec!["/retry_cap"]),
+        (json!({"task_type": "echo", "run_at": "tomorrow"}), vec!["/run_at"]),
         (json!({"task_type": "echo", "run_at": 5}), vec!["/run_at"]),
         (json!({"task_type": "echo", "delay": -1}), vec!["/delay"]),
         (json!({"task_type": "echo", "delay": "11y"}), vec!["/delay"]),
@@ -93,60 +51,37 @@ async fn a_wrong_field_is_named_by_its_pointer() {
         let answer = api.post("/tasks", &body).await;
         assert_eq!(answer.pointers(), pointers, "{body}: {}", answer.text());
     }
-    assert_eq!(
-        api.get("/tasks").await.json()["tasks"],
-        json!([]),
-        "nothing of it was stored"
-    );
+    assert_eq!(api.get("/tasks").await.json()["tasks"], json!([]), "nothing of it was stored");
 }
 
 #[tokio::test]
 async fn an_unknown_type_is_answered_with_the_known_ones() {
     let api = Api::start().await;
-    let problem = api
-        .post("/tasks", &json!({"task_type": "fibonaci"}))
-        .await
-        .problem(422, "validation");
+    let problem =
+        api.post("/tasks", &json!({"task_type": "fibonaci"})).await.problem(422, "validation");
     let detail = problem["errors"][0]["detail"].as_str().unwrap();
-    assert!(
-        detail.contains("echo") && detail.contains("fibonacci"),
-        "{detail}"
-    );
+    assert!(detail.contains("echo") && detail.contains("fibonacci"), "{detail}");
     api.catalog.set(vec![]).unwrap();
-    let problem = api
-        .post("/tasks", &json!({"task_type": "echo"}))
-        .await
-        .problem(422, "validation");
-    assert!(
-        problem["detail"].as_str().unwrap().contains("none is loaded"),
-        "{problem}"
-    );
+    let problem =
+        api.post("/tasks", &json!({"task_type": "echo"})).await.problem(422, "validation");
+    assert!(problem["detail"].as_str().unwrap().contains("none is loaded"), "{problem}");
 }
 
 #[tokio::test]
 async fn malformed_json_is_answered_with_its_line_and_column() {
     let api = Api::start().await;
     for (body, place) in [
-        (
-            "{\"task_type\": \"echo\",\n \"input\": {n: 1}}",
-            "line 2 column 12",
-        ),
+        ("{\"task_type\": \"echo\",\n \"input\": {n: 1}}", "line 2 column 12"),
         ("{\"task_type\": \"echo\"", "line 1 column 20"),
         ("{\"task_type\": \"echo\"} extra", "line 1 column 23"),
         ("{'task_type': 'echo'}", "line 1 column 2"),
         ("nonsense", "line 1 column 2"),
     ] {
         let problem = api.post_text("/tasks", body).await.problem(400, "malformed-body");
-        assert!(
-            problem["detail"].as_str().unwrap().contains(place),
-            "{body}: {problem}"
-        );
+        assert!(problem["detail"].as_str().unwrap().contains(place), "{body}: {problem}");
     }
     for empty in ["", "  \n"] {
-        let problem = api
-            .post_text("/tasks", empty)
-            .await
-            .problem(400, "malformed-body");
+        let problem = api.post_text("/tasks", empty).await.problem(400, "malformed-body");
         assert!(problem["detail"].as_str().unwrap().contains("empty"), "{problem}");
     }
 }
@@ -192,9 +127,7 @@ async fn what_is_not_there_is_a_problem_too() {
         assert!(problem["detail"].as_str().unwrap().contains(&id.to_string()));
     }
     for action in ["cancel", "retry"] {
-        api.post_text(&format!("/tasks/{id}/{action}"), "")
-            .await
-            .problem(404, "not-found");
+        api.post_text(&format!("/tasks/{id}/{action}"), "").await.problem(404, "not-found");
     }
     for path in ["/task", "/tasks/x/y/z", "/docs/nothing.js", "/%00", "//tasks"] {
         api.get(path).await.problem(404, "no-route");
@@ -239,14 +172,9 @@ async fn a_body_must_be_declared_as_plain_json() {
             .await
             .problem(415, "unsupported-media-type");
     }
-    for fine in [
-        "application/json; charset=UTF-8",
-        "Application/JSON",
-        "application/vnd.acme+json",
-    ] {
-        let answer = api
-            .send("POST", "/tasks", &[("content-type", fine)], body.as_bytes())
-            .await;
+    for fine in ["application/json; charset=UTF-8", "Application/JSON", "application/vnd.acme+json"]
+    {
+        let answer = api.send("POST", "/tasks", &[("content-type", fine)], body.as_bytes()).await;
         assert_eq!(answer.status, 201, "{fine}");
     }
 }
@@ -254,9 +182,7 @@ async fn a_body_must_be_declared_as_plain_json() {
 #[tokio::test]
 async fn a_request_keeps_the_id_that_it_came_with_if_it_can_stand_in_a_log() {
     let api = Api::start().await;
-    let given = api
-        .send("GET", "/nowhere", &[("x-request-id", "trace-42.a_b")], b"")
-        .await;
+    let given = api.send("GET", "/nowhere", &[("x-request-id", "trace-42.a_b")], b"").await;
     assert_eq!(given.problem(404, "no-route")["instance"], "trace-42.a_b");
     for bad in ["a b", "<script>", &"x".repeat(65)] {
         let answer = api.send("GET", "/healthz", &[("x-request-id", bad)], b"").await;

@@ -25,8 +25,7 @@ async fn start() -> Api {
 }
 
 async fn ocr(api: &Api) -> TaskId {
-    api.create(json!({"task_type": "ocr", "input": {"image": "scan.png"}}))
-        .await
+    api.create(json!({"task_type": "ocr", "input": {"image": "scan.png"}})).await
 }
 
 /// Asks for one task and gets it.
@@ -55,9 +54,7 @@ async fn beat(api: &Api, leased: &Value) -> Answer {
 }
 
 async fn read(api: &Api, leased: &Value) -> Value {
-    api.get(&format!("/tasks/{}", leased["id"].as_str().unwrap()))
-        .await
-        .json()
+    api.get(&format!("/tasks/{}", leased["id"].as_str().unwrap())).await.json()
 }
 
 #[tokio::test]
@@ -70,11 +67,7 @@ async fn a_task_is_leased_renewed_and_completed() {
         let leased = lease(&api, "ocr").await;
         assert_eq!(
             (&leased["id"], &leased["task_type"], &leased["input"]),
-            (
-                &json!(id.to_string()),
-                &json!("ocr"),
-                &json!({"image": "scan.png"})
-            )
+            (&json!(id.to_string()), &json!("ocr"), &json!({"image": "scan.png"}))
         );
         assert_eq!(
             (&leased["attempt"], &leased["max_attempts"], &leased["priority"]),
@@ -108,17 +101,12 @@ async fn a_failure_is_retried_or_is_a_dead_letter() {
     let api = start().await;
     ocr(&api).await;
     let leased = lease(&api, "ocr").await;
-    let later =
-        json!({"failure": {"kind": "retryable", "message": "out of toner\u{0}", "retry_after": "1h"}});
+    let later = json!({"failure": {"kind": "retryable", "message": "out of toner\u{0}", "retry_after": "1h"}});
     assert_eq!(complete(&api, &leased, later).await.json()["status"], "scheduled");
     let task = read(&api, &leased).await;
     assert_eq!(
         (&task["status"], &task["error_kind"], &task["error"]),
-        (
-            &json!("scheduled"),
-            &json!("retryable"),
-            &json!("out of toner\u{fffd}")
-        )
+        (&json!("scheduled"), &json!("retryable"), &json!("out of toner\u{fffd}"))
     );
     let ahead: Timestamp = task["run_at"].as_str().unwrap().parse().unwrap();
     assert!(ahead > now().checked_add(Duration::from_secs(3_500)).unwrap());
@@ -154,18 +142,12 @@ async fn a_repeat_gets_the_first_answer_and_changes_nothing() {
     ocr(&api).await;
     let leased = lease(&api, "ocr").await;
     let failure = json!({"failure": {"kind": "retryable", "message": "again", "retry_after": 0}});
-    assert_eq!(
-        complete(&api, &leased, failure.clone()).await.json()["status"],
-        "scheduled"
-    );
+    assert_eq!(complete(&api, &leased, failure.clone()).await.json()["status"], "scheduled");
     let due = now().checked_add(Duration::from_secs(1)).unwrap();
     let promoted = api.store.promote_due(api.term().await, due, 10).await.unwrap();
     assert_eq!(promoted.len(), 1);
     api.complete(promoted[0].id).await;
-    assert_eq!(
-        complete(&api, &leased, failure).await.json()["status"],
-        "scheduled"
-    );
+    assert_eq!(complete(&api, &leased, failure).await.json()["status"], "scheduled");
     assert_eq!(read(&api, &leased).await["status"], "completed");
 }
 
@@ -214,12 +196,8 @@ async fn a_lease_that_has_run_out_is_over_although_nobody_has_swept() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll)
-        .await
-        .expect("a second passes");
-    complete(&api, &leased, json!({"output": {"text": "late"}}))
-        .await
-        .problem(409, "lease-lost");
+    tokio::time::timeout(PATIENCE, poll).await.expect("a second passes");
+    complete(&api, &leased, json!({"output": {"text": "late"}})).await.problem(409, "lease-lost");
     beat(&api, &leased).await.problem(409, "lease-lost");
     assert_eq!(read(&api, &leased).await["result"], Value::Null);
 }
@@ -230,10 +208,7 @@ async fn after_a_lapse_the_next_holder_counts_and_the_first_does_not() {
     let id = ocr(&api).await;
     let first = lease(&api, "ocr").await;
     // The sweeper comes by in an hour.
-    let (term, later) = (
-        api.term().await,
-        now().checked_add(Duration::from_secs(3_700)).unwrap(),
-    );
+    let (term, later) = (api.term().await, now().checked_add(Duration::from_secs(3_700)).unwrap());
     let lapsed = api.store.lapsed(term, later, 10).await.unwrap();
     assert_eq!(lapsed.len(), 1);
     let verdict = Verdict {
@@ -242,35 +217,20 @@ async fn after_a_lapse_the_next_holder_counts_and_the_first_does_not() {
         next: Next::RetryAt(now()),
         detail: "lapsed".into(),
     };
-    api.store
-        .resolve_lapsed(Some(term), &[verdict], now())
-        .await
-        .unwrap();
-    complete(&api, &first, json!({"output": {"text": "late"}}))
-        .await
-        .problem(409, "lease-lost");
+    api.store.resolve_lapsed(Some(term), &[verdict], now()).await.unwrap();
+    complete(&api, &first, json!({"output": {"text": "late"}})).await.problem(409, "lease-lost");
     let promoted = api.store.promote_due(term, later, 10).await.unwrap();
     let hints: Vec<_> = promoted
         .into_iter()
-        .map(|task| taskforge_broker::Hint {
-            id: task.id,
-            lane: task.lane,
-        })
+        .map(|task| taskforge_broker::Hint { id: task.id, lane: task.lane })
         .collect();
     api.broker.push(&hints).await.unwrap();
     let second = lease(&api, "ocr").await;
     assert_eq!(second["attempt"], 1, "a lapse is no attempt");
     assert_eq!(read(&api, &second).await["lapses"], 1);
-    complete(&api, &first, json!({"output": {"text": "late"}}))
-        .await
-        .problem(409, "lease-lost");
+    complete(&api, &first, json!({"output": {"text": "late"}})).await.problem(409, "lease-lost");
     beat(&api, &first).await.problem(409, "lease-lost");
-    assert_eq!(
-        complete(&api, &second, json!({"output": {"text": "second"}}))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(complete(&api, &second, json!({"output": {"text": "second"}})).await.status, 200);
     assert_eq!(read(&api, &second).await["result"], json!({"text": "second"}));
 }
 
@@ -290,10 +250,7 @@ async fn a_cancel_is_heard_at_the_next_heartbeat_and_stands() {
         assert_eq!((done.status, &done.json()["status"]), (200, &json!("cancelled")));
     }
     let task = read(&api, &leased).await;
-    assert_eq!(
-        (&task["status"], &task["result"]),
-        (&json!("cancelled"), &Value::Null)
-    );
+    assert_eq!((&task["status"], &task["result"]), (&json!("cancelled"), &Value::Null));
 }
 
 #[tokio::test]
@@ -310,12 +267,7 @@ async fn an_output_that_breaks_its_schema_is_refused_and_can_be_mended() {
         assert_eq!(answer.pointers(), [pointer]);
     }
     assert_eq!(read(&api, &leased).await["status"], "running");
-    assert_eq!(
-        complete(&api, &leased, json!({"output": {"text": ""}}))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(complete(&api, &leased, json!({"output": {"text": ""}})).await.status, 200);
     // A plugin's output is its author's affair, whoever made it.
     api.create(json!({"task_type": "echo"})).await;
     let leased = lease(&api, "echo").await;
@@ -327,18 +279,11 @@ async fn a_batch_is_the_most_urgent_of_the_types_asked_for() {
     let api = start().await;
     let mut ids = Vec::new();
     for priority in [1, 5, 3] {
-        ids.push(
-            api.create(json!({"task_type": "echo", "priority": priority}))
-                .await
-                .to_string(),
-        );
+        ids.push(api.create(json!({"task_type": "echo", "priority": priority})).await.to_string());
     }
     ocr(&api).await;
     let answer = api
-        .post(
-            "/task/next",
-            &json!({"task_types": ["echo", "echo"], "max": 2, "wait": "20s"}),
-        )
+        .post("/task/next", &json!({"task_types": ["echo", "echo"], "max": 2, "wait": "20s"}))
         .await;
     let tasks = answer.json()["tasks"].clone();
     let got: Vec<_> = tasks.as_array().unwrap().iter().map(|task| &task["id"]).collect();
@@ -354,9 +299,7 @@ async fn a_long_poll_gets_what_comes_and_ends_with_its_time_or_the_server() {
     let api = start().await;
     let nothing = json!({"tasks": []});
     for wait in [json!(0), json!("300ms"), Value::Null] {
-        let answer = api
-            .post("/task/next", &json!({"task_types": "echo", "wait": wait}))
-            .await;
+        let answer = api.post("/task/next", &json!({"task_types": "echo", "wait": wait})).await;
         assert_eq!((answer.status, answer.json()), (200, nothing.clone()));
     }
     let (leased, id) = tokio::join!(lease(&api, "ocr"), async {
@@ -373,10 +316,7 @@ async fn a_long_poll_gets_what_comes_and_ends_with_its_time_or_the_server() {
     };
     let (answer, ()) = tokio::join!(waiting, closing);
     assert_eq!((answer.status, answer.json()), (200, nothing));
-    assert!(
-        begin.elapsed() < Duration::from_secs(30),
-        "it did not wait for its time"
-    );
+    assert!(begin.elapsed() < Duration::from_secs(30), "it did not wait for its time");
 }
 
 #[tokio::test]
@@ -394,18 +334,12 @@ async fn a_client_that_hangs_up_while_it_waits_takes_nothing_with_it() {
         // The server closes its side when it has noticed.
         let mut answer = Vec::new();
         let closed = gone.read_to_end(&mut answer);
-        tokio::time::timeout(PATIENCE, closed)
-            .await
-            .expect("it notices")
-            .ok();
+        tokio::time::timeout(PATIENCE, closed).await.expect("it notices").ok();
         assert!(answer.is_empty());
     }
     let id = ocr(&api).await;
     let leased = lease(&api, "ocr").await;
-    assert_eq!(
-        (&leased["id"], &leased["attempt"]),
-        (&json!(id.to_string()), &json!(1))
-    );
+    assert_eq!((&leased["id"], &leased["attempt"]), (&json!(id.to_string()), &json!(1)));
 }
 
 #[tokio::test]
@@ -417,11 +351,7 @@ async fn logs_are_cut_where_a_plugins_would_be() {
     let how = json!({"output": {"text": ""}, "logs": lines});
     assert_eq!(complete(&api, &leased, how).await.status, 200);
     let story = api.get(&format!("/tasks/{id}/logs")).await;
-    assert!(
-        story.text().contains("log cut at 65536 bytes"),
-        "{} bytes",
-        story.body.len()
-    );
+    assert!(story.text().contains("log cut at 65536 bytes"), "{} bytes", story.body.len());
     assert!(story.body.len() < 100_000, "{} bytes", story.body.len());
 }
 
@@ -443,39 +373,23 @@ async fn what_is_wrong_with_a_request_is_named() {
         (json!({"task_types": ["ocr"], "lease": 3_601}), "/lease"),
         (json!({"task_types": ["ocr"], "lease": -1}), "/lease"),
         (json!({"task_types": ["ocr"], "wait": "61s"}), "/wait"),
-        (
-            json!({"task_types": ["ocr"], "worker": "x".repeat(201)}),
-            "/worker",
-        ),
+        (json!({"task_types": ["ocr"], "worker": "x".repeat(201)}), "/worker"),
         (json!({"task_types": ["ocr"], "worker": "a\u{0}b"}), "/worker"),
         (json!({"task_types": ["ocr"], "timeout": 5}), "/timeout"),
     ] {
-        assert_eq!(
-            api.post("/task/next", &body).await.pointers(),
-            [pointer],
-            "{body}"
-        );
+        assert_eq!(api.post("/task/next", &body).await.pointers(), [pointer], "{body}");
     }
     let id = TaskId::generate().to_string();
     for (body, pointers) in [
         (json!({"output": 1}), vec!["/task_id", "/lease_token"]),
-        (
-            json!({"task_id": 7, "lease_token": 7, "output": 1}),
-            vec!["/task_id", "/lease_token"],
-        ),
+        (json!({"task_id": 7, "lease_token": 7, "output": 1}), vec!["/task_id", "/lease_token"]),
         (json!({"task_id": id, "lease_token": "x"}), vec![""]),
-        (
-            json!({"task_id": id, "lease_token": "x", "failure": null}),
-            vec![""],
-        ),
+        (json!({"task_id": id, "lease_token": "x", "failure": null}), vec![""]),
         (
             json!({"task_id": id, "lease_token": "x", "output": 1, "failure": {"kind": "permanent", "message": ""}}),
             vec![""],
         ),
-        (
-            json!({"task_id": id, "lease_token": "x", "failure": "no"}),
-            vec!["/failure"],
-        ),
+        (json!({"task_id": id, "lease_token": "x", "failure": "no"}), vec!["/failure"]),
         (
             json!({"task_id": id, "lease_token": "x", "failure": {}}),
             vec!["/failure/kind", "/failure/message"],
@@ -492,30 +406,18 @@ async fn what_is_wrong_with_a_request_is_named() {
             json!({"task_id": id, "lease_token": "x", "failure": {"kind": "retryable", "message": "x", "retry_after": "8d"}}),
             vec!["/failure/retry_after"],
         ),
-        (
-            json!({"task_id": id, "lease_token": "x", "output": 1, "logs": "x"}),
-            vec!["/logs"],
-        ),
+        (json!({"task_id": id, "lease_token": "x", "output": 1, "logs": "x"}), vec!["/logs"]),
         (
             json!({"task_id": id, "lease_token": "x", "output": 1, "logs": [{"message": "x"}, {"level": "loud", "text": "x"}]}),
             vec!["/logs/1/text", "/logs/1/level", "/logs/1/message"],
         ),
-        (
-            json!({"task_id": id, "lease_token": "x", "output": 1, "result": 1}),
-            vec!["/result"],
-        ),
+        (json!({"task_id": id, "lease_token": "x", "output": 1, "result": 1}), vec!["/result"]),
     ] {
-        assert_eq!(
-            api.post("/complete_task", &body).await.pointers(),
-            pointers,
-            "{body}"
-        );
+        assert_eq!(api.post("/complete_task", &body).await.pointers(), pointers, "{body}");
     }
-    let twice = format!(r#"{{"task_id": "{id}", "lease_token": "x", "output": {{"a": 1, "a": 2}}}}"#);
-    assert_eq!(
-        api.post_text("/complete_task", &twice).await.pointers(),
-        ["/output"]
-    );
+    let twice =
+        format!(r#"{{"task_id": "{id}", "lease_token": "x", "output": {{"a": 1, "a": 2}}}}"#);
+    assert_eq!(api.post_text("/complete_task", &twice).await.pointers(), ["/output"]);
     api.post_text("/task/next", "null").await.pointers();
     assert_eq!(
         api.post("/task/heartbeat", &json!({})).await.pointers(),
@@ -543,13 +445,8 @@ async fn external_types_are_shown_and_enqueued_like_plugins() {
         ]
     );
     let ocr = api.get("/plugins/ocr").await.json();
-    assert_eq!(
-        (&ocr["kind"], &ocr["summary"]),
-        (&external, &json!("Reads images"))
-    );
+    assert_eq!((&ocr["kind"], &ocr["summary"]), (&external, &json!("Reads images")));
     assert_eq!(ocr["input_schema"]["required"], json!(["image"]));
-    let wrong = api
-        .post("/tasks", &json!({"task_type": "ocr", "input": {}}))
-        .await;
+    let wrong = api.post("/tasks", &json!({"task_type": "ocr", "input": {}})).await;
     assert_eq!(wrong.pointers(), ["/input/image"]);
 }

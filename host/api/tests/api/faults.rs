@@ -9,16 +9,17 @@ use std::{
 use async_trait::async_trait;
 use serde_json::json;
 use taskforge_broker::{
-    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals, Want,
+    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals,
+    Want,
 };
 use taskforge_domain::{
-    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId, TenantPolicy,
-    Timestamp, TypePolicy, WorkerId,
+    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
+    TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask,
-    LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store, StoreClock, StoreError,
-    StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
+    LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
+    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -133,10 +134,7 @@ async fn faulty(fault: Fault, gate: usize) -> (Api, Arc<Faulty>) {
         tell.send(Arc::clone(&store)).unwrap();
         store as Arc<dyn Store>
     });
-    let mut setup = Setup {
-        wrap,
-        ..Setup::default()
-    };
+    let mut setup = Setup { wrap, ..Setup::default() };
     setup.config.handler_timeout = Duration::from_millis(300);
     setup.config.body_timeout = Duration::from_millis(300);
     let api = setup.start().await;
@@ -176,20 +174,10 @@ async fn try_all(fault: Fault, status: u16, kind: &str) {
             "/queues/echo" | "/tenants/default" => json!({"max_running": 1}).to_string(),
             _ => String::new(),
         };
-        let answer = api
-            .send(
-                method,
-                &path,
-                &[("content-type", "application/json")],
-                body.as_bytes(),
-            )
-            .await;
+        let answer =
+            api.send(method, &path, &[("content-type", "application/json")], body.as_bytes()).await;
         answer.problem(status, kind);
-        assert!(
-            !answer.text().contains("secret"),
-            "internal text: {}",
-            answer.text()
-        );
+        assert!(!answer.text().contains("secret"), "internal text: {}", answer.text());
         assert_eq!(answer.header("retry-after"), if status == 503 { "1" } else { "" });
     }
     assert_eq!(api.get("/healthz").await.status, 200, "the process lives on");
@@ -227,9 +215,7 @@ async fn a_hung_store_holds_no_probe_for_long() {
     assert_eq!(api.get("/readyz").await.status, 200);
     *store.fault.lock().unwrap() = Fault::Hangs;
     let unready = async { while api.get("/readyz").await.status != 503 {} };
-    tokio::time::timeout(PATIENCE, unready)
-        .await
-        .expect("it is noticed");
+    tokio::time::timeout(PATIENCE, unready).await.expect("it is noticed");
     // More than there are connections for probes, each of which waited for two seconds once.
     let asked = std::time::Instant::now();
     for _ in 0..20 {
@@ -249,10 +235,7 @@ async fn a_hung_store_holds_no_probe_for_long() {
 async fn readiness_says_which_part_does_not_work_and_recovers() {
     let (api, store) = faulty(Fault::Unavailable, 1000).await;
     let answer = api.get("/readyz").await;
-    assert_eq!(
-        (answer.status, &answer.json()["checks"]["store"]),
-        (503, &json!("unavailable"))
-    );
+    assert_eq!((answer.status, &answer.json()["checks"]["store"]), (503, &json!("unavailable")));
     assert!(!answer.text().contains("secret"));
     assert_eq!(answer.json()["checks"]["broker"], "ok");
     let metrics = api.get("/metrics").await;
@@ -260,9 +243,7 @@ async fn readiness_says_which_part_does_not_work_and_recovers() {
     *store.fault.lock().unwrap() = Fault::None;
     // What was said a moment ago is repeated.
     let ready = async { while api.get("/readyz").await.status != 200 {} };
-    tokio::time::timeout(PATIENCE, ready)
-        .await
-        .expect("it is ready again");
+    tokio::time::timeout(PATIENCE, ready).await.expect("it is ready again");
     assert!(
         api.get("/metrics").await.text().contains("taskforge_store_up 0"),
         "counts are read every few seconds only"
@@ -278,7 +259,8 @@ async fn concurrent_requests_do_not_wait_for_each_others_commits() {
         async move { api.post("/tasks", &body).await.status }
     });
     let opening = async {
-        // All of them reach the store although none has been committed, so the store can make one transaction of them.
+        // All of them reach the store although none has been committed, so the store can make one
+        // transaction of them.
         while store.flushes.load(Ordering::SeqCst) < 50 {
             tokio::task::yield_now().await;
         }
@@ -303,11 +285,7 @@ async fn a_commit_whose_client_has_gone_is_hinted_all_the_same() {
     tokio::select! { _ = request => panic!("it was answered"), () = gone => {} }
     store.gate.add_permits(1);
     let echo = [TaskType::new("echo").unwrap()];
-    let want = Want {
-        types: &echo,
-        max: 1,
-        wait: PATIENCE,
-    };
+    let want = Want { types: &echo, max: 1, wait: PATIENCE };
     assert_eq!(api.broker.pop(want).await.unwrap().hints.len(), 1);
 }
 
@@ -324,11 +302,7 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
                 }
             }
         }
-        if done {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
+        if done { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
     futures.into_iter().filter_map(|(_, output)| output).collect()
@@ -373,10 +347,7 @@ away! {
 /// A server whose broker is away.
 async fn without_broker(mode: Mode) -> Api {
     let signals = broadcast::channel(1).0;
-    let setup = Setup {
-        broker: Some(Arc::new(Away { signals, mode })),
-        ..Setup::default()
-    };
+    let setup = Setup { broker: Some(Arc::new(Away { signals, mode })), ..Setup::default() };
     setup.start().await
 }
 
@@ -385,15 +356,9 @@ async fn a_broker_that_is_away_fails_no_request() {
     let api = without_broker(Mode::Redis).await;
     let id = api.fibonacci().await;
     for action in ["cancel", "retry", "cancel"] {
-        assert_eq!(
-            api.post_text(&format!("/tasks/{id}/{action}"), "").await.status,
-            200
-        );
+        assert_eq!(api.post_text(&format!("/tasks/{id}/{action}"), "").await.status, 200);
     }
-    assert_eq!(
-        api.get(&format!("/tasks/{id}?wait=5s")).await.json()["status"],
-        "cancelled"
-    );
+    assert_eq!(api.get(&format!("/tasks/{id}?wait=5s")).await.json()["status"], "cancelled");
     assert!(
         api.get("/metrics")
             .await
@@ -406,10 +371,7 @@ async fn a_broker_that_is_away_fails_no_request() {
 async fn a_fleet_whose_broker_is_away_is_ready_and_says_which_mode_is_on() {
     for (mode, said) in [
         (Mode::Redis, "unavailable"),
-        (
-            Mode::StoreWhileRedisIsAway,
-            "Redis is away; tasks are claimed from the store itself",
-        ),
+        (Mode::StoreWhileRedisIsAway, "Redis is away; tasks are claimed from the store itself"),
     ] {
         let api = without_broker(mode).await;
         let ready = api.get("/readyz").await;
@@ -438,16 +400,10 @@ async fn external_workers_are_served_from_the_store_while_the_broker_is_away() {
     assert_eq!(tasks[1]["id"], ids[1].to_string());
     let waiting = api.post("/task/next", &ask);
     let (answer, id) = tokio::join!(waiting, api.fibonacci());
-    assert_eq!(
-        answer.json()["tasks"][0]["id"],
-        id.to_string(),
-        "found by looking again"
-    );
-    let body = json!({"task_id": tasks[0]["id"], "lease_token": tasks[0]["lease_token"], "output": 1});
-    assert_eq!(
-        api.post("/complete_task", &body).await.json()["status"],
-        "completed"
-    );
+    assert_eq!(answer.json()["tasks"][0]["id"], id.to_string(), "found by looking again");
+    let body =
+        json!({"task_id": tasks[0]["id"], "lease_token": tasks[0]["lease_token"], "output": 1});
+    assert_eq!(api.post("/complete_task", &body).await.json()["status"], "completed");
 }
 
 #[tokio::test]
@@ -461,10 +417,7 @@ async fn a_store_that_is_away_loses_no_external_workers_hint() {
     }
     *store.fault.lock().unwrap() = Fault::None;
     let leased = api.post("/task/next", &ask).await.json()["tasks"][0].clone();
-    assert_eq!(
-        (&leased["id"], &leased["attempt"]),
-        (&json!(id.to_string()), &json!(1))
-    );
+    assert_eq!((&leased["id"], &leased["attempt"]), (&json!(id.to_string()), &json!(1)));
 }
 
 #[tokio::test]
@@ -472,15 +425,9 @@ async fn an_external_worker_gets_what_a_cap_allows_and_the_rest_when_that_has_en
     let broker = Arc::new(LocalBroker::new());
     // Or else the store would be looked into beside it.
     broker.mark_complete().await.unwrap();
-    let setup = Setup {
-        broker: Some(broker.clone()),
-        ..Setup::default()
-    };
+    let setup = Setup { broker: Some(broker.clone()), ..Setup::default() };
     let api = setup.start().await;
-    let cap = TypePolicy {
-        max_running: Some(1),
-        ..TypePolicy::default()
-    };
+    let cap = TypePolicy { max_running: Some(1), ..TypePolicy::default() };
     let fibonacci = TaskType::new("fibonacci").unwrap();
     api.store.set_type_policy(&fibonacci, cap).await.unwrap();
     // One was cancelled while it waited, so its hint leads nowhere.

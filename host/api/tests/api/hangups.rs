@@ -17,10 +17,12 @@ use crate::harness::Api;
 
 const HANG_UPS: usize = 1_000;
 
-/// The requests of one round: what each is, and what is to be there if it was answered with success.
+/// The requests of one round: what each is, and what is to be there if it was answered with
+/// success.
 fn round(number: usize) -> Vec<String> {
-    let json =
-        |method: &str, path: &str, body: serde_json::Value| request(method, path, None, &body.to_string());
+    let json = |method: &str, path: &str, body: serde_json::Value| {
+        request(method, path, None, &body.to_string())
+    };
     let plain = |method: &str, path: &str| request(method, path, None, "");
     let id = taskforge_domain::TaskId::generate();
     let task = json!({"task_type": "echo", "input": {"n": number}});
@@ -36,21 +38,9 @@ fn round(number: usize) -> Vec<String> {
         plain("DELETE", "/tasks?status=cancelled"),
         plain("POST", "/dlq/requeue?task_type=echo"),
         plain("DELETE", "/dlq?task_type=echo"),
-        json(
-            "POST",
-            "/task/next",
-            json!({"task_types": ["echo"], "wait": "50ms", "lease": "1h"}),
-        ),
-        json(
-            "POST",
-            "/task/heartbeat",
-            json!({"task_id": id, "lease_token": "AQ"}),
-        ),
-        json(
-            "POST",
-            "/complete_task",
-            json!({"task_id": id, "lease_token": "AQ", "output": {}}),
-        ),
+        json("POST", "/task/next", json!({"task_types": ["echo"], "wait": "50ms", "lease": "1h"})),
+        json("POST", "/task/heartbeat", json!({"task_id": id, "lease_token": "AQ"})),
+        json("POST", "/complete_task", json!({"task_id": id, "lease_token": "AQ", "output": {}})),
         json(
             "PUT",
             &format!("/plugins/shaped/secrets/s{number}"),
@@ -66,12 +56,7 @@ fn round(number: usize) -> Vec<String> {
         plain("POST", "/plugins/shaped/resume"),
         plain("POST", "/plugins/none/retire"),
         request("POST", "/plugins", None, "not a component"),
-        request(
-            "PUT",
-            "/plugins/shaped/versions/1.0.0/signature",
-            None,
-            "no signature",
-        ),
+        request("PUT", "/plugins/shaped/versions/1.0.0/signature", None, "no signature"),
         plain("POST", "/plugins/shaped/versions/prune"),
     ]
 }
@@ -89,9 +74,8 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
                 let mut kept = Vec::new();
                 while !over.load(Ordering::Relaxed) {
                     let tenant = format!("honest{caller}-{}", kept.len());
-                    let set = api
-                        .put(&format!("/tenants/{tenant}"), &json!({"max_running": 7}))
-                        .await;
+                    let set =
+                        api.put(&format!("/tenants/{tenant}"), &json!({"max_running": 7})).await;
                     assert_eq!(set.status, 200, "{set:?}");
                     kept.push(tenant);
                     let read = api.get("/tasks").await;
@@ -101,7 +85,8 @@ async fn what_was_answered_is_stored_however_many_hang_up_and_nobody_else_sees_a
             })
         })
         .collect();
-    let (mut tenants, mut tasks, mut secrets, mut answered) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut tenants, mut tasks, mut secrets, mut answered) =
+        (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut hang_ups = 0;
     for number in 0.. {
         if hang_ups >= HANG_UPS {

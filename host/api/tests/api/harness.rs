@@ -1,4 +1,5 @@
-//! A server on a port of its own, a client that speaks HTTP by hand, and a worker's part played through the store.
+//! A server on a port of its own, a client that speaks HTTP by hand, and a worker's part played
+//! through the store.
 
 use std::{
     collections::HashMap,
@@ -10,15 +11,19 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use taskforge_api::{AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind};
+use taskforge_api::{
+    AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind,
+};
 use taskforge_broker::{Broker, LocalBroker, Signal, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, Limits, LogLevel, LogLine, NewTask,
-    Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, Limits, LogLevel, LogLine,
+    NewTask, Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_registry::{Keyring, Parts, Registry, SignaturePolicy};
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
-use taskforge_store::{ClaimBy, ClaimRequest, Commit, Completion, PluginStore, SqliteStore, Store, Term};
+use taskforge_store::{
+    ClaimBy, ClaimRequest, Commit, Completion, PluginStore, SqliteStore, Store, Term,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,10 +62,7 @@ impl Default for Setup {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
-            config: ApiConfig {
-                listen,
-                ..ApiConfig::default()
-            },
+            config: ApiConfig { listen, ..ApiConfig::default() },
             ready: Arc::new(AlwaysReady),
             wrap: Box::new(|store| store),
             broker: None,
@@ -69,12 +71,14 @@ impl Default for Setup {
     }
 }
 
-/// The sandbox that pushed components are checked in. One for all tests: compiled code is shared, and nothing else is kept.
+/// The sandbox that pushed components are checked in. One for all tests: compiled code is shared,
+/// and nothing else is kept.
 fn runtime() -> Runtime {
     static RUNTIME: OnceLock<(Runtime, TempDir)> = OnceLock::new();
     let (runtime, _) = RUNTIME.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let mailer = OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
+        let mailer =
+            OutboxMailer::new(folder.path().join("outbox"), "test <test@localhost>").unwrap();
         let config = RuntimeConfig {
             cache_dir: Some(folder.path().join("cache")),
             max_instances: 8,
@@ -108,9 +112,7 @@ impl Setup {
         });
         let services = Services {
             store: (self.wrap)(Arc::clone(&store)),
-            broker: self
-                .broker
-                .unwrap_or_else(|| Arc::clone(&broker) as Arc<dyn Broker>),
+            broker: self.broker.unwrap_or_else(|| Arc::clone(&broker) as Arc<dyn Broker>),
             catalog: Arc::clone(&catalog),
             registry: registry.clone(),
             metrics: Metrics::install().unwrap(),
@@ -120,16 +122,7 @@ impl Setup {
         let address = server.local_addr();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.serve(services, shutdown.clone()));
-        Api {
-            address,
-            registry,
-            store,
-            broker,
-            catalog,
-            shutdown,
-            serving,
-            _dir: dir,
-        }
+        Api { address, registry, store, broker, catalog, shutdown, serving, _dir: dir }
     }
 }
 
@@ -186,11 +179,7 @@ impl Answer {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json");
         let problem = self.json();
-        assert_eq!(
-            problem["type"],
-            format!("urn:taskforge:problem:{kind}"),
-            "{problem}"
-        );
+        assert_eq!(problem["type"], format!("urn:taskforge:problem:{kind}"), "{problem}");
         assert_eq!(problem["status"], status);
         assert!(!problem["title"].as_str().unwrap().is_empty());
         assert!(!problem["detail"].as_str().unwrap().is_empty());
@@ -203,10 +192,7 @@ impl Answer {
     pub fn pointers(&self) -> Vec<String> {
         let problem = self.problem(422, "validation");
         let errors = problem["errors"].as_array().unwrap();
-        errors
-            .iter()
-            .map(|error| error["pointer"].as_str().unwrap().to_owned())
-            .collect()
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
     }
 
     pub fn parse(raw: &[u8]) -> Option<Self> {
@@ -217,11 +203,7 @@ impl Answer {
         let headers = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()));
-        Some(Self {
-            status,
-            headers: headers.collect(),
-            body: raw[end + 4..].to_vec(),
-        })
+        Some(Self { status, headers: headers.collect(), body: raw[end + 4..].to_vec() })
     }
 }
 
@@ -255,14 +237,26 @@ impl Api {
         Ok(answer)
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut all = vec![("connection", "close")];
         all.extend(headers);
         self.send_kept(method, path, &all, body).await
     }
 
     /// The same without a wish that the connection be closed: the server must do that by itself.
-    pub async fn send_kept(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub async fn send_kept(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
         if !body.is_empty() || method == "POST" || method == "PUT" {
             request.push_str(&format!("content-length: {}\r\n", body.len()));
@@ -274,7 +268,8 @@ impl Api {
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body);
         let raw = self.raw(&request).await.unwrap();
-        Answer::parse(&raw).unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&raw)))
+        Answer::parse(&raw)
+            .unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&raw)))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -295,18 +290,13 @@ impl Api {
     }
 
     pub async fn post_text(&self, path: &str, body: &str) -> Answer {
-        self.send(
-            "POST",
-            path,
-            &[("content-type", "application/json")],
-            body.as_bytes(),
-        )
-        .await
+        self.send("POST", path, &[("content-type", "application/json")], body.as_bytes()).await
     }
 
     /// Pushes a component: alone, or with what is JSON in a form. The rest goes into the query.
     pub async fn push(&self, with: &[(&str, &str)], component: &[u8]) -> Answer {
-        let is_part = |(name, _): &&(&str, &str)| ["settings", "manifest", "signature"].contains(name);
+        let is_part =
+            |(name, _): &&(&str, &str)| ["settings", "manifest", "signature"].contains(name);
         let (parts, pairs): (Vec<_>, Vec<_>) = with.iter().partition(is_part);
         let query = query(&pairs);
         if parts.is_empty() {
@@ -324,7 +314,8 @@ impl Api {
         let boundary = "a-boundary-that-stands-in-no-part";
         let mut form = Vec::new();
         for (name, bytes) in parts {
-            let head = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
+            let head =
+                format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
             form.extend_from_slice(head.as_bytes());
             form.extend_from_slice(bytes);
             form.extend_from_slice(b"\r\n");
@@ -332,8 +323,7 @@ impl Api {
         form.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
         let content_type = format!("multipart/form-data; boundary={boundary}");
         let headers = [("content-type", &*content_type), ("x-operator", "tester")];
-        self.send("POST", &format!("/plugins?{query}"), &headers, &form)
-            .await
+        self.send("POST", &format!("/plugins?{query}"), &headers, &form).await
     }
 
     /// Enqueues a task and returns its id.
@@ -344,37 +334,21 @@ impl Api {
     }
 
     pub async fn fibonacci(&self) -> TaskId {
-        self.create(json!({"task_type": "fibonacci", "input": {"n": 10}}))
-            .await
+        self.create(json!({"task_type": "fibonacci", "input": {"n": 10}})).await
     }
 
     /// Claims a task as a worker does.
     pub async fn claim(&self, id: TaskId) -> (WorkerId, ClaimedTask) {
         let worker = WorkerId::generate();
         let by = ClaimBy::Ids(&[id]);
-        let claimed = self
-            .store
-            .claim(ClaimRequest {
-                worker,
-                by,
-                now: now(),
-            })
-            .await
-            .unwrap();
-        (
-            worker,
-            claimed.tasks.into_iter().next().expect("the task can be claimed"),
-        )
+        let claimed = self.store.claim(ClaimRequest { worker, by, now: now() }).await.unwrap();
+        (worker, claimed.tasks.into_iter().next().expect("the task can be claimed"))
     }
 
     /// Ends an attempt as a worker does, signal included.
     pub async fn end(&self, worker: WorkerId, task: &ClaimedTask, outcome: Outcome, next: Next) {
         let attempt = attempt(worker, task, outcome);
-        let commits = self
-            .store
-            .complete(&[Completion { attempt, next }])
-            .await
-            .unwrap();
+        let commits = self.store.complete(&[Completion { attempt, next }]).await.unwrap();
         assert_eq!(commits, [Commit::Committed]);
         if next == Next::Complete || next == Next::DeadLetter {
             self.broker.publish(&[Signal::Finished(task.id)]).await.unwrap();
@@ -398,11 +372,7 @@ impl Api {
         self.store.enqueue(&tasks).await.unwrap();
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
         let worker = WorkerId::generate();
-        let request = ClaimRequest {
-            worker,
-            by: ClaimBy::Ids(&ids),
-            now: now(),
-        };
+        let request = ClaimRequest { worker, by: ClaimBy::Ids(&ids), now: now() };
         let claimed = self.store.claim(request).await.unwrap().tasks;
         let failed = |task: &ClaimedTask| Completion {
             attempt: attempt(
@@ -420,11 +390,7 @@ impl Api {
     /// Takes what hints of these types there are, after at least one has come.
     pub async fn hints(&self, types: &[&str]) -> Vec<TaskId> {
         let types: Vec<TaskType> = types.iter().map(|name| TaskType::new(name).unwrap()).collect();
-        let want = Want {
-            types: &types,
-            max: 100_000,
-            wait: PATIENCE,
-        };
+        let want = Want { types: &types, max: 100_000, wait: PATIENCE };
         let popped = self.broker.pop(want).await.unwrap();
         popped.hints.iter().map(|hint| hint.id).collect()
     }
@@ -464,7 +430,9 @@ fn query(pairs: &[&(&str, &str)]) -> String {
         query.push_str(&format!("{}{name}=", if query.is_empty() { "" } else { "&" }));
         for byte in value.bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => query.push(char::from(byte)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => {
+                    query.push(char::from(byte))
+                }
                 byte => query.push_str(&format!("%{byte:02X}")),
             }
         }

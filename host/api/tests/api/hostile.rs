@@ -6,19 +6,13 @@ use crate::harness::{Answer, Api};
 #[tokio::test]
 async fn bytes_that_are_not_utf8_are_refused_with_their_place() {
     let api = Api::start().await;
-    for body in [
-        &b"{\"task_type\": \"echo\", \"input\": \"\xff\xfe\"}"[..],
-        b"\xff\xfe{\x00}\x00",
-        b"\x80",
-    ] {
-        let answer = api
-            .send("POST", "/tasks", &[("content-type", "application/json")], body)
-            .await;
+    for body in
+        [&b"{\"task_type\": \"echo\", \"input\": \"\xff\xfe\"}"[..], b"\xff\xfe{\x00}\x00", b"\x80"]
+    {
+        let answer =
+            api.send("POST", "/tasks", &[("content-type", "application/json")], body).await;
         let problem = answer.problem(400, "malformed-body");
-        assert!(
-            problem["detail"].as_str().unwrap().contains("not UTF-8: byte"),
-            "{problem}"
-        );
+        assert!(problem["detail"].as_str().unwrap().contains("not UTF-8: byte"), "{problem}");
     }
 }
 
@@ -37,19 +31,13 @@ async fn deep_nesting_is_refused_and_harms_nobody() {
         ] {
             for path in ["/tasks", "/tasks/batch"] {
                 let problem = api.post_text(path, &body).await.problem(400, "malformed-body");
-                assert!(
-                    problem["detail"].as_str().unwrap().contains("nests deeper"),
-                    "{problem}"
-                );
+                assert!(problem["detail"].as_str().unwrap().contains("nests deeper"), "{problem}");
             }
         }
     }
     assert_eq!(api.get("/healthz").await.status, 200);
-    let fine = format!(
-        "{{\"task_type\":\"echo\",\"input\":{}1{}}}",
-        "[".repeat(98),
-        "]".repeat(98)
-    );
+    let fine =
+        format!("{{\"task_type\":\"echo\",\"input\":{}1{}}}", "[".repeat(98), "]".repeat(98));
     assert_eq!(api.post_text("/tasks", &fine).await.status, 201);
 }
 
@@ -62,10 +50,7 @@ async fn keys_given_twice_are_refused_everywhere() {
         (r#"{"task_type":"echo","input":1,"input":2}"#, "/input"),
         (r#"{"task_type":"fibonacci","input":{"n":1,"n":-1}}"#, "/input"),
         (r#"{"task_type":"fibonacci","input":{"n":-1,"n":1}}"#, "/input"),
-        (
-            r#"{"task_type":"echo","input":[{"a":{"b":1,"\u0062":2}}]}"#,
-            "/input",
-        ),
+        (r#"{"task_type":"echo","input":[{"a":{"b":1,"\u0062":2}}]}"#, "/input"),
     ] {
         let answer = api.post_text("/tasks", body).await;
         assert_eq!(answer.pointers(), [pointer], "{body}");
@@ -77,27 +62,20 @@ async fn keys_given_twice_are_refused_everywhere() {
 async fn numbers_and_strings_that_readers_take_differently_are_refused() {
     let api = Api::start().await;
     for input in ["1e999", "-1e999", r#""\ud800""#, r#"{"\udfff":1}"#, "[1e400]"] {
-        let answer = api
-            .post_text("/tasks", &format!(r#"{{"task_type":"echo","input":{input}}}"#))
-            .await;
+        let answer =
+            api.post_text("/tasks", &format!(r#"{{"task_type":"echo","input":{input}}}"#)).await;
         assert_eq!(answer.pointers(), ["/input"], "{input}");
     }
     let huge = "9".repeat(300);
     for n in [huge.as_str(), "-0.0000001", "1e309"] {
         let answer = api
-            .post_text(
-                "/tasks",
-                &format!(r#"{{"task_type":"fibonacci","input":{{"n":{n}}}}}"#),
-            )
+            .post_text("/tasks", &format!(r#"{{"task_type":"fibonacci","input":{{"n":{n}}}}}"#))
             .await;
         assert_eq!(answer.status, 422, "{n}");
     }
     for n in ["1e3", "10.0", "1000000"] {
         let answer = api
-            .post_text(
-                "/tasks",
-                &format!(r#"{{"task_type":"fibonacci","input":{{"n":{n}}}}}"#),
-            )
+            .post_text("/tasks", &format!(r#"{{"task_type":"fibonacci","input":{{"n":{n}}}}}"#))
             .await;
         assert_eq!(answer.status, 201, "{n} is an integer, as JSON Schema counts");
     }
@@ -108,28 +86,19 @@ async fn numbers_and_strings_that_readers_take_differently_are_refused() {
 #[tokio::test]
 async fn nul_characters_are_data_inside_a_string_and_an_error_outside() {
     let api = Api::start().await;
-    let answer = api
-        .post_text("/tasks", r#"{"task_type":"echo","input":"a\u0000b"}"#)
-        .await;
+    let answer = api.post_text("/tasks", r#"{"task_type":"echo","input":"a\u0000b"}"#).await;
     assert_eq!(answer.status, 201);
     let read = api.get(answer.header("location")).await.json();
     assert_eq!(read["input"], "a\0b");
-    for body in [
-        "{\"task_type\":\"echo\",\"input\":\"a\0b\"}",
-        "\0",
-        "{\"task_type\":\"echo\"}\0",
-    ] {
+    for body in ["{\"task_type\":\"echo\",\"input\":\"a\0b\"}", "\0", "{\"task_type\":\"echo\"}\0"]
+    {
         api.post_text("/tasks", body).await.problem(400, "malformed-body");
     }
     assert_eq!(
-        api.post_text("/tasks", r#"{"task_type":"ec\u0000ho"}"#)
-            .await
-            .pointers(),
+        api.post_text("/tasks", r#"{"task_type":"ec\u0000ho"}"#).await.pointers(),
         ["/task_type"]
     );
-    api.get("/tasks?task_type=%00")
-        .await
-        .problem(400, "invalid-parameter");
+    api.get("/tasks?task_type=%00").await.problem(400, "invalid-parameter");
 }
 
 #[tokio::test]
@@ -154,13 +123,9 @@ async fn a_name_of_any_length_or_script_is_not_echoed_whole() {
 async fn sql_in_any_field_is_only_text() {
     let api = Api::start().await;
     let text = "'); drop table tasks; --";
-    let id = api
-        .create(json!({"task_type": "echo", "input": {"a": text}}))
-        .await;
+    let id = api.create(json!({"task_type": "echo", "input": {"a": text}})).await;
     assert_eq!(api.get(&format!("/tasks/{id}")).await.json()["input"]["a"], text);
-    api.get("/tasks?status=pending'%20or%201=1--")
-        .await
-        .problem(400, "invalid-parameter");
+    api.get("/tasks?status=pending'%20or%201=1--").await.problem(400, "invalid-parameter");
     assert_eq!(api.store.counts().await.unwrap().by_type.len(), 1);
 }
 

@@ -32,9 +32,7 @@ async fn a_host_is_given_once_and_is_one() {
         }
     }
     // HTTP/1.0 has none; without a key nothing says then whom it is for.
-    raw(&api, "GET /healthz HTTP/1.0\r\n\r\n")
-        .await
-        .problem(403, "foreign-origin");
+    raw(&api, "GET /healthz HTTP/1.0\r\n\r\n").await.problem(403, "foreign-origin");
     let head = "GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n";
     assert_eq!(raw(&api, head).await.status, 200);
 }
@@ -84,7 +82,8 @@ async fn without_a_key_other_names_and_other_sites_are_kept_out() {
             ("POST", "/queues/echo/pause"),
             ("GET", "/nowhere"),
         ] {
-            let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: 8\r\n");
+            let mut head =
+                format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: 8\r\n");
             for (name, value) in foreign {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
@@ -98,19 +97,14 @@ async fn without_a_key_other_names_and_other_sites_are_kept_out() {
     // A link on another page may lead to the pages, which show nothing of what is stored.
     let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
     assert_eq!(api.send("GET", "/docs/", &link, b"").await.status, 200);
-    let own = [
-        ("origin", "http://localhost"),
-        ("content-type", "application/json"),
-    ];
+    let own = [("origin", "http://localhost"), ("content-type", "application/json")];
     let body = json!({"task_type": "echo"}).to_string();
     let created = api.send("POST", "/tasks", &own, body.as_bytes()).await;
     assert_eq!(created.status, 201);
 }
 
 /// Texts that no row, key or file name holds.
-const BAD: [&str; 9] = [
-    "a%00b", "%00", "a%1bb", "a%0ab", "%zz", "%", "%ff", "%c0%80", "%C2%85",
-];
+const BAD: [&str; 9] = ["a%00b", "%00", "a%1bb", "a%0ab", "%zz", "%", "%ff", "%c0%80", "%C2%85"];
 
 #[tokio::test]
 async fn no_text_of_a_path_or_a_query_is_our_fault() {
@@ -131,10 +125,7 @@ async fn no_text_of_a_path_or_a_query_is_our_fault() {
                         _ => continue,
                     };
                     let answer = api.send(&method, &target, &[], b"").await;
-                    assert!(
-                        (400..500).contains(&answer.status),
-                        "{method} {target}: {answer:?}"
-                    );
+                    assert!((400..500).contains(&answer.status), "{method} {target}: {answer:?}");
                     tried += 1;
                 }
             }
@@ -162,9 +153,7 @@ fn with(path: &str, name: &str, value: &str) -> String {
         ("key", "k"),
     ]
     .iter()
-    .fold(path, |path, (name, good)| {
-        path.replace(&format!("{{{name}}}"), good)
-    })
+    .fold(path, |path, (name, good)| path.replace(&format!("{{{name}}}"), good))
 }
 
 #[tokio::test]
@@ -172,9 +161,7 @@ async fn a_wrong_secret_version_or_operator_is_named() {
     let api = Api::start().await;
     for path in ["/plugins/echo/secrets/a%00b", "/plugins/echo/secrets/a%E2%80%AEb"] {
         api.delete(path).await.problem(400, "invalid-parameter");
-        api.put(path, &json!({"value": "x"}))
-            .await
-            .problem(400, "invalid-parameter");
+        api.put(path, &json!({"value": "x"})).await.problem(400, "invalid-parameter");
     }
     let problem = api.delete("/plugins/echo/secrets/a%E2%80%AEb").await;
     let problem = problem.problem(400, "invalid-parameter");

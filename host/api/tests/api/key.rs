@@ -8,9 +8,7 @@ use crate::harness::{Answer, Api, Setup};
 const KEY: &str = "correct-horse-battery-staple";
 
 async fn locked() -> Api {
-    Setup::config(|config| config.key = Some(ApiKey::new(KEY).unwrap()))
-        .start()
-        .await
+    Setup::config(|config| config.key = Some(ApiKey::new(KEY).unwrap())).start().await
 }
 
 /// Asserts that nobody was let in, and returns what they were told, without the request's id.
@@ -51,13 +49,7 @@ async fn every_documented_operation_but_probes_and_pages_asks_for_the_key() {
 #[tokio::test]
 async fn what_a_person_or_a_probe_needs_first_is_open() {
     let api = locked().await;
-    for path in [
-        "/healthz",
-        "/readyz",
-        "/openapi.json",
-        "/docs/",
-        "/docs/swagger-ui.css",
-    ] {
+    for path in ["/healthz", "/readyz", "/openapi.json", "/docs/", "/docs/swagger-ui.css"] {
         assert_eq!(api.get(path).await.status, 200, "{path}");
     }
     for path in ["/", "/docs"] {

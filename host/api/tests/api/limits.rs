@@ -36,14 +36,9 @@ async fn drip(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn headers_that_drip_in_are_cut_off() {
-    let api = Setup::config(|config| config.header_timeout = SHORT)
-        .start()
-        .await;
+    let api = Setup::config(|config| config.header_timeout = SHORT).start().await;
     let mut stream = api.connect().await;
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await.unwrap();
     let begin = Instant::now();
     drip(stream, b"a").await;
     assert!(begin.elapsed() >= SHORT, "it had its time");
@@ -52,15 +47,10 @@ async fn headers_that_drip_in_are_cut_off() {
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_is_closed() {
-    let api = Setup::config(|config| config.header_timeout = SHORT)
-        .start()
-        .await;
+    let api = Setup::config(|config| config.header_timeout = SHORT).start().await;
     let mut stream = api.connect().await;
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
-        .await
-        .expect("closed")
-        .unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").unwrap();
     assert!(answer.is_empty());
 }
 
@@ -71,9 +61,7 @@ async fn a_body_that_drips_in_is_cut_off() {
     let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = drip(stream, b" ").await;
-    Answer::parse(&answer)
-        .expect("an answer")
-        .problem(408, "slow-body");
+    Answer::parse(&answer).expect("an answer").problem(408, "slow-body");
 }
 
 #[tokio::test]
@@ -85,10 +73,7 @@ async fn a_body_that_breaks_off_stores_nothing() {
     stream.write_all(br#"{"task_type":"echo"}"#).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
-        .await
-        .expect("closed")
-        .ok();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").ok();
     // A client that has gone for good is not answered at all.
     if let Some(answer) = Answer::parse(&answer) {
         answer.problem(400, "malformed-body");
@@ -100,14 +85,8 @@ async fn a_body_that_breaks_off_stores_nothing() {
 async fn a_body_that_is_too_large_is_refused_however_it_comes() {
     let api = Setup::config(|config| config.body_limit = 100_000).start().await;
     let body = json!({"task_type": "echo", "input": "x".repeat(150_000)}).to_string();
-    let problem = api
-        .post_text("/tasks", &body)
-        .await
-        .problem(413, "body-too-large");
-    assert!(
-        problem["detail"].as_str().unwrap().contains("100000"),
-        "{problem}"
-    );
+    let problem = api.post_text("/tasks", &body).await.problem(413, "body-too-large");
+    assert!(problem["detail"].as_str().unwrap().contains("100000"), "{problem}");
     // Without a length.
     let mut request = b"POST /tasks HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for piece in body.as_bytes().chunks(10_000) {
@@ -116,14 +95,10 @@ async fn a_body_that_is_too_large_is_refused_however_it_comes() {
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"0\r\n\r\n");
-    Answer::parse(&api.raw(&request).await.unwrap())
-        .unwrap()
-        .problem(413, "body-too-large");
+    Answer::parse(&api.raw(&request).await.unwrap()).unwrap().problem(413, "body-too-large");
     // A client that asks first is told before it sends.
     let asks = "POST /tasks HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 150000\r\n\r\n";
-    Answer::parse(&api.raw(asks.as_bytes()).await.unwrap())
-        .unwrap()
-        .problem(413, "body-too-large");
+    Answer::parse(&api.raw(asks.as_bytes()).await.unwrap()).unwrap().problem(413, "body-too-large");
     let fits = json!({"task_type": "echo", "input": "x".repeat(99_000)}).to_string();
     assert_eq!(api.post_text("/tasks", &fits).await.status, 201);
 }
@@ -136,9 +111,7 @@ async fn a_body_without_end_is_not_read_without_end() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let flood = async { while stream.write_all(chunk.as_bytes()).await.is_ok() {} };
-    tokio::time::timeout(PATIENCE, flood)
-        .await
-        .expect("the server closes the connection");
+    tokio::time::timeout(PATIENCE, flood).await.expect("the server closes the connection");
 }
 
 #[tokio::test]
@@ -149,10 +122,7 @@ async fn headers_are_limited_in_size_and_number() {
             "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n",
             "x".repeat(70_000)
         ),
-        format!(
-            "GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
-            "x: y\r\n".repeat(101)
-        ),
+        format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(101)),
         format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(70_000)),
     ] {
         let raw = api.raw(request.as_bytes()).await.unwrap();
@@ -202,9 +172,7 @@ async fn silent_connections_give_way_to_those_that_speak() {
     assert_eq!(api.get("/healthz").await.status, 200, "at once");
     // They may be about to speak for a second.
     let served = async { while api.get("/tasks").await.status != 200 {} };
-    tokio::time::timeout(PATIENCE, served)
-        .await
-        .expect("it is served");
+    tokio::time::timeout(PATIENCE, served).await.expect("it is served");
 }
 
 #[tokio::test]
@@ -268,25 +236,12 @@ async fn a_refused_body_is_read_away_so_that_the_answer_arrives() {
     let api = setup.start().await;
     let large = vec![b' '; 40 << 20];
     for (path, headers, status, kind) in [
-        (
-            "/plugins",
-            &[("content-type", "application/wasm")][..],
-            401,
-            "unauthorized",
-        ),
+        ("/plugins", &[("content-type", "application/wasm")][..], 401, "unauthorized"),
         ("/nowhere", &[("x-api-key", "0123456789abcdef")], 404, "no-route"),
+        ("/tasks", &[("x-api-key", "0123456789abcdef")], 415, "unsupported-media-type"),
         (
             "/tasks",
-            &[("x-api-key", "0123456789abcdef")],
-            415,
-            "unsupported-media-type",
-        ),
-        (
-            "/tasks",
-            &[
-                ("x-api-key", "0123456789abcdef"),
-                ("content-type", "application/json"),
-            ],
+            &[("x-api-key", "0123456789abcdef"), ("content-type", "application/json")],
             413,
             "body-too-large",
         ),
@@ -301,8 +256,9 @@ async fn a_refused_body_is_read_away_so_that_the_answer_arrives() {
 
 #[tokio::test]
 async fn a_client_that_asks_first_is_told_to_go_on_only_if_its_body_is_wanted() {
-    let setup =
-        Setup::config(|config| config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap()));
+    let setup = Setup::config(|config| {
+        config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap())
+    });
     let api = setup.start().await;
     let body = r#"{"task_type":"echo"}"#;
     let head = |key: &str| {
@@ -315,10 +271,7 @@ async fn a_client_that_asks_first_is_told_to_go_on_only_if_its_body_is_wanted() 
     let refused = api.raw(head("wrong").as_bytes()).await.unwrap();
     Answer::parse(&refused).unwrap().problem(401, "unauthorized");
     let mut stream = api.connect().await;
-    stream
-        .write_all(head("0123456789abcdef").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(head("0123456789abcdef").as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).await.unwrap();
     assert!(go_on.starts_with(b"HTTP/1.1 100"));
@@ -336,9 +289,7 @@ async fn a_client_that_does_not_read_loses_its_connection() {
     });
     let api = setup.start().await;
     // More than the buffers of both sockets take.
-    let id = api
-        .create(json!({"task_type": "echo", "input": "x".repeat(32 << 20)}))
-        .await;
+    let id = api.create(json!({"task_type": "echo", "input": "x".repeat(32 << 20)})).await;
     let mut stream = api.connect().await;
     stream
         .write_all(format!("GET /tasks/{id} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
@@ -347,10 +298,7 @@ async fn a_client_that_does_not_read_loses_its_connection() {
     // Long enough to have filled the buffers and to have been given up.
     tokio::time::sleep(SHORT * 3).await;
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
-        .await
-        .expect("closed")
-        .ok();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").ok();
     assert!(answer.len() < 32 << 20, "it did not get everything");
 }
 
@@ -359,41 +307,27 @@ async fn a_connection_serves_many_requests() {
     let api = Api::start().await;
     let two = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /plugins/echo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let raw = api.raw(two.as_bytes()).await.unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&raw).matches("HTTP/1.1 200 OK").count(),
-        2
-    );
+    assert_eq!(String::from_utf8_lossy(&raw).matches("HTTP/1.1 200 OK").count(), 2);
 }
 
 #[tokio::test]
 async fn a_shutdown_closes_the_door_and_idle_connections() {
     let api = Api::start().await;
     let mut idle = api.connect().await;
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        .await
-        .unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
     api.shutdown.cancel();
-    tokio::time::timeout(PATIENCE, api.serving)
-        .await
-        .expect("it ends")
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(PATIENCE, api.serving).await.expect("it ends").unwrap().unwrap();
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();
-    assert!(
-        TcpStream::connect(api.address).await.is_err(),
-        "nobody listens any more"
-    );
+    assert!(TcpStream::connect(api.address).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test]
 async fn who_is_still_busy_after_the_grace_period_is_cut_off() {
-    let api = Setup::config(|config| config.shutdown_grace = SHORT)
-        .start()
-        .await;
+    let api = Setup::config(|config| config.shutdown_grace = SHORT).start().await;
     let mut busy = api.connect().await;
     let head = "POST /tasks HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n";
     busy.write_all(head.as_bytes()).await.unwrap();
@@ -402,9 +336,6 @@ async fn who_is_still_busy_after_the_grace_period_is_cut_off() {
     busy.read_exact(&mut go_on).await.unwrap();
     assert!(go_on.starts_with(b"HTTP/1.1 100"));
     api.shutdown.cancel();
-    let ended = tokio::time::timeout(PATIENCE, api.serving)
-        .await
-        .expect("it ends")
-        .unwrap();
+    let ended = tokio::time::timeout(PATIENCE, api.serving).await.expect("it ends").unwrap();
     assert!(matches!(ended, Err(ServeError::CutOff(1))), "{ended:?}");
 }

@@ -13,18 +13,9 @@ async fn health_and_readiness_are_told_apart() {
     let plugins_loaded = Arc::new(AtomicBool::new(false));
     let loaded = Arc::clone(&plugins_loaded);
     let ready = move || {
-        if loaded.load(Ordering::SeqCst) {
-            Ok(())
-        } else {
-            Err("no plugin is loaded".to_owned())
-        }
+        if loaded.load(Ordering::SeqCst) { Ok(()) } else { Err("no plugin is loaded".to_owned()) }
     };
-    let api = Setup {
-        ready: Arc::new(ready),
-        ..Setup::default()
-    }
-    .start()
-    .await;
+    let api = Setup { ready: Arc::new(ready), ..Setup::default() }.start().await;
     assert_eq!(api.get("/healthz").await.json()["status"], "ok");
     let answer = api.get("/readyz").await;
     let expected = json!({"status": "unavailable", "mode": "local", "checks": {"store": "ok", "broker": "ok", "server": "no plugin is loaded"}});
@@ -44,11 +35,7 @@ async fn metrics_count_requests_by_route_and_tasks_by_state() {
     api.get(&format!("/tasks/{id}")).await;
     api.send("INVENTED", "/nowhere", &[], b"").await;
     let answer = api.get("/metrics").await;
-    assert!(
-        answer
-            .header("content-type")
-            .starts_with("text/plain; version=0.0.4")
-    );
+    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     let text = answer.text();
     for line in [
         "taskforge_tasks{type=\"fibonacci\",state=\"failed\"} 1\n",
@@ -73,10 +60,7 @@ async fn metrics_count_requests_by_route_and_tasks_by_state() {
             Some(family) => assert!(families.insert(family.to_owned()), "{line}"),
             None => assert!(
                 line.starts_with("# HELP ")
-                    || line
-                        .rsplit(' ')
-                        .next()
-                        .is_some_and(|value| value.parse::<f64>().is_ok()),
+                    || line.rsplit(' ').next().is_some_and(|value| value.parse::<f64>().is_ok()),
                 "{line}"
             ),
         }
@@ -99,24 +83,19 @@ async fn the_pages_load_from_here_and_nowhere_else() {
     );
     let mut files = 0;
     for attribute in ["src=\"", "href=\""] {
-        for file in page
-            .text()
-            .split(attribute)
-            .skip(1)
-            .map(|rest| rest.split('"').next().unwrap())
+        for file in page.text().split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap())
         {
             assert!(!file.contains("//"), "{file} is on another server");
             let answer = api.get(&format!("/docs/{}", file.trim_start_matches("./"))).await;
             assert_eq!(answer.status, 200, "{file}");
-            assert!(!answer.body.is_empty() && answer.header("x-content-type-options") == "nosniff");
+            assert!(
+                !answer.body.is_empty() && answer.header("x-content-type-options") == "nosniff"
+            );
             files += 1;
         }
     }
     assert!(files >= 5, "{files} files");
-    assert!(
-        !page.text().contains("<script>"),
-        "inline scripts would break the policy"
-    );
+    assert!(!page.text().contains("<script>"), "inline scripts would break the policy");
     let start = api.get("/docs/swagger-initializer.js").await;
     assert!(
         start.text().contains("\"/openapi.json\"") && start.text().contains("\"none\""),

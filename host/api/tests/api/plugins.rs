@@ -14,9 +14,9 @@ use crate::harness::{Answer, Api};
 
 /// Pushes a WASI command under a version with an input schema, without activating it.
 pub(crate) async fn push_command(api: &Api, version: &str, input_schema: Value) -> Answer {
-    let manifest = json!({"name": "shaped", "version": version, "input_schema": input_schema}).to_string();
-    api.push(&[("manifest", &manifest)], &guests::bytes("command"))
-        .await
+    let manifest =
+        json!({"name": "shaped", "version": version, "input_schema": input_schema}).to_string();
+    api.push(&[("manifest", &manifest)], &guests::bytes("command")).await
 }
 
 async fn post(api: &Api, path: &str, body: Value) -> Value {

@@ -7,19 +7,12 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{Answer, Api, PATIENCE, Setup};
 
-const WORKER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../docs/examples/python_worker.py"
-);
+const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/python_worker.py");
 const KEY: &str = "correct-horse-battery-staple";
 
 /// Whether there is a Python to run the example with. A machine that builds releases must have one.
 async fn has_python() -> bool {
-    let found = Command::new("python3")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .await;
+    let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status().await;
     let has = found.is_ok_and(|status| status.success());
     assert!(has || std::env::var_os("CI").is_none(), "python3 is missing");
     if !has {
@@ -29,9 +22,7 @@ async fn has_python() -> bool {
 }
 
 async fn start() -> Api {
-    let api = Setup::config(|config| config.key = Some(ApiKey::new(KEY).unwrap()))
-        .start()
-        .await;
+    let api = Setup::config(|config| config.key = Some(ApiKey::new(KEY).unwrap())).start().await;
     let word_count = ExternalType {
         name: TaskType::new("word_count").unwrap(),
         summary: "Counts words".into(),
@@ -67,9 +58,7 @@ async fn count(api: &Api, input: serde_json::Value) -> TaskId {
 }
 
 async fn end_of(api: &Api, id: TaskId) -> serde_json::Value {
-    send(api, "GET", &format!("/tasks/{id}?wait=20s"), "")
-        .await
-        .json()
+    send(api, "GET", &format!("/tasks/{id}?wait=20s"), "").await.json()
 }
 
 #[tokio::test]
@@ -93,17 +82,10 @@ async fn the_python_worker_does_what_it_says() {
     let task = end_of(&api, refused).await;
     assert_eq!(
         (&task["status"], &task["error"], &task["error_kind"]),
-        (
-            &json!("failed"),
-            &json!("the input has no text"),
-            &json!("permanent")
-        )
+        (&json!("failed"), &json!("the input has no text"), &json!("permanent"))
     );
     let task = end_of(&api, slow).await;
-    assert_eq!(
-        (&task["status"], &task["attempt"]),
-        (&json!("completed"), &json!(1))
-    );
+    assert_eq!((&task["status"], &task["attempt"]), (&json!("completed"), &json!(1)));
 
     // SIGTERM in the middle of a task: it is finished first, and the next one is left alone.
     let last = count(&api, json!({"text": "the last one", "seconds": 1})).await;
@@ -112,22 +94,10 @@ async fn the_python_worker_does_what_it_says() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, running)
-        .await
-        .expect("it is begun");
+    tokio::time::timeout(PATIENCE, running).await.expect("it is begun");
     let pid = worker.id().unwrap().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .await
-            .unwrap()
-            .success()
-    );
-    let ended = tokio::time::timeout(PATIENCE, worker.wait())
-        .await
-        .expect("it ends")
-        .unwrap();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let ended = tokio::time::timeout(PATIENCE, worker.wait()).await.expect("it ends").unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(end_of(&api, last).await["status"], "completed");
     let left = count(&api, json!({"text": "nobody is here"})).await;

@@ -10,17 +10,11 @@ use crate::harness::{Api, PATIENCE, id, now};
 async fn an_accepted_task_can_be_read_back_as_it_was_answered() {
     let api = Api::start().await;
     let answer = api
-        .post(
-            "/tasks",
-            &json!({"task_type": "fibonacci", "input": {"n": 10}, "priority": 4}),
-        )
+        .post("/tasks", &json!({"task_type": "fibonacci", "input": {"n": 10}, "priority": 4}))
         .await;
     assert_eq!(answer.status, 201);
     let task = answer.json();
-    assert_eq!(
-        answer.header("location"),
-        format!("/tasks/{}", task["id"].as_str().unwrap())
-    );
+    assert_eq!(answer.header("location"), format!("/tasks/{}", task["id"].as_str().unwrap()));
     assert_eq!(answer.header("content-type"), "application/json");
     let read = api.get(answer.header("location")).await;
     assert_eq!((read.status, read.json()), (200, task.clone()));
@@ -59,10 +53,7 @@ async fn a_completed_task_shows_its_result() {
     let id = api.fibonacci().await;
     api.complete(id).await;
     let task = api.get(&format!("/tasks/{id}")).await.json();
-    assert_eq!(
-        (&task["status"], &task["result"]),
-        (&json!("completed"), &json!({"result": 55}))
-    );
+    assert_eq!((&task["status"], &task["result"]), (&json!("completed"), &json!({"result": 55})));
     assert_eq!(
         (&task["error"], &task["attempt"], &task["retry_count"]),
         (&Value::Null, &json!(1), &json!(0))
@@ -80,19 +71,16 @@ async fn the_old_names_of_input_and_the_trailing_slash_still_work() {
         let answer = api.post("/tasks/", &body).await;
         assert_eq!((answer.status, &answer.json()["input"]), (201, &json!({"n": 10})));
     }
-    assert_eq!(
-        api.get("/tasks/").await.json()["tasks"].as_array().unwrap().len(),
-        2
-    );
+    assert_eq!(api.get("/tasks/").await.json()["tasks"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn an_input_is_kept_to_the_letter() {
     let api = Api::start().await;
-    let input = r#"{"z":123456789012345678901234567890,"a" : 1.000, "e":1E+2,"s":"\u00e9\u0000\/"}"#;
-    let answer = api
-        .post_text("/tasks", &format!(r#"{{"task_type":"echo","input":{input}}}"#))
-        .await;
+    let input =
+        r#"{"z":123456789012345678901234567890,"a" : 1.000, "e":1E+2,"s":"\u00e9\u0000\/"}"#;
+    let answer =
+        api.post_text("/tasks", &format!(r#"{{"task_type":"echo","input":{input}}}"#)).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     assert!(answer.text().contains(input));
     let read = api.get(answer.header("location")).await;
@@ -104,27 +92,17 @@ async fn an_input_that_is_left_out_is_an_empty_object() {
     let api = Api::start().await;
     let answer = api.post("/tasks", &json!({"task_type": "echo"})).await;
     assert_eq!((answer.status, &answer.json()["input"]), (201, &json!({})));
-    let answer = api
-        .post("/tasks", &json!({"task_type": "echo", "input": null}))
-        .await;
+    let answer = api.post("/tasks", &json!({"task_type": "echo", "input": null})).await;
     assert_eq!((answer.status, &answer.json()["input"]), (201, &json!(null)));
 }
 
 #[tokio::test]
 async fn a_task_for_now_is_hinted_and_a_task_for_later_is_not() {
     let api = Api::start().await;
-    let later = api
-        .post("/tasks", &json!({"task_type": "echo", "delay": "1h"}))
-        .await
-        .json();
-    let past = api
-        .create(json!({"task_type": "echo", "run_at": "2001-01-01T00:00:00Z"}))
-        .await;
+    let later = api.post("/tasks", &json!({"task_type": "echo", "delay": "1h"})).await.json();
+    let past = api.create(json!({"task_type": "echo", "run_at": "2001-01-01T00:00:00Z"})).await;
     let at_time = api
-        .post(
-            "/tasks",
-            &json!({"task_type": "echo", "run_at": "2100-01-01T00:00:00+02:00"}),
-        )
+        .post("/tasks", &json!({"task_type": "echo", "run_at": "2100-01-01T00:00:00+02:00"}))
         .await;
     assert_eq!(
         (&later["status"], at_time.status),
@@ -133,21 +111,11 @@ async fn a_task_for_now_is_hinted_and_a_task_for_later_is_not() {
     );
     assert_eq!(api.hints(&["echo"]).await, [past]);
     assert_eq!(api.broker.depth().await.unwrap(), 0);
-    let seconds = api
-        .post("/tasks", &json!({"task_type": "echo", "delay": 90.5}))
-        .await
-        .json();
+    let seconds = api.post("/tasks", &json!({"task_type": "echo", "delay": 90.5})).await.json();
     let time = |field: &str| {
-        seconds[field]
-            .as_str()
-            .unwrap()
-            .parse::<taskforge_domain::Timestamp>()
-            .unwrap()
+        seconds[field].as_str().unwrap().parse::<taskforge_domain::Timestamp>().unwrap()
     };
-    assert_eq!(
-        time("run_at").duration_since(time("created_at")).as_millis(),
-        90_500
-    );
+    assert_eq!(time("run_at").duration_since(time("created_at")).as_millis(), 90_500);
 }
 
 #[tokio::test]
@@ -163,20 +131,14 @@ async fn a_waiting_task_can_be_cancelled_and_run_again() {
     let again = api.post_text(&format!("/tasks/{id}/cancel"), "").await;
     assert_eq!(again.status, 200, "a repeated cancel is no error");
     let retried = api.post_text(&format!("/tasks/{id}/retry"), "").await;
-    assert_eq!(
-        (retried.status, &retried.json()["status"]),
-        (200, &json!("pending"))
-    );
+    assert_eq!((retried.status, &retried.json()["status"]), (200, &json!("pending")));
     api.complete(id).await;
     for action in ["cancel", "retry"] {
         let conflict = api
             .post_text(&format!("/tasks/{id}/{action}"), "")
             .await
             .problem(409, "state-conflict");
-        assert!(
-            conflict["detail"].as_str().unwrap().contains("is completed"),
-            "{conflict}"
-        );
+        assert!(conflict["detail"].as_str().unwrap().contains("is completed"), "{conflict}");
     }
 }
 
@@ -186,18 +148,10 @@ async fn cancelling_a_running_task_tells_its_worker_and_whoever_waits() {
     let id = api.fibonacci().await;
     api.claim(id).await;
     let mut signals = api.broker.subscribe();
-    assert_eq!(
-        api.post_text(&format!("/tasks/{id}/cancel"), "").await.status,
-        200
-    );
+    assert_eq!(api.post_text(&format!("/tasks/{id}/cancel"), "").await.status, 200);
     let mut heard = Vec::new();
     for _ in 0..2 {
-        heard.push(
-            tokio::time::timeout(PATIENCE, signals.recv())
-                .await
-                .unwrap()
-                .unwrap(),
-        );
+        heard.push(tokio::time::timeout(PATIENCE, signals.recv()).await.unwrap().unwrap());
     }
     assert_eq!(heard, [Signal::Cancel(id), Signal::Finished(id)]);
 }
@@ -208,8 +162,7 @@ async fn a_retried_dead_letter_is_hinted_again() {
     let id = api.fibonacci().await;
     let (worker, task) = api.claim(id).await;
     let failure = Failure::new(FailureKind::Permanent, "no such number");
-    api.end(worker, &task, Outcome::Failed(failure), Next::DeadLetter)
-        .await;
+    api.end(worker, &task, Outcome::Failed(failure), Next::DeadLetter).await;
     let failed = api.get(&format!("/tasks/{id}")).await.json();
     assert_eq!(
         (&failed["error"], &failed["error_kind"]),
@@ -224,22 +177,15 @@ async fn a_retried_dead_letter_is_hinted_again() {
 #[tokio::test]
 async fn lists_page_newest_first_without_gaps_or_repeats() {
     let api = Api::start().await;
-    let tasks: Vec<Value> = (0..25)
-        .map(|n| json!({"task_type": "fibonacci", "input": {"n": n}}))
-        .collect();
+    let tasks: Vec<Value> =
+        (0..25).map(|n| json!({"task_type": "fibonacci", "input": {"n": n}})).collect();
     let ids = api.post("/tasks/batch", &json!({"tasks": tasks})).await.json()["ids"].clone();
     let mut expected: Vec<Value> = ids.as_array().unwrap().clone();
     expected.reverse();
     let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let page = api.get(&format!("/tasks?limit=10{cursor}")).await.json();
-        seen.extend(
-            page["tasks"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|task| task["id"].clone()),
-        );
+        seen.extend(page["tasks"].as_array().unwrap().iter().map(|task| task["id"].clone()));
         pages += 1;
         // A task that comes in meanwhile does not shift the pages.
         api.fibonacci().await;
@@ -250,10 +196,7 @@ async fn lists_page_newest_first_without_gaps_or_repeats() {
     }
     assert_eq!((seen, pages), (expected, 3));
     assert_eq!(
-        api.get("/tasks?limit=25&status=pending").await.json()["tasks"]
-            .as_array()
-            .unwrap()
-            .len(),
+        api.get("/tasks?limit=25&status=pending").await.json()["tasks"].as_array().unwrap().len(),
         25
     );
 }
@@ -261,21 +204,14 @@ async fn lists_page_newest_first_without_gaps_or_repeats() {
 #[tokio::test]
 async fn lists_filter_by_state_type_time_and_kind_of_failure() {
     let api = Api::start().await;
-    let (first, echo) = (
-        api.fibonacci().await,
-        api.create(json!({"task_type": "echo", "delay": "1h"})).await,
-    );
+    let (first, echo) =
+        (api.fibonacci().await, api.create(json!({"task_type": "echo", "delay": "1h"})).await);
     api.complete(first).await;
     let between = now();
     let failed = api.fibonacci().await;
     let (worker, task) = api.claim(failed).await;
-    api.end(
-        worker,
-        &task,
-        Outcome::Failed(Failure::new(FailureKind::Trap, "x")),
-        Next::DeadLetter,
-    )
-    .await;
+    api.end(worker, &task, Outcome::Failed(Failure::new(FailureKind::Trap, "x")), Next::DeadLetter)
+        .await;
     let pending = api.fibonacci().await;
     for (query, expected) in [
         ("", vec![pending, failed, echo, first]),
@@ -333,25 +269,12 @@ async fn prune_deletes_the_oldest_that_have_ended_and_nothing_else() {
     }
     let answer = api.delete("/tasks?first=2").await;
     assert_eq!((answer.status, answer.json()), (200, json!({"deleted": 2})));
-    assert_eq!(
-        api.delete("/tasks?first=100&status=failed").await.json(),
-        json!({"deleted": 0})
-    );
+    assert_eq!(api.delete("/tasks?first=100&status=failed").await.json(), json!({"deleted": 0}));
     assert_eq!(api.delete("/tasks?first=100").await.json(), json!({"deleted": 1}));
     let left = api.get("/tasks").await.json();
-    assert_eq!(
-        left["tasks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(id)
-            .collect::<Vec<_>>(),
-        [ids[3]]
-    );
-    let problem = api
-        .delete("/tasks?first=1&status=pending")
-        .await
-        .problem(400, "invalid-parameter");
+    assert_eq!(left["tasks"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [ids[3]]);
+    let problem =
+        api.delete("/tasks?first=1&status=pending").await.problem(400, "invalid-parameter");
     assert_eq!(problem["errors"][0]["parameter"], "status");
     let problem = api.delete("/tasks").await.problem(400, "invalid-parameter");
     assert_eq!(problem["errors"][0]["parameter"], "first");
@@ -361,12 +284,8 @@ async fn prune_deletes_the_oldest_that_have_ended_and_nothing_else() {
 async fn plugins_are_listed_with_what_they_may_do() {
     let api = Api::start().await;
     let list = api.get("/plugins").await.json();
-    let names: Vec<&str> = list["plugins"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|p| p["name"].as_str().unwrap())
-        .collect();
+    let names: Vec<&str> =
+        list["plugins"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["echo", "fibonacci"]);
     let one = api.get("/plugins/fibonacci").await.json();
     assert_eq!(one["input_schema"]["properties"]["n"]["maximum"], 1_000_000);
@@ -387,18 +306,11 @@ async fn tasks_are_found_by_the_beginning_of_their_id() {
     let found = async |query: &str| -> Vec<String> {
         let list = api.get(&format!("/tasks?{query}")).await.json();
         let tasks = list["tasks"].as_array().unwrap().iter();
-        tasks
-            .map(|task| task["id"].as_str().unwrap().to_owned())
-            .collect()
+        tasks.map(|task| task["id"].as_str().unwrap().to_owned()).collect()
     };
     for id in &ids {
         // The last digits are random: one fewer is still enough for one of five.
-        for prefix in [
-            id.clone(),
-            id.to_uppercase(),
-            id.replace('-', ""),
-            id[..30].to_owned(),
-        ] {
+        for prefix in [id.clone(), id.to_uppercase(), id.replace('-', ""), id[..30].to_owned()] {
             assert_eq!(
                 found(&format!("id_prefix={prefix}&limit=2")).await,
                 [id.as_str()],
@@ -408,26 +320,15 @@ async fn tasks_are_found_by_the_beginning_of_their_id() {
     }
     let newest: Vec<_> = ids.iter().rev().cloned().collect();
     assert_eq!(found(&format!("id_prefix={}", &ids[0][..1])).await, newest);
-    let page = api
-        .get(&format!("/tasks?id_prefix={}&limit=2", &ids[0][..1]))
-        .await
-        .json();
-    let rest = found(&format!(
-        "id_prefix=0&limit=10&cursor={}",
-        page["next_cursor"].as_str().unwrap()
-    ))
-    .await;
+    let page = api.get(&format!("/tasks?id_prefix={}&limit=2", &ids[0][..1])).await.json();
+    let rest =
+        found(&format!("id_prefix=0&limit=10&cursor={}", page["next_cursor"].as_str().unwrap()))
+            .await;
     assert_eq!(rest, newest[2..]);
     let (below, above) = ("0", "f");
     assert_eq!(found(&format!("id_prefix={above}")).await, [""; 0]);
-    assert_eq!(
-        found(&format!("id_prefix={below}&status=completed")).await,
-        [""; 0]
-    );
-    let last = api
-        .get(&format!("/tasks?id_prefix={}&limit=1", ids[0]))
-        .await
-        .json();
+    assert_eq!(found(&format!("id_prefix={below}&status=completed")).await, [""; 0]);
+    let last = api.get(&format!("/tasks?id_prefix={}&limit=1", ids[0])).await.json();
     assert_eq!(last["next_cursor"], serde_json::Value::Null, "no other has it");
     for wrong in ["", "x", "0123456789abcdef0123456789abcdef0", "%2D"] {
         let refused = api.get(&format!("/tasks?id_prefix={wrong}")).await;
@@ -447,11 +348,7 @@ async fn json_keeps_each_number_as_it_was_written() {
     assert!(api.get(&format!("/tasks/{id}")).await.text().contains(input));
     assert!(api.get("/tasks").await.text().contains(input));
     let dead = api
-        .dead_letter(
-            json!({"task_type": "echo"}),
-            taskforge_domain::FailureKind::Trap,
-            "boom",
-        )
+        .dead_letter(json!({"task_type": "echo"}), taskforge_domain::FailureKind::Trap, "boom")
         .await;
     let body = format!(r#"{{"ids":["{dead}"],"input":{input}}}"#);
     let requeued = api.post_text("/dlq/requeue", &body).await;

@@ -22,17 +22,16 @@ fn hint(task_type: &str) -> Hint {
     }
 }
 
-fn pop(broker: &Arc<LocalBroker>, types: &[&str], max: usize, wait: Duration) -> JoinHandle<Vec<Hint>> {
-    let (broker, types) = (
-        Arc::clone(broker),
-        types.iter().map(|name| kind(name)).collect::<Vec<_>>(),
-    );
+fn pop(
+    broker: &Arc<LocalBroker>,
+    types: &[&str],
+    max: usize,
+    wait: Duration,
+) -> JoinHandle<Vec<Hint>> {
+    let (broker, types) =
+        (Arc::clone(broker), types.iter().map(|name| kind(name)).collect::<Vec<_>>());
     tokio::spawn(async move {
-        let want = Want {
-            types: &types,
-            max,
-            wait,
-        };
+        let want = Want { types: &types, max, wait };
         hints(broker.pop(want).await.unwrap())
     })
 }
@@ -101,10 +100,7 @@ async fn hints_beyond_one_workers_wish_wake_the_next() {
     let broker = complete().await;
     let workers: Vec<_> = (0..3).map(|_| pop(&broker, &["t"], 2, LONG)).collect();
     until_waiting(&broker, 3).await;
-    broker
-        .push(&[hint("t"), hint("t"), hint("t"), hint("t"), hint("t")])
-        .await
-        .unwrap();
+    broker.push(&[hint("t"), hint("t"), hint("t"), hint("t"), hint("t")]).await.unwrap();
     let mut taken = HashSet::new();
     for worker in workers {
         taken.extend(soon(worker).await.into_iter().map(|hint| hint.id));
@@ -154,18 +150,16 @@ async fn signals_reach_every_subscriber_and_need_none() {
     let id = TaskId::generate();
     broker.publish(&[Signal::Finished(id)]).await.unwrap();
     let (mut one, mut two) = (broker.subscribe(), broker.subscribe());
-    broker
-        .publish(&[Signal::Cancel(id), Signal::Finished(id)])
-        .await
-        .unwrap();
+    broker.publish(&[Signal::Cancel(id), Signal::Finished(id)]).await.unwrap();
     for subscriber in [&mut one, &mut two] {
         assert_eq!(subscriber.recv().await.unwrap(), Signal::Cancel(id));
         assert_eq!(subscriber.recv().await.unwrap(), Signal::Finished(id));
     }
 }
 
-/// Workers of different types wait, take, give up and come back while hints are pushed one by one. A lost wake-up would leave a hint and a
-/// worker waiting for each other, which the deadline turns into a failure.
+/// Workers of different types wait, take, give up and come back while hints are pushed one by one.
+/// A lost wake-up would leave a hint and a worker waiting for each other, which the deadline turns
+/// into a failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn in_a_storm_every_hint_is_taken_once() {
     let broker = complete().await;
@@ -175,19 +169,13 @@ async fn in_a_storm_every_hint_is_taken_once() {
             let (broker, taken) = (Arc::clone(&broker), taken.clone());
             tokio::spawn(async move {
                 let mut random = fastrand::Rng::with_seed(n as u64);
-                let types = [vec![kind("x")], vec![kind("y")], vec![kind("x"), kind("y")]][n % 3].clone();
+                let types =
+                    [vec![kind("x")], vec![kind("y")], vec![kind("x"), kind("y")]][n % 3].clone();
                 loop {
-                    let want = Want {
-                        types: &types,
-                        max: 1 + n % 4,
-                        wait: LONG,
-                    };
+                    let want = Want { types: &types, max: 1 + n % 4, wait: LONG };
                     // Some calls are dropped while they wait.
-                    let patience = if n % 2 == 0 {
-                        LONG
-                    } else {
-                        Duration::from_micros(random.u64(0..300))
-                    };
+                    let patience =
+                        if n % 2 == 0 { LONG } else { Duration::from_micros(random.u64(0..300)) };
                     if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
                         hints(popped.unwrap())
                             .into_iter()

@@ -60,10 +60,7 @@ impl Offers {
     /// What a lane may give.
     pub(super) fn of(&self, task_type: &TaskType, tenant: &TenantId) -> usize {
         let tenants = self.0.get(task_type);
-        tenants
-            .and_then(|tenants| tenants.get(tenant))
-            .copied()
-            .unwrap_or(usize::MAX)
+        tenants.and_then(|tenants| tenants.get(tenant)).copied().unwrap_or(usize::MAX)
     }
 
     /// Whether a lane of this type may not give all it has.

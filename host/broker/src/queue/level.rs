@@ -29,8 +29,8 @@ struct Share {
 #[derive(Debug, Default)]
 struct TypeLine {
     tenants: HashMap<TenantId, Line>,
-    /// Whose turn it is. A turn may be out of date, because it grows in the other types' lines too; it is put right when it comes first,
-    /// which suffices because turns only grow.
+    /// Whose turn it is. A turn may be out of date, because it grows in the other types' lines too;
+    /// it is put right when it comes first, which suffices because turns only grow.
     turns: BTreeSet<(u64, TenantId)>,
     /// Whose first hint is the oldest, by the millisecond.
     heads: BTreeSet<(u64, TenantId)>,
@@ -46,7 +46,13 @@ struct Line {
 
 impl Level {
     /// Adds a hint. `false`: it is here already.
-    pub(super) fn push(&mut self, tenant: &TenantId, task_type: &TaskType, id: TaskId, cost: u64) -> bool {
+    pub(super) fn push(
+        &mut self,
+        tenant: &TenantId,
+        task_type: &TaskType,
+        id: TaskId,
+        cost: u64,
+    ) -> bool {
         let types = self.types.entry(task_type.clone()).or_default();
         if let Some(line) = types.tenants.get_mut(tenant) {
             let first = line.hints.first().copied();
@@ -60,15 +66,9 @@ impl Level {
             return true;
         }
         let behind = self.turn + cost;
-        let share = self.tenants.entry(tenant.clone()).or_insert(Share {
-            turn: behind,
-            lines: 0,
-        });
+        let share = self.tenants.entry(tenant.clone()).or_insert(Share { turn: behind, lines: 0 });
         share.lines += 1;
-        let line = Line {
-            turn: share.turn,
-            hints: BTreeSet::from([id]),
-        };
+        let line = Line { turn: share.turn, hints: BTreeSet::from([id]) };
         types.turns.insert((share.turn, tenant.clone()));
         types.heads.insert((born(id), tenant.clone()));
         types.tenants.insert(tenant.clone(), line);
@@ -78,7 +78,8 @@ impl Level {
     /// Whether there is a hint of this type to take.
     pub(super) fn has(&self, task_type: &TaskType, offers: &Offers) -> bool {
         self.types.get(task_type).is_some_and(|line| {
-            !offers.concern(task_type) || line.tenants.keys().any(|tenant| offers.of(task_type, tenant) > 0)
+            !offers.concern(task_type)
+                || line.tenants.keys().any(|tenant| offers.of(task_type, tenant) > 0)
         })
     }
 
@@ -143,7 +144,11 @@ impl Level {
     }
 
     /// Removes the last hint of a lane.
-    pub(super) fn remove_last(&mut self, tenant: &TenantId, task_type: &TaskType) -> Option<TaskId> {
+    pub(super) fn remove_last(
+        &mut self,
+        tenant: &TenantId,
+        task_type: &TaskType,
+    ) -> Option<TaskId> {
         self.remove(tenant, task_type, BTreeSet::pop_last)
     }
 

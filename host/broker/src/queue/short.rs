@@ -3,11 +3,13 @@
 use taskforge_domain::TaskId;
 use uuid::Uuid;
 
-/// Of a lane that has overflowed, every pending task with an id below `from` is queued (or was taken), and no other is.
+/// Of a lane that has overflowed, every pending task with an id below `from` is queued (or was
+/// taken), and no other is.
 ///
-/// So what was pushed can be taken or dropped at a glance, and nothing that is dropped needs to be remembered: its id is not below `from`, where
-/// the next refill begins. With one exception: a refill is under way, its page was read before a push, and the push is dropped before the
-/// page comes in. The page cannot be trusted from that id on.
+/// So what was pushed can be taken or dropped at a glance, and nothing that is dropped needs to be
+/// remembered: its id is not below `from`, where the next refill begins. With one exception: a
+/// refill is under way, its page was read before a push, and the push is dropped before the page
+/// comes in. The page cannot be trusted from that id on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Short {
     from: TaskId,
@@ -47,10 +49,7 @@ impl Short {
 
     /// Nothing is known.
     pub(super) const fn forget(self) -> Self {
-        Self {
-            from: TaskId::from_uuid(Uuid::nil()),
-            ..self
-        }
+        Self { from: TaskId::from_uuid(Uuid::nil()), ..self }
     }
 
     /// Begins a refill: tasks behind this id are wanted.
@@ -63,8 +62,14 @@ impl Short {
             .map(|id| TaskId::from_uuid(Uuid::from_u128(id)))
     }
 
-    /// All tasks behind `after` up to `last` came in, or all that there are. `None`: the lane knows all now.
-    pub(super) fn refilled(self, after: Option<TaskId>, last: Option<TaskId>, is_all: bool) -> Option<Self> {
+    /// All tasks behind `after` up to `last` came in, or all that there are. `None`: the lane knows
+    /// all now.
+    pub(super) fn refilled(
+        self,
+        after: Option<TaskId>,
+        last: Option<TaskId>,
+        is_all: bool,
+    ) -> Option<Self> {
         if after.is_some_and(|after| !self.knows(after)) {
             // Between what is known and what came in there is a gap.
             return Some(self);

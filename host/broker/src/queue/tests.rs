@@ -41,9 +41,7 @@ fn tenants(hints: &[Hint]) -> String {
 #[test]
 fn the_most_urgent_goes_first_and_the_oldest_of_those() {
     let (mut queue, now) = (queue(), now());
-    let hints: Vec<_> = [3, 1, 5, 3, 5, 2, 4]
-        .map(|priority| hint("a", "t", priority))
-        .into();
+    let hints: Vec<_> = [3, 1, 5, 3, 5, 2, 4].map(|priority| hint("a", "t", priority)).into();
     push_all(&mut queue, &hints);
     let expected = [2, 4, 6, 0, 3, 5, 1].map(|n: usize| hints[n].clone());
     assert_eq!(pop(&mut queue, &[kind("t")], 100, now), expected);
@@ -63,12 +61,7 @@ fn a_hint_is_queued_once_until_it_is_taken() {
 #[test]
 fn only_types_that_are_asked_for_are_taken() {
     let (mut queue, now) = (queue(), now());
-    let hints = [
-        hint("a", "x", 1),
-        hint("a", "y", 5),
-        hint("a", "z", 3),
-        hint("a", "x", 3),
-    ];
+    let hints = [hint("a", "x", 1), hint("a", "y", 5), hint("a", "z", 3), hint("a", "x", 3)];
     push_all(&mut queue, &hints);
     assert_eq!(pop(&mut queue, &[], 10, now), []);
     assert_eq!(pop(&mut queue, &[kind("none")], 10, now), []);
@@ -80,14 +73,9 @@ fn only_types_that_are_asked_for_are_taken() {
 #[test]
 fn the_order_within_a_priority_goes_across_types() {
     let (mut queue, now) = (queue(), now());
-    let hints: Vec<_> = ["x", "y", "y", "x", "z", "x"]
-        .map(|name| hint("a", name, 3))
-        .into();
+    let hints: Vec<_> = ["x", "y", "y", "x", "z", "x"].map(|name| hint("a", name, 3)).into();
     push_all(&mut queue, &hints);
-    assert_eq!(
-        pop(&mut queue, &[kind("z"), kind("y"), kind("x")], 10, now),
-        hints
-    );
+    assert_eq!(pop(&mut queue, &[kind("z"), kind("y"), kind("x")], 10, now), hints);
 }
 
 #[test]
@@ -159,9 +147,8 @@ fn under_endless_urgent_hints_an_old_one_goes_within_its_bound() {
     );
     let after = start + 2 * millis(AGEING_AFTER);
     for (older, expected) in old.iter().enumerate() {
-        let taken = (0..AGED_SHARE)
-            .map(|_| pop(after))
-            .filter(|hint| hint.lane.priority == Priority::MIN);
+        let taken =
+            (0..AGED_SHARE).map(|_| pop(after)).filter(|hint| hint.lane.priority == Priority::MIN);
         assert_eq!(
             taken.collect::<Vec<_>>(),
             std::slice::from_ref(expected),
@@ -181,13 +168,7 @@ fn a_mountain_of_old_hints_leaves_the_urgent_their_share() {
         assert!(queue.push(&hint("b", "t", 5)));
     }
     let taken = pop(&mut queue, &[kind("t")], 400, later);
-    assert_eq!(
-        taken
-            .iter()
-            .filter(|hint| hint.lane.priority == Priority::MAX)
-            .count(),
-        300
-    );
+    assert_eq!(taken.iter().filter(|hint| hint.lane.priority == Priority::MAX).count(), 300);
 }
 
 #[test]
@@ -198,7 +179,8 @@ fn workers_of_other_types_do_not_use_up_the_share_of_the_overdue() {
     let now = start + 2 * millis(AGEING_AFTER);
     let mut pops = 0;
     loop {
-        // The other worker's pops fall on every number that the share would fall on, were they counted together.
+        // The other worker's pops fall on every number that the share would fall on, were they
+        // counted together.
         for _ in 0..AGED_SHARE - 1 {
             assert!(queue.push(&hint("a", "y", 5)));
             assert_eq!(pop(&mut queue, &[kind("y")], 1, now).len(), 1);
@@ -212,8 +194,8 @@ fn workers_of_other_types_do_not_use_up_the_share_of_the_overdue() {
     }
 }
 
-/// Random pushes and pops beside a plain list of what is queued: nothing is lost, doubled, of a wrong type or out of its tenant's
-/// order.
+/// Random pushes and pops beside a plain list of what is queued: nothing is lost, doubled, of a
+/// wrong type or out of its tenant's order.
 #[test]
 fn whatever_happens_nothing_is_lost_or_doubled() {
     for seed in 0..200 {
@@ -237,20 +219,16 @@ fn whatever_happens_nothing_is_lost_or_doubled() {
                 assert!(queue.push(&new));
                 model.push(new);
             } else {
-                let types: Vec<_> = ["x", "y", "z"]
-                    .into_iter()
-                    .filter(|_| random.bool())
-                    .map(kind)
-                    .collect();
+                let types: Vec<_> =
+                    ["x", "y", "z"].into_iter().filter(|_| random.bool()).map(kind).collect();
                 let max = random.usize(0..6);
-                let matching = model
-                    .iter()
-                    .filter(|hint| types.contains(&hint.lane.task_type))
-                    .count();
+                let matching =
+                    model.iter().filter(|hint| types.contains(&hint.lane.task_type)).count();
                 let taken = pop(&mut queue, &types, max, now);
                 assert_eq!(taken.len(), max.min(matching), "seed {seed}");
                 for hint in taken {
-                    // First in, first out among those of its tenant and priority that were asked for.
+                    // First in, first out among those of its tenant and priority that were asked
+                    // for.
                     let first = model.iter().position(|other| {
                         other.lane.tenant == hint.lane.tenant
                             && other.lane.priority == hint.lane.priority
@@ -267,7 +245,8 @@ fn whatever_happens_nothing_is_lost_or_doubled() {
     }
 }
 
-/// A million hints in one lane: those that fit are kept, in order, and the lane knows that it is short.
+/// A million hints in one lane: those that fit are kept, in order, and the lane knows that it is
+/// short.
 #[test]
 fn a_million_hints_in_a_lane_take_the_room_of_a_full_one() {
     let mut queue = queue();

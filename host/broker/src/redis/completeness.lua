@@ -1,5 +1,5 @@
--- ARGV: ask | mark | lose, and a name for a rebuild.
--- A rebuild is named when the loss is noticed, and only a rebuild that bears the present name can mark its end: one that began before another
+-- ARGV: ask | mark | lose, and a name for a rebuild. A rebuild is named when the loss is noticed,
+-- and only a rebuild that bears the present name can mark its end: one that began before another
 -- loss has not put right what that one took.
 local epoch, rebuild = base .. 'epoch', base .. 'rebuild'
 if ARGV[1] == 'lose' then

@@ -13,15 +13,17 @@ use crate::{
 /// How a [`RedisBroker`](super::RedisBroker) reaches Redis (or Valkey), and what it keeps there.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://[user][:password]@host[:port][/db]`, in which a slash in user or password is written `%2F`, or `rediss://` for TLS. For a cluster `redis-cluster://` or `rediss-cluster://`, where
-    /// more hosts may follow: `redis-cluster://one:6379,two:6379`; user and password are then those of all.
+    /// `redis://[user][:password]@host[:port][/db]`, in which a slash in user or password is
+    /// written `%2F`, or `rediss://` for TLS. For a cluster `redis-cluster://` or
+    /// `rediss-cluster://`, where more hosts may follow: `redis-cluster://one:6379,two:6379`; user
+    /// and password are then those of all.
     pub url: String,
     /// The server is part of a cluster, whatever the scheme of the URL says.
     pub cluster: bool,
     /// Begins every key, as a hash tag. Fleets that share a server have one each.
     pub prefix: String,
-    /// Whose queues they are. Those of another fleet under the same prefix are left alone: the broker is away then, and says so.
-    /// `None`: whoever's they are.
+    /// Whose queues they are. Those of another fleet under the same prefix are left alone: the
+    /// broker is away then, and says so. `None`: whoever's they are.
     pub fleet: Option<FleetId>,
     /// Hints in a lane.
     pub lane_capacity: usize,
@@ -31,8 +33,8 @@ pub struct RedisConfig {
     pub clock: Clock,
     /// After this long a command has failed.
     pub timeout: Duration,
-    /// Whose certificates are believed, as PEM. `None`: the system's authorities, or those that `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` name.
+    /// Whose certificates are believed, as PEM. `None`: the system's authorities, or those that
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     pub authorities: Option<String>,
 }
 
@@ -56,10 +58,7 @@ impl RedisConfig {
     /// What is expected of a server's certificate beyond the defaults, if anything.
     pub(super) fn certificates(&self) -> Option<TlsCertificates> {
         let pem = self.authorities.as_ref()?;
-        Some(TlsCertificates {
-            client_tls: None,
-            root_cert: Some(pem.clone().into_bytes()),
-        })
+        Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone().into_bytes()) })
     }
 
     /// Whether there is a cluster, and the URLs to begin with.
@@ -70,37 +69,27 @@ impl RedisConfig {
                 "the prefix of keys must not be empty nor contain braces".into(),
             ));
         }
-        let (scheme, rest) = self
-            .url
-            .split_once("://")
-            .ok_or_else(|| invalid("it has no scheme"))?;
+        let (scheme, rest) =
+            self.url.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
         let plain = scheme.strip_suffix("-cluster");
         let is_cluster = self.cluster || plain.is_some();
         let scheme = plain.unwrap_or(scheme);
-        // A slash ends what may be user and password; every other character in them is taken as it is written.
+        // A slash ends what may be user and password; every other character in them is taken as it
+        // is written.
         let head = rest.find('/').unwrap_or(rest.len());
         let (user, hosts) = match rest.get(..head).and_then(|head| head.rfind('@')) {
-            Some(at) => (
-                escape(rest.get(..at).unwrap_or_default()),
-                rest.get(at + 1..).unwrap_or_default(),
-            ),
+            Some(at) => {
+                (escape(rest.get(..at).unwrap_or_default()), rest.get(at + 1..).unwrap_or_default())
+            }
             None => (String::new(), rest),
         };
         let at = if user.is_empty() { "" } else { "@" };
-        let hosts: Vec<_> = if is_cluster {
-            hosts.split(',').collect()
-        } else {
-            vec![hosts]
-        };
-        let urls: Vec<_> = hosts
-            .iter()
-            .map(|host| format!("{scheme}://{user}{at}{host}"))
-            .collect();
+        let hosts: Vec<_> = if is_cluster { hosts.split(',').collect() } else { vec![hosts] };
+        let urls: Vec<_> =
+            hosts.iter().map(|host| format!("{scheme}://{user}{at}{host}")).collect();
         for url in &urls {
             // The error may quote the URL, and with it the password.
-            url.as_str()
-                .into_connection_info()
-                .map_err(|_| invalid("it cannot be parsed"))?;
+            url.as_str().into_connection_info().map_err(|_| invalid("it cannot be parsed"))?;
         }
         Ok((is_cluster, urls))
     }
@@ -109,12 +98,15 @@ impl RedisConfig {
 /// A client of one server.
 pub(super) fn client(url: &str, certificates: Option<&TlsCertificates>) -> RedisResult<Client> {
     match certificates {
-        Some(certificates) if url.starts_with("rediss:") => Client::build_with_tls(url, certificates.clone()),
+        Some(certificates) if url.starts_with("rediss:") => {
+            Client::build_with_tls(url, certificates.clone())
+        }
         _ => Client::open(url),
     }
 }
 
-/// Writes the characters that would end or divide a URL before its host as `%XX`. The first colon divides user and password.
+/// Writes the characters that would end or divide a URL before its host as `%XX`. The first colon
+/// divides user and password.
 fn escape(credentials: &str) -> String {
     let escape = |text: &str| -> String {
         text.chars()
@@ -133,10 +125,7 @@ fn escape(credentials: &str) -> String {
 impl std::fmt::Debug for RedisConfig {
     /// Without the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let host = self
-            .url
-            .rsplit_once('@')
-            .map_or(self.url.as_str(), |(_, host)| host);
+        let host = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host);
         f.debug_struct("RedisConfig")
             .field("host", &host)
             .field("cluster", &self.cluster)
@@ -156,13 +145,8 @@ mod tests {
     #[test]
     fn a_cluster_is_a_list_of_servers() {
         let servers = |url: &str| RedisConfig::new(url).servers();
-        let expected = ["rediss://u:p@one:1", "rediss://u:p@two:2"]
-            .map(String::from)
-            .to_vec();
-        assert_eq!(
-            servers("rediss-cluster://u:p@one:1,two:2").unwrap(),
-            (true, expected)
-        );
+        let expected = ["rediss://u:p@one:1", "rediss://u:p@two:2"].map(String::from).to_vec();
+        assert_eq!(servers("rediss-cluster://u:p@one:1,two:2").unwrap(), (true, expected));
         let expected = vec!["redis://one/3".to_owned()];
         assert_eq!(servers("redis://one/3").unwrap(), (false, expected));
         for bad in ["", "one:6379", "http://one", "redis://"] {

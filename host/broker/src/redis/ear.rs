@@ -18,10 +18,12 @@ use super::{
 };
 use crate::{BrokerError, BrokerResult, Signal, waiters::Waiters};
 
-/// How often a silent server is asked whether it is still there: a connection can be gone without a word.
+/// How often a silent server is asked whether it is still there: a connection can be gone without a
+/// word.
 const PING: Duration = Duration::from_secs(2);
 
-/// A moment between a subscription's end and the next, so that a server that throws us out is not stormed.
+/// A moment between a subscription's end and the next, so that a server that throws us out is not
+/// stormed.
 const REST: Duration = Duration::from_millis(50);
 
 /// One subscription for the whole process.
@@ -36,12 +38,7 @@ pub(super) struct Ear {
 impl Ear {
     /// Deaf until [`Ear::listen`].
     pub(super) fn new(wake: String, signals: String) -> Self {
-        Self {
-            wake,
-            signals,
-            hears: watch::Sender::new(false),
-            has_heard: AtomicBool::new(false),
-        }
+        Self { wake, signals, hears: watch::Sender::new(false), has_heard: AtomicBool::new(false) }
     }
 
     /// Whether a wake-up would be heard now.
@@ -55,11 +52,17 @@ impl Ear {
     }
 
     /// Subscribes, and again whenever that ends; never ends.
-    pub(super) async fn listen(&self, link: &Link, waiters: &Waiters, signals: &broadcast::Sender<Signal>) {
+    pub(super) async fn listen(
+        &self,
+        link: &Link,
+        waiters: &Waiters,
+        signals: &broadcast::Sender<Signal>,
+    ) {
         let mut pause = RETRY.0;
         loop {
             let attempt = timeout(2 * link.timeout(), self.subscribe(link)).await;
-            let attempt = attempt.unwrap_or_else(|_| Err(BrokerError("no answer from Redis".into())));
+            let attempt =
+                attempt.unwrap_or_else(|_| Err(BrokerError("no answer from Redis".into())));
             if let Err(error) = &attempt
                 && link.state() == State::Up
             {

@@ -1,4 +1,5 @@
--- Deletes every key of this fleet. Goes through the names of all keys of the server, so it is for fleets that are thrown away.
+-- Deletes every key of this fleet. Goes through the names of all keys of the server, so it is for
+-- fleets that are thrown away.
 local cursor = '0'
 repeat
   local found = call('SCAN', cursor, 'MATCH', base .. '*', 'COUNT', 1000)

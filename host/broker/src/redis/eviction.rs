@@ -12,7 +12,8 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 pub enum Eviction {
     /// `noeviction`: it refuses what it has no room for, which is noticed.
     Never,
-    /// One that deletes keys, by its name. Hints, counts and policies vanish then, and nobody is told.
+    /// One that deletes keys, by its name. Hints, counts and policies vanish then, and nobody is
+    /// told.
     Policy(String),
     /// The server does not say.
     Unknown(String),
@@ -62,8 +63,8 @@ impl Eviction {
         let mut found = None;
         for name in texts {
             // It becomes part of a metric and of a log line.
-            let is_name =
-                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+            let is_name = !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
             match name.as_str() {
                 "noeviction" => found = found.or(Some(Self::Never)),
                 _ if is_name => return Some(Self::Policy(name.clone())),
@@ -74,7 +75,8 @@ impl Eviction {
     }
 }
 
-/// How to ask: by `INFO`, which most servers allow, and else by `CONFIG`, which managed ones do not.
+/// How to ask: by `INFO`, which most servers allow, and else by `CONFIG`, which managed ones do
+/// not.
 pub(super) fn questions() -> [Cmd; 2] {
     let mut info = redis::cmd("INFO");
     info.arg("memory");
@@ -101,10 +103,7 @@ fn of_info(texts: &[String]) -> Vec<String> {
 
 fn of_config(texts: &[String]) -> Vec<String> {
     let values = texts.iter().zip(texts.iter().skip(1));
-    values
-        .filter(|(name, _)| *name == "maxmemory-policy")
-        .map(|(_, value)| value.clone())
-        .collect()
+    values.filter(|(name, _)| *name == "maxmemory-policy").map(|(_, value)| value.clone()).collect()
 }
 
 /// All texts of an answer, in order: a cluster answers for each of its servers.
@@ -113,7 +112,9 @@ fn collect(value: &Value, texts: &mut Vec<String>) {
         Value::BulkString(bytes) => texts.push(String::from_utf8_lossy(bytes).into_owned()),
         Value::SimpleString(text) => texts.push(text.clone()),
         Value::VerbatimString { text, .. } => texts.push(text.clone()),
-        Value::Array(values) | Value::Set(values) => values.iter().for_each(|value| collect(value, texts)),
+        Value::Array(values) | Value::Set(values) => {
+            values.iter().for_each(|value| collect(value, texts))
+        }
         Value::Map(pairs) => pairs.iter().for_each(|(key, value)| {
             collect(key, texts);
             collect(value, texts);
@@ -137,9 +138,7 @@ mod tests {
     #[test]
     fn either_answer_is_read_and_of_several_servers_the_worst_counts() {
         let info = |policy: &str| {
-            text(&format!(
-                "# Memory\r\nused:1\r\nmaxmemory_policy:{policy}\r\nx:y\r\n"
-            ))
+            text(&format!("# Memory\r\nused:1\r\nmaxmemory_policy:{policy}\r\nx:y\r\n"))
         };
         let config = |policy: &str| Value::Map(vec![(text("maxmemory-policy"), text(policy))]);
         let array = |policy: &str| Value::Array(vec![text("maxmemory-policy"), text(policy)]);
@@ -161,12 +160,7 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_say_is_not_taken_for_a_good_one() {
-        for answer in [
-            text(""),
-            text("maxmemory_policy:\"x\""),
-            Value::Nil,
-            Value::Array(vec![]),
-        ] {
+        for answer in [text(""), text("maxmemory_policy:\"x\""), Value::Nil, Value::Array(vec![])] {
             assert!(read(Ok(answer)).is_err());
         }
         let forbidden = Err((redis::ErrorKind::Client, "forbidden").into());

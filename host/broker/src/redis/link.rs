@@ -10,7 +10,8 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
-    TlsCertificates, aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    TlsCertificates, aio::MultiplexedConnection, cluster::ClusterClient,
+    cluster_async::ClusterConnection,
 };
 use tokio::{
     sync::watch,
@@ -42,8 +43,9 @@ pub(super) enum State {
 
 /// One connection for the whole process; commands of all callers share it.
 ///
-/// The first command that fails, for whatever reason, puts the link down, and from then on calls fail at once instead of waiting for their
-/// timeouts one by one. [`Link::keep`] brings it up again.
+/// The first command that fails, for whatever reason, puts the link down, and from then on calls
+/// fail at once instead of waiting for their timeouts one by one. [`Link::keep`] brings it up
+/// again.
 #[derive(Debug)]
 pub(super) struct Link {
     servers: Servers,
@@ -96,11 +98,7 @@ impl Link {
         // Fails when there is a provider already, which serves as well.
         rustls::crypto::ring::default_provider().install_default().ok();
         Ok(Self {
-            servers: Servers {
-                is_cluster,
-                urls,
-                certificates: config.certificates(),
-            },
+            servers: Servers { is_cluster, urls, certificates: config.certificates() },
             timeout: config.timeout,
             connection: Mutex::new(None),
             state: watch::Sender::new(State::Away),
@@ -128,10 +126,7 @@ impl Link {
 
     /// What the server was last found to do when its memory is full. `None`: it was not asked yet.
     pub(super) fn eviction(&self) -> Option<Eviction> {
-        self.eviction
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.eviction.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// URLs of servers that can be subscribed to.
@@ -210,8 +205,8 @@ impl Link {
         (State::OtherFleet, BrokerError(why))
     }
 
-    /// Brings the link up, and up again whenever it is down; never ends. Answers that hints may have been lost go to the scripts, before any
-    /// other command can.
+    /// Brings the link up, and up again whenever it is down; never ends. Answers that hints may
+    /// have been lost go to the scripts, before any other command can.
     pub(super) async fn keep(&self, scripts: &Scripts) {
         let mut pause = RETRY.0;
         let mut greeted: Option<Instant> = None;
@@ -219,8 +214,9 @@ impl Link {
             let limit = 2 * self.timeout;
             let attempt = timeout(limit, self.connect(scripts)).await;
             match attempt.unwrap_or_else(|_| {
-                let silence =
-                    format!("no answer from Redis within {limit:?}, the look-up of its name included");
+                let silence = format!(
+                    "no answer from Redis within {limit:?}, the look-up of its name included"
+                );
                 Err((State::Away, BrokerError(silence)))
             }) {
                 Ok(connection) => {
@@ -248,7 +244,8 @@ impl Link {
         }
     }
 
-    /// Returns once the link is down. Meanwhile the server is asked now and then whether it still keeps what it is given.
+    /// Returns once the link is down. Meanwhile the server is asked now and then whether it still
+    /// keeps what it is given.
     async fn watch_over(&self, mut connection: Connection) {
         let mut state = self.state.subscribe();
         let down = state.wait_for(|state| *state != State::Up);
@@ -278,9 +275,7 @@ impl Link {
         // What fails from here on is told next time.
         if self.has_lost.swap(false, Ordering::AcqRel) {
             let rebuild = taskforge_domain::TaskId::generate().to_string();
-            let told = connection
-                .run::<String>(&scripts.completeness("lose", &rebuild))
-                .await;
+            let told = connection.run::<String>(&scripts.completeness("lose", &rebuild)).await;
             if let Err(error) = told {
                 self.has_lost.store(true, Ordering::Release);
                 return Err(refused(error));
@@ -329,7 +324,9 @@ impl Servers {
                 Err(error) => refused = Some(error),
             }
         }
-        Err(refused.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no server is named").into()))
+        Err(refused.unwrap_or_else(|| {
+            (redis::ErrorKind::InvalidClientConfig, "no server is named").into()
+        }))
     }
 }
 

@@ -1,7 +1,7 @@
--- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the overdue, the name of this set of types, how
--- many sets have a count, types.
--- Answers: whether to look in the store (1 or 0); in how many ms the next lane comes back that is
--- aside (0: none is); the names of lanes; and for each hint its id and the number of its lane.
+-- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the
+-- overdue, the name of this set of types, how many sets have a count, types. Answers: whether to
+-- look in the store (1 or 0); in how many ms the next lane comes back that is aside (0: none is);
+-- the names of lanes; and for each hint its id and the number of its lane.
 if call('EXISTS', base .. 'told') == 0 then return { 1, 0, {}, {} } end
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -51,7 +51,8 @@ local function may_give(task_type, tenant)
   return not left or left > 0
 end
 
--- What can be served: by level, the types that have turns, and the hints of each that were read ahead.
+-- What can be served: by level, the types that have turns, and the hints of each that were read
+-- ahead.
 local levels = { {}, {}, {}, {}, {} }
 local function consider(pair)
   local level, task_type = pair:match('^(%d):(.+)$')
@@ -90,11 +91,12 @@ local function share_of(level, name)
   return known[name]
 end
 
--- The tenants of a group by turn: a heap of those that were read ahead, which are the first ones. A turn in it may be out of date like those
--- that it was read from.
+-- The tenants of a group by turn: a heap of those that were read ahead, which are the first ones. A
+-- turn in it may be out of date like those that it was read from.
 local function before(a, b)
   if a.turn ~= b.turn then return a.turn < b.turn end
-  -- Tenants of equal weight meet at equal turns all the time: of their names, numbers compare faster than bytes.
+  -- Tenants of equal weight meet at equal turns all the time: of their names, numbers compare
+  -- faster than bytes.
   if a.first ~= b.first then return a.first < b.first end
   if a.second ~= b.second then return a.second < b.second end
   return less(a.name, b.name)
@@ -326,7 +328,8 @@ local function overdue_level()
   if oldest and now - oldest >= patience then return found end
 end
 
--- Whether any hint can be overdue. Nothing gets overdue while this runs, so most calls need not look again.
+-- Whether any hint can be overdue. Nothing gets overdue while this runs, so most calls need not
+-- look again.
 local function may_age()
   for _, groups in ipairs(levels) do
     for _, group in ipairs(groups) do

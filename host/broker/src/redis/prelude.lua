@@ -1,34 +1,34 @@
 -- What the scripts share. Each is this file and its own after it.
 --
--- All keys begin with KEYS[1], which is one hash tag, so that a cluster keeps them in one slot and one script may touch them all:
---   lane:<level>:<type>:<tenant>  sorted set: ids (16 bytes) by the milliseconds in them, so that ids of one millisecond go by their bytes
---   turns:<level>:<type>          sorted set: tenants with hints there, by turn. A turn may be out of date: it is put right when it comes first
---   heads:<level>:<type>          sorted set: the same tenants by the milliseconds of their first hint
---   ready                         set: <level>:<type> that have turns, so that a pop of 200 types does not probe 1,000 keys
---   shares:<level>                hash: tenant -> its true turn, while it has hints in that level
---   lines:<level>                 hash: tenant -> of how many types it has hints in that level
---   clock                         hash: level -> the turn of the tenant that was served last. It only grows: a double counts the hints of
---                                 40 years at 10,000 a second and still tells turns apart by less than one hint
---   aside                         sorted set: <type>:<tenant> by the millisecond until which they give
---                                 nothing, because a claim said that a cap is reached; they stay in it
---                                 until they offer all they have again
---   short                         hash: lane -> the least id that may be unknown, of lanes that have overflowed
---   dropped                       hash: lane -> the least id that was dropped since its refill was asked for
---   dry:<type>                    set: lanes that have overflowed and are empty; `dry` names these types
---   policy                        hash: paused:<type>, cost:<tenant>
---   told                          exists when a policy was said since the last loss. Absent: nothing is
---                                 given out
---   pops                          hash: set of types -> pops since the last one of the overdue
---   depth                         hints in all lanes
---   fleet                         whose queues these are
---   epoch                         exists while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
--- Channels: `wake` (types, comma-separated, or *) and `signals`.
+-- All keys begin with KEYS[1], which is one hash tag, so that a cluster keeps them in one slot and
+--   one script may touch them all: lane:<level>:<type>:<tenant>  sorted set: ids (16 bytes) by the
+--   milliseconds in them, so that ids of one millisecond go by their bytes turns:<level>:<type>
+--   sorted set: tenants with hints there, by turn. A turn may be out of date: it is put right when
+--   it comes first heads:<level>:<type>          sorted set: the same tenants by the milliseconds
+--   of their first hint ready                         set: <level>:<type> that have turns, so that
+--   a pop of 200 types does not probe 1,000 keys shares:<level>                hash: tenant -> its
+--   true turn, while it has hints in that level lines:<level>                 hash: tenant -> of
+--   how many types it has hints in that level clock                         hash: level -> the turn
+--   of the tenant that was served last. It only grows: a double counts the hints of 40 years at
+--   10,000 a second and still tells turns apart by less than one hint aside
+--   sorted set: <type>:<tenant> by the millisecond until which they give nothing, because a claim
+--   said that a cap is reached; they stay in it until they offer all they have again short
+--   hash: lane -> the least id that may be unknown, of lanes that have overflowed dropped
+--   hash: lane -> the least id that was dropped since its refill was asked for dry:<type>
+--   set: lanes that have overflowed and are empty; `dry` names these types policy
+--   hash: paused:<type>, cost:<tenant> told                          exists when a policy was said
+--   since the last loss. Absent: nothing is given out pops                          hash: set of
+--   types -> pops since the last one of the overdue depth                         hints in all
+--   lanes fleet                         whose queues these are epoch                         exists
+--   while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
+--   Channels: `wake` (types, comma-separated, or *) and `signals`.
 local base = KEYS[1] .. ':'
 local call = redis.call
 local byte = string.byte
 
--- Two fleets that were given the same server and prefix by mistake would tell each other's pauses, and
--- give out each other's tasks. Asked by each script, because the key is lost with everything else.
+-- Two fleets that were given the same server and prefix by mistake would tell each other's pauses,
+-- and give out each other's tasks. Asked by each script, because the key is lost with everything
+-- else.
 if FLEET ~= '' then
   local owner = call('GET', base .. 'fleet')
   if not owner then

@@ -1,5 +1,5 @@
--- Adds what follows in a lane; `Short::refilled` of queue/short.rs has the reasons. ARGV: capacity, level, type, tenant, after or '', is it
--- all (1 or 0), ids in order.
+-- Adds what follows in a lane; `Short::refilled` of queue/short.rs has the reasons. ARGV: capacity,
+-- level, type, tenant, after or '', is it all (1 or 0), ids in order.
 local capacity, lane = tonumber(ARGV[1]), lane_of(ARGV[2], ARGV[3], ARGV[4])
 local after, is_all, blob = ARGV[5], ARGV[6] == '1', ARGV[7]
 local last = #blob > 0 and blob:sub(-16) or after

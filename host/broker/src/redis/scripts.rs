@@ -17,7 +17,8 @@ use crate::{
     queue::{AGED_SHARE, ASIDE, ASIDE_STEP, ASIDE_STEPS, MAX_COUNTERS, TURN, millis},
 };
 
-/// The scripts, each with the prelude before it. The server keeps them by their hash, and is sent one only when it does not know it.
+/// The scripts, each with the prelude before it. The server keeps them by their hash, and is sent
+/// one only when it does not know it.
 #[derive(Debug)]
 pub(super) struct Scripts {
     base: String,
@@ -85,10 +86,7 @@ impl Scripts {
     fn push_until(&self, hints: &[Hint], aside_until: u64) -> ScriptInvocation<'_> {
         let mut lanes: BTreeMap<&Lane, Vec<u8>> = BTreeMap::new();
         for hint in hints {
-            lanes
-                .entry(&hint.lane)
-                .or_default()
-                .extend_from_slice(hint.id.as_uuid().as_bytes());
+            lanes.entry(&hint.lane).or_default().extend_from_slice(hint.id.as_uuid().as_bytes());
         }
         let mut call = self.push.key(&self.base);
         call.arg(self.capacity).arg(aside_until);
@@ -149,8 +147,7 @@ impl Scripts {
             }
         }
         for (name, rule) in &policy.tenants {
-            call.arg(format!("cost:{name}"))
-                .arg(TURN / u64::from(rule.weight.get()));
+            call.arg(format!("cost:{name}")).arg(TURN / u64::from(rule.weight.get()));
         }
         call
     }
@@ -170,13 +167,11 @@ impl Scripts {
     }
 }
 
-/// A name for a set of types, whatever their order. Two sets of one name would share a count of pops, and two builds that hash differently
-/// would each have their own: neither does harm.
+/// A name for a set of types, whatever their order. Two sets of one name would share a count of
+/// pops, and two builds that hash differently would each have their own: neither does harm.
 fn name_of(types: &[TaskType]) -> u64 {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
-    types
-        .iter()
-        .fold(0, |name: u64, kind| name.wrapping_add(hasher.hash_one(kind)))
+    types.iter().fold(0, |name: u64, kind| name.wrapping_add(hasher.hash_one(kind)))
 }
 
 /// What `pop.lua` answers.
@@ -186,20 +181,14 @@ pub(super) type PopAnswer = (bool, u64, Vec<String>, Vec<(Vec<u8>, usize)>);
 pub(super) fn popped(
     (look_in_store, back_in, names, taken): PopAnswer,
 ) -> BrokerResult<(Popped, Option<Duration>)> {
-    let lanes = names
-        .iter()
-        .map(|name| lane_of(name))
-        .collect::<BrokerResult<Vec<_>>>()?;
+    let lanes = names.iter().map(|name| lane_of(name)).collect::<BrokerResult<Vec<_>>>()?;
     let hints = taken.iter().map(|(id, number)| {
         let lane = number.checked_sub(1).and_then(|at| lanes.get(at));
         let lane = lane.ok_or_else(|| nonsense("a lane's number"))?.clone();
         let id = TaskId::from_uuid(Uuid::from_slice(id).map_err(|_| nonsense("a task id"))?);
         Ok(Hint { id, lane })
     });
-    let popped = Popped {
-        hints: hints.collect::<BrokerResult<_>>()?,
-        look_in_store,
-    };
+    let popped = Popped { hints: hints.collect::<BrokerResult<_>>()?, look_in_store };
     Ok((popped, (back_in > 0).then(|| Duration::from_millis(back_in))))
 }
 
@@ -219,17 +208,12 @@ pub(super) fn short_lanes(lanes: &ShortAnswer, capacity: usize) -> BrokerResult<
         .collect()
 }
 
-/// The id before the least unknown one: either an id's successor, which is written as the id and one byte more, or an id.
+/// The id before the least unknown one: either an id's successor, which is written as the id and
+/// one byte more, or an id.
 fn after(from: &[u8]) -> BrokerResult<Option<TaskId>> {
-    let (id, rest) = from
-        .split_first_chunk::<16>()
-        .ok_or_else(|| nonsense("a task id"))?;
+    let (id, rest) = from.split_first_chunk::<16>().ok_or_else(|| nonsense("a task id"))?;
     let id = u128::from_be_bytes(*id);
-    let after = if rest.is_empty() {
-        id.checked_sub(1)
-    } else {
-        Some(id)
-    };
+    let after = if rest.is_empty() { id.checked_sub(1) } else { Some(id) };
     Ok(after.map(|id| TaskId::from_uuid(Uuid::from_u128(id))))
 }
 

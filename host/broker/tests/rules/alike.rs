@@ -9,7 +9,8 @@ use crate::{
     hints::{hint, kind, overdue, pop},
 };
 
-/// The same calls to both, at random, are answered alike: whatever the rules say, they say it in both languages.
+/// The same calls to both, at random, are answered alike: whatever the rules say, they say it in
+/// both languages.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_brokers_answer_alike() {
     // It stands still between the two, so that both tell the same time.
@@ -60,10 +61,7 @@ async fn same_answers(local: &Dyn, redis: &Dyn, clock: &Clock, seed: u64) {
             16 => {
                 let mut policy = QueuePolicy::default();
                 for name in TYPES {
-                    let rule = TypePolicy {
-                        paused: random.u8(0..5) == 0,
-                        ..TypePolicy::default()
-                    };
+                    let rule = TypePolicy { paused: random.u8(0..5) == 0, ..TypePolicy::default() };
                     policy.types.insert(kind(name), rule);
                 }
                 for name in TENANTS {
@@ -82,17 +80,12 @@ async fn same_answers(local: &Dyn, redis: &Dyn, clock: &Clock, seed: u64) {
                 let short = sorted(local.short_lanes().await.unwrap());
                 assert_eq!(sorted(redis.short_lanes().await.unwrap()), short, "{at}");
                 for lane in short {
-                    let mut tasks: Vec<_> = (0..random.usize(0..5)).map(|_| TaskId::generate()).collect();
+                    let mut tasks: Vec<_> =
+                        (0..random.usize(0..5)).map(|_| TaskId::generate()).collect();
                     tasks.sort_unstable();
                     let is_all = random.bool();
-                    local
-                        .refill(&lane.lane, lane.after, &tasks, is_all)
-                        .await
-                        .unwrap();
-                    redis
-                        .refill(&lane.lane, lane.after, &tasks, is_all)
-                        .await
-                        .unwrap();
+                    local.refill(&lane.lane, lane.after, &tasks, is_all).await.unwrap();
+                    redis.refill(&lane.lane, lane.after, &tasks, is_all).await.unwrap();
                 }
             }
         }

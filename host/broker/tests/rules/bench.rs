@@ -20,10 +20,7 @@ pub(crate) async fn local(capacity: usize, clock: &Clock) -> Bench {
     let broker = LocalBroker::with(AGEING_AFTER, capacity).on_clock(clock.clone());
     let broker = Arc::new(broker);
     broker.mark_complete().await.unwrap();
-    Bench {
-        broker,
-        _server: None,
-    }
+    Bench { broker, _server: None }
 }
 
 pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Bench {
@@ -34,10 +31,7 @@ pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Bench {
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
     broker.mark_complete().await.unwrap();
-    Bench {
-        broker,
-        _server: Some(server),
-    }
+    Bench { broker, _server: Some(server) }
 }
 
 /// Tests of this name for both brokers, with lanes of this capacity.
@@ -67,47 +61,33 @@ macro_rules! both_keep {
 pub(crate) type Dyn = Arc<dyn Broker>;
 
 pub(crate) fn count_of(tenant: &str, hints: &[Hint]) -> usize {
-    hints
-        .iter()
-        .filter(|hint| hint.lane.tenant.as_str() == tenant)
-        .count()
+    hints.iter().filter(|hint| hint.lane.tenant.as_str() == tenant).count()
 }
 
 pub(crate) fn weight(weight: u32) -> TenantPolicy {
-    TenantPolicy {
-        weight: Weight::new(weight).unwrap(),
-        ..TenantPolicy::default()
-    }
+    TenantPolicy { weight: Weight::new(weight).unwrap(), ..TenantPolicy::default() }
 }
 
 pub(crate) fn paused(name: &str) -> QueuePolicy {
-    let paused = TypePolicy {
-        paused: true,
-        ..TypePolicy::default()
-    };
-    QueuePolicy {
-        types: [(kind(name), paused)].into(),
-        ..QueuePolicy::default()
-    }
+    let paused = TypePolicy { paused: true, ..TypePolicy::default() };
+    QueuePolicy { types: [(kind(name), paused)].into(), ..QueuePolicy::default() }
 }
 
-/// A worker that waits. It has looked at least once when this returns, or is about to: what is done next must wake it either way.
-pub(crate) fn waiting(broker: &Dyn, types: &[&str], max: usize) -> tokio::task::JoinHandle<Vec<Hint>> {
+/// A worker that waits. It has looked at least once when this returns, or is about to: what is done
+/// next must wake it either way.
+pub(crate) fn waiting(
+    broker: &Dyn,
+    types: &[&str],
+    max: usize,
+) -> tokio::task::JoinHandle<Vec<Hint>> {
     let (broker, types) = (broker.clone(), kinds(types));
     tokio::spawn(async move {
-        let want = Want {
-            types: &types,
-            max,
-            wait: LONG,
-        };
+        let want = Want { types: &types, max, wait: LONG };
         broker.pop(want).await.unwrap().hints
     })
 }
 
 pub(crate) async fn soon(worker: tokio::task::JoinHandle<Vec<Hint>>) -> Vec<Hint> {
     let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, worker)
-        .await
-        .expect("the worker still waits")
-        .unwrap()
+    tokio::time::timeout(patience, worker).await.expect("the worker still waits").unwrap()
 }

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::AGEING_AFTER};
+use taskforge_broker::{
+    Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::AGEING_AFTER,
+};
 use taskforge_domain::{QueuePolicy, TaskId};
 
 use crate::{
@@ -31,21 +33,13 @@ fn ids(hints: &[Hint]) -> Vec<TaskId> {
 
 /// The lane's tasks that follow, as the store would give them.
 fn page(store: &[Hint], lane: &ShortLane) -> (Vec<TaskId>, bool) {
-    let rest: Vec<_> = ids(store)
-        .into_iter()
-        .filter(|id| lane.after.is_none_or(|after| *id > after))
-        .collect();
-    (
-        rest[..rest.len().min(lane.room)].to_vec(),
-        rest.len() <= lane.room,
-    )
+    let rest: Vec<_> =
+        ids(store).into_iter().filter(|id| lane.after.is_none_or(|after| *id > after)).collect();
+    (rest[..rest.len().min(lane.room)].to_vec(), rest.len() <= lane.room)
 }
 
 fn local_incomplete() -> Bench {
-    Bench {
-        broker: Arc::new(LocalBroker::with(AGEING_AFTER, 8)),
-        _server: None,
-    }
+    Bench { broker: Arc::new(LocalBroker::with(AGEING_AFTER, 8)), _server: None }
 }
 
 async fn redis_incomplete() -> Bench {
@@ -54,10 +48,7 @@ async fn redis_incomplete() -> Bench {
     config.lane_capacity = 8;
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    Bench {
-        broker,
-        _server: Some(server),
-    }
+    Bench { broker, _server: Some(server) }
 }
 
 async fn a_full_lane_keeps_its_first_hints_and_is_refilled_in_order(broker: Dyn) {
@@ -78,10 +69,7 @@ async fn a_full_lane_keeps_its_first_hints_and_is_refilled_in_order(broker: Dyn)
         for short in broker.short_lanes().await.unwrap() {
             assert_eq!(short.lane, lane("a", "t", 3));
             let (tasks, is_all) = page(&store, &short);
-            broker
-                .refill(&short.lane, short.after, &tasks, is_all)
-                .await
-                .unwrap();
+            broker.refill(&short.lane, short.after, &tasks, is_all).await.unwrap();
         }
     }
     assert_eq!(got, all);
@@ -99,10 +87,7 @@ async fn a_push_that_races_with_a_refill_is_not_lost(broker: Dyn) {
     let (tasks, is_all) = page(&store, &short);
     assert!(is_all);
     broker.push(std::slice::from_ref(&late)).await.unwrap();
-    broker
-        .refill(&short.lane, short.after, &tasks, is_all)
-        .await
-        .unwrap();
+    broker.refill(&short.lane, short.after, &tasks, is_all).await.unwrap();
 
     store.push(late);
     store.sort_by_key(|hint| hint.id);
@@ -111,10 +96,7 @@ async fn a_push_that_races_with_a_refill_is_not_lost(broker: Dyn) {
     assert!(short.after.is_none_or(|after| after < store[store.len() - 2].id));
     store.retain(|hint| !got.contains(hint));
     let (tasks, is_all) = page(&store, &short);
-    broker
-        .refill(&short.lane, short.after, &tasks, is_all)
-        .await
-        .unwrap();
+    broker.refill(&short.lane, short.after, &tasks, is_all).await.unwrap();
     got = take(&*broker, &["t"], 8).await;
     assert_eq!(got, store);
     assert_eq!(broker.short_lanes().await.unwrap(), []);
@@ -136,10 +118,7 @@ async fn a_refill_after_a_loss_puts_the_old_before_the_new() {
         assert_eq!(got, all[..6]);
         let short = broker.short_lanes().await.unwrap().remove(0);
         assert_eq!(short.after, Some(all[5].id));
-        broker
-            .refill(&lane, short.after, &ids(&all[6..]), true)
-            .await
-            .unwrap();
+        broker.refill(&lane, short.after, &ids(&all[6..]), true).await.unwrap();
         got.extend(take(broker, &["t"], 8).await);
         assert_eq!(got, all);
     }
@@ -176,27 +155,19 @@ async fn an_empty_lane_that_overflowed_sends_workers_to_the_store(broker: Dyn) {
     assert!(pop(&*broker, &["t"], 2).await.look_in_store);
     assert!(!pop(&*broker, &["u"], 2).await.look_in_store);
     // Without hints the answer comes, though not at once.
-    let want = Want {
-        types: &kinds(&["t"]),
-        max: 2,
-        wait: LONG,
-    };
-    let popped = tokio::time::timeout(Duration::from_secs(20), broker.pop(want))
-        .await
-        .unwrap()
-        .unwrap();
+    let want = Want { types: &kinds(&["t"]), max: 2, wait: LONG };
+    let popped =
+        tokio::time::timeout(Duration::from_secs(20), broker.pop(want)).await.unwrap().unwrap();
     assert!(popped.hints.is_empty() && popped.look_in_store);
     let short = broker.short_lanes().await.unwrap().remove(0);
-    broker
-        .refill(&short.lane, short.after, &ids(&all[4..]), true)
-        .await
-        .unwrap();
+    broker.refill(&short.lane, short.after, &ids(&all[4..]), true).await.unwrap();
     let popped = pop(&*broker, &["t"], 9).await;
     assert_eq!((popped.hints.len(), popped.look_in_store), (2, false));
 }
 
-/// Producers push late and out of order, workers take, a sweeper refills from what a store would hold. Whatever is dropped must come in some day,
-/// and in the end nothing is left and no lane is short.
+/// Producers push late and out of order, workers take, a sweeper refills from what a store would
+/// hold. Whatever is dropped must come in some day, and in the end nothing is left and no lane is
+/// short.
 async fn in_a_storm_of_pushes_pops_and_refills_nothing_is_lost(broker: Dyn) {
     const TASKS: usize = 3_000;
     let store = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
@@ -234,16 +205,10 @@ async fn in_a_storm_of_pushes_pops_and_refills_nothing_is_lost(broker: Dyn) {
                             .filter(|id| short.after.is_none_or(|after| *id > after))
                             .take(short.room + 1)
                             .collect();
-                        (
-                            rest[..rest.len().min(short.room)].to_vec(),
-                            rest.len() <= short.room,
-                        )
+                        (rest[..rest.len().min(short.room)].to_vec(), rest.len() <= short.room)
                     };
                     tokio::task::yield_now().await;
-                    broker
-                        .refill(&lane_of_all, short.after, &tasks, is_all)
-                        .await
-                        .unwrap();
+                    broker.refill(&lane_of_all, short.after, &tasks, is_all).await.unwrap();
                 }
                 tokio::task::yield_now().await;
             }

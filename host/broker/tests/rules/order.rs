@@ -16,9 +16,7 @@ both_keep! {
 }
 
 async fn the_most_urgent_goes_first_and_the_oldest_of_those(broker: Dyn) {
-    let pushed: Vec<_> = [3, 1, 5, 3, 5, 2, 4]
-        .map(|priority| hint("a", "t", priority))
-        .into();
+    let pushed: Vec<_> = [3, 1, 5, 3, 5, 2, 4].map(|priority| hint("a", "t", priority)).into();
     broker.push(&pushed).await.unwrap();
     let expected = [2, 4, 6, 0, 3, 5, 1].map(|n: usize| pushed[n].clone());
     assert_eq!(take(&*broker, &["t"], 100).await, expected);
@@ -26,9 +24,7 @@ async fn the_most_urgent_goes_first_and_the_oldest_of_those(broker: Dyn) {
 }
 
 async fn the_order_is_that_of_creation_not_of_arrival(broker: Dyn) {
-    let created: Vec<_> = ["x", "y", "x", "y", "y", "x"]
-        .map(|name| hint("a", name, 3))
-        .into();
+    let created: Vec<_> = ["x", "y", "x", "y", "y", "x"].map(|name| hint("a", name, 3)).into();
     for n in [3, 0, 5, 1, 4, 2] {
         broker.push(&created[n..=n]).await.unwrap();
     }
@@ -45,12 +41,7 @@ async fn a_hint_is_queued_once_until_it_is_taken(broker: Dyn) {
 }
 
 async fn only_types_that_are_asked_for_are_taken(broker: Dyn) {
-    let pushed = [
-        hint("a", "x", 1),
-        hint("a", "y", 5),
-        hint("a", "z", 3),
-        hint("a", "x", 3),
-    ];
+    let pushed = [hint("a", "x", 1), hint("a", "y", 5), hint("a", "z", 3), hint("a", "x", 3)];
     broker.push(&pushed).await.unwrap();
     assert_eq!(take(&*broker, &["none"], 10).await, []);
     assert_eq!(take(&*broker, &[], 10).await, []);

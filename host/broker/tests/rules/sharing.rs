@@ -19,14 +19,9 @@ both_keep! {
 }
 
 async fn tenants_take_turns_by_weight(broker: Dyn) {
-    let tenants = [
-        (TenantId::new("a").unwrap(), weight(3)),
-        (TenantId::new("b").unwrap(), weight(1)),
-    ];
-    let policy = QueuePolicy {
-        tenants: tenants.into(),
-        ..QueuePolicy::default()
-    };
+    let tenants =
+        [(TenantId::new("a").unwrap(), weight(3)), (TenantId::new("b").unwrap(), weight(1))];
+    let policy = QueuePolicy { tenants: tenants.into(), ..QueuePolicy::default() };
     broker.set_policy(&policy).await.unwrap();
     for task_type in ["x", "y"] {
         broker.push(&hints("a", task_type, 3, 400)).await.unwrap();
@@ -68,10 +63,7 @@ async fn a_lane_that_is_aside_may_be_short(broker: Dyn) {
     broker.set_aside(&popped[3..]).await.unwrap();
     let short = broker.short_lanes().await.unwrap();
     assert_eq!((short.len(), short[0].room), (1, 3));
-    broker
-        .refill(&pushed[0].lane, short[0].after, &[pushed[4].id], true)
-        .await
-        .unwrap();
+    broker.refill(&pushed[0].lane, short[0].after, &[pushed[4].id], true).await.unwrap();
     assert_eq!(broker.depth().await.unwrap(), 2);
 }
 
@@ -96,11 +88,7 @@ async fn a_lane_that_is_put_aside_gives_nothing_then_a_little_then_all() {
         broker.set_aside(&ours).await.unwrap();
         broker.push(&others).await.unwrap();
         let rest = take(&**broker, &["t", "u"], 10).await;
-        assert_eq!(
-            rest.len(),
-            4,
-            "neither its neighbours nor its tenant's other types rest"
-        );
+        assert_eq!(rest.len(), 4, "neither its neighbours nor its tenant's other types rest");
         assert_eq!(broker.depth().await.unwrap(), 90);
         pass(ASIDE.checked_sub(Duration::from_millis(1)).unwrap());
         assert_eq!(take(&**broker, &["t"], 10).await, []);
@@ -148,10 +136,8 @@ async fn a_tenant_whose_lane_was_aside_has_saved_up_no_turns() {
             broker.push(&both).await.unwrap();
         }
         let first = take(&**broker, &["t"], 2).await;
-        let ours: Vec<_> = first
-            .into_iter()
-            .filter(|hint| hint.lane.tenant.as_str() == "a")
-            .collect();
+        let ours: Vec<_> =
+            first.into_iter().filter(|hint| hint.lane.tenant.as_str() == "a").collect();
         broker.set_aside(&ours).await.unwrap();
         assert_eq!(count_of("b", &take(&**broker, &["t"], 30).await), 30);
         pass(ASIDE + ASIDE_STEP * 20 - ASIDE_STEP * 12);

@@ -32,11 +32,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     let pushed = hints("a", "t", 3, 64);
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {
-        let want = Want {
-            types: &kinds(&["t"]),
-            max: 64,
-            wait: LONG,
-        };
+        let want = Want { types: &kinds(&["t"]), max: 64, wait: LONG };
         let patience = Duration::from_micros(n * 5);
         if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
             let popped = popped.unwrap();
@@ -46,11 +42,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     let begin = std::time::Instant::now();
     let mut got = Vec::new();
     while got.len() < 64 {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "{} are lost",
-            64 - got.len()
-        );
+        assert!(begin.elapsed() < Duration::from_secs(20), "{} are lost", 64 - got.len());
         got.extend(take(&*broker, &["t"], 64).await);
         tokio::task::yield_now().await;
     }
@@ -70,21 +62,14 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
                 // What ended before its time was up must have succeeded.
                 macro_rules! drops {
                     ($operation:expr) => {
-                        tokio::time::timeout(patience, $operation)
-                            .await
-                            .ok()
-                            .map(Result::unwrap)
+                        tokio::time::timeout(patience, $operation).await.ok().map(Result::unwrap)
                     };
                 }
                 let hint = hints("a", "t", 3, 1);
                 if drops!(broker.push(&hint)).is_some() {
                     pushed.push(hint[0].id);
                 }
-                let want = Want {
-                    types,
-                    max: 2,
-                    wait: Duration::ZERO,
-                };
+                let want = Want { types, max: 2, wait: Duration::ZERO };
                 if let Some(popped) = drops!(broker.pop(want)) {
                     got.extend(popped.hints.into_iter().map(|hint| hint.id));
                 }
@@ -101,10 +86,7 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
     let mut got: HashSet<TaskId> = got.into_iter().flatten().collect();
     let begin = std::time::Instant::now();
     let is_missing = |got: &HashSet<TaskId>| pushed.iter().flatten().any(|id| !got.contains(id));
-    assert!(
-        pushed.iter().any(|pushed| !pushed.is_empty()),
-        "nobody was patient enough"
-    );
+    assert!(pushed.iter().any(|pushed| !pushed.is_empty()), "nobody was patient enough");
     while is_missing(&got) {
         assert!(begin.elapsed() < Duration::from_secs(20), "hints are lost");
         got.extend(take(&*broker, &["t"], 64).await.into_iter().map(|hint| hint.id));
@@ -115,9 +97,7 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
 async fn signals_reach_every_subscriber(broker: Dyn) {
     let (mut one, mut two) = (broker.subscribe(), broker.subscribe());
     let sent: Vec<_> = (0..500).map(|_| Signal::Finished(TaskId::generate())).collect();
-    let singles = sent
-        .iter()
-        .map(|signal| broker.publish(std::slice::from_ref(signal)));
+    let singles = sent.iter().map(|signal| broker.publish(std::slice::from_ref(signal)));
     futures_util::future::try_join_all(singles).await.unwrap();
     let last = [Signal::Cancel(TaskId::generate()), Signal::Policy];
     broker.publish(&last).await.unwrap();

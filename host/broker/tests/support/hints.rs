@@ -26,10 +26,7 @@ pub fn lane(tenant: &str, task_type: &str, priority: u8) -> Lane {
 }
 
 pub fn hint(tenant: &str, task_type: &str, priority: u8) -> Hint {
-    Hint {
-        id: TaskId::generate(),
-        lane: lane(tenant, task_type, priority),
-    }
+    Hint { id: TaskId::generate(), lane: lane(tenant, task_type, priority) }
 }
 
 pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<Hint> {
@@ -40,18 +37,11 @@ pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<H
 pub fn overdue(hint: Hint) -> Hint {
     let seconds = hint.id.as_uuid().get_timestamp().unwrap().to_unix().0;
     let then = Timestamp::from_unix(NoContext, seconds - 10 * AGEING_AFTER.as_secs(), 0);
-    Hint {
-        id: TaskId::from_uuid(Uuid::new_v7(then)),
-        ..hint
-    }
+    Hint { id: TaskId::from_uuid(Uuid::new_v7(then)), ..hint }
 }
 
 pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
-    let want = Want {
-        types: &kinds(types),
-        max,
-        wait: Duration::ZERO,
-    };
+    let want = Want { types: &kinds(types), max, wait: Duration::ZERO };
     broker.pop(want).await.unwrap()
 }
 

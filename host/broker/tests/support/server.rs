@@ -41,20 +41,12 @@ impl Server {
     fn with(arguments: &'static [&'static str]) -> Self {
         // A cluster's bus listens 10,000 above.
         let port = loop {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             if port < 55_000 {
                 break port;
             }
         };
-        let mut server = Self {
-            port,
-            arguments,
-            process: None,
-        };
+        let mut server = Self { port, arguments, process: None };
         server.restart();
         server
     }
@@ -81,9 +73,7 @@ impl Server {
             .expect("redis-server is on the PATH");
         self.process = Some(process);
         let port = self.port;
-        until("redis-server listens", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
+        until("redis-server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
     /// Ends it, without a word to its clients.
@@ -105,9 +95,7 @@ impl Server {
 
     fn signal(&self, signal: &str) {
         let process = self.process.as_ref().expect("it runs");
-        let sent = Command::new("kill")
-            .args([signal, &process.id().to_string()])
-            .status();
+        let sent = Command::new("kill").args([signal, &process.id().to_string()]).status();
         assert!(sent.unwrap().success());
     }
 
@@ -138,10 +126,7 @@ impl Drop for Server {
 fn until(what: &str, condition: impl FnMut() -> bool) {
     let (mut condition, begin) = (condition, Instant::now());
     while !condition() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "it never happened that {what}"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(20), "it never happened that {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

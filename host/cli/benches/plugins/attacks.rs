@@ -1,5 +1,5 @@
-//! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of the fleet's slots (or all that it can
-//! get), beside the same tasks on a quiet fleet.
+//! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of
+//! the fleet's slots (or all that it can get), beside the same tasks on a quiet fleet.
 
 use std::{
     sync::{
@@ -43,24 +43,20 @@ pub(crate) async fn measure(chosen: &[&str]) {
         "| attack, {CONCURRENCY} attempts of it at a time | p50 | p99 | beside quiet | failed | worker, resident at most |\n|---|---|---|---|---|---|"
     );
     let slow = web::Server::dripping(Duration::from_secs(1)).await;
-    // Prepared, so that the server of the attacker, which would be on a machine of its own, takes little of this one.
+    // Prepared, so that the server of the attacker, which would be on a machine of its own, takes
+    // little of this one.
     let lines: String = (0..10_000).map(|n| format!("x-header-{n}: v\r\n")).collect();
-    let headers = web::Server::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{lines}\r\n")).await;
+    let headers =
+        web::Server::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{lines}\r\n")).await;
     let attack = |name: &str| json!({ "attack": name });
     let get = |url: String| json!({ "attack": "http_get", "url": url });
     let attacks: Vec<(&str, Value)> = vec![
         ("endless loop", attack("endless_loop")),
         ("endless recursion", attack("endless_recursion")),
         ("memory without end", attack("grow_memory")),
-        (
-            "50 MiB touched by each",
-            json!({ "attack": "allocate", "bytes": 50 << 20 }),
-        ),
+        ("50 MiB touched by each", json!({ "attack": "allocate", "bytes": 50 << 20 })),
         ("output of 100 MB", attack("huge_output")),
-        (
-            "log flood",
-            json!({ "attack": "log_flood", "lines": 100_000, "bytes": 1_000 }),
-        ),
+        ("log flood", json!({ "attack": "log_flood", "lines": 100_000, "bytes": 1_000 })),
         ("host calls without end", attack("host_call_flood")),
         ("waiting for an hour", attack("sleep")),
         ("panics", attack("panic")),
@@ -91,8 +87,7 @@ pub(crate) async fn measure(chosen: &[&str]) {
 /// Sets the limits of the attacking plugin.
 async fn set(bed: &Bed, limits: Value) {
     let settings = json!({ "limits": limits, "grants": { "http": { "hosts": ["*:*"] } } });
-    bed.ask("PUT", "/plugins/hostile/versions/0.1.0/settings", Some(&settings))
-        .await;
+    bed.ask("PUT", "/plugins/hostile/versions/0.1.0/settings", Some(&settings)).await;
 }
 
 /// Lines that cost the guest nothing.
@@ -109,10 +104,7 @@ fn hold(what: &str, bytes: u32) -> Value {
 fn resident(pids: [u32; 2]) -> u64 {
     let most = pids.map(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         // Begins anew from here.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").ok();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
@@ -159,9 +151,7 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
             "select id from tasks where task_type = 'hostile' and state in ('pending', 'running', 'scheduled')",
         );
         for id in ids.lines() {
-            bed.send("POST", &format!("/tasks/{id}/cancel"), None)
-                .await
-                .unwrap();
+            bed.send("POST", &format!("/tasks/{id}/cancel"), None).await.unwrap();
         }
         while bed.count(open) > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -171,13 +161,16 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
     figures
 }
 
-/// Components that are attacks by themselves, pushed as often as the door takes them while the neighbour works.
-async fn pushes(bed: &Bed, quiet: &latency::Figures, pids: [u32; 2], is_chosen: impl Fn(&str) -> bool) {
+/// Components that are attacks by themselves, pushed as often as the door takes them while the
+/// neighbour works.
+async fn pushes(
+    bed: &Bed,
+    quiet: &latency::Figures,
+    pids: [u32; 2],
+    is_chosen: impl Fn(&str) -> bool,
+) {
     let endless = wat::parse_str(guests::wat("endless_describe")).unwrap();
-    let components = [
-        ("a bomb for the compiler", bomb()),
-        ("an endless describe", endless),
-    ];
+    let components = [("a bomb for the compiler", bomb()), ("an endless describe", endless)];
     for (name, component) in components.into_iter().filter(|(name, _)| is_chosen(name)) {
         let (pushed, answers) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let pushers: Vec<_> = (0..PUSHERS)
@@ -218,13 +211,15 @@ async fn pushes(bed: &Bed, quiet: &latency::Figures, pids: [u32; 2], is_chosen: 
     }
 }
 
-/// The same with other bytes, since what was refused once is refused at once from then on: a custom section at the end, named `n`.
+/// The same with other bytes, since what was refused once is refused at once from then on: a custom
+/// section at the end, named `n`.
 fn another(component: &[u8], number: u32) -> Vec<u8> {
     let section = [0, 6, 1, b'n'];
     [component, &section, &number.to_le_bytes()].concat()
 }
 
-/// A handler that takes a minute and much memory to compile: where each of many loops begins, each of many locals is merged.
+/// A handler that takes a minute and much memory to compile: where each of many loops begins, each
+/// of many locals is merged.
 fn bomb() -> Vec<u8> {
     let (locals, loops) = (3000, 1500);
     let body: String = (0..loops)

@@ -1,4 +1,5 @@
-//! A steady load of quick tasks, and how long each took from its enqueueing to its committed end, by the database's own record.
+//! A steady load of quick tasks, and how long each took from its enqueueing to its committed end,
+//! by the database's own record.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +67,8 @@ pub(crate) struct Figures {
     pub(crate) max: f64,
 }
 
-/// The figures of a type's tasks that were enqueued since a moment of the database's clock, as [`now`] gives it.
+/// The figures of a type's tasks that were enqueued since a moment of the database's clock, as
+/// [`now`] gives it.
 pub(crate) fn since(bed: &Bed, task_type: &str, moment: &str) -> Figures {
     let row = bed.sql(&format!(
         "select count(*) || ' ' || count(*) filter (where state <> 'completed') || ' ' \
@@ -75,10 +77,7 @@ pub(crate) fn since(bed: &Bed, task_type: &str, moment: &str) -> Figures {
              || coalesce(max(finished_at - created_at), 0) / 1000.0 \
          from tasks where task_type = '{task_type}' and created_at >= {moment}"
     ));
-    let numbers: Vec<f64> = row
-        .split_whitespace()
-        .map(|number| number.parse().unwrap())
-        .collect();
+    let numbers: Vec<f64> = row.split_whitespace().map(|number| number.parse().unwrap()).collect();
     Figures {
         tasks: numbers[0] as u64,
         failed: numbers[1] as u64,

@@ -1,4 +1,5 @@
-//! From a push to the first task that every worker ran of it, and from a rollback to the first task of the version before.
+//! From a push to the first task that every worker ran of it, and from a rollback to the first task
+//! of the version before.
 
 use std::{
     collections::HashSet,
@@ -31,17 +32,13 @@ pub(crate) async fn measure() {
         "push of a new version of a Rust component to an idle fleet of {WORKERS} workers, {PUSHES} times:"
     );
     print("  answered after", pushes.iter().map(|(answered, _)| *answered));
-    print(
-        "  every worker had run a task of it after",
-        pushes.iter().map(|(_, ran)| *ran),
-    );
+    print("  every worker had run a task of it after", pushes.iter().map(|(_, ran)| *ran));
 
     let mut rollbacks = Vec::new();
     for n in 0..PUSHES {
         let version = if n % 2 == 0 { PUSHES - 2 } else { PUSHES - 1 };
         let began = Instant::now();
-        bed.ask("POST", "/plugins/golive001/rollback", Some(&json!({})))
-            .await;
+        bed.ask("POST", "/plugins/golive001/rollback", Some(&json!({}))).await;
         all_workers_run(&bed, &format!("0.{version}.0")).await;
         rollbacks.push(began.elapsed());
     }
@@ -58,22 +55,15 @@ async fn all_workers_run(bed: &Bed, version: &str) {
         let tasks: Vec<_> = (0..2 * WORKERS)
             .map(|_| json!({ "task_type": "golive001", "input": { "n": 30 } }))
             .collect();
-        let (status, answer) = bed
-            .send("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
-            .await
-            .unwrap();
+        let (status, answer) =
+            bed.send("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await.unwrap();
         if status != 201 {
             // The door itself has not heard of it yet.
             assert_eq!(status, 422, "{answer}");
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         }
-        let ids: Vec<_> = answer["ids"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(Value::to_string)
-            .collect();
+        let ids: Vec<_> = answer["ids"].as_array().unwrap().iter().map(Value::to_string).collect();
         for id in &ids {
             bed.ended(id.trim_matches('"')).await;
         }

@@ -1,7 +1,9 @@
-//! How quickly plugins go live, what a swap costs the tasks that run beside it, and how far attacks reach. Figures, no verdicts.
+//! How quickly plugins go live, what a swap costs the tasks that run beside it, and how far attacks
+//! reach. Figures, no verdicts.
 //!
-//! `cargo bench --workspace --profile dev --bench plugins -- live swap attacks` on servers of its own; without names, all of them.
-//! Names beside `attacks` choose among the attacks: `attacks memory recursion`.
+//! `cargo bench --workspace --profile dev --bench plugins -- live swap attacks` on servers of its
+//! own; without names, all of them. Names beside `attacks` choose among the attacks: `attacks
+//! memory recursion`.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,15 +29,9 @@ const PARTS: [&str; 3] = ["live", "swap", "attacks"];
 
 fn main() {
     // Cargo adds flags of its own.
-    let wanted: Vec<_> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with('-'))
-        .collect();
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if is_wanted("live") {
             live::measure().await;

@@ -1,4 +1,5 @@
-//! Twenty swaps of a version under a load of 2,000 tasks a second, beside the same load without any; and what another type's tasks feel of it.
+//! Twenty swaps of a version under a load of 2,000 tasks a second, beside the same load without
+//! any; and what another type's tasks feel of it.
 
 use std::time::Duration;
 
@@ -18,9 +19,7 @@ pub(crate) async fn measure() {
     let bed = Bed::new();
     let _api = bed.start_api();
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
-    let (status, answer) = bed
-        .push("activate=true", guests::variant("swapped01", "1.0.0"))
-        .await;
+    let (status, answer) = bed.push("activate=true", guests::variant("swapped01", "1.0.0")).await;
     assert!(status < 300, "{status} {answer}");
     tokio::time::sleep(Duration::from_secs(3)).await;
 
@@ -34,25 +33,17 @@ pub(crate) async fn measure() {
         for n in 0..SWAPS {
             if swapping {
                 let version = format!("{}.{}.{}", 2 + n / 10, n % 10, fastrand::u8(0..10));
-                let (status, answer) = bed
-                    .push("activate=true", guests::variant("swapped01", &version))
-                    .await;
+                let (status, answer) =
+                    bed.push("activate=true", guests::variant("swapped01", &version)).await;
                 assert!(status < 300 || status == 409, "{status} {answer}");
             }
             tokio::time::sleep(BETWEEN).await;
         }
         load.finish(&bed, "swapped01").await;
         bystanders.finish(&bed, "fibonacci").await;
-        let what = if swapping {
-            "20 pushes, each activated"
-        } else {
-            "quiet"
-        };
+        let what = if swapping { "20 pushes, each activated" } else { "quiet" };
         println!("  {what}: {}", latency::since(&bed, "swapped01", &moment));
-        println!(
-            "    the other type: {}",
-            latency::since(&bed, "fibonacci", &moment)
-        );
+        println!("    the other type: {}", latency::since(&bed, "fibonacci", &moment));
     }
     let versions = bed.sql("select count(distinct plugin_version) from attempts");
     println!("  versions on the record of attempts: {versions}");

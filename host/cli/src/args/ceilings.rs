@@ -158,12 +158,9 @@ mod tests {
 
     #[test]
     fn a_stack_that_no_fibre_can_have_is_refused() {
-        for (text, good) in [
-            ("1 KiB", false),
-            ("64 KiB", true),
-            ("256 MiB", true),
-            ("1 GiB", false),
-        ] {
+        for (text, good) in
+            [("1 KiB", false), ("64 KiB", true), ("256 MiB", true), ("1 GiB", false)]
+        {
             let set = Only::try_parse_from(["taskforge", "--max-stack", text]);
             assert_eq!(set.is_ok(), good, "{text}");
         }

@@ -20,12 +20,7 @@ pub(crate) struct ServerArgs {
     pub(crate) api_key: Option<String>,
 
     /// The data folder of `taskforge dev`, for its address and its key
-    #[arg(
-        long,
-        env = "TASKFORGE_DATA_DIR",
-        default_value = ".taskforge",
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
 }
 
@@ -281,8 +276,9 @@ pub(crate) struct QueueTenantArgs {
 /// A task's id, or its beginning.
 fn id(text: &str) -> Result<String, String> {
     let digits = text.bytes().filter(|byte| *byte != b'-');
-    let is_id =
-        text.len() <= 36 && digits.clone().count() > 0 && digits.clone().all(|byte| byte.is_ascii_hexdigit());
+    let is_id = text.len() <= 36
+        && digits.clone().count() > 0
+        && digits.clone().all(|byte| byte.is_ascii_hexdigit());
     match is_id {
         true => Ok(text.to_ascii_lowercase()),
         false => Err("is no id: hexadecimal digits, with or without dashes".to_owned()),

@@ -30,12 +30,7 @@ pub(crate) struct DatabaseArgs {
 
     /// The schema that holds everything of TaskForge, for a database that is shared with other
     /// applications; `migrate` makes it
-    #[arg(
-        long,
-        env = "TASKFORGE_DATABASE_SCHEMA",
-        value_name = "NAME",
-        help_heading = "Stores"
-    )]
+    #[arg(long, env = "TASKFORGE_DATABASE_SCHEMA", value_name = "NAME", help_heading = "Stores")]
     pub(crate) database_schema: Option<String>,
 
     /// Connections to the database that this process may hold
@@ -107,12 +102,7 @@ pub(crate) struct BrokerArgs {
 #[derive(Debug, Args)]
 pub(crate) struct FolderArgs {
     /// Folder for compiled code, and the outbox of the `log` mailer; made if missing
-    #[arg(
-        long,
-        env = "TASKFORGE_DATA_DIR",
-        default_value = ".taskforge",
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
 
     /// Folder for compiled code; may be shared and may be deleted [default: `cache` in the data
@@ -123,9 +113,7 @@ pub(crate) struct FolderArgs {
 
 impl FolderArgs {
     pub(crate) fn cache(&self) -> PathBuf {
-        self.cache_dir
-            .clone()
-            .unwrap_or_else(|| self.data_dir.join("cache"))
+        self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
     }
 }
 
@@ -247,12 +235,7 @@ pub(crate) struct HealthArgs {
     pub(crate) listen: Option<SocketAddr>,
 
     /// The data folder of `taskforge dev`, for its address
-    #[arg(
-        long,
-        env = "TASKFORGE_DATA_DIR",
-        default_value = ".taskforge",
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
 
     /// How long to wait for the answer. The process itself gives each of its parts 2 s

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use taskforge_domain::{HostPattern, TaskType};
 
 use super::{
-    ActivateArgs, AdviseArgs, AttachArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs, PluginServerArgs,
-    PrunePluginArgs, PushArgs, RetireArgs, SecretCommand, SettingsArgs, ShowArgs, SignArgs,
+    ActivateArgs, AdviseArgs, AttachArgs, CanaryArgs, KeygenArgs, MailArgs, PluginNameArgs,
+    PluginServerArgs, PrunePluginArgs, PushArgs, RetireArgs, SecretCommand, SettingsArgs, ShowArgs,
+    SignArgs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -104,7 +105,8 @@ impl CacheArgs {
             folder.filter(|folder| folder.is_absolute())
         };
         self.cache_dir.clone().or_else(|| {
-            let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+            let caches =
+                absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
             Some(caches?.join("taskforge"))
         })
     }

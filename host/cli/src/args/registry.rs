@@ -30,12 +30,7 @@ pub(crate) struct TrustArgs {
 
     /// File with the keys that may sign plugins, and for whom: tables [[key]] with name,
     /// public_key, tenants = ["acme"] or shared = true
-    #[arg(
-        long,
-        env = "TASKFORGE_TRUSTED_KEYS",
-        value_name = "FILE",
-        help_heading = "Plugins"
-    )]
+    #[arg(long, env = "TASKFORGE_TRUSTED_KEYS", value_name = "FILE", help_heading = "Plugins")]
     pub(crate) trusted_keys: Option<PathBuf>,
 
     /// Versions of one plugin that may be stored; a push of one more is refused

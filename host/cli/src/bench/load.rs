@@ -45,13 +45,7 @@ impl<'a> Load<'a> {
         task_type: &'a TaskType,
         input: &'a Json,
     ) -> Self {
-        Self {
-            client,
-            store,
-            broker,
-            task_type,
-            input,
-        }
+        Self { client, store, broker, task_type, input }
     }
 
     /// Lets tasks of the load wait, or run.
@@ -63,10 +57,7 @@ impl<'a> Load<'a> {
 
     /// Enqueues tasks; the time is from the first request to the last acknowledgement.
     pub(super) async fn enqueue(&self, tasks: usize) -> anyhow::Result<Duration> {
-        let request = Request {
-            task_type: self.task_type,
-            input: self.input,
-        };
+        let request = Request { task_type: self.task_type, input: self.input };
         let began = Instant::now();
         let sizes = (0..tasks).step_by(BATCH).map(|done| (tasks - done).min(BATCH));
         stream::iter(sizes)
@@ -85,7 +76,10 @@ impl<'a> Load<'a> {
 
     /// Enqueues tasks while they wait, then lets them run. The second time is from then until the
     /// store says that all have completed.
-    pub(super) async fn enqueue_and_drain(&self, tasks: usize) -> anyhow::Result<(Duration, Duration)> {
+    pub(super) async fn enqueue_and_drain(
+        &self,
+        tasks: usize,
+    ) -> anyhow::Result<(Duration, Duration)> {
         self.pause(true).await?;
         let enqueued = self.enqueue(tasks).await?;
         let mut signals = self.broker.subscribe();
@@ -98,7 +92,9 @@ impl<'a> Load<'a> {
                     heard += 1;
                     false
                 }
-                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => false,
+                Ok(Ok(Signal::Cancel(_) | Signal::Policy | Signal::Plugins | Signal::Missed)) => {
+                    false
+                }
                 Ok(Err(RecvError::Lagged(missed))) => {
                     heard += usize::try_from(missed)?;
                     false
@@ -116,11 +112,7 @@ impl<'a> Load<'a> {
                     }
                     // When the signals went silent before the end, the silence itself is not what
                     // it took.
-                    let drained = if is_silent {
-                        drained.saturating_sub(SILENCE)
-                    } else {
-                        drained
-                    };
+                    let drained = if is_silent { drained.saturating_sub(SILENCE) } else { drained };
                     return Ok((enqueued, drained));
                 }
             }
@@ -129,12 +121,13 @@ impl<'a> Load<'a> {
 
     /// Enqueues single tasks at a steady rate and waits for each: from the request until an answer
     /// shows it completed.
-    pub(super) async fn single_tasks(&self, tasks: u32, per_second: u32) -> anyhow::Result<Latency> {
+    pub(super) async fn single_tasks(
+        &self,
+        tasks: u32,
+        per_second: u32,
+    ) -> anyhow::Result<Latency> {
         let every = Duration::from_secs(1) / per_second;
-        let body = Json::from_value(&Request {
-            task_type: self.task_type,
-            input: self.input,
-        })?;
+        let body = Json::from_value(&Request { task_type: self.task_type, input: self.input })?;
         let began = tokio::time::Instant::now();
         let mut times: Vec<Duration> = stream::iter(0..tasks)
             .map(|n| {

@@ -14,7 +14,8 @@ const START: Duration = Duration::from_secs(120);
 
 /// A role of this very binary.
 pub(super) fn command(role: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this program cannot be found")?);
+    let mut command =
+        Command::new(std::env::current_exe().context("this program cannot be found")?);
     command.arg("--log").arg("warn").arg(role);
     Ok(command)
 }
@@ -30,21 +31,13 @@ pub(super) struct Node {
 impl Node {
     /// Starts a process and returns once it has said where it listens.
     pub(super) fn start(mut command: Command) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         // A terminal's Ctrl-C ends this process, which ends those.
         command.process_group(0);
-        let mut process = command
-            .spawn()
-            .context("a process of the fleet cannot be started")?;
+        let mut process = command.spawn().context("a process of the fleet cannot be started")?;
         let stdout = process.stdout.take().context("it was given an output")?;
-        let node = Self {
-            process,
-            url: String::new(),
-            lines: Some(BufReader::new(stdout).lines()),
-        };
+        let node =
+            Self { process, url: String::new(), lines: Some(BufReader::new(stdout).lines()) };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(node.ready()))
     }
 

@@ -50,12 +50,7 @@ pub(super) struct BareSql {
 
 impl BareSql {
     pub(super) const fn new(rows_a_statement: usize, connections: usize) -> Self {
-        Self {
-            rows_a_statement,
-            connections,
-            enqueue: Vec::new(),
-            drain: Vec::new(),
-        }
+        Self { rows_a_statement, connections, enqueue: Vec::new(), drain: Vec::new() }
     }
 
     pub(super) fn add(&mut self, measured: &Ceiling) {
@@ -95,11 +90,7 @@ impl Median {
     pub(super) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or_default().round();
-        Self {
-            min: at(0),
-            median: at(values.len() / 2),
-            max: at(values.len().saturating_sub(1)),
-        }
+        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
     }
 }
 
@@ -157,13 +148,7 @@ impl Report {
                 share * 100.0
             )
         };
-        let Latency {
-            p50_ms,
-            p95_ms,
-            p99_ms,
-            max_ms,
-            ..
-        } = self.latency;
+        let Latency { p50_ms, p95_ms, p99_ms, max_ms, .. } = self.latency;
         let mut pairs = vec![
             ("load", self.load.clone()),
             (
@@ -191,7 +176,9 @@ impl Report {
             ),
             (
                 "50 a second",
-                format!("p50 {p50_ms:.1} ms, p95 {p95_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"),
+                format!(
+                    "p50 {p50_ms:.1} ms, p95 {p95_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms"
+                ),
             ),
             (
                 "idle worker",

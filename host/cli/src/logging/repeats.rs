@@ -30,16 +30,8 @@ const MAX_TEXTS: usize = 8;
 
 /// The fields that tell one fault from another. The others, such as an id of a task, may be
 /// different each time.
-const TOLD_APART: [&str; 8] = [
-    "message",
-    "error",
-    "part",
-    "plugin",
-    "task.type",
-    "tenant.id",
-    "path",
-    "file",
-];
+const TOLD_APART: [&str; 8] =
+    ["message", "error", "part", "plugin", "task.type", "tenant.id", "path", "file"];
 
 /// Passes a warning or an error that has a field `error` when it is new, and while it lasts again
 /// after 5 s, 10 s, 20 s and so on, up to 10 min. New is another place, another message, another
@@ -60,10 +52,7 @@ impl<S: Subscriber> Filter<S> for Repeats {
         let mut text = Text(String::new());
         event.record(&mut text);
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        faults
-            .entry(metadata.callsite())
-            .or_default()
-            .is_due(text.0, Instant::now())
+        faults.entry(metadata.callsite()).or_default().is_due(text.0, Instant::now())
     }
 
     /// All levels. Without this hint that of the filter beside it would be lost, and events of all
@@ -194,14 +183,8 @@ mod tests {
         });
         let text = written.text();
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
-        let counts = [
-            "not stored",
-            "not told",
-            "not read",
-            "without a reason",
-            "only told",
-        ]
-        .map(count);
+        let counts =
+            ["not stored", "not told", "not read", "without a reason", "only told"].map(count);
         assert_eq!(counts, [1, 1, 2, 20, 20], "{text}");
     }
 }

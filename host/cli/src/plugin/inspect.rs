@@ -16,19 +16,15 @@ use crate::{
 
 pub(super) async fn describe(args: PluginInspectArgs, json: bool) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
-    let found = inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let found =
+        inspect::inspect(&bytes).with_context(|| format!("cannot read {}", args.file.display()))?;
     let temporary = outbox()?;
     let mailer = mailers::build(
-        &MailArgs {
-            mailer: "log".to_owned(),
-            mail_from: "taskforge@localhost".to_owned(),
-        },
+        &MailArgs { mailer: "log".to_owned(), mail_from: "taskforge@localhost".to_owned() },
         temporary.path().to_owned(),
     )?;
-    let runtime = sandbox(RuntimeConfig {
-        cache_dir: args.cache.folder(),
-        ..RuntimeConfig::new(mailer)
-    })?;
+    let runtime =
+        sandbox(RuntimeConfig { cache_dir: args.cache.folder(), ..RuntimeConfig::new(mailer) })?;
     // A component that is no plugin can still be looked at.
     let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, None)?;
     let settings = settings.unwrap_or_default();

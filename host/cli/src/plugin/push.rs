@@ -28,7 +28,8 @@ const LARGEST: usize = 128 << 20;
 /// Pushes a component, shows what it imports beside what it is granted, and activates it unless it
 /// is to wait.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
-    let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
+    let Beside { settings, manifest } =
+        plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
     let manifest = named(&args)?.or(manifest);
     let tenant = args.tenant.as_ref().map(|tenant| ("tenant", tenant.to_string()));
     let query: Vec<_> = tenant.into_iter().collect();
@@ -148,14 +149,8 @@ pub(super) async fn settings(args: SettingsArgs, as_json: bool) -> anyhow::Resul
         )));
     };
     let client = Client::connect(&args.server)?;
-    let path = format!(
-        "plugins/{}/versions/{}/settings",
-        args.name,
-        escaped(&args.version)
-    );
-    let version = client
-        .put(&path, &Json::from(serde_json::to_value(&settings)?))
-        .await?;
+    let path = format!("plugins/{}/versions/{}/settings", args.name, escaped(&args.version));
+    let version = client.put(&path, &Json::from(serde_json::to_value(&settings)?)).await?;
     if as_json {
         return output::json(&version);
     }

@@ -36,18 +36,9 @@ pub(super) async fn steer(args: PluginNameArgs, verb: &str, as_json: bool) -> an
 
 pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Result<()> {
     let mut guard = Map::new();
-    guard.extend(
-        args.min_attempts
-            .map(|count| ("min_attempts".to_owned(), json!(count))),
-    );
-    guard.extend(
-        args.failure_margin
-            .map(|share| ("failure_margin".to_owned(), json!(share))),
-    );
-    guard.extend(
-        args.latency_factor
-            .map(|factor| ("latency_factor".to_owned(), json!(factor))),
-    );
+    guard.extend(args.min_attempts.map(|count| ("min_attempts".to_owned(), json!(count))));
+    guard.extend(args.failure_margin.map(|share| ("failure_margin".to_owned(), json!(share))));
+    guard.extend(args.latency_factor.map(|factor| ("latency_factor".to_owned(), json!(factor))));
     let body = json!({
         "version": args.version, "percent": args.percent, "guard": guard, "force": args.force,
         "allow_downgrade": args.allow_downgrade,
@@ -59,16 +50,11 @@ pub(super) async fn start_canary(args: CanaryArgs, as_json: bool) -> anyhow::Res
 
 pub(super) async fn stop_canary(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    show(
-        &client.delete(&format!("plugins/{}/canary", args.name)).await?,
-        as_json,
-    )
+    show(&client.delete(&format!("plugins/{}/canary", args.name)).await?, as_json)
 }
 
 pub(super) async fn retire(args: RetireArgs, as_json: bool) -> anyhow::Result<()> {
-    let body = args
-        .version
-        .map(|version| Json::from(json!({ "version": version })));
+    let body = args.version.map(|version| Json::from(json!({ "version": version })));
     let client = Client::connect(&args.server)?;
     let path = format!("plugins/{}/retire", args.name);
     show(&client.post(&path, body.as_ref()).await?, as_json)
@@ -87,10 +73,8 @@ pub(super) async fn prune(args: PrunePluginArgs, as_json: bool) -> anyhow::Resul
         false => ask(true).await?,
     };
     let would = pruned["versions"].as_array().map_or(0, Vec::len);
-    let is_confirmed = confirm::is_confirmed(
-        &args.confirm,
-        &format!("delete {would} versions of {}", args.name),
-    )?;
+    let is_confirmed =
+        confirm::is_confirmed(&args.confirm, &format!("delete {would} versions of {}", args.name))?;
     if is_confirmed {
         pruned = ask(false).await?;
     }

@@ -5,8 +5,8 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use taskforge_api::Catalog;
 use taskforge_domain::{
-    HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings, Progress,
-    TaskId, TaskType, TenantId, Timestamp, one_line,
+    HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings,
+    Progress, TaskId, TaskType, TenantId, Timestamp, one_line,
 };
 use taskforge_runtime::{Invocation, Invoked, LogTail, MemoryKeyValue, RuntimeConfig, inspect};
 use tokio_util::sync::CancellationToken;
@@ -79,9 +79,7 @@ fn manifest_of(
     }
     let exports = inspect::inspect(&read(component)?).map(|found| found.exports);
     let says_itself = exports.is_ok_and(|exports| {
-        exports
-            .iter()
-            .any(|name| name.starts_with("taskforge:plugin/handler"))
+        exports.iter().any(|name| name.starts_with("taskforge:plugin/handler"))
     });
     if says_itself && name.is_none() && version.is_none() {
         return Ok(None);
@@ -89,22 +87,23 @@ fn manifest_of(
     let stem = component.file_stem().unwrap_or_default().to_string_lossy();
     let name = match name {
         Some(name) => name,
-        None => TaskType::new(&stem).context("the file's name is no task type: give one with --name")?,
+        None => {
+            TaskType::new(&stem).context("the file's name is no task type: give one with --name")?
+        }
     };
     let version = version.unwrap_or_else(|| "0.0.0".to_owned());
     Ok(Some(Manifest::new(name, version, String::new())))
 }
 
 /// The settings file, with what the flags say over it.
-fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<(PluginSettings, Option<Manifest>)> {
-    let Beside { settings, manifest } = plugin_folder::settings_of(component, args.settings.as_deref())?;
+fn settings(
+    component: &Path,
+    args: &SandboxArgs,
+) -> anyhow::Result<(PluginSettings, Option<Manifest>)> {
+    let Beside { settings, manifest } =
+        plugin_folder::settings_of(component, args.settings.as_deref())?;
     let mut settings = settings.unwrap_or_default();
-    let Limits {
-        fuel,
-        memory,
-        deadline,
-        ..
-    } = &mut settings.limits;
+    let Limits { fuel, memory, deadline, .. } = &mut settings.limits;
     *fuel = args.fuel.unwrap_or(*fuel);
     *memory = args.memory.map_or(*memory, |size| size.as_u64());
     *deadline = args.deadline.unwrap_or(*deadline);
@@ -123,15 +122,12 @@ fn settings(component: &Path, args: &SandboxArgs) -> anyhow::Result<(PluginSetti
         settings.grants.mail = MailGrant::unlimited();
     }
     settings.grants.keyvalue.allowed |= args.allow_keyvalue;
-    settings
-        .grants
-        .check()
-        .map_err(|error| anyhow::anyhow!("grants.{error}"))?;
+    settings.grants.check().map_err(|error| anyhow::anyhow!("grants.{error}"))?;
     settings.config.extend(args.config.iter().cloned());
     for (name, variable) in &args.secret {
         // A guest reads both in the same way, and nothing of this run is kept.
-        let value =
-            std::env::var(variable).with_context(|| format!("--secret {name}: the variable {variable}"))?;
+        let value = std::env::var(variable)
+            .with_context(|| format!("--secret {name}: the variable {variable}"))?;
         settings.config.insert(name.clone(), value);
     }
     Ok((settings, manifest))
@@ -184,11 +180,7 @@ fn print_text(info: &PluginInfo, invoked: &Invoked, loading: Duration) {
     match &invoked.outcome {
         Outcome::Completed(result) => output::line(result.as_str()),
         Outcome::Failed(failure) => {
-            output::line(&format!(
-                "failed ({}): {}",
-                failure.kind,
-                one_line(&failure.message)
-            ));
+            output::line(&format!("failed ({}): {}", failure.kind, one_line(&failure.message)));
         }
     }
     let share = |used: u64, limit: u64| {

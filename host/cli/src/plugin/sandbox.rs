@@ -10,11 +10,7 @@ use crate::authorities;
 
 /// A sandbox for one attempt. What cannot keep compiled code compiles it each time.
 pub(super) fn sandbox(config: RuntimeConfig) -> anyhow::Result<Runtime> {
-    let config = RuntimeConfig {
-        max_instances: 1,
-        authorities: authorities::read()?,
-        ..config
-    };
+    let config = RuntimeConfig { max_instances: 1, authorities: authorities::read()?, ..config };
     match Runtime::new(config.clone()) {
         Err(error @ RuntimeError::Cache { .. }) => {
             tracing::warn!(%error, "compiled code is not kept");

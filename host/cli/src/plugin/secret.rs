@@ -58,11 +58,7 @@ pub(super) async fn run(command: SecretCommand, as_json: bool) -> anyhow::Result
             Value::Bool(true) => "yes",
             _ => "no: the server has another key",
         };
-        vec![
-            cell(&secret["name"]),
-            cell(&secret["updated_at"]),
-            opens.to_owned(),
-        ]
+        vec![cell(&secret["name"]), cell(&secret["updated_at"]), opens.to_owned()]
     });
     output::table(&["SECRET", "SET", "CAN BE OPENED"], &rows.collect::<Vec<_>>());
     Ok(())

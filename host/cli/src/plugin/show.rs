@@ -45,9 +45,7 @@ pub(super) async fn plugin(args: ShowArgs, as_json: bool) -> anyhow::Result<()> 
     let client = Client::connect(&args.server)?;
     let versions = format!("plugins/{}/versions", args.name);
     if let Some(number) = &args.version {
-        let version = client
-            .get(&format!("{versions}/{}", escaped(number)), &[])
-            .await?;
+        let version = client.get(&format!("{versions}/{}", escaped(number)), &[]).await?;
         if as_json {
             return output::json(&version);
         }
@@ -104,8 +102,8 @@ fn show_version(version: &Answer) {
 
 fn described(of: &Answer) -> Vec<(&'static str, String)> {
     let words = ["owner", "summary", "digest", "shape"].map(|field| (field, cell(&of[field])));
-    let trees =
-        ["limits", "grants", "config", "input_schema"].map(|field| (field, indented(&of.member(field))));
+    let trees = ["limits", "grants", "config", "input_schema"]
+        .map(|field| (field, indented(&of.member(field))));
     let mut pairs: Vec<_> = words.into_iter().chain(trees).collect();
     pairs.retain(|(_, value)| value != "-");
     pairs
@@ -121,9 +119,7 @@ fn state_of(version: &Value) -> String {
 
 pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let list = client
-        .get(&format!("plugins/{}/versions", args.name), &[])
-        .await?;
+    let list = client.get(&format!("plugins/{}/versions", args.name), &[]).await?;
     if as_json {
         return output::json(&list);
     }
@@ -141,9 +137,7 @@ pub(super) async fn versions(args: PluginNameArgs, as_json: bool) -> anyhow::Res
             cell(&version["pushed_by"]),
         ]
     });
-    let head = [
-        "VERSION", "STATE", "SHAPE", "SIZE", "DIGEST", "SIGNED", "PUSHED", "BY",
-    ];
+    let head = ["VERSION", "STATE", "SHAPE", "SIZE", "DIGEST", "SIGNED", "PUSHED", "BY"];
     output::table(&head, &rows.collect::<Vec<_>>());
     Ok(())
 }
@@ -159,25 +153,16 @@ pub(super) async fn events(args: PluginNameArgs, as_json: bool) -> anyhow::Resul
         let fields = ["version", "by", "detail"].map(|field| cell(&event[field]));
         [time(&event["at"]), what].into_iter().chain(fields).collect()
     });
-    output::table(
-        &["WHEN", "WHAT", "VERSION", "BY", "DETAIL"],
-        &rows.collect::<Vec<_>>(),
-    );
+    output::table(&["WHEN", "WHAT", "VERSION", "BY", "DETAIL"], &rows.collect::<Vec<_>>());
     Ok(())
 }
 
 pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()> {
     let client = Client::connect(&args.server)?;
-    let query: Vec<_> = args
-        .version
-        .map(|version| ("version", version))
-        .into_iter()
-        .collect();
+    let query: Vec<_> = args.version.map(|version| ("version", version)).into_iter().collect();
     let began = Instant::now();
     let advice = loop {
-        let advice = client
-            .get(&format!("plugins/{}/advice", args.name), &query)
-            .await?;
+        let advice = client.get(&format!("plugins/{}/advice", args.name), &query).await?;
         // Workers write each second what attempts used: one that has just ended is not there yet.
         if advice["attempts"] != 0 || began.elapsed() > COUNTED {
             break advice;
@@ -225,11 +210,7 @@ fn show_signature(signature: &Answer) {
         return;
     }
     let keys = items(signature, "keys").map(cell).collect::<Vec<_>>().join(", ");
-    let by = if keys.is_empty() {
-        "no key that the server trusts".to_owned()
-    } else {
-        keys
-    };
+    let by = if keys.is_empty() { "no key that the server trusts".to_owned() } else { keys };
     output::pairs(&[
         ("signed by", by),
         ("problem", cell(&signature["problem"])),

@@ -20,8 +20,7 @@ use crate::{
 pub(super) fn keygen(args: &KeygenArgs, as_json: bool) -> anyhow::Result<()> {
     let pair = signature::keygen()?;
     let file = args.file.display();
-    pair.save(&args.file)
-        .with_context(|| format!("cannot write {file}"))?;
+    pair.save(&args.file).with_context(|| format!("cannot write {file}"))?;
     if as_json {
         return output::json(&json!({ "private_key_file": args.file, "public_key": pair.public }));
     }
@@ -41,25 +40,22 @@ pub(super) fn keygen(args: &KeygenArgs, as_json: bool) -> anyhow::Result<()> {
 /// reach.
 pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
     let key = args.key.display();
-    let private = std::fs::read_to_string(&args.key).with_context(|| format!("cannot read {key}"))?;
-    let Beside { settings, manifest } = plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
+    let private =
+        std::fs::read_to_string(&args.key).with_context(|| format!("cannot read {key}"))?;
+    let Beside { settings, manifest } =
+        plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
     let named = args.name.clone().zip(args.version.clone());
     let named = named.map(|(name, version)| Manifest::new(name, version, String::new()));
     let temporary = outbox()?;
-    let mail = MailArgs {
-        mailer: "log".to_owned(),
-        mail_from: "taskforge@localhost".to_owned(),
-    };
+    let mail = MailArgs { mailer: "log".to_owned(), mail_from: "taskforge@localhost".to_owned() };
     let mailer = mailers::build(&mail, temporary.path().to_owned())?;
     // What it says of itself is asked in the sandbox, as every server does.
-    let runtime = Runtime::new(RuntimeConfig {
-        max_instances: 1,
-        ..RuntimeConfig::new(mailer)
-    })?;
+    let runtime = Runtime::new(RuntimeConfig { max_instances: 1, ..RuntimeConfig::new(mailer) })?;
     let settings = settings.unwrap_or_default();
     let plugin = load(&runtime, &args.file, settings, named.or(manifest).as_ref()).await?;
     let statement = Statement::of(plugin.info(), args.tenant.clone());
-    let signed = signature::sign(&private, &statement).with_context(|| format!("cannot use {key}"))?;
+    let signed =
+        signature::sign(&private, &statement).with_context(|| format!("cannot use {key}"))?;
     let file = signature_file(&args.file);
     std::fs::write(&file, &signed).with_context(|| format!("cannot write {}", file.display()))?;
     if as_json {
@@ -76,7 +72,8 @@ pub(super) async fn sign(args: SignArgs, as_json: bool) -> anyhow::Result<()> {
 /// Gives a stored version a signature.
 pub(super) async fn attach(args: AttachArgs, as_json: bool) -> anyhow::Result<()> {
     let text = read_signature(&args.file)?;
-    let signature = Json::parse(text).with_context(|| format!("cannot use {}", args.file.display()))?;
+    let signature =
+        Json::parse(text).with_context(|| format!("cannot use {}", args.file.display()))?;
     let client = Client::connect(&args.server)?;
     let version = escaped(&args.version);
     let path = format!("plugins/{}/versions/{version}/signature", args.name);
@@ -89,7 +86,10 @@ pub(super) async fn attach(args: AttachArgs, as_json: bool) -> anyhow::Result<()
 }
 
 /// The signature in the file that is named, or in the one beside the component, if there is one.
-pub(super) fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Result<Option<String>> {
+pub(super) fn signature_of(
+    component: &Path,
+    named: Option<&Path>,
+) -> anyhow::Result<Option<String>> {
     let beside = signature_file(component);
     let file = match named {
         Some(file) => file,
@@ -101,8 +101,10 @@ pub(super) fn signature_of(component: &Path, named: Option<&Path>) -> anyhow::Re
 
 /// A signature's text, if it is one.
 fn read_signature(file: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    signature::unverified(text.as_bytes()).with_context(|| format!("cannot use {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    signature::unverified(text.as_bytes())
+        .with_context(|| format!("cannot use {}", file.display()))?;
     Ok(text.trim().to_owned())
 }
 

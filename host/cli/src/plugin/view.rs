@@ -35,17 +35,15 @@ pub(super) fn show_review(version: &Value) {
 pub(super) fn rollout_pairs(rollout: &Value) -> Vec<(&'static str, String)> {
     let canary = match &rollout["canary"] {
         Value::Null => "-".to_owned(),
-        canary => format!(
-            "{} for {} % of the tasks",
-            cell(&canary["version"]),
-            canary["percent"]
-        ),
+        canary => format!("{} for {} % of the tasks", cell(&canary["version"]), canary["percent"]),
     };
     let tasks = match (&rollout["retired"], &rollout["paused"]) {
         (Value::Bool(true), _) => "refused: the plugin is retired",
         (_, Value::Bool(true)) => "wait: the plugin or its queue is paused",
         _ if rollout["active"].is_null() => "refused: no version is active yet",
-        _ if rollout["accepts_tasks"] == false => "of its tenant run; with this key none can be enqueued",
+        _ if rollout["accepts_tasks"] == false => {
+            "of its tenant run; with this key none can be enqueued"
+        }
         _ => "run",
     };
     vec![

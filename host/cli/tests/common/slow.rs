@@ -17,11 +17,7 @@ pub(crate) fn locals_in_loops(locals: usize, loops: usize) -> Vec<u8> {
         write!(body, "(loop ").unwrap();
         for step in 0..4 {
             let (to, from) = ((index * 7 + step) % locals, (index * 13 + step * 5) % locals);
-            write!(
-                body,
-                "(local.set {to} (i32.add (local.get {to}) (local.get {from})))"
-            )
-            .unwrap();
+            write!(body, "(local.set {to} (i32.add (local.get {to}) (local.get {from})))").unwrap();
         }
         write!(body, "(br_if 0 (local.get {})))", index % locals).unwrap();
     }

@@ -21,11 +21,7 @@ async fn servers_are_named_as_people_type_them() {
         assert!(healthy.contains("\"status\""), "{name}: {healthy}");
         assert!(run(&server, &["health", &name]).status.success(), "{name}");
     }
-    assert!(
-        run(&server, &["health", &format!("{address}/healthz")])
-            .status
-            .success()
-    );
+    assert!(run(&server, &["health", &format!("{address}/healthz")]).status.success());
     let elsewhere = run(&server, &["health", &format!("{address}/docs")]);
     assert!(
         elsewhere.status.code() == Some(1) && said(&elsewhere).contains("leads to /docs/"),
@@ -80,9 +76,5 @@ async fn a_key_that_does_not_fit_is_traced_to_where_it_came_from() {
     let folder = other.path().to_str().unwrap();
     let goes_on = run(&free, &["task", "list", "--data-dir", folder]);
     assert!(goes_on.status.success(), "{}", said(&goes_on));
-    assert!(
-        said(&goes_on).contains("going on without a key"),
-        "{}",
-        said(&goes_on)
-    );
+    assert!(said(&goes_on).contains("going on without a key"), "{}", said(&goes_on));
 }

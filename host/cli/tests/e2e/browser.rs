@@ -4,19 +4,12 @@ use std::process::Command;
 
 use crate::server::Server;
 
-const BROWSERS: [&str; 4] = [
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-];
+const BROWSERS: [&str; 4] =
+    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
 fn browser() -> Option<&'static str> {
     BROWSERS.into_iter().find(|name| {
-        Command::new(name)
-            .arg("--version")
-            .output()
-            .is_ok_and(|out| out.status.success())
+        Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success())
     })
 }
 
@@ -49,7 +42,8 @@ async fn swagger_ui_shows_every_route_with_the_key_and_without_the_internet() {
                     "--disable-component-update",
                     "--disable-sync",
                 ])
-                // Any other host is unreachable, so an asset from elsewhere would leave the page empty.
+                // Any other host is unreachable, so an asset from elsewhere would leave the page
+                // empty.
                 .args([
                     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
                     "--virtual-time-budget=20000",
@@ -65,9 +59,6 @@ async fn swagger_ui_shows_every_route_with_the_key_and_without_the_internet() {
     let document = server.get("/openapi.json").await;
     assert!(page.contains("btn authorize locked"), "the key is entered");
     for path in document["paths"].as_object().unwrap().keys() {
-        assert!(
-            page.contains(&format!("data-path=\"{path}\"")),
-            "{path} is not on the page"
-        );
+        assert!(page.contains(&format!("data-path=\"{path}\"")), "{path} is not on the page");
     }
 }

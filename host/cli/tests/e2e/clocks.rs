@@ -43,8 +43,7 @@ async fn nothing_changes(step: i64) {
         command.env("TASKFORGE_PLUGINS", &plugins);
     });
     // Longer than a lease, and than it takes to find that one has lapsed.
-    let slow =
-        json!({ "task_type": "hostile", "input": { "attack": "sleep", "ms": 13_000 }, "max_retries": 0 });
+    let slow = json!({ "task_type": "hostile", "input": { "attack": "sleep", "ms": 13_000 }, "max_retries": 0 });
     let running = submit(&server, slow).await;
     while server.get(&format!("/tasks/{running}")).await["status"] != "running" {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -108,8 +107,7 @@ async fn a_database_that_somebody_locks_costs_answers_and_no_finished_task() {
     let server = Server::start_with(data.path(), |command| {
         command.env("TASKFORGE_PLUGINS", &plugins);
     });
-    let slow =
-        json!({ "task_type": "hostile", "input": { "attack": "sleep", "ms": 8_000 }, "max_retries": 0 });
+    let slow = json!({ "task_type": "hostile", "input": { "attack": "sleep", "ms": 8_000 }, "max_retries": 0 });
     let mut running = Vec::new();
     for _ in 0..5 {
         running.push(submit(&server, slow.clone()).await);

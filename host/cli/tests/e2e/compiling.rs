@@ -24,15 +24,12 @@ fn ourselves() -> CompileProcess {
 
 /// Caps that a bomb reaches soon.
 fn small() -> CompileProcess {
-    CompileProcess {
-        memory: 256 << 20,
-        time: Duration::from_secs(1),
-        ..ourselves()
-    }
+    CompileProcess { memory: 256 << 20, time: Duration::from_secs(1), ..ourselves() }
 }
 
 fn runtime(folder: &Path, compiler: Compiler) -> Runtime {
-    let mailer = OutboxMailer::new(folder.join("outbox"), "TaskForge <noreply@example.com>").unwrap();
+    let mailer =
+        OutboxMailer::new(folder.join("outbox"), "TaskForge <noreply@example.com>").unwrap();
     Runtime::new(RuntimeConfig {
         cache_dir: Some(folder.join("code")),
         max_instances: 2,
@@ -56,10 +53,8 @@ async fn what_was_compiled_apart_runs_here_and_is_compiled_once() {
         Compiler::Process(CompileProcess::new(PathBuf::from("/nowhere"), Vec::new())),
     ] {
         let runtime = runtime(folder.path(), compiler);
-        let plugin = runtime
-            .load(guests::bytes("fibonacci"), PluginSettings::default())
-            .await
-            .unwrap();
+        let plugin =
+            runtime.load(guests::bytes("fibonacci"), PluginSettings::default()).await.unwrap();
         let invocation = Invocation {
             tenant: TenantId::default(),
             task: TaskId::generate(),
@@ -82,14 +77,12 @@ async fn what_was_compiled_apart_runs_here_and_is_compiled_once() {
 #[tokio::test]
 async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let shell =
-        |script: &str| CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()]);
+    let shell = |script: &str| {
+        CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()])
+    };
     for (process, sentence) in [
         (
-            CompileProcess {
-                time: Duration::from_millis(50),
-                ..shell("exec sleep 1000")
-            },
+            CompileProcess { time: Duration::from_millis(50), ..shell("exec sleep 1000") },
             "compiling this component took longer than 50ms",
         ),
         (
@@ -130,18 +123,15 @@ fn tables_of_jumps() -> Vec<u8> {
 
 fn fifty_thousand_functions() -> Vec<u8> {
     let body =
-        "(local.set 0 (i32.mul (i32.add (local.get 0) (i32.const 3)) (i32.load (local.get 0))))".repeat(20);
+        "(local.set 0 (i32.mul (i32.add (local.get 0) (i32.const 3)) (i32.load (local.get 0))))"
+            .repeat(20);
     let function = format!("(func (param i32) (result i32) {body} (local.get 0))");
     component(&format!("(memory 1) {}", function.repeat(50_000)))
 }
 
 fn deep_blocks() -> Vec<u8> {
     let depth = 200_000;
-    component(&format!(
-        "(func {} {})",
-        "block ".repeat(depth),
-        "end ".repeat(depth)
-    ))
+    component(&format!("(func {} {})", "block ".repeat(depth), "end ".repeat(depth)))
 }
 
 fn length(mut value: usize, into: &mut Vec<u8>) {
@@ -155,7 +145,8 @@ fn length(mut value: usize, into: &mut Vec<u8>) {
     }
 }
 
-/// A component in a component in a component, by hand: the assembler's text would be too deep for the assembler.
+/// A component in a component in a component, by hand: the assembler's text would be too deep for
+/// the assembler.
 fn deep_components() -> Vec<u8> {
     const HEADER: &[u8] = b"\0asm\x0d\0\x01\0";
     // Built from the inside, and so backwards.
@@ -210,26 +201,21 @@ async fn a_compile_bomb_ends_at_its_caps() {
         let error = load(&runtime, bytes).await.unwrap_err();
         println!("{name}, {size} bytes, {:.1?}: {error}", begun.elapsed());
         // Ten times the CPU time is when the host stops waiting for a turn on a busy machine.
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "{name} took {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name} took {:?}", begun.elapsed());
         let text = error.to_string();
-        assert!(
-            text.len() < 1000 && !text.contains(char::is_control),
-            "{name}: {text:?}"
-        );
+        assert!(text.len() < 1000 && !text.contains(char::is_control), "{name}: {text:?}");
         match error {
             LoadError::CompileTime(_) | LoadError::CompileMemory(_) => capped += 1,
-            // Deep or large types are refused before they are compiled, and an empty handler once it is.
+            // Deep or large types are refused before they are compiled, and an empty handler once
+            // it is.
             LoadError::Unsupported(_) | LoadError::Incompatible(_) | LoadError::Malformed(_) => {}
             other => panic!("{name}: {other}"),
         }
     }
     assert!(capped >= 3, "only {capped} bombs reached a cap");
     let files = std::fs::read_dir(folder.path().join("code")).unwrap();
-    let drafts = files.filter(|file| file.as_ref().unwrap().path().extension() != Some("code".as_ref()));
+    let drafts =
+        files.filter(|file| file.as_ref().unwrap().path().extension() != Some("code".as_ref()));
     assert_eq!(drafts.count(), 0, "no draft is left");
 }
 
@@ -237,10 +223,10 @@ async fn a_compile_bomb_ends_at_its_caps() {
 #[cfg(target_os = "linux")]
 fn compilers() -> Vec<PathBuf> {
     let ours = format!("PPid:\t{}\n", std::process::id());
-    let processes = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let read = |process: &Path, file| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+    let processes =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let read =
+        |process: &Path, file| std::fs::read_to_string(process.join(file)).unwrap_or_default();
     processes
         .filter(|process| read(process, "status").contains(&ours))
         .filter(|process| read(process, "cmdline").contains("compile-component"))
@@ -266,11 +252,9 @@ async fn a_compiler_has_given_up_what_it_does_not_need() {
         }
     };
     let confined = tokio::time::timeout(Duration::from_secs(60), confined).await;
-    let (status, limits, variables, compiler) = confined.expect("a compiler filters its system calls");
-    assert!(
-        status.contains("NoNewPrivs:\t1\n") && status.contains("Threads:\t1\n"),
-        "{status}"
-    );
+    let (status, limits, variables, compiler) =
+        confined.expect("a compiler filters its system calls");
+    assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Threads:\t1\n"), "{status}");
     assert_eq!(variables, "", "it has no variables");
     for limit in ["Max core file size", "Max open files", "Max processes"] {
         let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
@@ -291,16 +275,8 @@ async fn a_compiler_that_could_be_tried_out_left_nothing_behind() {
         CompileProcess::new(PathBuf::from("/nowhere"), Vec::new()),
     );
     good.try_compiler().await.unwrap();
-    let error = runtime(folder.path(), Compiler::Process(bad))
-        .try_compiler()
-        .await
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("the compiler /nowhere cannot be started"),
-        "{error}"
-    );
+    let error = runtime(folder.path(), Compiler::Process(bad)).try_compiler().await.unwrap_err();
+    assert!(error.to_string().contains("the compiler /nowhere cannot be started"), "{error}");
     assert_eq!(std::fs::read_dir(folder.path().join("code")).unwrap().count(), 0);
 }
 

@@ -82,7 +82,8 @@ async fn a_task_whose_process_dies_each_time_is_a_dead_letter_after_the_third() 
     let (_, task) = server.try_post("/tasks", &body).await.unwrap();
     let id = task["id"].as_str().unwrap().to_owned();
     kill_while_it_runs(server, &id, 0).await;
-    // It takes no retries, and survives two deaths of its process, to which each time it is as good as new.
+    // It takes no retries, and survives two deaths of its process, to which each time it is as good
+    // as new.
     for lapses in 1..3 {
         kill_while_it_runs(start(), &id, lapses).await;
     }
@@ -92,11 +93,7 @@ async fn a_task_whose_process_dies_each_time_is_a_dead_letter_after_the_third() 
         (&json!("failed"), &json!("lease_lapsed")),
         "{task}"
     );
-    assert_eq!(
-        (&task["attempt"], &task["lapses"]),
-        (&json!(0), &json!(3)),
-        "{task}"
-    );
+    assert_eq!((&task["attempt"], &task["lapses"]), (&json!(0), &json!(3)), "{task}");
 }
 
 async fn kill_while_it_runs(server: Server, id: &str, lapses: u32) {
@@ -105,11 +102,7 @@ async fn kill_while_it_runs(server: Server, id: &str, lapses: u32) {
     })
     .await;
     let task = server.get(&format!("/tasks/{id}")).await;
-    assert_eq!(
-        (&task["attempt"], &task["lapses"]),
-        (&json!(1), &json!(lapses)),
-        "{task}"
-    );
+    assert_eq!((&task["attempt"], &task["lapses"]), (&json!(1), &json!(lapses)), "{task}");
     server.kill();
 }
 

@@ -35,22 +35,14 @@ async fn a_server_makes_a_key_that_the_command_line_finds_and_nobody_else() {
     let without = reqwest::Client::builder().no_proxy().build().unwrap();
     let tasks = format!("{}/tasks", server.url);
     assert_eq!(without.get(&tasks).send().await.unwrap().status(), 401);
-    let with = without
-        .get(&tasks)
-        .header("authorization", format!("Bearer {key}"));
+    let with = without.get(&tasks).header("authorization", format!("Bearer {key}"));
     assert_eq!(with.send().await.unwrap().status(), 200);
 
     let found = server.command(&["task", "list"]).output().unwrap();
     assert!(found.status.success());
-    let lost = server
-        .command(&["task", "list", "--data-dir", "/nowhere"])
-        .output()
-        .unwrap();
+    let lost = server.command(&["task", "list", "--data-dir", "/nowhere"]).output().unwrap();
     let said = String::from_utf8_lossy(&lost.stderr);
-    assert!(
-        !lost.status.success() && said.contains("TASKFORGE_API_KEY"),
-        "{said}"
-    );
+    assert!(!lost.status.success() && said.contains("TASKFORGE_API_KEY"), "{said}");
     let wrong = ["task", "list", "--api-key", "wrong-wrong-wrong-wrong"];
     assert!(!server.command(&wrong).output().unwrap().status.success());
 
@@ -72,11 +64,7 @@ async fn a_server_is_found_by_its_folder_and_nobody_else_is_sent_its_key() {
         let mut found = taskforge();
         found.args(args).env("TASKFORGE_DATA_DIR", data.path());
         let found = found.output().unwrap();
-        assert!(
-            found.status.success(),
-            "{args:?}: {}",
-            String::from_utf8_lossy(&found.stderr)
-        );
+        assert!(found.status.success(), "{args:?}: {}", String::from_utf8_lossy(&found.stderr));
     }
 
     // Somebody else on this machine, who is named, and writes down what comes.
@@ -94,15 +82,10 @@ async fn a_server_is_found_by_its_folder_and_nobody_else_is_sent_its_key() {
         stream.write_all(refused).unwrap();
         String::from_utf8(request).unwrap().to_lowercase()
     });
-    let refused = server
-        .command(&["task", "list", "--server", &other.to_string()])
-        .output()
-        .unwrap();
+    let refused =
+        server.command(&["task", "list", "--server", &other.to_string()]).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        refused.status.code() == Some(5) && said.contains("was not sent"),
-        "{said}"
-    );
+    assert!(refused.status.code() == Some(5) && said.contains("was not sent"), "{said}");
     let asked = asked.join().unwrap();
     let key = fs::read_to_string(data.path().join("key")).unwrap();
     assert!(asked.starts_with("get /tasks"), "{asked}");
@@ -159,35 +142,21 @@ async fn a_server_without_a_key_keeps_web_pages_out() {
         command.arg("--no-key");
     });
     assert!(!data.path().join("key").exists());
-    assert_eq!(
-        server.run("fibonacci", json!({ "n": 10 })).await["status"],
-        "completed"
-    );
+    assert_eq!(server.run("fibonacci", json!({ "n": 10 })).await["status"], "completed");
     let wasm = guests::bytes("fibonacci");
     for (name, value) in [
         ("host", "evil.example"),
         ("origin", "http://evil.example"),
         ("sec-fetch-site", "cross-site"),
     ] {
-        let push = server
-            .http()
-            .post(format!("{}/plugins?activate=true", server.url));
+        let push = server.http().post(format!("{}/plugins?activate=true", server.url));
         let push = push.header("content-type", "text/plain").header(name, value);
-        assert_eq!(
-            push.body(wasm.clone()).send().await.unwrap().status(),
-            403,
-            "{name}"
-        );
-        let read = server
-            .http()
-            .get(format!("{}/tasks", server.url))
-            .header(name, value);
+        assert_eq!(push.body(wasm.clone()).send().await.unwrap().status(), 403, "{name}");
+        let read = server.http().get(format!("{}/tasks", server.url)).header(name, value);
         assert_eq!(read.send().await.unwrap().status(), 403, "{name}");
     }
-    let both = taskforge()
-        .args(["dev", "--no-key", "--api-key", "0123456789abcdef"])
-        .output()
-        .unwrap();
+    let both =
+        taskforge().args(["dev", "--no-key", "--api-key", "0123456789abcdef"]).output().unwrap();
     assert!(String::from_utf8_lossy(&both.stderr).contains("--no-key"));
 }
 
@@ -215,10 +184,8 @@ async fn a_flood_of_silent_connections_keeps_nobody_out_for_long() {
     for path in ["/healthz", "/readyz"] {
         wait_until(path, async || status(&server, path).await == Some(200)).await;
     }
-    wait_until("others are served too", async || {
-        status(&server, "/tasks").await == Some(200)
-    })
-    .await;
+    wait_until("others are served too", async || status(&server, "/tasks").await == Some(200))
+        .await;
 }
 
 #[tokio::test]
@@ -243,14 +210,9 @@ async fn a_low_limit_on_open_files_is_said_and_the_door_lives_with_it() {
     assert!(said.contains("fewer connections than asked for"), "{said}");
     let _flood = silent(&server, 150);
     assert_eq!(status(&server, "/healthz").await, Some(200));
-    wait_until("others are served too", async || {
-        status(&server, "/tasks").await == Some(200)
-    })
-    .await;
-    assert_eq!(
-        server.run("fibonacci", json!({ "n": 10 })).await["status"],
-        "completed"
-    );
+    wait_until("others are served too", async || status(&server, "/tasks").await == Some(200))
+        .await;
+    assert_eq!(server.run("fibonacci", json!({ "n": 10 })).await["status"], "completed");
 }
 
 #[tokio::test]
@@ -291,7 +253,8 @@ async fn what_a_guest_writes_reaches_no_terminal_and_no_log_raw() {
     let raw = told(
         json!({ "do": "print", "text": format!("\"{}\"", WILD.replace(['\u{1b}', '\u{7}', '\r'], "")) }),
     );
-    let complaint = told(json!({ "do": "exit", "code": 1, "complaint": format!("{WILD}\nnext {WILD}") }));
+    let complaint =
+        told(json!({ "do": "exit", "code": 1, "complaint": format!("{WILD}\nnext {WILD}") }));
     let mut seen = 0;
     let mut run = |args: &[&str]| {
         for extra in [&[][..], &["--json"]] {
@@ -311,11 +274,7 @@ async fn what_a_guest_writes_reaches_no_terminal_and_no_log_raw() {
     let push = ["--name", "command", "--version", "1.0.0", "--summary", WILD];
     run(&[&["plugin", "push", component][..], &push].concat());
     let mut ids = Vec::new();
-    for (input, state) in [
-        (&output, "completed"),
-        (&raw, "completed"),
-        (&complaint, "failed"),
-    ] {
+    for (input, state) in [(&output, "completed"), (&raw, "completed"), (&complaint, "failed")] {
         let body = json!({ "task_type": "command", "max_retries": 0,
             "input": serde_json::from_str::<serde_json::Value>(input).unwrap() });
         let (status, task) = server.try_post("/tasks", &body).await.unwrap();

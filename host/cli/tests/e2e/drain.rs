@@ -11,13 +11,10 @@ async fn sigterm_lets_running_tasks_finish_and_keeps_the_waiting_ones() {
     let mut server = Server::start_with(data.path(), |command| {
         command.args(["--concurrency", "2"]);
     });
-    let tasks: Vec<_> = (0..60)
-        .map(|_| json!({ "task_type": "fibonacci", "input": { "n": 300_000 } }))
-        .collect();
-    let (status, answer) = server
-        .try_post("/tasks/batch", &json!({ "tasks": tasks }))
-        .await
-        .unwrap();
+    let tasks: Vec<_> =
+        (0..60).map(|_| json!({ "task_type": "fibonacci", "input": { "n": 300_000 } })).collect();
+    let (status, answer) =
+        server.try_post("/tasks/batch", &json!({ "tasks": tasks })).await.unwrap();
     assert_eq!(status, 201);
     server.signal("TERM");
     assert!(server.wait_for_exit().await.success());
@@ -25,11 +22,7 @@ async fn sigterm_lets_running_tasks_finish_and_keeps_the_waiting_ones() {
     let server = Server::start(data.path());
     for id in answer["ids"].as_array().unwrap() {
         let task = server.ended(id.as_str().unwrap()).await;
-        assert_eq!(
-            (&task["status"], &task["attempt"]),
-            (&json!("completed"), &json!(1)),
-            "{task}"
-        );
+        assert_eq!((&task["status"], &task["attempt"]), (&json!("completed"), &json!(1)), "{task}");
     }
 }
 
@@ -44,9 +37,7 @@ async fn what_outlives_the_grace_period_is_handed_back_uncounted() {
         })
     };
     let mut server = start(data.path());
-    let id = server
-        .submit("hostile", json!({ "attack": "sleep", "ms": 8_000 }))
-        .await;
+    let id = server.submit("hostile", json!({ "attack": "sleep", "ms": 8_000 })).await;
     wait_until("it runs", async || {
         server.get(&format!("/tasks/{id}")).await["status"] == "running"
     })
@@ -56,11 +47,7 @@ async fn what_outlives_the_grace_period_is_handed_back_uncounted() {
 
     let server = start(data.path());
     let task = server.ended(&id).await;
-    assert_eq!(
-        (&task["status"], &task["attempt"]),
-        (&json!("completed"), &json!(1)),
-        "{task}"
-    );
+    assert_eq!((&task["status"], &task["attempt"]), (&json!("completed"), &json!(1)), "{task}");
     let log = server.get(&format!("/tasks/{id}/logs")).await;
     assert!(log.to_string().contains("handed"), "{log}");
 }

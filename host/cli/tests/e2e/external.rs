@@ -39,10 +39,7 @@ impl Drop for Running {
 
 /// Whether there is a Python to run the example with. A machine that builds releases must have one.
 fn has_python() -> bool {
-    let found = Command::new("python3")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
+    let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     let has = found.is_ok_and(|status| status.success());
     assert!(has || std::env::var_os("CI").is_none(), "python3 is missing");
     if !has {
@@ -63,9 +60,7 @@ async fn types(server: &Server) -> Vec<String> {
     let list = server.get("/plugins").await;
     let plugins = list["plugins"].as_array().unwrap();
     let external = plugins.iter().filter(|plugin| plugin["kind"] == "external");
-    external
-        .map(|plugin| plugin["name"].as_str().unwrap().to_owned())
-        .collect()
+    external.map(|plugin| plugin["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,15 +72,9 @@ async fn a_type_that_is_named_is_worked_on_by_the_example_beside_dev() {
     let server = Server::start_with(data.path(), |command| {
         command.args(["--external-types", "word_count,ocr"]);
     });
-    assert!(
-        server.greeting.contains("external  ocr, word_count"),
-        "{}",
-        server.greeting
-    );
+    assert!(server.greeting.contains("external  ocr, word_count"), "{}", server.greeting);
     let _worker = Running(worker(&server).spawn().unwrap());
-    let task = server
-        .run("word_count", json!({ "text": "to be or not to be" }))
-        .await;
+    let task = server.run("word_count", json!({ "text": "to be or not to be" })).await;
     assert_eq!(
         (&task["status"], &task["result"]),
         (&json!("completed"), &json!({ "words": 6, "characters": 18 })),
@@ -116,24 +105,16 @@ async fn a_file_in_the_plugins_folder_declares_a_type_with_its_schemas() {
     );
 
     // While the server runs: another file, one that is broken, and none.
-    std::fs::write(
-        plugins.path().join("ocr.external.toml"),
-        "summary = 'Reads pages'\n",
-    )
-    .unwrap();
-    wait_until("the new file is known", async || {
-        types(&server).await == ["ocr", "word_count"]
-    })
-    .await;
+    std::fs::write(plugins.path().join("ocr.external.toml"), "summary = 'Reads pages'\n").unwrap();
+    wait_until("the new file is known", async || types(&server).await == ["ocr", "word_count"])
+        .await;
     std::fs::write(&declared, "sumary = 'a slip of the pen'\n").unwrap();
     std::fs::remove_file(plugins.path().join("ocr.external.toml")).unwrap();
     std::fs::write(plugins.path().join("later.external.toml"), "").unwrap();
     // Nothing changes while one file is broken; put right, all of it counts.
     std::fs::copy(&example, &declared).unwrap();
-    wait_until("the folder is followed", async || {
-        types(&server).await == ["later", "word_count"]
-    })
-    .await;
+    wait_until("the folder is followed", async || types(&server).await == ["later", "word_count"])
+        .await;
     assert_eq!(submit(json!({ "text": "three" })).await.0, 201);
 }
 
@@ -150,10 +131,7 @@ async fn a_broken_declaration_is_named_when_the_server_starts() {
         .unwrap();
     let said = String::from_utf8_lossy(&dev.stderr);
     assert!(!dev.status.success(), "{said}");
-    assert!(
-        said.contains("ocr.external.toml") && said.contains("sumary"),
-        "{said}"
-    );
+    assert!(said.contains("ocr.external.toml") && said.contains("sumary"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,15 +144,10 @@ async fn a_worker_whose_type_is_not_declared_is_told_how() {
     let ended = worker(&server).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("--external-types") && !said.contains("Traceback"),
-        "{said}"
-    );
+    assert!(said.contains("--external-types") && !said.contains("Traceback"), "{said}");
     // A wrong key is told as well.
-    let ended = worker(&server)
-        .env("TASKFORGE_API_KEY", "not-the-key-of-this-server")
-        .output()
-        .unwrap();
+    let ended =
+        worker(&server).env("TASKFORGE_API_KEY", "not-the-key-of-this-server").output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("401") && !said.contains("Traceback"), "{said}");
 }

@@ -28,9 +28,7 @@ async fn fibonacci_is_exact_for_small_and_large_n() {
     );
 
     let task = server.run("fibonacci", json!({ "n": 1_000_000 })).await;
-    let digits = task["result"]["result"]
-        .as_str()
-        .unwrap_or_else(|| panic!("{task}"));
+    let digits = task["result"]["result"].as_str().unwrap_or_else(|| panic!("{task}"));
     // The known number has 208,988 digits, which begin and end like this.
     assert_eq!(digits.len(), 208_988);
     assert!(digits.starts_with("19532821287077577316") && digits.ends_with("68996526838242546875"));
@@ -40,8 +38,7 @@ async fn fibonacci_is_exact_for_small_and_large_n() {
 async fn a_letter_lands_in_the_outbox_as_a_valid_message() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
-    let input =
-        json!({ "to": ["a@example.com", "b@example.com"], "subject": "Grüße", "text": "Hello\n.\nworld" });
+    let input = json!({ "to": ["a@example.com", "b@example.com"], "subject": "Grüße", "text": "Hello\n.\nworld" });
     let task = server.run("email", input).await;
     assert_eq!(task["status"], "completed", "{task}");
     let files: Vec<_> = std::fs::read_dir(server.data_dir().join("outbox"))
@@ -56,9 +53,7 @@ async fn a_letter_lands_in_the_outbox_as_a_valid_message() {
     assert_eq!(message.to().unwrap().iter().count(), 2);
     assert_eq!(
         message.message_id(),
-        task["result"]["message_id"]
-            .as_str()
-            .map(|id| id.trim_matches(['<', '>']))
+        task["result"]["message_id"].as_str().map(|id| id.trim_matches(['<', '>']))
     );
 }
 
@@ -66,7 +61,8 @@ async fn a_letter_lands_in_the_outbox_as_a_valid_message() {
 async fn a_header_cannot_be_smuggled_into_a_letter() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
-    let input = json!({ "to": "a@example.com", "subject": "x\r\nBcc: everyone@example.com", "text": "x" });
+    let input =
+        json!({ "to": "a@example.com", "subject": "x\r\nBcc: everyone@example.com", "text": "x" });
     let body = json!({ "task_type": "email", "input": input });
     let (status, problem) = server.try_post("/tasks", &body).await.unwrap();
     assert_eq!(status, 422, "{problem}");
@@ -74,28 +70,20 @@ async fn a_header_cannot_be_smuggled_into_a_letter() {
 }
 
 fn page(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
-    Response::builder()
-        .header("content-type", content_type)
-        .body(body.into())
-        .unwrap()
+    Response::builder().header("content-type", content_type).body(body.into()).unwrap()
 }
 
 #[tokio::test]
 async fn pages_in_old_charsets_and_broken_markup_are_read() {
     let site = web::Server::answering(|request| match request.uri().path() {
-        "/1252" => page(
-            "text/html; charset=windows-1252",
-            &b"<title>Caf\xe9 \x80 5</title>"[..],
-        ),
+        "/1252" => page("text/html; charset=windows-1252", &b"<title>Caf\xe9 \x80 5</title>"[..]),
         // 日本 in Shift_JIS, said by a meta element only.
-        "/sjis" => page(
-            "text/html",
-            &b"<meta charset=Shift_JIS><title>\x93\xfa\x96\x7b</title>"[..],
-        ),
-        "/broken" => page(
-            "text/html",
-            "<html><body><div><p>no head<title>Late &amp; open<h1>One</div><h1>",
-        ),
+        "/sjis" => {
+            page("text/html", &b"<meta charset=Shift_JIS><title>\x93\xfa\x96\x7b</title>"[..])
+        }
+        "/broken" => {
+            page("text/html", "<html><body><div><p>no head<title>Late &amp; open<h1>One</div><h1>")
+        }
         "/untitled" => page("text/html", "<p>nothing"),
         "/hop" => Response::builder()
             .status(302)
@@ -119,12 +107,7 @@ async fn pages_in_old_charsets_and_broken_markup_are_read() {
     assert_eq!(scrape("/1252").await["title"], "Café € 5");
     assert_eq!(scrape("/sjis").await["title"], "日本");
     // An unclosed title swallows the rest of the page, as it does in a browser.
-    assert!(
-        scrape("/broken").await["title"]
-            .as_str()
-            .unwrap()
-            .starts_with("Late & open")
-    );
+    assert!(scrape("/broken").await["title"].as_str().unwrap().starts_with("Late & open"));
     assert_eq!(scrape("/untitled").await["title"], Value::Null);
     let hopped = scrape("/hop").await;
     assert_eq!(
@@ -132,10 +115,7 @@ async fn pages_in_old_charsets_and_broken_markup_are_read() {
         (&json!(site.url("/untitled")), &json!(200))
     );
     let gone = scrape("/gone").await;
-    assert_eq!(
-        (&gone["status_code"], &gone["title"]),
-        (&json!(404), &json!("Gone"))
-    );
+    assert_eq!((&gone["status_code"], &gone["title"]), (&json!(404), &json!("Gone")));
 }
 
 #[tokio::test]
@@ -156,10 +136,7 @@ async fn failures_of_the_network_are_told_from_failures_of_the_input() {
     );
 
     let (status, _) = server
-        .try_post(
-            "/tasks",
-            &json!({ "task_type": "scraper", "input": { "url": "not a url" } }),
-        )
+        .try_post("/tasks", &json!({ "task_type": "scraper", "input": { "url": "not a url" } }))
         .await
         .unwrap();
     // Refused at the door, or failed for good by the handler: never retried.
@@ -193,7 +170,8 @@ async fn loopback_is_refused_unless_it_was_granted() {
 /// The HTML documentation of the installed toolchain, if it is there.
 fn rust_documentation() -> Option<PathBuf> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-    let html = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim()).join("share/doc/rust/html");
+    let html =
+        PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim()).join("share/doc/rust/html");
     html.is_dir().then_some(html)
 }
 
@@ -216,10 +194,7 @@ async fn the_documentation_of_rust_is_scraped() {
     let pages = [
         ("/std/index.html", "std - Rust"),
         ("/std/vec/struct.Vec.html", "Vec in std::vec - Rust"),
-        (
-            "/book/ch01-00-getting-started.html",
-            "Getting Started - The Rust Programming Language",
-        ),
+        ("/book/ch01-00-getting-started.html", "Getting Started - The Rust Programming Language"),
         ("/reference/expressions.html", "Expressions - The Rust Reference"),
     ];
     for (path, title) in pages {

@@ -11,10 +11,7 @@ async fn a_push_says_what_became_of_settings_and_for_whom_it_is() {
     let server = Server::start(data.path());
     let command = component(files.path(), "bare.wasm", &guests::bytes("command"));
     let push = |more: &[&str]| {
-        run(
-            &server,
-            &[&["plugin", "push", command.as_str(), "--name", "thing"][..], more].concat(),
-        )
+        run(&server, &[&["plugin", "push", command.as_str(), "--name", "thing"][..], more].concat())
     };
     let settings = component(
         files.path(),
@@ -34,10 +31,7 @@ async fn a_push_says_what_became_of_settings_and_for_whom_it_is() {
     for part in ["1.1.0", "available", "CAPABILITY", "keyvalue", "url"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    assert_eq!(
-        json(&server, &["plugin", "show", "thing", "1.1.0"])["config"]["url"],
-        "x"
-    );
+    assert_eq!(json(&server, &["plugin", "show", "thing", "1.1.0"])["config"]["url"], "x");
     let both = done(&server, &["plugin", "show", "thing"]);
     assert!(both.contains("not active") && both.contains("1.1.0"), "{both}");
     let nothing = component(files.path(), "none.toml", b"");
@@ -54,19 +48,12 @@ async fn a_push_says_what_became_of_settings_and_for_whom_it_is() {
         "{}",
         said(&unset)
     );
-    assert_eq!(
-        json(&server, &["plugin", "show", "thing", "1.1.0"])["config"]["url"],
-        "x"
-    );
+    assert_eq!(json(&server, &["plugin", "show", "thing", "1.1.0"])["config"]["url"], "x");
 
     let theirs = ["--version", "1.0.0", "--tenant", "acme"];
     let theirs = run(
         &server,
-        &[
-            &["plugin", "push", command.as_str(), "--name", "theirs"][..],
-            &theirs,
-        ]
-        .concat(),
+        &[&["plugin", "push", command.as_str(), "--name", "theirs"][..], &theirs].concat(),
     );
     assert!(
         said(&theirs).contains("tenant acme alone") && !said(&theirs).contains("1.0.0 runs"),
@@ -84,25 +71,17 @@ async fn a_push_says_what_became_of_settings_and_for_whom_it_is() {
     done(&server, &["queue", "limit", "thing", "3"]);
     let list = done(&server, &["queue", "list"]);
     let row = list.lines().find(|line| line.starts_with("thing")).unwrap();
-    assert!(
-        row.contains("paused") && row.ends_with('3'),
-        "a cap does not resume it: {row}"
-    );
+    assert!(row.contains("paused") && row.ends_with('3'), "a cap does not resume it: {row}");
     done(&server, &["plugin", "resume", "thing"]);
     let list = done(&server, &["queue", "list"]);
     assert!(
-        !list
-            .lines()
-            .any(|line| line.starts_with("thing") && line.contains("paused")),
+        !list.lines().any(|line| line.starts_with("thing") && line.contains("paused")),
         "{list}"
     );
     done(&server, &["queue", "tenant", "default", "--max-running", "9"]);
     done(&server, &["queue", "tenant", "default", "--weight", "2"]);
     let tenants = json(&server, &["queue", "list"])["tenants"].clone();
-    assert_eq!(
-        (&tenants[0]["weight"], &tenants[0]["max_running"]),
-        (&json!(2), &json!(9))
-    );
+    assert_eq!((&tenants[0]["weight"], &tenants[0]["max_running"]), (&json!(2), &json!(9)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,18 +97,11 @@ async fn a_push_carries_schemas_that_no_address_could() {
         let named = ["plugin", "push", &command, "--name", "wide", "--version", "1.0.0"];
         run(&server, &[&named[..], more].concat())
     };
-    let pushed = push(&[
-        "--input-schema",
-        &format!("@{file}"),
-        "--output-schema",
-        &format!("@{file}"),
-    ]);
+    let pushed =
+        push(&["--input-schema", &format!("@{file}"), "--output-schema", &format!("@{file}")]);
     assert!(pushed.status.success(), "{}", said(&pushed));
     let shown = json(&server, &["plugin", "show", "wide"]);
-    assert_eq!(
-        (&shown["input_schema"], &shown["output_schema"]),
-        (&schema, &schema)
-    );
+    assert_eq!((&shown["input_schema"], &shown["output_schema"]), (&schema, &schema));
     let wrong = push(&["--settings", &settings]);
     assert!(said(&wrong).contains("feul"), "{}", said(&wrong));
     let too_much = component(files.path(), "much.toml", b"[limits]\nmemories = 1000000\n");
@@ -146,11 +118,7 @@ fn a_secret_that_is_empty_is_none() {
     let set = |value: &str| {
         let mut command = taskforge();
         command.args(["plugin", "secret", "set", "thing", "key", "--from-env", "THE_KEY"]);
-        command
-            .env("THE_KEY", value)
-            .env("TASKFORGE_SERVER", "127.0.0.1:1")
-            .output()
-            .unwrap()
+        command.env("THE_KEY", value).env("TASKFORGE_SERVER", "127.0.0.1:1").output().unwrap()
     };
     assert_eq!(set("").status.code(), Some(2), "{}", said(&set("")));
     assert_eq!(set("x").status.code(), Some(6), "it was sent");

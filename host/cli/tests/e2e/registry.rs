@@ -1,4 +1,5 @@
-//! The life of a plugin from the shell: pushed, activated, tried, rolled back, limited, signed, and dropped into a watched folder.
+//! The life of a plugin from the shell: pushed, activated, tried, rolled back, limited, signed, and
+//! dropped into a watched folder.
 
 use std::{
     io::Write as _,
@@ -15,10 +16,7 @@ use crate::server::{Server, taskforge};
 fn run_with(server: &Server, args: &[&str], input: &str) -> Output {
     let mut command = server.command(args);
     command.env("USER", "tester");
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     // A command that fails early may not read it.
     let _read = process.stdin.take().unwrap().write_all(input.as_bytes());
@@ -59,10 +57,8 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> String {
 async fn version_of_a_task(server: &Server, task_type: &str) -> String {
     let done = server.run(task_type, json!({ "n": 10 })).await;
     assert_eq!(done["result"], json!({ "result": 55 }), "{done}");
-    let logs = server
-        .get(&format!("/tasks/{}/logs", done["id"].as_str().unwrap()))
-        .await
-        .to_string();
+    let logs =
+        server.get(&format!("/tasks/{}/logs", done["id"].as_str().unwrap())).await.to_string();
     ["1.0.0", "1.1.0"]
         .into_iter()
         .find(|version| logs.contains(version))
@@ -78,15 +74,13 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     });
     let one = write(files.path(), "one.wasm", &guests::variant("shellplug", "1.0.0"));
     let two = write(files.path(), "two.wasm", &guests::variant("shellplug", "1.1.0"));
-    write(
-        files.path(),
-        "one.toml",
-        b"[limits]\nfuel = 5_000_000\n\n[grants]\nmail = true\n",
-    );
+    write(files.path(), "one.toml", b"[limits]\nfuel = 5_000_000\n\n[grants]\nmail = true\n");
 
     let pushed = run(&server, &["plugin", "push", &one]);
     assert!(
-        pushed.contains("CAPABILITY") && pushed.contains("mail") && pushed.contains("shellplug 1.0.0 runs"),
+        pushed.contains("CAPABILITY")
+            && pushed.contains("mail")
+            && pushed.contains("shellplug 1.0.0 runs"),
         "{pushed}"
     );
     assert_eq!(version_of_a_task(&server, "shellplug").await, "1.0.0");
@@ -106,16 +100,10 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
 
     let canary = ["plugin", "canary", "shellplug", "1.1.0", "--percent", "50"];
     assert_eq!(json(&server, &canary)["canary"]["percent"], 50);
-    assert_eq!(
-        json(&server, &["plugin", "canary-stop", "shellplug"])["canary"],
-        Value::Null
-    );
+    assert_eq!(json(&server, &["plugin", "canary-stop", "shellplug"])["canary"], Value::Null);
     let settings = write(files.path(), "settings.toml", b"[limits]\nfuel = 7_000_000\n");
     run(&server, &["plugin", "settings", "shellplug", "1.0.0", &settings]);
-    assert_eq!(
-        json(&server, &["plugin", "show", "shellplug"])["limits"]["fuel"],
-        7_000_000
-    );
+    assert_eq!(json(&server, &["plugin", "show", "shellplug"])["limits"]["fuel"], 7_000_000);
     let set = run_with(
         &server,
         &["plugin", "secret", "set", "shellplug", "gateway_key"],
@@ -123,14 +111,8 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     );
     assert!(set.status.success(), "{}", said(&set));
     let listed = run(&server, &["plugin", "secret", "list", "shellplug"]);
-    assert!(
-        listed.contains("gateway_key") && !listed.contains("s3cr3t"),
-        "{listed}"
-    );
-    run(
-        &server,
-        &["plugin", "secret", "delete", "shellplug", "gateway_key", "--yes"],
-    );
+    assert!(listed.contains("gateway_key") && !listed.contains("s3cr3t"), "{listed}");
+    run(&server, &["plugin", "secret", "delete", "shellplug", "gateway_key", "--yes"]);
 
     wait_until("the attempts are counted", async || {
         json(&server, &["plugin", "advise", "shellplug"])["attempts"]
@@ -149,10 +131,7 @@ async fn a_plugin_is_pushed_swapped_rolled_back_and_retired_from_the_shell() {
     run(&server, &["plugin", "retire", "shellplug"]);
     let body = json!({ "task_type": "shellplug", "input": { "n": 1 } });
     let (status, problem) = server.try_post("/tasks", &body).await.unwrap();
-    assert!(
-        status == 422 && problem.to_string().contains("retired"),
-        "{status} {problem}"
-    );
+    assert!(status == 422 && problem.to_string().contains("retired"), "{status} {problem}");
     let events = run(&server, &["plugin", "events", "shellplug"]);
     for what in [
         "pushed",
@@ -214,24 +193,14 @@ async fn a_server_that_asks_for_signatures_takes_what_is_signed_and_nothing_else
     let trusted = write(
         files.path(),
         "trusted.toml",
-        format!(
-            "[[key]]\nname = \"author\"\npublic_key = \"{}\"\nshared = true\n",
-            public.trim()
-        )
-        .as_bytes(),
+        format!("[[key]]\nname = \"author\"\npublic_key = \"{}\"\nshared = true\n", public.trim())
+            .as_bytes(),
     );
     let sign = |file: &str| {
-        let signed = taskforge()
-            .args(["plugin", "sign", file, "--key", key])
-            .output()
-            .unwrap();
+        let signed = taskforge().args(["plugin", "sign", file, "--key", key]).output().unwrap();
         assert!(signed.status.success(), "{}", said(&signed));
     };
-    let first = write(
-        plugins.path(),
-        "first.wasm",
-        &guests::variant("fib-first", "1.0.0"),
-    );
+    let first = write(plugins.path(), "first.wasm", &guests::variant("fib-first", "1.0.0"));
     sign(&first);
     let server = Server::start_with(data.path(), |command| {
         command
@@ -261,24 +230,15 @@ async fn a_signed_component_passes_for_nothing_but_what_was_signed() {
     let made = taskforge().args(["plugin", "keygen", key]).output().unwrap();
     assert!(made.status.success(), "{}", said(&made));
     let public = std::fs::read_to_string(format!("{key}.pub")).unwrap();
-    let trusted = format!(
-        "[[key]]\nname = \"author\"\npublic_key = \"{}\"\nshared = true\n",
-        public.trim()
-    );
+    let trusted =
+        format!("[[key]]\nname = \"author\"\npublic_key = \"{}\"\nshared = true\n", public.trim());
     let trusted = write(files.path(), "trusted.toml", trusted.as_bytes());
     let sign = |arguments: &[&str]| {
-        let signed = taskforge()
-            .args(["plugin", "sign", "--key", key])
-            .args(arguments)
-            .output();
+        let signed = taskforge().args(["plugin", "sign", "--key", key]).args(arguments).output();
         let signed = signed.unwrap();
         assert!(signed.status.success(), "{}", said(&signed));
     };
-    let first = write(
-        plugins.path(),
-        "first.wasm",
-        &guests::variant("fib-first", "1.0.0"),
-    );
+    let first = write(plugins.path(), "first.wasm", &guests::variant("fib-first", "1.0.0"));
     sign(&[&first]);
     let server = Server::start_with(data.path(), |command| {
         command
@@ -288,45 +248,20 @@ async fn a_signed_component_passes_for_nothing_but_what_was_signed() {
     let tool = write(files.path(), "tool.wasm", &guests::bytes("command"));
     let bound = "[grants.http]\nhosts = [\"*.example.com\"]\n[config]\nurl = \"\"\n";
     let bound = write(files.path(), "bound.toml", bound.as_bytes());
-    sign(&[
-        &tool,
-        "--settings",
-        &bound,
-        "--name",
-        "tool",
-        "--version",
-        "1.0.0",
-    ]);
+    sign(&[&tool, "--settings", &bound, "--name", "tool", "--version", "1.0.0"]);
     let narrow = "[grants.http]\nhosts = [\"a.example.com\"]\n[config]\nurl = \"x\"\n";
     let narrow = write(files.path(), "narrow.toml", narrow.as_bytes());
     let wide = "[grants.http]\nhosts = [\"*\"]\n";
     let wide = write(files.path(), "wide.toml", wide.as_bytes());
     let push = ["plugin", "push", &tool, "--settings"];
     for (arguments, reason) in [
+        (vec![&narrow, "--name", "other", "--version", "1.0.0"], "the plugin tool"),
+        (vec![&narrow, "--name", "tool", "--version", "1.0.1"], "version 1.0.0"),
         (
-            vec![&narrow, "--name", "other", "--version", "1.0.0"],
-            "the plugin tool",
-        ),
-        (
-            vec![&narrow, "--name", "tool", "--version", "1.0.1"],
-            "version 1.0.0",
-        ),
-        (
-            vec![
-                &narrow,
-                "--name",
-                "tool",
-                "--version",
-                "1.0.0",
-                "--tenant",
-                "acme",
-            ],
+            vec![&narrow, "--name", "tool", "--version", "1.0.0", "--tenant", "acme"],
             "not trusted for",
         ),
-        (
-            vec![&wide, "--name", "tool", "--version", "1.0.0"],
-            "grants.http.hosts",
-        ),
+        (vec![&wide, "--name", "tool", "--version", "1.0.0"], "grants.http.hosts"),
     ] as [(Vec<&str>, &str); 4]
     {
         let refused = refused(&server, &[&push[..], &arguments[..]].concat());
@@ -335,52 +270,26 @@ async fn a_signed_component_passes_for_nothing_but_what_was_signed() {
     let good = [&push[..], &[&narrow, "--name", "tool", "--version", "1.0.0"]].concat();
     run(&server, &good);
     let refused_settings = refused(&server, &["plugin", "settings", "tool", "1.0.0", &wide]);
-    assert!(
-        refused_settings.contains("more than the signature allows"),
-        "{refused_settings}"
-    );
+    assert!(refused_settings.contains("more than the signature allows"), "{refused_settings}");
 
     // The signer means it to reach more now.
     sign(&[&tool, "--settings", &wide, "--name", "tool", "--version", "1.0.0"]);
     let signature = format!("{tool}.sig");
     let stuck = refused(&server, &["plugin", "attach", "tool", "1.0.0", &signature]);
-    assert!(
-        stuck.contains("config"),
-        "what is set stays within what is signed: {stuck}"
-    );
+    assert!(stuck.contains("config"), "what is set stays within what is signed: {stuck}");
     let narrower = write(files.path(), "narrower.toml", b"");
     run(&server, &["plugin", "settings", "tool", "1.0.0", &narrower]);
     run(&server, &["plugin", "attach", "tool", "1.0.0", &signature]);
     run(&server, &["plugin", "settings", "tool", "1.0.0", &wide]);
 
     // A replay of what is older.
-    sign(&[
-        &tool,
-        "--settings",
-        &narrower,
-        "--name",
-        "tool",
-        "--version",
-        "2.0.0",
-    ]);
-    let two = [
-        "plugin",
-        "push",
-        &tool,
-        "--settings",
-        &narrower,
-        "--name",
-        "tool",
-        "--version",
-        "2.0.0",
-    ];
+    sign(&[&tool, "--settings", &narrower, "--name", "tool", "--version", "2.0.0"]);
+    let two =
+        ["plugin", "push", &tool, "--settings", &narrower, "--name", "tool", "--version", "2.0.0"];
     run(&server, &two);
     let older = refused(&server, &["plugin", "activate", "tool", "1.0.0"]);
     assert!(older.contains("--allow-downgrade"), "{older}");
-    run(
-        &server,
-        &["plugin", "activate", "tool", "1.0.0", "--allow-downgrade"],
-    );
+    run(&server, &["plugin", "activate", "tool", "1.0.0", "--allow-downgrade"]);
     let events = run(&server, &["plugin", "events", "tool"]);
     assert!(events.contains("older than 2.0.0"), "{events}");
 

@@ -30,9 +30,7 @@ impl Server {
     /// Starts a server on a free port, and returns once it has said where it listens.
     pub(crate) fn start_with(data_dir: &Path, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = taskforge();
-        command
-            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir);
+        command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         adjust(&mut command);
         Self::run_command(data_dir, command)
     }
@@ -91,13 +89,7 @@ impl Server {
             Err(_) => http,
         };
         let http = http.build().unwrap();
-        Self {
-            process,
-            url,
-            greeting,
-            data_dir: data_dir.to_owned(),
-            http,
-        }
+        Self { process, url, greeting, data_dir: data_dir.to_owned(), http }
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -144,23 +136,14 @@ impl Server {
 
     pub(crate) async fn get(&self, path: &str) -> Value {
         let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
-        assert!(
-            response.status().is_success(),
-            "GET {path}: {}",
-            response.status()
-        );
+        assert!(response.status().is_success(), "GET {path}: {}", response.status());
         response.json().await.unwrap()
     }
 
     /// Posts JSON; `None` if the connection broke, which is what a killed server looks like.
     pub(crate) async fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
-        let response = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .json(body)
-            .send()
-            .await
-            .ok()?;
+        let response =
+            self.http.post(format!("{}{path}", self.url)).json(body).send().await.ok()?;
         let status = response.status().as_u16();
         Some((status, response.json().await.ok()?))
     }

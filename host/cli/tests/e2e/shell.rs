@@ -23,52 +23,22 @@ async fn exit_codes_and_errors_tell_what_went_wrong() {
         "0",
         "--wait",
     ];
-    let later = done(
-        &server,
-        &[
-            "task",
-            "submit",
-            "fibonacci",
-            "-i",
-            r#"{"n": 1}"#,
-            "--delay",
-            "1h",
-        ],
-    );
+    let later =
+        done(&server, &["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--delay", "1h"]);
     let later = later.trim();
     let cases: &[(&[&str], i32, &str)] = &[
-        (
-            &["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--wait"],
-            0,
-            "",
-        ),
+        (&["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--wait"], 0, ""),
         (&fails, 3, ""),
         (&["task", "wait", later, "--timeout", "10ms"], 7, ""),
         (&["task", "get", nobody], 4, "not_found"),
         (&["task", "get", "0000"], 4, "not_found"),
         (&["plugin", "show", "nope"], 4, "not_found"),
         (&["queue", "pause", "nope"], 4, "not_found"),
-        (
-            &["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#],
-            5,
-            "refused",
-        ),
+        (&["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#], 5, "refused"),
         (&["task", "retry", later], 5, "refused"),
-        (
-            &["task", "list", "--api-key", "wrong-wrong-wrong-wrong"],
-            5,
-            "refused",
-        ),
-        (
-            &["task", "list", "--server", "http://127.0.0.1:1"],
-            6,
-            "unreachable",
-        ),
-        (
-            &["task", "wait", nobody, "--server", "http://127.0.0.1:1"],
-            6,
-            "unreachable",
-        ),
+        (&["task", "list", "--api-key", "wrong-wrong-wrong-wrong"], 5, "refused"),
+        (&["task", "list", "--server", "http://127.0.0.1:1"], 6, "unreachable"),
+        (&["task", "wait", nobody, "--server", "http://127.0.0.1:1"], 6, "unreachable"),
         (&["task", "wait", nobody], 4, "not_found"),
         (&["task", "list", "--sevrer", "x"], 2, "usage"),
         (&["task", "prune", "--first", "5"], 2, "usage"),
@@ -86,27 +56,14 @@ async fn exit_codes_and_errors_tell_what_went_wrong() {
         assert!(output.stdout.is_empty(), "{args:?}: {}", said(&output));
         let error: Value = serde_json::from_slice(&output.stderr).unwrap();
         let error = &error["error"];
-        assert_eq!(
-            (&error["kind"], &error["exit_code"]),
-            (&json!(kind), &json!(code)),
-            "{args:?}"
-        );
+        assert_eq!((&error["kind"], &error["exit_code"]), (&json!(kind), &json!(code)), "{args:?}");
         let message = error["message"].as_str().unwrap();
-        assert!(
-            !message.is_empty() && !message.starts_with("error"),
-            "{args:?}: {message}"
-        );
+        assert!(!message.is_empty() && !message.starts_with("error"), "{args:?}: {message}");
         if *kind == "refused" {
-            assert!(
-                error["problem"]["type"].as_str().unwrap().starts_with("urn:"),
-                "{error}"
-            );
+            assert!(error["problem"]["type"].as_str().unwrap().starts_with("urn:"), "{error}");
         }
     }
-    let wrong = run(
-        &server,
-        &["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#, "--json"],
-    );
+    let wrong = run(&server, &["task", "submit", "fibonacci", "-i", r#"{"n": -1}"#, "--json"]);
     let error: Value = serde_json::from_slice(&wrong.stderr).unwrap();
     assert_eq!(error["error"]["problem"]["errors"][0]["pointer"], "/input/n");
     let help = String::from_utf8(taskforge().arg("--help").output().unwrap().stdout).unwrap();
@@ -118,24 +75,10 @@ async fn every_list_is_an_object_that_names_it_and_numbers_stay_as_they_are() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = Server::start(data.path());
     let anything = component(files.path(), "anything.wasm", &guests::bytes("command"));
-    done(
-        &server,
-        &[
-            "plugin",
-            "push",
-            &anything,
-            "--name",
-            "anything",
-            "--version",
-            "1.0.0",
-        ],
-    );
+    done(&server, &["plugin", "push", &anything, "--name", "anything", "--version", "1.0.0"]);
     let number = "12345678901234567890123";
     let input = format!(r#"{{"n":{number},"x":1.10}}"#);
-    let id = done(
-        &server,
-        &["task", "submit", "anything", "-i", &input, "--delay", "1h"],
-    );
+    let id = done(&server, &["task", "submit", "anything", "-i", &input, "--delay", "1h"]);
     let id = id.trim();
     for args in [
         &["task", "get", id][..],
@@ -145,10 +88,7 @@ async fn every_list_is_an_object_that_names_it_and_numbers_stay_as_they_are() {
         &["task", "cancel", id, "--json"],
     ] {
         let shown = said(&run(&server, args));
-        assert!(
-            shown.contains(number) && shown.contains("1.10"),
-            "{args:?}: {shown}"
-        );
+        assert!(shown.contains(number) && shown.contains("1.10"), "{args:?}: {shown}");
     }
     for (args, name) in [
         (&["task", "list"][..], "tasks"),
@@ -173,26 +113,13 @@ async fn the_beginning_of_an_id_is_enough_where_it_is_the_only_one() {
     let server = Server::start(data.path());
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let id = done(
-            &server,
-            &[
-                "task",
-                "submit",
-                "fibonacci",
-                "-i",
-                r#"{"n": 1}"#,
-                "--delay",
-                "1h",
-            ],
-        );
+        let id =
+            done(&server, &["task", "submit", "fibonacci", "-i", r#"{"n": 1}"#, "--delay", "1h"]);
         ids.push(id.trim().to_owned());
     }
     let first = &ids[0][..32];
     assert_eq!(json(&server, &["task", "get", first])["id"], ids[0]);
-    assert_eq!(
-        json(&server, &["task", "cancel", &first.to_uppercase()])["id"],
-        ids[0]
-    );
+    assert_eq!(json(&server, &["task", "cancel", &first.to_uppercase()])["id"], ids[0]);
     let waited = run(&server, &["task", "wait", first]);
     assert!(said(&waited).contains("cancelled"), "{}", said(&waited));
     assert_eq!(json(&server, &["task", "retry", first])["id"], ids[0]);
@@ -203,11 +130,7 @@ async fn the_beginning_of_an_id_is_enough_where_it_is_the_only_one() {
         said(&several)
     );
     let none = run(&server, &["dlq", "requeue", first]);
-    assert!(
-        !said(&none).contains("panicked") && none.status.code() != Some(2),
-        "{}",
-        said(&none)
-    );
+    assert!(!said(&none).contains("panicked") && none.status.code() != Some(2), "{}", said(&none));
 }
 
 /// A server that takes a task, and then cannot answer: as one that is being replaced.
@@ -244,10 +167,7 @@ async fn a_task_whose_end_nobody_tells_keeps_its_id() {
     let programs = run(&["--json"]);
     assert_eq!(programs.status.code(), Some(6), "{}", said(&programs));
     let error: Value = serde_json::from_slice(&programs.stderr).unwrap();
-    assert!(
-        error["error"]["message"].as_str().unwrap().contains(&again),
-        "{error}"
-    );
+    assert!(error["error"]["message"].as_str().unwrap().contains(&again), "{error}");
     assert_eq!(error["error"]["kind"], "unreachable");
 }
 
@@ -255,17 +175,11 @@ async fn a_task_whose_end_nobody_tells_keeps_its_id() {
 async fn a_process_that_is_not_ready_is_an_error_for_programs_too() {
     let server = leaving("").await;
     for (path, status) in [("/readyz", "503"), ("/elsewhere", "307")] {
-        let output = taskforge()
-            .args(["health", "--json", &server.url(path)])
-            .output()
-            .unwrap();
+        let output = taskforge().args(["health", "--json", &server.url(path)]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         let error: Value = serde_json::from_slice(&output.stderr).unwrap();
         let error = &error["error"];
-        assert_eq!(
-            (&error["kind"], &error["exit_code"]),
-            (&json!("failed"), &json!(1))
-        );
+        assert_eq!((&error["kind"], &error["exit_code"]), (&json!("failed"), &json!(1)));
         assert!(error["message"].as_str().unwrap().contains(status), "{error}");
     }
 }
@@ -276,10 +190,7 @@ fn shells_are_given_completions() {
         let output = taskforge().args(["completions", shell]).output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
         let script = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            script.contains("taskforge") && script.contains("submit"),
-            "{shell}"
-        );
+        assert!(script.contains("taskforge") && script.contains("submit"), "{shell}");
     }
     let checked = Command::new("bash")
         .args(["-c", "source <(\"$0\" completions bash) && complete -p taskforge"])

@@ -61,9 +61,7 @@ async fn the_door_is_open_and_small_plugins_run_while_a_large_one_is_compiled() 
     let server = ready["checks"]["server"].as_str().unwrap();
     assert!(server.contains("those that are run already"), "{server}");
 
-    let done = std::process::Command::new("kill")
-        .args(["-TERM", &dev.id().to_string()])
-        .status();
+    let done = std::process::Command::new("kill").args(["-TERM", &dev.id().to_string()]).status();
     assert!(done.unwrap().success());
     assert!(dev.wait().unwrap().success(), "a start can be stopped");
     let said = said.join().unwrap().join("\n");
@@ -93,10 +91,7 @@ async fn a_server_without_plugins_starts_and_takes_the_first_that_comes() {
     fs::write(folder.path().join("fibonacci.wasm"), guests::bytes("fibonacci")).unwrap();
     taskforge_testing::wait_until("it is taken", async || {
         let body = json!({"task_type": "fibonacci", "input": {"n": 10}});
-        server
-            .try_post("/tasks", &body)
-            .await
-            .is_some_and(|(status, _)| status == 201)
+        server.try_post("/tasks", &body).await.is_some_and(|(status, _)| status == 201)
     })
     .await;
 }
@@ -117,75 +112,29 @@ async fn what_cannot_start_says_why_before_anything_is_compiled() {
     let taken = held.local_addr().unwrap().to_string();
     for (args, told) in [
         (&["dev", "--listen", &taken][..], taken.as_str()),
-        (
-            &["dev", "--listen", free, "--api-key", "short"],
-            "TASKFORGE_API_KEY",
-        ),
+        (&["dev", "--listen", free, "--api-key", "short"], "TASKFORGE_API_KEY"),
         (&["serve", "--listen", &taken, "--database-url", gone], &taken),
+        (&["serve", "--listen", free, "--admin-listen", &taken, "--database-url", gone], &taken),
+        (&["worker", "--admin-listen", &taken, "--database-url", gone], &taken),
         (
-            &[
-                "serve",
-                "--listen",
-                free,
-                "--admin-listen",
-                &taken,
-                "--database-url",
-                gone,
-            ],
-            &taken,
-        ),
-        (
-            &["worker", "--admin-listen", &taken, "--database-url", gone],
-            &taken,
-        ),
-        (
-            &[
-                "serve",
-                "--listen",
-                free,
-                "--database-url",
-                "mysql://root@127.0.0.1:3306/db",
-            ],
+            &["serve", "--listen", free, "--database-url", "mysql://root@127.0.0.1:3306/db"],
             "postgres://",
         ),
         (
-            &[
-                "worker",
-                "--admin-listen",
-                free,
-                "--database-url",
-                "mysql://root:pw@127.0.0.1/db",
-            ],
+            &["worker", "--admin-listen", free, "--database-url", "mysql://root:pw@127.0.0.1/db"],
             "postgres://",
         ),
         (
-            &[
-                "serve",
-                "--listen",
-                free,
-                "--database-url",
-                gone,
-                "--startup-timeout",
-                "0s",
-            ],
+            &["serve", "--listen", free, "--database-url", gone, "--startup-timeout", "0s"],
             "refused",
         ),
     ] {
         let output = start(args);
         let said = said(&output);
-        assert!(
-            output.status.code() == Some(1) && said.contains(told),
-            "{args:?}: {said}"
-        );
-        assert!(
-            !said.contains("pool timed out") && !said.contains("root:pw"),
-            "{args:?}: {said}"
-        );
+        assert!(output.status.code() == Some(1) && said.contains(told), "{args:?}: {said}");
+        assert!(!said.contains("pool timed out") && !said.contains("root:pw"), "{args:?}: {said}");
     }
-    assert!(
-        began.elapsed().as_secs() < 50,
-        "nobody waited for what never comes"
-    );
+    assert!(began.elapsed().as_secs() < 50, "nobody waited for what never comes");
     let mode = fs::metadata(data.path()).unwrap().permissions().mode() & 0o077;
     assert_eq!(mode, 0);
 }

@@ -31,7 +31,8 @@ fn run(mut command: Command) -> (Output, String) {
 async fn who_waits_sees_how_it_goes_and_may_leave() {
     let (data, plugins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = server(data.path(), plugins.path());
-    let input = json!({ "attack": "sleep", "ms": 600_000, "saying": "half of it is done" }).to_string();
+    let input =
+        json!({ "attack": "sleep", "ms": 600_000, "saying": "half of it is done" }).to_string();
     let mut waiting = server
         .command(&["task", "submit", "hostile", "--input", &input, "--wait"])
         .stdout(Stdio::piped())
@@ -43,10 +44,7 @@ async fn who_waits_sees_how_it_goes_and_may_leave() {
     let first = next();
     let id = first.strip_prefix("waiting for task ").expect(&first).to_owned();
     let line = next();
-    assert!(
-        line.contains(&id) && line.contains("runs, attempt 1 of 4"),
-        "{line}"
-    );
+    assert!(line.contains(&id) && line.contains("runs, attempt 1 of 4"), "{line}");
 
     // What it logs is shown although it runs.
     wait_until("the line is shown", async || {
@@ -56,19 +54,13 @@ async fn who_waits_sees_how_it_goes_and_may_leave() {
     })
     .await;
 
-    let interrupted = Command::new("kill")
-        .args(["-INT", &waiting.id().to_string()])
-        .status()
-        .unwrap();
+    let interrupted =
+        Command::new("kill").args(["-INT", &waiting.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     assert_eq!(waiting.wait().unwrap().code(), Some(130));
     let rest: Vec<_> = lines.map_while(Result::ok).collect();
     let rest = rest.join("\n");
-    for part in [
-        &format!("task wait {id}"),
-        &format!("task cancel {id}"),
-        "goes on",
-    ] {
+    for part in [&format!("task wait {id}"), &format!("task cancel {id}"), "goes on"] {
         assert!(rest.contains(part), "{part}: {rest}");
     }
     let mut out = String::new();
@@ -116,19 +108,11 @@ async fn nothing_is_deleted_that_was_not_confirmed() {
     }
     for _ in 0..2 {
         let task = server
-            .run(
-                "hostile",
-                json!({ "attack": "fail", "permanent": true, "message": "no" }),
-            )
+            .run("hostile", json!({ "attack": "fail", "permanent": true, "message": "no" }))
             .await;
         assert_eq!(task["status"], "failed", "{task}");
     }
-    let tasks = async || {
-        server.get("/tasks?limit=100").await["tasks"]
-            .as_array()
-            .unwrap()
-            .len()
-    };
+    let tasks = async || server.get("/tasks?limit=100").await["tasks"].as_array().unwrap().len();
     let prune = &["task", "prune", "--first", "100", "--type", "fibonacci"][..];
     let delete = &["dlq", "delete", "--all"][..];
     let retire = &["plugin", "prune", "fibonacci", "--keep", "1"][..];
@@ -139,10 +123,7 @@ async fn nothing_is_deleted_that_was_not_confirmed() {
     ] {
         let (done, said) = run(server.command(command));
         assert_eq!(done.status.code(), Some(2), "{command:?}: {said}");
-        assert!(
-            said.contains(what) && said.contains("--yes"),
-            "{command:?}: {said}"
-        );
+        assert!(said.contains(what) && said.contains("--yes"), "{command:?}: {said}");
         let (done, said) = run(server.command(&[command, &["--dry-run"]].concat()));
         assert!(done.status.success(), "{command:?}: {said}");
     }
@@ -175,21 +156,13 @@ fn a_demo_says_what_it_does_and_leaves_nothing_when_it_is_interrupted() {
     let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.starts_with("starting a system to throw away"), "{first}");
-    let enqueuing = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find(|line| line.contains("of 1000000 tasks"));
+    let enqueuing =
+        lines.by_ref().map_while(Result::ok).find(|line| line.contains("of 1000000 tasks"));
     assert!(enqueuing.is_some());
-    let interrupted = Command::new("kill")
-        .args(["-INT", &demo.id().to_string()])
-        .status()
-        .unwrap();
+    let interrupted = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let rest: Vec<_> = lines.map_while(Result::ok).collect();
     assert_eq!(demo.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(
-        rest.iter().any(|line| line.contains("nothing is left")),
-        "{rest:?}"
-    );
+    assert!(rest.iter().any(|line| line.contains("nothing is left")), "{rest:?}");
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
 }

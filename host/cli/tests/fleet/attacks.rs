@@ -1,5 +1,6 @@
-//! The attacks of `plugins/hostile` and of its hand-written components through the whole fleet: enqueued over HTTP, run by workers, committed
-//! in the database. Each ends as its own kind of failure, and its neighbours complete.
+//! The attacks of `plugins/hostile` and of its hand-written components through the whole fleet:
+//! enqueued over HTTP, run by workers, committed in the database. Each ends as its own kind of
+//! failure, and its neighbours complete.
 
 use serde_json::{Value, json};
 use taskforge_testing::{guests, wait::wait_until};
@@ -14,36 +15,25 @@ fn attacks() -> Vec<(Value, &'static str)> {
         (attack("endless_loop"), "out_of_fuel"),
         (attack("endless_recursion"), "stack_overflow"),
         (attack("grow_memory"), "out_of_memory"),
-        (
-            json!({ "attack": "huge_output", "bytes": 5_000_000 }),
-            "output_too_large",
-        ),
+        (json!({ "attack": "huge_output", "bytes": 5_000_000 }), "output_too_large"),
         (attack("huge_output"), "out_of_memory"),
         (attack("invalid_json"), "invalid_output"),
-        (
-            json!({ "attack": "log_flood", "lines": 2_000, "bytes": 1_000 }),
-            "completed",
-        ),
+        (json!({ "attack": "log_flood", "lines": 2_000, "bytes": 1_000 }), "completed"),
         (attack("host_call_flood"), "host_call_limit"),
         (json!({ "attack": "sleep", "ms": 3_600_000 }), "deadline"),
         (attack("panic"), "trap"),
         (json!({ "attack": "exit", "code": 3 }), "exited"),
         (json!({ "attack": "fail", "permanent": true }), "permanent"),
-        (
-            get("http://169.254.169.254/latest/meta-data/"),
-            "capability_denied",
-        ),
+        (get("http://169.254.169.254/latest/meta-data/"), "capability_denied"),
         (get("http://10.0.0.1/"), "capability_denied"),
         (get("http://[::ffff:10.0.0.1]/"), "capability_denied"),
         (get("http://0x0a000001/"), "capability_denied"),
-        (
-            json!({ "attack": "connect", "address": "127.0.0.1:5432" }),
-            "capability_denied",
-        ),
+        (json!({ "attack": "connect", "address": "127.0.0.1:5432" }), "capability_denied"),
     ]
 }
 
-/// The bed's plugins folder with `hostile` under a short deadline, so that the attack that waits ends within the test.
+/// The bed's plugins folder with `hostile` under a short deadline, so that the attack that waits
+/// ends within the test.
 fn shorten_the_deadline(bed: &Bed) {
     let settings = bed.data.path().join("plugins/hostile.toml");
     let text = std::fs::read_to_string(&settings).unwrap();
@@ -67,19 +57,12 @@ async fn every_attack_ends_as_its_own_kind_of_failure_and_its_neighbours_complet
     for (input, expected) in attacks() {
         running.push((enqueue(&bed, "hostile", &input).await, input, expected));
         let neighbour = json!({ "n": running.len() });
-        running.push((
-            enqueue(&bed, "fibonacci", &neighbour).await,
-            neighbour,
-            "completed",
-        ));
+        running.push((enqueue(&bed, "fibonacci", &neighbour).await, neighbour, "completed"));
     }
     for (id, input, expected) in running {
         let task = bed.ended(&id).await;
-        let ended = if task["status"] == "completed" {
-            &task["status"]
-        } else {
-            &task["error_kind"]
-        };
+        let ended =
+            if task["status"] == "completed" { &task["status"] } else { &task["error_kind"] };
         assert_eq!(ended, expected, "{input}: {task}");
     }
     assert!(workers.iter_mut().all(crate::node::Node::is_alive));
@@ -133,30 +116,20 @@ async fn attempts_that_wait_keep_no_other_type_out() {
         assert_eq!(bed.ended(&id).await["status"], "completed");
     }
     let tasks = vec![json!({ "task_type": "hostile", "input": sleep, "max_retries": 0 }); 200];
-    bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
-        .await;
+    bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await;
     let in_state = |state: &str| {
         bed.count(&format!(
             "select count(*) from tasks where task_type = 'hostile' and state {state}"
         ))
     };
-    wait_until("every usual place is taken", async || {
-        in_state("= 'running'") >= 32
-    })
-    .await;
+    wait_until("every usual place is taken", async || in_state("= 'running'") >= 32).await;
     for n in 0..20 {
         let id = bed.submit("fibonacci", json!({ "n": n })).await;
         assert_eq!(bed.ended(&id).await["status"], "completed");
     }
-    wait_until("what was claimed in excess has gone back", async || {
-        in_state("= 'running'") <= 40
-    })
-    .await;
-    assert_eq!(
-        in_state("not in ('running', 'pending')"),
-        0,
-        "all of them still wait"
-    );
+    wait_until("what was claimed in excess has gone back", async || in_state("= 'running'") <= 40)
+        .await;
+    assert_eq!(in_state("not in ('running', 'pending')"), 0, "all of them still wait");
 }
 
 /// The most resident memory of a process so far, in MiB.
@@ -183,8 +156,7 @@ async fn attacks_on_memory_one_after_the_other_take_no_more_than_the_places_have
     std::fs::write(&settings, format!("{text}\n[limits]\nconcurrency = {PLACES}\n")).unwrap();
     let _api = bed.start_api();
     let worker = bed.start_worker(&["--concurrency", &PLACES.to_string()]);
-    let hold =
-        |what: &str| json!({ "attack": "hold", "what": what, "count": 1000, "bytes": 60_000, "ms": 2_000 });
+    let hold = |what: &str| json!({ "attack": "hold", "what": what, "count": 1000, "bytes": 60_000, "ms": 2_000 });
     let attacks = [
         hold("paths"),
         json!({ "attack": "allocate", "bytes": 50 << 20 }),
@@ -194,9 +166,7 @@ async fn attacks_on_memory_one_after_the_other_take_no_more_than_the_places_have
     for attack in attacks {
         let task = json!({ "task_type": "hostile", "input": attack, "max_retries": 0 });
         let tasks = vec![task; 4 * usize::try_from(PLACES).unwrap()];
-        let answer = bed
-            .ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
-            .await;
+        let answer = bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await;
         for id in answer["ids"].as_array().unwrap() {
             bed.ended(id.as_str().unwrap()).await;
         }

@@ -105,9 +105,7 @@ impl Bed {
 
     pub(crate) fn worker_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("worker");
-        command
-            .args(["--admin-listen", "127.0.0.1:0"])
-            .env("TASKFORGE_CONCURRENCY", "32");
+        command.args(["--admin-listen", "127.0.0.1:0"]).env("TASKFORGE_CONCURRENCY", "32");
         command.args(arguments);
         command
     }
@@ -188,9 +186,7 @@ impl Bed {
 
     /// Asks the database for a number.
     pub(crate) fn count(&self, sql: &str) -> u64 {
-        self.sql(sql)
-            .parse()
-            .unwrap_or_else(|_| panic!("{sql} gives no number"))
+        self.sql(sql).parse().unwrap_or_else(|_| panic!("{sql} gives no number"))
     }
 }
 

@@ -1,8 +1,9 @@
 //! The kill matrix: what dies or breaks while a load runs, and that nothing is lost by it.
 //!
-//! Each scenario starts servers and processes of its own, enqueues a mixed load (quick, slow, failing, retrying), breaks something in the
-//! middle of it, and waits until every acknowledged task has ended. Then it counts: commits in the database, by a trigger that writes
-//! down each; and runs of the handlers, by a server outside that each attempt tells of itself.
+//! Each scenario starts servers and processes of its own, enqueues a mixed load (quick, slow,
+//! failing, retrying), breaks something in the middle of it, and waits until every acknowledged
+//! task has ended. Then it counts: commits in the database, by a trigger that writes down each; and
+//! runs of the handlers, by a server outside that each attempt tells of itself.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -46,19 +47,9 @@ struct Scale {
 
 fn scale() -> Scale {
     if std::env::var("TASKFORGE_CHAOS").is_ok_and(|chaos| chaos == "full") {
-        Scale {
-            tasks: 20_000,
-            lease: "10s",
-            outage: Duration::from_secs(20),
-            kills: 10,
-        }
+        Scale { tasks: 20_000, lease: "10s", outage: Duration::from_secs(20), kills: 10 }
     } else {
-        Scale {
-            tasks: 1_000,
-            lease: "2s",
-            outage: Duration::from_secs(3),
-            kills: 2,
-        }
+        Scale { tasks: 1_000, lease: "2s", outage: Duration::from_secs(3), kills: 2 }
     }
 }
 
@@ -80,14 +71,20 @@ impl Storm {
 
     fn worker_command(&self) -> Command {
         let mut command = self.bed.worker_command(&["--heartbeat-timeout", self.lease]);
-        // Enough for the load and for what a fault leaves behind: the recovery is measured, not the queue.
+        // Enough for the load and for what a fault leaves behind: the recovery is measured, not the
+        // queue.
         command.env("TASKFORGE_CONCURRENCY", "256");
         command
     }
 }
 
-/// Runs a scenario: `fault` breaks something and puts it right again, and says when and what was hit.
-async fn storm(name: &str, lease: Option<&'static str>, fault: impl AsyncFnOnce(&mut Storm, Scale) -> Hit) {
+/// Runs a scenario: `fault` breaks something and puts it right again, and says when and what was
+/// hit.
+async fn storm(
+    name: &str,
+    lease: Option<&'static str>,
+    fault: impl AsyncFnOnce(&mut Storm, Scale) -> Hit,
+) {
     let fault = async |storm: &mut Storm, (): (), scale: Scale| fault(storm, scale).await;
     storm_on(|| (Bed::new(), ()), name, lease, fault).await;
 }
@@ -113,10 +110,7 @@ async fn storm_on<T>(
     };
     storm.workers = (0..2).map(|_| storm.start_worker()).collect();
     let load = Load::start(storm.bed.url("/tasks/batch"), &storm.counter, scale.tasks);
-    wait_until("the load is under way", async || {
-        load.acknowledged() >= scale.tasks / 4
-    })
-    .await;
+    wait_until("the load is under way", async || load.acknowledged() >= scale.tasks / 4).await;
     let hit = fault(&mut storm, more, scale).await;
     let recovery = hit.recovered(&storm.bed).await;
     let acknowledged = load.finish().await;
@@ -133,12 +127,8 @@ async fn a_worker_killed_every_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_every_second_with_a_short_lease() {
-    storm(
-        "SIGKILL of a worker every second, --heartbeat-timeout 2s",
-        Some("2s"),
-        kill_workers,
-    )
-    .await;
+    storm("SIGKILL of a worker every second, --heartbeat-timeout 2s", Some("2s"), kill_workers)
+        .await;
 }
 
 async fn kill_workers(storm: &mut Storm, scale: Scale) -> Hit {
@@ -208,21 +198,17 @@ async fn postgres_restarted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_database_connection_terminated() {
-    storm(
-        "pg_terminate_backend of every connection",
-        None,
-        async |storm, scale| {
-            let hit = Hit::now(&storm.bed);
-            for _ in 0..scale.kills {
-                storm.bed.sql(
-                    "select count(pg_terminate_backend(pid)) from pg_stat_activity
+    storm("pg_terminate_backend of every connection", None, async |storm, scale| {
+        let hit = Hit::now(&storm.bed);
+        for _ in 0..scale.kills {
+            storm.bed.sql(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity
                  where datname = current_database() and pid <> pg_backend_pid()",
-                );
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            hit
-        },
-    )
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        hit
+    })
     .await;
 }
 
@@ -263,38 +249,31 @@ async fn a_worker_stopped_past_its_lease_and_continued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_cut_off_from_postgres() {
-    storm(
-        "network cut between a worker and PostgreSQL",
-        None,
-        async |storm, _| {
-            let proxy = Proxy::start(storm.bed.postgres.port()).await;
-            let direct = storm.bed.database_url.clone();
-            let port = storm.bed.postgres.port().to_string();
-            storm.bed.database_url = direct.replace(&port, &proxy.port().to_string());
-            let behind = storm.start_worker();
-            storm.bed.database_url = direct;
-            storm.workers.push(behind);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let lease = humantime::parse_duration(storm.lease).unwrap();
-            let hit = Hit::now(&storm.bed);
-            proxy.cut();
-            tokio::time::sleep(lease + Duration::from_secs(3)).await;
-            proxy.mend();
-            // The worker behind the proxy must find its way back while it is still there.
-            let (_, port) = storm.workers[2].url.rsplit_once(':').unwrap();
-            wait_until(&format!("the worker at {port} is ready again"), async || {
-                storm.workers[2]
-                    .readyz()
-                    .await
-                    .is_some_and(|(status, _)| status == 200)
-            })
-            .await;
-            let mut worker = storm.workers.pop().expect("it is the last");
-            worker.signal("TERM");
-            assert!(worker.wait_for_exit().await.success());
-            hit
-        },
-    )
+    storm("network cut between a worker and PostgreSQL", None, async |storm, _| {
+        let proxy = Proxy::start(storm.bed.postgres.port()).await;
+        let direct = storm.bed.database_url.clone();
+        let port = storm.bed.postgres.port().to_string();
+        storm.bed.database_url = direct.replace(&port, &proxy.port().to_string());
+        let behind = storm.start_worker();
+        storm.bed.database_url = direct;
+        storm.workers.push(behind);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lease = humantime::parse_duration(storm.lease).unwrap();
+        let hit = Hit::now(&storm.bed);
+        proxy.cut();
+        tokio::time::sleep(lease + Duration::from_secs(3)).await;
+        proxy.mend();
+        // The worker behind the proxy must find its way back while it is still there.
+        let (_, port) = storm.workers[2].url.rsplit_once(':').unwrap();
+        wait_until(&format!("the worker at {port} is ready again"), async || {
+            storm.workers[2].readyz().await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+        let mut worker = storm.workers.pop().expect("it is the last");
+        worker.signal("TERM");
+        assert!(worker.wait_for_exit().await.success());
+        hit
+    })
     .await;
 }
 
@@ -357,9 +336,7 @@ async fn clocks_set_forward_and_back() {
                 storm.bed.clock.as_ref().expect("there is one").set(seconds);
                 tokio::time::sleep((lease + lease / 2).max(scale.outage / 3)).await;
             }
-            let lapsed = storm
-                .bed
-                .count("select count(*) from events where kind = 'lapsed'");
+            let lapsed = storm.bed.count("select count(*) from events where kind = 'lapsed'");
             assert_eq!(lapsed, 0, "nobody was silent");
             hit
         },

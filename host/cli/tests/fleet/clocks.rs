@@ -39,11 +39,7 @@ async fn nothing_changes(with_redis: bool, step: i64) {
     let Some(clocks) = clocks else {
         return;
     };
-    let bed = if with_redis {
-        Bed::new()
-    } else {
-        Bed::without_redis()
-    };
+    let bed = if with_redis { Bed::new() } else { Bed::without_redis() };
     let _api = on(&clocks[0], bed.api_command());
     let worker = || bed.worker_command(&["--heartbeat-timeout", LEASE]);
     let _leader = on(&clocks[1], worker());
@@ -77,10 +73,7 @@ async fn nothing_changes(with_redis: bool, step: i64) {
         }
         let soon = bed.task(&soon).await;
         let waited = time(&soon, "started_at").duration_since(time(&soon, "created_at"));
-        assert!(
-            (500..60_000).contains(&waited.as_millis()),
-            "a delay of 1 s took {waited:?}"
-        );
+        assert!((500..60_000).contains(&waited.as_millis()), "a delay of 1 s took {waited:?}");
         for id in &running {
             let task = bed.ended(id).await;
             assert_eq!(task["status"], "completed", "{task}");
@@ -93,10 +86,7 @@ async fn nothing_changes(with_redis: bool, step: i64) {
             bed.sql("select max(abs(created_at / 1e6 - extract(epoch from now())))::bigint < 600 from tasks");
         assert_eq!(off, "t", "tasks are dated by the database");
         assert_eq!(bed.count("select count(*) from events where kind = 'lapsed'"), 0);
-        assert_eq!(
-            bed.count("select count(*) from workers where lapsed_at is not null"),
-            0
-        );
+        assert_eq!(bed.count("select count(*) from workers where lapsed_at is not null"), 0);
         for clock in set {
             clock.set(0);
         }
@@ -142,12 +132,10 @@ async fn no_worker_lapses(step: i64) {
             );
         }
         assert_eq!(bed.count("select count(*) from events where kind = 'lapsed'"), 0);
-        assert_eq!(
-            bed.count("select count(*) from workers where lapsed_at is not null"),
-            0
-        );
+        assert_eq!(bed.count("select count(*) from workers where lapsed_at is not null"), 0);
         // Times that the fleet writes are the database's again.
-        let beats = "select abs(max(heartbeat_at) / 1e6 - extract(epoch from now())) < 60 from workers";
+        let beats =
+            "select abs(max(heartbeat_at) / 1e6 - extract(epoch from now())) < 60 from workers";
         wait_until("heartbeats follow", async || bed.sql(beats) == "t").await;
         let led = "select abs(expires_at / 1e6 - extract(epoch from now())) < 60 from leadership";
         wait_until("the sweeper's term follows", async || bed.sql(led) == "t").await;
@@ -164,8 +152,9 @@ async fn no_worker_lapses_when_the_databases_clock_is_set_back_and_forward() {
     no_worker_lapses(-STEP).await;
 }
 
-/// A worker that was frozen past its lease may have taken hints just before, or take some as it comes back:
-/// their tasks are for others at once, and not only when the sweeper's audit finds them half a minute later.
+/// A worker that was frozen past its lease may have taken hints just before, or take some as it
+/// comes back: their tasks are for others at once, and not only when the sweeper's audit finds them
+/// half a minute later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_enqueued_as_a_lapsed_worker_comes_back_starts_at_once() {
     let bed = Bed::new();

@@ -12,12 +12,8 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_can_and_hands_back_the_
     let bed = Bed::new();
     let _api = bed.start_api();
     let mut worker = bed.start_worker(&["--drain-grace", "3s"]);
-    let short = bed
-        .submit("hostile", json!({ "attack": "sleep", "ms": 1_500 }))
-        .await;
-    let long = bed
-        .submit("hostile", json!({ "attack": "sleep", "ms": 30_000 }))
-        .await;
+    let short = bed.submit("hostile", json!({ "attack": "sleep", "ms": 1_500 })).await;
+    let long = bed.submit("hostile", json!({ "attack": "sleep", "ms": 30_000 })).await;
     bed.reaches(&short, "running").await;
     bed.reaches(&long, "running").await;
 
@@ -33,27 +29,11 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_can_and_hands_back_the_
 
     assert_eq!(status.code(), Some(0));
     let task = bed.task(&short).await;
-    assert_eq!(
-        (&task["status"], &task["attempt"]),
-        (&json!("completed"), &json!(1)),
-        "{task}"
-    );
+    assert_eq!((&task["status"], &task["attempt"]), (&json!("completed"), &json!(1)), "{task}");
     let task = bed.task(&long).await;
-    assert_eq!(
-        (&task["status"], &task["attempt"]),
-        (&json!("pending"), &json!(0)),
-        "{task}"
-    );
-    assert_eq!(
-        bed.task(&late).await["status"],
-        "pending",
-        "it claimed nothing more"
-    );
-    assert_eq!(
-        bed.count("select count(*) from workers"),
-        0,
-        "it has taken its leave"
-    );
+    assert_eq!((&task["status"], &task["attempt"]), (&json!("pending"), &json!(0)), "{task}");
+    assert_eq!(bed.task(&late).await["status"], "pending", "it claimed nothing more");
+    assert_eq!(bed.count("select count(*) from workers"), 0, "it has taken its leave");
 
     // What was handed back is hinted, so another worker has it at once.
     let _other = bed.start_worker(&[]);
@@ -66,9 +46,7 @@ async fn a_second_request_to_stop_is_immediate() {
     let bed = Bed::new();
     let _api = bed.start_api();
     let mut worker = bed.start_worker(&["--drain-grace", "60s"]);
-    let id = bed
-        .submit("hostile", json!({ "attack": "sleep", "ms": 50_000 }))
-        .await;
+    let id = bed.submit("hostile", json!({ "attack": "sleep", "ms": 50_000 })).await;
     bed.reaches(&id, "running").await;
     worker.signal("TERM");
     wait_until("it drains", async || {
@@ -79,10 +57,7 @@ async fn a_second_request_to_stop_is_immediate() {
     let asked = Instant::now();
     worker.signal("TERM");
     assert_eq!(worker.wait_for_exit().await.code(), Some(130));
-    assert!(
-        asked.elapsed() < Duration::from_secs(20),
-        "it waited for the attempt"
-    );
+    assert!(asked.elapsed() < Duration::from_secs(20), "it waited for the attempt");
     assert_eq!(bed.task(&id).await["status"], "running", "until its lease lapses");
 }
 
@@ -90,9 +65,7 @@ async fn a_second_request_to_stop_is_immediate() {
 async fn a_rolling_restart_under_load_loses_nothing_and_wastes_no_attempt() {
     let bed = Bed::new();
     let _api = bed.start_api();
-    let mut workers: Vec<_> = (0..3)
-        .map(|_| bed.start_worker(&["--drain-grace", "2s"]))
-        .collect();
+    let mut workers: Vec<_> = (0..3).map(|_| bed.start_worker(&["--drain-grace", "2s"])).collect();
     let mut ids = Vec::new();
     for round in 0..3 {
         for _ in 0..10 {
@@ -102,15 +75,9 @@ async fn a_rolling_restart_under_load_loses_nothing_and_wastes_no_attempt() {
                     _ => json!({ "task_type": "fibonacci", "input": { "n": n } }),
                 })
                 .collect();
-            let answer = bed
-                .ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
-                .await;
+            let answer = bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await;
             ids.extend(
-                answer["ids"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|id| id.as_str().unwrap().to_owned()),
+                answer["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()),
             );
         }
         let mut old = workers.remove(0);
@@ -120,11 +87,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_wastes_no_attempt() {
     }
     for id in &ids {
         let task = bed.ended(id).await;
-        assert_eq!(
-            (&task["status"], &task["attempt"]),
-            (&json!("completed"), &json!(1)),
-            "{task}"
-        );
+        assert_eq!((&task["status"], &task["attempt"]), (&json!("completed"), &json!(1)), "{task}");
     }
     assert_eq!(bed.count("select count(*) from events where kind = 'lapsed'"), 0);
 }

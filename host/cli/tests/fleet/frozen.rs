@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::{bed::Bed, node::Node};
 
-/// What an ending may take beyond its grace period, as `signals` says, and what a busy machine adds.
+/// What an ending may take beyond its grace period, as `signals` says, and what a busy machine
+/// adds.
 const CLOSING: Duration = Duration::from_secs(5);
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -24,9 +25,7 @@ async fn a_database_that_hangs_keeps_no_process_alive() {
     let grace = Duration::from_secs(2);
     let api = Node::start(bed.api_command().args(["--shutdown-grace", "2s"]));
     let worker = bed.start_worker(&["--drain-grace", "2s"]);
-    let task = bed
-        .submit("hostile", json!({ "attack": "sleep", "ms": 30_000 }))
-        .await;
+    let task = bed.submit("hostile", json!({ "attack": "sleep", "ms": 30_000 })).await;
     bed.reaches(&task, "running").await;
     bed.postgres.freeze();
     // A request is under way, and an attempt whose end cannot be stored.

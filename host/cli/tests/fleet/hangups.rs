@@ -15,7 +15,8 @@ const HANG_UPS: usize = 1_000;
 const IN_TRANSACTION: &str = "
     select count(*) from pg_stat_activity where state like 'idle in transaction%' and pid <> pg_backend_pid()";
 
-/// A request, and a statement that counts 1 once it is stored. `{0}` is the id of what the answer shows.
+/// A request, and a statement that counts 1 once it is stored. `{0}` is the id of what the answer
+/// shows.
 type Written = (String, Option<String>);
 
 fn round(number: usize, task: &str) -> Vec<Written> {
@@ -30,10 +31,7 @@ fn round(number: usize, task: &str) -> Vec<Written> {
             json("PUT", &format!("/tenants/t{number}"), json!({ "max_running": 7 })),
             count(format!("tenant_policies where tenant = 't{number}'")),
         ),
-        (
-            json("POST", "/tasks", new.clone()),
-            count("tasks where id = '{0}'".to_owned()),
-        ),
+        (json("POST", "/tasks", new.clone()), count("tasks where id = '{0}'".to_owned())),
         (
             json(
                 "POST",
@@ -61,11 +59,7 @@ fn round(number: usize, task: &str) -> Vec<Written> {
         plain("DELETE", "/tasks?status=failed"),
         plain("POST", "/dlq/requeue?task_type=hostile"),
         plain("DELETE", "/dlq?task_type=hostile"),
-        json(
-            "POST",
-            "/task/next",
-            json!({ "task_types": ["hostile"], "lease": "1h" }),
-        ),
+        json("POST", "/task/next", json!({ "task_types": ["hostile"], "lease": "1h" })),
         plain("POST", "/plugins/fibonacci/pause"),
         plain("POST", "/plugins/fibonacci/resume"),
         plain("DELETE", "/plugins/fibonacci/canary"),
@@ -106,8 +100,7 @@ async fn a_thousand_hang_ups_leave_no_answer_untrue_and_no_transaction_open() {
         }
         // Somebody who waits for every answer.
         let body = json!({ "max_running": 7 });
-        bed.ask("PUT", &format!("/tenants/honest{number}"), Some(&body))
-            .await;
+        bed.ask("PUT", &format!("/tenants/honest{number}"), Some(&body)).await;
         rounds += 1;
         for (request, stored, answer) in asked.join_all().await {
             let Some(Answer { status, body }) = answer else {
@@ -118,11 +111,7 @@ async fn a_thousand_hang_ups_leave_no_answer_untrue_and_no_transaction_open() {
             answered += 1;
             if let (200..300, Some(stored)) = (status, stored) {
                 let stored = stored.replace("{0}", body["id"].as_str().unwrap_or_default());
-                assert_eq!(
-                    bed.count(&stored),
-                    1,
-                    "{stored}: answered, and not there: {request}"
-                );
+                assert_eq!(bed.count(&stored), 1, "{stored}: answered, and not there: {request}");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A fleet as its operators meet it: real processes on a PostgreSQL and a Redis of their own, which are killed, stopped, flushed and cut off.
+//! A fleet as its operators meet it: real processes on a PostgreSQL and a Redis of their own, which
+//! are killed, stopped, flushed and cut off.
 //!
 //! | file | what it shows |
 //! |---|---|
@@ -14,7 +15,8 @@
 //! | `startup` | what is not there yet at the start, or not what it should be |
 //! | `bed`, `node` | the fleet under test |
 //!
-//! `TASKFORGE_CHAOS=full` makes the kill matrix as long as `docs/reliability.md` says; `make chaos` sets it.
+//! `TASKFORGE_CHAOS=full` makes the kill matrix as long as `docs/reliability.md` says; `make chaos`
+//! sets it.
 
 #![allow(
     clippy::unwrap_used,

@@ -16,7 +16,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a process, and returns once it has said where it listens: as its API, or else for its operators.
+    /// Starts a process, and returns once it has said where it listens: as its API, or else for its
+    /// operators.
     pub(crate) fn start(command: &mut Command) -> Self {
         Self::try_start(command).expect("the process said where it listens")
     }
@@ -32,10 +33,7 @@ impl Node {
         });
         // Nobody reads the rest; the thread ends with the process.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let node = Self {
-            process,
-            url: url.clone().unwrap_or_default(),
-        };
+        let node = Self { process, url: url.clone().unwrap_or_default() };
         url.map(|_| node)
     }
 
@@ -92,9 +90,5 @@ impl Drop for Node {
 pub(crate) fn client() -> reqwest::Client {
     // The binary installs one for itself; this is for the test's own client.
     let _already_there = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(40))
-        .build()
-        .unwrap()
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build().unwrap()
 }

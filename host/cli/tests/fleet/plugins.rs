@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use taskforge_broker::{Broker, BrokerError, BrokerResult, Bulletin, LocalBroker, StoreBroker};
 use taskforge_domain::{CanaryGuard, Json, Manifest, PluginSettings, TaskType};
 use taskforge_registry::{
-    Keyring, Parts, Push, Registry, SameVersion, SignaturePolicy, Statement, StoredComponents, signature,
+    Keyring, Parts, Push, Registry, SameVersion, SignaturePolicy, Statement, StoredComponents,
+    signature,
 };
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
 use taskforge_store::{Notices, PostgresConfig, PostgresStore};
@@ -54,7 +55,8 @@ async fn operator(bed: &Bed, announced: Announced) -> Registry {
         }
         Announced::No => Arc::new(LocalBroker::new()),
     };
-    let mailer = OutboxMailer::new(bed.data.path().join("outbox"), "Test <test@localhost>").unwrap();
+    let mailer =
+        OutboxMailer::new(bed.data.path().join("outbox"), "Test <test@localhost>").unwrap();
     let runtime = Runtime::new(RuntimeConfig {
         cache_dir: Some(bed.data.path().join("operator-cache")),
         max_instances: 2,
@@ -79,7 +81,12 @@ async fn push(registry: &Registry, version: &str, settings: PluginSettings) {
     push_with_schema(registry, version, settings, json!({})).await;
 }
 
-async fn push_with_schema(registry: &Registry, version: &str, settings: PluginSettings, schema: Value) {
+async fn push_with_schema(
+    registry: &Registry,
+    version: &str,
+    settings: PluginSettings,
+    schema: Value,
+) {
     let push = Push {
         owner: None,
         manifest: Some(Manifest {
@@ -143,8 +150,9 @@ async fn what_is_pushed_runs_on_every_worker_soon_also_if_nobody_hears_of_it() {
         push(&registry, version, PluginSettings::default()).await;
         let pushed = began.elapsed();
         activate(&registry, version).await;
-        let workers =
-            format!("select count(distinct worker) from attempts where plugin_version = '{version}'");
+        let workers = format!(
+            "select count(distinct worker) from attempts where plugin_version = '{version}'"
+        );
         wait_until("every worker has run it", async || {
             for id in submit(&bed, "work", 30, &echo()).await {
                 assert_eq!(bed.ended(&id).await["status"], "completed");
@@ -231,10 +239,7 @@ async fn a_bad_version_is_rolled_back_and_one_on_trial_goes_by_itself() {
     .await;
     println!("rolled back after {:?}", began.elapsed());
 
-    let guard = CanaryGuard {
-        min_attempts: 20,
-        ..CanaryGuard::default()
-    };
+    let guard = CanaryGuard { min_attempts: 20, ..CanaryGuard::default() };
     let tried = registry.canary(&work(), "2.0.0", 20, guard, false, BY).await;
     let phase = tried.unwrap().rollout.phase;
     wait_until("the canary is taken back", async || {
@@ -287,10 +292,7 @@ async fn a_paused_plugin_waits_a_retired_one_takes_no_more_and_what_no_longer_fi
         let task = bed.ended(id).await;
         assert_eq!(task["error_kind"], "invalid_input", "{task}");
         let error = task["error"].to_string();
-        assert!(
-            error.contains("version 2.0.0") && error.contains("/input/reason"),
-            "{error}"
-        );
+        assert!(error.contains("version 2.0.0") && error.contains("/input/reason"), "{error}");
     }
 
     registry.rollback(&work(), BY).await.unwrap();
@@ -311,22 +313,17 @@ async fn a_worker_that_asks_for_signatures_runs_nothing_else() {
     let registry = operator(&bed, Announced::Yes).await;
     let pair = signature::keygen().unwrap();
     let keys = bed.data.path().join("keys.toml");
-    let text = format!(
-        "[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n",
-        pair.public
-    );
+    let text = format!("[[key]]\nname = \"ci\"\npublic_key = \"{}\"\nshared = true\n", pair.public);
     std::fs::write(&keys, text).unwrap();
-    let _strict = bed.start_worker(&["--require-signature", "--trusted-keys", keys.to_str().unwrap()]);
+    let _strict =
+        bed.start_worker(&["--require-signature", "--trusted-keys", keys.to_str().unwrap()]);
     // The folder's is there, unsigned.
     let name = TaskType::new("fibonacci").unwrap();
     let version = registry.versions(&name).await.unwrap().remove(0);
     let statement = Statement::of(&version.info, None);
     let signed = signature::sign(&pair.private_pem, &statement).unwrap();
     let number = &version.info.version;
-    registry
-        .attach_signature(&name, number, &signed, BY)
-        .await
-        .unwrap();
+    registry.attach_signature(&name, number, &signed, BY).await.unwrap();
     push(&registry, "1.0.0", PluginSettings::default()).await;
     activate(&registry, "1.0.0").await;
 
@@ -335,8 +332,8 @@ async fn a_worker_that_asks_for_signatures_runs_nothing_else() {
     assert_eq!(bed.ended(&trusted).await["status"], "completed");
     assert_eq!(bed.task(&unsigned[0]).await["status"], "pending");
 
-    // Whoever can write to the database grants more than was signed. The worker that runs the version
-    // stops running it, and one that starts does not begin to.
+    // Whoever can write to the database grants more than was signed. The worker that runs the
+    // version stops running it, and one that starts does not begin to.
     let tamper = |grants: &str| {
         bed.sql(&format!(
             "update plugin_versions set grants = '{grants}' where plugin = 'fibonacci'; \
@@ -369,9 +366,7 @@ async fn a_secret_reaches_its_guest_and_lies_nowhere_in_plain_text() {
     let name = TaskType::new("hostile").unwrap();
     let plugin = registry.plugin(&name).await.unwrap();
     let versions = registry.versions(&name).await.unwrap();
-    let stable = versions
-        .iter()
-        .find(|version| Some(version.id) == plugin.rollout.stable);
+    let stable = versions.iter().find(|version| Some(version.id) == plugin.rollout.stable);
     let info = &stable.unwrap().info;
     registry.set_secret(&name, "key", "swordfish", BY).await.unwrap();
     let mut settings = info.settings();
@@ -384,19 +379,16 @@ async fn a_secret_reaches_its_guest_and_lies_nowhere_in_plain_text() {
     assert!(tables.contains("plugin_secrets"), "{tables}");
     for table in tables.lines() {
         for told in ["%swordfish%", "%73776f726466697368%"] {
-            let found = format!("select count(*) from {table} as row where row::text like '{told}'");
+            let found =
+                format!("select count(*) from {table} as row where row::text like '{told}'");
             assert_eq!(bed.count(&found), 0, "{table}");
         }
     }
     wait_until("the guest has its secret", async || {
-        let id = bed
-            .submit("hostile", json!({ "attack": "config", "key": "key" }))
-            .await;
+        let id = bed.submit("hostile", json!({ "attack": "config", "key": "key" })).await;
         bed.ended(&id).await["result"].to_string().contains("swordfish")
     })
     .await;
-    let id = bed
-        .submit("hostile", json!({ "attack": "config", "key": "color" }))
-        .await;
+    let id = bed.submit("hostile", json!({ "attack": "config", "key": "color" })).await;
     assert!(bed.ended(&id).await["result"].to_string().contains("blue"));
 }

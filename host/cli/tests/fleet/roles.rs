@@ -33,11 +33,7 @@ async fn a_task_walks_through_the_fleet() {
         let (status, ready) = node.readyz().await.unwrap();
         assert_eq!((status, &ready["mode"]), (200, &json!("redis")), "{ready}");
     }
-    let metrics = client()
-        .get(format!("{}/metrics", worker.url))
-        .send()
-        .await
-        .unwrap();
+    let metrics = client().get(format!("{}/metrics", worker.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     assert!(metrics.contains("taskforge_attempts_total{"), "{metrics}");
 }
@@ -49,19 +45,14 @@ async fn without_a_redis_the_database_serves() {
     let _workers = [bed.start_worker(&[]), bed.start_worker(&[])];
     let (_, ready) = api.readyz().await.unwrap();
     assert_eq!(ready["mode"], "store", "{ready}");
-    let tasks: Vec<_> = (0..300)
-        .map(|n| json!({ "task_type": "fibonacci", "input": { "n": n } }))
-        .collect();
-    let answer = bed
-        .ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks })))
-        .await;
+    let tasks: Vec<_> =
+        (0..300).map(|n| json!({ "task_type": "fibonacci", "input": { "n": n } })).collect();
+    let answer = bed.ask("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await;
     for id in answer["ids"].as_array().unwrap() {
         assert_eq!(bed.ended(id.as_str().unwrap()).await["status"], "completed");
     }
     // Cancels travel through the database too.
-    let id = bed
-        .submit("hostile", json!({ "attack": "sleep", "ms": 60_000 }))
-        .await;
+    let id = bed.submit("hostile", json!({ "attack": "sleep", "ms": 60_000 })).await;
     bed.reaches(&id, "running").await;
     bed.ask("POST", &format!("/tasks/{id}/cancel"), None).await;
     wait_until("the attempt is over", async || {
@@ -164,11 +155,7 @@ async fn a_server_refuses_an_older_schema_and_says_what_to_run() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1), "{role}");
-        assert!(
-            said(&output).contains("taskforge migrate"),
-            "{role}: {}",
-            said(&output)
-        );
+        assert!(said(&output).contains("taskforge migrate"), "{role}: {}", said(&output));
     }
     let migrated = bed.command("migrate").output().unwrap();
     assert!(migrated.status.success(), "{}", said(&migrated));
@@ -191,34 +178,20 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
         }
     }
     let groups = run(&bed, &["dlq", "groups"])["groups"].clone();
-    let counts: Vec<_> = groups
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|group| group["count"].as_u64())
-        .collect();
+    let counts: Vec<_> =
+        groups.as_array().unwrap().iter().map(|group| group["count"].as_u64()).collect();
     assert_eq!(counts, [Some(3), Some(2)], "{groups}");
-    assert!(
-        groups[0]["example"].as_str().unwrap().contains("disk is full"),
-        "{groups}"
-    );
+    assert!(groups[0]["example"].as_str().unwrap().contains("disk is full"), "{groups}");
     assert_eq!(
-        run(&bed, &["dlq", "list", "--type", "hostile"])["tasks"]
-            .as_array()
-            .unwrap()
-            .len(),
+        run(&bed, &["dlq", "list", "--type", "hostile"])["tasks"].as_array().unwrap().len(),
         5
     );
 
     // Run again with an input that works.
     let group = groups[1]["group"].as_str().unwrap();
     let fixed = r#"{"attack": "sleep", "ms": 1}"#;
-    let requeued = run(
-        &bed,
-        &[
-            "dlq", "requeue", "--group", group, "--type", "hostile", "--input", fixed,
-        ],
-    );
+    let requeued =
+        run(&bed, &["dlq", "requeue", "--group", group, "--type", "hostile", "--input", fixed]);
     assert_eq!(requeued["requeued"], 2, "{requeued}");
     wait_until("they complete", async || {
         bed.count("select count(*) from tasks where state = 'completed'") == 2
@@ -227,10 +200,7 @@ async fn dead_letters_are_looked_through_requeued_and_deleted() {
 
     let refused = bed.command("dlq").args(["delete"]).output().unwrap();
     assert!(!refused.status.success(), "not everything by mistake");
-    assert_eq!(
-        run(&bed, &["dlq", "delete", "--error-kind", "permanent", "--yes"])["deleted"],
-        3
-    );
+    assert_eq!(run(&bed, &["dlq", "delete", "--error-kind", "permanent", "--yes"])["deleted"], 3);
     assert_eq!(run(&bed, &["dlq", "list"]), json!({ "tasks": [] }));
 }
 
@@ -242,32 +212,24 @@ async fn a_paused_type_waits_and_a_cap_holds_across_the_fleet() {
     run(&bed, &["queue", "pause", "hostile"]);
     let mut ids = Vec::new();
     for _ in 0..12 {
-        ids.push(
-            bed.submit("hostile", json!({ "attack": "sleep", "ms": 2_000 }))
-                .await,
-        );
+        ids.push(bed.submit("hostile", json!({ "attack": "sleep", "ms": 2_000 })).await);
     }
     let other = bed.submit("fibonacci", json!({ "n": 5 })).await;
     assert_eq!(bed.ended(&other).await["status"], "completed");
-    assert_eq!(
-        bed.count("select count(*) from tasks where state = 'pending'"),
-        12
-    );
+    assert_eq!(bed.count("select count(*) from tasks where state = 'pending'"), 12);
     run(&bed, &["queue", "limit", "hostile", "3"]);
     run(&bed, &["queue", "resume", "hostile"]);
     let mut most = 0;
     wait_until("all have ended", async || {
         most = most.max(bed.count("select count(*) from tasks where state = 'running'"));
-        bed.count("select count(*) from tasks where state in ('pending', 'running', 'scheduled')") == 0
+        bed.count("select count(*) from tasks where state in ('pending', 'running', 'scheduled')")
+            == 0
     })
     .await;
     assert!((1..=3).contains(&most), "{most} ran at once");
     let shown = run(&bed, &["queue", "list"]);
     let queues = shown["queues"].as_array().unwrap();
-    let hostile = queues
-        .iter()
-        .find(|queue| queue["task_type"] == "hostile")
-        .unwrap();
+    let hostile = queues.iter().find(|queue| queue["task_type"] == "hostile").unwrap();
     assert_eq!(hostile["max_running"], 3, "{shown}");
 }
 
@@ -306,12 +268,7 @@ async fn as_many_processes_as_you_like_share_a_host() {
         command
     };
     let (one, two) = (Node::start(&mut worker(&[])), Node::start(&mut worker(&[])));
-    assert!(
-        one.url != two.url && !one.url.ends_with(":9464"),
-        "{} {}",
-        one.url,
-        two.url
-    );
+    assert!(one.url != two.url && !one.url.ends_with(":9464"), "{} {}", one.url, two.url);
     for node in [&one, &two] {
         assert_eq!(node.readyz().await.unwrap().0, 200, "{}", node.url);
     }
@@ -322,12 +279,7 @@ async fn as_many_processes_as_you_like_share_a_host() {
     let _api = std::net::TcpListener::bind("127.0.0.1:8000");
     let serve = || Node::start(bed.command("serve").env_remove("TASKFORGE_LISTEN"));
     let (one, two) = (serve(), serve());
-    assert!(
-        one.url != two.url && !one.url.ends_with(":8000"),
-        "{} {}",
-        one.url,
-        two.url
-    );
+    assert!(one.url != two.url && !one.url.ends_with(":8000"), "{} {}", one.url, two.url);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,8 @@ fn lines(log: &std::path::Path, what: &str) -> usize {
     text.lines().filter(|line| line.contains(what)).count()
 }
 
-/// Tells the database to refuse every new version of a plugin, as if its disk were full, or no longer.
+/// Tells the database to refuse every new version of a plugin, as if its disk were full, or no
+/// longer.
 fn refuse_plugins(bed: &Bed, is_full: bool) {
     match is_full {
         true => bed.sql(
@@ -141,11 +142,7 @@ async fn why_redis_cannot_be_used_is_said_once_and_the_fleet_works_on() {
         wait_until("it says why", async || lines(&log, said) > 0).await;
         assert!(lines(&log, why) > 0, "{}", std::fs::read_to_string(&log).unwrap());
         let (status, ready) = node.readyz().await.unwrap();
-        assert_eq!(
-            (status, &ready["mode"]),
-            (200, &json!("store_while_redis_is_away")),
-            "{ready}"
-        );
+        assert_eq!((status, &ready["mode"]), (200, &json!("store_while_redis_is_away")), "{ready}");
         nodes.push((name, node, log));
     }
     bed.redis_url = Some(bed.redis.as_ref().unwrap().url());
@@ -181,14 +178,10 @@ async fn while_the_database_is_away_nobody_floods_the_log() {
     wait_until("it is ready again", async || api.readyz().await.unwrap().0 == 200).await;
     for log in [&api_log, &worker_log] {
         let text = std::fs::read_to_string(log).unwrap();
-        let problems = text
-            .lines()
-            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        let problems =
+            text.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
         let count = problems.count();
-        assert!(
-            (1..=40).contains(&count),
-            "{count} lines for {asked} requests:\n{text}"
-        );
+        assert!((1..=40).contains(&count), "{count} lines for {asked} requests:\n{text}");
         assert!(text.contains("onnection refused"), "the reason is said:\n{text}");
     }
 }
@@ -211,7 +204,8 @@ async fn two_fleets_that_were_given_one_redis_find_out() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{role}: {said}");
         assert!(
-            said.contains("TASKFORGE_REDIS_PREFIX") && said.contains(&bed.sql("select id from fleet")),
+            said.contains("TASKFORGE_REDIS_PREFIX")
+                && said.contains(&bed.sql("select id from fleet")),
             "{role}: {said}"
         );
     }
@@ -232,13 +226,8 @@ async fn a_redis_that_evicts_is_named_to_operators() {
     let (status, ready) = api.readyz().await.unwrap();
     let broker = ready["checks"]["broker"].as_str().unwrap();
     assert!(status == 200 && broker.contains("noeviction"), "{ready}");
-    let metrics = bed
-        .http
-        .get(bed.url("/metrics"))
-        .bearer_auth(crate::bed::KEY)
-        .send()
-        .await
-        .unwrap();
+    let metrics =
+        bed.http.get(bed.url("/metrics")).bearer_auth(crate::bed::KEY).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     let metric = "taskforge_redis_maxmemory_policy{policy=\"volatile-ttl\"} 1";
     assert!(metrics.contains(metric), "{metrics}");

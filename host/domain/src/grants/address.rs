@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The IPv4 address inside an IPv6 spelling of one, so that no spelling walks around a rule: v4-mapped (`::ffff:0:0/96`),
-/// v4-compatible (`::/96`), NAT64 (`64:ff9b::/96`) and 6to4 (`2002::/16`).
+/// The IPv4 address inside an IPv6 spelling of one, so that no spelling walks around a rule:
+/// v4-mapped (`::ffff:0:0/96`), v4-compatible (`::/96`), NAT64 (`64:ff9b::/96`) and 6to4
+/// (`2002::/16`).
 pub(super) fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let s = v6.segments();
@@ -29,9 +30,10 @@ pub(super) fn embedded(address: Ipv6Addr) -> IpAddr {
     }
 }
 
-/// Whether an address belongs to the public internet: none of the special-purpose blocks of the IANA registries (RFC 6890 and
-/// its updates), which cover loopback, private and shared networks, link-local with the cloud metadata address, benchmarking,
-/// documentation, multicast and what is reserved.
+/// Whether an address belongs to the public internet: none of the special-purpose blocks of the
+/// IANA registries (RFC 6890 and its updates), which cover loopback, private and shared networks,
+/// link-local with the cloud metadata address, benchmarking, documentation, multicast and what is
+/// reserved.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -52,8 +54,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => {
             let s = v6.segments();
-            // Only 2000::/3 is handed out to the public; out of it come Teredo and the other protocol assignments (2001::/23) and
-            // the documentation blocks (2001:db8::/32, 3fff::/20).
+            // Only 2000::/3 is handed out to the public; out of it come Teredo and the other
+            // protocol assignments (2001::/23) and the documentation blocks (2001:db8::/32,
+            // 3fff::/20).
             (s[0] & 0xe000) == 0x2000
                 && !(s[0] == 0x2001 && s[1] < 0x200)
                 && !(s[0] == 0x2001 && s[1] == 0xdb8)

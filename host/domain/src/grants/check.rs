@@ -19,10 +19,7 @@ pub struct InvalidGrant {
 }
 
 fn invalid(field: &'static str, why: impl Into<String>) -> InvalidGrant {
-    InvalidGrant {
-        field,
-        why: why.into(),
-    }
+    InvalidGrant { field, why: why.into() }
 }
 
 impl Grants {
@@ -45,9 +42,7 @@ impl HttpGrant {
     fn check(&self) -> Result<(), InvalidGrant> {
         const FIELD: &str = "http.hosts";
         for rule in &self.hosts {
-            rule.host
-                .check()
-                .map_err(|error| invalid(FIELD, error.to_string()))?;
+            rule.host.check().map_err(|error| invalid(FIELD, error.to_string()))?;
             let Some(methods) = &rule.methods else { continue };
             let host = &rule.host;
             if methods.is_empty() {
@@ -55,7 +50,8 @@ impl HttpGrant {
                 return Err(invalid(FIELD, why));
             }
             if methods.iter().any(|method| method == "CONNECT") {
-                let why = format!("{host} has the method CONNECT, which no plugin may use: leave it out");
+                let why =
+                    format!("{host} has the method CONNECT, which no plugin may use: leave it out");
                 return Err(invalid(FIELD, why));
             }
             if let Some(method) = twice(methods) {
@@ -104,10 +100,9 @@ impl MailGrant {
             let why = "an empty list allows no recipient at all: write `mail = false`, or leave the list out";
             return Err(invalid("mail.recipients", why));
         }
-        for (field, list) in [
-            ("mail.senders", &self.senders),
-            ("mail.recipients", &self.recipients),
-        ] {
+        for (field, list) in
+            [("mail.senders", &self.senders), ("mail.recipients", &self.recipients)]
+        {
             let list = list.as_deref().unwrap_or_default();
             for pattern in list {
                 pattern.check().map_err(|why| invalid(field, why))?;
@@ -128,10 +123,7 @@ impl KeyValueGrant {
         }
         for (field, value) in [("keyvalue.bytes", self.bytes), ("keyvalue.keys", self.keys)] {
             if value == 0 {
-                return Err(invalid(
-                    field,
-                    "nothing can be kept with 0: write `keyvalue = false`",
-                ));
+                return Err(invalid(field, "nothing can be kept with 0: write `keyvalue = false`"));
             }
             if value > QUOTA {
                 return Err(invalid(
@@ -171,10 +163,7 @@ mod tests {
                 json!({"http": {"hosts": [{"host": "a.test", "methods": []}]}}),
                 "a.test has no methods",
             ),
-            (
-                json!({"http": {"hosts": [{"host": "a.test", "methods": ["CONNECT"]}]}}),
-                "CONNECT",
-            ),
+            (json!({"http": {"hosts": [{"host": "a.test", "methods": ["CONNECT"]}]}}), "CONNECT"),
             (
                 json!({"http": {"hosts": [{"host": "a.test", "methods": ["GET", "GET"]}]}}),
                 "GET twice",
@@ -183,26 +172,14 @@ mod tests {
                 json!({"http": {"hosts": ["a.test", {"host": "a.test", "methods": ["GET"]}]}}),
                 "a.test is named twice: write one entry",
             ),
-            (
-                json!({"http": {"private_networks": ["10.0.0.1/8"]}}),
-                "write 10.0.0.0/8",
-            ),
-            (
-                json!({"http": {"private_networks": ["10.0.0.0/8", "10.0.0.0/8"]}}),
-                "named twice",
-            ),
+            (json!({"http": {"private_networks": ["10.0.0.1/8"]}}), "write 10.0.0.0/8"),
+            (json!({"http": {"private_networks": ["10.0.0.0/8", "10.0.0.0/8"]}}), "named twice"),
             (json!({"mail": {"recipients": []}}), "write `mail = false`"),
             (json!({"mail": {"recipients": ["a@b.test"]}}), "write \"b.test\""),
-            (
-                json!({"mail": {"senders": ["a.test", "a.test"]}}),
-                "a.test is named twice",
-            ),
+            (json!({"mail": {"senders": ["a.test", "a.test"]}}), "a.test is named twice"),
             (json!({"keyvalue": {"bytes": 0}}), "write `keyvalue = false`"),
             (json!({"keyvalue": {"keys": 0}}), "write `keyvalue = false`"),
-            (
-                json!({"keyvalue": {"bytes": u64::MAX}}),
-                "the most that is counted",
-            ),
+            (json!({"keyvalue": {"bytes": u64::MAX}}), "the most that is counted"),
             (json!({"secrets": ["a", "b", "a"]}), "\"a\" is named twice"),
         ] {
             let error = check(grants.clone()).unwrap_err().to_string();

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{self, Name};
 
-/// A host that may be asked: `example.com`, `*.example.com` (any name below it, not itself) or `*`, each with `:port` for that
-/// port only. Without a port: 80 and 443.
+/// A host that may be asked: `example.com`, `*.example.com` (any name below it, not itself) or `*`,
+/// each with `:port` for that port only. Without a port: 80 and 443.
 ///
 /// A pattern has one spelling, in which it is kept and shown; any other is refused with the right
 /// one named. One that was read from where such spellings were kept before matches nothing.
@@ -44,9 +44,9 @@ impl HostPattern {
     #[must_use]
     pub fn by_port(&self) -> Vec<Self> {
         match &self.read {
-            Ok((_, PortPattern::Web)) => [80, 443]
-                .map(|port| Self::from(format!("{}:{port}", self.text)))
-                .into(),
+            Ok((_, PortPattern::Web)) => {
+                [80, 443].map(|port| Self::from(format!("{}:{port}", self.text))).into()
+            }
             _ => vec![self.clone()],
         }
     }

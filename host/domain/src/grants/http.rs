@@ -17,14 +17,15 @@ use super::{
 pub struct HttpGrant {
     /// Names, ports and methods; a request to any other is refused before its name is resolved.
     pub hosts: Vec<HostRule>,
-    /// Exceptions from the rule that private, loopback, link-local and metadata addresses are refused.
+    /// Exceptions from the rule that private, loopback, link-local and metadata addresses are
+    /// refused.
     #[serde(deserialize_with = "networks")]
     pub private_networks: Vec<IpNet>,
 }
 
 impl HttpGrant {
-    /// Whether a request to this host and port may be made at all, with some method. `host` is a name in lower case or an IP address without
-    /// brackets.
+    /// Whether a request to this host and port may be made at all, with some method. `host` is a
+    /// name in lower case or an IP address without brackets.
     #[must_use]
     pub fn allows(&self, host: &str, port: u16) -> bool {
         self.hosts.iter().any(|rule| rule.host.matches(host, port))
@@ -33,20 +34,15 @@ impl HttpGrant {
     /// Whether a request with this method (in upper case) may be made to this host and port.
     #[must_use]
     pub fn allows_method(&self, method: &str, host: &str, port: u16) -> bool {
-        self.hosts
-            .iter()
-            .any(|rule| rule.host.matches(host, port) && rule.allows_method(method))
+        self.hosts.iter().any(|rule| rule.host.matches(host, port) && rule.allows_method(method))
     }
 
-    /// Whether a resolved address may be connected to: it is public, or the operator made an exception for it.
+    /// Whether a resolved address may be connected to: it is public, or the operator made an
+    /// exception for it.
     #[must_use]
     pub fn allows_address(&self, address: IpAddr) -> bool {
         let address = canonical(address);
-        is_public(address)
-            || self
-                .private_networks
-                .iter()
-                .any(|network| network.contains(&address))
+        is_public(address) || self.private_networks.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -56,8 +52,8 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     read.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
-/// A host that may be asked, and with which methods. As text it is the pattern alone and stands for every method; otherwise
-/// `{host = "api.example.com", methods = ["POST"]}`.
+/// A host that may be asked, and with which methods. As text it is the pattern alone and stands for
+/// every method; otherwise `{host = "api.example.com", methods = ["POST"]}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     /// Which hosts and ports.
@@ -81,9 +77,7 @@ impl FromStr for HostRule {
 
 impl HostRule {
     pub(super) fn allows_method(&self, method: &str) -> bool {
-        self.methods
-            .as_ref()
-            .is_none_or(|methods| methods.iter().any(|allowed| allowed == method))
+        self.methods.as_ref().is_none_or(|methods| methods.iter().any(|allowed| allowed == method))
     }
 }
 
@@ -98,11 +92,8 @@ impl Serialize for HostRule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.methods {
             None => self.host.serialize(serializer),
-            Some(methods) => HostTable {
-                host: self.host.clone(),
-                methods: methods.clone(),
-            }
-            .serialize(serializer),
+            Some(methods) => HostTable { host: self.host.clone(), methods: methods.clone() }
+                .serialize(serializer),
         }
     }
 }
@@ -122,7 +113,8 @@ impl<'de> Deserialize<'de> for HostRule {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<HostRule, A::Error> {
-                let table = HostTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let table =
+                    HostTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 for method in &table.methods {
                     let is_method =
                         !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -132,10 +124,7 @@ impl<'de> Deserialize<'de> for HostRule {
                         )));
                     }
                 }
-                Ok(HostRule {
-                    host: table.host,
-                    methods: Some(table.methods),
-                })
+                Ok(HostRule { host: table.host, methods: Some(table.methods) })
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -180,13 +169,8 @@ mod tests {
         ] {
             assert!(!grant.allows_address(address.parse().unwrap()), "{address}");
         }
-        for address in [
-            "1.1.1.1",
-            "172.32.0.1",
-            "100.128.0.1",
-            "2606:4700::1111",
-            "::ffff:8.8.8.8",
-        ] {
+        for address in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"]
+        {
             assert!(grant.allows_address(address.parse().unwrap()), "{address}");
         }
     }

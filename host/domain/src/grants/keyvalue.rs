@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a plugin may keep values, and how much for each tenant. As text for people: `true`, `false`, or a table with `bytes` and `keys`.
+/// Whether a plugin may keep values, and how much for each tenant. As text for people: `true`,
+/// `false`, or a table with `bytes` and `keys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "KeyValueForm", into = "KeyValueForm")]
 pub struct KeyValueGrant {
@@ -16,11 +17,7 @@ pub struct KeyValueGrant {
 
 impl Default for KeyValueGrant {
     fn default() -> Self {
-        Self {
-            allowed: false,
-            bytes: 1 << 20,
-            keys: 1_000,
-        }
+        Self { allowed: false, bytes: 1 << 20, keys: 1_000 }
     }
 }
 
@@ -49,15 +46,10 @@ impl Default for KeyValueQuota {
 impl From<KeyValueForm> for KeyValueGrant {
     fn from(form: KeyValueForm) -> Self {
         match form {
-            KeyValueForm::Plain(allowed) => Self {
-                allowed,
-                ..Self::default()
-            },
-            KeyValueForm::Quota(KeyValueQuota { bytes, keys }) => Self {
-                allowed: true,
-                bytes,
-                keys,
-            },
+            KeyValueForm::Plain(allowed) => Self { allowed, ..Self::default() },
+            KeyValueForm::Quota(KeyValueQuota { bytes, keys }) => {
+                Self { allowed: true, bytes, keys }
+            }
         }
     }
 }
@@ -65,10 +57,7 @@ impl From<KeyValueForm> for KeyValueGrant {
 impl From<KeyValueGrant> for KeyValueForm {
     fn from(grant: KeyValueGrant) -> Self {
         if grant.allowed {
-            Self::Quota(KeyValueQuota {
-                bytes: grant.bytes,
-                keys: grant.keys,
-            })
+            Self::Quota(KeyValueQuota { bytes: grant.bytes, keys: grant.keys })
         } else {
             Self::Plain(false)
         }

@@ -6,14 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{self, Name};
 
-/// Whether a plugin may send e-mail, from whom and to whom. As text for people: `true`, `false`, or a table with `senders` and
-/// `recipients`, each a list of domains; a list that is left out allows every domain.
+/// Whether a plugin may send e-mail, from whom and to whom. As text for people: `true`, `false`, or
+/// a table with `senders` and `recipients`, each a list of domains; a list that is left out allows
+/// every domain.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "MailForm", into = "MailForm")]
 pub struct MailGrant {
     /// Whether it may send at all.
     pub allowed: bool,
-    /// Domains of senders. A message that names no sender has the host's own, which is always allowed. `None`: all.
+    /// Domains of senders. A message that names no sender has the host's own, which is always
+    /// allowed. `None`: all.
     pub senders: Option<Vec<DomainPattern>>,
     /// Domains of recipients, `cc` and `bcc` included. `None`: all.
     pub recipients: Option<Vec<DomainPattern>>,
@@ -23,11 +25,7 @@ impl MailGrant {
     /// May send from and to anybody.
     #[must_use]
     pub const fn unlimited() -> Self {
-        Self {
-            allowed: true,
-            senders: None,
-            recipients: None,
-        }
+        Self { allowed: true, senders: None, recipients: None }
     }
 }
 
@@ -50,15 +48,10 @@ struct MailDomains {
 impl From<MailForm> for MailGrant {
     fn from(form: MailForm) -> Self {
         match form {
-            MailForm::Plain(allowed) => Self {
-                allowed,
-                ..Self::default()
-            },
-            MailForm::Domains(MailDomains { senders, recipients }) => Self {
-                allowed: true,
-                senders,
-                recipients,
-            },
+            MailForm::Plain(allowed) => Self { allowed, ..Self::default() },
+            MailForm::Domains(MailDomains { senders, recipients }) => {
+                Self { allowed: true, senders, recipients }
+            }
         }
     }
 }
@@ -66,11 +59,9 @@ impl From<MailForm> for MailGrant {
 impl From<MailGrant> for MailForm {
     fn from(grant: MailGrant) -> Self {
         match grant {
-            MailGrant {
-                allowed: true,
-                senders,
-                recipients,
-            } if senders.is_some() || recipients.is_some() => {
+            MailGrant { allowed: true, senders, recipients }
+                if senders.is_some() || recipients.is_some() =>
+            {
                 Self::Domains(MailDomains { senders, recipients })
             }
             MailGrant { allowed, .. } => Self::Plain(allowed),
@@ -92,7 +83,8 @@ impl DomainPattern {
     /// Whether it covers a domain, in any case of letters, in ASCII or not.
     #[must_use]
     pub fn matches(&self, domain: &str) -> bool {
-        let (Ok(name), Ok(url::Host::Domain(domain))) = (&self.read, url::Host::parse(domain)) else {
+        let (Ok(name), Ok(url::Host::Domain(domain))) = (&self.read, url::Host::parse(domain))
+        else {
             return false;
         };
         // An address has no dot at its end, whatever a name may have.
@@ -186,18 +178,13 @@ mod tests {
     #[test]
     fn a_wider_pattern_covers_a_narrower_one() {
         let pattern = |text: &str| DomainPattern::from(text.to_owned());
-        for (wide, narrow) in [
-            ("a.test", "a.test"),
-            ("*.a.test", "b.a.test"),
-            ("*.a.test", "*.b.a.test"),
-        ] {
+        for (wide, narrow) in
+            [("a.test", "a.test"), ("*.a.test", "b.a.test"), ("*.a.test", "*.b.a.test")]
+        {
             assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
         }
-        for (one, other) in [
-            ("a.test", "*.a.test"),
-            ("*.a.test", "a.test"),
-            ("b.test", "ab.test"),
-        ] {
+        for (one, other) in [("a.test", "*.a.test"), ("*.a.test", "a.test"), ("b.test", "ab.test")]
+        {
             assert!(!pattern(one).covers(&pattern(other)), "{one} {other}");
         }
     }

@@ -9,22 +9,12 @@ const LABEL: usize = 63;
 
 /// Top-level domains that nobody can register: a wildcard below one is a private matter
 /// (RFC 6761, RFC 6762, and `internal`, which ICANN has reserved).
-const PRIVATE: [&str; 9] = [
-    "localhost",
-    "local",
-    "internal",
-    "test",
-    "example",
-    "invalid",
-    "lan",
-    "home",
-    "corp",
-];
+const PRIVATE: [&str; 9] =
+    ["localhost", "local", "internal", "test", "example", "invalid", "lan", "home", "corp"];
 
 /// Labels under which registries of countries sell names, such as `co.uk` and `com.au`.
-const REGISTRIES: [&str; 12] = [
-    "ac", "co", "com", "edu", "go", "gob", "gov", "mil", "ne", "net", "or", "org",
-];
+const REGISTRIES: [&str; 12] =
+    ["ac", "co", "com", "edu", "go", "gob", "gov", "mil", "ne", "net", "or", "org"];
 
 /// What a pattern names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +68,7 @@ impl Name {
 
 /// Whether a name is one below a domain.
 fn is_below(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain)
-        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+    name.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 /// What is wrong with text that is about to be a name or a pattern, before it is taken apart.
@@ -145,24 +134,21 @@ fn host(text: &str) -> Result<String, String> {
     // As the client reads an address: names in lower case and in ASCII, numbers as IPv4 addresses.
     let read = match url::Host::parse(text) {
         Ok(url::Host::Domain(name)) => name,
-        Ok(url::Host::Ipv4(v4)) => return Err(format!("it is read as the address {v4}: write {v4}")),
+        Ok(url::Host::Ipv4(v4)) => {
+            return Err(format!("it is read as the address {v4}: write {v4}"));
+        }
         Ok(url::Host::Ipv6(_)) | Err(_) => return Err("no host has such a name".to_owned()),
     };
     if read != text {
         return Err(format!("it is read as {read}: write {read:?}"));
     }
-    let is_label = |label: &str| {
-        label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-    };
+    let is_label =
+        |label: &str| label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if !text.split('.').all(is_label) {
         return Err("a name has letters, digits, '-' and '_' between its dots".to_owned());
     }
     if text.len() > NAME || text.split('.').any(|label| label.len() > LABEL) {
-        return Err(format!(
-            "a name has at most {NAME} bytes, and {LABEL} between its dots"
-        ));
+        return Err(format!("a name has at most {NAME} bytes, and {LABEL} between its dots"));
     }
     Ok(read)
 }

@@ -83,21 +83,14 @@ mod tests {
                 2 => IpAddr::from((u128::from(random.u32(..)) | 0xffff_0000_0000).to_be_bytes()),
                 _ => IpAddr::from(u128::from(random.u32(..)).to_be_bytes()),
             };
-            let length = if address.is_ipv4() {
-                random.u8(0..=32)
-            } else {
-                random.u8(0..=128)
-            };
+            let length = if address.is_ipv4() { random.u8(0..=32) } else { random.u8(0..=128) };
             let text = format!("{address}/{length}");
             let Ok(network) = parse_network(&text) else {
                 continue;
             };
             assert_eq!(network.to_string(), text);
             let ends = [network.network(), network.broadcast()];
-            assert!(
-                ends.iter().any(|end| network.contains(&canonical(*end))),
-                "{text}"
-            );
+            assert!(ends.iter().any(|end| network.contains(&canonical(*end))), "{text}");
         }
     }
 }

@@ -16,10 +16,7 @@ pub struct Excess {
 
 impl Excess {
     fn of(field: &'static str, what: impl fmt::Display) -> Self {
-        Self {
-            field,
-            what: what.to_string(),
-        }
+        Self { field, what: what.to_string() }
     }
 }
 
@@ -34,12 +31,7 @@ impl Grants {
     /// # Errors
     /// The first grant that goes beyond.
     pub fn within(&self, bound: &Self) -> Result<(), Excess> {
-        let Self {
-            http,
-            mail,
-            secrets,
-            keyvalue,
-        } = self;
+        let Self { http, mail, secrets, keyvalue } = self;
         http_within(http, &bound.http)?;
         mail_within(mail, &bound.mail)?;
         if let Some(secret) = secrets.iter().find(|secret| !bound.secrets.contains(secret)) {
@@ -50,10 +42,7 @@ impl Grants {
 }
 
 fn http_within(grant: &HttpGrant, bound: &HttpGrant) -> Result<(), Excess> {
-    let HttpGrant {
-        hosts,
-        private_networks,
-    } = grant;
+    let HttpGrant { hosts, private_networks } = grant;
     for rule in hosts {
         rule_within(rule, &bound.hosts)?;
     }
@@ -75,7 +64,8 @@ fn rule_within(rule: &HostRule, bounds: &[HostRule]) -> Result<(), Excess> {
             None if covering().any(|bound| bound.methods.is_none()) => {}
             None => return Err(Excess::of("grants.http.hosts", &part)),
             Some(methods) => {
-                let is_outside = |method: &&String| !covering().any(|bound| bound.allows_method(method));
+                let is_outside =
+                    |method: &&String| !covering().any(|bound| bound.allows_method(method));
                 if let Some(method) = methods.iter().find(is_outside) {
                     let what = format_args!("{method} {part}");
                     return Err(Excess::of("grants.http.hosts", what));
@@ -87,22 +77,14 @@ fn rule_within(rule: &HostRule, bounds: &[HostRule]) -> Result<(), Excess> {
 }
 
 fn mail_within(grant: &MailGrant, bound: &MailGrant) -> Result<(), Excess> {
-    let MailGrant {
-        allowed,
-        senders,
-        recipients,
-    } = grant;
+    let MailGrant { allowed, senders, recipients } = grant;
     if !*allowed {
         return Ok(());
     }
     if !bound.allowed {
         return Err(Excess::of("grants.mail", "mail at all"));
     }
-    domains_within(
-        "grants.mail.senders",
-        senders.as_deref(),
-        bound.senders.as_deref(),
-    )?;
+    domains_within("grants.mail.senders", senders.as_deref(), bound.senders.as_deref())?;
     let outer = bound.recipients.as_deref();
     domains_within("grants.mail.recipients", recipients.as_deref(), outer)
 }
@@ -185,10 +167,7 @@ mod tests {
             (json!(["a.test"]), json!(["a.test:443"])),
             (json!(["a.test:*"]), json!(["a.test", "a.test:8080"])),
             (json!(["a.test:8080"]), json!(["a.test"])),
-            (
-                json!(["a.test"]),
-                json!([{"host": "a.test", "methods": ["GET", "POST"]}]),
-            ),
+            (json!(["a.test"]), json!([{"host": "a.test", "methods": ["GET", "POST"]}])),
             (
                 json!([{"host": "a.test", "methods": ["GET", "PUT"]}]),
                 json!([{"host": "a.test", "methods": ["GET"]}, {"host": "b.test", "methods": ["PUT"]}]),
@@ -218,42 +197,21 @@ mod tests {
             assert_eq!(grants(value.clone()).within(&bound), Ok(()), "{value}");
         }
         for (value, field) in [
-            (
-                json!({"http": {"private_networks": ["0.0.0.0/0"]}}),
-                "grants.http.private_networks",
-            ),
-            (
-                json!({"http": {"private_networks": ["::/0"]}}),
-                "grants.http.private_networks",
-            ),
+            (json!({"http": {"private_networks": ["0.0.0.0/0"]}}), "grants.http.private_networks"),
+            (json!({"http": {"private_networks": ["::/0"]}}), "grants.http.private_networks"),
             (json!({"mail": true}), "grants.mail.recipients"),
-            (
-                json!({"mail": {"recipients": ["example.org"]}}),
-                "grants.mail.recipients",
-            ),
-            (
-                json!({"mail": {"recipients": ["*.example.com"]}}),
-                "grants.mail.recipients",
-            ),
-            (
-                json!({"keyvalue": {"bytes": 101, "keys": 10}}),
-                "grants.keyvalue.bytes",
-            ),
-            (
-                json!({"keyvalue": {"bytes": 1, "keys": 11}}),
-                "grants.keyvalue.keys",
-            ),
+            (json!({"mail": {"recipients": ["example.org"]}}), "grants.mail.recipients"),
+            (json!({"mail": {"recipients": ["*.example.com"]}}), "grants.mail.recipients"),
+            (json!({"keyvalue": {"bytes": 101, "keys": 10}}), "grants.keyvalue.bytes"),
+            (json!({"keyvalue": {"bytes": 1, "keys": 11}}), "grants.keyvalue.keys"),
             (json!({"secrets": ["key", "Key"]}), "grants.secrets"),
         ] {
             let excess = grants(value.clone()).within(&bound).unwrap_err();
             assert_eq!(excess.field, field, "{value}");
         }
         let nothing = Grants::default();
-        for value in [
-            json!({"mail": true}),
-            json!({"keyvalue": true}),
-            json!({"secrets": ["key"]}),
-        ] {
+        for value in [json!({"mail": true}), json!({"keyvalue": true}), json!({"secrets": ["key"]})]
+        {
             assert!(grants(value.clone()).within(&nothing).is_err(), "{value}");
         }
     }

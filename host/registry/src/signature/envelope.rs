@@ -1,8 +1,8 @@
-//! How a statement travels with its signatures: DSSE, the Dead Simple Signing Envelope, version 1.0.2
-//! (<https://github.com/secure-systems-lab/dsse>), as JSON.
+//! How a statement travels with its signatures: DSSE, the Dead Simple Signing Envelope, version
+//! 1.0.2 (<https://github.com/secure-systems-lab/dsse>), as JSON.
 //!
-//! What is signed is not JSON text that has to be brought into a canonical form, but the payload's bytes
-//! and their type. So two readers of one envelope cannot disagree on what was signed.
+//! What is signed is not JSON text that has to be brought into a canonical form, but the payload's
+//! bytes and their type. So two readers of one envelope cannot disagree on what was signed.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
@@ -50,9 +50,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Whether this key made one of the signatures.
     pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
-        self.signatures
-            .iter()
-            .any(|signature| key.made(signature, &self.signed))
+        self.signatures.iter().any(|signature| key.made(signature, &self.signed))
     }
 }
 
@@ -109,11 +107,8 @@ pub(super) fn open(text: &[u8]) -> Result<Opened, SignatureError> {
         let reason = format!("an envelope has 1 to {MAX_SIGNATURES} signatures");
         return Err(SignatureError::Form(reason));
     }
-    let decode = |text: &str| {
-        BASE64_STANDARD
-            .decode(text)
-            .map_err(|_| form("it has what is no base64"))
-    };
+    let decode =
+        |text: &str| BASE64_STANDARD.decode(text).map_err(|_| form("it has what is no base64"));
     let payload = decode(&envelope.payload)?;
     let statement = serde_json::from_slice(&payload)
         .map_err(|error| SignatureError::Form(format!("its statement cannot be read: {error}")))?;
@@ -121,9 +116,7 @@ pub(super) fn open(text: &[u8]) -> Result<Opened, SignatureError> {
     Ok(Opened {
         statement,
         signed: pre_authentication(&envelope.payload_type, &payload),
-        signatures: signatures
-            .map(|signature| decode(&signature.sig))
-            .collect::<Result<_, _>>()?,
+        signatures: signatures.map(|signature| decode(&signature.sig)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -175,15 +168,14 @@ mod tests {
 
         let envelope: Value = serde_json::from_slice(&text).unwrap();
         let mut changed = envelope.clone();
-        let payload = BASE64_STANDARD
-            .decode(envelope["payload"].as_str().unwrap())
-            .unwrap();
+        let payload = BASE64_STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
         let payload = String::from_utf8(payload).unwrap().replace("1.0.0", "1.0.1");
         changed["payload"] = json!(BASE64_STANDARD.encode(payload));
         let opened = open(changed.to_string().as_bytes()).unwrap();
         assert!(!opened.is_signed_by(&key));
 
-        // What others add, as the standard allows, changes nothing; a second signature may come along.
+        // What others add, as the standard allows, changes nothing; a second signature may come
+        // along.
         let mut more = envelope.clone();
         more["note"] = json!("x");
         more["signatures"][0]["keyid"] = json!("another");
@@ -222,10 +214,7 @@ mod tests {
             (twice, "duplicate field"),
             (payload(""), "statement"),
             (payload(&own.replacen('{', r#"{"more":1,"#, 1)), "unknown field"),
-            (
-                payload(&own.replacen('{', r#"{"name":"evil","#, 1)),
-                "duplicate field",
-            ),
+            (payload(&own.replacen('{', r#"{"name":"evil","#, 1)), "duplicate field"),
             (payload(&format!("{own}{own}")), "trailing"),
             (format!("{envelope}{envelope}"), "trailing"),
         ] {

@@ -33,11 +33,7 @@ impl KeyPair {
     /// # Errors
     /// When a file cannot be written, or one with the private key's name exists.
     pub fn save(&self, file: &Path) -> std::io::Result<()> {
-        let mut private = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(file)?;
+        let mut private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
         private.write_all(self.private_pem.as_bytes())?;
         let mut public = file.as_os_str().to_owned();
         public.push(".pub");
@@ -61,10 +57,7 @@ pub fn keygen() -> Result<KeyPair, KeyError> {
     }
     private_pem.push_str(PEM_END);
     private_pem.push('\n');
-    Ok(KeyPair {
-        private_pem,
-        public: BASE64_STANDARD.encode(pair.public_key().as_ref()),
-    })
+    Ok(KeyPair { private_pem, public: BASE64_STANDARD.encode(pair.public_key().as_ref()) })
 }
 
 /// A private key in PEM text, of [`keygen`] or of `openssl genpkey -algorithm ed25519`.
@@ -87,8 +80,8 @@ impl PrivateKey {
         self.0.sign(bytes).as_ref().to_vec()
     }
 
-    /// Names the key that made a signature, for people and for look-ups: SHA-256 of the public key, in
-    /// hexadecimal. It proves nothing.
+    /// Names the key that made a signature, for people and for look-ups: SHA-256 of the public key,
+    /// in hexadecimal. It proves nothing.
     pub(super) fn id(&self) -> String {
         hex::encode(Sha256::digest(self.0.public_key().as_ref()))
     }
@@ -109,9 +102,7 @@ impl PublicKey {
 
     /// Whether this key's private half made a signature.
     pub(super) fn made(&self, signature: &[u8], bytes: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.0)
-            .verify(bytes, signature)
-            .is_ok()
+        UnparsedPublicKey::new(&ED25519, &self.0).verify(bytes, signature).is_ok()
     }
 }
 

@@ -39,8 +39,9 @@ struct KeyEntry {
 }
 
 impl TrustedKeys {
-    /// Reads a file of trusted keys: tables `[[key]]` with `name`, `public_key` (base64), and for whom it
-    /// is trusted: `tenants`, a list, and `shared = true` for plugins that all tenants share.
+    /// Reads a file of trusted keys: tables `[[key]]` with `name`, `public_key` (base64), and for
+    /// whom it is trusted: `tenants`, a list, and `shared = true` for plugins that all tenants
+    /// share.
     ///
     /// # Errors
     /// When it is no such file; which key is wrong, and why.
@@ -86,8 +87,8 @@ impl TrustedKey {
 pub struct SignaturePolicy {
     /// Refuses what is not signed by a trusted key, whenever it is pushed, is to run, or is loaded.
     ///
-    /// A signature that is there counts also where none is required: what it says holds, and if this
-    /// host trusts any keys, one of them must have made it.
+    /// A signature that is there counts also where none is required: what it says holds, and if
+    /// this host trusts any keys, one of them must have made it.
     pub required: bool,
     /// The keys.
     pub trusted: TrustedKeys,
@@ -104,8 +105,8 @@ pub struct Vouched {
 }
 
 impl SignaturePolicy {
-    /// Checks a version of a plugin: who signed it, and that it is what was signed. `None`: nobody signed
-    /// it, and nobody has to.
+    /// Checks a version of a plugin: who signed it, and that it is what was signed. `None`: nobody
+    /// signed it, and nobody has to.
     ///
     /// # Errors
     /// When this host does not take it.
@@ -152,11 +153,8 @@ impl SignaturePolicy {
         let opened = envelope::open(signature)?;
         let signed = |key: &&TrustedKey| opened.is_signed_by(&key.public_key);
         let signers: Vec<_> = self.trusted.0.iter().filter(signed).collect();
-        let keys: Vec<_> = signers
-            .iter()
-            .filter(|key| key.is_for(owner))
-            .map(|key| key.name.clone())
-            .collect();
+        let keys: Vec<_> =
+            signers.iter().filter(|key| key.is_for(owner)).map(|key| key.name.clone()).collect();
         let nobody_is_known = !self.required && self.trusted.is_empty();
         match signers.first() {
             None if nobody_is_known => {}
@@ -173,10 +171,7 @@ impl SignaturePolicy {
             }
             Some(_) => {}
         }
-        Ok(Some(Vouched {
-            statement: opened.statement,
-            keys,
-        }))
+        Ok(Some(Vouched { statement: opened.statement, keys }))
     }
 }
 
@@ -192,10 +187,7 @@ mod tests {
     fn policy(pair: &KeyPair, whose: &str) -> SignaturePolicy {
         let public = &pair.public;
         let text = format!("[[key]]\nname = \"ci\"\npublic_key = \"{public}\"\n{whose}\n");
-        SignaturePolicy {
-            required: true,
-            trusted: TrustedKeys::parse(&text).unwrap(),
-        }
+        SignaturePolicy { required: true, trusted: TrustedKeys::parse(&text).unwrap() }
     }
 
     fn name() -> TaskType {
@@ -223,10 +215,7 @@ mod tests {
         check(Some(&acme), &signed(&pair, Some(&acme))).unwrap();
         for owner in [Some(&other), None] {
             let error = check(owner, &signed(&pair, owner)).unwrap_err().to_string();
-            assert!(
-                error.contains("the key \"ci\", which is not trusted for"),
-                "{error}"
-            );
+            assert!(error.contains("the key \"ci\", which is not trusted for"), "{error}");
         }
         // A trusted key's word for one owner is none for another.
         let error = check(Some(&acme), &signed(&pair, Some(&other))).unwrap_err();
@@ -237,8 +226,9 @@ mod tests {
     fn unsigned_changed_and_foreign_components_are_refused_each_in_its_own_words() {
         let (pair, stranger) = (keygen().unwrap(), keygen().unwrap());
         let policy = policy(&pair, "shared = true");
-        let check =
-            |digest: &Digest, signature: Option<&[u8]>| policy.check_source(&name(), None, digest, signature);
+        let check = |digest: &Digest, signature: Option<&[u8]>| {
+            policy.check_source(&name(), None, digest, signature)
+        };
         assert_eq!(check(&DIGEST, None), Err(SignatureError::Unsigned(name())));
         let own = signed(&pair, None);
         check(&DIGEST, Some(&own)).unwrap();
@@ -251,10 +241,7 @@ mod tests {
     #[test]
     fn a_signature_that_is_there_counts_where_none_is_required() {
         let (pair, stranger) = (keygen().unwrap(), keygen().unwrap());
-        let keyed = SignaturePolicy {
-            required: false,
-            ..policy(&pair, "shared = true")
-        };
+        let keyed = SignaturePolicy { required: false, ..policy(&pair, "shared = true") };
         let keyless = SignaturePolicy::default();
         let (own, foreign) = (signed(&pair, None), signed(&stranger, None));
         let other = Digest::from_bytes([2; 32]);
@@ -277,14 +264,8 @@ mod tests {
     #[test]
     fn a_file_of_keys_says_which_of_them_is_wrong() {
         for (text, reason) in [
-            (
-                "[[key]]\nname = \"a\"\npublic_key = \"AAAA\"\nshared = true",
-                "\"a\"",
-            ),
-            (
-                "[[key]]\nname = \"b\"\npublic_key = \"AAAA\"",
-                "trusted for nobody",
-            ),
+            ("[[key]]\nname = \"a\"\npublic_key = \"AAAA\"\nshared = true", "\"a\""),
+            ("[[key]]\nname = \"b\"\npublic_key = \"AAAA\"", "trusted for nobody"),
             ("[[keys]]\nname = \"c\"", "unknown field"),
         ] {
             let error = TrustedKeys::parse(text).unwrap_err();

@@ -1,14 +1,16 @@
 //! What is signed.
 
 use serde::{Deserialize, Serialize};
-use taskforge_domain::{Digest, Excess, Grants, PluginInfo, PluginSettings, Shape, TaskType, TenantId};
+use taskforge_domain::{
+    Digest, Excess, Grants, PluginInfo, PluginSettings, Shape, TaskType, TenantId,
+};
 
 use super::SignatureError;
 
 /// What a version is, whose it is, and what it may reach at most. Its limits are the operator's.
 ///
-/// Every field must be there, and no other: a field that this release does not know might say something
-/// that it would not keep to.
+/// Every field must be there, and no other: a field that this release does not know might say
+/// something that it would not keep to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
@@ -84,10 +86,9 @@ impl Statement {
     pub fn check_settings(&self, settings: &PluginSettings) -> Result<(), SignatureError> {
         settings.grants.within(&self.grants)?;
         match settings.config.keys().find(|name| !self.config.contains(name)) {
-            Some(name) => Err(SignatureError::Beyond(Excess {
-                field: "config",
-                what: format!("{name:?}"),
-            })),
+            Some(name) => {
+                Err(SignatureError::Beyond(Excess { field: "config", what: format!("{name:?}") }))
+            }
             None => Ok(()),
         }
     }
@@ -153,13 +154,7 @@ mod tests {
         let signed: Statement = serde_json::from_value(statement()).unwrap();
         let (own, acme) = (info(&signed), TenantId::new("acme").unwrap());
         signed.check(&own.name, None, &own).unwrap();
-        assert_eq!(
-            Statement {
-                config: vec!["url".into()],
-                ..Statement::of(&own, None)
-            },
-            signed
-        );
+        assert_eq!(Statement { config: vec!["url".into()], ..Statement::of(&own, None) }, signed);
         let refused = |owner, plugin: &TaskType, change: &dyn Fn(&mut PluginInfo)| {
             let mut other = own.clone();
             change(&mut other);
@@ -173,16 +168,17 @@ mod tests {
         );
         assert!(refused(None, &work, &|info| info.version = "1.0.0+x".into()).contains("version"));
         assert!(refused(None, &other, &|_| {}).contains("the plugin work, and this is other"));
-        assert!(refused(None, &work, &|info| info.name = other.clone()).contains("the plugin work"));
-        assert!(refused(Some(&acme), &work, &|_| {}).contains("all tenants, and this is tenant acme"));
+        assert!(
+            refused(None, &work, &|info| info.name = other.clone()).contains("the plugin work")
+        );
+        assert!(
+            refused(Some(&acme), &work, &|_| {}).contains("all tenants, and this is tenant acme")
+        );
         assert!(refused(None, &work, &|info| info.shape = Shape::Http).contains("shape command"));
         let bytes = refused(None, &work, &|info| info.digest = Digest::from_bytes([1; 32]));
         assert!(bytes.contains("the component abab"), "{bytes}");
         let secret = refused(None, &work, &|info| info.grants.secrets = vec!["Key".into()]);
-        assert_eq!(
-            secret,
-            "grants.secrets: \"Key\" is more than the signature allows"
-        );
+        assert_eq!(secret, "grants.secrets: \"Key\" is more than the signature allows");
         let config = refused(None, &work, &|info| {
             info.config.insert("u\u{0440}l".into(), String::new());
         });
@@ -200,12 +196,7 @@ mod tests {
         }
         let mut more = statement();
         more["expires"] = json!("2030-01-01");
-        assert!(
-            read(&more)
-                .unwrap_err()
-                .to_string()
-                .contains("unknown field `expires`")
-        );
+        assert!(read(&more).unwrap_err().to_string().contains("unknown field `expires`"));
         for (pointer, value) in [
             ("/grants", json!({"files": true})),
             ("/grants/http", json!({"hosts": [], "ports": []})),
@@ -219,12 +210,8 @@ mod tests {
         }
         for twice in [
             statement().to_string().replacen('{', r#"{"version":"0.9.0","#, 1),
-            statement()
-                .to_string()
-                .replacen('{', r#"{"ver\u0073ion":"0.9.0","#, 1),
-            statement()
-                .to_string()
-                .replace(r#""grants":{"#, r#""grants":{"secrets":["all"],"#),
+            statement().to_string().replacen('{', r#"{"ver\u0073ion":"0.9.0","#, 1),
+            statement().to_string().replace(r#""grants":{"#, r#""grants":{"secrets":["all"],"#),
         ] {
             let refused = serde_json::from_str::<Statement>(&twice).unwrap_err();
             assert!(refused.to_string().contains("duplicate field"), "{refused}");

@@ -6,8 +6,8 @@ use serde_json::json;
 use taskforge_broker::LocalBroker;
 use taskforge_domain::{Json, Manifest, PluginSettings, TaskId, TaskType};
 use taskforge_registry::{
-    Follower, Keyring, Live, Loader, LoaderParts, Parts, Push, Pushed, Registry, RegistryResult, SameVersion,
-    SignaturePolicy, StoredComponents,
+    Follower, Keyring, Live, Loader, LoaderParts, Parts, Push, Pushed, Registry, RegistryResult,
+    SameVersion, SignaturePolicy, StoredComponents,
 };
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
 use taskforge_store::{PluginStore, SqliteStore};
@@ -53,10 +53,9 @@ impl Bed {
 
     pub(crate) async fn with(signatures: SignaturePolicy) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("taskforge.db"))
-            .await
-            .unwrap();
-        let mailer = OutboxMailer::new(folder.path().join("outbox"), "Test <test@localhost>").unwrap();
+        let store = SqliteStore::open(&folder.path().join("taskforge.db")).await.unwrap();
+        let mailer =
+            OutboxMailer::new(folder.path().join("outbox"), "Test <test@localhost>").unwrap();
         let runtime = Runtime::new(RuntimeConfig {
             cache_dir: Some(std::env::temp_dir().join("taskforge-test-cache")),
             max_instances: 4,
@@ -112,8 +111,7 @@ impl Bed {
 
     /// A process that serves what the registry says.
     pub(crate) async fn follow(&self) -> Process {
-        self.follow_with(self.parts.keyring.clone(), self.parts.signatures.clone())
-            .await
+        self.follow_with(self.parts.keyring.clone(), self.parts.signatures.clone()).await
     }
 
     pub(crate) async fn follow_with(

@@ -46,10 +46,7 @@ async fn an_operator_deletes_what_nothing_refers_to_and_sees_it_before() {
     let other = push("work", "1.0.2", PluginSettings::default());
     let component = rebuilt(guests::bytes("command"), 9);
     let refused = bed.registry.push(component, other.clone()).await.unwrap_err();
-    assert!(
-        refused.to_string().contains("was there before, with other bytes"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("was there before, with other bytes"), "{refused}");
     let component = rebuilt(guests::bytes("command"), 2);
     assert!(bed.registry.push(component, other).await.unwrap().is_new);
 }
@@ -60,17 +57,11 @@ async fn the_leader_keeps_the_registry_to_its_retention() {
     for n in 0..4 {
         bed.push("work", &format!("1.0.{n}")).await;
     }
-    let retention = Retention {
-        keep: 2,
-        keep_for: Duration::from_secs(3600),
-    };
+    let retention = Retention { keep: 2, keep_for: Duration::from_secs(3600) };
     let collector = Collector::new(bed.store.clone(), retention);
     let store = &bed.sqlite;
     let now = Timestamp::now();
-    let term = store
-        .lead(WorkerId::generate(), now, Duration::from_secs(60))
-        .await
-        .unwrap();
+    let term = store.lead(WorkerId::generate(), now, Duration::from_secs(60)).await.unwrap();
     let term = term.unwrap();
     assert_eq!(collector.collect(term, now).await.unwrap(), (0, 0));
     let later = now + Duration::from_secs(3601);
@@ -84,10 +75,7 @@ async fn the_leader_keeps_the_registry_to_its_retention() {
 async fn a_quota_says_what_is_used_up() {
     let bed = Bed::new().await;
     let size = guests::bytes("command").len() as u64;
-    let few = bed.registry.clone().with_quota(Quota {
-        versions: 2,
-        bytes: size * 2,
-    });
+    let few = bed.registry.clone().with_quota(Quota { versions: 2, bytes: size * 2 });
     let add = async |plugin: &str, version: &str, build: u8| {
         let push = push(plugin, version, PluginSettings::default());
         few.push(rebuilt(guests::bytes("command"), build), push).await
@@ -96,16 +84,12 @@ async fn a_quota_says_what_is_used_up() {
     add("work", "1.0.1", 1).await.unwrap();
     let refused = add("work", "1.0.2", 1).await.unwrap_err().to_string();
     assert!(
-        refused.starts_with("versions of work would be more than the quota allows: 2 of 2 are in use"),
+        refused
+            .starts_with("versions of work would be more than the quota allows: 2 of 2 are in use"),
         "{refused}"
     );
     let refused = add("other", "1.0.0", 2).await.unwrap_err().to_string();
-    let used = format!(
-        "{} of {} are in use, and this one has {}",
-        size + 5,
-        size * 2,
-        size + 5
-    );
+    let used = format!("{} of {} are in use, and this one has {}", size + 5, size * 2, size + 5);
     assert!(refused.contains(&used), "{refused}");
     few.prune(&name("work"), 1, false, BY).await.unwrap();
     add("work", "1.0.2", 1).await.unwrap();

@@ -48,17 +48,11 @@ async fn a_folder_is_registered_and_one_bad_file_does_not_stop_the_others() {
     let mut folder = Folder::new(bed.registry.clone(), path);
     let results = results(folder.sync().await.unwrap());
     // The small ones first.
-    assert!(
-        results[0].as_ref().unwrap_err().contains("WebAssembly"),
-        "{results:?}"
-    );
+    assert!(results[0].as_ref().unwrap_err().contains("WebAssembly"), "{results:?}");
     assert_eq!(results[1], Ok("work 1.0.0".to_owned()));
     assert!(results[2].as_ref().unwrap_err().contains("feul"), "{results:?}");
     assert!(
-        results[3]
-            .as_ref()
-            .unwrap_err()
-            .contains("another file already handles work"),
+        results[3].as_ref().unwrap_err().contains("another file already handles work"),
         "{results:?}"
     );
     assert_eq!(running(&bed).await.as_deref(), Some("1.0.0"));
@@ -82,17 +76,9 @@ async fn a_process_that_starts_does_not_undo_what_an_operator_did() {
     assert_eq!(running(&bed).await.as_deref(), Some("1.1.0"));
     fs::write(&toml, MANIFEST).unwrap();
     sync(false).await;
-    assert_eq!(
-        running(&bed).await.as_deref(),
-        Some("1.1.0"),
-        "an old process brings nothing back"
-    );
+    assert_eq!(running(&bed).await.as_deref(), Some("1.1.0"), "an old process brings nothing back");
     sync(true).await;
-    assert_eq!(
-        running(&bed).await.as_deref(),
-        Some("1.0.0"),
-        "a watched folder is what runs"
-    );
+    assert_eq!(running(&bed).await.as_deref(), Some("1.0.0"), "a watched folder is what runs");
 
     bed.push("work", "2.0.0").await;
     bed.activate("work", "2.0.0").await;
@@ -100,10 +86,7 @@ async fn a_process_that_starts_does_not_undo_what_an_operator_did() {
         config: [("color".to_owned(), "blue".to_owned())].into(),
         ..PluginSettings::default()
     };
-    let by_hand = bed
-        .registry
-        .set_settings(&name("work"), "1.0.0", settings, BY)
-        .await;
+    let by_hand = bed.registry.set_settings(&name("work"), "1.0.0", settings, BY).await;
     by_hand.unwrap();
     fs::write(&toml, format!("{MANIFEST}\n[config]\ncolor = \"red\"\n")).unwrap();
     for watched in [false, true] {
@@ -130,23 +113,14 @@ async fn a_watched_folder_is_followed() {
         put(&path, "work.wasm", &component[..part]);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    wait_until("it runs", async || {
-        running(&bed).await.as_deref() == Some("1.0.0")
-    })
-    .await;
+    wait_until("it runs", async || running(&bed).await.as_deref() == Some("1.0.0")).await;
     put(&path, "work.wasm", &rebuilt(component.clone(), 1));
     wait_until("the new build runs", async || {
-        running(&bed)
-            .await
-            .is_some_and(|version| version.starts_with("1.0.0+sha."))
+        running(&bed).await.is_some_and(|version| version.starts_with("1.0.0+sha."))
     })
     .await;
     let number = running(&bed).await.unwrap();
-    put(
-        &path,
-        "work.toml",
-        format!("{MANIFEST}\n[limits]\nfuel = 4711\n").as_bytes(),
-    );
+    put(&path, "work.toml", format!("{MANIFEST}\n[limits]\nfuel = 4711\n").as_bytes());
     wait_until("its settings are set", async || {
         let version = bed.registry.version(&name("work"), &number).await.unwrap();
         version.info.limits.fuel == 4_711
@@ -176,10 +150,7 @@ async fn a_new_build_without_settings_beside_it_keeps_those_of_the_one_that_runs
     assert_eq!(sync().await, [Ok("work 1.0.0".to_owned())]);
     let mut settings = PluginSettings::default();
     settings.grants.secrets.push("key".into());
-    bed.registry
-        .set_settings(&name("work"), "1.0.0", settings.clone(), BY)
-        .await
-        .unwrap();
+    bed.registry.set_settings(&name("work"), "1.0.0", settings.clone(), BY).await.unwrap();
     put(&path, "work.wasm", &rebuilt(guests::bytes("command"), 1));
     sync().await;
     let number = running(&bed).await.unwrap();
@@ -216,8 +187,6 @@ async fn a_build_that_lacked_a_grant_runs_once_it_has_it() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(runs().await.as_ref(), Some(&first), "it would lose its grant");
     put(&path, "scraper.toml", granted.as_bytes());
-    wait_until("the new build runs", async || {
-        runs().await.is_some_and(|version| version != first)
-    })
-    .await;
+    wait_until("the new build runs", async || runs().await.is_some_and(|version| version != first))
+        .await;
 }

@@ -23,10 +23,7 @@ async fn what_is_activated_is_served_soon_and_everything_else_stays_as_it_is() {
     bed.push("work", "2.0.0").await;
     bed.activate("work", "2.0.0").await;
     process.serves("work", "2.0.0").await;
-    assert!(
-        Arc::ptr_eq(&other, &plugin("other")),
-        "what has not changed is not loaded again"
-    );
+    assert!(Arc::ptr_eq(&other, &plugin("other")), "what has not changed is not loaded again");
     assert_eq!(work.info().version, "1.0.0", "attempts keep what they began with");
 
     bed.registry.rollback(&name("work"), BY).await.unwrap();
@@ -53,7 +50,8 @@ async fn tasks_from_before_are_to_be_checked_again() {
 }
 
 #[tokio::test]
-async fn settings_and_secrets_reach_a_process_and_what_it_cannot_open_leaves_the_old_version_serving() {
+async fn settings_and_secrets_reach_a_process_and_what_it_cannot_open_leaves_the_old_version_serving()
+ {
     let bed = Bed::new().await;
     let work = name("work");
     let mut settings = PluginSettings::default();
@@ -62,36 +60,19 @@ async fn settings_and_secrets_reach_a_process_and_what_it_cannot_open_leaves_the
     bed.push_with("work", "2.0.0", settings.clone()).await.unwrap();
     bed.activate("work", "1.0.0").await;
     let process = bed.follow().await;
-    let stranger = bed
-        .follow_with(Some(keyring(9)), Arc::new(SignaturePolicy::default()))
-        .await;
-    bed.registry
-        .set_secret(&work, "key", "swordfish", BY)
-        .await
-        .unwrap();
+    let stranger = bed.follow_with(Some(keyring(9)), Arc::new(SignaturePolicy::default())).await;
+    bed.registry.set_secret(&work, "key", "swordfish", BY).await.unwrap();
     bed.activate("work", "2.0.0").await;
     process.serves("work", "2.0.0").await;
     assert_eq!(stranger.version("work").as_deref(), Some("1.0.0"));
     let plugin = || process.live.get(&work, TaskId::generate()).unwrap().plugin;
     let before = plugin();
-    bed.registry
-        .set_secret(&work, "key", "another", BY)
-        .await
-        .unwrap();
-    wait_until("the plugin has its new secret", async || {
-        !Arc::ptr_eq(&before, &plugin())
-    })
-    .await;
+    bed.registry.set_secret(&work, "key", "another", BY).await.unwrap();
+    wait_until("the plugin has its new secret", async || !Arc::ptr_eq(&before, &plugin())).await;
 
     settings.limits.fuel = 4_711;
-    bed.registry
-        .set_settings(&work, "2.0.0", settings, BY)
-        .await
-        .unwrap();
-    wait_until("it goes by its new limits", async || {
-        plugin().info().limits.fuel == 4_711
-    })
-    .await;
+    bed.registry.set_settings(&work, "2.0.0", settings, BY).await.unwrap();
+    wait_until("it goes by its new limits", async || plugin().info().limits.fuel == 4_711).await;
     assert!(!format!("{:?}", plugin()).contains("another"));
     assert_eq!(stranger.version("work").as_deref(), Some("1.0.0"));
 }
@@ -110,11 +91,7 @@ async fn a_pause_reaches_the_queue_s_policy() {
     bed.registry.retire(&work, BY).await.unwrap();
     bed.registry.resume(&work, BY).await.unwrap();
     wait_until("it is not", async || !policy().is_paused(&work)).await;
-    assert_eq!(
-        process.version("work").as_deref(),
-        Some("1.0.0"),
-        "what was accepted still runs"
-    );
+    assert_eq!(process.version("work").as_deref(), Some("1.0.0"), "what was accepted still runs");
 }
 
 #[tokio::test]

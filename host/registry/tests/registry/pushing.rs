@@ -17,10 +17,7 @@ async fn a_version_never_changes_and_the_same_bytes_again_change_nothing() {
     );
     let again = bed.push("work", "1.0.0").await;
     assert!(!again.is_new);
-    assert_eq!(
-        (again.version.id, bed.record("work").await.len()),
-        (first.version.id, 1)
-    );
+    assert_eq!((again.version.id, bed.record("work").await.len()), (first.version.id, 1));
 
     let component = rebuilt(guests::bytes("command"), 1);
     let other = push("work", "1.0.0", PluginSettings::default());
@@ -86,11 +83,7 @@ async fn what_makes_no_sense_is_told_with_its_field() {
         (no_fuel, "limits.fuel"),
         (none_at_once, "limits.concurrency"),
     ] {
-        let refused = bed
-            .registry
-            .push(guests::bytes("command"), push)
-            .await
-            .unwrap_err();
+        let refused = bed.registry.push(guests::bytes("command"), push).await.unwrap_err();
         assert!(
             matches!(&refused, RegistryError::Invalid { field: found, .. } if found == field),
             "{refused}"
@@ -98,17 +91,11 @@ async fn what_makes_no_sense_is_told_with_its_field() {
     }
     let text = bed
         .registry
-        .push(
-            b"hello".to_vec(),
-            push("work", "1.0.0", PluginSettings::default()),
-        )
+        .push(b"hello".to_vec(), push("work", "1.0.0", PluginSettings::default()))
         .await
         .unwrap_err();
     assert!(matches!(text, RegistryError::Load(_)), "{text}");
-    assert!(
-        bed.registry.plugin(&name("work")).await.is_err(),
-        "nothing was kept"
-    );
+    assert!(bed.registry.plugin(&name("work")).await.is_err(), "nothing was kept");
 }
 
 #[tokio::test]
@@ -118,19 +105,13 @@ async fn a_secret_is_sealed_and_never_told() {
     let early = bed.registry.set_secret(&work, "key", "swordfish", BY).await;
     assert!(matches!(early, Err(RegistryError::UnknownPlugin(_))));
     bed.push("work", "1.0.0").await;
-    bed.registry
-        .set_secret(&work, "key", "swordfish", BY)
-        .await
-        .unwrap();
+    bed.registry.set_secret(&work, "key", "swordfish", BY).await.unwrap();
     let sealed = &bed.store.secrets(&work).await.unwrap()[0].sealed;
     assert!(!sealed.windows(9).any(|window| window == b"swordfish"));
     let listed = bed.registry.secrets(&work).await.unwrap();
     assert!(listed[0].can_open && listed[0].name == "key");
     let record = bed.record("work").await.join("\n");
-    assert!(
-        record.contains("secret_set") && !record.contains("swordfish"),
-        "{record}"
-    );
+    assert!(record.contains("secret_set") && !record.contains("swordfish"), "{record}");
     bed.registry.delete_secret(&work, "key", BY).await.unwrap();
     let gone = bed.registry.delete_secret(&work, "key", BY).await;
     assert!(matches!(gone, Err(RegistryError::UnknownSecret { .. })));
@@ -138,19 +119,14 @@ async fn a_secret_is_sealed_and_never_told() {
 
 fn grants(value: serde_json::Value) -> PluginSettings {
     let grants = serde_json::from_value(value).unwrap();
-    PluginSettings {
-        grants,
-        ..PluginSettings::default()
-    }
+    PluginSettings { grants, ..PluginSettings::default() }
 }
 
 #[tokio::test]
 async fn a_new_version_gets_the_settings_of_the_one_that_runs_unless_it_brings_its_own() {
     let bed = Bed::new().await;
-    let without = |version: &str| Push {
-        settings: None,
-        ..push("work", version, PluginSettings::default())
-    };
+    let without =
+        |version: &str| Push { settings: None, ..push("work", version, PluginSettings::default()) };
     let component = || guests::bytes("command");
     let mut running = grants(json!({"http": {"hosts": ["a.test"]}, "secrets": ["key"]}));
     running.limits.fuel = 4_711;
@@ -174,10 +150,7 @@ async fn a_new_version_gets_the_settings_of_the_one_that_runs_unless_it_brings_i
     assert_eq!(own.version.info.settings(), PluginSettings::default());
 
     // The name of another tenant tells nothing of its settings.
-    let foreign = Push {
-        owner: Some(TenantId::new("acme").unwrap()),
-        ..without("4.0.0")
-    };
+    let foreign = Push { owner: Some(TenantId::new("acme").unwrap()), ..without("4.0.0") };
     let refused = bed.registry.push(component(), foreign).await.unwrap_err();
     assert!(matches!(refused, RegistryError::NameTaken(_)), "{refused}");
 }
@@ -196,9 +169,7 @@ async fn what_describes_itself_gets_the_settings_of_the_one_that_runs_too() {
     };
     let mut settings = grants(json!({"http": {"hosts": ["a.test"]}}));
     settings.limits.memory = 96 << 20;
-    let first = one(guests::bytes("scraper"), Some(settings.clone()))
-        .await
-        .unwrap();
+    let first = one(guests::bytes("scraper"), Some(settings.clone())).await.unwrap();
     let number = first.version.info.version.clone();
     bed.activate("scraper", &number).await;
     let next = one(rebuilt(guests::bytes("scraper"), 1), None).await.unwrap();
@@ -206,24 +177,14 @@ async fn what_describes_itself_gets_the_settings_of_the_one_that_runs_too() {
     assert_eq!(next.settings_from, SettingsFrom::Running(number.clone()));
     bed.activate("scraper", &next.version.info.version).await;
 
-    let bare = one(
-        rebuilt(guests::bytes("scraper"), 2),
-        Some(PluginSettings::default()),
-    );
+    let bare = one(rebuilt(guests::bytes("scraper"), 2), Some(PluginSettings::default()));
     let bare = bare.await.unwrap().version.info.version;
-    let refused = bed
-        .registry
-        .activate(&name("scraper"), &bare, false, BY)
-        .await
-        .unwrap_err();
+    let refused = bed.registry.activate(&name("scraper"), &bare, false, BY).await.unwrap_err();
     assert!(
         matches!(&refused, RegistryError::GrantDropped { grant, .. } if grant.field == "grants.http.hosts"),
         "{refused}"
     );
-    bed.registry
-        .activate(&name("scraper"), &bare, true, BY)
-        .await
-        .unwrap();
+    bed.registry.activate(&name("scraper"), &bare, true, BY).await.unwrap();
     bed.registry.rollback(&name("scraper"), BY).await.unwrap();
 }
 
@@ -234,10 +195,7 @@ async fn other_settings_beside_the_same_bytes_are_told() {
     let mut other = grants(json!({"secrets": ["key"]}));
     other.limits.fuel = 7;
     let again = bed.push_with("work", "1.0.0", other).await.unwrap();
-    assert_eq!(
-        again.settings_from,
-        SettingsFrom::Before(vec!["limits", "grants"])
-    );
+    assert_eq!(again.settings_from, SettingsFrom::Before(vec!["limits", "grants"]));
     assert_eq!(again.version.info.settings(), PluginSettings::default());
     let note = again.settings_from.note(&name("work"), "1.0.0").unwrap();
     assert!(note.contains("taskforge plugin settings work 1.0.0"), "{note}");

@@ -1,8 +1,8 @@
 //! Which versions run.
 
 use taskforge_domain::{
-    CanaryGuard, Failure, FailureKind, Json, Outcome, PluginSettings, TaskType, Usage, VersionState,
-    VersionUsage,
+    CanaryGuard, Failure, FailureKind, Json, Outcome, PluginSettings, TaskType, Usage,
+    VersionState, VersionUsage,
 };
 use taskforge_registry::{Pushed, RegistryError, Trials};
 
@@ -19,21 +19,11 @@ async fn versions_are_activated_rolled_back_and_brought_back() {
     bed.activate("work", "1.0.0").await;
     bed.activate("work", "2.0.0").await;
     let rollout = bed.registry.plugin(&work).await.unwrap().rollout;
-    assert_eq!(
-        (rollout.stable, rollout.previous, rollout.phase),
-        (Some(two), Some(one), 2)
-    );
+    assert_eq!((rollout.stable, rollout.previous, rollout.phase), (Some(two), Some(one), 2));
     bed.activate("work", "2.0.0").await;
-    assert_eq!(
-        bed.registry.plugin(&work).await.unwrap().rollout,
-        rollout,
-        "nothing has changed"
-    );
+    assert_eq!(bed.registry.plugin(&work).await.unwrap().rollout, rollout, "nothing has changed");
     let back = bed.registry.rollback(&work, BY).await.unwrap().rollout;
-    assert_eq!(
-        (back.stable, back.previous, back.phase),
-        (Some(one), Some(two), 3)
-    );
+    assert_eq!((back.stable, back.previous, back.phase), (Some(one), Some(two), 3));
     let forth = bed.registry.rollback(&work, BY).await.unwrap().rollout;
     assert_eq!(forth.stable, Some(two));
 
@@ -68,38 +58,21 @@ async fn a_version_on_trial_is_promoted_or_taken_back() {
     assert!(early.unwrap_err().to_string().contains("activate 2.0.0 instead"));
     bed.activate("work", "1.0.0").await;
     for percent in [0, 100] {
-        let refused = bed
-            .registry
-            .canary(&work, "2.0.0", percent, guard, false, BY)
-            .await;
+        let refused = bed.registry.canary(&work, "2.0.0", percent, guard, false, BY).await;
         assert!(matches!(refused, Err(RegistryError::Invalid { .. })));
     }
-    let tried = bed
-        .registry
-        .canary(&work, "2.0.0", 10, guard, false, BY)
-        .await
-        .unwrap();
+    let tried = bed.registry.canary(&work, "2.0.0", 10, guard, false, BY).await.unwrap();
     assert_eq!((tried.rollout.phase, tried.rollout.stable), (2, Some(one)));
-    let more = bed
-        .registry
-        .canary(&work, "2.0.0", 50, guard, false, BY)
-        .await
-        .unwrap();
+    let more = bed.registry.canary(&work, "2.0.0", 50, guard, false, BY).await.unwrap();
     assert_eq!(more.rollout.phase, 2, "the same versions run");
     let stopped = bed.registry.stop_canary(&work, BY).await.unwrap();
     assert_eq!((stopped.rollout.canary, stopped.rollout.phase), (None, 3));
     assert!(bed.registry.stop_canary(&work, BY).await.is_err());
 
-    bed.registry
-        .canary(&work, "2.0.0", 10, guard, false, BY)
-        .await
-        .unwrap();
+    bed.registry.canary(&work, "2.0.0", 10, guard, false, BY).await.unwrap();
     bed.activate("work", "2.0.0").await;
     let promoted = bed.registry.plugin(&work).await.unwrap().rollout;
-    assert_eq!(
-        (promoted.stable, promoted.previous, promoted.canary),
-        (Some(two), Some(one), None)
-    );
+    assert_eq!((promoted.stable, promoted.previous, promoted.canary), (Some(two), Some(one), None));
 }
 
 fn used(attempts: u64, failed: u64) -> VersionUsage {
@@ -147,17 +120,9 @@ async fn a_canary_that_fails_is_taken_back_by_itself_and_says_why() {
     let rollout = bed.registry.plugin(&work).await.unwrap().rollout;
     assert_eq!((rollout.canary, rollout.stable), (None, Some(one.version.id)));
     let reason = "failed 12 of 50 attempts (24 %), the stable version 1 of 430 (0.2 %)";
-    assert_eq!(
-        bed.record("work").await[0],
-        format!("canary_stopped 2.0.0 {reason}")
-    );
+    assert_eq!(bed.record("work").await[0], format!("canary_stopped 2.0.0 {reason}"));
     let state = bed.registry.version(&work, "2.0.0").await.unwrap().state;
-    assert_eq!(
-        state,
-        VersionState::RolledBack {
-            reason: reason.to_owned()
-        }
-    );
+    assert_eq!(state, VersionState::RolledBack { reason: reason.to_owned() });
     // By hand it may be activated again.
     bed.activate("work", "2.0.0").await;
     let state = bed.registry.version(&work, "2.0.0").await.unwrap().state;
@@ -176,31 +141,16 @@ async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
     };
     let count = async |used: &[_]| bed.store.add_usage(used).await.unwrap();
 
-    let good = [
-        (one.version.id, phase, used(90_000, 0)),
-        (two.version.id, phase, used(10_000, 0)),
-    ];
+    let good = [(one.version.id, phase, used(90_000, 0)), (two.version.id, phase, used(10_000, 0))];
     count(&good).await;
     assert!(judge().await);
     // Both fail: what they call is away, which is no fault of the canary's.
-    count(&[
-        (one.version.id, phase, used(450, 450)),
-        (two.version.id, phase, used(50, 50)),
-    ])
-    .await;
+    count(&[(one.version.id, phase, used(450, 450)), (two.version.id, phase, used(50, 50))]).await;
     assert!(judge().await);
-    count(&[
-        (one.version.id, phase, used(450, 0)),
-        (two.version.id, phase, used(50, 0)),
-    ])
-    .await;
+    count(&[(one.version.id, phase, used(450, 0)), (two.version.id, phase, used(50, 0))]).await;
     assert!(judge().await);
     // A hundred failures of ten thousand attempts, but all of the latest fifty.
-    count(&[
-        (one.version.id, phase, used(450, 0)),
-        (two.version.id, phase, used(50, 50)),
-    ])
-    .await;
+    count(&[(one.version.id, phase, used(450, 0)), (two.version.id, phase, used(50, 50))]).await;
     assert!(!judge().await);
     let record = &bed.record("work").await[0];
     assert_eq!(
@@ -236,25 +186,16 @@ async fn settings_are_changed_and_advised_from_what_was_used() {
     let one = bed.push("work", "1.0.0").await;
     let mut settings = PluginSettings::default();
     settings.config.insert("color".into(), "blue".into());
-    let set = bed
-        .registry
-        .set_settings(&work, "1.0.0", settings.clone(), BY)
-        .await;
+    let set = bed.registry.set_settings(&work, "1.0.0", settings.clone(), BY).await;
     assert_eq!(set.unwrap().info.config["color"], "blue");
-    assert_eq!(
-        bed.record("work").await[0],
-        "settings_changed 1.0.0 config changed"
-    );
+    assert_eq!(bed.record("work").await[0], "settings_changed 1.0.0 config changed");
     settings.limits.memory = u64::MAX;
     let refused = bed.registry.set_settings(&work, "1.0.0", settings, BY).await;
     assert!(matches!(refused, Err(RegistryError::Load(_))));
 
     let none = bed.registry.advise(&work, None).await.unwrap_err();
     assert!(none.to_string().contains("no version of work runs yet"), "{none}");
-    bed.store
-        .add_usage(&[(one.version.id, 1, used(100, 3))])
-        .await
-        .unwrap();
+    bed.store.add_usage(&[(one.version.id, 1, used(100, 3))]).await.unwrap();
     let advice = bed.registry.advise(&work, Some("1.0.0")).await.unwrap();
     assert_eq!((advice.attempts, advice.failed), (100, 3));
     assert!(advice.fuel.suggested.is_some());

@@ -8,8 +8,8 @@ use taskforge_domain::{
     CanaryGuard, PluginEvent, PluginEventKind, PluginSettings, Rollout, TenantId, Timestamp,
 };
 use taskforge_registry::{
-    Force, Push, Pushed, RegistryError, RegistryResult, SameVersion, SignatureError, SignaturePolicy,
-    TrustedKeys, signature,
+    Force, Push, Pushed, RegistryError, RegistryResult, SameVersion, SignatureError,
+    SignaturePolicy, TrustedKeys, signature,
 };
 use taskforge_store::{Added, Quota, RolloutChange};
 use taskforge_testing::guests;
@@ -25,23 +25,17 @@ struct Strict {
 
 fn trusting(pair: &signature::KeyPair, required: bool) -> SignaturePolicy {
     let public = &pair.public;
-    let keys =
-        format!("[[key]]\nname = \"ci\"\npublic_key = \"{public}\"\nshared = true\ntenants = [\"acme\"]");
-    SignaturePolicy {
-        required,
-        trusted: TrustedKeys::parse(&keys).unwrap(),
-    }
+    let keys = format!(
+        "[[key]]\nname = \"ci\"\npublic_key = \"{public}\"\nshared = true\ntenants = [\"acme\"]"
+    );
+    SignaturePolicy { required, trusted: TrustedKeys::parse(&keys).unwrap() }
 }
 
 impl Strict {
     async fn new() -> Self {
         let pair = signature::keygen().unwrap();
         let policy = trusting(&pair, true);
-        Self {
-            bed: Bed::with(policy.clone()).await,
-            pair,
-            policy,
-        }
+        Self { bed: Bed::with(policy.clone()).await, pair, policy }
     }
 
     /// Signs the command as this version of `work`, with the statement changed.
@@ -85,15 +79,9 @@ fn refusal<T: std::fmt::Debug>(result: RegistryResult<T>) -> String {
 #[tokio::test]
 async fn a_host_that_asks_for_signatures_takes_and_runs_nothing_else() {
     let strict = Strict::new().await;
-    let unsigned = strict
-        .bed
-        .push_with("work", "1.0.0", PluginSettings::default())
-        .await
-        .unwrap_err();
-    assert!(matches!(
-        unsigned,
-        RegistryError::Signature(SignatureError::Unsigned(_))
-    ));
+    let unsigned =
+        strict.bed.push_with("work", "1.0.0", PluginSettings::default()).await.unwrap_err();
+    assert!(matches!(unsigned, RegistryError::Signature(SignatureError::Unsigned(_))));
     strict.plain("1.0.0").await;
     strict.bed.activate("work", "1.0.0").await;
     let process = strict.bed.follow().await;
@@ -130,10 +118,7 @@ async fn what_was_signed_passes_for_nothing_else() {
             as_other(&|push| push.manifest.as_mut().unwrap().version = "1.0.1".into()),
             "version 1.0.0, and this is 1.0.1",
         ),
-        (
-            as_other(&|push| push.owner = Some(acme.clone())),
-            "all tenants, and this is tenant acme",
-        ),
+        (as_other(&|push| push.owner = Some(acme.clone())), "all tenants, and this is tenant acme"),
         (
             as_other(&|push| push.settings.as_mut().unwrap().grants.keyvalue.allowed = true),
             "grants.keyvalue",
@@ -167,10 +152,8 @@ async fn what_was_signed_passes_for_nothing_else() {
     assert!(matches!(refused, RegistryError::VersionTaken { .. }), "{refused}");
     let shape = strict.push("2.0.0", &json!({"shape": "http"}), json!({})).await;
     assert!(refusal(shape).contains("shape http"));
-    let old = Push {
-        signature: Some(vec![7; 64]),
-        ..push("work", "2.0.0", PluginSettings::default())
-    };
+    let old =
+        Push { signature: Some(vec![7; 64]), ..push("work", "2.0.0", PluginSettings::default()) };
     let refused = strict.bed.registry.push(guests::bytes("command"), old).await;
     assert!(refusal(refused).contains("taskforge plugin sign"));
 }
@@ -195,10 +178,7 @@ async fn settings_stay_within_what_was_signed() {
     .unwrap();
     for (settings, field) in [
         (json!({"grants": {"http": {"hosts": ["*"]}}}), "grants.http.hosts"),
-        (
-            json!({"grants": {"http": {"private_networks": ["10.0.0.0/8"]}}}),
-            "private_networks",
-        ),
+        (json!({"grants": {"http": {"private_networks": ["10.0.0.0/8"]}}}), "private_networks"),
         (json!({"grants": {"mail": true}}), "grants.mail"),
         (json!({"config": {"URL": "x"}}), "config"),
     ] {
@@ -242,12 +222,10 @@ async fn a_worker_runs_nothing_that_the_signature_does_not_allow() {
         running.serves("work", "1.0.0").await;
     }
 
-    // The same statement under another number, or for another shape, of a version that is slipped in.
-    for change in [
-        json!({"version": "1.0.1"}),
-        json!({"shape": "http"}),
-        json!({"owner": "acme"}),
-    ] {
+    // The same statement under another number, or for another shape, of a version that is slipped
+    // in.
+    for change in [json!({"version": "1.0.1"}), json!({"shape": "http"}), json!({"owner": "acme"})]
+    {
         let bed = Bed::with(strict.policy.clone()).await;
         let mut slipped = version.clone();
         slipped.signature = Some(strict.sign("1.0.0", &change));
@@ -294,20 +272,11 @@ async fn an_older_version_goes_live_by_an_operators_word_only() {
     let refused = registry.activate(&work, "1.1.0", false, BY).await;
     assert!(matches!(refused, Err(RegistryError::Downgrade { .. })));
     let record = bed.record("work").await.remove(0);
-    assert!(
-        record.contains("older than 2.0.0, which was live: by the operator"),
-        "{record}"
-    );
+    assert!(record.contains("older than 2.0.0, which was live: by the operator"), "{record}");
     registry.rollback(&work, BY).await.unwrap();
 
-    let force = Force {
-        downgrade: true,
-        ..Force::default()
-    };
-    registry
-        .canary(&work, "1.1.0", 10, guard, force, BY)
-        .await
-        .unwrap();
+    let force = Force { downgrade: true, ..Force::default() };
+    registry.canary(&work, "1.1.0", 10, guard, force, BY).await.unwrap();
     registry.stop_canary(&work, BY).await.unwrap();
     registry.activate(&work, "1.1.0", force, BY).await.unwrap();
     let record = bed.record("work").await.remove(0);
@@ -338,9 +307,7 @@ async fn a_stored_version_may_be_signed_later_and_otherwise() {
     let work = name("work");
     let attach = async |change: Value| {
         let signature = strict.sign("1.0.0", &change);
-        lax.registry
-            .attach_signature(&work, "1.0.0", &signature, BY)
-            .await
+        lax.registry.attach_signature(&work, "1.0.0", &signature, BY).await
     };
     for (change, said) in [
         (json!({}), "config"),
@@ -350,28 +317,19 @@ async fn a_stored_version_may_be_signed_later_and_otherwise() {
         let refused = refusal(attach(change).await);
         assert!(refused.contains(said), "{refused}");
     }
-    assert!(
-        lax.registry
-            .version(&work, "1.0.0")
-            .await
-            .unwrap()
-            .signature
-            .is_none()
-    );
+    assert!(lax.registry.version(&work, "1.0.0").await.unwrap().signature.is_none());
     attach(json!({"config": ["url"]})).await.unwrap();
     strict_process().await.serves("work", "1.0.0").await;
     let wider = json!({"config": ["url"], "grants": {"secrets": ["key"]}});
     attach(wider).await.unwrap();
     let record = lax.record("work").await;
     assert!(record[0].starts_with("signed 1.0.0"), "{record:?}");
-    let settings: PluginSettings = serde_json::from_value(json!({"grants": {"secrets": ["key"]}})).unwrap();
+    let settings: PluginSettings =
+        serde_json::from_value(json!({"grants": {"secrets": ["key"]}})).unwrap();
     let set = lax.registry.set_settings(&work, "1.0.0", settings, BY).await;
     set.unwrap();
     let back = attach(json!({"config": ["url"]})).await;
-    assert!(
-        refusal(back).contains("grants.secrets"),
-        "what it has now would be too much"
-    );
+    assert!(refusal(back).contains("grants.secrets"), "what it has now would be too much");
 }
 
 #[tokio::test]
@@ -381,12 +339,7 @@ async fn settings_that_are_taken_over_stay_within_the_signature_too() {
     let settings = json!({"grants": {"secrets": ["key"]}});
     strict.push("1.0.0", &bound, settings).await.unwrap();
     let work = name("work");
-    strict
-        .bed
-        .registry
-        .activate(&work, "1.0.0", false, BY)
-        .await
-        .unwrap();
+    strict.bed.registry.activate(&work, "1.0.0", false, BY).await.unwrap();
     let next = async |version: &str, bound: &Value| {
         let push = Push {
             settings: None,
@@ -412,10 +365,7 @@ async fn the_same_bytes_again_are_judged_by_the_settings_that_they_have() {
     let wide = json!({"grants": {"secrets": ["key"]}});
     strict.push("2.0.0", &wide, wide.clone()).await.unwrap();
     let registry = &strict.bed.registry;
-    registry
-        .activate(&name("work"), "2.0.0", false, BY)
-        .await
-        .unwrap();
+    registry.activate(&name("work"), "2.0.0", false, BY).await.unwrap();
     let again = Push {
         settings: None,
         signature: Some(strict.sign("1.0.0", &narrow)),

@@ -13,10 +13,7 @@ fn space() -> Space {
         tenant: TenantId::default(),
         plugin: TaskType::new("keeper").unwrap(),
         bucket: "b".into(),
-        quota: KeyValueGrant {
-            allowed: true,
-            ..KeyValueGrant::default()
-        },
+        quota: KeyValueGrant { allowed: true, ..KeyValueGrant::default() },
     }
 }
 
@@ -24,10 +21,7 @@ fn space() -> Space {
 async fn once<T>(call: impl Future<Output = T>) {
     let mut call = pin!(call);
     poll_fn(|context| {
-        assert!(
-            call.as_mut().poll(context).is_pending(),
-            "it cannot have ended yet"
-        );
+        assert!(call.as_mut().poll(context).is_pending(), "it cannot have ended yet");
         Poll::Ready(())
     })
     .await;

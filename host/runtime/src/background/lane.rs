@@ -1,16 +1,16 @@
 //! Where attempts begin, by what those of their lane before them were like.
 //!
-//! A lane is one tenant's attempts of one component: of a version, not of a type, because a new version
-//! may be anything. A lane whose last attempts were quick is trusted: its attempts begin on the threads
-//! that also claim and commit, and a change of threads would cost them more than they take. A lane that
-//! is not known yet begins in the background.
+//! A lane is one tenant's attempts of one component: of a version, not of a type, because a new
+//! version may be anything. A lane whose last attempts were quick is trusted: its attempts begin on
+//! the threads that also claim and commit, and a change of threads would cost them more than they
+//! take. A lane that is not known yet begins in the background.
 //!
 //! # What a lane that turns can do
-//! A lane can be quick for as long as it takes and then hold threads on purpose, with all its attempts
-//! at once. The first that does takes the trust away while it still runs, and each attempt asks for it
-//! before it goes on in the foreground. So each of these threads is held for at most one stretch
-//! between two points at which an attempt can be stopped, and the lane begins in the background for
-//! [`DISTRUST`] at least, and until its attempts have been quick again.
+//! A lane can be quick for as long as it takes and then hold threads on purpose, with all its
+//! attempts at once. The first that does takes the trust away while it still runs, and each attempt
+//! asks for it before it goes on in the foreground. So each of these threads is held for at most
+//! one stretch between two points at which an attempt can be stopped, and the lane begins in the
+//! background for [`DISTRUST`] at least, and until its attempts have been quick again.
 
 use std::{
     collections::HashMap,
@@ -25,14 +25,15 @@ use taskforge_domain::{Digest, TenantId};
 
 use super::{Effort, STUBBORN, Threads};
 
-/// Attempts in a row that must have been quick before the next may begin in the foreground. Few, because
-/// a task of a lane that is hardly used should not stay behind those that compute for long.
+/// Attempts in a row that must have been quick before the next may begin in the foreground. Few,
+/// because a task of a lane that is hardly used should not stay behind those that compute for long.
 const QUICK_ATTEMPTS: u32 = 8;
 
 /// How long a lane is not trusted after an attempt of it held a thread of the foreground.
 const DISTRUST: Duration = Duration::from_secs(30);
 
-/// Lanes that are remembered, some hundred bytes each. One more, and all begin in the background again.
+/// Lanes that are remembered, some hundred bytes each. One more, and all begin in the background
+/// again.
 const MAX_LANES: usize = 4_096;
 
 /// The lanes that a process has seen.
@@ -50,8 +51,8 @@ pub(crate) struct Lane {
 struct Record {
     /// Quick attempts since the last that was not.
     quick: u32,
-    /// When an attempt last held a thread of the foreground. What one does in the background, as the
-    /// first may while its code is read, costs nobody else.
+    /// When an attempt last held a thread of the foreground. What one does in the background, as
+    /// the first may while its code is read, costs nobody else.
     held_a_thread: Option<Instant>,
 }
 
@@ -69,11 +70,7 @@ impl Lanes {
 impl Lane {
     /// Where the next attempt begins.
     pub(super) fn threads(&self) -> Threads {
-        if self.is_trusted() {
-            Threads::Foreground
-        } else {
-            Threads::Background
-        }
+        if self.is_trusted() { Threads::Foreground } else { Threads::Background }
     }
 
     /// Whether attempts may run in the foreground; asked again before each step of those that do.
@@ -81,7 +78,8 @@ impl Lane {
         self.is_trusted.load(Ordering::Relaxed)
     }
 
-    /// An attempt has left the foreground. Others of its lane must not wait for its end to hear of that.
+    /// An attempt has left the foreground. Others of its lane must not wait for its end to hear of
+    /// that.
     pub(super) fn left(&self, so_far: Effort) {
         if so_far.threads() != Threads::Foreground {
             self.count(so_far, Threads::Foreground);
@@ -117,8 +115,7 @@ impl Lane {
     /// One whose next attempt begins there.
     pub(super) fn beginning(threads: Threads) -> Arc<Self> {
         let lane = Self::default();
-        lane.is_trusted
-            .store(threads == Threads::Foreground, Ordering::Relaxed);
+        lane.is_trusted.store(threads == Threads::Foreground, Ordering::Relaxed);
         Arc::new(lane)
     }
 }
@@ -127,18 +124,12 @@ impl Lane {
 mod tests {
     use super::*;
 
-    const QUICK: Effort = Effort {
-        computed: Duration::from_micros(50),
-        longest: Duration::from_micros(50),
-    };
-    const LONG: Effort = Effort {
-        computed: Duration::from_millis(1),
-        longest: Duration::from_micros(100),
-    };
-    const STUCK: Effort = Effort {
-        computed: Duration::from_millis(10),
-        longest: Duration::from_millis(10),
-    };
+    const QUICK: Effort =
+        Effort { computed: Duration::from_micros(50), longest: Duration::from_micros(50) };
+    const LONG: Effort =
+        Effort { computed: Duration::from_millis(1), longest: Duration::from_micros(100) };
+    const STUCK: Effort =
+        Effort { computed: Duration::from_millis(10), longest: Duration::from_millis(10) };
 
     fn lane(quick: u32) -> Lane {
         let lane = Lane::default();

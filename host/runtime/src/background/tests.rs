@@ -9,12 +9,8 @@ fn thread() -> (String, i32) {
 async fn quick_work_stays_where_it_is() {
     let background = Background::default();
     let here = thread();
-    let (there, _) = background
-        .run(
-            Box::pin(async { thread() }),
-            &Lane::beginning(Threads::Foreground),
-        )
-        .await;
+    let (there, _) =
+        background.run(Box::pin(async { thread() }), &Lane::beginning(Threads::Foreground)).await;
     assert_eq!(there.unwrap(), here);
     assert!(background.giving_way.get().is_none(), "no threads were needed");
 }
@@ -28,9 +24,8 @@ async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
         compute(FOREGROUND).await;
         (before, thread())
     };
-    let (done, effort) = background
-        .run(Box::pin(work), &Lane::beginning(Threads::Foreground))
-        .await;
+    let (done, effort) =
+        background.run(Box::pin(work), &Lane::beginning(Threads::Foreground)).await;
     let (before, after) = done.unwrap();
     assert_eq!(before.1, usual);
     assert!(effort.computed >= FOREGROUND);
@@ -52,9 +47,7 @@ async fn what_cannot_yield_holds_no_thread_that_others_need() {
     // As many as there are threads, and more.
     for _ in 0..2 * background.processors {
         let work = async { compute(FOREGROUND).await };
-        background
-            .run(Box::pin(work), &Lane::beginning(Threads::Background))
-            .await;
+        background.run(Box::pin(work), &Lane::beginning(Threads::Background)).await;
     }
     drop(held);
     let (_, niceness) = ended.await.unwrap();
@@ -77,9 +70,8 @@ async fn what_waits_does_not_compute() {
             tokio::time::sleep(20 * FOREGROUND).await;
             thread()
         };
-        let (there, effort) = background
-            .run(Box::pin(work), &Lane::beginning(Threads::Foreground))
-            .await;
+        let (there, effort) =
+            background.run(Box::pin(work), &Lane::beginning(Threads::Foreground)).await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
             assert_eq!(there.unwrap(), here);
@@ -93,9 +85,7 @@ async fn what_waits_does_not_compute() {
 async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
     let caller = tokio::spawn(async move {
-        Background::default()
-            .run(work, &Lane::beginning(Threads::Background))
-            .await
+        Background::default().run(work, &Lane::beginning(Threads::Background)).await
     });
     let panic = caller.await.unwrap_err().into_panic();
     assert_eq!(*panic.downcast_ref::<&str>().unwrap(), "so it was");
@@ -124,7 +114,8 @@ async fn attempts_that_are_under_way_go_on_in_the_background_when_one_holds_a_th
     let lane = Lane::beginning(Threads::Foreground);
     let (begun, mut begins) = tokio::sync::mpsc::channel(1);
     let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
-    // It waits for something, as an attempt does for a host call, and then goes on in a place of its choice.
+    // It waits for something, as an attempt does for a host call, and then goes on in a place of
+    // its choice.
     let waits = async move {
         begun.send(thread().0).await.unwrap();
         goes_on.await.unwrap();
@@ -143,9 +134,5 @@ async fn attempts_that_are_under_way_go_on_in_the_background_when_one_holds_a_th
     let (before, held) = held.0.unwrap();
     assert_eq!((before, held.as_str()), (thread().0, "background"));
     assert_eq!(waited.0.as_deref(), Some("background"));
-    assert_ne!(
-        lane.threads(),
-        Threads::Foreground,
-        "nor does the next begin there"
-    );
+    assert_ne!(lane.threads(), Threads::Foreground, "nor does the next begin there");
 }

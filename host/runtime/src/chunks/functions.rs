@@ -60,11 +60,7 @@ fn at_once(body: &mut InstructionSink<'_>, bulk: Bulk) {
 fn beyond_memory(body: &mut InstructionSink<'_>, start: u32, memory: u32) {
     end(body, start);
     // Pages of 64 KiB: the engine takes no others.
-    body.memory_size(memory)
-        .i64_extend_i32_u()
-        .i64_const(16)
-        .i64_shl()
-        .i64_gt_u();
+    body.memory_size(memory).i64_extend_i32_u().i64_const(16).i64_shl().i64_gt_u();
 }
 
 /// Where the bytes from a parameter on end.
@@ -102,10 +98,7 @@ fn backwards(body: &mut InstructionSink<'_>, bulk: Bulk) {
 }
 
 fn fewer(body: &mut InstructionSink<'_>) {
-    body.local_get(COUNT)
-        .i32_const(chunk())
-        .i32_sub()
-        .local_set(COUNT);
+    body.local_get(COUNT).i32_const(chunk()).i32_sub().local_set(COUNT);
 }
 
 fn again_while_large(body: &mut InstructionSink<'_>) {

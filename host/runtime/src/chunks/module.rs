@@ -7,8 +7,8 @@ use wasm_encoder::{
     Instruction, Module, RawSection, TypeSection, ValType,
 };
 use wasmparser::{
-    BinaryReader, Data, DataKind, FunctionBody, FunctionSectionReader, Operator, OperatorsReader, Parser,
-    Payload, TypeRef, TypeSectionReader,
+    BinaryReader, Data, DataKind, FunctionBody, FunctionSectionReader, Operator, OperatorsReader,
+    Parser, Payload, TypeRef, TypeSectionReader,
 };
 
 use super::{CHUNK, Unreadable, functions, straight::Straight};
@@ -84,7 +84,8 @@ impl<'a> Seen<'a> {
                 Payload::TypeSection(types) => seen.types = count_types(types)?,
                 Payload::ImportSection(imports) => {
                     for import in imports.into_imports() {
-                        let function = matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_));
+                        let function =
+                            matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_));
                         seen.imported += u32::from(function);
                     }
                 }
@@ -136,11 +137,12 @@ impl<'a> Seen<'a> {
                 plan.edits.push((start..start, Edit::Check));
             }
             let edit = match operator {
-                Operator::MemoryFill { mem } if !small => Some(Edit::Call(Bulk::Fill { memory: mem })),
-                Operator::MemoryCopy { dst_mem, src_mem } if !small => Some(Edit::Call(Bulk::Copy {
-                    to: dst_mem,
-                    from: src_mem,
-                })),
+                Operator::MemoryFill { mem } if !small => {
+                    Some(Edit::Call(Bulk::Fill { memory: mem }))
+                }
+                Operator::MemoryCopy { dst_mem, src_mem } if !small => {
+                    Some(Edit::Call(Bulk::Copy { to: dst_mem, from: src_mem }))
+                }
                 Operator::MemoryInit { data_index, mem } => self.init(data_index, mem, small, plan),
                 Operator::DataDrop { data_index } => {
                     let moved = plan.moved(data_index);
@@ -169,11 +171,7 @@ impl<'a> Seen<'a> {
         let length = u32::try_from(data.len()).ok()?;
         let segment = moved.unwrap_or(segment);
         if !small && length > CHUNK {
-            return Some(Edit::Call(Bulk::Init {
-                memory,
-                segment,
-                length,
-            }));
+            return Some(Edit::Call(Bulk::Init { memory, segment, length }));
         }
         moved.map(|segment| Edit::Init { memory, segment })
     }
@@ -190,9 +188,9 @@ fn count_types(types: TypeSectionReader<'_>) -> Result<u32, Unreadable> {
 /// How many segments one becomes.
 fn pieces(segment: &Data<'_>) -> u32 {
     match segment.kind {
-        DataKind::Active { .. } => u32::try_from(segment.data.len().div_ceil(SEGMENT))
-            .unwrap_or(u32::MAX)
-            .max(1),
+        DataKind::Active { .. } => {
+            u32::try_from(segment.data.len().div_ceil(SEGMENT)).unwrap_or(u32::MAX).max(1)
+        }
         DataKind::Passive => 1,
     }
 }
@@ -261,7 +259,8 @@ impl Plan {
         let mut edits = self.edits.as_slice();
         for body in &seen.bodies {
             let range = body.range();
-            let (here, after) = edits.split_at(edits.partition_point(|(place, _)| place.start < range.end));
+            let (here, after) =
+                edits.split_at(edits.partition_point(|(place, _)| place.start < range.end));
             edits = after;
             code.raw(&self.edited(module, range, here));
         }
@@ -272,7 +271,12 @@ impl Plan {
     }
 
     /// A function's bytes with its edits.
-    fn edited(&self, module: &[u8], range: Range<usize>, edits: &[(Range<usize>, Edit)]) -> Vec<u8> {
+    fn edited(
+        &self,
+        module: &[u8],
+        range: Range<usize>,
+        edits: &[(Range<usize>, Edit)],
+    ) -> Vec<u8> {
         let mut copy = Vec::with_capacity(range.len() + 8 * edits.len());
         let mut from = range.start;
         for (place, edit) in edits {
@@ -283,11 +287,12 @@ impl Plan {
                     Instruction::Loop(BlockType::Empty).encode(&mut copy);
                     Instruction::End
                 }
-                Edit::Call(bulk) => Instruction::Call(self.added.get(&bulk).copied().unwrap_or_default()),
-                Edit::Init { memory, segment } => Instruction::MemoryInit {
-                    mem: memory,
-                    data_index: segment,
-                },
+                Edit::Call(bulk) => {
+                    Instruction::Call(self.added.get(&bulk).copied().unwrap_or_default())
+                }
+                Edit::Init { memory, segment } => {
+                    Instruction::MemoryInit { mem: memory, data_index: segment }
+                }
                 Edit::Drop { segment } => Instruction::DataDrop(segment),
             };
             instruction.encode(&mut copy);
@@ -318,10 +323,7 @@ fn segments(module: &[u8], seen: &Seen<'_>) -> DataSection {
     let mut section = DataSection::new();
     for segment in &seen.segments {
         match &segment.kind {
-            DataKind::Active {
-                memory_index,
-                offset_expr,
-            } if pieces(segment) > 1 => {
+            DataKind::Active { memory_index, offset_expr } if pieces(segment) > 1 => {
                 let offset = offset_expr.get_binary_reader().range();
                 // Without its end.
                 let offset = &module[offset.start..offset.end - 1];
@@ -348,8 +350,6 @@ fn further(offset: &[u8], bytes: usize) -> ConstExpr {
     let mut reader = OperatorsReader::new(BinaryReader::new(offset, 0));
     match (reader.read(), reader.eof()) {
         (Ok(Operator::I32Const { value }), true) => ConstExpr::i32_const(value.wrapping_add(bytes)),
-        _ => ConstExpr::raw(offset.iter().copied())
-            .with_i32_const(bytes)
-            .with_i32_add(),
+        _ => ConstExpr::raw(offset.iter().copied()).with_i32_const(bytes).with_i32_add(),
     }
 }

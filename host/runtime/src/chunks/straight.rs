@@ -35,7 +35,9 @@ impl Straight {
             Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
                 self.blocks.push((self.run, self.seen));
             }
-            Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::CallRef { .. } => self.run = 0,
+            Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::CallRef { .. } => {
+                self.run = 0
+            }
             // Whoever comes here may have jumped over every look that was taken within.
             Operator::End => {
                 let (run, seen) = self.blocks.pop().unwrap_or_default();

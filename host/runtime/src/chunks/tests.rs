@@ -53,10 +53,8 @@ impl Bed {
     }
 
     fn call(&mut self, name: &str, [to, from, count]: [u32; 3]) -> Option<Trap> {
-        let function = self
-            .instance
-            .get_typed_func::<(u32, u32, u32), ()>(&mut self.store, name)
-            .unwrap();
+        let function =
+            self.instance.get_typed_func::<(u32, u32, u32), ()>(&mut self.store, name).unwrap();
         let ended = function.call(&mut self.store, (to, from, count));
         ended.err().map(|error| *error.downcast_ref::<Trap>().unwrap())
     }
@@ -117,10 +115,7 @@ fn whatever_is_done_in_chunks_leaves_the_same_memory_and_the_same_traps() {
             done += 1;
         }
         for memory in ["a", "b"] {
-            assert!(
-                a.memory(memory) == b.memory(memory),
-                "{name} {range:?} in {memory}"
-            );
+            assert!(a.memory(memory) == b.memory(memory), "{name} {range:?} in {memory}");
         }
     }
     assert!(trapped > 50 && done > 200, "{trapped} trapped, {done} did not");
@@ -157,22 +152,14 @@ fn components_in_components_are_found_and_names_and_sums_survive() {
     let chunked = rewrite(&component).unwrap().unwrap();
     let printed = |bytes: &[u8]| {
         let found = |text: &str| {
-            bytes
-                .windows(text.len())
-                .filter(|window| *window == text.as_bytes())
-                .count()
+            bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
         };
         ["note", "kept", "kept too", "named", "outer", "inner"].map(found)
     };
     assert_eq!(printed(&component), printed(&chunked));
     let engine = engine();
     engine.precompile_component(&chunked).unwrap();
-    assert_eq!(
-        rewrite(&chunked)
-            .unwrap()
-            .map(|again| again.len() > chunked.len()),
-        Some(true)
-    );
+    assert_eq!(rewrite(&chunked).unwrap().map(|again| again.len() > chunked.len()), Some(true));
     let plain = wat::parse_str("(component (core module (func)) (component))").unwrap();
     assert_eq!(rewrite(&plain).unwrap(), None);
 }
@@ -203,10 +190,12 @@ fn engine() -> Engine {
 #[test]
 fn code_without_a_loop_gets_the_head_of_one() {
     let heads = |body: &str| {
-        let module = wat::parse_str(format!("(module (memory 1) (func (local i32) {body}))")).unwrap();
+        let module =
+            wat::parse_str(format!("(module (memory 1) (func (local i32) {body}))")).unwrap();
         let chunked = module::rewrite(&module).unwrap()?;
         Module::validate(&engine(), &chunked).unwrap();
-        let loops = |bytes: &[u8]| bytes.windows(3).filter(|bytes| *bytes == [3, 0x40, 0x0b]).count();
+        let loops =
+            |bytes: &[u8]| bytes.windows(3).filter(|bytes| *bytes == [3, 0x40, 0x0b]).count();
         Some(loops(&chunked) - loops(&module))
     };
     let row = |count: u32| "nop ".repeat(count as usize);

@@ -58,14 +58,16 @@ impl CompileJob {
 
     /// Gives up, for good, what the compilation must not take.
     fn confine(&self) -> io::Result<()> {
-        // Lower than anything a host does besides, so that a compilation takes only what attempts leave. And it does not give way by itself.
-        // Where that is forbidden it only takes more than it should, which is no reason to compile nothing. Nor to say so: the first line that
+        // Lower than anything a host does besides, so that a compilation takes only what attempts
+        // leave. And it does not give way by itself. Where that is forbidden it only takes more
+        // than it should, which is no reason to compile nothing. Nor to say so: the first line that
         // is said is taken for the reason of a failure.
         Share::of_this_thread().confine().ok();
         // A compiler that crashes on a stranger's file is no reason to fill the disk.
         lower(Resource::Core, 0, 0)?;
         lower(Resource::Cpu, self.seconds, self.seconds + 1)?;
-        // What is allocated, in whatever way. The bound on address space is for kernels that do not count it.
+        // What is allocated, in whatever way. The bound on address space is for kernels that do not
+        // count it.
         lower(Resource::Data, self.memory, self.memory)?;
         let space = self.memory.saturating_add(PROGRAM);
         lower(Resource::As, space, space)?;
@@ -100,9 +102,9 @@ enum Ending {
 }
 
 fn compile(job: &CompileJob, input: &mut impl Read, output: &mut impl Write) -> Result<(), Ending> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| Ending::Failed(format!("{what}: {error}"));
-    job.confine()
-        .map_err(|error| failed("its limits cannot be set", &error))?;
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| Ending::Failed(format!("{what}: {error}"));
+    job.confine().map_err(|error| failed("its limits cannot be set", &error))?;
     let mut kept = confinement::before_reading();
     let mut component = Vec::new();
     input
@@ -110,12 +112,10 @@ fn compile(job: &CompileJob, input: &mut impl Read, output: &mut impl Write) -> 
         .map_err(|error| failed("the component cannot be read", &error))?;
     let engine = engine::compiling().map_err(|error| failed("the engine cannot start", &error))?;
     if engine::fingerprint(&engine) != job.fingerprint {
-        return Err(Ending::Failed(
-            "it is of another version than the host".to_owned(),
-        ));
+        return Err(Ending::Failed("it is of another version than the host".to_owned()));
     }
-    // Never made anew: a file that is gone means that nobody waits. Opened before anything looks at the
-    // component, because nothing can be opened after that.
+    // Never made anew: a file that is gone means that nobody waits. Opened before anything looks at
+    // the component, because nothing can be opened after that.
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .truncate(true)
@@ -125,8 +125,7 @@ fn compile(job: &CompileJob, input: &mut impl Read, output: &mut impl Write) -> 
     for what in kept {
         writeln!(output, "{what}").map_err(|error| failed("its host does not listen", &error))?;
     }
-    let code =
-        chunks::precompile(&engine, &component).map_err(|error| Ending::Refused(format!("{error:#}")))?;
-    file.write_all(&code)
-        .map_err(|error| failed("the code cannot be written", &error))
+    let code = chunks::precompile(&engine, &component)
+        .map_err(|error| Ending::Refused(format!("{error:#}")))?;
+    file.write_all(&code).map_err(|error| failed("the code cannot be written", &error))
 }

@@ -25,30 +25,24 @@ use crate::{
     host::SharedLog,
 };
 
-/// How long a request without a length may take to show that it has no body at all. Guests' libraries finish an empty
-/// body at once, but only after the request was handed over.
+/// How long a request without a length may take to show that it has no body at all. Guests'
+/// libraries finish an empty body at once, but only after the request was handed over.
 const FIRST_FRAME: Duration = Duration::from_millis(100);
 
 /// Prepares a guest's body for the client.
 ///
-/// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding: chunked` is refused
-/// by some servers.
+/// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding:
+/// chunked` is refused by some servers.
 pub(super) async fn outgoing(
     parts: &Parts,
     mut body: WasiBody,
     sent: Sent,
 ) -> Result<(Outgoing, Upload), Error> {
-    let length = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
-    // What is sent without a body must not announce one: the server would take the beginning of the next request on the
-    // connection for it, which was not checked for what it is.
-    let announces = parts
-        .headers
-        .get_all(CONTENT_LENGTH)
-        .iter()
-        .any(|length| length != "0");
+    let length =
+        parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // What is sent without a body must not announce one: the server would take the beginning of the
+    // next request on the connection for it, which was not checked for what it is.
+    let announces = parts.headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0");
     let nothing = || match announces {
         true => Err(Error::HttpRequestBodySize(Some(0))),
         false => Ok(Outgoing::of(None, Some(0), sent.clone())),
@@ -69,7 +63,8 @@ pub(super) async fn outgoing(
     Ok((outgoing, upload))
 }
 
-/// Counts the bytes of all bodies that an attempt sends, which have the same limit as those that it receives.
+/// Counts the bytes of all bodies that an attempt sends, which have the same limit as those that it
+/// receives.
 #[derive(Clone)]
 pub(super) struct Sent {
     pub(super) bytes: Arc<AtomicU64>,
@@ -80,14 +75,12 @@ pub(super) struct Sent {
 impl Sent {
     fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Error> {
         let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-        let total = self
-            .bytes
-            .fetch_add(length, Ordering::Relaxed)
-            .saturating_add(length);
+        let total = self.bytes.fetch_add(length, Ordering::Relaxed).saturating_add(length);
         if total > self.limit {
             let limit = self.limit;
-            let text =
-                format!("an HTTP request was cut off: the limit is {limit} bytes of all request bodies");
+            let text = format!(
+                "an HTTP request was cut off: the limit is {limit} bytes of all request bodies"
+            );
             self.log.lock().refuse(FailureKind::HostCallLimit, text);
             return Err(Error::HttpRequestBodySize(Some(limit)));
         }
@@ -106,12 +99,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     fn of(body: Option<WasiBody>, length: Option<u64>, sent: Sent) -> (Self, Upload) {
         let upload = Upload::new(body);
-        let outgoing = Self {
-            first: None,
-            length,
-            upload: upload.clone(),
-            sent,
-        };
+        let outgoing = Self { first: None, length, upload: upload.clone(), sent };
         (outgoing, upload)
     }
 }
@@ -120,7 +108,10 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         let frame = std::task::ready!(this.upload.poll_frame(&mut this.first, cx));
         Poll::Ready(frame.map(|frame| this.sent.count(frame?)))
@@ -141,7 +132,8 @@ impl Drop for Outgoing {
     }
 }
 
-/// Counts the bytes of all bodies that an attempt receives, and pays for the part that waits to be read.
+/// Counts the bytes of all bodies that an attempt receives, and pays for the part that waits to be
+/// read.
 pub(super) struct Received {
     pub(super) bytes: Arc<AtomicU64>,
     pub(super) limit: u64,
@@ -163,7 +155,8 @@ impl Received {
             // What the guest does not get to see is not counted.
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             let limit = self.limit;
-            let text = format!("an HTTP response was cut off: the limit is {limit} bytes an attempt");
+            let text =
+                format!("an HTTP response was cut off: the limit is {limit} bytes an attempt");
             self.log.lock().refuse(FailureKind::HostCallLimit, text);
             return Err(Error::HttpResponseBodySize(Some(limit)));
         }
@@ -175,15 +168,11 @@ impl Received {
     }
 }
 
-/// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an end.
+/// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an
+/// end.
 pub(super) fn incoming(body: FromServer, received: Received, quiet: Option<Duration>) -> WasiBody {
     let timer = quiet.map(|quiet| (Box::pin(sleep(quiet)), quiet));
-    Incoming {
-        body,
-        received,
-        timer,
-    }
-    .boxed_unsync()
+    Incoming { body, received, timer }.boxed_unsync()
 }
 
 struct Incoming {
@@ -196,7 +185,10 @@ impl Body for Incoming {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -208,10 +200,9 @@ impl Body for Incoming {
             Poll::Ready(Some(Err(failed))) => Poll::Ready(Some(Err(error::of_body(&failed)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => match &mut this.timer {
-                Some((timer, _)) => timer
-                    .as_mut()
-                    .poll(cx)
-                    .map(|()| Some(Err(Error::ConnectionReadTimeout))),
+                Some((timer, _)) => {
+                    timer.as_mut().poll(cx).map(|()| Some(Err(Error::ConnectionReadTimeout)))
+                }
                 None => Poll::Pending,
             },
         }
@@ -228,16 +219,10 @@ mod tests {
 
     #[test]
     fn what_all_requests_of_an_attempt_send_together_has_a_limit() {
-        let sent = Sent {
-            bytes: Arc::default(),
-            limit: 10,
-            log: SharedLog::new(1000, &Budget::new(0)),
-        };
+        let sent =
+            Sent { bytes: Arc::default(), limit: 10, log: SharedLog::new(1000, &Budget::new(0)) };
         let frame = |length: usize| Frame::data(Bytes::from(vec![0; length]));
         assert!(sent.count(frame(6)).is_ok() && sent.count(frame(4)).is_ok());
-        assert!(matches!(
-            sent.count(frame(1)),
-            Err(Error::HttpRequestBodySize(Some(10)))
-        ));
+        assert!(matches!(sent.count(frame(1)), Err(Error::HttpRequestBodySize(Some(10)))));
     }
 }

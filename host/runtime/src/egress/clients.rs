@@ -1,14 +1,14 @@
 //! Clients and their pooled connections.
 //!
-//! A connection that lies in a pool was checked for the request that opened it, and nobody checks it again. So the
-//! pool's key holds everything that the check saw: tenant, plugin, scheme, host, port and the addresses that were
-//! allowed. A request with another answer from the resolver, of another tenant or by another plugin never meets the
-//! connection.
+//! A connection that lies in a pool was checked for the request that opened it, and nobody checks
+//! it again. So the pool's key holds everything that the check saw: tenant, plugin, scheme, host,
+//! port and the addresses that were allowed. A request with another answer from the resolver, of
+//! another tenant or by another plugin never meets the connection.
 //!
-//! The number of connections is bounded ([`Division`]): whoever is asked for one has a permit for its
-//! request; connections that are being made have permits of their own, since the pool goes on making
-//! one that its request no longer needs; and clients that no request uses are dropped, with their idle
-//! connections, before there are too many.
+//! The number of connections is bounded ([`Division`]): whoever is asked for one has a permit for
+//! its request; connections that are being made have permits of their own, since the pool goes on
+//! making one that its request no longer needs; and clients that no request uses are dropped, with
+//! their idle connections, before there are too many.
 
 use std::{
     cmp::Reverse,
@@ -63,19 +63,19 @@ const READ_BUFFER: usize = MAX_HEADERS + (32 << 10);
 /// exchange is charged for.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// The same for all responses of an HTTP/2 connection: no limit, or one that nobody reads would stop
-/// its neighbours.
+/// The same for all responses of an HTTP/2 connection: no limit, or one that nobody reads would
+/// stop its neighbours.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// Between two signs of life that an HTTP/2 connection with requests asks of its server, and how long
-/// each may take.
+/// Between two signs of life that an HTTP/2 connection with requests asks of its server, and how
+/// long each may take.
 const PING: Duration = Duration::from_secs(15);
 
 /// After so long an idle connection asks for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How long a connection may find its server taking nothing of what is sent, whatever the guest says
-/// and also when its attempt is over: a connection is a descriptor.
+/// How long a connection may find its server taking nothing of what is sent, whatever the guest
+/// says and also when its attempt is over: a connection is a descriptor.
 #[cfg(target_os = "linux")]
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -142,15 +142,15 @@ struct Entry {
 
 impl Entry {
     fn lease(&self) -> Lease {
-        Lease {
-            client: self.client.clone(),
-            _in_use: Arc::clone(&self.in_use),
-        }
+        Lease { client: self.client.clone(), _in_use: Arc::clone(&self.in_use) }
     }
 }
 
 impl Clients {
-    pub(super) fn new(division: Division, authorities: &Authorities) -> Result<Self, rustls::Error> {
+    pub(super) fn new(
+        division: Division,
+        authorities: &Authorities,
+    ) -> Result<Self, rustls::Error> {
         let provider = rustls::crypto::ring::default_provider();
         let mut tls = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()?
@@ -161,11 +161,7 @@ impl Clients {
         Ok(Self {
             tls: Arc::new(tls),
             connecting: FairSemaphore::new(division.connecting, WAITING),
-            kept: Mutex::new(Kept {
-                most: division.clients,
-                clients: HashMap::new(),
-                clock: 0,
-            }),
+            kept: Mutex::new(Kept { most: division.clients, clients: HashMap::new(), clock: 0 }),
         })
     }
 
@@ -184,10 +180,7 @@ impl Clients {
         if has_room {
             return self.kept().insert(key, client);
         }
-        Lease {
-            client,
-            _in_use: Arc::default(),
-        }
+        Lease { client, _in_use: Arc::default() }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -239,8 +232,8 @@ impl Kept {
         Some(entry.lease())
     }
 
-    /// Drops a client that no request uses: of the tenant that has most of them, the one that was not
-    /// used for longest. `false`: there is no room.
+    /// Drops a client that no request uses: of the tenant that has most of them, the one that was
+    /// not used for longest. `false`: there is no room.
     fn make_room(&mut self) -> bool {
         if self.clients.len() < self.most {
             return true;
@@ -249,10 +242,7 @@ impl Kept {
         for key in self.clients.keys() {
             *counts.entry(&key.tenant).or_default() += 1;
         }
-        let idle = self
-            .clients
-            .iter()
-            .filter(|(_, entry)| Arc::strong_count(&entry.in_use) == 1);
+        let idle = self.clients.iter().filter(|(_, entry)| Arc::strong_count(&entry.in_use) == 1);
         let first = idle.max_by_key(|(key, entry)| (counts.get(&key.tenant), Reverse(entry.used)));
         let Some(key) = first.map(|(key, _)| key.clone()) else {
             return false;
@@ -260,13 +250,10 @@ impl Kept {
         self.clients.remove(&key).is_some()
     }
 
-    /// Keeps a client, unless somebody else has kept one for the same meanwhile, or has taken the room.
+    /// Keeps a client, unless somebody else has kept one for the same meanwhile, or has taken the
+    /// room.
     fn insert(&mut self, key: Key, client: Client) -> Lease {
-        let entry = Entry {
-            client,
-            in_use: Arc::default(),
-            used: self.clock,
-        };
+        let entry = Entry { client, in_use: Arc::default(), used: self.clock };
         if self.clients.len() >= self.most && !self.make_room() {
             return entry.lease();
         }

@@ -41,12 +41,12 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// Reads the authority of an address, and checks the grant. The path and the query are no business of
-    /// the grant's, and go out as the guest gave them ([`Destination::uri`]).
+    /// Reads the authority of an address, and checks the grant. The path and the query are no
+    /// business of the grant's, and go out as the guest gave them ([`Destination::uri`]).
     ///
-    /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and `%31%32%37.0.0.1` all become
-    /// `127.0.0.1`, names are lower case and in ASCII. Whatever spelling the guest chose, the grant sees that, and
-    /// so does the server in `Host`.
+    /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and
+    /// `%31%32%37.0.0.1` all become `127.0.0.1`, names are lower case and in ASCII. Whatever
+    /// spelling the guest chose, the grant sees that, and so does the server in `Host`.
     pub(super) fn granted(method: &Method, uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
         let invalid = |why: &str| Refusal::Uri(format!("an HTTP request was refused: {why}"));
         let is_tls = match uri.scheme_str() {
@@ -63,10 +63,9 @@ impl Destination {
                 "its address carries a user name or password; send an Authorization header instead",
             ));
         }
-        let (Some(host), Some(port)) = (
-            url.host().map(|host| unmapped(host.to_owned())),
-            url.port_or_known_default(),
-        ) else {
+        let (Some(host), Some(port)) =
+            (url.host().map(|host| unmapped(host.to_owned())), url.port_or_known_default())
+        else {
             return Err(invalid("its address names no host"));
         };
         // With what stands between the slashes, and nothing else of the URL that was read.
@@ -92,16 +91,11 @@ impl Destination {
                  methods = [\"{method}\"] }}]` under [grants]"
             )));
         }
-        Ok(Self {
-            is_tls,
-            authority,
-            port,
-            host,
-        })
+        Ok(Self { is_tls, authority, port, host })
     }
 
-    /// The address to send a request to: the authority that was checked, and the path and query that
-    /// the guest gave, byte for byte. Signatures cover these.
+    /// The address to send a request to: the authority that was checked, and the path and query
+    /// that the guest gave, byte for byte. Signatures cover these.
     pub(super) fn uri(&self, given: &Uri) -> Result<Uri, http::Error> {
         let path = given.path_and_query().cloned();
         Uri::builder()
@@ -135,8 +129,8 @@ impl Destination {
         })
     }
 
-    /// Drops the addresses that none of the grants lets anybody connect to. What is left is sorted, so that the same set is the same
-    /// pool.
+    /// Drops the addresses that none of the grants lets anybody connect to. What is left is sorted,
+    /// so that the same set is the same pool.
     pub(super) fn allowed(
         &self,
         found: &[SocketAddr],
@@ -211,14 +205,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_an_address_is_that_address() {
-        for spelling in [
-            "127.0.0.1",
-            "2130706433",
-            "127.1",
-            "0x7f.1",
-            "0177.0.0.1",
-            "0x7f000001",
-        ] {
+        for spelling in ["127.0.0.1", "2130706433", "127.1", "0x7f.1", "0177.0.0.1", "0x7f000001"] {
             let destination = granted(&format!("http://{spelling}/"), &["*"]).unwrap();
             let address = destination.literal_address().unwrap();
             assert_eq!(address.to_string(), "127.0.0.1:80", "{spelling}");
@@ -231,18 +218,10 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_not_public_either() {
-        for spelling in [
-            "[::1]",
-            "[::ffff:127.0.0.1]",
-            "[::ffff:a9fe:a9fe]",
-            "[64:ff9b::7f00:1]",
-        ] {
+        for spelling in ["[::1]", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[64:ff9b::7f00:1]"] {
             let destination = granted(&format!("http://{spelling}/"), &["*"]).unwrap();
             let address = destination.literal_address().unwrap();
-            assert!(
-                destination.allowed(&[address], &[&grant(&["*"])]).is_err(),
-                "{spelling}"
-            );
+            assert!(destination.allowed(&[address], &[&grant(&["*"])]).is_err(), "{spelling}");
         }
     }
 
@@ -266,25 +245,16 @@ mod tests {
             granted("http://evil.test?@example.com", &["example.com"]),
             Err(Refusal::NotGranted(_))
         ));
-        assert!(matches!(
-            granted("http://example.com:0/", &["*:*"]),
-            Err(Refusal::Uri(_))
-        ));
+        assert!(matches!(granted("http://example.com:0/", &["*:*"]), Err(Refusal::Uri(_))));
     }
 
     #[test]
     fn what_is_sent_is_the_checked_authority_and_the_given_path() {
         for (given, sent) in [
             ("http://EXAMPLE.com:80/a/../b", "http://example.com/a/../b"),
-            (
-                "https://example.com:443/%2e/%2E?q='",
-                "https://example.com/%2e/%2E?q='",
-            ),
+            ("https://example.com:443/%2e/%2E?q='", "https://example.com/%2e/%2E?q='"),
             ("http://127.1/./a//b\\c", "http://127.0.0.1/./a//b\\c"),
-            (
-                "http://[::FFFF:127.0.0.1]:8080?x",
-                "http://[::ffff:7f00:1]:8080/?x",
-            ),
+            ("http://[::FFFF:127.0.0.1]:8080?x", "http://[::ffff:7f00:1]:8080/?x"),
             ("http://example.com", "http://example.com/"),
             ("http://example.com/{a}|\"^?`", "http://example.com/{a}|\"^?`"),
         ] {
@@ -316,11 +286,13 @@ mod tests {
 
     #[test]
     fn a_method_may_need_a_grant_of_its_own() {
-        let rule = serde_json::json!({"hosts": [{"host": "api.test:8080", "methods": ["POST", "PUT"]}]});
+        let rule =
+            serde_json::json!({"hosts": [{"host": "api.test:8080", "methods": ["POST", "PUT"]}]});
         let grant: HttpGrant = serde_json::from_value(rule).unwrap();
         let uri = "http://api.test:8080/x".parse().unwrap();
         assert!(Destination::granted(&Method::POST, &uri, &grant).is_ok());
-        let Err(Refusal::NotGranted(text)) = Destination::granted(&Method::GET, &uri, &grant) else {
+        let Err(Refusal::NotGranted(text)) = Destination::granted(&Method::GET, &uri, &grant)
+        else {
             panic!()
         };
         let wanted = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;

@@ -1,5 +1,5 @@
-//! What went wrong with a request, in the words of `wasi:http`, so that a guest can tell a refused connection from a
-//! slow one.
+//! What went wrong with a request, in the words of `wasi:http`, so that a guest can tell a refused
+//! connection from a slow one.
 
 use std::{error::Error as StdError, io};
 
@@ -20,7 +20,8 @@ pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
     }
     if let Some(io) = find::<io::Error>(error) {
         return match io.kind() {
-            // Somebody who takes it for a connection that was never made would send the request again.
+            // Somebody who takes it for a connection that was never made would send the request
+            // again.
             io::ErrorKind::TimedOut if !error.is_connect() => Error::HttpResponseTimeout,
             _ => of_io(io),
         };
@@ -28,8 +29,8 @@ pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
     if error.is_connect() {
         return Error::DestinationUnavailable;
     }
-    // The client's library reads a hundred headers and some hundred kilobytes of them, and has no public type for what is more; a test
-    // holds its text.
+    // The client's library reads a hundred headers and some hundred kilobytes of them, and has no
+    // public type for what is more; a test holds its text.
     if says(error, "message head is too large") {
         return Error::HttpResponseHeaderSectionSize(None);
     }
@@ -68,9 +69,10 @@ fn of_io(error: &io::Error) -> Error {
         Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::AddrNotAvailable => {
             Error::DestinationIpUnroutable
         }
-        Kind::UnexpectedEof | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => {
-            Error::ConnectionTerminated
-        }
+        Kind::UnexpectedEof
+        | Kind::ConnectionReset
+        | Kind::ConnectionAborted
+        | Kind::BrokenPipe => Error::ConnectionTerminated,
         _ => Error::DestinationUnavailable,
     }
 }
@@ -88,7 +90,8 @@ fn of_tls(error: &rustls::Error) -> Error {
     }
 }
 
-/// The first error of a type in a chain; an `io::Error` hides what it wraps from `source`, so it is opened.
+/// The first error of a type in a chain; an `io::Error` hides what it wraps from `source`, so it is
+/// opened.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -113,8 +116,8 @@ fn copy(error: &Error) -> Error {
     }
 }
 
-/// What a response's body broke off with, for `http-error-code`. Only errors that [`of_body`] and the caps produce
-/// arrive here.
+/// What a response's body broke off with, for `http-error-code`. Only errors that [`of_body`] and
+/// the caps produce arrive here.
 pub(crate) fn body_error_code(error: &Error) -> ErrorCode {
     match error {
         Error::HttpResponseBodySize(size) => ErrorCode::HttpResponseBodySize(*size),

@@ -43,7 +43,10 @@ impl Resolver {
     /// Asks `lookup`: a test says with it what a name stands for, and for how long.
     pub(super) fn new<F>(lookup: F) -> Self
     where
-        F: Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
+        F: Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>
+            + Send
+            + Sync
+            + 'static,
     {
         Self {
             lookup: Box::new(lookup),
@@ -56,8 +59,8 @@ impl Resolver {
     /// The addresses of a name, each with the port.
     ///
     /// # Errors
-    /// What the system says; that it takes longer than five seconds; or that too many look-ups of the
-    /// tenant wait already.
+    /// What the system says; that it takes longer than five seconds; or that too many look-ups of
+    /// the tenant wait already.
     pub(super) async fn resolve(
         &self,
         tenant: &TenantId,
@@ -125,7 +128,9 @@ mod tests {
         let call = |_| {
             let resolver = Arc::clone(resolver);
             let mallory = tenant("mallory");
-            tokio::spawn(async move { resolver.resolve(&mallory, "slow.test".to_owned(), 80).await })
+            tokio::spawn(
+                async move { resolver.resolve(&mallory, "slow.test".to_owned(), 80).await },
+            )
         };
         (0..count).map(call).collect()
     }
@@ -194,16 +199,9 @@ mod tests {
         while resolver.lookups.waiting(&tenant("mallory")) < WAITING {
             tokio::task::yield_now().await;
         }
-        let refused = resolver
-            .resolve(&tenant("mallory"), "slow.test".to_owned(), 80)
-            .await;
+        let refused = resolver.resolve(&tenant("mallory"), "slow.test".to_owned(), 80).await;
         let error = refused.unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("1000 calls of this tenant wait already"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("1000 calls of this tenant wait already"), "{error}");
         flood.iter().for_each(Call::abort);
     }
 }

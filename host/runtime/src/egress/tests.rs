@@ -58,10 +58,7 @@ impl Asker {
             exports: Vec::new(),
             size: 0,
             limits: Limits::default(),
-            grants: Grants {
-                http: self.grant.clone(),
-                ..Grants::default()
-            },
+            grants: Grants { http: self.grant.clone(), ..Grants::default() },
             config: std::collections::BTreeMap::new(),
         }
     }
@@ -165,12 +162,9 @@ async fn a_name_that_changes_after_the_check_moves_no_connection() {
     let url = format!("http://rebinding.test:{}/", public.port());
 
     assert_eq!(asker.page(&url).await.unwrap(), "public");
-    assert_eq!(
-        names.lookups.load(Ordering::SeqCst),
-        1,
-        "nothing asks a second time"
-    );
-    // The next request is checked anew, and neither follows the name nor goes out by the connection that is there.
+    assert_eq!(names.lookups.load(Ordering::SeqCst), 1, "nothing asks a second time");
+    // The next request is checked anew, and neither follows the name nor goes out by the connection
+    // that is there.
     let error = asker.page(&url).await;
     assert!(matches!(error, Err(Error::DestinationIpProhibited)), "{error:?}");
     assert_eq!((public.connections(), private.connections()), (1, 0));
@@ -203,35 +197,21 @@ async fn a_time_limit_of_zero_is_a_timeout_and_no_panic() {
     let zero = Some(Duration::ZERO);
     let server = Server::with_page("x").await;
     // Loopback may be connected to in no time at all.
-    let answer = ask(
-        &server,
-        RequestOptions {
-            connect_timeout: zero,
-            ..RequestOptions::default()
-        },
-    )
-    .await;
+    let answer =
+        ask(&server, RequestOptions { connect_timeout: zero, ..RequestOptions::default() }).await;
     assert!(
         matches!(answer, Ok(_) | Err(Error::ConnectionTimeout | Error::DnsTimeout)),
         "{answer:?}"
     );
 
     let server = Server::silent().await;
-    let error = ask(
-        &server,
-        RequestOptions {
-            first_byte_timeout: zero,
-            ..RequestOptions::default()
-        },
-    )
-    .await;
+    let error =
+        ask(&server, RequestOptions { first_byte_timeout: zero, ..RequestOptions::default() })
+            .await;
     assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
 
     let server = Server::dripping(Duration::from_secs(60)).await;
-    let options = RequestOptions {
-        between_bytes_timeout: zero,
-        ..RequestOptions::default()
-    };
+    let options = RequestOptions { between_bytes_timeout: zero, ..RequestOptions::default() };
     let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
     assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
 }
@@ -252,16 +232,10 @@ async fn a_time_limit_of_centuries_is_no_panic_either() {
 #[tokio::test]
 async fn a_server_that_falls_silent_is_told_from_one_that_never_spoke() {
     let limit = Some(Duration::from_millis(50));
-    let options = RequestOptions {
-        first_byte_timeout: limit,
-        ..RequestOptions::default()
-    };
+    let options = RequestOptions { first_byte_timeout: limit, ..RequestOptions::default() };
     let error = ask(&Server::silent().await, options).await;
     assert!(matches!(error, Err(Error::HttpResponseTimeout)), "{error:?}");
-    let options = RequestOptions {
-        between_bytes_timeout: limit,
-        ..RequestOptions::default()
-    };
+    let options = RequestOptions { between_bytes_timeout: limit, ..RequestOptions::default() };
     let server = Server::dripping(Duration::from_secs(60)).await;
     let error = ask(&server, options).await.unwrap().collect().await.map(|_| ());
     assert!(matches!(error, Err(Error::ConnectionReadTimeout)), "{error:?}");
@@ -278,7 +252,9 @@ async fn connections_are_shared_by_tenants_and_come_back() {
     let flood: Vec<_> = (0..200)
         .map(|_| {
             let (mallory, url) = (Arc::clone(&mallory), server.url("/"));
-            tokio::spawn(async move { mallory.send(&url, RequestOptions::default()).await.map(drop) })
+            tokio::spawn(
+                async move { mallory.send(&url, RequestOptions::default()).await.map(drop) },
+            )
         })
         .collect();
     let busy = async {
@@ -299,10 +275,7 @@ async fn connections_are_shared_by_tenants_and_come_back() {
         ..RequestOptions::default()
     };
     let refused = mallory.send(&page.url("/"), hurried).await;
-    assert!(
-        matches!(refused, Err(Error::ConnectionLimitReached)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
     for request in flood {
         request.abort();
         assert!(request.await.is_err());
@@ -322,20 +295,11 @@ async fn a_response_holds_its_connection_until_it_was_read_or_dropped() {
     let egress = Egress::new(64, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let asker = Asker::new(egress, "127.0.0.0/8");
     let all = asker.egress.requests.available();
-    let response = asker
-        .send(&server.url("/"), RequestOptions::default())
-        .await
-        .unwrap();
+    let response = asker.send(&server.url("/"), RequestOptions::default()).await.unwrap();
     assert_eq!(asker.egress.requests.available(), all - 1);
     let body = response.into_body().collect().await.unwrap();
-    assert_eq!(
-        (body.to_bytes().as_ref(), asker.egress.requests.available()),
-        (&b"x"[..], all)
-    );
-    let response = asker
-        .send(&server.url("/"), RequestOptions::default())
-        .await
-        .unwrap();
+    assert_eq!((body.to_bytes().as_ref(), asker.egress.requests.available()), (&b"x"[..], all));
+    let response = asker.send(&server.url("/"), RequestOptions::default()).await.unwrap();
     assert_eq!(asker.egress.requests.available(), all - 1);
     drop(response);
     assert_eq!(asker.egress.requests.available(), all);
@@ -368,14 +332,12 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
     assert_eq!(server.connections(), before + 3);
 }
 
-/// Answers with what it was asked: the target of the request, its `host`, and the names of its headers.
+/// Answers with what it was asked: the target of the request, its `host`, and the names of its
+/// headers.
 fn echo(request: &Request<Bytes>) -> Response<Bytes> {
     let mut names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
     names.sort_unstable();
-    let host = request
-        .headers()
-        .get("host")
-        .map_or("", |host| host.to_str().unwrap());
+    let host = request.headers().get("host").map_or("", |host| host.to_str().unwrap());
     let target = request.uri().path_and_query().unwrap();
     Response::new(format!("{target} {host} {}", names.join(",")).into())
 }
@@ -385,14 +347,9 @@ async fn path_and_query_arrive_as_the_guest_gave_them_and_nothing_is_added() {
     let server = Server::answering(|request| echo(&request)).await;
     let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let asker = Asker::new(egress, "127.0.0.0/8");
-    for path in [
-        "/a/../b/./c",
-        "/%2E%2e/%2f?x=%27&y='",
-        "/a\\b//c;d=e",
-        "/{a}|\"?[b]^`",
-        "/?",
-        "/a?b?c",
-    ] {
+    for path in
+        ["/a/../b/./c", "/%2E%2e/%2f?x=%27&y='", "/a\\b//c;d=e", "/{a}|\"?[b]^`", "/?", "/a?b?c"]
+    {
         // A spelling of the host is not what it is called.
         let page = asker.page(&format!("http://127.1:{}{path}", server.port())).await;
         let expected = format!("{path} 127.0.0.1:{} host", server.port());
@@ -439,7 +396,8 @@ async fn servers_that_speak_http_2_only_are_understood() {
 
 #[tokio::test]
 async fn a_large_body_comes_and_goes_over_http_2() {
-    let server = Server::secure(&["h2", "http/1.1"], |request| Response::new(request.into_body())).await;
+    let server =
+        Server::secure(&["h2", "http/1.1"], |request| Response::new(request.into_body())).await;
     let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
     let (mut guest, body) = Guest::new();
     let url = format!("https://127.0.0.1:{}/", server.port());
@@ -534,17 +492,18 @@ async fn an_http_2_server_that_takes_no_more_of_one_body_is_noticed() {
         let acceptor = acceptor.clone();
         async move {
             let stream = acceptor.accept(stream).await.unwrap();
-            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                // Held, and not read.
-                let _request = request;
-                std::future::pending::<Result<Response<Empty<Bytes>>, std::convert::Infallible>>().await
-            });
+            let service =
+                hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    // Held, and not read.
+                    let _request = request;
+                    std::future::pending::<
+                            Result<Response<Empty<Bytes>>, std::convert::Infallible>,
+                        >()
+                        .await
+                });
             let executor = hyper_util::rt::TokioExecutor::new();
             let server = hyper::server::conn::http2::Builder::new(executor);
-            server
-                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
-                .await
-                .ok();
+            server.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await.ok();
         }
     })
     .await;
@@ -588,10 +547,7 @@ async fn a_body_that_is_cut_off_ends_its_connection() {
     };
     let (answer, ()) = tokio::join!(asker.upload(&url, options, body), write);
     // The latter where the machine was too busy to send the body meanwhile.
-    let late = matches!(
-        answer,
-        Err(Error::HttpResponseTimeout | Error::ConnectionWriteTimeout)
-    );
+    let late = matches!(answer, Err(Error::HttpResponseTimeout | Error::ConnectionWriteTimeout));
     assert!(late, "{answer:?}");
     let gone = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await;
     assert_eq!(gone.unwrap(), Some(()));

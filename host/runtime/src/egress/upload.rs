@@ -1,9 +1,9 @@
-//! Whose turn it is while a request is sent, so that a server that stops reading is told from a guest
-//! that takes its time.
+//! Whose turn it is while a request is sent, so that a server that stops reading is told from a
+//! guest that takes its time.
 //!
 //! The client asks for the next part of a body when it has room for it, and it has room when the
-//! server reads. So from one part to the next question the server is waited for, and from the question
-//! to the next part the guest.
+//! server reads. So from one part to the next question the server is waited for, and from the
+//! question to the next part the guest.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -124,7 +124,8 @@ impl Upload {
         state.body = None;
     }
 
-    /// The server does not take it: the guest's stream is closed, and the client is told if it asks.
+    /// The server does not take it: the guest's stream is closed, and the client is told if it
+    /// asks.
     pub(super) fn cut(&self) {
         self.state().body = None;
     }
@@ -186,19 +187,11 @@ mod tests {
             Some((Ok(Frame::data(part)), receiver))
         });
         let upload = Upload::new(Some(StreamBody::new(parts).boxed_unsync()));
-        let late = async || {
-            (
-                is_late(&upload, Turn::takes).await,
-                is_late(&upload, Turn::answers).await,
-            )
-        };
+        let late =
+            async || (is_late(&upload, Turn::takes).await, is_late(&upload, Turn::answers).await);
         assert_eq!(late().await, (false, false), "it connects");
         upload.connected();
-        assert_eq!(
-            late().await,
-            (true, true),
-            "the server is to ask for the first part"
-        );
+        assert_eq!(late().await, (true, true), "the server is to ask for the first part");
         for _ in 0..2 {
             let mut waiting = std::pin::pin!(next(&upload));
             assert!(futures_util::poll!(&mut waiting).is_pending());

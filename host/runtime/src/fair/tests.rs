@@ -37,9 +37,8 @@ fn a_greedy_tenant_leaves_permits_to_the_next() {
     let second = greedy(&semaphore, 2);
     assert_eq!(second.len(), 16);
     // With so many tenants as that, each still finds its first.
-    let rest: Vec<_> = (3..=18)
-        .map(|tenant| semaphore.try_acquire(&named(tenant)).unwrap())
-        .collect();
+    let rest: Vec<_> =
+        (3..=18).map(|tenant| semaphore.try_acquire(&named(tenant)).unwrap()).collect();
     assert_eq!((rest.len(), semaphore.available()), (16, 0));
     assert!(semaphore.try_acquire(&named(99)).is_none());
     drop((first, second, rest));
@@ -90,10 +89,7 @@ fn more_than_may_wait_is_refused_and_others_may_still() {
     for call in &mut waiting {
         assert!(poll(call).is_none());
     }
-    assert_eq!(
-        poll(&mut call(&semaphore, 1)).unwrap().unwrap_err(),
-        TooManyWaiting(2)
-    );
+    assert_eq!(poll(&mut call(&semaphore, 1)).unwrap().unwrap_err(), TooManyWaiting(2));
     let mut other = call(&semaphore, 2);
     assert!(poll(&mut other).is_none());
     // Whoever gives up makes room.
@@ -106,7 +102,8 @@ fn more_than_may_wait_is_refused_and_others_may_still() {
 fn whoever_goes_away_loses_no_permit() {
     let semaphore = FairSemaphore::new(1, 10);
     let held = semaphore.try_acquire(&named(1)).unwrap();
-    let (mut gone, mut granted, mut last) = (call(&semaphore, 2), call(&semaphore, 3), call(&semaphore, 4));
+    let (mut gone, mut granted, mut last) =
+        (call(&semaphore, 2), call(&semaphore, 3), call(&semaphore, 4));
     for call in [&mut gone, &mut granted, &mut last] {
         assert!(poll(call).is_none());
     }

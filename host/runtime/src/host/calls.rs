@@ -1,7 +1,8 @@
 //! Counting the guest's calls to the host, and what happens at the border.
 //!
-//! Calls are counted where each host function fetches its state, which happens once a call; the engine's own hook
-//! also fires for its internal calls (growing a memory, yielding), so it does not count, it enforces.
+//! Calls are counted where each host function fetches its state, which happens once a call; the
+//! engine's own hook also fires for its internal calls (growing a memory, yielding), so it does not
+//! count, it enforces.
 
 use std::{
     pin::Pin,
@@ -15,9 +16,9 @@ use wasmtime::{CallHook, CallHookHandler, StoreContextMut};
 
 use super::HostState;
 
-/// What one call may carry from the guest to the host, in bytes, if the attempt's memory has as much room.
-/// Twice the largest value that a plugin may keep. A list of as many short strings takes 5 ms to
-/// copy out of the guest and to drop again.
+/// What one call may carry from the guest to the host, in bytes, if the attempt's memory has as
+/// much room. Twice the largest value that a plugin may keep. A list of as many short strings takes
+/// 5 ms to copy out of the guest and to drop again.
 pub(crate) const CARGO: usize = 2 << 20;
 
 /// What a result needs beside its text: tags, lengths, the failure's retry wish.
@@ -46,16 +47,9 @@ pub(crate) struct Calls {
 
 impl Calls {
     pub(super) fn new(limits: &Limits) -> Self {
-        let output = usize::try_from(limits.output)
-            .unwrap_or(usize::MAX)
-            .saturating_add(RESULT_OVERHEAD);
-        Self {
-            count: 0,
-            limit: limits.host_calls,
-            turn: Instant::now(),
-            output,
-            returned: false,
-        }
+        let output =
+            usize::try_from(limits.output).unwrap_or(usize::MAX).saturating_add(RESULT_OVERHEAD);
+        Self { count: 0, limit: limits.host_calls, turn: Instant::now(), output, returned: false }
     }
 
     pub(super) const fn count(&mut self) {
@@ -67,7 +61,8 @@ impl Calls {
         self.count
     }
 
-    /// Whether the guest was last seen returning from a function, so that a failure now is one of reading its result.
+    /// Whether the guest was last seen returning from a function, so that a failure now is one of
+    /// reading its result.
     pub(crate) const fn returned(&self) -> bool {
         self.returned
     }
@@ -78,7 +73,10 @@ pub(crate) struct Switch;
 
 impl Switch {
     /// Returns whether the guest is to let others run.
-    fn cross(store: &mut StoreContextMut<'_, HostState>, event: CallHook) -> wasmtime::Result<bool> {
+    fn cross(
+        store: &mut StoreContextMut<'_, HostState>,
+        event: CallHook,
+    ) -> wasmtime::Result<bool> {
         let calls = &mut store.data_mut().calls;
         calls.returned = false;
         match event {
@@ -105,7 +103,8 @@ impl Switch {
     }
 }
 
-// By hand and not with `async_trait`, which would allocate a future at each of the twenty crossings of even a small attempt.
+// By hand and not with `async_trait`, which would allocate a future at each of the twenty crossings
+// of even a small attempt.
 impl CallHookHandler<HostState> for Switch {
     fn handle_call_event<'a, 'b, 'c>(
         &'a self,

@@ -28,11 +28,7 @@ impl logging::Host for HostState {
 impl progress::Host for HostState {
     fn report(&mut self, fraction: f64, note: Option<String>) {
         if let Some(report) = &self.attempt.progress {
-            let fraction = if fraction.is_nan() {
-                0.0
-            } else {
-                fraction.clamp(0.0, 1.0)
-            };
+            let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) };
             let note = note.map(|note| cut(&note, NOTE).to_owned());
             report(Progress { fraction, note });
         }

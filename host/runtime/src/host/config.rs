@@ -10,20 +10,24 @@ use crate::contract::config::{self, Error};
 /// What a name and its value take besides their text, in bytes.
 const ENTRY: usize = 64;
 
-/// Names under which older toolchains import the interface; the functions are the same. A version that is not final matches
-/// only itself, so that each has to be linked.
+/// Names under which older toolchains import the interface; the functions are the same. A version
+/// that is not final matches only itself, so that each has to be linked.
 pub(super) const DRAFTS: [&str; 3] = [
     "wasi:config/store@0.2.0-draft-2024-09-27",
     "wasi:config/store@0.2.0-draft",
     "wasi:config/runtime@0.2.0-draft",
 ];
 
-/// A plugin's configuration, and over it the secrets that it was granted. Without `Debug`, so that nothing shows them by mistake.
+/// A plugin's configuration, and over it the secrets that it was granted. Without `Debug`, so that
+/// nothing shows them by mistake.
 #[derive(Default)]
 pub(crate) struct Values(BTreeMap<String, String>);
 
 impl Values {
-    pub(crate) fn new(config: &BTreeMap<String, String>, secrets: BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(
+        config: &BTreeMap<String, String>,
+        secrets: BTreeMap<String, String>,
+    ) -> Self {
         let mut values = config.clone();
         values.extend(secrets);
         Self(values)
@@ -43,9 +47,7 @@ impl config::Host for HostState {
         let paid = self.carry("the configuration", size);
         paid.map_err(|over| Error::Io(over.to_string()))?;
         let values = self.attempt.config.0.iter();
-        Ok(values
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect())
+        Ok(values.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a handle costs, and the charge that lives as long as it does.
 //!
-//! WASI's own implementation keeps what is behind a handle in a table that knows no sizes. So each function that makes
-//! a handle charges for it here, each that changes what is behind one measures it anew, and each that drops one gives
-//! its charge back.
+//! WASI's own implementation keeps what is behind a handle in a table that knows no sizes. So each
+//! function that makes a handle charges for it here, each that changes what is behind one measures
+//! it anew, and each that drops one gives its charge back.
 
 use http::HeaderMap;
 use wasmtime::component::Resource;
@@ -17,8 +17,8 @@ use wasmtime_wasi_http::{
 use super::HostState;
 use crate::budget::{Charge, OverBudget};
 
-/// Any handle, in bytes: its entries in the tables of guest and host, and what is behind it when that holds nothing
-/// more. The largest of those with nothing more takes about 350.
+/// Any handle, in bytes: its entries in the tables of guest and host, and what is behind it when
+/// that holds nothing more. The largest of those with nothing more takes about 350.
 pub(super) const HANDLE: u64 = 512;
 
 /// A body on its way out, in bytes, without what was written to it: two channels of one block each.
@@ -108,16 +108,15 @@ impl HostState {
     }
 }
 
-/// What a header map holds, in bytes: for each name that it has room for an entry and its index, for each further value
-/// a link in a vector that may be half empty, and for each text a block of its own.
+/// What a header map holds, in bytes: for each name that it has room for an entry and its index,
+/// for each further value a link in a vector that may be half empty, and for each text a block of
+/// its own.
 pub(crate) fn headers(map: &HeaderMap) -> u64 {
     const ENTRY: usize = 112;
     const FURTHER: usize = 2 * 72;
     const BLOCKS: usize = 64;
-    let texts: usize = map
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + BLOCKS)
-        .sum();
+    let texts: usize =
+        map.iter().map(|(name, value)| name.as_str().len() + value.len() + BLOCKS).sum();
     let further = map.len().saturating_sub(map.keys_len());
     (map.capacity() * ENTRY + further * FURTHER + texts) as u64
 }

@@ -1,5 +1,5 @@
-//! `wasi:http`, in front of the implementation that comes with wasmtime: every function says what it makes the host
-//! hold, and pays for it before it is kept.
+//! `wasi:http`, in front of the implementation that comes with wasmtime: every function says what
+//! it makes the host hold, and pays for it before it is kept.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -24,7 +24,8 @@ use wasmtime_wasi_http::p2::{
 use super::{HostState, handles::HANDLE};
 use crate::egress;
 
-/// A request under way, in bytes, without what the egress holds for it: the handle, and the task that waits.
+/// A request under way, in bytes, without what the egress holds for it: the handle, and the task
+/// that waits.
 const WAITING: u64 = 4 * HANDLE;
 
 impl types::Host for HostState {
@@ -36,8 +37,8 @@ impl types::Host for HostState {
         types::Host::convert_header_error(&mut self.uncounted_http(), error)
     }
 
-    /// `wasmtime-wasi-http` 48 knows an error of a response body only if it is its WIT type, which is not what bodies
-    /// produce, so guests would see no reason at all.
+    /// `wasmtime-wasi-http` 48 knows an error of a response body only if it is its WIT type, which
+    /// is not what bodies produce, so guests would see no reason at all.
     fn http_error_code(
         &mut self,
         error: Resource<types::IoError>,

@@ -1,5 +1,5 @@
-//! Streams, pollables and errors of `wasi:io`, and what makes them elsewhere in WASI: each handle is paid for, and no
-//! call asks the host for more than a chunk.
+//! Streams, pollables and errors of `wasi:io`, and what makes them elsewhere in WASI: each handle
+//! is paid for, and no call asks the host for more than a chunk.
 
 use wasmtime::{
     bail,
@@ -22,14 +22,18 @@ use wasmtime_wasi::{
 
 use super::{HostState, handles::HANDLE};
 
-/// What one `poll` may wait for. An engine polls all that it waits for, and each call makes a future for each.
+/// What one `poll` may wait for. An engine polls all that it waits for, and each call makes a
+/// future for each.
 const POLLED: usize = 20_000;
 
 /// What one read brings, in bytes. A stream may give less than was asked for.
 const READ: u64 = 256 << 10;
 
 impl streams::Host for HostState {
-    fn convert_stream_error(&mut self, error: StreamError) -> wasmtime::Result<streams::StreamError> {
+    fn convert_stream_error(
+        &mut self,
+        error: StreamError,
+    ) -> wasmtime::Result<streams::StreamError> {
         let charge = self.budget.charge("the stream's error", HANDLE)?;
         let converted = streams::Host::convert_stream_error(&mut self.table, error)?;
         if let streams::StreamError::LastOperationFailed(error) = &converted {
@@ -44,7 +48,11 @@ impl streams::HostInputStream for HostState {
         streams::HostInputStream::read(&mut self.table, stream, len.min(READ))
     }
 
-    async fn blocking_read(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<Vec<u8>> {
+    async fn blocking_read(
+        &mut self,
+        stream: Resource<DynInputStream>,
+        len: u64,
+    ) -> StreamResult<Vec<u8>> {
         streams::HostInputStream::blocking_read(&mut self.table, stream, len.min(READ)).await
     }
 
@@ -52,11 +60,18 @@ impl streams::HostInputStream for HostState {
         streams::HostInputStream::skip(&mut self.table, stream, len.min(READ))
     }
 
-    async fn blocking_skip(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
+    async fn blocking_skip(
+        &mut self,
+        stream: Resource<DynInputStream>,
+        len: u64,
+    ) -> StreamResult<u64> {
         streams::HostInputStream::blocking_skip(&mut self.table, stream, len.min(READ)).await
     }
 
-    fn subscribe(&mut self, stream: Resource<DynInputStream>) -> wasmtime::Result<Resource<DynPollable>> {
+    fn subscribe(
+        &mut self,
+        stream: Resource<DynInputStream>,
+    ) -> wasmtime::Result<Resource<DynPollable>> {
         self.making("the pollable", HANDLE, |state| {
             streams::HostInputStream::subscribe(&mut state.table, stream)
         })
@@ -70,7 +85,8 @@ impl streams::HostInputStream for HostState {
     }
 }
 
-// What is written is bounded by the streams themselves: each refuses more than it has said that it would take.
+// What is written is bounded by the streams themselves: each refuses more than it has said that it
+// would take.
 impl streams::HostOutputStream for HostState {
     fn check_write(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<u64> {
         streams::HostOutputStream::check_write(&mut self.table, stream)
@@ -93,7 +109,8 @@ impl streams::HostOutputStream for HostState {
         stream: Resource<DynOutputStream>,
         len: u64,
     ) -> StreamResult<()> {
-        streams::HostOutputStream::blocking_write_zeroes_and_flush(&mut self.table, stream, len).await
+        streams::HostOutputStream::blocking_write_zeroes_and_flush(&mut self.table, stream, len)
+            .await
     }
 
     fn write_zeroes(&mut self, stream: Resource<DynOutputStream>, len: u64) -> StreamResult<()> {
@@ -126,7 +143,10 @@ impl streams::HostOutputStream for HostState {
         streams::HostOutputStream::blocking_splice(&mut self.table, to, from, len.min(READ)).await
     }
 
-    fn subscribe(&mut self, stream: Resource<DynOutputStream>) -> wasmtime::Result<Resource<DynPollable>> {
+    fn subscribe(
+        &mut self,
+        stream: Resource<DynOutputStream>,
+    ) -> wasmtime::Result<Resource<DynPollable>> {
         self.making("the pollable", HANDLE, |state| {
             streams::HostOutputStream::subscribe(&mut state.table, stream)
         })
@@ -184,9 +204,7 @@ impl error::HostError for HostState {
 
 impl stdin::Host for HostState {
     fn get_stdin(&mut self) -> wasmtime::Result<Resource<DynInputStream>> {
-        self.making("the standard input", HANDLE, |state| {
-            stdin::Host::get_stdin(&mut state.cli())
-        })
+        self.making("the standard input", HANDLE, |state| stdin::Host::get_stdin(&mut state.cli()))
     }
 }
 
@@ -264,7 +282,8 @@ impl network::HostNetwork for HostState {
     }
 }
 
-/// Puts these in the place of WASI's own. The views of `wasi:cli`, clocks and sockets count the calls themselves.
+/// Puts these in the place of WASI's own. The views of `wasi:cli`, clocks and sockets count the
+/// calls themselves.
 pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     type Own = HasSelf<HostState>;
     let options = wasmtime_wasi::p2::bindings::LinkOptions::default();

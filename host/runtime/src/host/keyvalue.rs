@@ -1,7 +1,8 @@
-//! Values that outlive an attempt: `wasi:keyvalue`, in front of the trait [`KeyValue`](crate::KeyValue).
+//! Values that outlive an attempt: `wasi:keyvalue`, in front of the trait
+//! [`KeyValue`](crate::KeyValue).
 //!
-//! Everything that a guest names or hands over has a bound here, and so has what a call brings back, so that the rooms behind see no
-//! absurd size and the host holds none.
+//! Everything that a guest names or hands over has a bound here, and so has what a call brings
+//! back, so that the rooms behind see no absurd size and the host holds none.
 
 mod draft2;
 
@@ -39,15 +40,17 @@ type Batch = Vec<(String, Option<Vec<u8>>)>;
 /// Places in a listing that are remembered; the oldest is forgotten first.
 const CURSORS: usize = 16;
 
-/// A bucket that a guest has opened. Public because the generated bindings export it again; nothing leaves this crate.
+/// A bucket that a guest has opened. Public because the generated bindings export it again; nothing
+/// leaves this crate.
 #[derive(Clone)]
 pub struct Bucket {
     space: Space,
     values: Arc<dyn KeyValue>,
 }
 
-/// Where the next pages begin. A cursor of the interface is a number, and a place among keys that come and go is none; so a number stands
-/// for the last key of a page, for as long as the attempt lives.
+/// Where the next pages begin. A cursor of the interface is a number, and a place among keys that
+/// come and go is none; so a number stands for the last key of a page, for as long as the attempt
+/// lives.
 #[derive(Default)]
 pub(super) struct Cursors {
     given: u64,
@@ -82,9 +85,7 @@ impl From<KeyValueError> for Error {
 
 fn bounded(what: &str, length: usize, limit: usize) -> Result<(), Error> {
     if length > limit {
-        return Err(Error::Other(format!(
-            "{what} has {length} bytes and the limit is {limit}"
-        )));
+        return Err(Error::Other(format!("{what} has {length} bytes and the limit is {limit}")));
     }
     Ok(())
 }
@@ -98,9 +99,7 @@ fn key_fits(key: &str) -> Result<(), Error> {
 
 fn keys_fit<'a>(count: usize, keys: impl IntoIterator<Item = &'a String>) -> Result<(), Error> {
     if count > BATCH {
-        return Err(Error::Other(format!(
-            "the batch has {count} keys and the limit is {BATCH}"
-        )));
+        return Err(Error::Other(format!("the batch has {count} keys and the limit is {BATCH}")));
     }
     keys.into_iter().try_for_each(|key| key_fits(key))
 }
@@ -109,10 +108,9 @@ impl HostState {
     fn open_bucket(&self, name: String) -> Result<Bucket, Error> {
         let quota = self.attempt.plugin.grants.keyvalue;
         if !quota.allowed {
-            let text = "a key-value store was refused: grant it with `keyvalue = true` under [grants]";
-            self.log
-                .lock()
-                .refuse(FailureKind::CapabilityDenied, text.to_owned());
+            let text =
+                "a key-value store was refused: grant it with `keyvalue = true` under [grants]";
+            self.log.lock().refuse(FailureKind::CapabilityDenied, text.to_owned());
             return Err(Error::AccessDenied);
         }
         bounded("the bucket's name", name.len(), MAX_BUCKET)?;
@@ -127,10 +125,7 @@ impl HostState {
             bucket: name,
             quota,
         };
-        Ok(Bucket {
-            space,
-            values: Arc::clone(values),
-        })
+        Ok(Bucket { space, values: Arc::clone(values) })
     }
 }
 
@@ -148,7 +143,8 @@ impl HostState {
         Ok(())
     }
 
-    /// Charges for a value on its way to the guest. It is there already, and has a bound: one value at a time.
+    /// Charges for a value on its way to the guest. It is there already, and has a bound: one value
+    /// at a time.
     fn carry_value<E>(&mut self, value: &Result<Option<Vec<u8>>, E>) -> wasmtime::Result<()> {
         let length = value.as_ref().ok().and_then(Option::as_ref).map_or(0, Vec::len);
         Ok(self.carry("the value", length)?)
@@ -204,13 +200,15 @@ impl store::HostBucket for HostState {
         Ok(bucket.get(&key).await.map(|value| value.is_some()))
     }
 
-    async fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Answer<KeyResponse> {
+    async fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<u64>,
+    ) -> Answer<KeyResponse> {
         let bucket = self.table.get(&bucket)?;
         let after = match cursor.map(|cursor| self.cursors.place(cursor)) {
             Some(None) => {
-                return Ok(Err(Error::Other(
-                    "this cursor is not known, or no longer".to_owned(),
-                )));
+                return Ok(Err(Error::Other("this cursor is not known, or no longer".to_owned())));
             }
             Some(place) => place,
             None => None,
@@ -279,7 +277,8 @@ impl Bucket {
         Ok(self.values.swap(&self.space, key, seen, value).await?)
     }
 
-    /// The first draft counts without a sign, and other programs may have written a negative number.
+    /// The first draft counts without a sign, and other programs may have written a negative
+    /// number.
     async fn increment(&self, key: &str, delta: u64) -> Result<u64, Error> {
         let delta = i64::try_from(delta)
             .map_err(|_| Error::Other(format!("{delta} is more than can be added at once")))?;
@@ -289,7 +288,12 @@ impl Bucket {
 }
 
 impl atomics::Host for HostState {
-    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Answer<u64> {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: u64,
+    ) -> Answer<u64> {
         let bucket = self.table.get(&bucket)?;
         Ok(bucket.increment(&key, delta).await)
     }
@@ -311,7 +315,11 @@ impl batch::Host for HostState {
         }))
     }
 
-    async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
+    async fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
         Ok(bucket.set(values).await)
     }

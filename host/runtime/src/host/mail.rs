@@ -5,10 +5,13 @@ use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
 use super::{Attempt, HostState};
 use crate::{
     contract::{mail, mail_mime},
-    mailer::{self, MailAmount, MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt},
+    mailer::{
+        self, MailAmount, MailAttachment, MailError, MailErrorKind, MailMessage, MailReceipt,
+    },
 };
 
-/// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole, and as it is written.
+/// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole,
+/// and as it is written.
 const COPIES: u64 = 4;
 
 /// What one attempt has sent.
@@ -34,15 +37,15 @@ impl mail::Host for HostState {
                 ..MailMessage::default()
             })
             .await?;
-        Ok(mail::Receipt {
-            message_id: receipt.message_id,
-            accepted: receipt.accepted,
-        })
+        Ok(mail::Receipt { message_id: receipt.message_id, accepted: receipt.accepted })
     }
 }
 
 impl mail_mime::Host for HostState {
-    async fn send(&mut self, message: mail_mime::Message) -> Result<mail_mime::Receipt, mail::Error> {
+    async fn send(
+        &mut self,
+        message: mail_mime::Message,
+    ) -> Result<mail_mime::Receipt, mail::Error> {
         let attachments = message.attachments.into_iter().map(|file| MailAttachment {
             name: file.name,
             content_type: file.content_type,
@@ -82,21 +85,13 @@ impl HostState {
     async fn deliver(&mut self, mut message: MailMessage) -> Result<MailReceipt, mail::Error> {
         message.check()?;
         if let Some(refusal) = self.refusal(&message)? {
-            self.log
-                .lock()
-                .refuse(FailureKind::CapabilityDenied, refusal.clone());
-            return Err(mail::Error {
-                code: mail::ErrorCode::Denied,
-                message: refusal,
-            });
+            self.log.lock().refuse(FailureKind::CapabilityDenied, refusal.clone());
+            return Err(mail::Error { code: mail::ErrorCode::Denied, message: refusal });
         }
         let held = self.budget.charge("the mail", COPIES * message.size());
         let _held = held.map_err(|over| {
             self.log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
-            MailError {
-                kind: MailErrorKind::Invalid,
-                message: over.to_string(),
-            }
+            MailError { kind: MailErrorKind::Invalid, message: over.to_string() }
         })?;
         self.count(&message)?;
         message.key = format!("{}.{}", self.attempt.task, self.mails.sent);
@@ -113,10 +108,8 @@ impl HostState {
             log.message(LogLevel::Info, "mail", line);
         }
         for refused in &receipt.refused {
-            let text = format!(
-                "{} was refused: {} {}",
-                refused.address, refused.code, refused.message
-            );
+            let text =
+                format!("{} was refused: {} {}", refused.address, refused.code, refused.message);
             log.message(LogLevel::Warn, "mail", &text);
         }
         drop(log);
@@ -129,10 +122,7 @@ impl HostState {
     /// When it is beyond them.
     fn count(&mut self, message: &MailMessage) -> Result<(), mail::Error> {
         let limits = &self.attempt.plugin.limits;
-        let limit = MailAmount {
-            messages: limits.mails.into(),
-            bytes: limits.mail_bytes,
-        };
+        let limit = MailAmount { messages: limits.mails.into(), bytes: limits.mail_bytes };
         let amount = self.mails.amount.plus(MailAmount::of(message));
         if amount.is_within(limit) {
             self.mails.sent += 1;
@@ -145,10 +135,7 @@ impl HostState {
             limit.messages, limit.bytes
         );
         self.log.lock().refuse(FailureKind::HostCallLimit, text.clone());
-        Err(mail::Error {
-            code: mail::ErrorCode::Denied,
-            message: text,
-        })
+        Err(mail::Error { code: mail::ErrorCode::Denied, message: text })
     }
 
     /// Why the operator's grant does not cover a message, in a sentence that names what would.
@@ -169,9 +156,8 @@ impl HostState {
             )));
         }
         let lists = [("to", &message.to), ("cc", &message.cc), ("bcc", &message.bcc)];
-        let listed = lists
-            .iter()
-            .flat_map(|(field, list)| list.iter().map(move |address| (field, address)));
+        let listed =
+            lists.iter().flat_map(|(field, list)| list.iter().map(move |address| (field, address)));
         for (field, address) in listed {
             if let Some(recipients) = &grant.recipients
                 && let Some(domain) = outside(recipients, field, address)?
@@ -186,7 +172,11 @@ impl HostState {
 }
 
 /// The domain of an address, if no pattern covers it.
-fn outside(patterns: &[DomainPattern], field: &str, address: &str) -> Result<Option<String>, MailError> {
+fn outside(
+    patterns: &[DomainPattern],
+    field: &str,
+    address: &str,
+) -> Result<Option<String>, MailError> {
     let domain = mailer::domain(field, address)?;
     let covered = patterns.iter().any(|pattern| pattern.matches(&domain));
     Ok((!covered).then_some(domain))
@@ -199,9 +189,6 @@ impl From<MailError> for mail::Error {
             MailErrorKind::Rejected => mail::ErrorCode::Rejected,
             MailErrorKind::Unavailable => mail::ErrorCode::Unavailable,
         };
-        Self {
-            code,
-            message: error.message,
-        }
+        Self { code, message: error.message }
     }
 }

@@ -15,15 +15,17 @@ use wasmtime_wasi::p2::{
 
 use super::HostState;
 
-/// The version under which `wasmtime-wasi` links its interfaces; a component that imports another 0.2 gets the same.
+/// The version under which `wasmtime-wasi` links its interfaces; a component that imports another
+/// 0.2 gets the same.
 const WASI: &str = "0.2.12";
 
 type Refused<T> = wasmtime::Result<(Result<Resource<T>, ErrorCode>,)>;
 
 fn refuse<T>(mut store: StoreContextMut<'_, HostState>, what: &str) -> Refused<T> {
     let state = store.data_mut().counted();
-    let text =
-        format!("{what} was refused: plugins have no sockets; use wasi:http and the grant `http.hosts`");
+    let text = format!(
+        "{what} was refused: plugins have no sockets; use wasi:http and the grant `http.hosts`"
+    );
     state.log.lock().refuse(FailureKind::CapabilityDenied, text);
     Ok((Err(ErrorCode::AccessDenied),))
 }
@@ -41,15 +43,13 @@ pub(super) fn refuse_sockets(linker: &mut Linker<HostState>) -> wasmtime::Result
         .func_wrap("create-udp-socket", |store, (_,): (IpAddressFamily,)| {
             refuse::<UdpSocket>(store, "a UDP socket")
         })?;
-    linker
-        .instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?
-        .func_wrap(
-            "resolve-addresses",
-            |store, (_, name): (Resource<Network>, String)| {
-                let what = format!("looking up {:?}", crate::log::cut(&name, 200));
-                refuse::<ResolveAddressStream>(store, &what)
-            },
-        )?;
+    linker.instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?.func_wrap(
+        "resolve-addresses",
+        |store, (_, name): (Resource<Network>, String)| {
+            let what = format!("looking up {:?}", crate::log::cut(&name, 200));
+            refuse::<ResolveAddressStream>(store, &what)
+        },
+    )?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -40,17 +40,11 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) const fn stdout(log: SharedLog) -> Self {
-        Self {
-            log,
-            stream: Stream::Stdout,
-        }
+        Self { log, stream: Stream::Stdout }
     }
 
     pub(super) const fn stderr(log: SharedLog) -> Self {
-        Self {
-            log,
-            stream: Stream::Stderr,
-        }
+        Self { log, stream: Stream::Stderr }
     }
 }
 
@@ -93,7 +87,11 @@ impl OutputStream for Output {
 }
 
 impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.log.lock().write(self.stream, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -112,7 +110,8 @@ impl AsyncWrite for Output {
 #[error("the limit of {0} bytes of output")]
 pub(crate) struct OutputLimit(pub(crate) u64);
 
-/// A command's standard output, kept up to the limit. What goes beyond ends the command, so that a flood is never held.
+/// A command's standard output, kept up to the limit. What goes beyond ends the command, so that a
+/// flood is never held.
 #[derive(Debug, Clone)]
 pub(crate) struct Captured {
     kept: Arc<Mutex<Kept>>,
@@ -127,14 +126,8 @@ struct Kept {
 
 impl Captured {
     pub(super) fn new(limit: u64, budget: &Budget) -> Self {
-        let kept = Kept {
-            bytes: Vec::new(),
-            charge: Charge::empty(budget),
-        };
-        Self {
-            kept: Arc::new(Mutex::new(kept)),
-            limit,
-        }
+        let kept = Kept { bytes: Vec::new(), charge: Charge::empty(budget) };
+        Self { kept: Arc::new(Mutex::new(kept)), limit }
     }
 
     /// What was written so far.
@@ -198,10 +191,12 @@ impl OutputStream for Captured {
 }
 
 impl AsyncWrite for Captured {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let kept = self
-            .keep(bytes)
-            .map_err(|full| io::Error::other(full.to_string()));
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let kept = self.keep(bytes).map_err(|full| io::Error::other(full.to_string()));
         Poll::Ready(kept.map(|()| bytes.len()))
     }
 

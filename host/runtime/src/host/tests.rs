@@ -30,11 +30,7 @@ fn sources() -> Vec<PathBuf> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(
-        metadata.status.success(),
-        "{}",
-        String::from_utf8_lossy(&metadata.stderr)
-    );
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
     let folder = |name: &str| {
         let packages = metadata["packages"].as_array().unwrap();
@@ -63,10 +59,7 @@ fn known() -> BTreeSet<Named> {
             };
             let name = resolve.packages[package].name.interface_id(name);
             known.extend(
-                interface
-                    .functions
-                    .keys()
-                    .map(|function| (name.clone(), function.clone())),
+                interface.functions.keys().map(|function| (name.clone(), function.clone())),
             );
         }
     }
@@ -91,10 +84,7 @@ fn written((interface, function): &Named) -> Named {
         .unwrap_or(interface);
     let function = match function.strip_prefix("[constructor]") {
         Some(resource) => format!("{resource}.constructor"),
-        None => function
-            .trim_start_matches("[method]")
-            .trim_start_matches("[static]")
-            .to_owned(),
+        None => function.trim_start_matches("[method]").trim_start_matches("[static]").to_owned(),
     };
     (interface.to_owned(), function)
 }
@@ -102,22 +92,15 @@ fn written((interface, function): &Named) -> Named {
 fn table() -> Vec<Named> {
     let page = include_str!("../../../../docs/host-functions.md");
     let names = |cell: &str| -> Vec<String> {
-        cell.split(',')
-            .map(|name| name.trim().trim_matches('`').to_owned())
-            .collect()
+        cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()).collect()
     };
     page.lines()
         .filter(|line| line.starts_with("| `"))
         .flat_map(|line| {
             let cells: Vec<_> = line.split('|').collect();
             let (interface, functions) = (names(cells[1]).remove(0), names(cells[2]));
-            assert!(
-                !cells[3].trim().is_empty(),
-                "{line} does not say what it may hold"
-            );
-            functions
-                .into_iter()
-                .map(move |function| (interface.clone(), function))
+            assert!(!cells[3].trim().is_empty(), "{line} does not say what it may hold");
+            functions.into_iter().map(move |function| (interface.clone(), function))
         })
         .collect()
 }
@@ -127,24 +110,14 @@ fn every_host_function_has_a_row() {
     let engine = wasmtime::Engine::default();
     let mut linker = Linker::new(&engine);
     super::link(&mut linker).unwrap();
-    let offered: BTreeSet<_> = known()
-        .iter()
-        .filter(|named| offers(&mut linker, named))
-        .map(written)
-        .collect();
-    assert!(
-        offered.len() > 150,
-        "only {} functions were found: {offered:?}",
-        offered.len()
-    );
+    let offered: BTreeSet<_> =
+        known().iter().filter(|named| offers(&mut linker, named)).map(written).collect();
+    assert!(offered.len() > 150, "only {} functions were found: {offered:?}", offered.len());
     let rows = table();
     let listed: BTreeSet<_> = rows.iter().cloned().collect();
     assert_eq!(rows.len(), listed.len(), "a function has two rows");
     let without: Vec<_> = offered.difference(&listed).collect();
-    assert!(
-        without.is_empty(),
-        "no row in docs/host-functions.md: {without:?}"
-    );
+    assert!(without.is_empty(), "no row in docs/host-functions.md: {without:?}");
     let gone: Vec<_> = listed.difference(&offered).collect();
     assert!(gone.is_empty(), "rows for functions that are not there: {gone:?}");
 }

@@ -1,4 +1,5 @@
-//! Calling a WASI command: the input on standard input, the output on standard output, the exit status as the verdict.
+//! Calling a WASI command: the input on standard input, the output on standard output, the exit
+//! status as the verdict.
 
 use taskforge_domain::{Failure, Shape};
 use wasmtime::Store;

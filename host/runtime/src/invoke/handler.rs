@@ -18,10 +18,7 @@ pub(super) async fn call(
     task: handler::Task<'_>,
 ) -> wasmtime::Result<Result<String, Failure>> {
     let instance = code.instantiate_async(&mut *store).await?;
-    let handled = instance
-        .taskforge_plugin_handler()
-        .call_handle(store, task)
-        .await?;
+    let handled = instance.taskforge_plugin_handler().call_handle(store, task).await?;
     Ok(handled.map_err(|reported| failure(&reported)))
 }
 
@@ -29,11 +26,9 @@ fn failure(reported: &handler::Failure) -> Failure {
     let (kind, retry_after) = match reported.retry {
         handler::Retry::Never => (FailureKind::Permanent, None),
         handler::Retry::Backoff => (FailureKind::Retryable, None),
-        handler::Retry::After(millis) => (FailureKind::Retryable, Some(Duration::from_millis(millis))),
+        handler::Retry::After(millis) => {
+            (FailureKind::Retryable, Some(Duration::from_millis(millis)))
+        }
     };
-    Failure {
-        kind,
-        message: message(&reported.message),
-        retry_after,
-    }
+    Failure { kind, message: message(&reported.message), retry_after }
 }

@@ -39,7 +39,8 @@ const AUTHORITY: &str = "taskforge";
 
 type Sent = Result<Response<WasiBody>, ErrorCode>;
 
-/// Instantiates it, hands it the task and waits until the function returns, which may be after its answer has ended.
+/// Instantiates it, hands it the task and waits until the function returns, which may be after its
+/// answer has ended.
 pub(super) async fn call(
     code: &ProxyPre<HostState>,
     store: &mut Store<HostState>,
@@ -56,17 +57,16 @@ pub(super) async fn call(
     let limit = store.data().output_limit();
     let server = code.instantiate_async(&mut *store).await?;
     let answered = {
-        let mut call = pin!(
-            server
-                .wasi_http_incoming_handler()
-                .call_handle(&mut *store, request, out)
-        );
-        // Without a budget: once the function has returned everything that will ever come is there, and must be read at once.
+        let mut call =
+            pin!(server.wasi_http_incoming_handler().call_handle(&mut *store, request, out));
+        // Without a budget: once the function has returned everything that will ever come is there,
+        // and must be read at once.
         let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
         let mut answered = None;
         poll_fn(|context: &mut Context<'_>| {
             let returned = call.as_mut().poll(context);
-            // The guest writes into a channel of a few pieces, so somebody has to read while it writes.
+            // The guest writes into a channel of a few pieces, so somebody has to read while it
+            // writes.
             if answered.is_none()
                 && let Poll::Ready(answer) = answer.as_mut().poll(context)
             {
@@ -94,14 +94,14 @@ pub(super) async fn call(
     }
 }
 
-/// A failure that the answer says nothing about, in the words that the guest wrote to standard error.
+/// A failure that the answer says nothing about, in the words that the guest wrote to standard
+/// error.
 fn in_its_words(failure: Failed, state: &HostState) -> Failure {
     match failure {
         Failed::Said(failure) => failure,
-        Failed::Silent(failure) => Failure {
-            message: verdict::said(state).unwrap_or(failure.message),
-            ..failure
-        },
+        Failed::Silent(failure) => {
+            Failure { message: verdict::said(state).unwrap_or(failure.message), ..failure }
+        }
     }
 }
 
@@ -125,11 +125,7 @@ impl Write for Shown {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         let room = (verdict::MESSAGE + 1).saturating_sub(self.0.len());
         self.0.push_str(crate::log::cut(text, room));
-        if text.len() <= room {
-            Ok(())
-        } else {
-            Err(std::fmt::Error)
-        }
+        if text.len() <= room { Ok(()) } else { Err(std::fmt::Error) }
     }
 }
 
@@ -173,9 +169,7 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
         let Some(data) = frame.data_ref() else { continue };
         let fits = data.len().min(room - bytes.len());
         if let Err(over) = charge.buffer("the output", &mut bytes, fits) {
-            return Ok(Err(
-                Failure::new(FailureKind::OutOfMemory, over.to_string()).into()
-            ));
+            return Ok(Err(Failure::new(FailureKind::OutOfMemory, over.to_string()).into()));
         }
         bytes.extend_from_slice(&data[..fits]);
         if success && fits < data.len() {
@@ -185,10 +179,7 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
     if success {
         return Ok(text(bytes, Shape::Http).map_err(Failed::Said));
     }
-    let after = head
-        .headers
-        .get(RETRY_AFTER)
-        .and_then(|value| wait(value.to_str().ok()?.trim()));
+    let after = head.headers.get(RETRY_AFTER).and_then(|value| wait(value.to_str().ok()?.trim()));
     Ok(Err(failure(head.status, after, &bytes)))
 }
 
@@ -225,17 +216,9 @@ fn is_day_of_week(word: &str) -> bool {
 
 fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Failed {
     let passing = matches!(status.as_u16(), 408 | 425 | 429 | 500..=599);
-    let kind = if passing {
-        FailureKind::Retryable
-    } else {
-        FailureKind::Permanent
-    };
+    let kind = if passing { FailureKind::Retryable } else { FailureKind::Permanent };
     let retry_after = retry_after.filter(|_| passing);
-    let failure = |message| Failure {
-        kind,
-        message,
-        retry_after,
-    };
+    let failure = |message| Failure { kind, message, retry_after };
     let body = String::from_utf8_lossy(body);
     match body.trim() {
         "" => Failed::Silent(failure(format!("the handler answered with status {status}"))),
@@ -296,9 +279,7 @@ mod tests {
             (503, FailureKind::Retryable, minute),
         ] {
             let failure = failure(StatusCode::from_u16(status).unwrap(), minute, b" no \n");
-            let Failed::Said(failure) = failure else {
-                panic!("{failure:?}")
-            };
+            let Failed::Said(failure) = failure else { panic!("{failure:?}") };
             assert_eq!((failure.kind, failure.retry_after), (kind, after), "{status}");
             assert_eq!(failure.message, "no");
         }

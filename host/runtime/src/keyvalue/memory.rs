@@ -43,11 +43,12 @@ fn place(space: &Space, key: &str) -> (String, String) {
 }
 
 /// Puts values on a shelf if they fit beside what stays.
-fn put(shelf: &mut Shelf, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
-    let new: Shelf = values
-        .into_iter()
-        .map(|(key, value)| (place(space, &key), value))
-        .collect();
+fn put(
+    shelf: &mut Shelf,
+    space: &Space,
+    values: Vec<(String, Vec<u8>)>,
+) -> Result<(), KeyValueError> {
+    let new: Shelf = values.into_iter().map(|(key, value)| (place(space, &key), value)).collect();
     let staying = || shelf.iter().filter(|(place, _)| !new.contains_key(*place));
     let size = |((_, key), value): (&(String, String), &Vec<u8>)| (key.len() + value.len()) as u64;
     let keys = (staying().count() + new.len()) as u64;
@@ -82,7 +83,11 @@ impl KeyValue for MemoryKeyValue {
         Ok(self.on_shelf(space, |shelf| shelf.get(&place(space, key)).cloned()))
     }
 
-    async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        space: &Space,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), KeyValueError> {
         self.on_shelf(space, |shelf| put(shelf, space, values))
     }
 
@@ -115,12 +120,10 @@ impl KeyValue for MemoryKeyValue {
 
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError> {
         self.on_shelf(space, |shelf| {
-            let before = shelf
-                .get(&place(space, key))
-                .map_or(Ok(0), |value| number(value))?;
-            let sum = before
-                .checked_add(delta)
-                .ok_or_else(|| KeyValueError("the sum is more than a number can hold".to_owned()))?;
+            let before = shelf.get(&place(space, key)).map_or(Ok(0), |value| number(value))?;
+            let sum = before.checked_add(delta).ok_or_else(|| {
+                KeyValueError("the sum is more than a number can hold".to_owned())
+            })?;
             put(shelf, space, vec![(key.to_owned(), sum.to_string().into_bytes())])?;
             Ok(sum)
         })
@@ -154,11 +157,7 @@ mod tests {
             tenant: TenantId::new(tenant).unwrap(),
             plugin: TaskType::new("notes").unwrap(),
             bucket: bucket.to_owned(),
-            quota: KeyValueGrant {
-                allowed: true,
-                bytes: 20,
-                keys: 3,
-            },
+            quota: KeyValueGrant { allowed: true, bytes: 20, keys: 3 },
         }
     }
 
@@ -183,23 +182,16 @@ mod tests {
         let kept = MemoryKeyValue::new();
         let (a, b) = (space("me", "a"), space("me", "b"));
         kept.set(&a, vec![pair("one", "1234567")]).await.unwrap();
-        let error = kept
-            .set(&b, vec![pair("x", "1"), pair("y", "1234567890")])
-            .await
-            .unwrap_err();
+        let error = kept.set(&b, vec![pair("x", "1"), pair("y", "1234567890")]).await.unwrap_err();
         assert!(error.0.contains("quota is 20"), "{error}");
         assert_eq!(kept.get(&b, "x").await.unwrap(), None);
         // What is written over does not count twice.
-        kept.set(&a, vec![pair("one", "12345678901234567")])
-            .await
-            .unwrap();
+        kept.set(&a, vec![pair("one", "12345678901234567")]).await.unwrap();
         kept.set(&a, vec![pair("one", "")]).await.unwrap();
         kept.set(&b, vec![pair("x", ""), pair("y", "")]).await.unwrap();
         let error = kept.set(&b, vec![pair("z", "")]).await.unwrap_err();
         assert!(error.0.contains("4 keys"), "{error}");
-        kept.delete(&b, vec!["x".to_owned(), "no such".to_owned()])
-            .await
-            .unwrap();
+        kept.delete(&b, vec!["x".to_owned(), "no such".to_owned()]).await.unwrap();
         kept.set(&b, vec![pair("z", "")]).await.unwrap();
     }
 
@@ -207,9 +199,7 @@ mod tests {
     async fn keys_come_in_pages() {
         let kept = MemoryKeyValue::new();
         let space = space("me", "a");
-        kept.set(&space, vec![pair("c", ""), pair("a", ""), pair("b", "")])
-            .await
-            .unwrap();
+        kept.set(&space, vec![pair("c", ""), pair("a", ""), pair("b", "")]).await.unwrap();
         assert_eq!(kept.keys(&space, None, 2).await.unwrap(), ["a", "b"]);
         assert_eq!(kept.keys(&space, Some("b"), 2).await.unwrap(), ["c"]);
     }
@@ -222,17 +212,11 @@ mod tests {
             let expected = seen(expected.map(str::as_bytes));
             kept.swap(&space, "k", expected, value.as_bytes().to_vec()).await
         };
-        assert!(
-            !swap(Some(""), "1").await.unwrap(),
-            "no value is not an empty one"
-        );
+        assert!(!swap(Some(""), "1").await.unwrap(), "no value is not an empty one");
         assert!(swap(None, "1").await.unwrap());
         assert!(!swap(None, "2").await.unwrap());
         assert!(swap(Some("1"), "2").await.unwrap());
-        assert!(
-            swap(Some("2"), &"v".repeat(20)).await.is_err(),
-            "beyond the quota"
-        );
+        assert!(swap(Some("2"), &"v".repeat(20)).await.is_err(), "beyond the quota");
         assert_eq!(kept.get(&space, "k").await.unwrap().unwrap(), b"2");
     }
 

@@ -65,11 +65,7 @@ fn read(text: &str) -> Option<Mailbox> {
     };
     let (local, domain) = address.rsplit_once('@')?;
     is_local(local).then_some(())?;
-    Some(Mailbox {
-        name,
-        local: local.to_owned(),
-        domain: ascii_domain(domain)?,
-    })
+    Some(Mailbox { name, local: local.to_owned(), domain: ascii_domain(domain)? })
 }
 
 /// Where a character stands first that is not within quotes.
@@ -136,7 +132,9 @@ fn ascii_domain(domain: &str) -> Option<String> {
     if let Some(literal) = domain.strip_prefix('[') {
         let literal = literal.strip_suffix(']')?;
         let known = match literal.split_once(':') {
-            Some((tag, address)) if tag.eq_ignore_ascii_case("ipv6") => address.parse::<Ipv6Addr>().is_ok(),
+            Some((tag, address)) if tag.eq_ignore_ascii_case("ipv6") => {
+                address.parse::<Ipv6Addr>().is_ok()
+            }
             _ => literal.parse::<Ipv4Addr>().is_ok(),
         };
         return known.then(|| domain.to_owned());
@@ -153,9 +151,7 @@ fn ascii_domain(domain: &str) -> Option<String> {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     (ascii.len() <= 253 && ascii.split('.').all(is_label)).then_some(ascii)
 }
@@ -200,16 +196,8 @@ mod tests {
             (" <ann@example.com> ", None, "ann@example.com"),
             ("Ann Lee <ann@example.com>", Some("Ann Lee"), "ann@example.com"),
             ("demo@localhost", None, "demo@localhost"),
-            (
-                "\"Lee, \\\"Ann\\\"\" <ann@example.com>",
-                Some("Lee, \"Ann\""),
-                "ann@example.com",
-            ),
-            (
-                "\"a <b@c>\" <ann@example.com>",
-                Some("a <b@c>"),
-                "ann@example.com",
-            ),
+            ("\"Lee, \\\"Ann\\\"\" <ann@example.com>", Some("Lee, \"Ann\""), "ann@example.com"),
+            ("\"a <b@c>\" <ann@example.com>", Some("a <b@c>"), "ann@example.com"),
             ("user@[192.0.2.1]", None, "user@[192.0.2.1]"),
             ("user@[IPv6:2001:db8::1]", None, "user@[IPv6:2001:db8::1]"),
             ("\"john doe\"@example.com", None, "\"john doe\"@example.com"),
@@ -221,10 +209,7 @@ mod tests {
             ("a+b/c=d@example.com", None, "a+b/c=d@example.com"),
         ] {
             let mailbox = Mailbox::parse("to", good).unwrap();
-            assert_eq!(
-                (mailbox.name.as_deref(), mailbox.address().as_str()),
-                (name, address)
-            );
+            assert_eq!((mailbox.name.as_deref(), mailbox.address().as_str()), (name, address));
         }
     }
 }

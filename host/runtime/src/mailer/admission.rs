@@ -30,10 +30,7 @@ pub struct MailAmount {
 impl MailAmount {
     pub(crate) fn of(message: &MailMessage) -> Self {
         let recipients = message.to.len() + message.cc.len() + message.bcc.len();
-        Self {
-            messages: recipients.max(1) as u64,
-            bytes: message.size(),
-        }
+        Self { messages: recipients.max(1) as u64, bytes: message.size() }
     }
 
     /// Both together.
@@ -55,8 +52,8 @@ impl MailAmount {
 /// Counts what versions of plugins send in each hour of the clock.
 #[async_trait]
 pub trait MailCounter: Send + Sync + 'static {
-    /// Counts what is about to be sent, if with what was counted in this hour it stays within `limit`.
-    /// `false`: it does not, and nothing was counted.
+    /// Counts what is about to be sent, if with what was counted in this hour it stays within
+    /// `limit`. `false`: it does not, and nothing was counted.
     ///
     /// # Errors
     /// When it cannot be counted now.
@@ -117,8 +114,8 @@ impl Admission {
         }
     }
 
-    /// Sends a message when it is the tenant's turn, if the version may send it in this hour. What the
-    /// mailer then refuses is counted, too: it was an attempt to send.
+    /// Sends a message when it is the tenant's turn, if the version may send it in this hour. What
+    /// the mailer then refuses is counted, too: it was an attempt to send.
     pub(crate) async fn send(
         &self,
         tenant: &TenantId,

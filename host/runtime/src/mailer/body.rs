@@ -23,7 +23,8 @@ pub(super) fn formatted(mail: &MailMessage) -> Result<Vec<u8>, MailError> {
         if within { &mut shown } else { &mut attached }.push(attachment(file)?);
     }
     if !shown.is_empty() && mail.html.is_none() {
-        let text = "an attachment with a content id is shown in the HTML body, which there is none of";
+        let text =
+            "an attachment with a content id is shown in the HTML body, which there is none of";
         return Err(MailError::invalid(text));
     }
     let mut part = readable(mail)?;
@@ -53,18 +54,12 @@ fn together(whole: MultiPart, first: Part, files: Vec<SinglePart>) -> Part {
 }
 
 fn readable(mail: &MailMessage) -> Result<Part, MailError> {
-    let plain = mail
-        .text
-        .as_deref()
-        .map(|text| text_part(text, ContentType::TEXT_PLAIN));
-    let html = mail
-        .html
-        .as_deref()
-        .map(|text| text_part(text, ContentType::TEXT_HTML));
+    let plain = mail.text.as_deref().map(|text| text_part(text, ContentType::TEXT_PLAIN));
+    let html = mail.html.as_deref().map(|text| text_part(text, ContentType::TEXT_HTML));
     match (plain, html) {
-        (Some(plain), Some(html)) => Ok(Part::Multi(
-            MultiPart::alternative().singlepart(plain).singlepart(html),
-        )),
+        (Some(plain), Some(html)) => {
+            Ok(Part::Multi(MultiPart::alternative().singlepart(plain).singlepart(html)))
+        }
         (Some(one), None) | (None, Some(one)) => Ok(Part::Single(one)),
         (None, None) => Err(MailError::invalid("the message has neither text nor html")),
     }
@@ -106,16 +101,17 @@ fn attachment(file: &MailAttachment) -> Result<SinglePart, MailError> {
         return Err(invalid("a message or a multipart cannot be attached"));
     }
     let disposition = match &file.content_id {
-        Some(id) if is_content_id(id) => Attachment::new_inline_with_name(id.clone(), file.name.clone()),
+        Some(id) if is_content_id(id) => {
+            Attachment::new_inline_with_name(id.clone(), file.name.clone())
+        }
         Some(_) => {
-            return Err(invalid(
-                "a content id is letters, digits and signs such as . - _ @",
-            ));
+            return Err(invalid("a content id is letters, digits and signs such as . - _ @"));
         }
         None => Attachment::new(file.name.clone()),
     };
     let content = file.content.clone();
-    let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new);
+    let body =
+        Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new);
     Ok(disposition.body(body, content_type))
 }
 

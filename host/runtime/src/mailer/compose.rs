@@ -42,7 +42,8 @@ pub(super) enum Bcc {
     Drop,
 }
 
-/// [`compose`] on a thread that does nothing else: it goes over a message of megabytes several times.
+/// [`compose`] on a thread that does nothing else: it goes over a message of megabytes several
+/// times.
 pub(super) async fn compose_apart(
     mail: MailMessage,
     default_from: Mailbox,
@@ -121,11 +122,7 @@ fn recipients(mail: &MailMessage) -> Result<[Vec<Mailbox>; 3], MailError> {
         }
         Ok::<_, MailError>(mailboxes)
     };
-    Ok([
-        once("to", &mail.to)?,
-        once("cc", &mail.cc)?,
-        once("bcc", &mail.bcc)?,
-    ])
+    Ok([once("to", &mail.to)?, once("cc", &mail.cc)?, once("bcc", &mail.bcc)?])
 }
 
 fn message_id(mail: &MailMessage, from: &Mailbox) -> String {
@@ -154,7 +151,8 @@ fn message_id(mail: &MailMessage, from: &Mailbox) -> String {
     }
     add(from.name.as_deref().unwrap_or_default().as_bytes());
     add(from.address().as_bytes());
-    // An address literal is no domain of an id, but a bracket within it is allowed (RFC 5322, 3.6.4).
+    // An address literal is no domain of an id, but a bracket within it is allowed (RFC 5322,
+    // 3.6.4).
     format!("{}@{}", hex::encode(&hash.finalize()[..16]), from.domain)
 }
 
@@ -182,30 +180,12 @@ mod tests {
     fn nothing_that_becomes_a_header_may_break_the_line() {
         let injected = "ann@example.com\r\nBcc: evil@example.com";
         let cases = [
-            MailMessage {
-                subject: "hi\r\nBcc: evil@example.com".to_owned(),
-                ..mail()
-            },
-            MailMessage {
-                subject: "hi\nX: y".to_owned(),
-                ..mail()
-            },
-            MailMessage {
-                to: vec![injected.to_owned()],
-                ..mail()
-            },
-            MailMessage {
-                cc: vec![injected.to_owned()],
-                ..mail()
-            },
-            MailMessage {
-                from: Some(injected.to_owned()),
-                ..mail()
-            },
-            MailMessage {
-                reply_to: vec!["\"a\nb\" <ann@example.com>".to_owned()],
-                ..mail()
-            },
+            MailMessage { subject: "hi\r\nBcc: evil@example.com".to_owned(), ..mail() },
+            MailMessage { subject: "hi\nX: y".to_owned(), ..mail() },
+            MailMessage { to: vec![injected.to_owned()], ..mail() },
+            MailMessage { cc: vec![injected.to_owned()], ..mail() },
+            MailMessage { from: Some(injected.to_owned()), ..mail() },
+            MailMessage { reply_to: vec!["\"a\nb\" <ann@example.com>".to_owned()], ..mail() },
         ];
         for case in cases {
             let error = composed(&case).unwrap_err();
@@ -219,11 +199,7 @@ mod tests {
         assert!(composed(&MailMessage { to: vec![], ..mail() }).is_err());
         assert!(composed(&MailMessage { text: None, ..mail() }).is_err());
         assert!(
-            composed(&MailMessage {
-                to: vec!["a@example.com".to_owned(); 101],
-                ..mail()
-            })
-            .is_err()
+            composed(&MailMessage { to: vec!["a@example.com".to_owned(); 101], ..mail() }).is_err()
         );
     }
 
@@ -234,30 +210,15 @@ mod tests {
             compose(mail, &from, Bcc::Drop).unwrap().id
         };
         assert_eq!(id(&mail()), id(&mail()));
-        assert_ne!(
-            id(&mail()),
-            id(&MailMessage {
-                key: "task.2".to_owned(),
-                ..mail()
-            })
-        );
-        assert_ne!(
-            id(&mail()),
-            id(&MailMessage {
-                text: Some("other".to_owned()),
-                ..mail()
-            })
-        );
+        assert_ne!(id(&mail()), id(&MailMessage { key: "task.2".to_owned(), ..mail() }));
+        assert_ne!(id(&mail()), id(&MailMessage { text: Some("other".to_owned()), ..mail() }));
         assert!(id(&mail()).ends_with("@example.com"));
     }
 
     #[test]
     fn blind_copies_stay_blind() {
-        let text = composed(&MailMessage {
-            bcc: vec!["secret@example.com".to_owned()],
-            ..mail()
-        })
-        .unwrap();
+        let text = composed(&MailMessage { bcc: vec!["secret@example.com".to_owned()], ..mail() })
+            .unwrap();
         assert!(!text.contains("secret"), "{text}");
     }
 
@@ -297,24 +258,12 @@ mod tests {
 
     #[test]
     fn no_body_holds_what_the_wire_cannot() {
-        for text in [
-            "progress 1%\rprogress 2%",
-            "a\0b",
-            "a\u{1b}[1mb",
-            "x\n.\ny",
-            "\r\r\n",
-        ] {
+        for text in ["progress 1%\rprogress 2%", "a\0b", "a\u{1b}[1mb", "x\n.\ny", "\r\r\n"] {
             for html in [None, Some(text.to_owned())] {
-                let message = composed(&MailMessage {
-                    text: Some(text.to_owned()),
-                    html,
-                    ..mail()
-                });
+                let message =
+                    composed(&MailMessage { text: Some(text.to_owned()), html, ..mail() });
                 let message = message.unwrap().replace("\r\n", "");
-                assert!(
-                    !message.contains(['\r', '\n', '\0', '\u{1b}']),
-                    "{text:?}: {message:?}"
-                );
+                assert!(!message.contains(['\r', '\n', '\0', '\u{1b}']), "{text:?}: {message:?}");
             }
         }
     }
@@ -335,10 +284,7 @@ mod tests {
                 ..mail()
             })
         };
-        let text = with(
-            vec![file("Größe.png", None), file("b.png", Some("b@x"))],
-            Some("<p>"),
-        );
+        let text = with(vec![file("Größe.png", None), file("b.png", Some("b@x"))], Some("<p>"));
         let text = text.unwrap();
         for piece in [
             "List-Unsubscribe: <mailto:u@example.com>\r\n",
@@ -357,18 +303,9 @@ mod tests {
             file("a\r\nb", None),
             file("", None),
             file("a.png", Some("<x>")),
-            MailAttachment {
-                content_type: "png".to_owned(),
-                ..plain()
-            },
-            MailAttachment {
-                content_type: "text/plain\r\nX: y".to_owned(),
-                ..plain()
-            },
-            MailAttachment {
-                content_type: "message/rfc822".to_owned(),
-                ..plain()
-            },
+            MailAttachment { content_type: "png".to_owned(), ..plain() },
+            MailAttachment { content_type: "text/plain\r\nX: y".to_owned(), ..plain() },
+            MailAttachment { content_type: "message/rfc822".to_owned(), ..plain() },
         ] {
             assert_eq!(wrong(file), MailErrorKind::Invalid);
         }

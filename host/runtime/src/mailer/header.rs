@@ -39,10 +39,7 @@ const RESERVED_FAMILIES: [&str; 3] = ["content-", "resent-", "arc-"];
 
 /// A line break in what becomes a header would start another header.
 pub(super) fn one_line(field: &str, text: &str) -> Result<(), MailError> {
-    if text
-        .chars()
-        .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
-    {
+    if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
         return Err(MailError::invalid(format!(
             "{field} contains a line break or another control character"
         )));
@@ -52,11 +49,7 @@ pub(super) fn one_line(field: &str, text: &str) -> Result<(), MailError> {
 
 /// Sets a field that is free text.
 pub(super) fn set_text(headers: &mut Headers, name: &'static str, text: &str) {
-    set(
-        headers,
-        HeaderName::new_from_ascii_str(name),
-        unstructured(name, text),
-    );
+    set(headers, HeaderName::new_from_ascii_str(name), unstructured(name, text));
 }
 
 /// Sets a field that lists addresses; none of them, no field.
@@ -145,9 +138,7 @@ fn encoded_words(text: &str) -> String {
         word.push(c);
     }
     words.push(word);
-    let words = words
-        .iter()
-        .map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word)));
+    let words = words.iter().map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word)));
     words.collect::<Vec<_>>().join("\r\n ")
 }
 
@@ -174,22 +165,14 @@ mod tests {
     fn what_looks_like_an_encoded_word_is_encoded() {
         let text = "=?utf-8?q?Hi=0D=0ABcc:_x@example.com?=";
         let encoded = unstructured("Subject", text);
-        assert!(
-            !encoded.contains("Bcc") && encoded.starts_with("=?utf-8?b?"),
-            "{encoded}"
-        );
+        assert!(!encoded.contains("Bcc") && encoded.starts_with("=?utf-8?b?"), "{encoded}");
         let mailbox = Mailbox::parse("to", "\"=?utf-8?q?x?=\" <a@example.com>").unwrap();
         assert!(written(&mailbox).starts_with("=?utf-8?b?"));
     }
 
     #[test]
     fn no_line_is_too_long_and_none_is_blank() {
-        for text in [
-            "word ".repeat(500),
-            "x".repeat(5000),
-            "ä".repeat(500),
-            " ".repeat(500),
-        ] {
+        for text in ["word ".repeat(500), "x".repeat(5000), "ä".repeat(500), " ".repeat(500)] {
             let folded = format!("Subject: {}", unstructured("Subject", &text));
             for line in folded.split("\r\n") {
                 let blank = line.trim().is_empty();
@@ -206,10 +189,8 @@ mod tests {
             set_own(&mut headers, &[(name.to_owned(), value.to_owned())])?;
             Ok::<_, MailError>(headers.to_string())
         };
-        let unsubscribe = set(
-            "List-Unsubscribe",
-            "<mailto:u@example.com>, <https://example.com/u>",
-        );
+        let unsubscribe =
+            set("List-Unsubscribe", "<mailto:u@example.com>, <https://example.com/u>");
         assert_eq!(
             unsubscribe.unwrap(),
             "List-Unsubscribe: <mailto:u@example.com>, <https://example.com/u>\r\n"

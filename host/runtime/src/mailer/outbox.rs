@@ -17,8 +17,8 @@ use super::{
 /// Lines of a body that the task's log shows.
 const LOGGED_LINES: usize = 100;
 
-/// Writes each message as `<id>.eml` into a folder. A message that is sent again under the same id replaces its first
-/// copy.
+/// Writes each message as `<id>.eml` into a folder. A message that is sent again under the same id
+/// replaces its first copy.
 #[derive(Debug)]
 pub struct OutboxMailer {
     folder: PathBuf,
@@ -26,16 +26,13 @@ pub struct OutboxMailer {
 }
 
 impl OutboxMailer {
-    /// A mailer that writes to `folder`, which it makes with the first message. `from` is the sender of messages that
-    /// name none.
+    /// A mailer that writes to `folder`, which it makes with the first message. `from` is the
+    /// sender of messages that name none.
     ///
     /// # Errors
     /// When `from` is not an address.
     pub fn new(folder: PathBuf, from: &str) -> Result<Self, MailError> {
-        Ok(Self {
-            folder,
-            from: Mailbox::parse("from", from)?,
-        })
+        Ok(Self { folder, from: Mailbox::parse("from", from)? })
     }
 }
 
@@ -58,10 +55,8 @@ impl Mailer for OutboxMailer {
 
 fn receipt(composed: &Composed, mail: &MailMessage, path: &Path) -> MailReceipt {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut log = vec![format!(
-        "{}, written to the outbox as {file}",
-        composed.summary(&mail.subject)
-    )];
+    let mut log =
+        vec![format!("{}, written to the outbox as {file}", composed.summary(&mail.subject))];
     let body = mail.text.as_deref().or(mail.html.as_deref()).unwrap_or_default();
     log.extend(body.lines().take(LOGGED_LINES).map(|line| format!("| {line}")));
     if body.lines().nth(LOGGED_LINES).is_some() {

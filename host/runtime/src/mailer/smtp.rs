@@ -33,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
 const IDLE_CONNECTIONS: usize = 10;
 
-/// Replies that speak of our credentials and not of the message (RFC 4954): the operator can put them right, so the
-/// task may try again.
+/// Replies that speak of our credentials and not of the message (RFC 4954): the operator can put
+/// them right, so the task may try again.
 const AUTHENTICATION: [u16; 4] = [530, 534, 535, 538];
 
 /// Hands messages to one SMTP server over pooled connections.
@@ -46,16 +46,15 @@ pub struct SmtpMailer {
 
 impl fmt::Debug for SmtpMailer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SmtpMailer")
-            .field("from", &self.from)
-            .finish_non_exhaustive()
+        f.debug_struct("SmtpMailer").field("from", &self.from).finish_non_exhaustive()
     }
 }
 
 impl SmtpMailer {
     /// A mailer for a server: `smtps://user:password@host` (TLS from the start, port 465),
-    /// `smtp://user:password@host?tls=required` (STARTTLS, port 587), `?tls=opportunistic` (STARTTLS if offered), or
-    /// `smtp://host:25` (no TLS). `from` is the sender of messages that name none. Connects with the first message.
+    /// `smtp://user:password@host?tls=required` (STARTTLS, port 587), `?tls=opportunistic`
+    /// (STARTTLS if offered), or `smtp://host:25` (no TLS). `from` is the sender of messages that
+    /// name none. Connects with the first message.
     ///
     /// # Errors
     /// When the URL cannot be used, or `from` is not an address.
@@ -78,10 +77,7 @@ impl SmtpMailer {
     /// A connection that answers, the one that was used last if there is one.
     async fn connection(&self) -> Result<AsyncSmtpConnection, Failed> {
         while let Some(mut connection) = self.idle_one() {
-            if step(async { Ok(connection.test_connected().await) })
-                .await
-                .unwrap_or(false)
-            {
+            if step(async { Ok(connection.test_connected().await) }).await.unwrap_or(false) {
                 return Ok(connection);
             }
         }
@@ -106,10 +102,7 @@ impl SmtpMailer {
 impl Mailer for SmtpMailer {
     async fn send(&self, mail: MailMessage) -> Result<MailReceipt, MailError> {
         let (mail, composed) = compose_apart(mail, self.from.clone(), Bcc::Drop).await?;
-        let log = vec![format!(
-            "{}, handed to the mail server",
-            composed.summary(&mail.subject)
-        )];
+        let log = vec![format!("{}, handed to the mail server", composed.summary(&mail.subject))];
         let mut connection = self.connection().await.map_err(Failed::unconnected)?;
         let taken = transact(&mut connection, &composed).await?;
         if !taken.is_out_of_step {
@@ -191,9 +184,7 @@ impl Failed {
 }
 
 fn is_authentication(error: &smtp::Error) -> bool {
-    error
-        .status()
-        .is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)))
+    error.status().is_some_and(|code| AUTHENTICATION.contains(&u16::from(code)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Texts as the toolchains write them. Those of Go 1.27, Zig's C++ 0.17, Rust 1.95, componentize-py 0.25 and
-//! componentize-js 0.23 were recorded; the others are from their documentation and sources.
+//! Texts as the toolchains write them. Those of Go 1.27, Zig's C++ 0.17, Rust 1.95, componentize-py
+//! 0.25 and componentize-js 0.23 were recorded; the others are from their documentation and
+//! sources.
 
 use super::*;
 
@@ -53,10 +54,7 @@ fn python_names_its_exception_after_the_frames() {
     // The shell around the interpreter panics afterwards, and what has no memory left is dumped.
     let shell = "\nthread '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:\nPython function threw an unexpected \
                  exception\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
-    assert_eq!(
-        exception(&format!("{frames}ValueError: boom\n{shell}")),
-        "ValueError: boom"
-    );
+    assert_eq!(exception(&format!("{frames}ValueError: boom\n{shell}")), "ValueError: boom");
     let dump = "object address  : 0x4823a8\nobject refcount : 2\nobject type     : 0x373230\n\
                 object type name: MemoryError\nobject repr     : MemoryError()\nlost sys.stderr\n";
     assert_eq!(exception(&format!("{frames}{dump}{shell}")), "MemoryError");
@@ -133,10 +131,7 @@ fn go_says_it_before_the_trace() {
             "panic: runtime error: invalid memory address or nil pointer dereference\n[signal 0xb code=0x0 addr=0x0 pc=0x0]\n",
             "panic: runtime error: invalid memory address or nil pointer dereference",
         ),
-        (
-            "panic: first [recovered]\n\tpanic: again: first\n",
-            "panic: again: first",
-        ),
+        ("panic: first [recovered]\n\tpanic: again: first\n", "panic: again: first"),
         (
             "fatal error: all goroutines are asleep - deadlock!\n",
             "fatal error: all goroutines are asleep - deadlock!",
@@ -151,18 +146,12 @@ fn go_says_it_before_the_trace() {
         ),
     ] {
         assert_eq!(exception(&format!("{written}{trace}")), line);
-        let many = "\ngoroutine 7 [select]:\nmain.worker({0x1b7e48, 0x14db0})\n\t/src/main.go:9 +0x1c\n"
-            .repeat(1000);
-        assert_eq!(
-            exception(&format!("{written}{trace}{many}")),
-            line,
-            "however long the trace"
-        );
+        let many =
+            "\ngoroutine 7 [select]:\nmain.worker({0x1b7e48, 0x14db0})\n\t/src/main.go:9 +0x1c\n"
+                .repeat(1000);
+        assert_eq!(exception(&format!("{written}{trace}{many}")), line, "however long the trace");
     }
-    assert_eq!(
-        last("2026/11/30 06:58:46 cannot go on\n"),
-        "2026/11/30 06:58:46 cannot go on"
-    );
+    assert_eq!(last("2026/11/30 06:58:46 cannot go on\n"), "2026/11/30 06:58:46 cannot go on");
     assert_eq!(last("goroutine 3: started\nledger locked\n"), "ledger locked");
     assert_eq!(last("goroutine pool [full]:\nledger locked\n"), "ledger locked");
     let waiting = "goroutine 1 gp=0x2a0 m=0 [select, 2 minutes]:\nmain.main()\n\t/main.go:2\n";
@@ -216,38 +205,20 @@ fn what_stands_at_the_margin_before_a_trace_is_the_exception() {
             "app.rb:1:in 'handle': boom (RuntimeError)\n\tfrom app.rb:3:in '<main>'\n",
             "app.rb:1:in 'handle': boom (RuntimeError)",
         ),
-        (
-            "lua: app.lua:1: boom\nstack traceback:\n\t[C]: in ?\n",
-            "lua: app.lua:1: boom",
-        ),
-        (
-            "tool: boom\nCallStack (from HasCallStack):\n  error, called at app.hs:1\n",
-            "tool: boom",
-        ),
+        ("lua: app.lua:1: boom\nstack traceback:\n\t[C]: in ?\n", "lua: app.lua:1: boom"),
+        ("tool: boom\nCallStack (from HasCallStack):\n  error, called at app.hs:1\n", "tool: boom"),
         (
             "tool: boom\nHasCallStack backtrace:\n  error, called at app.hs:1:8 in main:Main\n",
             "tool: boom",
         ),
-        (
-            "error: Locked\nUnable to dump stack trace: not implemented for Wasm\n",
-            "error: Locked",
-        ),
+        ("error: Locked\nUnable to dump stack trace: not implemented for Wasm\n", "error: Locked"),
         (
             "starting\nError: boom\nand why\n    at handle (app.js:3:11)\n    at app.js:9\n",
             "Error: boom",
         ),
-        (
-            "TypeError: early\nstarting\n1\n2\n3\n4\nboom\n    at handle (app.js:3:11)\n",
-            "boom",
-        ),
-        (
-            "TypeError: boom\nand why\nStack:\n  handle@initializer.js:1896:15\n",
-            "TypeError: boom",
-        ),
-        (
-            "Error: handled\n    at handle (app.js:3:11)\nledger locked\n",
-            "ledger locked",
-        ),
+        ("TypeError: early\nstarting\n1\n2\n3\n4\nboom\n    at handle (app.js:3:11)\n", "boom"),
+        ("TypeError: boom\nand why\nStack:\n  handle@initializer.js:1896:15\n", "TypeError: boom"),
+        ("Error: handled\n    at handle (app.js:3:11)\nledger locked\n", "ledger locked"),
         (
             "Unhandled exception. System.InvalidOperationException: boom\nand why\n   at Work()\n\
              --- End of stack trace from previous location ---\n   at Program.Main()\n",
@@ -273,14 +244,8 @@ fn what_stands_at_the_margin_before_a_trace_is_the_exception() {
             "Unhandled exception:\nFormatException: boom\n#0      main (app.dart:3)\n",
             "FormatException: boom",
         ),
-        (
-            "Fatal error: exception Failure(\"boom\")\n",
-            "Fatal error: exception Failure(\"boom\")",
-        ),
-        (
-            "thread 1 panic: reached unreachable code\n",
-            "thread 1 panic: reached unreachable code",
-        ),
+        ("Fatal error: exception Failure(\"boom\")\n", "Fatal error: exception Failure(\"boom\")"),
+        ("thread 1 panic: reached unreachable code\n", "thread 1 panic: reached unreachable code"),
         (
             "Uncaught Kotlin exception: kotlin.IllegalStateException: boom\n    at 0  app.kexe\n",
             "Uncaught Kotlin exception: kotlin.IllegalStateException: boom",
@@ -317,9 +282,7 @@ fn whatever_comes_in_whatever_pieces_is_short_and_the_same() {
     words.write(b"\n");
     words.write(&[b'x'; 100_000]);
     let (report, last) = words.end();
-    let Some(Report::Panic(text)) = report else {
-        panic!("{report:?}")
-    };
+    let Some(Report::Panic(text)) = report else { panic!("{report:?}") };
     assert!(text.len() < 10_000);
     assert!(last.unwrap().len() < 10_000);
     assert_eq!(end_of(""), (None, None));

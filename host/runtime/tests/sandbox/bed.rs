@@ -13,8 +13,8 @@ use taskforge_domain::{
     Digest, Failure, FailureKind, Json, Limits, Manifest, Outcome, Progress, TaskId, TenantId,
 };
 use taskforge_runtime::{
-    CancellationToken, ComponentSource, Invocation, Invoked, LogTail, MemoryKeyValue, OutboxMailer, Plugin,
-    PluginSettings, Runtime, RuntimeConfig, inspect,
+    CancellationToken, ComponentSource, Invocation, Invoked, LogTail, MemoryKeyValue, OutboxMailer,
+    Plugin, PluginSettings, Runtime, RuntimeConfig, inspect,
 };
 use taskforge_testing::guests;
 use tempfile::TempDir;
@@ -39,16 +39,13 @@ pub fn cache_dir() -> PathBuf {
 }
 
 pub fn config(outbox: &TempDir) -> RuntimeConfig {
-    let mailer = OutboxMailer::new(outbox.path().to_path_buf(), "TaskForge <noreply@example.com>").unwrap();
+    let mailer =
+        OutboxMailer::new(outbox.path().to_path_buf(), "TaskForge <noreply@example.com>").unwrap();
     let config = RuntimeConfig::new(Arc::new(mailer));
     RuntimeConfig {
         max_instances: 8,
         // Some attacks must not end by these before they end by what they are about.
-        ceilings: Limits {
-            fuel: u64::MAX,
-            host_calls: u64::MAX,
-            ..Limits::ceilings()
-        },
+        ceilings: Limits { fuel: u64::MAX, host_calls: u64::MAX, ..Limits::ceilings() },
         cache_dir: Some(cache_dir()),
         source: Some(Arc::new(Guests)),
         key_value: Some(Arc::new(MemoryKeyValue::new())),
@@ -78,22 +75,13 @@ impl Bed {
 
     pub async fn with(config: RuntimeConfig, outbox: TempDir) -> Self {
         let runtime = Runtime::new(config).unwrap();
-        let neighbour = runtime
-            .load(guests::bytes("fibonacci"), PluginSettings::default())
-            .await
-            .unwrap();
-        Self {
-            runtime,
-            outbox,
-            neighbour,
-        }
+        let neighbour =
+            runtime.load(guests::bytes("fibonacci"), PluginSettings::default()).await.unwrap();
+        Self { runtime, outbox, neighbour }
     }
 
     pub async fn hostile(&self, with: Value) -> Arc<Plugin> {
-        self.runtime
-            .load(guests::bytes("hostile"), settings(with))
-            .await
-            .unwrap()
+        self.runtime.load(guests::bytes("hostile"), settings(with)).await.unwrap()
     }
 
     pub async fn wat(&self, name: &str, with: Value) -> Arc<Plugin> {
@@ -110,13 +98,15 @@ impl Bed {
     }
 
     /// A plugin as the registry hands it over, secrets included.
-    pub async fn registered(&self, name: &str, with: Value, secrets: &[(&str, &str)]) -> Arc<Plugin> {
+    pub async fn registered(
+        &self,
+        name: &str,
+        with: Value,
+        secrets: &[(&str, &str)],
+    ) -> Arc<Plugin> {
         let loaded = self.runtime.load(guests::bytes(name), settings(with)).await;
-        let secrets = secrets
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        self.runtime
-            .register(loaded.unwrap().info().clone(), BTreeMap::from_iter(secrets))
+        let secrets = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.runtime.register(loaded.unwrap().info().clone(), BTreeMap::from_iter(secrets))
     }
 
     /// Runs an attack, and neighbours beside it until it ends.
@@ -145,7 +135,9 @@ impl Bed {
         let invoked = self.run(plugin, input).await;
         match &invoked.outcome {
             Outcome::Failed(failure) => (failure.clone(), invoked),
-            Outcome::Completed(output) => panic!("completed with {output:?}; log {:#?}", invoked.logs),
+            Outcome::Completed(output) => {
+                panic!("completed with {output:?}; log {:#?}", invoked.logs)
+            }
         }
     }
 
@@ -202,9 +194,5 @@ pub fn recorder() -> (Arc<Mutex<Vec<Progress>>>, OnProgress) {
 
 /// The log as one text.
 pub fn log(invoked: &Invoked) -> String {
-    invoked
-        .logs
-        .iter()
-        .map(|line| format!("{:?} {}\n", line.level, line.message))
-        .collect()
+    invoked.logs.iter().map(|line| format!("{:?} {}\n", line.level, line.message)).collect()
 }

@@ -11,9 +11,7 @@ use crate::bed::{Bed, invocation, output, recorder};
 async fn usage_is_reported_for_every_attempt() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    let (_, invoked) = bed
-        .completes(&plugin, json!({"attack": "busy", "rounds": 10_000}))
-        .await;
+    let (_, invoked) = bed.completes(&plugin, json!({"attack": "busy", "rounds": 10_000})).await;
     let usage = invoked.usage;
     assert!(
         usage.fuel > 10_000 && usage.peak_memory >= 1 << 16 && usage.wall_micros > 0,
@@ -21,9 +19,7 @@ async fn usage_is_reported_for_every_attempt() {
     );
     assert_eq!((usage.http_requests, usage.http_bytes), (0, 0));
     // The same work costs the same fuel.
-    let (_, again) = bed
-        .completes(&plugin, json!({"attack": "busy", "rounds": 10_000}))
-        .await;
+    let (_, again) = bed.completes(&plugin, json!({"attack": "busy", "rounds": 10_000})).await;
     assert_eq!(again.usage.fuel, usage.fuel);
 }
 
@@ -49,15 +45,9 @@ async fn a_handlers_own_failure_comes_back_as_it_was_said() {
     let fail = async |input| bed.fails(&plugin, input).await.0;
 
     let failure = fail(json!({"attack": "fail", "permanent": true, "message": "bad input"})).await;
-    assert_eq!(
-        (failure.kind, failure.message.as_str()),
-        (FailureKind::Permanent, "bad input")
-    );
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Permanent, "bad input"));
     let failure = fail(json!({"attack": "fail"})).await;
-    assert_eq!(
-        (failure.kind, failure.retry_after),
-        (FailureKind::Retryable, None)
-    );
+    assert_eq!((failure.kind, failure.retry_after), (FailureKind::Retryable, None));
     let failure = fail(json!({"attack": "fail", "retry_after_ms": 1500})).await;
     assert_eq!(failure.retry_after, Some(Duration::from_millis(1500)));
 }
@@ -73,10 +63,8 @@ async fn what_a_handler_prints_and_logs_becomes_its_log() {
     output(&invoked);
 
     let has = |level, text: &str| {
-        let found = invoked
-            .logs
-            .iter()
-            .any(|line| line.level == level && line.message.contains(text));
+        let found =
+            invoked.logs.iter().any(|line| line.level == level && line.message.contains(text));
         assert!(found, "{level:?} {text:?} is missing in {:#?}", invoked.logs);
     };
     has(LogLevel::Trace, "trace");
@@ -89,13 +77,7 @@ async fn what_a_handler_prints_and_logs_becomes_its_log() {
     has(LogLevel::Warn, "stderr");
     assert!(invoked.logs.is_sorted_by_key(|line| line.at));
     let reports = reports.lock().unwrap();
-    assert_eq!(
-        reports[0],
-        Progress {
-            fraction: 0.25,
-            note: Some("a quarter".to_owned())
-        }
-    );
+    assert_eq!(reports[0], Progress { fraction: 0.25, note: Some("a quarter".to_owned()) });
     assert_eq!(reports.last().unwrap().fraction, 1.0);
 }
 
@@ -120,7 +102,9 @@ async fn a_handler_sees_no_environment_no_arguments_and_no_files() {
 async fn a_raw_socket_is_refused_with_a_word_about_what_to_do() {
     let bed = Bed::new().await;
     let plugin = bed
-        .hostile(json!({"grants": {"http": {"hosts": ["*:*"], "private_networks": ["127.0.0.0/8"]}}}))
+        .hostile(
+            json!({"grants": {"http": {"hosts": ["*:*"], "private_networks": ["127.0.0.0/8"]}}}),
+        )
         .await;
     let input = json!({"attack": "connect", "address": "127.0.0.1:80"});
     let invoked = bed.fails_as(FailureKind::CapabilityDenied, &plugin, input).await;
@@ -134,6 +118,8 @@ async fn cancelling_before_the_start_runs_nothing() {
     let invocation = invocation(json!({"attack": "ok"}));
     invocation.cancel.cancel();
     let invoked = bed.runtime.invoke(&plugin, invocation).await;
-    assert!(matches!(invoked.outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Cancelled));
+    assert!(
+        matches!(invoked.outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Cancelled)
+    );
     assert_eq!(invoked.usage.fuel, 0);
 }

@@ -32,9 +32,7 @@ async fn components_of_contract_0_1_0_run() {
     let hostile = load("hostile", PluginSettings::default()).await;
     let (said, _) = bed.completes(&hostile, json!({"attack": "chatty"})).await;
     assert_eq!(said, json!({"ok": true}));
-    let (failure, _) = bed
-        .fails(&hostile, json!({"attack": "panic", "message": "still"}))
-        .await;
+    let (failure, _) = bed.fails(&hostile, json!({"attack": "panic", "message": "still"})).await;
     assert!(failure.message.contains("still"), "{failure}");
 }
 

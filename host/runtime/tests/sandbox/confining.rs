@@ -16,11 +16,7 @@ fn run(name: &str) -> String {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-    assert!(
-        ran.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    assert!(ran.status.success(), "{text}{}", String::from_utf8_lossy(&ran.stderr));
     text
 }
 
@@ -66,10 +62,7 @@ fn confined() {
     let variables = format!("/proc/{}/environ", host.as_raw_nonzero());
     tell("the host's variables", std::fs::read(variables).is_ok());
     tell("its own memory", File::open("/proc/self/mem").is_ok());
-    tell(
-        "a TCP socket",
-        TcpStream::connect("127.0.0.1:9").is_ok_and(|_| true),
-    );
+    tell("a TCP socket", TcpStream::connect("127.0.0.1:9").is_ok_and(|_| true));
     tell("a TCP listener", TcpListener::bind("127.0.0.1:0").is_ok());
     tell("a UDP socket", UdpSocket::bind("127.0.0.1:0").is_ok());
     tell("a socket of the machine", UnixStream::pair().is_ok());
@@ -77,8 +70,5 @@ fn confined() {
     tell("a thread", std::thread::Builder::new().spawn(|| ()).is_ok());
     tell("a signal", rustix::process::test_kill_process(host).is_ok());
     let memory = vec![1_u8; 16 << 20];
-    println!(
-        "memory: {} MiB",
-        memory.iter().map(|byte| usize::from(*byte)).sum::<usize>() >> 20
-    );
+    println!("memory: {} MiB", memory.iter().map(|byte| usize::from(*byte)).sum::<usize>() >> 20);
 }

@@ -1,5 +1,5 @@
-//! Files that nobody meant to be plugins: damaged, cut, random, and small ones of every kind. None crashes or holds up the host, and each
-//! is refused in one line.
+//! Files that nobody meant to be plugins: damaged, cut, random, and small ones of every kind. None
+//! crashes or holds up the host, and each is refused in one line.
 
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,11 @@ const EACH: Duration = Duration::from_secs(60);
 /// Loads bytes that may or may not be a plugin. What is refused must be refused in a sentence.
 async fn endures(runtime: &Runtime, bytes: Vec<u8>) {
     let load = runtime.load(bytes, PluginSettings::default());
-    let Err(error) = tokio::time::timeout(EACH, load)
-        .await
-        .expect("a file holds up the host")
+    let Err(error) = tokio::time::timeout(EACH, load).await.expect("a file holds up the host")
     else {
         return;
     };
-    assert!(
-        !matches!(error, LoadError::Internal(_)),
-        "the host is to blame: {error}"
-    );
+    assert!(!matches!(error, LoadError::Internal(_)), "the host is to blame: {error}");
     let text = error.to_string();
     assert!(text.len() < 1000 && !text.contains(char::is_control), "{text:?}");
 }
@@ -69,11 +64,7 @@ async fn endures_damage_to(whole: &[u8], seed: u64) {
 /// What is loaded here is not worth a place among the code that other tests keep.
 fn uncached() -> Runtime {
     let outbox = tempfile::tempdir().unwrap();
-    Runtime::new(RuntimeConfig {
-        cache_dir: None,
-        ..config(&outbox)
-    })
-    .unwrap()
+    Runtime::new(RuntimeConfig { cache_dir: None, ..config(&outbox) }).unwrap()
 }
 
 #[tokio::test]

@@ -39,19 +39,12 @@ async fn a_plugin_reads_its_configuration_and_the_secrets_that_it_was_handed() {
     let (all, invoked) = bed.completes(&plugin, json!({"attack": "config"})).await;
     assert_eq!(
         all,
-        json!([
-            ["both", "sealed"],
-            ["key", "hunter2"],
-            ["url", "https://example.com"]
-        ])
+        json!([["both", "sealed"], ["key", "hunter2"], ["url", "https://example.com"]])
     );
     assert!(invoked.usage.host_calls >= 1);
 
-    let shown = format!(
-        "{plugin:?} {} {}",
-        serde_json::to_string(plugin.info()).unwrap(),
-        log(&invoked)
-    );
+    let shown =
+        format!("{plugin:?} {} {}", serde_json::to_string(plugin.info()).unwrap(), log(&invoked));
     assert!(!shown.contains("hunter2") && !shown.contains("sealed"), "{shown}");
 }
 
@@ -76,9 +69,7 @@ async fn configuration_is_there_under_its_older_names() {
 async fn keeping_values_needs_its_grant() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    let invoked = bed
-        .fails_as(FailureKind::CapabilityDenied, &plugin, keep(&json!([])))
-        .await;
+    let invoked = bed.fails_as(FailureKind::CapabilityDenied, &plugin, keep(&json!([]))).await;
     assert!(
         log(&invoked).contains("grant it with `keyvalue = true` under [grants]"),
         "{}",
@@ -89,10 +80,7 @@ async fn keeping_values_needs_its_grant() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_without_values_says_so() {
     let outbox = tempfile::tempdir().unwrap();
-    let config = RuntimeConfig {
-        key_value: None,
-        ..config(&outbox)
-    };
+    let config = RuntimeConfig { key_value: None, ..config(&outbox) };
     let bed = Bed::with(config, outbox).await;
     let plugin = bed.hostile(granted()).await;
     let (failure, _) = bed.fails(&plugin, keep(&json!([]))).await;
@@ -124,10 +112,7 @@ async fn what_one_attempt_keeps_the_next_one_finds() {
     ]);
     let (said, _) = bed.completes(&plugin, keep(&steps)).await;
     let error = &said[7]["error"];
-    assert_eq!(
-        said,
-        json!(["grüße", 42, ["a", "n"], true, false, "42", true, {"error": error}])
-    );
+    assert_eq!(said, json!(["grüße", 42, ["a", "n"], true, false, "42", true, {"error": error}]));
     assert!(error.as_str().unwrap().contains("less than 0"), "{error}");
 }
 
@@ -165,10 +150,7 @@ async fn keys_come_in_pages_whose_cursors_are_good_for_the_attempt() {
     assert_eq!(said[2], json!({"keys": 1000, "last": "0999", "cursor": 1}));
     assert_eq!(said[3], json!({"keys": 1, "last": "last", "cursor": null}));
     for unknown in [&said[4], &said[5]] {
-        assert!(
-            unknown["error"].as_str().unwrap().contains("cursor is not known"),
-            "{unknown}"
-        );
+        assert!(unknown["error"].as_str().unwrap().contains("cursor is not known"), "{unknown}");
     }
     assert_eq!(said[6], json!(1000));
     // A place outlives the key that it was named by.
@@ -211,13 +193,8 @@ async fn names_keys_values_and_batches_have_bounds() {
         .map(|n| json!({"do": "set", "key": format!("{n:04}"), "value": "x".repeat(600_000)}))
         .collect();
     bed.completes(&plugin, keep(&json!(steps))).await;
-    let (said, _) = bed
-        .completes(&plugin, keep(&json!([{"do": "get_many", "count": 10}])))
-        .await;
-    assert!(
-        said[0]["error"].as_str().unwrap().contains("the batch found"),
-        "{said}"
-    );
+    let (said, _) = bed.completes(&plugin, keep(&json!([{"do": "get_many", "count": 10}]))).await;
+    assert!(said[0]["error"].as_str().unwrap().contains("the batch found"), "{said}");
 
     let input = json!({"attack": "key_value", "bucket": "b".repeat(256), "steps": []});
     let (failure, _) = bed.fails(&plugin, input).await;
@@ -227,9 +204,7 @@ async fn names_keys_values_and_batches_have_bounds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_is_the_operators() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .hostile(json!({"grants": {"keyvalue": {"bytes": 100, "keys": 2}}}))
-        .await;
+    let plugin = bed.hostile(json!({"grants": {"keyvalue": {"bytes": 100, "keys": 2}}})).await;
     let steps = json!([
         {"do": "set_huge", "key": 1, "value": 99},
         {"do": "set", "key": "a", "value": ""},
@@ -239,21 +214,14 @@ async fn a_quota_is_the_operators() {
     ]);
     let (said, _) = bed.completes(&plugin, keep(&steps)).await;
     assert_eq!(said[0], json!(true));
-    assert!(
-        said[1]["error"].as_str().unwrap().contains("quota is 100"),
-        "{said}"
-    );
-    assert!(
-        said[3]["error"].as_str().unwrap().contains("quota is 2"),
-        "{said}"
-    );
+    assert!(said[1]["error"].as_str().unwrap().contains("quota is 100"), "{said}");
+    assert!(said[3]["error"].as_str().unwrap().contains("quota is 2"), "{said}");
     assert_eq!(said[4], json!([]));
 }
 
 /// A handler that imports the second draft.
 async fn keeper(bed: &Bed, grants: Value) -> std::sync::Arc<Plugin> {
-    bed.shaped(guests::bytes("keeper"), json!({ "grants": grants }))
-        .await
+    bed.shaped(guests::bytes("keeper"), json!({ "grants": grants })).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,7 +247,9 @@ async fn values_are_kept_under_the_second_draft_too() {
     let (said, _) = bed.completes(&plugin, steps).await;
     let error = |n: usize| said[n]["error"].as_str().unwrap_or_default();
     assert!(
-        error(5).contains("no number") && error(12).contains("empty") && error(13).contains("cursor"),
+        error(5).contains("no number")
+            && error(12).contains("empty")
+            && error(13).contains("cursor"),
         "{said}"
     );
     assert_eq!(
@@ -319,14 +289,8 @@ async fn a_value_is_swapped_only_if_nobody_changed_it() {
 async fn the_second_draft_needs_the_same_grant() {
     let bed = Bed::new().await;
     let plugin = keeper(&bed, json!({})).await;
-    let invoked = bed
-        .fails_as(FailureKind::CapabilityDenied, &plugin, json!([]))
-        .await;
-    assert!(
-        log(&invoked).contains("grant it with `keyvalue = true`"),
-        "{}",
-        log(&invoked)
-    );
+    let invoked = bed.fails_as(FailureKind::CapabilityDenied, &plugin, json!([])).await;
+    assert!(log(&invoked).contains("grant it with `keyvalue = true`"), "{}", log(&invoked));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,8 +303,7 @@ async fn a_tenant_never_sees_what_another_has_sent_or_said() {
         invocation.tenant = TenantId::new(tenant).unwrap();
         bed.runtime.invoke(&plugin, invocation).await
     };
-    let letter =
-        json!({"attack": "mail", "to": ["a@example.com"], "subject": "ours", "text": "a secret of tenant a"});
+    let letter = json!({"attack": "mail", "to": ["a@example.com"], "subject": "ours", "text": "a secret of tenant a"});
     let sent = run("a", letter).await;
     let receipt = output(&sent).to_string();
     run("a", json!({"attack": "log_flood", "lines": 3, "bytes": 20})).await;
@@ -355,10 +318,7 @@ async fn a_tenant_never_sees_what_another_has_sent_or_said() {
     let written = std::fs::read_to_string(&before[0]).unwrap();
     assert!(written.contains("a secret of tenant a"));
 
-    let (folder, file) = (
-        bed.outbox.path().display().to_string(),
-        before[0].display().to_string(),
-    );
+    let (folder, file) = (bed.outbox.path().display().to_string(), before[0].display().to_string());
     for path in [
         file.clone(),
         format!("./{file}"),
@@ -374,11 +334,7 @@ async fn a_tenant_never_sees_what_another_has_sent_or_said() {
         assert!(matches!(tried.outcome, Outcome::Failed(_)), "{path}: {tried:?}");
         assert!(!format!("{tried:?}").contains("a secret"), "{path}");
     }
-    let by_http = run(
-        "b",
-        json!({"attack": "http_get", "url": format!("file://{file}")}),
-    )
-    .await;
+    let by_http = run("b", json!({"attack": "http_get", "url": format!("file://{file}")})).await;
     assert!(matches!(by_http.outcome, Outcome::Failed(_)), "{by_http:?}");
     let seen = run("b", json!({"attack": "environment"})).await;
     let seen = format!("{:?} {:?}", output(&seen), seen.logs);

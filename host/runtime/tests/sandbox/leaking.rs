@@ -21,19 +21,23 @@ async fn no_page_of_one_instance_is_seen_by_another() {
     let limits = json!({"limits": {"memory": "64 MiB"}});
     let (writer, reader) = (bed.hostile(limits.clone()).await, bed.hostile(limits).await);
 
-    // The search finds what is there, in the part that is set back by hand and in the part that the kernel takes back.
+    // The search finds what is there, in the part that is set back by hand and in the part that the
+    // kernel takes back.
     let mut input = scan();
     input["after_filling"] = json!(true);
     let (said, _) = bed.completes(&writer, input).await;
     assert!(said["found"].as_u64().unwrap() >= 2, "{said}");
 
-    // As many at once as there are slots, so that each slot is filled, and over again, so that each is reused.
+    // As many at once as there are slots, so that each slot is filled, and over again, so that each
+    // is reused.
     for _ in 0..12 {
-        let filled = join_all((0..8).map(|_| bed.runtime.invoke(&writer, invocation(fill())))).await;
+        let filled =
+            join_all((0..8).map(|_| bed.runtime.invoke(&writer, invocation(fill())))).await;
         for invoked in &filled {
             assert!(output(invoked)["filled"].as_u64().unwrap() > 8 << 20);
         }
-        let scanned = join_all((0..8).map(|_| bed.runtime.invoke(&reader, invocation(scan())))).await;
+        let scanned =
+            join_all((0..8).map(|_| bed.runtime.invoke(&reader, invocation(scan())))).await;
         for invoked in &scanned {
             let said = output(invoked);
             assert_eq!(said["found"], 0, "{said}");

@@ -10,10 +10,7 @@ use taskforge_testing::guests;
 use crate::bed::{Bed, config, invocation, output, settings};
 
 async fn refused(bed: &Bed, bytes: Vec<u8>) -> LoadError {
-    bed.runtime
-        .load(bytes, PluginSettings::default())
-        .await
-        .unwrap_err()
+    bed.runtime.load(bytes, PluginSettings::default()).await.unwrap_err()
 }
 
 async fn refused_wat(bed: &Bed, name: &str) -> LoadError {
@@ -23,22 +20,18 @@ async fn refused_wat(bed: &Bed, name: &str) -> LoadError {
 #[tokio::test]
 async fn what_is_no_component_is_told_apart() {
     let bed = Bed::new().await;
-    assert!(matches!(
-        refused(&bed, b"#!/bin/sh".to_vec()).await,
-        LoadError::NotWasm(_)
-    ));
+    assert!(matches!(refused(&bed, b"#!/bin/sh".to_vec()).await, LoadError::NotWasm(_)));
     assert!(matches!(refused(&bed, Vec::new()).await, LoadError::NotWasm(_)));
     let module = wat::parse_str("(module)").unwrap();
     let error = refused(&bed, module).await;
     assert!(error.to_string().contains("wasm32-wasip2"), "{error}");
-    let component =
-        wat::parse_str(r#"(component (import "a:b/c" (instance $i)) (export "a:b/d" (instance $i)))"#)
-            .unwrap();
+    let component = wat::parse_str(
+        r#"(component (import "a:b/c" (instance $i)) (export "a:b/d" (instance $i)))"#,
+    )
+    .unwrap();
     let error = refused(&bed, component).await;
     assert!(
-        error
-            .to_string()
-            .contains("exports a:b/d, not taskforge:plugin/handler@0.1"),
+        error.to_string().contains("exports a:b/d, not taskforge:plugin/handler@0.1"),
         "{error}"
     );
     let error = refused_wat(&bed, "no_handler").await;
@@ -46,10 +39,8 @@ async fn what_is_no_component_is_told_apart() {
 }
 
 fn exporting(names: impl IntoIterator<Item = String>) -> Vec<u8> {
-    let exports: String = names
-        .into_iter()
-        .map(|name| format!("(export \"{name}\" (instance $i))"))
-        .collect();
+    let exports: String =
+        names.into_iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
     wat::parse_str(format!("(component (instance $i) {exports})")).unwrap()
 }
 
@@ -89,7 +80,8 @@ async fn a_refusal_says_what_to_do() {
 #[tokio::test]
 async fn a_handler_that_is_pushed_under_another_name_is_refused() {
     let bed = Bed::new().await;
-    let manifest = |name: &str| serde_json::from_value(json!({"name": name, "version": "1.0.0"})).unwrap();
+    let manifest =
+        |name: &str| serde_json::from_value(json!({"name": name, "version": "1.0.0"})).unwrap();
     let bytes = || wat::parse_str(guests::wat("well_behaved")).unwrap();
     let load = async |manifest| {
         let settings = PluginSettings::default();
@@ -110,15 +102,9 @@ async fn a_damaged_component_harms_nobody() {
     let bed = Bed::new().await;
     let whole = wat::parse_str(guests::wat("well_behaved")).unwrap();
     for length in 0..whole.len() {
-        let cut = bed
-            .runtime
-            .load(whole[..length].to_vec(), PluginSettings::default())
-            .await;
+        let cut = bed.runtime.load(whole[..length].to_vec(), PluginSettings::default()).await;
         // Only names for debugging may be missing.
-        assert!(
-            cut.is_err() || length > whole.len() / 2,
-            "the first {length} bytes were loaded"
-        );
+        assert!(cut.is_err() || length > whole.len() / 2, "the first {length} bytes were loaded");
     }
     for index in 0..whole.len() {
         let mut changed = whole.clone();
@@ -133,11 +119,8 @@ async fn a_damaged_component_harms_nobody() {
 async fn every_plugin_that_ships_loads() {
     let bed = Bed::new().await;
     for name in ["fibonacci", "scraper", "email", "sms"] {
-        let plugin = bed
-            .runtime
-            .load(guests::bytes(name), PluginSettings::default())
-            .await
-            .unwrap();
+        let plugin =
+            bed.runtime.load(guests::bytes(name), PluginSettings::default()).await.unwrap();
         assert_eq!(plugin.info().name.as_str(), name);
     }
 }
@@ -157,18 +140,9 @@ async fn a_plugin_that_cannot_describe_itself_is_refused() {
         LoadError::Describe(failure) => failure.kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        kind(refused_wat(&bed, "trapping_describe").await),
-        FailureKind::Trap
-    );
-    assert_eq!(
-        kind(refused_wat(&bed, "endless_describe").await),
-        FailureKind::OutOfFuel
-    );
-    assert_eq!(
-        kind(refused_wat(&bed, "endless_start").await),
-        FailureKind::OutOfFuel
-    );
+    assert_eq!(kind(refused_wat(&bed, "trapping_describe").await), FailureKind::Trap);
+    assert_eq!(kind(refused_wat(&bed, "endless_describe").await), FailureKind::OutOfFuel);
+    assert_eq!(kind(refused_wat(&bed, "endless_start").await), FailureKind::OutOfFuel);
     for (name, word) in [("bad_name", "task type"), ("bad_schema", "not JSON")] {
         let error = refused_wat(&bed, name).await;
         assert!(matches!(error, LoadError::Description(_)), "{error:?}");
@@ -183,10 +157,7 @@ async fn a_component_that_needs_a_proposal_is_told_how_to_be_built_without_it() 
     let manifest: Manifest = serde_json::from_value(manifest).unwrap();
     for (module, advice) in [
         ("(tag (param i32))", "-fno-exceptions"),
-        (
-            "(tag $e) (func (block $h (try_table (catch $e $h) (throw $e))))",
-            "setjmp",
-        ),
+        ("(tag $e) (func (block $h (try_table (catch $e $h) (throw $e))))", "setjmp"),
         ("(type (struct (field i32)))", "brings its own collector"),
         ("(memory 1 1 shared)", "no threads"),
         ("(memory i64 1)", "32-bit memories"),
@@ -203,10 +174,7 @@ async fn a_component_that_needs_a_proposal_is_told_how_to_be_built_without_it() 
                 (export "wasi:cli/run@0.2.0" (instance $command)))"#
         );
         let bytes = wat::parse_str(&component).unwrap();
-        let loaded = bed
-            .runtime
-            .load_as(bytes, settings(json!({})), Some(&manifest))
-            .await;
+        let loaded = bed.runtime.load_as(bytes, settings(json!({})), Some(&manifest)).await;
         let error = loaded.unwrap_err();
         assert!(matches!(error, LoadError::Unsupported(_)), "{module}: {error:?}");
         assert!(error.to_string().contains(advice), "{module}: {error}");
@@ -232,9 +200,7 @@ async fn the_plugins_own_limits_on_parts_hold_too() {
     let bed = Bed::new().await;
     let load = async |name: &str, limits| {
         let bytes = wat::parse_str(guests::wat(name)).unwrap();
-        bed.runtime
-            .load(bytes, settings(json!({ "limits": limits })))
-            .await
+        bed.runtime.load(bytes, settings(json!({ "limits": limits }))).await
     };
     for limits in [
         json!({"memories": 3}),
@@ -254,15 +220,9 @@ async fn the_plugins_own_limits_on_parts_hold_too() {
 async fn limits_beyond_the_runtimes_are_refused_by_name() {
     let bed = Bed::new().await;
     let bytes = guests::bytes("fibonacci");
-    let error = bed
-        .runtime
-        .load(bytes, settings(json!({"limits": {"memories": 1000}})))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "limits.memories is 1000; this host allows at most 16"
-    );
+    let error =
+        bed.runtime.load(bytes, settings(json!({"limits": {"memories": 1000}}))).await.unwrap_err();
+    assert_eq!(error.to_string(), "limits.memories is 1000; this host allows at most 16");
 }
 
 #[tokio::test]
@@ -282,10 +242,7 @@ async fn limits_beyond_the_ceilings_are_refused() {
         ),
     ] {
         let settings = settings(json!({"limits": limits}));
-        let loaded = bed
-            .runtime
-            .load(guests::bytes("fibonacci"), settings.clone())
-            .await;
+        let loaded = bed.runtime.load(guests::bytes("fibonacci"), settings.clone()).await;
         assert_eq!(loaded.unwrap_err().to_string(), refusal);
         let changed = bed.runtime.check_limits(&settings.limits);
         assert_eq!(changed.unwrap_err().to_string(), refusal);
@@ -295,49 +252,31 @@ async fn limits_beyond_the_ceilings_are_refused() {
 #[tokio::test]
 async fn a_loaded_plugin_is_what_it_says() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .hostile(json!({"limits": {"fuel": 123}, "grants": {"mail": true}}))
-        .await;
+    let plugin = bed.hostile(json!({"limits": {"fuel": 123}, "grants": {"mail": true}})).await;
     let info = plugin.info();
     assert_eq!(info.name.as_str(), "hostile");
     assert!(info.input_schema.to_value().is_object());
     assert_eq!(info.exports, ["taskforge:plugin/handler@0.1.0"]);
-    assert!(
-        info.imports.iter().any(|name| name.starts_with("wasi:")),
-        "{:?}",
-        info.imports
-    );
+    assert!(info.imports.iter().any(|name| name.starts_with("wasi:")), "{:?}", info.imports);
     assert_eq!((info.limits.fuel, info.grants.mail.allowed), (123, true));
 
     let bytes = guests::bytes("hostile");
     let inspection = inspect(&bytes).unwrap();
-    assert_eq!(
-        (inspection.digest, inspection.size),
-        (info.digest, bytes.len() as u64)
-    );
-    assert_eq!(
-        (&inspection.imports, inspection.shape),
-        (&info.imports, Some(Shape::Handler))
-    );
+    assert_eq!((inspection.digest, inspection.size), (info.digest, bytes.len() as u64));
+    assert_eq!((&inspection.imports, inspection.shape), (&info.imports, Some(Shape::Handler)));
 }
 
 #[tokio::test]
 async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
     let outbox = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let cached = RuntimeConfig {
-        cache_dir: Some(folder.path().join("code")),
-        ..config(&outbox)
-    };
+    let cached = RuntimeConfig { cache_dir: Some(folder.path().join("code")), ..config(&outbox) };
     let load = async || {
         let runtime = Runtime::new(cached.clone()).unwrap();
-        let plugin = runtime
-            .load(guests::bytes("hostile"), PluginSettings::default())
-            .await
-            .unwrap();
-        let invoked = runtime
-            .invoke(&plugin, invocation(json!({"attack": "ok", "value": 1})))
-            .await;
+        let plugin =
+            runtime.load(guests::bytes("hostile"), PluginSettings::default()).await.unwrap();
+        let invoked =
+            runtime.invoke(&plugin, invocation(json!({"attack": "ok", "value": 1}))).await;
         assert_eq!(output(&invoked), json!({"ok": true, "value": 1}));
     };
     load().await;
@@ -345,9 +284,7 @@ async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    let [file] = files.as_slice() else {
-        panic!("{files:?}")
-    };
+    let [file] = files.as_slice() else { panic!("{files:?}") };
     let code = fs::read(file).unwrap();
     let modified = || fs::metadata(file).unwrap().modified().unwrap();
     let written = modified();
@@ -358,11 +295,7 @@ async fn code_is_cached_and_a_damaged_file_is_compiled_again() {
     for damage in [&code[..code.len() / 2], b"", b"not ours at all"] {
         fs::write(file, damage).unwrap();
         load().await;
-        assert_eq!(
-            fs::read(file).unwrap().len(),
-            code.len(),
-            "the damaged file was replaced"
-        );
+        assert_eq!(fs::read(file).unwrap().len(), code.len(), "the damaged file was replaced");
     }
 }
 
@@ -374,17 +307,8 @@ async fn the_cache_is_private() {
     let outbox = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let cached = RuntimeConfig {
-        cache_dir: Some(folder.path().to_path_buf()),
-        ..config(&outbox)
-    };
+    let cached = RuntimeConfig { cache_dir: Some(folder.path().to_path_buf()), ..config(&outbox) };
     let runtime = Runtime::new(cached).unwrap();
-    runtime
-        .load(guests::bytes("fibonacci"), PluginSettings::default())
-        .await
-        .unwrap();
-    assert_eq!(
-        fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    runtime.load(guests::bytes("fibonacci"), PluginSettings::default()).await.unwrap();
+    assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
 }

@@ -22,18 +22,9 @@ fn mail(to: &str, subject: &str) -> Value {
 async fn mail_needs_its_grant() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    let invoked = bed
-        .fails_as(
-            FailureKind::CapabilityDenied,
-            &plugin,
-            mail("a@example.com", "Hi"),
-        )
-        .await;
-    assert!(
-        log(&invoked).contains("grant it with `mail = true`"),
-        "{}",
-        log(&invoked)
-    );
+    let invoked =
+        bed.fails_as(FailureKind::CapabilityDenied, &plugin, mail("a@example.com", "Hi")).await;
+    assert!(log(&invoked).contains("grant it with `mail = true`"), "{}", log(&invoked));
     assert_eq!(fs::read_dir(bed.outbox.path()).unwrap().count(), 0);
 }
 
@@ -53,9 +44,8 @@ async fn recipients_may_be_limited_to_domains() {
         ("bob@example.org", "example.org"),
         ("\"ann@example.com\"@evil.test", "evil.test"),
     ] {
-        let invoked = bed
-            .fails_as(FailureKind::CapabilityDenied, &plugin, mail(refused, "Hi"))
-            .await;
+        let invoked =
+            bed.fails_as(FailureKind::CapabilityDenied, &plugin, mail(refused, "Hi")).await;
         let wanted = format!("grant it with `mail.recipients = [\"{domain}\"]`");
         assert!(log(&invoked).contains(&wanted), "{refused}: {}", log(&invoked));
     }
@@ -72,9 +62,7 @@ async fn recipients_may_be_limited_to_domains() {
 #[tokio::test]
 async fn senders_may_be_limited_to_domains() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .hostile(json!({"grants": {"mail": {"senders": ["shop.test"]}}}))
-        .await;
+    let plugin = bed.hostile(json!({"grants": {"mail": {"senders": ["shop.test"]}}})).await;
     let from = |sender: Option<&str>| {
         let mut input = mail("ann@anywhere.test", "Hi");
         input["from"] = json!(sender);
@@ -82,15 +70,9 @@ async fn senders_may_be_limited_to_domains() {
     };
     // The host's own sender is always allowed.
     bed.completes(&plugin, from(None)).await;
-    bed.completes(&plugin, from(Some("Shop <orders@shop.test>")))
-        .await;
-    let invoked = bed
-        .fails_as(
-            FailureKind::CapabilityDenied,
-            &plugin,
-            from(Some("boss@bank.test")),
-        )
-        .await;
+    bed.completes(&plugin, from(Some("Shop <orders@shop.test>"))).await;
+    let invoked =
+        bed.fails_as(FailureKind::CapabilityDenied, &plugin, from(Some("boss@bank.test"))).await;
     assert!(
         log(&invoked).contains("grant it with `mail.senders = [\"bank.test\"]`"),
         "{}",
@@ -102,9 +84,8 @@ async fn senders_may_be_limited_to_domains() {
 async fn the_outbox_gets_a_valid_message_and_the_log_shows_it() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"grants": {"mail": true}})).await;
-    let (receipt, invoked) = bed
-        .completes(&plugin, mail("Ann <ann@example.com>", "Größe: 5"))
-        .await;
+    let (receipt, invoked) =
+        bed.completes(&plugin, mail("Ann <ann@example.com>", "Größe: 5")).await;
     assert_eq!(receipt["accepted"], json!(["ann@example.com"]));
     let id = receipt["message_id"].as_str().unwrap().trim_matches(['<', '>']);
     let eml = fs::read(bed.outbox.path().join(format!("{id}.eml"))).unwrap();
@@ -112,15 +93,9 @@ async fn the_outbox_gets_a_valid_message_and_the_log_shows_it() {
     let parsed = MessageParser::default().parse(&eml).unwrap();
     assert_eq!(parsed.subject(), Some("Größe: 5"));
     assert_eq!(parsed.message_id(), Some(id));
-    assert_eq!(
-        parsed.from().unwrap().first().unwrap().address(),
-        Some("noreply@example.com")
-    );
+    assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("noreply@example.com"));
     assert_eq!(parsed.to().unwrap().first().unwrap().name(), Some("Ann"));
-    assert_eq!(
-        parsed.body_text(0).unwrap().replace("\r\n", "\n").trim_end(),
-        "Grüße,\nTask"
-    );
+    assert_eq!(parsed.body_text(0).unwrap().replace("\r\n", "\n").trim_end(), "Grüße,\nTask");
     assert!(parsed.date().is_some());
     let log = log(&invoked);
     assert!(
@@ -145,11 +120,7 @@ async fn an_attempt_has_a_limit_of_messages_and_bytes() {
     assert_eq!(letters(&bed), 1);
     input["bcc"] = json!(["eve@example.com"]);
     let invoked = bed.fails_as(FailureKind::HostCallLimit, &plugin, input).await;
-    assert!(
-        log(&invoked).contains("an attempt may send 2 messages"),
-        "{}",
-        log(&invoked)
-    );
+    assert!(log(&invoked).contains("an attempt may send 2 messages"), "{}", log(&invoked));
 
     let plugin = bed.hostile(with(json!({"mail_bytes": 1000}))).await;
     let long = mail("ann@example.com", &"x".repeat(1000));
@@ -165,9 +136,7 @@ async fn all_attempts_of_a_version_have_a_limit_for_each_hour() {
     let plugin = bed.hostile(with).await;
     let (mut sent, mut refused) = (0, Vec::new());
     for number in 0..12 {
-        let invoked = bed
-            .run(&plugin, mail("ann@example.com", &format!("No. {number}")))
-            .await;
+        let invoked = bed.run(&plugin, mail("ann@example.com", &format!("No. {number}"))).await;
         match &invoked.outcome {
             Outcome::Completed(_) => sent += 1,
             Outcome::Failed(failure) => {
@@ -180,12 +149,7 @@ async fn all_attempts_of_a_version_have_a_limit_for_each_hour() {
     // Twice as many, if the clock's hour went by meanwhile.
     assert!(sent == 5 || sent == 10, "{sent} were sent");
     assert_eq!((letters(&bed), refused.len()), (sent, 12 - sent));
-    assert!(
-        refused
-            .iter()
-            .all(|log| log.contains("together may send 5 messages")),
-        "{refused:?}"
-    );
+    assert!(refused.iter().all(|log| log.contains("together may send 5 messages")), "{refused:?}");
 }
 
 #[tokio::test]
@@ -207,22 +171,14 @@ async fn an_smtp_server_gets_the_message_and_its_refusals_come_back() {
     let postbox = Postbox::start().await;
     let outbox = tempfile::tempdir().unwrap();
     let mailer = SmtpMailer::new(&postbox.url(), "TaskForge <noreply@example.com>").unwrap();
-    let bed = Bed::with(
-        RuntimeConfig {
-            mailer: Arc::new(mailer),
-            ..config(&outbox)
-        },
-        outbox,
-    )
-    .await;
+    let bed =
+        Bed::with(RuntimeConfig { mailer: Arc::new(mailer), ..config(&outbox) }, outbox).await;
     let plugin = bed.hostile(json!({"grants": {"mail": true}})).await;
 
     let (receipt, _) = bed.completes(&plugin, mail("ann@example.com", "Hello")).await;
     {
         let letters = postbox.letters();
-        let [letter] = letters.as_slice() else {
-            panic!("{letters:?}")
-        };
+        let [letter] = letters.as_slice() else { panic!("{letters:?}") };
         assert_eq!(letter.from, "noreply@example.com");
         assert_eq!(letter.to, ["ann@example.com"]);
         let parsed = MessageParser::default().parse(&letter.data).unwrap();
@@ -232,14 +188,8 @@ async fn an_smtp_server_gets_the_message_and_its_refusals_come_back() {
         );
         assert_eq!(parsed.subject(), Some("Hello"));
     }
-    bed.fails_as(
-        FailureKind::Permanent,
-        &plugin,
-        mail("nobody@example.com", "Hello"),
-    )
-    .await;
-    bed.fails_as(FailureKind::Retryable, &plugin, mail("busy@example.com", "Hello"))
-        .await;
+    bed.fails_as(FailureKind::Permanent, &plugin, mail("nobody@example.com", "Hello")).await;
+    bed.fails_as(FailureKind::Retryable, &plugin, mail("busy@example.com", "Hello")).await;
     assert_eq!(postbox.letters().len(), 1);
 }
 
@@ -274,10 +224,7 @@ async fn a_mail_server_that_is_not_there_may_be_tried_again() {
         text: Some("text".to_owned()),
         ..MailMessage::default()
     };
-    assert_eq!(
-        mailer.send(message).await.unwrap_err().kind,
-        MailErrorKind::Unavailable
-    );
+    assert_eq!(mailer.send(message).await.unwrap_err().kind, MailErrorKind::Unavailable);
 }
 
 #[tokio::test]
@@ -300,33 +247,20 @@ fn to(recipients: &[&str]) -> MailMessage {
 async fn a_refused_recipient_takes_nothing_from_the_others() {
     let postbox = Postbox::start().await;
     let mailer = SmtpMailer::new(&postbox.url(), "noreply@example.com").unwrap();
-    let message = to(&[
-        "good1@example.com",
-        "nobody@example.com",
-        "good2@example.com",
-        "busy@example.com",
-    ]);
+    let message =
+        to(&["good1@example.com", "nobody@example.com", "good2@example.com", "busy@example.com"]);
     let receipt = mailer.send(message).await.unwrap();
     assert_eq!(receipt.accepted, ["good1@example.com", "good2@example.com"]);
-    let refused: Vec<_> = receipt
-        .refused
-        .iter()
-        .map(|refusal| (refusal.address.as_str(), refusal.code))
-        .collect();
+    let refused: Vec<_> =
+        receipt.refused.iter().map(|refusal| (refusal.address.as_str(), refusal.code)).collect();
     assert_eq!(refused, [("nobody@example.com", 550), ("busy@example.com", 450)]);
     assert!(receipt.refused[1].message.contains("mailbox busy"), "{receipt:?}");
     assert_eq!(postbox.letters()[0].to, receipt.accepted);
 
     // All refused: for good only if for all. The connection serves on.
     for (all, kind) in [
-        (
-            &["nobody@example.com", "nobody2@example.com"],
-            MailErrorKind::Rejected,
-        ),
-        (
-            &["nobody@example.com", "busy@example.com"],
-            MailErrorKind::Unavailable,
-        ),
+        (&["nobody@example.com", "nobody2@example.com"], MailErrorKind::Rejected),
+        (&["nobody@example.com", "busy@example.com"], MailErrorKind::Unavailable),
     ] {
         let error = mailer.send(to(all)).await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
@@ -361,16 +295,9 @@ async fn recipients_who_are_too_many_for_one_message_get_another() {
         ]
     );
     assert!(letters.iter().all(|letter| letter.data == letters[0].data));
-    assert_eq!(
-        receipt.accepted,
-        [all[0], all[1], all[2], all[5], all[6]],
-        "{receipt:?}"
-    );
-    let refused: Vec<_> = receipt
-        .refused
-        .iter()
-        .map(|refusal| (refusal.address.as_str(), refusal.code))
-        .collect();
+    assert_eq!(receipt.accepted, [all[0], all[1], all[2], all[5], all[6]], "{receipt:?}");
+    let refused: Vec<_> =
+        receipt.refused.iter().map(|refusal| (refusal.address.as_str(), refusal.code)).collect();
     assert_eq!(refused, [("nobody@example.com", 550), ("full@example.com", 452)]);
     // Nobody is left over for whom it could be sent again.
     let error = mailer.send(to(&["full@example.com"])).await.unwrap_err();
@@ -386,10 +313,7 @@ async fn a_recipient_who_is_named_twice_gets_one_letter() {
     let mut message = to(&["ann@example.com", "Ann <ann@EXAMPLE.com>", "user@bücher.example"]);
     message.bcc = vec!["ann@example.com".to_owned()];
     let receipt = mailer.send(message).await.unwrap();
-    assert_eq!(
-        receipt.accepted,
-        ["ann@example.com", "user@xn--bcher-kva.example"]
-    );
+    assert_eq!(receipt.accepted, ["ann@example.com", "user@xn--bcher-kva.example"]);
     assert_eq!(postbox.letters()[0].to, receipt.accepted);
     assert!(postbox.letters()[0].data.is_ascii());
 }
@@ -437,15 +361,8 @@ async fn a_server_that_knows_no_ehlo_is_greeted_with_helo() {
     let mailer = SmtpMailer::new(&url, "noreply@example.com").unwrap();
     mailer.send(to(&["ann@example.com"])).await.unwrap();
     let heard = heard.lock().unwrap();
-    for command in [
-        "HELO ",
-        "MAIL FROM:<noreply@example.com>",
-        "RCPT TO:<ann@example.com>",
-    ] {
-        assert!(
-            heard.iter().any(|line| line.starts_with(command)),
-            "{command}: {heard:?}"
-        );
+    for command in ["HELO ", "MAIL FROM:<noreply@example.com>", "RCPT TO:<ann@example.com>"] {
+        assert!(heard.iter().any(|line| line.starts_with(command)), "{command}: {heard:?}");
     }
 }
 

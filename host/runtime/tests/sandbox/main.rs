@@ -1,5 +1,5 @@
-//! The sandbox against real guests: each attack ends with its own kind of failure, and a well-behaved task beside it
-//! completes.
+//! The sandbox against real guests: each attack ends with its own kind of failure, and a
+//! well-behaved task beside it completes.
 
 // Helpers outside `#[test]` functions fail a test by panicking, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

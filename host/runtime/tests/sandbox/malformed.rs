@@ -31,10 +31,7 @@ async fn an_output_that_lies_about_its_length_fails() {
     let plugin = bed.wat("lying_output", json!({})).await;
     let (failure, _) = bed.fails(&plugin, json!({})).await;
     assert!(
-        matches!(
-            failure.kind,
-            FailureKind::OutputTooLarge | FailureKind::InvalidOutput
-        ),
+        matches!(failure.kind, FailureKind::OutputTooLarge | FailureKind::InvalidOutput),
         "{failure}"
     );
 }
@@ -50,12 +47,7 @@ async fn a_result_that_is_neither_ok_nor_an_error_is_invalid() {
 async fn an_allocator_that_lies_is_a_trap() {
     let bed = Bed::new().await;
     let plugin = bed.wat("bad_realloc", json!({})).await;
-    bed.fails_as(
-        FailureKind::Trap,
-        &plugin,
-        json!({"long": "enough to be allocated"}),
-    )
-    .await;
+    bed.fails_as(FailureKind::Trap, &plugin, json!({"long": "enough to be allocated"})).await;
 }
 
 #[tokio::test]
@@ -63,7 +55,6 @@ async fn code_that_runs_around_the_call_is_metered_too() {
     let bed = Bed::new().await;
     for name in ["endless_realloc", "endless_post_return"] {
         let plugin = bed.wat(name, json!({"limits": {"fuel": 100_000_000}})).await;
-        bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"n": 1}))
-            .await;
+        bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"n": 1})).await;
     }
 }

@@ -73,7 +73,8 @@ async fn serve(page: &Page) -> Server {
             .collect(),
     );
     let seen = Arc::new(Mutex::new(HashMap::new()));
-    Server::on_connection(move |stream| answer(stream, Arc::clone(&answers), Arc::clone(&seen))).await
+    Server::on_connection(move |stream| answer(stream, Arc::clone(&answers), Arc::clone(&seen)))
+        .await
 }
 
 async fn answer(
@@ -105,19 +106,20 @@ async fn answer(
     };
     // Of the answers that fit, the last one is the most particular.
     let fits = |answer: &Answer| {
-        answer.path == path && answer.header.as_ref().is_none_or(has) && (!answer.again || count > 1)
+        answer.path == path
+            && answer.header.as_ref().is_none_or(has)
+            && (!answer.again || count > 1)
     };
     let found = answers.iter().rfind(|(answer, _)| fits(answer));
-    let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
+    let missing =
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
     let mut bytes = found.map_or(missing, |(_, bytes)| bytes.clone());
     // Only heads and bodies without a length hold these, so that no length becomes wrong.
     if let (Ok(text), Ok(address)) = (std::str::from_utf8(&bytes), stream.local_addr())
         && (text.contains("{host}") || text.contains("{port}"))
     {
         let port = address.port().to_string();
-        let placed = text
-            .replace("{host}", &address.to_string())
-            .replace("{port}", &port);
+        let placed = text.replace("{host}", &address.to_string()).replace("{port}", &port);
         bytes = placed.into_bytes();
     }
     stream.write_all(&bytes).await.ok();

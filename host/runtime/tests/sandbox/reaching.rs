@@ -75,11 +75,7 @@ async fn a_refusal_explains_a_failure_only_when_nothing_else_does() {
     for refused in [denied, socket] {
         let then = |last: Value| json!({"attack": "cope", "steps": [refused, last]});
         for (last, kind, said) in [
-            (
-                json!({"attack": "fail", "message": "busy"}),
-                FailureKind::Retryable,
-                "busy",
-            ),
+            (json!({"attack": "fail", "message": "busy"}), FailureKind::Retryable, "busy"),
             (
                 json!({"attack": "fail", "message": "access denied by the ledger, later"}),
                 FailureKind::Retryable,
@@ -90,11 +86,7 @@ async fn a_refusal_explains_a_failure_only_when_nothing_else_does() {
                 FailureKind::Permanent,
                 "no such account",
             ),
-            (
-                json!({"attack": "panic", "message": "seven"}),
-                FailureKind::Trap,
-                "seven",
-            ),
+            (json!({"attack": "panic", "message": "seven"}), FailureKind::Trap, "seven"),
         ] {
             let (failure, _) = bed.fails(&plugin, then(last)).await;
             assert_eq!(failure.kind, kind, "{failure}");
@@ -118,10 +110,8 @@ async fn a_refusal_explains_a_failure_only_when_nothing_else_does() {
 async fn a_refusal_explains_no_fault() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"memory": "32 MiB"}})).await;
-    let (fetch, growth) = (
-        get("http://example.com/"),
-        json!({"attack": "allocate", "bytes": 64 << 20}),
-    );
+    let (fetch, growth) =
+        (get("http://example.com/"), json!({"attack": "allocate", "bytes": 64 << 20}));
     for (refused, fault, kind) in [
         (&fetch, "call_nothing", FailureKind::Trap),
         (&fetch, "read_nowhere", FailureKind::Trap),
@@ -188,7 +178,9 @@ async fn a_redirect_to_a_private_address_is_refused() {
     let bed = Bed::new().await;
     // 127.0.0.1 stands for the public server: it alone is excepted from the guard.
     let plugin = bed
-        .hostile(json!({"grants": {"http": {"hosts": ["*:*"], "private_networks": ["127.0.0.1/32"]}}}))
+        .hostile(
+            json!({"grants": {"http": {"hosts": ["*:*"], "private_networks": ["127.0.0.1/32"]}}}),
+        )
         .await;
     for location in [
         "http://127.0.0.2/",
@@ -199,11 +191,7 @@ async fn a_redirect_to_a_private_address_is_refused() {
         let public = Server::redirecting_to(location.to_owned()).await;
         let input = json!({"attack": "http_get", "url": public.url("/"), "follow": true});
         let invoked = denied(&bed, &plugin, input).await;
-        assert!(
-            log(&invoked).contains("is not a public address"),
-            "{location}: {}",
-            log(&invoked)
-        );
+        assert!(log(&invoked).contains("is not a public address"), "{location}: {}", log(&invoked));
         assert_eq!((public.connections(), invoked.usage.http_requests), (1, 2));
     }
 }
@@ -219,7 +207,8 @@ async fn what_is_granted_arrives_as_it_was_sent() {
     })
     .await;
     let plugin = bed.hostile(anyone_and_loopback()).await;
-    let input = json!({"attack": "http_get", "url": server.url("/a?b=c"), "headers": [["x-mine", "1"]]});
+    let input =
+        json!({"attack": "http_get", "url": server.url("/a?b=c"), "headers": [["x-mine", "1"]]});
     let (answer, invoked) = bed.completes(&plugin, input).await;
     assert_eq!((&answer["status"], &answer["bytes"]), (&json!(200), &json!(5)));
     assert_eq!((invoked.usage.http_requests, invoked.usage.http_bytes), (1, 5));
@@ -229,11 +218,7 @@ async fn what_is_granted_arrives_as_it_was_sent() {
     assert_eq!(request.uri(), "/a?b=c");
     assert_eq!(request.headers()["host"], server.address().to_string());
     assert_eq!(request.headers()["x-mine"], "1");
-    assert!(
-        !request.headers().contains_key("transfer-encoding"),
-        "{:?}",
-        request.headers()
-    );
+    assert!(!request.headers().contains_key("transfer-encoding"), "{:?}", request.headers());
 }
 
 /// The SDK sends what it is given, and encodes what the host would not take.
@@ -284,14 +269,8 @@ async fn a_server_that_never_answers_is_ended_by_the_deadline() {
     let mut grants = anyone_and_loopback();
     grants["limits"] = json!({"deadline": "300ms"});
     let plugin = bed.hostile(grants).await;
-    let invoked = bed
-        .fails_as(FailureKind::Deadline, &plugin, get(&server.url("/")))
-        .await;
-    assert!(
-        invoked.usage.wall_micros < 5_000_000 && invoked.usage.fuel > 0,
-        "{:?}",
-        invoked.usage
-    );
+    let invoked = bed.fails_as(FailureKind::Deadline, &plugin, get(&server.url("/"))).await;
+    assert!(invoked.usage.wall_micros < 5_000_000 && invoked.usage.fuel > 0, "{:?}", invoked.usage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,9 +280,7 @@ async fn a_server_that_sends_a_byte_a_second_is_ended_by_the_deadline() {
     let mut grants = anyone_and_loopback();
     grants["limits"] = json!({"deadline": "1500ms"});
     let plugin = bed.hostile(grants).await;
-    let invoked = bed
-        .fails_as(FailureKind::Deadline, &plugin, get(&server.url("/")))
-        .await;
+    let invoked = bed.fails_as(FailureKind::Deadline, &plugin, get(&server.url("/"))).await;
     assert!((1..=3).contains(&invoked.usage.http_bytes), "{:?}", invoked.usage);
 }
 
@@ -311,9 +288,7 @@ async fn a_server_that_sends_a_byte_a_second_is_ended_by_the_deadline() {
 async fn a_refused_connection_and_a_missing_name_may_be_tried_again() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(anyone_and_loopback()).await;
-    let (failure, _) = bed
-        .fails(&plugin, get(&format!("http://{}/", closed_port().await)))
-        .await;
+    let (failure, _) = bed.fails(&plugin, get(&format!("http://{}/", closed_port().await))).await;
     assert_eq!(failure.kind, FailureKind::Retryable);
     assert!(failure.message.contains("connection refused"), "{failure}");
     let (failure, _) = bed.fails(&plugin, get("http://no-such-name.invalid/")).await;
@@ -349,28 +324,17 @@ async fn responses_are_capped_in_number_and_bytes() {
     let plugin = bed.hostile(grants).await;
     let times = |times: u32| json!({"attack": "http_get", "url": server.url("/"), "times": times});
     let (_, invoked) = bed.completes(&plugin, times(2)).await;
-    assert_eq!(
-        (invoked.usage.http_requests, invoked.usage.http_bytes),
-        (2, 200_000)
-    );
+    assert_eq!((invoked.usage.http_requests, invoked.usage.http_bytes), (2, 200_000));
 
     let invoked = bed.fails_as(FailureKind::HostCallLimit, &plugin, times(3)).await;
     assert!(invoked.usage.http_bytes <= 250_000, "{:?}", invoked.usage);
-    assert!(
-        log(&invoked).contains("the limit is 250000 bytes"),
-        "{}",
-        log(&invoked)
-    );
+    assert!(log(&invoked).contains("the limit is 250000 bytes"), "{}", log(&invoked));
 
     let small = Server::with_page("x").await;
     let input = json!({"attack": "http_get", "url": small.url("/"), "times": 4});
     // Its library takes that for a server that has too many, asks for another attempt, and gets it.
     let invoked = bed.fails_as(FailureKind::Retryable, &plugin, input).await;
-    assert!(
-        log(&invoked).contains("the limit is 3 requests"),
-        "{}",
-        log(&invoked)
-    );
+    assert!(log(&invoked).contains("the limit is 3 requests"), "{}", log(&invoked));
     assert_eq!(small.connections().min(1), 1);
 }
 
@@ -386,11 +350,7 @@ async fn connections_are_kept_for_the_tenant_that_made_them() {
     };
     ask("one").await;
     ask("one").await;
-    assert_eq!(
-        server.connections(),
-        1,
-        "the second request of a tenant reuses its connection"
-    );
+    assert_eq!(server.connections(), 1, "the second request of a tenant reuses its connection");
     ask("two").await;
     assert_eq!(server.connections(), 2, "another tenant makes its own");
 }
@@ -401,8 +361,10 @@ async fn a_host_may_be_granted_for_some_methods_only() {
     let server = Server::with_page("x").await;
     let grant = async |methods: Value| {
         let host = json!({"host": server.address().to_string(), "methods": methods});
-        bed.hostile(json!({"grants": {"http": {"hosts": [host], "private_networks": ["127.0.0.0/8"]}}}))
-            .await
+        bed.hostile(
+            json!({"grants": {"http": {"hosts": [host], "private_networks": ["127.0.0.0/8"]}}}),
+        )
+        .await
     };
     let poster = grant(json!(["POST"])).await;
     let invoked = denied(&bed, &poster, get(&server.url("/"))).await;
@@ -419,10 +381,8 @@ async fn a_host_may_be_granted_for_some_methods_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn this_hosts_exceptions_hold_for_every_plugin_that_may_ask_there() {
     let outbox = tempfile::tempdir().unwrap();
-    let config = RuntimeConfig {
-        allow_private: vec!["127.0.0.1/32".parse().unwrap()],
-        ..config(&outbox)
-    };
+    let config =
+        RuntimeConfig { allow_private: vec!["127.0.0.1/32".parse().unwrap()], ..config(&outbox) };
     let bed = Bed::with(config, outbox).await;
     let server = Server::with_page("x").await;
     let plugin = bed.hostile(anyone()).await;

@@ -1,4 +1,5 @@
-//! Whose code is in memory: it is loaded at the first use and once, makes room when there is too much, and comes back.
+//! Whose code is in memory: it is loaded at the first use and once, makes room when there is too
+//! much, and comes back.
 
 use std::{
     collections::HashMap,
@@ -63,21 +64,14 @@ impl Home {
             resident_plugins: plugins,
             ..config(&folder)
         };
-        Self {
-            runtime: Runtime::new(config).unwrap(),
-            registry,
-            _folder: folder,
-        }
+        Self { runtime: Runtime::new(config).unwrap(), registry, _folder: folder }
     }
 
     /// What another process would have found out when the component was pushed.
     async fn pushed(&self, bytes: Vec<u8>) -> PluginInfo {
         let outbox = tempfile::tempdir().unwrap();
         let elsewhere = Runtime::new(config(&outbox)).unwrap();
-        let plugin = elsewhere
-            .load(bytes.clone(), PluginSettings::default())
-            .await
-            .unwrap();
+        let plugin = elsewhere.load(bytes.clone(), PluginSettings::default()).await.unwrap();
         self.registry.put(plugin.info().digest, bytes);
         plugin.info().clone()
     }
@@ -107,35 +101,20 @@ async fn what_was_not_used_for_longest_makes_room_and_comes_back() {
     for number in 0..4 {
         plugins.push(home.registered(numbered(number)).await);
     }
-    assert_eq!(
-        home.runtime.residents().plugins,
-        0,
-        "nothing is loaded before it is used"
-    );
+    assert_eq!(home.runtime.residents().plugins, 0, "nothing is loaded before it is used");
     for plugin in plugins.iter().chain(&plugins) {
         home.runs(plugin).await;
-        assert!(
-            home.runtime.residents().plugins <= 2,
-            "{:?}",
-            home.runtime.residents()
-        );
+        assert!(home.runtime.residents().plugins <= 2, "{:?}", home.runtime.residents());
     }
     assert!(home.runtime.residents().bytes > 0);
-    assert_eq!(
-        home.registry.asked(),
-        4,
-        "the second time the code came from the cache"
-    );
+    assert_eq!(home.registry.asked(), 4, "the second time the code came from the cache");
 }
 
 #[tokio::test]
 async fn code_that_runs_stays() {
     let home = Home::new(1);
     let slow = home.registered(guests::bytes("hostile")).await;
-    let others = [
-        home.registered(numbered(1)).await,
-        home.registered(numbered(2)).await,
-    ];
+    let others = [home.registered(numbered(1)).await, home.registered(numbered(2)).await];
     let cancel = CancellationToken::new();
     let running = Invocation {
         cancel: cancel.clone(),
@@ -146,11 +125,7 @@ async fn code_that_runs_stays() {
     wait_until("the attempt runs", async || home.runtime.residents().plugins == 1).await;
 
     home.runs(&others[0]).await;
-    assert_eq!(
-        home.runtime.residents().plugins,
-        2,
-        "there is no room, and nothing that may go"
-    );
+    assert_eq!(home.runtime.residents().plugins, 2, "there is no room, and nothing that may go");
     home.runs(&others[1]).await;
     assert_eq!(home.runtime.residents().plugins, 2, "the other one made room");
     cancel.cancel();
@@ -168,11 +143,7 @@ async fn many_first_uses_load_once() {
     futures_util::future::join_all(uses).await;
     assert_eq!((home.registry.asked(), home.runtime.residents().plugins), (1, 1));
     drop((plugin, same));
-    assert_eq!(
-        home.runtime.residents().plugins,
-        0,
-        "what nobody has any more is gone"
-    );
+    assert_eq!(home.runtime.residents().plugins, 0, "what nobody has any more is gone");
 }
 
 #[tokio::test]
@@ -183,10 +154,7 @@ async fn a_failed_load_is_not_repeated_at_once_but_later() {
     let bytes = home.registry.components.lock().unwrap().remove(&digest).unwrap();
     for _ in 0..100 {
         let error = home.runtime.prepare(&plugin).await.unwrap_err();
-        assert!(
-            error.to_string().contains("the registry does not have it"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the registry does not have it"), "{error}");
     }
     assert_eq!(home.registry.asked(), 1);
     home.registry.put(digest, bytes);
@@ -222,12 +190,7 @@ async fn what_could_not_come_back_stays() {
     .unwrap();
     let mut plugins = Vec::new();
     for number in 0..3 {
-        plugins.push(
-            runtime
-                .load(numbered(number), PluginSettings::default())
-                .await
-                .unwrap(),
-        );
+        plugins.push(runtime.load(numbered(number), PluginSettings::default()).await.unwrap());
     }
     assert_eq!(runtime.residents().plugins, 3);
     for plugin in &plugins {

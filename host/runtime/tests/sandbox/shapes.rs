@@ -1,4 +1,5 @@
-//! Handlers of other shapes: WASI commands and web servers, under the limits that every handler has.
+//! Handlers of other shapes: WASI commands and web servers, under the limits that every handler
+//! has.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,15 +37,11 @@ async fn a_command_reads_the_input_and_writes_the_output() {
     assert_eq!(variables["TASKFORGE_TASK_ID"], task);
     assert_eq!(variables["TASKFORGE_ATTEMPT"], "1");
     assert_eq!(variables["TASKFORGE_MAX_ATTEMPTS"], "4");
-    assert!(
-        variables["TASKFORGE_DEADLINE"]
-            .as_str()
-            .unwrap()
-            .parse::<u64>()
-            .is_ok()
-    );
+    assert!(variables["TASKFORGE_DEADLINE"].as_str().unwrap().parse::<u64>().is_ok());
     assert_eq!(variables.len(), 4, "{variables:?}");
-    assert!(invoked.usage.fuel > 0 && invoked.usage.host_calls > 0 && invoked.usage.peak_memory > 0);
+    assert!(
+        invoked.usage.fuel > 0 && invoked.usage.host_calls > 0 && invoked.usage.peak_memory > 0
+    );
     assert!(invoked.logs.is_empty(), "{:?}", invoked.logs);
 }
 
@@ -52,10 +49,7 @@ async fn a_command_reads_the_input_and_writes_the_output() {
 async fn a_command_that_says_nothing_says_null() {
     let bed = Bed::new().await;
     let plugin = command(&bed, json!({})).await;
-    assert_eq!(
-        bed.completes(&plugin, json!({"do": "nothing"})).await.0,
-        Value::Null
-    );
+    assert_eq!(bed.completes(&plugin, json!({"do": "nothing"})).await.0, Value::Null);
     let exit = json!({"do": "exit", "code": 0, "complaint": "done"});
     assert_eq!(bed.completes(&plugin, exit).await.0, Value::Null);
     let print = json!({"do": "print", "text": " \n"});
@@ -78,9 +72,7 @@ async fn what_a_command_prints_must_be_json() {
         failure.message.contains("it begins \"Hello, ")
             && failure.message.contains("World!\"")
             && !failure.message.contains('\u{1b}')
-            && failure
-                .message
-                .contains("print one JSON value to standard output"),
+            && failure.message.contains("print one JSON value to standard output"),
         "{failure}"
     );
     let print = json!({"do": "print", "text": "\u{feff}{\"a\": 1}"});
@@ -93,18 +85,13 @@ async fn a_command_that_exits_with_another_status_has_failed_and_its_last_words_
     let plugin = command(&bed, json!({})).await;
     let input = json!({"do": "exit", "code": 3, "complaint": "first\nthe disk is full"});
     let (failure, invoked) = bed.fails(&plugin, input).await;
-    assert_eq!(
-        (failure.kind, failure.message.as_str()),
-        (FailureKind::Exited, "the disk is full")
-    );
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Exited, "the disk is full"));
     assert!(failure.kind.is_retryable());
     assert!(log(&invoked).contains("first"));
     let (failure, _) = bed.fails(&plugin, json!({"do": "fail"})).await;
     assert_eq!(failure.kind, FailureKind::Exited);
     assert!(failure.message.contains("it did not work out"), "{failure}");
-    let (failure, _) = bed
-        .fails(&plugin, json!({"do": "exit", "code": 1, "complaint": ""}))
-        .await;
+    let (failure, _) = bed.fails(&plugin, json!({"do": "exit", "code": 1, "complaint": ""})).await;
     assert_eq!(failure.message, "the handler exited with status 1");
 }
 
@@ -114,7 +101,8 @@ async fn a_failure_is_told_in_the_words_of_its_language() {
     let plugin = command(&bed, json!({})).await;
     let python = "Traceback (most recent call last):\n  File \"app.py\", line 17, in handle\nValueError: boom\nand more";
     let go = "panic: boom\n\ngoroutine 1 [running]:\nmain.main()\n\t/src/main.go:26 +0x9a\nexit status 2";
-    let cpp = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  boom";
+    let cpp =
+        "terminate called after throwing an instance of 'std::runtime_error'\n  what():  boom";
     for (written, said) in [
         (python, "ValueError: boom"),
         (go, "panic: boom"),
@@ -123,21 +111,16 @@ async fn a_failure_is_told_in_the_words_of_its_language() {
     ] {
         let input = json!({"do": "exit", "code": 2, "complaint": written});
         let (failure, _) = bed.fails(&plugin, input).await;
-        assert_eq!(
-            (failure.kind, failure.message.as_str()),
-            (FailureKind::Exited, said)
-        );
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Exited, said));
     }
     // TinyGo reports on standard output, after whatever was printed there.
     let text = format!("{}\npanic: boom\n", "[1],".repeat(50_000));
     let (failure, _) = bed.fails(&plugin, json!({"do": "abort", "text": text})).await;
-    assert_eq!(
-        (failure.kind, failure.message.as_str()),
-        (FailureKind::Trap, "panic: boom")
-    );
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Trap, "panic: boom"));
     // Also when the log has no room for it.
     let small = command(&bed, json!({"limits": {"log": 100}})).await;
-    let input = json!({"do": "exit", "code": 2, "complaint": format!("{}\n{go}", "x".repeat(1000))});
+    let input =
+        json!({"do": "exit", "code": 2, "complaint": format!("{}\n{go}", "x".repeat(1000))});
     assert_eq!(bed.fails(&small, input).await.0.message, "panic: boom");
 }
 
@@ -147,15 +130,10 @@ async fn a_commands_standard_error_is_its_log() {
     let plugin = command(&bed, json!({"limits": {"log": "1 KiB"}})).await;
     let (said, invoked) = bed.completes(&plugin, json!({"do": "chat", "lines": 2})).await;
     assert_eq!(said, json!(2));
-    let lines: Vec<_> = invoked
-        .logs
-        .iter()
-        .map(|line| (line.level, line.message.as_str()))
-        .collect();
+    let lines: Vec<_> =
+        invoked.logs.iter().map(|line| (line.level, line.message.as_str())).collect();
     assert_eq!(lines, [(LogLevel::Warn, "line 0"), (LogLevel::Warn, "line 1")]);
-    let (_, invoked) = bed
-        .completes(&plugin, json!({"do": "chat", "lines": 10_000}))
-        .await;
+    let (_, invoked) = bed.completes(&plugin, json!({"do": "chat", "lines": 10_000})).await;
     assert!(invoked.logs.len() < 50, "{}", invoked.logs.len());
 }
 
@@ -166,29 +144,17 @@ async fn a_command_ends_at_the_limits_of_a_handler() {
     let plugin = command(&bed, limits).await;
     let flood = |bytes: u64| json!({"do": "flood", "bytes": bytes});
     assert_eq!(bed.completes(&plugin, flood(64 << 10)).await.0, Value::Null);
-    bed.fails_as(FailureKind::OutputTooLarge, &plugin, flood((64 << 10) + 1))
-        .await;
-    let invoked = bed
-        .fails_as(FailureKind::OutputTooLarge, &plugin, flood(1 << 30))
-        .await;
-    assert!(
-        invoked.usage.host_calls < 1000,
-        "it ended at once: {:?}",
-        invoked.usage
-    );
-    bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"do": "loop"}))
-        .await;
+    bed.fails_as(FailureKind::OutputTooLarge, &plugin, flood((64 << 10) + 1)).await;
+    let invoked = bed.fails_as(FailureKind::OutputTooLarge, &plugin, flood(1 << 30)).await;
+    assert!(invoked.usage.host_calls < 1000, "it ended at once: {:?}", invoked.usage);
+    bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"do": "loop"})).await;
     let (failure, _) = bed.fails(&plugin, json!({"do": "panic"})).await;
     assert_eq!(failure.kind, FailureKind::Trap);
     assert!(failure.message.contains("on purpose"), "{failure}");
 
-    let plugin = command(
-        &bed,
-        json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}}),
-    )
-    .await;
-    bed.fails_as(FailureKind::Deadline, &plugin, json!({"do": "loop"}))
-        .await;
+    let plugin =
+        command(&bed, json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}})).await;
+    bed.fails_as(FailureKind::Deadline, &plugin, json!({"do": "loop"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,25 +174,23 @@ async fn a_web_server_is_sent_the_task_and_answers_with_the_output() {
     assert_eq!(headers["taskforge-attempt"], "1");
     assert_eq!(headers["taskforge-max-attempts"], "4");
     assert!(headers["taskforge-deadline"].is_string(), "{headers}");
-    assert!(invoked.usage.fuel > 0 && invoked.usage.host_calls > 0 && invoked.usage.http_requests == 0);
+    assert!(
+        invoked.usage.fuel > 0 && invoked.usage.host_calls > 0 && invoked.usage.http_requests == 0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_servers_status_says_what_follows() {
     let bed = Bed::new().await;
     let plugin = web(&bed, json!({})).await;
-    let answer = |status: u16, body: &str| json!({"status": status, "body": body, "retry_after": 7});
-    assert_eq!(
-        bed.completes(&plugin, answer(201, "[true]")).await.0,
-        json!([true])
-    );
+    let answer =
+        |status: u16, body: &str| json!({"status": status, "body": body, "retry_after": 7});
+    assert_eq!(bed.completes(&plugin, answer(201, "[true]")).await.0, json!([true]));
     assert_eq!(bed.completes(&plugin, answer(204, "")).await.0, Value::Null);
     let (failure, _) = bed.fails(&plugin, answer(200, "hello")).await;
     assert_eq!(failure.kind, FailureKind::InvalidOutput);
     assert!(
-        failure
-            .message
-            .contains("it begins \"hello\": answer with one JSON value"),
+        failure.message.contains("it begins \"hello\": answer with one JSON value"),
         "{failure}"
     );
     let (failure, _) = bed.fails(&plugin, answer(404, "no such page")).await;
@@ -247,20 +211,15 @@ async fn a_web_servers_status_says_what_follows() {
 async fn a_web_servers_output_has_its_limit() {
     let bed = Bed::new().await;
     let plugin = web(&bed, json!({"limits": {"output": 1000}})).await;
-    let answer = |bytes: usize| json!({"status": 200, "body": format!("\"{}\"", "x".repeat(bytes - 2))});
+    let answer =
+        |bytes: usize| json!({"status": 200, "body": format!("\"{}\"", "x".repeat(bytes - 2))});
     bed.completes(&plugin, answer(1000)).await;
-    bed.fails_as(FailureKind::OutputTooLarge, &plugin, answer(1001))
-        .await;
+    bed.fails_as(FailureKind::OutputTooLarge, &plugin, answer(1001)).await;
 
     let plugin = careless(&bed, json!({})).await;
-    let invoked = bed
-        .fails_as(FailureKind::OutputTooLarge, &plugin, json!({"forget": "limit"}))
-        .await;
-    assert!(
-        invoked.usage.host_calls < 2000,
-        "it ended at once: {:?}",
-        invoked.usage
-    );
+    let invoked =
+        bed.fails_as(FailureKind::OutputTooLarge, &plugin, json!({"forget": "limit"})).await;
+    assert!(invoked.usage.host_calls < 2000, "it ended at once: {:?}", invoked.usage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,15 +239,10 @@ async fn a_web_server_that_forgets_something_fails_by_name() {
     let (failure, _) = bed.fails(&plugin, forget("response")).await;
     assert_eq!(failure.kind, FailureKind::Retryable);
     assert!(failure.message.contains("no idea"), "{failure}");
-    bed.fails_as(FailureKind::OutOfFuel, &plugin, forget("return"))
-        .await;
-    let plugin = careless(
-        &bed,
-        json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}}),
-    )
-    .await;
-    bed.fails_as(FailureKind::Deadline, &plugin, forget("return"))
-        .await;
+    bed.fails_as(FailureKind::OutOfFuel, &plugin, forget("return")).await;
+    let plugin =
+        careless(&bed, json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}})).await;
+    bed.fails_as(FailureKind::Deadline, &plugin, forget("return")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -297,10 +251,9 @@ async fn every_shape_can_be_called_off() {
     let limits = json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "1h"}});
     let command = command(&bed, limits.clone()).await;
     let careless = careless(&bed, limits).await;
-    for (plugin, input) in [
-        (&command, json!({"do": "loop"})),
-        (&careless, json!({"forget": "return"})),
-    ] {
+    for (plugin, input) in
+        [(&command, json!({"do": "loop"})), (&careless, json!({"forget": "return"}))]
+    {
         let invocation = invocation(input);
         let cancel = invocation.cancel.clone();
         let (invoked, ()) = tokio::join!(bed.runtime.invoke(plugin, invocation), async {

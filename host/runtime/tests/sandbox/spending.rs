@@ -12,9 +12,8 @@ use crate::bed::{Bed, config, invocation, log};
 async fn an_endless_loop_runs_out_of_fuel() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"fuel": 500_000_000}})).await;
-    let invoked = bed
-        .fails_as(FailureKind::OutOfFuel, &plugin, json!({"attack": "endless_loop"}))
-        .await;
+    let invoked =
+        bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"attack": "endless_loop"})).await;
     assert_eq!(invoked.usage.fuel, 500_000_000);
     assert!(invoked.usage.peak_memory > 0 && invoked.usage.wall_micros > 0);
 }
@@ -23,54 +22,32 @@ async fn an_endless_loop_runs_out_of_fuel() {
 async fn an_endless_loop_lets_its_neighbours_run_on_the_same_thread() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"fuel": 500_000_000}})).await;
-    bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"attack": "endless_loop"}))
-        .await;
+    bed.fails_as(FailureKind::OutOfFuel, &plugin, json!({"attack": "endless_loop"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_loop_ends_at_its_deadline() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .hostile(json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}}))
-        .await;
-    let invoked = bed
-        .fails_as(FailureKind::Deadline, &plugin, json!({"attack": "endless_loop"}))
-        .await;
-    assert!(
-        invoked.usage.fuel > 1_000_000,
-        "fuel is known after a deadline: {:?}",
-        invoked.usage
-    );
-    assert!(
-        (300_000..5_000_000).contains(&invoked.usage.wall_micros),
-        "{:?}",
-        invoked.usage
-    );
+    let plugin = bed.hostile(json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "300ms"}})).await;
+    let invoked =
+        bed.fails_as(FailureKind::Deadline, &plugin, json!({"attack": "endless_loop"})).await;
+    assert!(invoked.usage.fuel > 1_000_000, "fuel is known after a deadline: {:?}", invoked.usage);
+    assert!((300_000..5_000_000).contains(&invoked.usage.wall_micros), "{:?}", invoked.usage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_recursion_overflows_the_guests_own_stack() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    bed.fails_as(
-        FailureKind::StackOverflow,
-        &plugin,
-        json!({"attack": "endless_recursion"}),
-    )
-    .await;
+    bed.fails_as(FailureKind::StackOverflow, &plugin, json!({"attack": "endless_recursion"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_memory_that_grows_without_end_runs_out_of_memory() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"memory": "32 MiB"}})).await;
-    let invoked = bed
-        .fails_as(
-            FailureKind::OutOfMemory,
-            &plugin,
-            json!({"attack": "grow_memory"}),
-        )
-        .await;
+    let invoked =
+        bed.fails_as(FailureKind::OutOfMemory, &plugin, json!({"attack": "grow_memory"})).await;
     let peak = invoked.usage.peak_memory;
     assert!((16 << 20..=32 << 20).contains(&peak), "peak {peak}");
 }
@@ -81,9 +58,8 @@ async fn a_handler_that_copes_without_the_memory_fails_in_its_own_way() {
     let plugin = bed.hostile(json!({"limits": {"memory": "32 MiB"}})).await;
     let input = json!({"attack": "allocate", "bytes": 64 << 20});
     bed.fails_as(FailureKind::Permanent, &plugin, input).await;
-    let (output, invoked) = bed
-        .completes(&plugin, json!({"attack": "allocate", "bytes": 8 << 20}))
-        .await;
+    let (output, invoked) =
+        bed.completes(&plugin, json!({"attack": "allocate", "bytes": 8 << 20})).await;
     assert_eq!(output, json!({"allocated": 8 << 20}));
     assert!(invoked.usage.peak_memory >= 8 << 20, "{:?}", invoked.usage);
 }
@@ -91,19 +67,11 @@ async fn a_handler_that_copes_without_the_memory_fails_in_its_own_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_small_memories_are_one_sum() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .wat("many_memories", json!({"limits": {"memory": "64 MiB"}}))
-        .await;
+    let plugin = bed.wat("many_memories", json!({"limits": {"memory": "64 MiB"}})).await;
     let invoked = bed.fails_as(FailureKind::OutOfMemory, &plugin, json!({})).await;
-    assert!(
-        (48 << 20..=64 << 20).contains(&invoked.usage.peak_memory),
-        "{:?}",
-        invoked.usage
-    );
+    assert!((48 << 20..=64 << 20).contains(&invoked.usage.peak_memory), "{:?}", invoked.usage);
 
-    let plugin = bed
-        .wat("many_memories", json!({"limits": {"memory": "128 MiB"}}))
-        .await;
+    let plugin = bed.wat("many_memories", json!({"limits": {"memory": "128 MiB"}})).await;
     let (_, invoked) = bed.completes(&plugin, json!({})).await;
     assert!(invoked.usage.peak_memory >= 96 << 20, "{:?}", invoked.usage);
 }
@@ -111,14 +79,10 @@ async fn many_small_memories_are_one_sum() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_grows_without_end_runs_out_of_memory() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .wat("grow_tables", json!({"limits": {"table_elements": 50_000}}))
-        .await;
+    let plugin = bed.wat("grow_tables", json!({"limits": {"table_elements": 50_000}})).await;
     bed.fails_as(FailureKind::OutOfMemory, &plugin, json!({})).await;
     // The elements alone would be allowed; their bytes are not.
-    let plugin = bed
-        .wat("grow_tables", json!({"limits": {"memory": "256 KiB"}}))
-        .await;
+    let plugin = bed.wat("grow_tables", json!({"limits": {"memory": "256 KiB"}})).await;
     bed.fails_as(FailureKind::OutOfMemory, &plugin, json!({})).await;
 }
 
@@ -137,8 +101,7 @@ async fn an_output_at_the_limit_is_taken_and_one_byte_more_is_not() {
     let of = |bytes: usize| json!({"attack": "huge_output", "bytes": bytes});
     let (output, _) = bed.completes(&plugin, of(9_998)).await;
     assert_eq!(output.as_str().unwrap().len(), 9_998);
-    bed.fails_as(FailureKind::OutputTooLarge, &plugin, of(9_999))
-        .await;
+    bed.fails_as(FailureKind::OutputTooLarge, &plugin, of(9_999)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,14 +126,9 @@ async fn too_many_host_calls_end_the_attempt() {
     let input = json!({"attack": "host_call_flood"});
     let invoked = bed.fails_as(FailureKind::HostCallLimit, &plugin, input).await;
     assert_eq!(invoked.usage.host_calls, 5_001);
-    let (_, invoked) = bed
-        .completes(&plugin, json!({"attack": "host_call_flood", "calls": 4_000}))
-        .await;
-    assert!(
-        (4_000..5_000).contains(&invoked.usage.host_calls),
-        "{:?}",
-        invoked.usage
-    );
+    let (_, invoked) =
+        bed.completes(&plugin, json!({"attack": "host_call_flood", "calls": 4_000})).await;
+    assert!((4_000..5_000).contains(&invoked.usage.host_calls), "{:?}", invoked.usage);
 }
 
 #[tokio::test]
@@ -178,12 +136,7 @@ async fn a_flood_of_host_calls_lets_its_neighbours_run_and_ends_at_its_deadline(
     let bed = Bed::new().await;
     let limits = json!({"host_calls": u64::MAX, "deadline": "300ms", "fuel": u64::MAX >> 2});
     let plugin = bed.hostile(json!({"limits": limits})).await;
-    bed.fails_as(
-        FailureKind::Deadline,
-        &plugin,
-        json!({"attack": "host_call_flood"}),
-    )
-    .await;
+    bed.fails_as(FailureKind::Deadline, &plugin, json!({"attack": "host_call_flood"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,17 +152,12 @@ async fn handles_are_a_limit_like_the_others() {
     let (failure, _) = bed.fails(&plugin, timers(60)).await;
     assert_eq!(failure.kind, FailureKind::HostCallLimit);
     assert!(
-        failure
-            .message
-            .contains("more than 100 handles at once (`handles` under [limits])"),
+        failure.message.contains("more than 100 handles at once (`handles` under [limits])"),
         "{failure}"
     );
     // What they take comes out of the memory.
-    let plugin = bed
-        .hostile(json!({"limits": {"handles": 1_000_000, "memory": "8 MiB"}}))
-        .await;
-    bed.fails_as(FailureKind::OutOfMemory, &plugin, timers(50_000))
-        .await;
+    let plugin = bed.hostile(json!({"limits": {"handles": 1_000_000, "memory": "8 MiB"}})).await;
+    bed.fails_as(FailureKind::OutOfMemory, &plugin, timers(50_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,36 +179,20 @@ async fn a_sleep_ends_at_the_deadline() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({"limits": {"deadline": "200ms"}})).await;
     let invoked = bed
-        .fails_as(
-            FailureKind::Deadline,
-            &plugin,
-            json!({"attack": "sleep", "ms": 60_000}),
-        )
+        .fails_as(FailureKind::Deadline, &plugin, json!({"attack": "sleep", "ms": 60_000}))
         .await;
-    assert!(
-        (200_000..5_000_000).contains(&invoked.usage.wall_micros),
-        "{:?}",
-        invoked.usage
-    );
-    assert!(
-        invoked.usage.fuel > 0 && invoked.usage.host_calls > 0,
-        "{:?}",
-        invoked.usage
-    );
+    assert!((200_000..5_000_000).contains(&invoked.usage.wall_micros), "{:?}", invoked.usage);
+    assert!(invoked.usage.fuel > 0 && invoked.usage.host_calls > 0, "{:?}", invoked.usage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_a_trap_that_tells_what_the_panic_said() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    let (failure, invoked) = bed
-        .fails(&plugin, json!({"attack": "panic", "message": "seven of nine"}))
-        .await;
+    let (failure, invoked) =
+        bed.fails(&plugin, json!({"attack": "panic", "message": "seven of nine"})).await;
     assert_eq!(failure.kind, FailureKind::Trap);
-    assert!(
-        failure.message.contains("the handler panicked: seven of nine"),
-        "{failure}"
-    );
+    assert!(failure.message.contains("the handler panicked: seven of nine"), "{failure}");
     assert!(log(&invoked).contains("Warn seven of nine"), "{}", log(&invoked));
 }
 
@@ -286,12 +218,7 @@ async fn a_changed_global_is_not_seen_by_the_next_attempt() {
 async fn an_output_that_is_not_json_is_invalid() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
-    bed.fails_as(
-        FailureKind::InvalidOutput,
-        &plugin,
-        json!({"attack": "invalid_json"}),
-    )
-    .await;
+    bed.fails_as(FailureKind::InvalidOutput, &plugin, json!({"attack": "invalid_json"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -314,9 +241,7 @@ async fn an_output_that_nests_too_deep_is_invalid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_attempt_ends_at_once_and_keeps_its_usage() {
     let bed = Bed::new().await;
-    let plugin = bed
-        .hostile(json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "1h"}}))
-        .await;
+    let plugin = bed.hostile(json!({"limits": {"fuel": u64::MAX >> 2, "deadline": "1h"}})).await;
     for attack in [json!({"attack": "endless_loop"}), json!({"attack": "sleep"})] {
         let steps = json!([{"attack": "chatty"}, attack]);
         let invocation = invocation(json!({"attack": "cope", "steps": steps}));
@@ -331,9 +256,7 @@ async fn a_cancelled_attempt_ends_at_once_and_keeps_its_usage() {
         };
         let attempt = tokio::time::timeout(Duration::from_secs(60), attempt).await;
         let (invoked, ()) = attempt.expect("it goes on");
-        let Outcome::Failed(failure) = &invoked.outcome else {
-            panic!("{:?}", invoked.outcome)
-        };
+        let Outcome::Failed(failure) = &invoked.outcome else { panic!("{:?}", invoked.outcome) };
         assert_eq!(failure.kind, FailureKind::Cancelled);
         assert!(invoked.usage.fuel > 0, "{:?}", invoked.usage);
     }
@@ -342,21 +265,17 @@ async fn a_cancelled_attempt_ends_at_once_and_keeps_its_usage() {
 #[tokio::test]
 async fn an_attempt_that_waits_for_a_slot_can_be_cancelled() {
     let outbox = tempfile::tempdir().unwrap();
-    let config = RuntimeConfig {
-        max_instances: 1,
-        ..config(&outbox)
-    };
+    let config = RuntimeConfig { max_instances: 1, ..config(&outbox) };
     let bed = Bed::with(config, outbox).await;
     let plugin = bed.hostile(json!({"limits": {"deadline": "1h"}})).await;
 
-    let (holding, waiting) = (
-        invocation(json!({"attack": "sleep"})),
-        invocation(json!({"attack": "ok"})),
-    );
+    let (holding, waiting) =
+        (invocation(json!({"attack": "sleep"})), invocation(json!({"attack": "ok"})));
     let (holder, waiter) = (holding.cancel.clone(), waiting.cancel.clone());
     // Polled in this order, so the first takes the only slot and the second waits for it.
     let (held, ()) = tokio::join!(bed.runtime.invoke(&plugin, holding), async {
-        let (waited, ()) = tokio::join!(bed.runtime.invoke(&plugin, waiting), async { waiter.cancel() });
+        let (waited, ()) =
+            tokio::join!(bed.runtime.invoke(&plugin, waiting), async { waiter.cancel() });
         assert_eq!((kind(&waited), waited.usage.fuel), (FailureKind::Cancelled, 0));
         holder.cancel();
     });
@@ -376,14 +295,9 @@ async fn more_attempts_than_slots_wait_and_all_complete() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
     let attempts = (0..100).map(|_| {
-        bed.runtime
-            .invoke(&plugin, invocation(json!({"attack": "busy", "rounds": 100_000})))
+        bed.runtime.invoke(&plugin, invocation(json!({"attack": "busy", "rounds": 100_000})))
     });
     for invoked in futures_util::future::join_all(attempts).await {
-        assert!(
-            matches!(invoked.outcome, Outcome::Completed(_)),
-            "{:?}",
-            invoked.outcome
-        );
+        assert!(matches!(invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
     }
 }

@@ -82,11 +82,7 @@ fn package(name: &str) -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(
-        listed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listed.stderr)
-    );
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     let package = listed["packages"]
         .as_array()
@@ -102,11 +98,7 @@ fn package(name: &str) -> PathBuf {
 fn offer() -> Offer {
     let wasi = package("wasmtime-wasi-http").join("wit");
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let exported = [
-        "taskforge:plugin/handler",
-        "wasi:http/incoming-handler",
-        "wasi:cli/run",
-    ];
+    let exported = ["taskforge:plugin/handler", "wasi:http/incoming-handler", "wasi:cli/run"];
     Offer::new(&[&wasi, &here.join("../../wit"), &here.join("wit")], &exported)
 }
 
@@ -114,11 +106,7 @@ fn offer() -> Offer {
 const SIZES: [u32; 5] = [4 << 20, 2 << 20, 1 << 20, 256 << 10, 60 << 10];
 
 fn variants(offer: &Offer, function: &HostFunction) -> Vec<Arguments> {
-    let of = |size, short, character| Arguments {
-        character,
-        short,
-        size,
-    };
+    let of = |size, short, character| Arguments { character, short, size };
     if !offer.is_sized(function) {
         return vec![of(2, false, b'a')];
     }
@@ -146,12 +134,13 @@ fn broken(name: &str, invoked: &Invoked) -> Option<String> {
             FailureKind::Internal | FailureKind::OutputTooLarge | FailureKind::InvalidOutput
         ),
     };
-    (longest > LONGEST || late || misjudged)
-        .then(|| format!("{name}: {longest:?} at once, {computed:?} in all, {wall:?} on the clock; {ending}"))
+    (longest > LONGEST || late || misjudged).then(|| {
+        format!("{name}: {longest:?} at once, {computed:?} in all, {wall:?} on the clock; {ending}")
+    })
 }
 
-/// One attempt. Again if it took too long, for the machine itself may have stood still for a moment,
-/// which looks like work that does not come back.
+/// One attempt. Again if it took too long, for the machine itself may have stood still for a
+/// moment, which looks like work that does not come back.
 async fn best(bed: &Bed, plugin: &Plugin, input: Value) -> Invoked {
     let mut best = bed.runtime.invoke(plugin, invocation(input.clone())).await;
     for _ in 0..2 {
@@ -211,10 +200,7 @@ async fn no_host_function_holds_a_thread() {
         let refused = REFUSED.iter().any(|resource| name.contains(resource));
         assert!(refused || !is_unreachable(invoked), "{name} was never called");
     }
-    let broken: Vec<_> = ended
-        .iter()
-        .filter_map(|(name, invoked)| broken(name, invoked))
-        .collect();
+    let broken: Vec<_> = ended.iter().filter_map(|(name, invoked)| broken(name, invoked)).collect();
     assert!(broken.is_empty(), "{} broke it: {broken:#?}", broken.len());
 }
 
@@ -227,10 +213,6 @@ async fn no_output_holds_a_thread() {
     let input = json!({"attack": "huge_output", "bytes": most - 2});
     let invoked = best(&bed, &plugin, input).await;
     println!("{:?}", invoked.effort);
-    assert!(
-        matches!(&invoked.outcome, Outcome::Completed(_)),
-        "{:?}",
-        invoked.outcome
-    );
+    assert!(matches!(&invoked.outcome, Outcome::Completed(_)), "{:?}", invoked.outcome);
     assert!(invoked.effort.longest <= LONGEST, "{:?}", invoked.effort);
 }

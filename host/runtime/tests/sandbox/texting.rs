@@ -1,4 +1,5 @@
-//! The handler for text messages: configuration, secret and egress grant together, against a stub gateway.
+//! The handler for text messages: configuration, secret and egress grant together, against a stub
+//! gateway.
 
 use std::{
     sync::{Arc, Mutex},
@@ -67,13 +68,8 @@ async fn a_message_reaches_the_gateway_with_key_and_reference() {
     assert!(!log(&invoked).contains(KEY), "{}", log(&invoked));
 
     let heard = gateway.heard.lock().unwrap();
-    let [request] = heard.as_slice() else {
-        panic!("{heard:?}")
-    };
-    assert_eq!(
-        (request.method().as_str(), request.uri().path()),
-        ("POST", "/messages")
-    );
+    let [request] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/messages"));
     assert_eq!(request.headers()["authorization"], format!("Bearer {KEY}"));
     assert_eq!(request.headers()["content-type"], "application/json");
     let sent: Value = serde_json::from_slice(request.body()).unwrap();
@@ -131,14 +127,8 @@ async fn what_the_operator_has_not_set_is_named() {
     let mut with = gateway.settings();
     with["grants"]["http"]["hosts"] = json!([]);
     let plugin = sms(&bed, with).await;
-    let invoked = bed
-        .fails_as(FailureKind::CapabilityDenied, &plugin, message())
-        .await;
-    assert!(
-        log(&invoked).contains("grant it with `http.hosts ="),
-        "{}",
-        log(&invoked)
-    );
+    let invoked = bed.fails_as(FailureKind::CapabilityDenied, &plugin, message()).await;
+    assert!(log(&invoked).contains("grant it with `http.hosts ="), "{}", log(&invoked));
     assert_eq!(gateway.server.connections(), 0);
 }
 
@@ -149,14 +139,8 @@ async fn a_grant_for_reading_the_gateway_is_none_for_sending() {
     let mut with = gateway.settings();
     with["grants"]["http"]["hosts"][0]["methods"] = json!(["GET"]);
     let plugin = sms(&bed, with).await;
-    let invoked = bed
-        .fails_as(FailureKind::CapabilityDenied, &plugin, message())
-        .await;
-    assert!(
-        log(&invoked).contains(r#"methods = ["POST"]"#),
-        "{}",
-        log(&invoked)
-    );
+    let invoked = bed.fails_as(FailureKind::CapabilityDenied, &plugin, message()).await;
+    assert!(log(&invoked).contains(r#"methods = ["POST"]"#), "{}", log(&invoked));
     assert_eq!(gateway.server.connections(), 0);
 }
 
@@ -183,10 +167,7 @@ async fn a_gateway_may_name_a_date_to_come_back_at() {
         answer.body(Bytes::new()).unwrap()
     })
     .await;
-    let gateway = Gateway {
-        server,
-        heard: Arc::default(),
-    };
+    let gateway = Gateway { server, heard: Arc::default() };
     let plugin = sms(&bed, gateway.settings()).await;
     let (failure, _) = bed.fails(&plugin, message()).await;
     let delay = failure.retry_after.unwrap();

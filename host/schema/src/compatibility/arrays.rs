@@ -45,9 +45,7 @@ pub(super) fn longest(parts: &[Part<'_>]) -> usize {
     let measure = MEASURES.iter().find(|measure| measure.inclusive == "maxItems");
     let bound = measure.and_then(|measure| measure.bound(parts));
     let bound = bound.and_then(|bound| whole(bound.number));
-    bound
-        .and_then(|bound| usize::try_from(bound).ok())
-        .unwrap_or(usize::MAX)
+    bound.and_then(|bound| usize::try_from(bound).ok()).unwrap_or(usize::MAX)
 }
 
 impl<'a> Search<'a> {

@@ -20,7 +20,8 @@ enum Count {
 }
 
 impl<'a> Search<'a> {
-    /// The alternatives that the old schema has, each with all else that holds. `None`: it has none that were not looked at yet.
+    /// The alternatives that the old schema has, each with all else that holds. `None`: it has none
+    /// that were not looked at yet.
     pub(super) fn alternatives(&mut self, old: &[Part<'a>]) -> Option<Vec<Vec<Part<'a>>>> {
         old.iter().enumerate().find_map(|(index, part)| {
             let (choice, cases) = cases(*part)?;
@@ -104,7 +105,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn none_of_them(&mut self, old: &[Part<'a>], new: Part<'a>, branches: &'a [Value], at: &str) -> Break {
+    fn none_of_them(
+        &mut self,
+        old: &[Part<'a>],
+        new: Part<'a>,
+        branches: &'a [Value],
+        at: &str,
+    ) -> Break {
         if let Some([value]) = self.values(old).as_deref() {
             return Break::at(at, format!("no longer takes {value}"));
         }
@@ -116,11 +123,8 @@ impl<'a> Search<'a> {
             let [value] = values.as_slice() else { continue };
             let gone = branches.iter().all(|branch| {
                 let branch = self.unfold(&[new.sibling(branch)]);
-                let both: Vec<_> = known
-                    .iter()
-                    .copied()
-                    .chain(self.property(&branch, name))
-                    .collect();
+                let both: Vec<_> =
+                    known.iter().copied().chain(self.property(&branch, name)).collect();
                 self.impossible(&both)
             });
             if gone {
@@ -147,10 +151,7 @@ impl<'a> Search<'a> {
         }
         match self.apart(old) {
             Some(cases) => self.each(&cases, |search, old| search.not(old, new, at)),
-            None => vec![Break::at(
-                at,
-                "cannot be compared with what it was: not has changed",
-            )],
+            None => vec![Break::at(at, "cannot be compared with what it was: not has changed")],
         }
     }
 
@@ -159,11 +160,7 @@ impl<'a> Search<'a> {
         let Part::Not(document, schema) = old else {
             return false;
         };
-        self.strictly(|search| {
-            search
-                .covers(&[denied], Part::of(document, schema), "")
-                .is_empty()
-        })
+        self.strictly(|search| search.covers(&[denied], Part::of(document, schema), "").is_empty())
     }
 
     /// The rule of `if`, `then` and `else`.
@@ -172,9 +169,7 @@ impl<'a> Search<'a> {
             return Vec::new();
         };
         let unchanged = |search: &mut Self, part: &Part<'a>| {
-            ["if", "then", "else"]
-                .iter()
-                .all(|keyword| search.same_keyword(*part, new, keyword))
+            ["if", "then", "else"].iter().all(|keyword| search.same_keyword(*part, new, keyword))
         };
         if old.iter().any(|part| unchanged(self, part)) {
             return Vec::new();
@@ -220,16 +215,18 @@ fn cases<'a>(part: Part<'a>) -> Option<(Choices, Vec<Vec<Part<'a>>>)> {
     Some((Choices::IF, cases.into()))
 }
 
-/// Each alternative, and that the others do not match. Of many alternatives that would be too much to carry along.
-fn exactly_one<'a>(document: &'a Document<'a>, part: Part<'a>, branches: &'a [Value]) -> Vec<Vec<Part<'a>>> {
+/// Each alternative, and that the others do not match. Of many alternatives that would be too much
+/// to carry along.
+fn exactly_one<'a>(
+    document: &'a Document<'a>,
+    part: Part<'a>,
+    branches: &'a [Value],
+) -> Vec<Vec<Part<'a>>> {
     let case = |index: usize| {
         let others = branches.iter().enumerate().filter(|(other, _)| *other != index);
         let others = others.map(|(_, branch)| Part::Not(document, branch));
         let others = others.take(if branches.len() > MANY { 0 } else { MANY });
-        [part.sibling(&branches[index])]
-            .into_iter()
-            .chain(others)
-            .collect()
+        [part.sibling(&branches[index])].into_iter().chain(others).collect()
     };
     (0..branches.len()).map(case).collect()
 }

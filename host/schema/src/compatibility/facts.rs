@@ -59,9 +59,7 @@ impl Types {
         match value {
             Value::String(name) => one(name),
             Value::Array(names) => Self(
-                names
-                    .iter()
-                    .fold(0, |sum, name| sum | name.as_str().map_or(0, |name| one(name).0)),
+                names.iter().fold(0, |sum, name| sum | name.as_str().map_or(0, |name| one(name).0)),
             ),
             _ => Self::NONE,
         }
@@ -81,14 +79,8 @@ impl Types {
 
     /// One by one.
     pub(super) fn apart(self) -> Vec<Self> {
-        let kinds = [
-            Self::BOOLEAN,
-            Self::NUMBER,
-            Self::STRING,
-            Self::ARRAY,
-            Self::OBJECT,
-            Self::NULL,
-        ];
+        let kinds =
+            [Self::BOOLEAN, Self::NUMBER, Self::STRING, Self::ARRAY, Self::OBJECT, Self::NULL];
         let apart = kinds.iter().map(|kind| self.and(*kind));
         apart.filter(|kind| !kind.is_empty()).collect()
     }
@@ -135,12 +127,7 @@ pub(super) struct Measure {
 }
 
 const fn measure(inclusive: &'static str, way: Way, types: Types) -> Measure {
-    Measure {
-        inclusive,
-        exclusive: None,
-        way,
-        types,
-    }
+    Measure { inclusive, exclusive: None, way, types }
 }
 
 /// Each with the measure that bounds it from the other side beside it.
@@ -173,14 +160,9 @@ impl Measure {
     pub(super) fn bound<'a>(self, parts: &[Part<'a>]) -> Option<Bound<'a>> {
         let bounds = parts.iter().flat_map(|part| {
             let number = |keyword: &str| part.keyword(keyword).and_then(Value::as_number);
-            let inclusive = number(self.inclusive).map(|number| Bound {
-                number,
-                inclusive: true,
-            });
-            let exclusive = self.exclusive.and_then(number).map(|number| Bound {
-                number,
-                inclusive: false,
-            });
+            let inclusive = number(self.inclusive).map(|number| Bound { number, inclusive: true });
+            let exclusive =
+                self.exclusive.and_then(number).map(|number| Bound { number, inclusive: false });
             inclusive.into_iter().chain(exclusive)
         });
         bounds.reduce(|one, other| if self.implies(one, other) { one } else { other })
@@ -228,10 +210,12 @@ const ATOMS: [(&Value, Types); 3] = [
 const IMPOSSIBLE: usize = 3;
 
 impl<'a> Search<'a> {
-    /// The values that are possible, if their number is known to be finite. Some of them may not be possible after all.
+    /// The values that are possible, if their number is known to be finite. Some of them may not be
+    /// possible after all.
     pub(super) fn values(&mut self, parts: &[Part<'a>]) -> Option<Vec<&'a Value>> {
         let types = types(parts);
-        let mut lists: Vec<Vec<&'a Value>> = parts.iter().filter_map(|part| listed(*part)).collect();
+        let mut lists: Vec<Vec<&'a Value>> =
+            parts.iter().filter_map(|part| listed(*part)).collect();
         if lists.is_empty() {
             let atoms = Types::NULL.0 | Types::BOOLEAN.0;
             return types.is_within(Types(atoms)).then(|| {
@@ -284,9 +268,7 @@ impl<'a> Search<'a> {
             _ => None,
         });
         let denied: Vec<_> = denied.collect();
-        denied
-            .into_iter()
-            .any(|denied| parts.iter().any(|part| self.same(*part, denied)))
+        denied.into_iter().any(|denied| parts.iter().any(|part| self.same(*part, denied)))
     }
 
     fn lacks_a_property(&mut self, parts: &[Part<'a>], depth: usize) -> bool {

@@ -24,8 +24,8 @@ const IN_PLACE: [&str; 9] = [
     "dependentSchemas",
 ];
 
-/// The schema of properties that no other keyword of a part speaks of. `unevaluatedProperties` means the same where nothing beside it sees
-/// properties.
+/// The schema of properties that no other keyword of a part speaks of. `unevaluatedProperties`
+/// means the same where nothing beside it sees properties.
 fn additional(part: Part<'_>) -> Option<Part<'_>> {
     part.schema("additionalProperties").or_else(|| {
         let alone = IN_PLACE.iter().all(|keyword| part.keyword(keyword).is_none());
@@ -43,10 +43,7 @@ fn named<'a>(part: Part<'a>) -> Vec<&'a str> {
         Part::Value(Value::Object(members)) => Some(members),
         part => part.map("properties"),
     };
-    members
-        .into_iter()
-        .flat_map(|members| members.keys().map(String::as_str))
-        .collect()
+    members.into_iter().flat_map(|members| members.keys().map(String::as_str)).collect()
 }
 
 fn patterns<'a>(part: Part<'a>) -> impl Iterator<Item = (&'a str, Part<'a>)> {
@@ -94,28 +91,25 @@ impl<'a> Search<'a> {
         known
     }
 
-    /// What is known of properties that no old schema names, and that are known to match none of these patterns.
+    /// What is known of properties that no old schema names, and that are known to match none of
+    /// these patterns.
     fn others(parts: &[Part<'a>], unmatched: &BTreeSet<&str>) -> Vec<Part<'a>> {
         let of = |part: &Part<'a>| match part {
             Part::Value(Value::Object(_)) => Some(Part::Never),
-            part => {
-                additional(*part).filter(|_| patterns(*part).all(|(pattern, _)| unmatched.contains(pattern)))
-            }
+            part => additional(*part)
+                .filter(|_| patterns(*part).all(|(pattern, _)| unmatched.contains(pattern))),
         };
         parts.iter().filter_map(of).collect()
     }
 
-    /// A field that the old schema did not name, in an object whose other fields it did name and to which it set no end.
+    /// A field that the old schema did not name, in an object whose other fields it did name and to
+    /// which it set no end.
     fn is_unnamed(&mut self, old: &[Part<'a>], name: &str) -> bool {
         let names_others = |part: &Part<'a>| {
             part.map("properties").is_some_and(|members| !members.is_empty())
-                && [
-                    "additionalProperties",
-                    "unevaluatedProperties",
-                    "patternProperties",
-                ]
-                .iter()
-                .all(|keyword| part.keyword(keyword).is_none())
+                && ["additionalProperties", "unevaluatedProperties", "patternProperties"]
+                    .iter()
+                    .all(|keyword| part.keyword(keyword).is_none())
         };
         self.strict == 0
             && self.property(old, name).is_empty()
@@ -123,7 +117,8 @@ impl<'a> Search<'a> {
             && old.iter().any(names_others)
     }
 
-    /// The rules of `properties`, `patternProperties` and `additionalProperties` of one part of the new schema.
+    /// The rules of `properties`, `patternProperties` and `additionalProperties` of one part of the
+    /// new schema.
     pub(super) fn properties(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
         let mut found = Vec::new();
         for (name, schema) in new.map("properties").into_iter().flatten() {
@@ -178,10 +173,7 @@ impl<'a> Search<'a> {
         let mut found = Vec::new();
         let new_names: BTreeSet<&str> = named(new).into_iter().collect();
         for name in old_names.difference(&new_names) {
-            if unmatched
-                .iter()
-                .any(|pattern| self.matches(pattern, name) == Some(true))
-            {
+            if unmatched.iter().any(|pattern| self.matches(pattern, name) == Some(true)) {
                 continue;
             }
             let (known, at) = (self.property(old, name), join(at, name));
@@ -203,18 +195,22 @@ impl<'a> Search<'a> {
     }
 
     /// The rule of `propertyNames`.
-    pub(super) fn property_names(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
+    pub(super) fn property_names(
+        &mut self,
+        old: &[Part<'a>],
+        new: Part<'a>,
+        at: &str,
+    ) -> Vec<Break> {
         let Some(schema) = new.schema("propertyNames") else {
             return Vec::new();
         };
-        let mut known: Vec<_> = old
-            .iter()
-            .filter_map(|part| part.schema("propertyNames"))
-            .collect();
+        let mut known: Vec<_> =
+            old.iter().filter_map(|part| part.schema("propertyNames")).collect();
         known.push(Part::Types(Types::STRING));
         let found = self.inside(&known, schema, at);
-        let of_names =
-            |found: Break| Break::at(&found.pointer, format!("names of properties: {}", found.detail));
+        let of_names = |found: Break| {
+            Break::at(&found.pointer, format!("names of properties: {}", found.detail))
+        };
         found.into_iter().map(of_names).collect()
     }
 
@@ -236,7 +232,12 @@ impl<'a> Search<'a> {
     }
 
     /// The rule of `dependentRequired`.
-    pub(super) fn dependent_required(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
+    pub(super) fn dependent_required(
+        &mut self,
+        old: &[Part<'a>],
+        new: Part<'a>,
+        at: &str,
+    ) -> Vec<Break> {
         let mut found = Vec::new();
         for (trigger, names) in new.map("dependentRequired").into_iter().flatten() {
             for name in names.as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -260,7 +261,12 @@ impl<'a> Search<'a> {
     }
 
     /// The rule of `dependentSchemas`.
-    pub(super) fn dependent_schemas(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
+    pub(super) fn dependent_schemas(
+        &mut self,
+        old: &[Part<'a>],
+        new: Part<'a>,
+        at: &str,
+    ) -> Vec<Break> {
         let mut found = Vec::new();
         for (trigger, schema) in new.map("dependentSchemas").into_iter().flatten() {
             let schema = new.sibling(schema);

@@ -42,12 +42,9 @@ impl<'a> Document<'a> {
 /// Something that holds of a value.
 #[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
-    /// The keywords of one schema, without those that its references lead to. `spent` are alternatives that were looked at one by one already.
-    Keywords {
-        document: &'a Document<'a>,
-        members: &'a Map<String, Value>,
-        spent: Choices,
-    },
+    /// The keywords of one schema, without those that its references lead to. `spent` are
+    /// alternatives that were looked at one by one already.
+    Keywords { document: &'a Document<'a>, members: &'a Map<String, Value>, spent: Choices },
     /// It is this very value.
     Value(&'a Value),
     /// It has one of these types.
@@ -99,11 +96,9 @@ impl<'a> Part<'a> {
         match schema {
             Value::Bool(true) => Self::Types(Types::ALL),
             Value::Bool(false) => Self::Never,
-            Value::Object(members) => Self::Keywords {
-                document,
-                members,
-                spent: Choices::default(),
-            },
+            Value::Object(members) => {
+                Self::Keywords { document, members, spent: Choices::default() }
+            }
             _ => Self::Unclear,
         }
     }
@@ -111,7 +106,9 @@ impl<'a> Part<'a> {
     pub(super) fn identity(self) -> Identity {
         let none = Choices::default();
         match self {
-            Self::Keywords { members, spent, .. } => Identity(0, std::ptr::from_ref(members).addr(), spent),
+            Self::Keywords { members, spent, .. } => {
+                Identity(0, std::ptr::from_ref(members).addr(), spent)
+            }
             Self::Value(value) => Identity(1, std::ptr::from_ref(value).addr(), none),
             Self::Types(types) => Identity(2, types.bits(), none),
             Self::Not(_, schema) => Identity(3, std::ptr::from_ref(schema).addr(), none),
@@ -122,10 +119,7 @@ impl<'a> Part<'a> {
 
     /// The value of a keyword, if it means anything in the schema's dialect.
     pub(super) fn keyword(self, name: &str) -> Option<&'a Value> {
-        let Self::Keywords {
-            document, members, ..
-        } = self
-        else {
+        let Self::Keywords { document, members, .. } = self else {
             return None;
         };
         let means = match document.dialect {
@@ -164,15 +158,9 @@ impl<'a> Part<'a> {
     /// The same without some alternatives.
     pub(super) fn without(self, choices: Choices) -> Self {
         match self {
-            Self::Keywords {
-                document,
-                members,
-                spent,
-            } => Self::Keywords {
-                document,
-                members,
-                spent: spent.with(choices),
-            },
+            Self::Keywords { document, members, spent } => {
+                Self::Keywords { document, members, spent: spent.with(choices) }
+            }
             other => other,
         }
     }
@@ -202,7 +190,8 @@ enum Progress {
 }
 
 impl<'a> Search<'a> {
-    /// Follows references and `allOf`: parts that must all hold, none of which has such keywords left to look at.
+    /// Follows references and `allOf`: parts that must all hold, none of which has such keywords
+    /// left to look at.
     pub(super) fn unfold(&mut self, parts: &[Part<'a>]) -> Vec<Part<'a>> {
         let (mut unfolded, mut progress) = (Vec::new(), HashMap::new());
         for part in parts {
@@ -218,10 +207,7 @@ impl<'a> Search<'a> {
         unfolded: &mut Vec<Part<'a>>,
         depth: usize,
     ) {
-        let Part::Keywords {
-            document, members, ..
-        } = part
-        else {
+        let Part::Keywords { document, members, .. } = part else {
             unfolded.push(part);
             return;
         };
@@ -257,14 +243,11 @@ impl<'a> Search<'a> {
 
 impl<'a> Part<'a> {
     fn whole_of(document: &'a Document<'a>, members: &'a Map<String, Value>) -> Self {
-        Self::Keywords {
-            document,
-            members,
-            spent: Choices::default(),
-        }
+        Self::Keywords { document, members, spent: Choices::default() }
     }
 
-    /// Where a reference leads. `None` for one by name: [`super::Schema`] knows those, this search does not.
+    /// Where a reference leads. `None` for one by name: [`super::Schema`] knows those, this search
+    /// does not.
     fn target(self, reference: &Value) -> Option<Self> {
         let Self::Keywords { document, .. } = self else {
             return None;

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::Schema;
 
-/// Keywords that speak of one value as a whole, without schemas in them, and the types that they speak of.
+/// Keywords that speak of one value as a whole, without schemas in them, and the types that they
+/// speak of.
 const PLAIN: [(&str, Types); 14] = [
     ("minimum", Types::NUMBER),
     ("exclusiveMinimum", Types::NUMBER),
@@ -37,7 +38,8 @@ const OPAQUE: [&[&str]; 4] = [
 ];
 /// Of the seventh draft also these.
 const OPAQUE_IN_DRAFT_7: [&[&str]; 3] = [&["format"], &["contentEncoding"], &["contentMediaType"]];
-/// Keywords that see what others beside them have seen: unchanged only if the whole schema around them is.
+/// Keywords that see what others beside them have seen: unchanged only if the whole schema around
+/// them is.
 const SEEING: [&str; 2] = ["unevaluatedProperties", "unevaluatedItems"];
 
 impl<'a> Search<'a> {
@@ -126,12 +128,10 @@ impl<'a> Search<'a> {
         if !self.spend(10 * (values.len() + allowed.len())) {
             return vec![Break::at(at, "lists too many values to be compared")];
         }
-        let allowed: std::collections::HashSet<_> = allowed.iter().map(|value| key(value)).collect();
+        let allowed: std::collections::HashSet<_> =
+            allowed.iter().map(|value| key(value)).collect();
         let refused = values.into_iter().filter(|value| !allowed.contains(&key(value)));
-        refused
-            .take(super::MAX_BREAKS)
-            .map(|value| no_longer(value, at))
-            .collect()
+        refused.take(super::MAX_BREAKS).map(|value| no_longer(value, at)).collect()
     }
 
     /// Keywords without schemas in them.
@@ -183,10 +183,7 @@ impl<'a> Search<'a> {
     fn choices(&mut self, old: &[Part<'a>], new: Part<'a>, at: &str) -> Vec<Break> {
         let mut found = Vec::new();
         for (keyword, rule) in [
-            (
-                "anyOf",
-                Self::any_of as fn(&mut Self, &[Part<'a>], Part<'a>, &str) -> Vec<Break>,
-            ),
+            ("anyOf", Self::any_of as fn(&mut Self, &[Part<'a>], Part<'a>, &str) -> Vec<Break>),
             ("oneOf", Self::one_of),
             ("not", Self::not),
         ] {
@@ -211,9 +208,7 @@ impl<'a> Search<'a> {
         };
         for group in OPAQUE.iter().chain(more) {
             let unchanged = |search: &mut Self, part: &Part<'a>| {
-                group
-                    .iter()
-                    .all(|keyword| search.same_keyword(*part, new, keyword))
+                group.iter().all(|keyword| search.same_keyword(*part, new, keyword))
             };
             if new.keyword(group[0]).is_some() && !old.iter().any(|part| unchanged(self, part)) {
                 found.push(Break::at(
@@ -242,7 +237,9 @@ fn no_longer(value: &Value, at: &str) -> Break {
 fn bounded(measure: Measure, old: &[Part<'_>], new: Part<'_>, at: &str) -> Option<Break> {
     let is = measure.bound(&[new])?;
     let was = measure.bound(old);
-    if was.is_some_and(|was| measure.implies(was, is)) || is_met_by_required(measure, old, is.number) {
+    if was.is_some_and(|was| measure.implies(was, is))
+        || is_met_by_required(measure, old, is.number)
+    {
         return None;
     }
     let keyword = match (is.inclusive, measure.exclusive) {
@@ -278,15 +275,14 @@ fn is_met_by_required(measure: Measure, old: &[Part<'_>], number: &serde_json::N
 
 fn multiple(old: &[Part<'_>], new: Part<'_>, possible: Types, at: &str) -> Option<Break> {
     let is = new.keyword("multipleOf")?.as_number()?;
-    let was: Vec<_> = old
-        .iter()
-        .filter_map(|part| part.keyword("multipleOf")?.as_number())
-        .collect();
+    let was: Vec<_> =
+        old.iter().filter_map(|part| part.keyword("multipleOf")?.as_number()).collect();
     let divides = |was: &&serde_json::Number| match (whole(was), whole(is)) {
         (Some(was), Some(is)) => is != 0 && was % is == 0,
         _ => *was == is,
     };
-    let whole_anyway = whole(is) == Some(1) && possible.and(Types::NUMBER).is_within(Types::INTEGER);
+    let whole_anyway =
+        whole(is) == Some(1) && possible.and(Types::NUMBER).is_within(Types::INTEGER);
     if whole_anyway || was.iter().any(divides) {
         return None;
     }

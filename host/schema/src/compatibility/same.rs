@@ -1,4 +1,5 @@
-//! Whether two schemas are textually the same, annotations aside, with everything that they refer to.
+//! Whether two schemas are textually the same, annotations aside, with everything that they refer
+//! to.
 
 use std::collections::HashSet;
 
@@ -27,7 +28,8 @@ const ANNOTATIONS: [&str; 13] = [
     "definitions",
 ];
 
-/// Whether a keyword of this dialect is an annotation. Definitions count where they are referred to.
+/// Whether a keyword of this dialect is an annotation. Definitions count where they are referred
+/// to.
 fn is_annotation(dialect: Dialect<'_>, keyword: &str) -> bool {
     let checks_formats = matches!(dialect, Dialect::Draft7 | Dialect::Other(_));
     ANNOTATIONS.contains(&keyword) || (keyword == "format" && !checks_formats)
@@ -47,16 +49,8 @@ impl<'a> Search<'a> {
     /// Whether two parts say the same.
     pub(super) fn same(&mut self, left: Part<'a>, right: Part<'a>) -> bool {
         let (
-            Part::Keywords {
-                document: left,
-                members: left_members,
-                ..
-            },
-            Part::Keywords {
-                document: right,
-                members: right_members,
-                ..
-            },
+            Part::Keywords { document: left, members: left_members, .. },
+            Part::Keywords { document: right, members: right_members, .. },
         ) = (left, right)
         else {
             return false;
@@ -64,10 +58,8 @@ impl<'a> Search<'a> {
         if std::ptr::eq(left_members, right_members) {
             return true;
         }
-        let pair = (
-            std::ptr::from_ref(left_members).addr(),
-            std::ptr::from_ref(right_members).addr(),
-        );
+        let pair =
+            (std::ptr::from_ref(left_members).addr(), std::ptr::from_ref(right_members).addr());
         if let Some(same) = self.same.get(&pair) {
             return *same;
         }
@@ -82,21 +74,12 @@ impl<'a> Search<'a> {
 
     /// Whether a value is the same under a keyword of two schemas.
     pub(super) fn same_keyword(&mut self, left: Part<'a>, right: Part<'a>, keyword: &str) -> bool {
-        let (
-            Part::Keywords {
-                document: left_in, ..
-            },
-            Part::Keywords {
-                document: right_in, ..
-            },
-        ) = (left, right)
+        let (Part::Keywords { document: left_in, .. }, Part::Keywords { document: right_in, .. }) =
+            (left, right)
         else {
             return false;
         };
-        let sides = Sides {
-            left: left_in,
-            right: right_in,
-        };
+        let sides = Sides { left: left_in, right: right_in };
         let mut waiting = Vec::new();
         left_in.dialect == right_in.dialect
             && match (left.keyword(keyword), right.keyword(keyword)) {
@@ -136,9 +119,7 @@ impl<'a> Search<'a> {
         waiting: &mut Waiting<'a>,
     ) -> bool {
         let says = |members: &'a Map<String, Value>| {
-            members
-                .iter()
-                .filter(move |(keyword, _)| !is_annotation(sides.left.dialect, keyword))
+            members.iter().filter(move |(keyword, _)| !is_annotation(sides.left.dialect, keyword))
         };
         self.spend(left.len() + right.len())
             && says(left).count() == says(right).count()
@@ -161,7 +142,8 @@ impl<'a> Search<'a> {
         match (left, right) {
             // A reference by name leads wherever the whole document says.
             (Value::String(left), Value::String(right)) if keyword.starts_with('$') => {
-                let (Some(left_to), Some(right_to)) = (target(sides.left, left), target(sides.right, right))
+                let (Some(left_to), Some(right_to)) =
+                    (target(sides.left, left), target(sides.right, right))
                 else {
                     return false;
                 };

@@ -1,7 +1,4 @@
-#![allow(
-    clippy::needless_pass_by_value,
-    reason = "a table of schemas reads best as literals"
-)]
+#![allow(clippy::needless_pass_by_value, reason = "a table of schemas reads best as literals")]
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +13,7 @@ fn texts(old: &Value, new: &Value) -> Vec<String> {
         Schema::compile(&schema.to_string()).unwrap();
     }
     let found = breaks(old, new).into_iter();
-    found
-        .map(|found| format!("{}: {}", found.pointer, found.detail))
-        .collect()
+    found.map(|found| format!("{}: {}", found.pointer, found.detail)).collect()
 }
 
 #[track_caller]
@@ -95,11 +90,7 @@ fn the_field_that_breaks_is_named() {
         json!({"type": "string", "maxLength": 8}),
         "/n: maxLength fell from 9 to 8",
     );
-    one(
-        json!({"enum": ["a", "b"]}),
-        json!({"enum": ["a", "c"]}),
-        "/n: no longer takes \"b\"",
-    );
+    one(json!({"enum": ["a", "b"]}), json!({"enum": ["a", "c"]}), "/n: no longer takes \"b\"");
     one(
         json!({"type": "string"}),
         json!({"enum": ["a"]}),
@@ -116,11 +107,7 @@ fn the_field_that_breaks_is_named() {
         json!({"type": "integer"}),
         "/n: type was number, is integer now",
     );
-    one(
-        json!({}),
-        json!({"type": "string"}),
-        "/n: type was anything, is string now",
-    );
+    one(json!({}), json!({"type": "string"}), "/n: type was anything, is string now");
     one(
         json!({"type": "string"}),
         json!({"type": "string", "pattern": "^a"}),
@@ -146,11 +133,7 @@ fn the_field_that_breaks_is_named() {
         json!({"type": "array", "uniqueItems": true}),
         "/n: took the same item twice, and does not now",
     );
-    one(
-        json!({"type": "null"}),
-        json!(false),
-        "/n: takes nothing any more",
-    );
+    one(json!({"type": "null"}), json!(false), "/n: takes nothing any more");
 }
 
 #[test]
@@ -162,11 +145,7 @@ fn what_stands_deeper_is_named_by_its_whole_pointer() {
     takes_all(deep(1), deep(0));
     breaks_at(deep(0), deep(1), &["/steps/0/a~1b: minimum rose from 0 to 1"]);
     let map = |kind: &str| json!({"type": "object", "additionalProperties": {"type": kind}});
-    breaks_at(
-        map("number"),
-        map("integer"),
-        &["/*: type was number, is integer now"],
-    );
+    breaks_at(map("number"), map("integer"), &["/*: type was number, is integer now"]);
 }
 
 #[test]
@@ -174,10 +153,7 @@ fn loosening_is_never_a_break() {
     let pairs = [
         (json!({"type": "string"}), json!({"type": ["string", "null"]})),
         (json!({"type": "integer"}), json!({"type": "number"})),
-        (
-            json!({"type": "integer", "minimum": 1}),
-            json!({"type": "integer", "minimum": 0}),
-        ),
+        (json!({"type": "integer", "minimum": 1}), json!({"type": "integer", "minimum": 0})),
         (
             json!({"type": "integer", "minimum": 1}),
             json!({"type": "number", "exclusiveMinimum": 0.5}),
@@ -186,41 +162,20 @@ fn loosening_is_never_a_break() {
             json!({"type": "integer", "minimum": 1}),
             json!({"type": "integer", "exclusiveMinimum": 0}),
         ),
-        (
-            json!({"type": "string", "maxLength": 3}),
-            json!({"type": "string"}),
-        ),
-        (
-            json!({"type": "string"}),
-            json!({"type": "string", "minLength": 0}),
-        ),
-        (
-            json!({"type": "string", "pattern": "^a"}),
-            json!({"type": "string"}),
-        ),
+        (json!({"type": "string", "maxLength": 3}), json!({"type": "string"})),
+        (json!({"type": "string"}), json!({"type": "string", "minLength": 0})),
+        (json!({"type": "string", "pattern": "^a"}), json!({"type": "string"})),
         (json!({"enum": ["a", "b"]}), json!({"enum": ["b", "c", "a"]})),
         (
             json!({"enum": ["a", "b"]}),
             json!({"type": "string", "maxLength": 1, "pattern": "^[ab]$"}),
         ),
-        (
-            json!({"enum": [1, 2]}),
-            json!({"type": "integer", "minimum": 1, "maximum": 2.0}),
-        ),
+        (json!({"enum": [1, 2]}), json!({"type": "integer", "minimum": 1, "maximum": 2.0})),
         (json!({"type": "boolean"}), json!({"enum": [true, false, null]})),
         (json!({"const": 1}), json!({"enum": [1.0]})),
-        (
-            json!({"type": "integer"}),
-            json!({"type": "number", "multipleOf": 1}),
-        ),
-        (
-            json!({"type": "number", "multipleOf": 6}),
-            json!({"type": "number", "multipleOf": 3}),
-        ),
-        (
-            json!({"type": "string", "format": "uri"}),
-            json!({"type": "string", "format": "email"}),
-        ),
+        (json!({"type": "integer"}), json!({"type": "number", "multipleOf": 1})),
+        (json!({"type": "number", "multipleOf": 6}), json!({"type": "number", "multipleOf": 3})),
+        (json!({"type": "string", "format": "uri"}), json!({"type": "string", "format": "email"})),
         (
             json!({"type": "array", "maxItems": 2, "minItems": 1}),
             json!({"type": "array", "maxItems": 3}),
@@ -233,10 +188,7 @@ fn loosening_is_never_a_break() {
             json!({"type": "array", "prefixItems": [{"type": "integer"}], "items": false}),
             json!({"type": "array", "items": {"type": "number"}}),
         ),
-        (
-            json!({"type": "string"}),
-            json!({"anyOf": [{"type": "string"}, {"type": "null"}]}),
-        ),
+        (json!({"type": "string"}), json!({"anyOf": [{"type": "string"}, {"type": "null"}]})),
         (
             json!({"type": ["string", "null"]}),
             json!({"anyOf": [{"type": "string"}, {"type": "null"}]}),
@@ -253,10 +205,7 @@ fn loosening_is_never_a_break() {
             json!({"oneOf": [{"const": "a", "description": "x"}, {"const": "b"}]}),
             json!({"enum": ["a", "b"]}),
         ),
-        (
-            json!({"enum": ["a", "b"]}),
-            json!({"oneOf": [{"const": "a"}, {"const": "b"}]}),
-        ),
+        (json!({"enum": ["a", "b"]}), json!({"oneOf": [{"const": "a"}, {"const": "b"}]})),
         (
             json!({"allOf": [{"type": "string"}, {"maxLength": 3}]}),
             json!({"type": "string", "maxLength": 4}),
@@ -266,14 +215,8 @@ fn loosening_is_never_a_break() {
             json!({"allOf": [{"type": "string"}, {"maxLength": 4}]}),
         ),
         (json!({"type": "string"}), json!({"not": {"type": "integer"}})),
-        (
-            json!({"not": {"type": "integer"}}),
-            json!({"not": {"type": "integer", "minimum": 4}}),
-        ),
-        (
-            json!({"not": {"const": "a"}, "type": "string"}),
-            json!({"not": {"const": "a"}}),
-        ),
+        (json!({"not": {"type": "integer"}}), json!({"not": {"type": "integer", "minimum": 4}})),
+        (json!({"not": {"const": "a"}, "type": "string"}), json!({"not": {"const": "a"}})),
         (json!(false), json!({"type": "string"})),
         (json!({"type": "string"}), json!(true)),
     ];
@@ -297,8 +240,7 @@ fn a_new_optional_field_breaks_nobody_who_kept_to_the_old_schema() {
             "/b: type was anything, is integer now",
         ],
     );
-    let free =
-        |schema: Value| json!({"type": "object", "properties": {"a": {}}, "additionalProperties": schema});
+    let free = |schema: Value| json!({"type": "object", "properties": {"a": {}}, "additionalProperties": schema});
     breaks_at(
         free(json!(true)),
         json!({"type": "object", "properties": {"a": {}, "b": {"type": "integer"}}}),
@@ -340,10 +282,7 @@ fn variants_may_be_added_and_not_taken_away() {
         json!({"oneOf": kinds.iter().map(variant).collect::<Vec<_>>()})
     };
     takes_all(tagged(&["a", "b"]), tagged(&["a", "b", "c"]));
-    assert_eq!(
-        texts(&tagged(&["a", "b"]), &tagged(&["a"])),
-        ["/kind: no longer takes \"b\""]
-    );
+    assert_eq!(texts(&tagged(&["a", "b"]), &tagged(&["a"])), ["/kind: no longer takes \"b\""]);
     let outside = |names: &[&str]| {
         let variant = |name: &&str| json!({"type": "object", "properties": {*name: {"type": "string"}}, "required": [name], "additionalProperties": false});
         json!({"oneOf": names.iter().map(variant).chain([json!({"type": "string", "enum": ["none"]})]).collect::<Vec<_>>()})
@@ -360,7 +299,8 @@ fn an_optional_type_may_be_written_in_either_way() {
     let inline = json!({"properties": {"k": {"enum": ["a", "b", null]}}});
     takes_all(referred.clone(), inline.clone());
     takes_all(inline, referred.clone());
-    let required = json!({"properties": {"k": {"$ref": "#/$defs/K"}}, "$defs": {"K": {"enum": ["a", "b"]}}});
+    let required =
+        json!({"properties": {"k": {"$ref": "#/$defs/K"}}, "$defs": {"K": {"enum": ["a", "b"]}}});
     takes_all(required.clone(), referred.clone());
     breaks_at(referred, required, &["/k: no longer takes null"]);
 }
@@ -373,8 +313,7 @@ fn schemas_that_refer_to_themselves_are_compared() {
     };
     takes_all(tree(1), tree(0));
     assert_eq!(texts(&tree(0), &tree(1))[0], "/n: minimum rose from 0 to 1");
-    let plain =
-        json!({"type": "object", "properties": {"n": {"type": "integer"}, "left": {"type": "object"}}});
+    let plain = json!({"type": "object", "properties": {"n": {"type": "integer"}, "left": {"type": "object"}}});
     assert!(texts(&plain, &tree(0)).contains(&"/n: was optional, is required now".to_owned()));
     takes_all(tree(0), plain);
 }
@@ -383,26 +322,15 @@ fn schemas_that_refer_to_themselves_are_compared() {
 fn what_cannot_be_compared_is_a_break_that_says_so() {
     let says = |old: Value, new: Value, what: &str| {
         let found = texts(&old, &new);
-        assert!(
-            found.iter().any(|text| text.contains(what)),
-            "{found:?} says {what:?}"
-        );
+        assert!(found.iter().any(|text| text.contains(what)), "{found:?} says {what:?}");
     };
-    says(
-        json!({"type": "array"}),
-        json!({"type": "array", "contains": {"const": 1}}),
-        "contains",
-    );
+    says(json!({"type": "array"}), json!({"type": "array", "contains": {"const": 1}}), "contains");
     says(
         json!({"properties": {"a": {}}, "$ref": "#/$defs/b", "$defs": {"b": {}}}),
         json!({"properties": {"a": {}}, "$ref": "#/$defs/b", "$defs": {"b": {}}, "unevaluatedProperties": false}),
         "unevaluatedProperties",
     );
-    says(
-        json!({"type": "string"}),
-        json!({"type": "string", "not": {"pattern": "^a"}}),
-        "not",
-    );
+    says(json!({"type": "string"}), json!({"type": "string", "not": {"pattern": "^a"}}), "not");
     says(
         json!({"type": "string"}),
         json!({"$schema": "http://json-schema.org/draft-04/schema#", "type": "string"}),
@@ -419,7 +347,8 @@ fn what_cannot_be_compared_is_a_break_that_says_so() {
 fn the_draft_of_2017_is_understood_beside_that_of_2020() {
     let old = json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"$ref": "#/definitions/n", "maximum": 3}],
         "additionalItems": false, "definitions": {"n": {"type": "integer"}}});
-    let new = |more: Value| json!({"type": "array", "prefixItems": [more], "items": {"type": "string"}});
+    let new =
+        |more: Value| json!({"type": "array", "prefixItems": [more], "items": {"type": "string"}});
     takes_all(old.clone(), new(json!({"type": "number"})));
     breaks_at(
         old,
@@ -431,10 +360,7 @@ fn the_draft_of_2017_is_understood_beside_that_of_2020() {
 #[test]
 fn conditions_are_compared_case_by_case() {
     let either = json!({"if": {"properties": {"k": {"const": 1}}, "required": ["k"]}, "then": {"required": ["a"]}, "else": {"required": ["b"]}});
-    takes_all(
-        either.clone(),
-        json!({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
-    );
+    takes_all(either.clone(), json!({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}));
     takes_all(json!({"type": "object", "required": ["a", "b"]}), either.clone());
     breaks_at(
         json!({"type": "object", "required": ["a"]}),
@@ -483,35 +409,26 @@ fn a_search_ends_soon_whatever_the_schemas_say() {
     }
     let deep = |leaf: Value| (0..60).fold(leaf, |inner, _| json!({"properties": {"a": inner}}));
     assert_eq!(
-        breaks(
-            &deep(json!({"type": "integer"})),
-            &deep(json!({"type": "string"}))
-        )
-        .len(),
+        breaks(&deep(json!({"type": "integer"})), &deep(json!({"type": "string"}))).len(),
         1
     );
     for around in ["not", "if"] {
         let deep = |leaf: Value| (0..60).fold(leaf, |inner, _| json!({around: inner}));
-        ends(
-            &deep(json!({"type": "integer"})),
-            &deep(json!({"type": "string"})),
-        );
+        ends(&deep(json!({"type": "integer"})), &deep(json!({"type": "string"})));
     }
     for schema in [
         json!({"$ref": "#"}),
         json!({"allOf": [{"$ref": "#"}]}),
         json!({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}),
     ] {
-        assert!(
-            !breaks(&json!({"type": "string"}), &schema).is_empty(),
-            "{schema}"
-        );
+        assert!(!breaks(&json!({"type": "string"}), &schema).is_empty(), "{schema}");
         ends(&schema, &json!({"type": "string"}));
     }
     let many = |from: u64| json!({"enum": (from..from + 100_000).collect::<Vec<_>>()});
     assert!(breaks(&many(0), &many(1)).len() <= 50);
     let wide = |least: u64| {
-        let properties = (0..5_000).map(|n| (format!("p{n}"), json!({"type": "integer", "minimum": least})));
+        let properties =
+            (0..5_000).map(|n| (format!("p{n}"), json!({"type": "integer", "minimum": least})));
         json!({"properties": properties.collect::<serde_json::Map<_, _>>(), "patternProperties": {"^x": {}, "^y": {}}})
     };
     assert!(!breaks(&wide(0), &wide(1)).is_empty());

@@ -32,11 +32,7 @@ fn float(number: &Number) -> f64 {
 /// Compares a whole number with one that has a fraction, or is greater than any whole one here.
 fn with_fraction(whole: i128, float: f64) -> Ordering {
     if float.abs() >= 1e30 {
-        return if float > 0.0 {
-            Ordering::Less
-        } else {
-            Ordering::Greater
-        };
+        return if float > 0.0 { Ordering::Less } else { Ordering::Greater };
     }
     #[allow(clippy::cast_possible_truncation, reason = "its bounds were just checked")]
     let floor = float.floor() as i128;
@@ -114,10 +110,7 @@ mod tests {
 
     #[test]
     fn equal_values_have_the_same_key() {
-        assert_eq!(
-            key(&json!({"a": 1.0, "b": [2, "x"]})),
-            key(&json!({"b": [2.0, "x"], "a": 1}))
-        );
+        assert_eq!(key(&json!({"a": 1.0, "b": [2, "x"]})), key(&json!({"b": [2.0, "x"], "a": 1})));
         for (left, right) in [
             (json!(1), json!("1")),
             (json!([1, 2]), json!([12])),

@@ -14,10 +14,7 @@ fn the_wrong_field_is_named() {
     let schema = json!({"type": "object", "required": ["n"], "additionalProperties": false,
         "properties": {"n": {"type": "integer", "minimum": 0}, "list": {"type": "array", "items": {"type": "string"}}}});
     let pointers = |input: Value| -> Vec<String> {
-        check(&schema, &input)
-            .into_iter()
-            .map(|error| error.pointer)
-            .collect()
+        check(&schema, &input).into_iter().map(|error| error.pointer).collect()
     };
     assert_eq!(pointers(json!({"n": 3})), Vec::<String>::new());
     assert_eq!(pointers(json!({})), ["/input/n"]);
@@ -36,18 +33,15 @@ fn a_pattern_cannot_be_made_to_backtrack() {
 
 #[test]
 fn a_schema_that_refers_to_itself_ends() {
-    for schema in [
-        json!({"$ref": "#"}),
-        json!({"allOf": [{"$ref": "#"}]}),
-        json!({"not": {"$ref": "#"}}),
-    ] {
+    for schema in
+        [json!({"$ref": "#"}), json!({"allOf": [{"$ref": "#"}]}), json!({"not": {"$ref": "#"}})]
+    {
         // Refused or accepted, either will do, as long as it comes to an end.
         if let Ok(schema) = Schema::compile(&schema.to_string()) {
             schema.check(&json!([[]]), 4, "/input", &mut Vec::new());
         }
     }
-    let list =
-        json!({"properties": {"next": {"$ref": "#", "maxProperties": 1}}, "additionalProperties": false});
+    let list = json!({"properties": {"next": {"$ref": "#", "maxProperties": 1}}, "additionalProperties": false});
     assert_eq!(check(&list, &json!({"next": {"next": {}}})), []);
     assert_eq!(
         check(&list, &json!({"next": {"x": 1, "y": 2}})).len(),
@@ -55,13 +49,8 @@ fn a_schema_that_refers_to_itself_ends() {
         "beside a reference the rest still counts"
     );
     let tree = json!({"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "n": {"type": "integer"}}});
-    assert_eq!(
-        check(&tree, &json!({"left": {"right": {"n": 1}}, "right": {}})),
-        []
-    );
-    let pointer = check(&tree, &json!({"left": {"right": {"n": "x"}}}))
-        .remove(0)
-        .pointer;
+    assert_eq!(check(&tree, &json!({"left": {"right": {"n": 1}}, "right": {}})), []);
+    let pointer = check(&tree, &json!({"left": {"right": {"n": "x"}}})).remove(0).pointer;
     assert_eq!(pointer, "/input/left/right/n");
 }
 
@@ -88,15 +77,11 @@ fn a_check_that_would_take_for_ever_is_given_up() {
             };
             let errors = check(&doubling(place, keyword, leaf), &json!(1));
             assert_eq!(errors.len(), 1, "{keyword} {place}: {errors:?}");
-            assert!(
-                errors[0].detail.contains("too many steps"),
-                "{keyword} {place}: {errors:?}"
-            );
+            assert!(errors[0].detail.contains("too many steps"), "{keyword} {place}: {errors:?}");
         }
     }
     let twice = json!({"properties": {"a": {"$ref": "#"}}});
-    let schema =
-        json!({"type": "object", "anyOf": [twice, {"title": "again", "properties": {"a": {"$ref": "#"}}}]});
+    let schema = json!({"type": "object", "anyOf": [twice, {"title": "again", "properties": {"a": {"$ref": "#"}}}]});
     let deep = (0..90).fold(json!(1), |inner, _| json!({"a": inner}));
     assert!(check(&schema, &deep)[0].detail.contains("too many steps"));
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
@@ -112,28 +97,16 @@ fn a_reference_that_would_walk_around_the_count_is_refused() {
         json!({"$ref": "file:///etc/hostname"}),
     ] {
         let error = Schema::compile(&schema.to_string()).unwrap_err();
-        assert!(
-            error.contains("reference") || error.contains("id"),
-            "{schema}: {error}"
-        );
+        assert!(error.contains("reference") || error.contains("id"), "{schema}: {error}");
     }
 }
 
 #[test]
 fn in_old_drafts_a_reference_hides_what_stands_beside_it() {
     let schema = |dialect: &str| json!({"$schema": dialect, "$ref": "#/definitions/n", "minimum": 5, "definitions": {"n": {"type": "integer"}}});
-    assert_eq!(
-        check(&schema("http://json-schema.org/draft-07/schema#"), &json!(1)),
-        []
-    );
-    assert_eq!(
-        check(&schema("https://json-schema.org/draft/2020-12/schema"), &json!(1)).len(),
-        1
-    );
-    assert_eq!(
-        check(&schema("http://json-schema.org/draft-07/schema#"), &json!("x")).len(),
-        1
-    );
+    assert_eq!(check(&schema("http://json-schema.org/draft-07/schema#"), &json!(1)), []);
+    assert_eq!(check(&schema("https://json-schema.org/draft/2020-12/schema"), &json!(1)).len(), 1);
+    assert_eq!(check(&schema("http://json-schema.org/draft-07/schema#"), &json!("x")).len(), 1);
 }
 
 #[test]
@@ -146,10 +119,7 @@ fn unevaluated_properties_see_through_references() {
 #[test]
 fn a_property_may_have_any_name() {
     let schema = json!({"properties": {"$id": {"type": "string"}, "id": {"type": "integer"}, "a/b": {"enum": [{"$ref": "x"}]}}});
-    assert_eq!(
-        check(&schema, &json!({"$id": "x", "id": 1, "a/b": {"$ref": "x"}})),
-        []
-    );
+    assert_eq!(check(&schema, &json!({"$id": "x", "id": 1, "a/b": {"$ref": "x"}})), []);
     assert_eq!(check(&schema, &json!({"id": "x"})).len(), 1);
 }
 
@@ -157,10 +127,7 @@ fn a_property_may_have_any_name() {
 fn a_large_input_has_steps_enough_and_a_large_wrong_one_costs_one_error_only() {
     let numbers = Value::Array(vec![json!(1); 1_000_000]);
     assert_eq!(
-        check(
-            &json!({"items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}),
-            &numbers
-        ),
+        check(&json!({"items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}), &numbers),
         []
     );
     assert_eq!(check(&json!({"items": {"type": "string"}}), &numbers).len(), 1);
@@ -172,8 +139,7 @@ fn a_large_input_has_steps_enough_and_a_large_wrong_one_costs_one_error_only() {
 
 #[test]
 fn what_fits_none_of_several_alternatives_is_told_by_the_one_that_was_meant() {
-    let address =
-        json!({"type": "string", "minLength": 3, "pattern": "^[^@]+@[^@]+$", "examples": ["me@a.test"]});
+    let address = json!({"type": "string", "minLength": 3, "pattern": "^[^@]+@[^@]+$", "examples": ["me@a.test"]});
     let schema = json!({
         "properties": {
             "to": {"anyOf": [address, {"type": "array", "items": address, "maxItems": 2}, {"type": "null"}]},
@@ -184,24 +150,12 @@ fn what_fits_none_of_several_alternatives_is_told_by_the_one_that_was_meant() {
     });
     let told = |input: Value| -> Vec<(String, String)> {
         let faults = check(&schema, &input);
-        faults
-            .into_iter()
-            .map(|fault| (fault.pointer, fault.detail))
-            .collect()
+        faults.into_iter().map(|fault| (fault.pointer, fault.detail)).collect()
     };
     let form = "\"nobody\" does not have the form of \"me@a.test\"".to_owned();
-    assert_eq!(
-        told(json!({"to": "nobody"})),
-        [("/input/to".to_owned(), form.clone())]
-    );
-    assert_eq!(
-        told(json!({"by": "nobody"})),
-        [("/input/by".to_owned(), form.clone())]
-    );
-    assert_eq!(
-        told(json!({"to": ["me@a.test", "nobody"]})),
-        [("/input/to/1".to_owned(), form)]
-    );
+    assert_eq!(told(json!({"to": "nobody"})), [("/input/to".to_owned(), form.clone())]);
+    assert_eq!(told(json!({"by": "nobody"})), [("/input/by".to_owned(), form.clone())]);
+    assert_eq!(told(json!({"to": ["me@a.test", "nobody"]})), [("/input/to/1".to_owned(), form)]);
     let [(pointer, detail)] = told(json!({"to": 7})).try_into().unwrap();
     assert_eq!(pointer, "/input/to");
     assert!(detail.contains("string") && detail.contains("null"), "{detail}");

@@ -14,7 +14,8 @@ struct Gate {
 }
 
 impl Gate {
-    /// Each item's answer is its double; a batch that holds a 13 is refused, and of a 99 the store is away.
+    /// Each item's answer is its double; a batch that holds a 13 is refused, and of a 99 the store
+    /// is away.
     fn batcher(config: BatcherConfig) -> (Arc<Batcher<u32, u32>>, Self) {
         let open = Arc::new(Semaphore::new(0));
         let (tell, seen) = mpsc::unbounded_channel();
@@ -41,10 +42,7 @@ impl Gate {
     }
 
     async fn next(&mut self) -> Vec<u32> {
-        tokio::time::timeout(Duration::from_secs(10), self.seen.recv())
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout(Duration::from_secs(10), self.seen.recv()).await.unwrap().unwrap()
     }
 }
 
@@ -53,7 +51,8 @@ fn submit(batcher: &Arc<Batcher<u32, u32>>, items: &[u32]) -> JoinHandle<StoreRe
     tokio::spawn(async move { batcher.submit(items).await })
 }
 
-/// Lets spawned submitters run up to their wait: on the single test thread each of them runs before this task goes on.
+/// Lets spawned submitters run up to their wait: on the single test thread each of them runs before
+/// this task goes on.
 async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -85,10 +84,7 @@ async fn callers_that_come_during_a_flush_share_the_next() {
 
 #[tokio::test]
 async fn a_batch_keeps_to_its_limit_and_a_larger_group_goes_alone() {
-    let config = BatcherConfig {
-        max_items: 3,
-        ..BatcherConfig::default()
-    };
+    let config = BatcherConfig { max_items: 3, ..BatcherConfig::default() };
     let (batcher, mut gate) = Gate::batcher(config);
     submit(&batcher, &[1]);
     assert_eq!(gate.next().await, [1]);
@@ -163,18 +159,12 @@ async fn items_of_their_own_have_answers_of_their_own() {
     let (batcher, gate) = Gate::batcher(BatcherConfig::default());
     gate.let_through(20);
     let answers = batcher.submit_each(vec![1, 13, 3]).await;
-    assert_eq!(
-        answers,
-        [Ok(2), Err(StoreError::Refused("thirteen".into())), Ok(6)]
-    );
+    assert_eq!(answers, [Ok(2), Err(StoreError::Refused("thirteen".into())), Ok(6)]);
 }
 
 #[tokio::test]
 async fn a_full_queue_pushes_back() {
-    let config = BatcherConfig {
-        queue: 2,
-        ..BatcherConfig::default()
-    };
+    let config = BatcherConfig { queue: 2, ..BatcherConfig::default() };
     let (batcher, mut gate) = Gate::batcher(config);
     let held = submit(&batcher, &[1, 2]);
     assert_eq!(gate.next().await, [1, 2]);
@@ -192,10 +182,7 @@ async fn a_full_queue_pushes_back() {
 
 #[tokio::test]
 async fn a_caller_that_goes_away_takes_nothing_with_it() {
-    let config = BatcherConfig {
-        queue: 2,
-        ..BatcherConfig::default()
-    };
+    let config = BatcherConfig { queue: 2, ..BatcherConfig::default() };
     let (batcher, mut gate) = Gate::batcher(config);
     let queued = submit(&batcher, &[1]);
     assert_eq!(gate.next().await, [1]);
@@ -248,10 +235,7 @@ async fn dropping_the_handle_flushes_what_is_queued() {
 
 #[tokio::test]
 async fn a_linger_lets_late_callers_join() {
-    let config = BatcherConfig {
-        linger: Duration::from_millis(300),
-        ..BatcherConfig::default()
-    };
+    let config = BatcherConfig { linger: Duration::from_millis(300), ..BatcherConfig::default() };
     let (batcher, mut gate) = Gate::batcher(config);
     gate.let_through(10);
     submit(&batcher, &[1]);
@@ -262,10 +246,8 @@ async fn a_linger_lets_late_callers_join() {
 
 #[test]
 fn a_busy_writer_waits_for_company_no_longer_than_a_flush_takes() {
-    let config = BatcherConfig {
-        busy_linger: Duration::from_millis(200),
-        ..BatcherConfig::default()
-    };
+    let config =
+        BatcherConfig { busy_linger: Duration::from_millis(200), ..BatcherConfig::default() };
     let last = |items, took: u64, ago: u64| Flush {
         items,
         took: Duration::from_millis(took),
@@ -283,22 +265,16 @@ fn a_busy_writer_waits_for_company_no_longer_than_a_flush_takes() {
 async fn a_crowd_gets_every_answer_from_few_flushes() {
     let flushes = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&flushes);
-    let batcher = Arc::new(Batcher::new(
-        BatcherConfig::default(),
-        move |items: Batch<u32>| {
-            counter.fetch_add(1, Ordering::Relaxed);
-            async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                Ok(items.iter().map(|item| item * 2).collect::<Vec<_>>())
-            }
-        },
-    ));
+    let batcher = Arc::new(Batcher::new(BatcherConfig::default(), move |items: Batch<u32>| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(items.iter().map(|item| item * 2).collect::<Vec<_>>())
+        }
+    }));
     let callers: Vec<_> = (0..2000).map(|n| submit(&batcher, &[n, n + 1])).collect();
     for (n, caller) in (0..).zip(callers) {
         assert_eq!(caller.await.unwrap(), Ok(vec![2 * n, 2 * n + 2]));
     }
-    assert!(
-        flushes.load(Ordering::Relaxed) < 100,
-        "{flushes:?} flushes of 4000 items"
-    );
+    assert!(flushes.load(Ordering::Relaxed) < 100, "{flushes:?} flushes of 4000 items");
 }

@@ -40,11 +40,7 @@ impl World {
 
     async fn by_order(&self, limit: u32) -> Claimed {
         let types = TYPES.map(kind);
-        let by = ClaimBy::Order {
-            types: &types,
-            limit,
-            policy: &QueuePolicy::default(),
-        };
+        let by = ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() };
         self.claim_by(self.worker, by, at(1)).await
     }
 
@@ -55,10 +51,7 @@ impl World {
             states: vec![TaskState::Running],
             ..TaskFilter::default()
         };
-        let page = Page {
-            after: None,
-            limit: 1_000,
-        };
+        let page = Page { after: None, limit: 1_000 };
         let tasks = self.store.tasks(&named(tenant), &filter, page).await;
         tasks.unwrap().len()
     }
@@ -91,11 +84,7 @@ pub async fn a_tenant_cap_holds_for_claims_by_order(world: World) {
     assert!(none.tasks.is_empty() && none.at_cap);
     let free = claimed.iter().find(|task| task.id == capped[0]).unwrap();
     world.end(free, Next::HandBack).await;
-    assert_eq!(
-        ids(&world.by_order(30).await.tasks),
-        capped[..1],
-        "it is the oldest again"
-    );
+    assert_eq!(ids(&world.by_order(30).await.tasks), capped[..1], "it is the oldest again");
 }
 
 pub async fn a_cap_holds_for_claims_by_ids(world: World) {
@@ -110,10 +99,7 @@ pub async fn a_cap_holds_for_claims_by_ids(world: World) {
     let mut named_first = [&[gone], &typed[3..], &typed[1..3], &owned[..], &free[..]].concat();
     named_first.push(TaskId::generate());
     let claimed = world.by_ids(&named_first).await;
-    assert_eq!(
-        ids(&claimed.tasks),
-        [&typed[3..5], &owned[..3], &free[..]].concat()
-    );
+    assert_eq!(ids(&claimed.tasks), [&typed[3..5], &owned[..3], &free[..]].concat());
     let wait = [&typed[5..], &typed[1..3], &owned[3..]].concat();
     let over_cap = |claimed: &Claimed| claimed.over_cap.iter().copied().collect::<HashSet<_>>();
     assert_eq!(over_cap(&claimed), HashSet::from_iter(wait.clone()));
@@ -128,11 +114,7 @@ pub async fn a_cap_holds_for_claims_by_ids(world: World) {
     world.end(&claimed.tasks[2], Next::DeadLetter).await;
     assert_eq!(ids(&world.by_ids(&wait).await.tasks), [typed[5], owned[3]]);
     // A cap that is lifted holds nobody, and one that comes counts what runs already.
-    world
-        .store
-        .set_type_policy(&kind("x"), taskforge_domain::TypePolicy::default())
-        .await
-        .unwrap();
+    world.store.set_type_policy(&kind("x"), taskforge_domain::TypePolicy::default()).await.unwrap();
     assert_eq!(ids(&world.by_ids(&typed[1..3]).await.tasks), typed[1..3]);
     world.cap_type("y", 3).await;
     world.cap_tenant("b", 100).await;
@@ -161,11 +143,7 @@ pub async fn what_is_full_holds_up_nothing_else(world: World) {
     world.cap_type("x", 3).await;
     world.cap_type("z", 0).await;
     // More tasks of a full tenant and of a full type than there are permits go before the others.
-    let before = [
-        add(&world, "full", "x", 20).await,
-        add(&world, "b", "z", 20).await,
-    ]
-    .concat();
+    let before = [add(&world, "full", "x", 20).await, add(&world, "b", "z", 20).await].concat();
     world.cap_tenant("b", 2).await;
     let others = [add(&world, "c", "x", 2).await, add(&world, "b", "y", 2).await].concat();
     let claimed = world.by_ids(&[&before[..], &others].concat()).await;
@@ -193,10 +171,7 @@ pub async fn whatever_ends_an_attempt_gives_its_permit_back(world: World) {
     .enumerate()
     {
         let claimed = world.by_ids(&tasks[n..]).await;
-        assert_eq!(
-            (ids(&claimed.tasks), claimed.over_cap.len()),
-            (vec![tasks[n]], 8 - n)
-        );
+        assert_eq!((ids(&claimed.tasks), claimed.over_cap.len()), (vec![tasks[n]], 8 - n));
         if next == Next::Cancelled {
             // From then on, although its worker has not stopped it yet.
             world.cancel(tasks[n]).await;
@@ -231,10 +206,8 @@ pub async fn the_running_versions_of_a_plugin_ask_for_caps(world: World) {
     world.end(&claimed.remove(0), Next::Complete).await;
     assert_eq!(world.by_order(9).await.tasks.len(), 1);
     // The lowest of all counts: lanes know no versions.
-    let on_trial = taskforge_domain::Rollout {
-        canary: Some(canary(versions[1])),
-        ..running(2, versions[0])
-    };
+    let on_trial =
+        taskforge_domain::Rollout { canary: Some(canary(versions[1])), ..running(2, versions[0]) };
     world.roll_out("x", on_trial).await;
     for task in claimed.drain(..2) {
         world.end(&task, Next::Complete).await;
@@ -265,11 +238,7 @@ pub async fn what_waits_at_a_cap_takes_no_aged_turns(world: World) {
     let mut taken = Vec::new();
     for _ in 0..4 {
         let types = TYPES.map(kind);
-        let by = ClaimBy::Order {
-            types: &types,
-            limit: 1,
-            policy: &QueuePolicy::default(),
-        };
+        let by = ClaimBy::Order { types: &types, limit: 1, policy: &QueuePolicy::default() };
         taken.extend(ids(&world.claim_by(world.worker, by, later).await.tasks));
     }
     assert!(taken.contains(&aged), "its turn went to one that may not run");

@@ -9,19 +9,12 @@ use taskforge_domain::{AGEING_AFTER, Priority, RetryPolicy};
 pub async fn a_claim_gives_a_lease(world: World) {
     let new = NewTask {
         priority: Priority::MIN,
-        retry: RetryPolicy {
-            max_retries: 9,
-            ..RetryPolicy::default()
-        },
+        retry: RetryPolicy { max_retries: 9, ..RetryPolicy::default() },
         ..new_task()
     };
     let id = world.add(new.clone()).await;
     let now: Timestamp = "2026-03-01T00:00:00.000001999Z".parse().unwrap();
-    let request = ClaimRequest {
-        worker: world.worker,
-        by: ClaimBy::Ids(&[id]),
-        now,
-    };
+    let request = ClaimRequest { worker: world.worker, by: ClaimBy::Ids(&[id]), now };
     let claimed = world.store.claim(request).await.unwrap().tasks;
     let started_at: Timestamp = "2026-03-01T00:00:00.000001Z".parse().unwrap();
     let expected = ClaimedTask {
@@ -38,22 +31,8 @@ pub async fn a_claim_gives_a_lease(world: World) {
     assert_eq!(claimed, [expected]);
     let task = world.get(id).await;
     assert_eq!(
-        (
-            task.state,
-            task.worker,
-            task.attempt,
-            task.run_lease,
-            task.started_at,
-            task.finished_at
-        ),
-        (
-            TaskState::Running,
-            Some(world.worker),
-            1,
-            RunLease(1),
-            Some(started_at),
-            None
-        )
+        (task.state, task.worker, task.attempt, task.run_lease, task.started_at, task.finished_at),
+        (TaskState::Running, Some(world.worker), 1, RunLease(1), Some(started_at), None)
     );
 }
 
@@ -63,17 +42,10 @@ pub async fn a_claim_takes_nothing_but_pending_tasks(world: World) {
         ids.push(world.task_in(state).await.id);
     }
     let claimed = world.claim_as(world.worker, &ids, 10).await;
-    let pending = ids[1 + TaskState::ALL
-        .iter()
-        .position(|state| *state == TaskState::Pending)
-        .unwrap()];
+    let pending =
+        ids[1 + TaskState::ALL.iter().position(|state| *state == TaskState::Pending).unwrap()];
     assert_eq!(claimed.iter().map(|task| task.id).collect::<Vec<_>>(), [pending]);
-    assert!(
-        world
-            .claim_as(world.worker, &[pending, pending], 10)
-            .await
-            .is_empty()
-    );
+    assert!(world.claim_as(world.worker, &[pending, pending], 10).await.is_empty());
 }
 
 pub async fn leases_grow_and_never_return(world: World) {
@@ -100,10 +72,7 @@ pub async fn leases_grow_and_never_return(world: World) {
 pub async fn without_hints_the_most_urgent_goes_first_and_the_oldest_of_those(world: World) {
     let mut tasks = Vec::new();
     for level in [3, 1, 5, 3, 5, 2, 4] {
-        tasks.push(NewTask {
-            priority: Priority::new(level).unwrap(),
-            ..new_task()
-        });
+        tasks.push(NewTask { priority: Priority::new(level).unwrap(), ..new_task() });
     }
     // The order of ids decides, not that of arrival.
     let mut arriving = tasks.clone();
@@ -121,8 +90,8 @@ fn id_of(made: Timestamp) -> TaskId {
     TaskId::from_uuid(uuid::Uuid::from_u128((millis << 80) | random))
 }
 
-/// A stream of urgent tasks, and old ones of a low priority: of four claims one is theirs, whether tasks are
-/// claimed one by one or many at once.
+/// A stream of urgent tasks, and old ones of a low priority: of four claims one is theirs, whether
+/// tasks are claimed one by one or many at once.
 pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
     let now = Timestamp::now();
     let of = |level: u8, made: Timestamp| NewTask {
@@ -143,11 +112,7 @@ pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
             .store
             .claim(ClaimRequest {
                 worker: world.worker,
-                by: ClaimBy::Order {
-                    types: &types,
-                    limit,
-                    policy: &QueuePolicy::default(),
-                },
+                by: ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() },
                 now,
             })
             .await
@@ -172,19 +137,9 @@ pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
 pub async fn without_hints_only_served_types_are_taken(world: World) {
     let mut ids = Vec::new();
     for name in ["x", "y", "z", "x"] {
-        ids.push(
-            world
-                .add(NewTask {
-                    task_type: kind(name),
-                    ..new_task()
-                })
-                .await,
-        );
+        ids.push(world.add(NewTask { task_type: kind(name), ..new_task() }).await);
     }
-    assert_eq!(
-        world.claim_order(&["x", "z", "none"], 100).await,
-        [ids[0], ids[2], ids[3]]
-    );
+    assert_eq!(world.claim_order(&["x", "z", "none"], 100).await, [ids[0], ids[2], ids[3]]);
     assert_eq!(world.get(ids[1]).await.state, TaskState::Pending);
 }
 
@@ -209,11 +164,7 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
                         };
                         world
                             .store
-                            .claim(ClaimRequest {
-                                worker,
-                                by,
-                                now: at(1),
-                            })
+                            .claim(ClaimRequest { worker, by, now: at(1) })
                             .await
                             .unwrap()
                             .tasks
@@ -238,21 +189,11 @@ pub async fn a_lapsed_worker_gets_nothing(world: World) {
     let id = world.add(new_task()).await;
     world.store.lapsed(world.term, at(11), 10).await.unwrap();
     let types = [kind("work")];
-    let by_order = ClaimBy::Order {
-        types: &types,
-        limit: 10,
-        policy: &QueuePolicy::default(),
-    };
+    let by_order = ClaimBy::Order { types: &types, limit: 10, policy: &QueuePolicy::default() };
     // It is told so: the hints that it holds are for others.
     for by in [ClaimBy::Ids(&[id]), by_order] {
-        let claimed = world
-            .store
-            .claim(ClaimRequest {
-                worker: world.worker,
-                by,
-                now: at(12),
-            })
-            .await;
+        let claimed =
+            world.store.claim(ClaimRequest { worker: world.worker, by, now: at(12) }).await;
         assert_eq!(claimed, Err(StoreError::Lapsed));
     }
     let fresh = WorkerId::generate();

@@ -5,7 +5,8 @@ use super::{
     *,
 };
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEventKind, PluginVersion, Rollout, VersionId, VersionState, VersionUsage,
+    Canary, CanaryGuard, PluginEventKind, PluginVersion, Rollout, VersionId, VersionState,
+    VersionUsage,
 };
 
 use crate::{Added, CollectRule, Quota, RolloutChange, SETTLED_AFTER, StoreError};
@@ -14,11 +15,7 @@ use crate::{Added, CollectRule, Quota, RolloutChange, SETTLED_AFTER, StoreError}
 const LATE: i64 = 1_000_000;
 
 fn rule(keep: u32, before: i64) -> CollectRule {
-    CollectRule {
-        keep,
-        pushed_before: at(before),
-        released_before: at(before),
-    }
+    CollectRule { keep, pushed_before: at(before), released_before: at(before) }
 }
 
 impl World {
@@ -34,11 +31,7 @@ impl World {
     async fn collectable(&self, plugin: Option<&str>, rule: CollectRule) -> Vec<String> {
         let plugin = plugin.map(kind);
         let found = self.plugins.collectable(plugin.as_ref(), rule, 100).await;
-        found
-            .unwrap()
-            .into_iter()
-            .map(|version| version.version)
-            .collect()
+        found.unwrap().into_iter().map(|version| version.version).collect()
     }
 
     async fn numbers(&self, plugin: &str) -> Vec<String> {
@@ -90,11 +83,7 @@ pub async fn what_is_referred_to_stays(world: World) {
         since: Some(at(10)),
         stable: Some(id(1)),
         previous: Some(id(0)),
-        canary: Some(Canary {
-            version: id(2),
-            percent: 5,
-            guard: CanaryGuard::default(),
-        }),
+        canary: Some(Canary { version: id(2), percent: 5, guard: CanaryGuard::default() }),
         ..Rollout::default()
     };
     assert!(world.change("x", rollout, 10).await);
@@ -118,10 +107,7 @@ pub async fn what_is_young_stays(world: World) {
     assert_eq!(world.collect("x", rule(1, 30)).await, [""; 0]);
     assert_eq!(world.collect("x", rule(1, 31)).await, ["1.0.0"]);
     world.push("x", "5.0.0", 5).await;
-    let young = CollectRule {
-        pushed_before: at(1),
-        ..rule(0, LATE)
-    };
+    let young = CollectRule { pushed_before: at(1), ..rule(0, LATE) };
     assert_eq!(world.collect("x", young).await, [""; 0]);
     assert_eq!(world.collect("x", rule(2, LATE)).await, [""; 0], "the newest two");
     assert_eq!(world.collect("x", rule(1, LATE)).await, ["4.0.0"]);
@@ -145,15 +131,10 @@ pub async fn a_version_that_a_running_task_may_use_stays(world: World) {
 pub async fn a_number_that_was_collected_stays_taken(world: World) {
     let versions = world.push_many("x", 3).await;
     let retired = event(PluginEventKind::Retired, "");
-    let set = world
-        .plugins
-        .set_version_state(versions[0].id, &VersionState::Retired, &retired);
+    let set = world.plugins.set_version_state(versions[0].id, &VersionState::Retired, &retired);
     assert!(set.await.unwrap());
     assert_eq!(world.collect("x", rule(1, LATE)).await, ["1.0.0", "2.0.0"]);
-    let collected = |n, retired| Added::Collected {
-        digest: digest(n),
-        retired,
-    };
+    let collected = |n, retired| Added::Collected { digest: digest(n), retired };
     let again = version("x", "1.0.0", 1);
     assert_eq!(world.add_version(None, &again).await, collected(1, true));
     let other = version("x", "2.0.0", 9);
@@ -163,10 +144,7 @@ pub async fn a_number_that_was_collected_stays_taken(world: World) {
     assert_eq!(world.add_version(None, &same).await, Added::Stored);
     assert!(world.plugins.component(&digest(2)).await.unwrap().is_some());
     assert_eq!(world.collect("x", rule(1, LATE)).await, ["3.0.0"]);
-    assert_eq!(
-        world.add_version(None, &other).await,
-        Added::Different(Box::new(same))
-    );
+    assert_eq!(world.add_version(None, &other).await, Added::Different(Box::new(same)));
 }
 
 pub async fn a_component_goes_with_its_last_version(world: World) {
@@ -174,17 +152,8 @@ pub async fn a_component_goes_with_its_last_version(world: World) {
     world.push("x", "2.0.0", 2).await;
     world.push("x", "3.0.0", 3).await;
     world.push("y", "1.0.0", 2).await;
-    let usage = VersionUsage {
-        attempts: 7,
-        ..VersionUsage::default()
-    };
-    let gone = world
-        .plugins
-        .plugin_versions(&kind("x"))
-        .await
-        .unwrap()
-        .remove(2)
-        .id;
+    let usage = VersionUsage { attempts: 7, ..VersionUsage::default() };
+    let gone = world.plugins.plugin_versions(&kind("x")).await.unwrap().remove(2).id;
     world.plugins.add_usage(&[(gone, 1, usage)]).await.unwrap();
     assert_eq!(world.collect("x", rule(1, LATE)).await.len(), 2);
     let components = async |limit| {
@@ -195,10 +164,7 @@ pub async fn a_component_goes_with_its_last_version(world: World) {
     assert_eq!(components(10).await, 1);
     assert_eq!(components(10).await, 0);
     assert_eq!(world.plugins.component(&digest(1)).await.unwrap(), None);
-    assert!(
-        world.plugins.component(&digest(2)).await.unwrap().is_some(),
-        "y's"
-    );
+    assert!(world.plugins.component(&digest(2)).await.unwrap().is_some(), "y's");
     assert!(world.plugins.component(&digest(3)).await.unwrap().is_some());
     assert_eq!(world.plugins.usage(gone, None).await.unwrap().attempts, 0);
 }
@@ -220,10 +186,7 @@ pub async fn a_rollout_made_from_what_was_collected_is_refused(world: World) {
     };
     assert_eq!(world.collect("x", rule(0, LATE)).await, ["1.0.0"]);
     assert_eq!(world.plugins.change_rollout(&back).await.unwrap(), None);
-    let stubborn = RolloutChange {
-        expected: world.plugin("x").await.revision,
-        ..back
-    };
+    let stubborn = RolloutChange { expected: world.plugin("x").await.revision, ..back };
     let refused = world.plugins.change_rollout(&stubborn).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     assert_eq!(world.plugin("x").await.rollout, before.rollout);
@@ -238,11 +201,7 @@ pub async fn a_history_outlives_its_version(world: World) {
     world.run("work", second.id, None, 3).await;
     let before = world.story(task.id).await;
     assert_eq!(world.collect("work", rule(1, LATE)).await, ["1.2.3"]);
-    world
-        .plugins
-        .collect_components(Some(world.term), 10)
-        .await
-        .unwrap();
+    world.plugins.collect_components(Some(world.term), 10).await.unwrap();
     let after = world.story(task.id).await;
     assert_eq!(after, before);
     let attempt = &after.attempts[0];

@@ -8,33 +8,18 @@ pub async fn a_completed_task_has_its_result(world: World) {
     let claimed = world.running().await;
     assert_eq!(world.end(&claimed, Next::Complete).await, Commit::Committed);
     let task = world.get(claimed.id).await;
-    let Outcome::Completed(result) = success() else {
-        unreachable!()
-    };
+    let Outcome::Completed(result) = success() else { unreachable!() };
     assert_eq!(
-        (
-            task.state,
-            task.result,
-            task.error,
-            task.worker,
-            task.finished_at,
-            task.attempt
-        ),
+        (task.state, task.result, task.error, task.worker, task.finished_at, task.attempt),
         (TaskState::Completed, Some(result), None, None, Some(at(2)), 1)
     );
 }
 
 pub async fn a_retry_waits_with_its_error(world: World) {
     let claimed = world.running().await;
-    assert_eq!(
-        world.end(&claimed, Next::RetryAt(at(50))).await,
-        Commit::Committed
-    );
+    assert_eq!(world.end(&claimed, Next::RetryAt(at(50))).await, Commit::Committed);
     let task = world.get(claimed.id).await;
-    let error = TaskError {
-        kind: FailureKind::Retryable,
-        message: "it did not work".into(),
-    };
+    let error = TaskError { kind: FailureKind::Retryable, message: "it did not work".into() };
     assert_eq!(
         (
             task.state,
@@ -45,15 +30,7 @@ pub async fn a_retry_waits_with_its_error(world: World) {
             task.finished_at,
             task.attempt
         ),
-        (
-            TaskState::Scheduled,
-            at(50),
-            Some(error.clone()),
-            None,
-            Some(at(1)),
-            None,
-            1
-        )
+        (TaskState::Scheduled, at(50), Some(error.clone()), None, Some(at(1)), None, 1)
     );
     world.promote(at(50), 10).await;
     assert_eq!(world.claim(claimed.id).await.attempt, 2);
@@ -65,10 +42,7 @@ pub async fn a_dead_letter_has_failed(world: World) {
     let claimed = world.running().await;
     assert_eq!(world.end(&claimed, Next::DeadLetter).await, Commit::Committed);
     let task = world.get(claimed.id).await;
-    assert_eq!(
-        (task.state, task.finished_at, task.result),
-        (TaskState::Failed, Some(at(2)), None)
-    );
+    assert_eq!((task.state, task.finished_at, task.result), (TaskState::Failed, Some(at(2)), None));
     assert_eq!(task.error.unwrap().kind, FailureKind::Retryable);
 }
 
@@ -83,14 +57,7 @@ pub async fn success_after_failure_clears_the_error(world: World) {
         (story.task.state, story.task.error, story.task.attempt),
         (TaskState::Completed, None, 2)
     );
-    assert_eq!(
-        story
-            .attempts
-            .iter()
-            .map(|attempt| attempt.number)
-            .collect::<Vec<_>>(),
-        [1, 2]
-    );
+    assert_eq!(story.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2]);
 }
 
 pub async fn a_hand_back_does_not_count(world: World) {
@@ -104,17 +71,10 @@ pub async fn a_hand_back_does_not_count(world: World) {
         (story.task.state, story.task.attempt, story.task.worker),
         (TaskState::Pending, 1, None)
     );
-    assert_eq!(
-        story.task.error.unwrap().kind,
-        FailureKind::Retryable,
-        "of the attempt before"
-    );
+    assert_eq!(story.task.error.unwrap().kind, FailureKind::Retryable, "of the attempt before");
     assert_eq!(story.attempts.len(), 1);
-    let events: Vec<_> = story
-        .events
-        .iter()
-        .map(|event| (event.kind, event.run_lease, event.at))
-        .collect();
+    let events: Vec<_> =
+        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::HandedBack, RunLease(2), at(2))]);
     let third = world.claim(first.id).await;
     assert_eq!((third.attempt, third.run_lease), (2, RunLease(3)));
@@ -124,14 +84,8 @@ pub async fn a_lost_lease_writes_nothing(world: World) {
     let first = world.running().await;
     assert!(world.resolve(first.id, first.run_lease, Next::HandBack).await);
     let second = world.claim(first.id).await;
-    let unknown = ClaimedTask {
-        id: TaskId::generate(),
-        ..second.clone()
-    };
-    let future = ClaimedTask {
-        run_lease: RunLease(99),
-        ..second.clone()
-    };
+    let unknown = ClaimedTask { id: TaskId::generate(), ..second.clone() };
+    let future = ClaimedTask { run_lease: RunLease(99), ..second.clone() };
     let before = world.story(first.id).await;
     for lost in [&first, &unknown, &future] {
         for next in [
@@ -155,17 +109,9 @@ pub async fn a_lost_lease_writes_nothing(world: World) {
 }
 
 pub async fn a_task_cancelled_while_it_ran_keeps_the_attempt(world: World) {
-    for next in [
-        Next::Cancelled,
-        Next::Complete,
-        Next::RetryAt(at(9)),
-        Next::DeadLetter,
-    ] {
+    for next in [Next::Cancelled, Next::Complete, Next::RetryAt(at(9)), Next::DeadLetter] {
         let claimed = world.running().await;
-        assert!(matches!(
-            world.cancel(claimed.id).await,
-            CancelOutcome::WasRunning(_)
-        ));
+        assert!(matches!(world.cancel(claimed.id).await, CancelOutcome::WasRunning(_)));
         let cancelled = world.get(claimed.id).await;
         assert_eq!(world.end(&claimed, next).await, Commit::Cancelled, "{next:?}");
         let story = world.story(claimed.id).await;
@@ -177,17 +123,10 @@ pub async fn a_task_cancelled_while_it_ran_keeps_the_attempt(world: World) {
 
 pub async fn a_task_cancelled_after_the_lease_lapsed_does_not(world: World) {
     let claimed = world.running().await;
-    assert!(
-        world
-            .resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60)))
-            .await
-    );
+    assert!(world.resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60))).await);
     world.cancel(claimed.id).await;
     let before = world.story(claimed.id).await;
-    assert_eq!(
-        before.task.run_lease, claimed.run_lease,
-        "the number alone does not tell"
-    );
+    assert_eq!(before.task.run_lease, claimed.run_lease, "the number alone does not tell");
     assert_eq!(world.end(&claimed, Next::Complete).await, Commit::Stale);
     assert_eq!(world.story(claimed.id).await, before);
 }
@@ -229,10 +168,7 @@ pub async fn a_repeat_gets_the_first_answer(world: World) {
     }
     let twice = world.running().await;
     let end = ended(&twice, world.worker, Next::Complete, 2);
-    assert_eq!(
-        world.store.complete(&[end.clone(), end]).await.unwrap(),
-        [Commit::Committed; 2]
-    );
+    assert_eq!(world.store.complete(&[end.clone(), end]).await.unwrap(), [Commit::Committed; 2]);
 }
 
 pub async fn answers_come_in_order_and_good_ones_do_not_suffer_from_stale_ones(world: World) {
@@ -245,17 +181,12 @@ pub async fn answers_come_in_order_and_good_ones_do_not_suffer_from_stale_ones(w
         expected.push([Commit::Committed, Commit::Cancelled, Commit::Stale][n % 3]);
         match n % 3 {
             0 => {}
-            1 => assert!(matches!(
-                world.cancel(task.id).await,
-                CancelOutcome::WasRunning(_)
-            )),
+            1 => assert!(matches!(world.cancel(task.id).await, CancelOutcome::WasRunning(_))),
             _ => assert!(world.resolve(task.id, task.run_lease, Next::DeadLetter).await),
         }
     }
-    let ends: Vec<_> = claimed
-        .iter()
-        .map(|task| ended(task, world.worker, Next::Complete, 2))
-        .collect();
+    let ends: Vec<_> =
+        claimed.iter().map(|task| ended(task, world.worker, Next::Complete, 2)).collect();
     assert_eq!(world.store.complete(&ends).await.unwrap(), expected);
     for (task, commit) in claimed.iter().zip(expected) {
         let story = world.story(task.id).await;
@@ -284,11 +215,7 @@ pub async fn everything_about_an_attempt_reads_back(world: World) {
         retry_after: Some(Duration::from_millis(1500)),
     });
     end.attempt.logs = [LogLevel::Trace, LogLevel::Critical]
-        .map(|level| LogLine {
-            at: at(3),
-            level,
-            message: "a\tb\u{0}c".into(),
-        })
+        .map(|level| LogLine { at: at(3), level, message: "a\tb\u{0}c".into() })
         .into();
     end.attempt.usage = Usage {
         fuel: i64::MAX.unsigned_abs(),
@@ -310,10 +237,7 @@ pub async fn everything_about_an_attempt_reads_back(world: World) {
     let story = world.story(claimed.id).await;
     assert_eq!(story.attempts[0].usage.fuel, i64::MAX.unsigned_abs());
     let message = story.task.error.unwrap().message;
-    assert!(
-        message.starts_with("before") && message.ends_with("after"),
-        "{message:?}"
-    );
+    assert!(message.starts_with("before") && message.ends_with("after"), "{message:?}");
 }
 
 pub async fn an_attempt_is_never_written_over(world: World) {
@@ -341,11 +265,7 @@ pub async fn an_outcome_that_contradicts_what_follows_is_refused(world: World) {
         assert!(error.to_string().contains(&claimed.id.to_string()), "{error}");
     }
     assert_eq!(world.story(claimed.id).await, before);
-    assert_eq!(
-        world.get(good.attempt.task).await.state,
-        TaskState::Running,
-        "all or nothing"
-    );
+    assert_eq!(world.get(good.attempt.task).await.state, TaskState::Running, "all or nothing");
 }
 
 pub async fn a_false_alarm_of_a_cancel_loses_no_task(world: World) {
@@ -363,10 +283,7 @@ pub async fn progress_is_shown_while_the_lease_holds(world: World) {
     let report = |id, run_lease, fraction, note: Option<&str>| ProgressReport {
         id,
         run_lease,
-        progress: Some(Progress {
-            fraction,
-            note: note.map(str::to_owned),
-        }),
+        progress: Some(Progress { fraction, note: note.map(str::to_owned) }),
         log: Vec::new(),
     };
     let (id, lease) = (claimed.id, claimed.run_lease);
@@ -378,10 +295,7 @@ pub async fn progress_is_shown_while_the_lease_holds(world: World) {
     world.store.report_progress(&reports).await.unwrap();
     assert_eq!(
         world.get(id).await.progress,
-        Some(Progress {
-            fraction: 0.5,
-            note: Some("halb \u{1F980}".into())
-        })
+        Some(Progress { fraction: 0.5, note: Some("halb \u{1F980}".into()) })
     );
     assert_eq!(world.get(other).await.progress, None);
 
@@ -393,18 +307,8 @@ pub async fn progress_is_shown_while_the_lease_holds(world: World) {
     assert_eq!(world.get(id).await.progress.unwrap().fraction, 0.5);
 
     for (said, shown) in [(f64::NAN, 0.0), (f64::INFINITY, 1.0), (-3.0, 0.0), (1.0, 1.0)] {
-        world
-            .store
-            .report_progress(&[report(id, lease, said, None)])
-            .await
-            .unwrap();
-        assert_eq!(
-            world.get(id).await.progress,
-            Some(Progress {
-                fraction: shown,
-                note: None
-            })
-        );
+        world.store.report_progress(&[report(id, lease, said, None)]).await.unwrap();
+        assert_eq!(world.get(id).await.progress, Some(Progress { fraction: shown, note: None }));
     }
     world.end(&claimed, Next::RetryAt(at(2))).await;
     assert_eq!(world.get(id).await.progress, None);
@@ -419,35 +323,17 @@ pub async fn the_log_of_a_running_attempt_is_shown_until_it_ends(world: World) {
         message: message.to_owned(),
     };
     let report = async |progress: Option<Progress>, log: Vec<LogLine>| {
-        let report = ProgressReport {
-            id,
-            run_lease,
-            progress,
-            log,
-        };
+        let report = ProgressReport { id, run_lease, progress, log };
         world.store.report_progress(&[report]).await.unwrap();
         let story = world.story(id).await;
         (story.task.progress, story.log)
     };
-    let half = |note: Option<&str>| {
-        Some(Progress {
-            fraction: 0.5,
-            note: note.map(str::to_owned),
-        })
-    };
+    let half = |note: Option<&str>| Some(Progress { fraction: 0.5, note: note.map(str::to_owned) });
     let lines = vec![line(1, "one \u{1F980} \"quoted\""), line(2, "\0 and \u{1}")];
-    for progress in [
-        None,
-        half(None),
-        half(Some("a note")),
-        half(Some(r#"{"log":[not this"#)),
-    ] {
+    for progress in [None, half(None), half(Some("a note")), half(Some(r#"{"log":[not this"#))] {
         for log in [lines.clone(), Vec::new()] {
             if progress.is_some() || !log.is_empty() {
-                assert_eq!(
-                    report(progress.clone(), log.clone()).await,
-                    (progress.clone(), log)
-                );
+                assert_eq!(report(progress.clone(), log.clone()).await, (progress.clone(), log));
             }
         }
     }

@@ -10,18 +10,16 @@ pub(super) async fn dead(world: &World, message: &str, end: i64) -> TaskId {
     dead_of(world, "work", FailureKind::Retryable, message, end).await
 }
 
-pub(super) async fn dead_of(world: &World, name: &str, why: FailureKind, message: &str, end: i64) -> TaskId {
-    let id = world
-        .add(NewTask {
-            task_type: kind(name),
-            ..new_task()
-        })
-        .await;
+pub(super) async fn dead_of(
+    world: &World,
+    name: &str,
+    why: FailureKind,
+    message: &str,
+    end: i64,
+) -> TaskId {
+    let id = world.add(NewTask { task_type: kind(name), ..new_task() }).await;
     let claimed = world.claim(id).await;
-    assert_eq!(
-        world.fail(&claimed, why, message, Next::DeadLetter, end).await,
-        Commit::Committed
-    );
+    assert_eq!(world.fail(&claimed, why, message, Next::DeadLetter, end).await, Commit::Committed);
     id
 }
 
@@ -30,10 +28,7 @@ async fn groups(world: &World, filter: &TaskFilter) -> Vec<DeadLetterGroup> {
 }
 
 async fn list(world: &World, filter: &TaskFilter) -> Vec<TaskId> {
-    let page = Page {
-        after: None,
-        limit: 1000,
-    };
+    let page = Page { after: None, limit: 1000 };
     let tasks = world.store.tasks(&tenant(), filter, page).await.unwrap();
     tasks.into_iter().map(|task| task.id).collect()
 }
@@ -54,10 +49,7 @@ pub(super) fn finished(from: Option<i64>, before: Option<i64>) -> TaskFilter {
 }
 
 pub(super) fn these(ids: &[TaskId]) -> TaskFilter {
-    TaskFilter {
-        ids: ids.into(),
-        ..TaskFilter::default()
-    }
+    TaskFilter { ids: ids.into(), ..TaskFilter::default() }
 }
 
 pub async fn dead_letters_are_grouped_by_type_and_failure(world: World) {
@@ -66,40 +58,22 @@ pub async fn dead_letters_are_grouped_by_type_and_failure(world: World) {
         dead(&world, "timed out after 70 s", 20).await,
         dead(&world, "timed out after 1 s", 22).await,
     ];
-    let refused = [
-        dead(&world, "refused", 30).await,
-        dead(&world, "refused", 31).await,
-    ];
+    let refused = [dead(&world, "refused", 30).await, dead(&world, "refused", 31).await];
     let of_x = dead_of(&world, "x", FailureKind::Retryable, "timed out after 3 s", 40).await;
-    for state in TaskState::ALL
-        .into_iter()
-        .filter(|state| *state != TaskState::Failed)
-    {
+    for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Failed) {
         world.task_in(state).await;
     }
     // A task that waits for its retry is no dead letter.
     let waiting = world.running().await;
-    world
-        .fail(
-            &waiting,
-            FailureKind::Retryable,
-            "refused",
-            Next::RetryAt(at(500)),
-            9,
-        )
-        .await;
+    world.fail(&waiting, FailureKind::Retryable, "refused", Next::RetryAt(at(500)), 9).await;
 
     let seen = groups(&world, &TaskFilter::default()).await;
     let counts: Vec<_> = seen.iter().map(|group| group.count).collect();
     assert_eq!(counts, [3, 2, 1], "the largest first");
     let fingerprint = Fingerprint::of(FailureKind::Retryable, "timed out after 8 s");
     assert!(
-        [
-            "timed out after 3 s",
-            "timed out after 70 s",
-            "timed out after 1 s"
-        ]
-        .contains(&seen[0].example.as_str())
+        ["timed out after 3 s", "timed out after 70 s", "timed out after 1 s"]
+            .contains(&seen[0].example.as_str())
     );
     let expected = DeadLetterGroup {
         fingerprint,
@@ -127,11 +101,7 @@ pub async fn dead_letters_are_grouped_by_type_and_failure(world: World) {
         last_failed_at: at(40),
     };
     assert_eq!(seen[2], expected);
-    let largest = world
-        .store
-        .dead_letters(&tenant(), &TaskFilter::default(), 1)
-        .await
-        .unwrap();
+    let largest = world.store.dead_letters(&tenant(), &TaskFilter::default(), 1).await.unwrap();
     assert_eq!(largest, seen[..1]);
 
     // What a group names is what a filter by it finds.
@@ -156,20 +126,13 @@ pub async fn groups_keep_to_their_tenant_and_their_filter(world: World) {
     let theirs = world.store.dead_letters(&other, &TaskFilter::default(), 10).await;
     assert!(theirs.unwrap().is_empty());
     let counts = async |filter: TaskFilter| -> Vec<u64> {
-        groups(&world, &filter)
-            .await
-            .iter()
-            .map(|group| group.count)
-            .collect()
+        groups(&world, &filter).await.iter().map(|group| group.count).collect()
     };
     assert_eq!(counts(finished(Some(20), Some(30))).await, [1]);
     assert_eq!(counts(finished(Some(30), None)).await, [1, 1]);
     assert_eq!(counts(these(&[first, TaskId::generate()])).await, [1]);
     assert_eq!(counts(like("timed out after 5 s")).await, [2]);
-    let trapped = TaskFilter {
-        error_kinds: vec![FailureKind::Trap],
-        ..TaskFilter::default()
-    };
+    let trapped = TaskFilter { error_kinds: vec![FailureKind::Trap], ..TaskFilter::default() };
     assert_eq!(counts(trapped).await, [1]);
     let of_type = TaskFilter {
         types: vec![kind("work")],
@@ -181,41 +144,31 @@ pub async fn groups_keep_to_their_tenant_and_their_filter(world: World) {
         states: vec![TaskState::Pending, TaskState::Cancelled],
         ..TaskFilter::default()
     };
-    assert!(
-        counts(others).await.is_empty(),
-        "only what has failed is a dead letter"
-    );
+    assert!(counts(others).await.is_empty(), "only what has failed is a dead letter");
 }
 
 pub async fn a_lapse_has_a_fingerprint_too(world: World) {
     let claimed = world.running().await;
-    assert!(
-        world
-            .resolve(claimed.id, claimed.run_lease, Next::DeadLetter)
-            .await
-    );
+    assert!(world.resolve(claimed.id, claimed.run_lease, Next::DeadLetter).await);
     let seen = groups(&world, &TaskFilter::default()).await;
     let fingerprint = Fingerprint::of(FailureKind::LeaseLapsed, "its worker fell silent");
     assert_eq!((seen.len(), seen[0].fingerprint), (1, fingerprint));
     assert_eq!(seen[0].kind, FailureKind::LeaseLapsed);
 }
 
-/// The fingerprint goes where the error goes: kept while a task waits and runs again, replaced by the next failure, gone with success.
+/// The fingerprint goes where the error goes: kept while a task waits and runs again, replaced by
+/// the next failure, gone with success.
 pub async fn a_fingerprint_lives_as_long_as_its_error(world: World) {
     let task = world.running().await;
     let later = Next::RetryAt(at(3));
-    world
-        .fail(&task, FailureKind::Retryable, "refused", later, 2)
-        .await;
+    world.fail(&task, FailureKind::Retryable, "refused", later, 2).await;
     assert_eq!(list(&world, &like("refused")).await, [task.id]);
     world.promote(at(3), 10).await;
     let task = world.claim(task.id).await;
     world.end(&task, Next::HandBack).await;
     let task = world.claim(task.id).await;
     assert_eq!(list(&world, &like("refused")).await, [task.id]);
-    world
-        .fail(&task, FailureKind::Retryable, "timed out", later, 2)
-        .await;
+    world.fail(&task, FailureKind::Retryable, "timed out", later, 2).await;
     assert!(list(&world, &like("refused")).await.is_empty());
     assert_eq!(list(&world, &like("timed out")).await, [task.id]);
     world.promote(at(3), 10).await;
@@ -242,25 +195,13 @@ pub async fn fingerprints_ids_and_end_times_filter(world: World) {
         ..TaskFilter::default()
     };
     assert_eq!(list(&world, &either).await, [c, b, a]);
-    let failed = TaskFilter {
-        states: vec![TaskState::Failed, TaskState::Pending],
-        ..either
-    };
+    let failed = TaskFilter { states: vec![TaskState::Failed, TaskState::Pending], ..either };
     assert_eq!(list(&world, &failed).await, [c, b, a]);
     assert!(list(&world, &like("unheard of")).await.is_empty());
 
-    assert_eq!(
-        list(&world, &these(&[a, waiting, TaskId::generate(), a])).await,
-        [waiting, a]
-    );
-    for states in [
-        vec![TaskState::Pending],
-        vec![TaskState::Pending, TaskState::Completed],
-    ] {
-        let some = TaskFilter {
-            states,
-            ..these(&[a, waiting])
-        };
+    assert_eq!(list(&world, &these(&[a, waiting, TaskId::generate(), a])).await, [waiting, a]);
+    for states in [vec![TaskState::Pending], vec![TaskState::Pending, TaskState::Completed]] {
+        let some = TaskFilter { states, ..these(&[a, waiting]) };
         assert_eq!(list(&world, &some).await, [waiting]);
     }
     assert_eq!(list(&world, &finished(Some(30), None)).await, [c, b]);
@@ -269,10 +210,7 @@ pub async fn fingerprints_ids_and_end_times_filter(world: World) {
         [done, a],
         "what has not ended has no end"
     );
-    let some = TaskFilter {
-        states: vec![TaskState::Failed],
-        ..finished(Some(20), Some(40))
-    };
+    let some = TaskFilter { states: vec![TaskState::Failed], ..finished(Some(20), Some(40)) };
     assert_eq!(list(&world, &some).await, [b, a]);
 
     let prune = async |filter| world.store.prune(&tenant(), &filter, 100).await.unwrap();

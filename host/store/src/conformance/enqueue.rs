@@ -49,12 +49,7 @@ pub async fn what_goes_in_comes_out(world: World) {
     let story = world.store.story(&expected.tenant, expected.id).await.unwrap();
     assert_eq!(
         story,
-        Some(Story {
-            task: expected,
-            attempts: Vec::new(),
-            events: Vec::new(),
-            log: Vec::new(),
-        })
+        Some(Story { task: expected, attempts: Vec::new(), events: Vec::new(), log: Vec::new() })
     );
 }
 
@@ -74,49 +69,24 @@ pub async fn a_repeat_changes_nothing(world: World) {
     world.add(other.clone()).await;
     assert_eq!(world.get(id).await.state, TaskState::Running);
     world.end(&claimed, Next::Complete).await;
-    world
-        .store
-        .enqueue(&[new_task(), other, new_task()])
-        .await
-        .unwrap();
+    world.store.enqueue(&[new_task(), other, new_task()]).await.unwrap();
     let task = world.get(id).await;
     assert_eq!((task.state, &task.input), (TaskState::Completed, &first.input));
 }
 
 pub async fn an_id_twice_in_a_batch_is_one_task(world: World) {
     let first = new_task();
-    let second = NewTask {
-        input: json(serde_json::json!(2)),
-        ..first.clone()
-    };
-    world
-        .store
-        .enqueue(&[first.clone(), new_task(), second])
-        .await
-        .unwrap();
+    let second = NewTask { input: json(serde_json::json!(2)), ..first.clone() };
+    world.store.enqueue(&[first.clone(), new_task(), second]).await.unwrap();
     assert_eq!(world.get(first.id).await.input, first.input);
-    let page = Page {
-        after: None,
-        limit: 10,
-    };
-    assert_eq!(
-        world
-            .store
-            .tasks(&tenant(), &TaskFilter::default(), page)
-            .await
-            .unwrap()
-            .len(),
-        2
-    );
+    let page = Page { after: None, limit: 10 };
+    assert_eq!(world.store.tasks(&tenant(), &TaskFilter::default(), page).await.unwrap().len(), 2);
 }
 
 pub async fn a_megabyte_of_input_survives(world: World) {
     let text = "\u{1F980}\"\\ä\u{1}".repeat((1 << 20) / 9);
     let tasks: Vec<_> = (0..20)
-        .map(|n| NewTask {
-            input: json(serde_json::json!({"n": n, "text": text})),
-            ..new_task()
-        })
+        .map(|n| NewTask { input: json(serde_json::json!({"n": n, "text": text})), ..new_task() })
         .collect();
     world.store.enqueue(&tasks).await.unwrap();
     let ids: Vec<_> = tasks.iter().map(|task| task.id).collect();
@@ -136,12 +106,8 @@ pub async fn json_text_is_kept_as_it_is(world: World) {
         format!("{}{}", "[".repeat(100), "]".repeat(100)),
         "null".into(),
     ] {
-        let id = world
-            .add(NewTask {
-                input: Json::parse(text.clone()).unwrap(),
-                ..new_task()
-            })
-            .await;
+        let id =
+            world.add(NewTask { input: Json::parse(text.clone()).unwrap(), ..new_task() }).await;
         assert_eq!(world.get(id).await.input.as_str(), text);
         let claimed = world.claim(id).await;
         assert_eq!(claimed.input.as_str(), text);
@@ -156,10 +122,8 @@ pub async fn ten_thousand_tasks_go_in_at_once(world: World) {
     let ids = world.add_many(10_000).await;
     let claimed = world.claim_as(world.worker, &ids, 1).await;
     assert_eq!(claimed.len(), ids.len());
-    let ends: Vec<_> = claimed
-        .iter()
-        .map(|task| ended(task, world.worker, Next::Complete, 2))
-        .collect();
+    let ends: Vec<_> =
+        claimed.iter().map(|task| ended(task, world.worker, Next::Complete, 2)).collect();
     let commits = world.store.complete(&ends).await.unwrap();
     assert_eq!(commits, vec![Commit::Committed; ids.len()]);
     let counts = world.store.counts().await.unwrap();
@@ -167,21 +131,11 @@ pub async fn ten_thousand_tasks_go_in_at_once(world: World) {
 }
 
 pub async fn a_task_for_later_waits_for_its_time(world: World) {
-    let id = world
-        .add(NewTask {
-            run_at: Some(at(60)),
-            ..new_task()
-        })
-        .await;
+    let id = world.add(NewTask { run_at: Some(at(60)), ..new_task() }).await;
     assert_eq!(world.get(id).await.state, TaskState::Scheduled);
     assert!(world.claim_as(world.worker, &[id], 61).await.is_empty());
     assert!(world.claim_order(&["work"], 10).await.is_empty());
-    let now = world
-        .add(NewTask {
-            run_at: Some(at(-60)),
-            ..new_task()
-        })
-        .await;
+    let now = world.add(NewTask { run_at: Some(at(-60)), ..new_task() }).await;
     let task = world.get(now).await;
     assert_eq!((task.state, task.run_at), (TaskState::Pending, at(-60)));
 }
@@ -193,14 +147,7 @@ pub async fn nothing_is_nothing(world: World) {
     assert!(world.claim_order(&["work"], 0).await.is_empty());
     assert!(world.store.complete(&[]).await.unwrap().is_empty());
     world.store.report_progress(&[]).await.unwrap();
-    assert!(
-        world
-            .store
-            .resolve_lapsed(None, &[], at(1))
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(world.store.resolve_lapsed(None, &[], at(1)).await.unwrap().is_empty());
     assert!(world.store.lost_leases(&[]).await.unwrap().is_empty());
     assert!(world.store.counts().await.unwrap().by_type.is_empty());
     assert_eq!(world.store.next_due().await.unwrap(), None);

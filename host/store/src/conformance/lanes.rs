@@ -1,4 +1,5 @@
-//! Where tasks wait and run: what a broker is filled from, and what a worker and a cap are checked against.
+//! Where tasks wait and run: what a broker is filled from, and what a worker and a cap are checked
+//! against.
 
 use std::collections::BTreeSet;
 
@@ -33,18 +34,12 @@ pub async fn lanes_are_where_tasks_wait(world: World) {
         }
     }
     // What does not wait makes no lane.
-    for state in TaskState::ALL
-        .into_iter()
-        .filter(|state| *state != TaskState::Pending)
-    {
+    for state in TaskState::ALL.into_iter().filter(|state| *state != TaskState::Pending) {
         world.task_in(state).await;
     }
     let seen = world.store.lanes(100).await.unwrap();
     assert_eq!(seen.len(), lanes.len(), "each once");
-    assert_eq!(
-        seen.into_iter().collect::<BTreeSet<_>>(),
-        lanes.clone().into_iter().collect()
-    );
+    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), lanes.clone().into_iter().collect());
     let some = world.store.lanes(4).await.unwrap();
     assert_eq!(some.len(), 4);
     assert!(some.iter().all(|lane| lanes.contains(lane)));

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use super::*;
 use crate::StoreError;
 
-/// How long a leader of these rules leads. The world's own term ends at second 0, before each rule begins.
+/// How long a leader of these rules leads. The world's own term ends at second 0, before each rule
+/// begins.
 const TTL: Duration = Duration::from_secs(5);
 
 async fn lead(world: &World, who: WorkerId, now: i64) -> Option<Term> {
@@ -43,11 +44,7 @@ pub async fn a_resigned_leader_is_followed_at_once(world: World) {
     let first = lead(&world, one, 0).await.unwrap();
     world.store.resign(first).await.unwrap();
     let gone = world.store.promote_due(first, at(1), 10).await;
-    assert_eq!(
-        gone,
-        Err(StoreError::Deposed),
-        "a term ends when its leader resigns"
-    );
+    assert_eq!(gone, Err(StoreError::Deposed), "a term ends when its leader resigns");
     let second = lead(&world, other, 1).await.unwrap();
     assert_eq!(second, Term(first.0 + 1));
     // What is over cannot be resigned from again.
@@ -89,7 +86,8 @@ pub async fn of_many_who_want_to_lead_one_does(world: World) {
     assert_eq!(leaders.len(), 1);
 }
 
-/// Each operation that names a term is tried under one that is over, when it would have something to do.
+/// Each operation that names a term is tried under one that is over, when it would have something
+/// to do.
 pub async fn a_stale_term_writes_nothing(world: World) {
     let scheduled = world.task_in(TaskState::Scheduled).await;
     let running = world.task_in(TaskState::Running).await;
@@ -119,9 +117,6 @@ pub async fn a_stale_term_writes_nothing(world: World) {
     let alive = world.store.heartbeat(world.worker, at(9)).await.unwrap();
     assert!(alive, "the stale leader's look marked no worker");
     // The same under the term that holds.
-    assert_eq!(
-        world.store.promote_due(term, at(1000), 10).await.unwrap().len(),
-        1
-    );
+    assert_eq!(world.store.promote_due(term, at(1000), 10).await.unwrap().len(), 1);
     assert_eq!(world.store.lapsed(term, at(1000), 10).await.unwrap().len(), 1);
 }

@@ -7,10 +7,7 @@ use crate::{Cursor, Page, TaskFilter};
 use taskforge_domain::Priority;
 
 async fn ids(world: &World, filter: &TaskFilter) -> Vec<TaskId> {
-    let page = Page {
-        after: None,
-        limit: 1000,
-    };
+    let page = Page { after: None, limit: 1000 };
     world
         .store
         .tasks(&tenant(), filter, page)
@@ -29,27 +26,13 @@ pub async fn lists_are_newest_first(world: World) {
     assert_eq!(ids(&world, &TaskFilter::default()).await, added);
     let one = world
         .store
-        .tasks(
-            &tenant(),
-            &TaskFilter::default(),
-            Page {
-                after: None,
-                limit: 1,
-            },
-        )
+        .tasks(&tenant(), &TaskFilter::default(), Page { after: None, limit: 1 })
         .await
         .unwrap();
     assert_eq!(one, [completed], "with everything that a single read shows");
     let none = world
         .store
-        .tasks(
-            &tenant(),
-            &TaskFilter::default(),
-            Page {
-                after: None,
-                limit: 0,
-            },
-        )
+        .tasks(&tenant(), &TaskFilter::default(), Page { after: None, limit: 0 })
         .await
         .unwrap();
     assert!(none.is_empty());
@@ -67,11 +50,8 @@ pub async fn pages_neither_repeat_nor_skip(world: World) {
     ] {
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            let page = world
-                .store
-                .tasks(&tenant(), &filter, Page { after, limit: 10 })
-                .await
-                .unwrap();
+            let page =
+                world.store.tasks(&tenant(), &filter, Page { after, limit: 10 }).await.unwrap();
             let Some(last) = page.last() else { break };
             after = Some(Cursor(last.id));
             seen.extend(page.iter().map(|task| task.id));
@@ -83,43 +63,18 @@ pub async fn pages_neither_repeat_nor_skip(world: World) {
     }
     // A cursor outlives its task.
     let gone = world.task_in(TaskState::Cancelled).await.id;
-    world
-        .store
-        .prune(&tenant(), &TaskFilter::default(), 10)
-        .await
-        .unwrap();
-    let page = Page {
-        after: Some(Cursor(gone)),
-        limit: 1000,
-    };
-    let rest = world
-        .store
-        .tasks(&tenant(), &TaskFilter::default(), page)
-        .await
-        .unwrap();
+    world.store.prune(&tenant(), &TaskFilter::default(), 10).await.unwrap();
+    let page = Page { after: Some(Cursor(gone)), limit: 1000 };
+    let rest = world.store.tasks(&tenant(), &TaskFilter::default(), page).await.unwrap();
     assert!(!rest.is_empty() && rest.iter().all(|task| task.id < gone));
 }
 
 pub async fn filters_narrow(world: World) {
-    let x = world
-        .add(NewTask {
-            task_type: kind("x"),
-            created_at: at(10),
-            ..new_task()
-        })
-        .await;
-    let y = world
-        .add(NewTask {
-            task_type: kind("y"),
-            created_at: at(20),
-            ..new_task()
-        })
-        .await;
+    let x = world.add(NewTask { task_type: kind("x"), created_at: at(10), ..new_task() }).await;
+    let y = world.add(NewTask { task_type: kind("y"), created_at: at(20), ..new_task() }).await;
     let failed = world.task_in(TaskState::Failed).await.id;
     let lapsed = world.running().await;
-    world
-        .resolve(lapsed.id, lapsed.run_lease, Next::RetryAt(at(60)))
-        .await;
+    world.resolve(lapsed.id, lapsed.run_lease, Next::RetryAt(at(60))).await;
 
     let types = |names: &[&str]| TaskFilter {
         types: names.iter().map(|name| kind(name)).collect(),
@@ -127,20 +82,11 @@ pub async fn filters_narrow(world: World) {
     };
     assert_eq!(ids(&world, &types(&["x"])).await, [x]);
     assert_eq!(ids(&world, &types(&["y", "x", "none"])).await, [y, x]);
-    let errors = |kinds: &[FailureKind]| TaskFilter {
-        error_kinds: kinds.into(),
-        ..TaskFilter::default()
-    };
+    let errors =
+        |kinds: &[FailureKind]| TaskFilter { error_kinds: kinds.into(), ..TaskFilter::default() };
+    assert_eq!(ids(&world, &errors(&[FailureKind::LeaseLapsed])).await, [lapsed.id]);
     assert_eq!(
-        ids(&world, &errors(&[FailureKind::LeaseLapsed])).await,
-        [lapsed.id]
-    );
-    assert_eq!(
-        ids(
-            &world,
-            &errors(&[FailureKind::LeaseLapsed, FailureKind::Retryable])
-        )
-        .await,
+        ids(&world, &errors(&[FailureKind::LeaseLapsed, FailureKind::Retryable])).await,
         [lapsed.id, failed]
     );
     assert!(ids(&world, &errors(&[FailureKind::Trap])).await.is_empty());
@@ -158,13 +104,8 @@ pub async fn filters_combine(world: World) {
     let mut expected = Vec::new();
     for n in 0..24 {
         let name = if n % 2 == 0 { "x" } else { "y" };
-        let id = world
-            .add(NewTask {
-                task_type: kind(name),
-                created_at: at(n),
-                ..new_task()
-            })
-            .await;
+        let id =
+            world.add(NewTask { task_type: kind(name), created_at: at(n), ..new_task() }).await;
         if n % 3 == 0 {
             let task = world.claim(id).await;
             world.end(&task, Next::DeadLetter).await;
@@ -182,15 +123,9 @@ pub async fn filters_combine(world: World) {
     };
     assert_eq!(ids(&world, &filter).await, expected);
     assert!(
-        ids(
-            &world,
-            &TaskFilter {
-                error_kinds: vec![FailureKind::Trap],
-                ..filter
-            }
-        )
-        .await
-        .is_empty()
+        ids(&world, &TaskFilter { error_kinds: vec![FailureKind::Trap], ..filter })
+            .await
+            .is_empty()
     );
 }
 
@@ -199,12 +134,7 @@ pub async fn a_state_filter_finds_all_tasks_of_its_states(world: World) {
     for level in 1..=5 {
         all.push((
             TaskState::Pending,
-            world
-                .add(NewTask {
-                    priority: Priority::new(level).unwrap(),
-                    ..new_task()
-                })
-                .await,
+            world.add(NewTask { priority: Priority::new(level).unwrap(), ..new_task() }).await,
         ));
         for state in TaskState::ALL {
             all.push((state, world.task_in(state).await.id));
@@ -219,21 +149,11 @@ pub async fn a_state_filter_finds_all_tasks_of_its_states(world: World) {
             .filter(|(n, _)| set >> n & 1 == 1)
             .map(|(_, state)| state)
             .collect();
-        let expected: Vec<_> = all
-            .iter()
-            .filter(|(state, _)| states.contains(state))
-            .map(|(_, id)| *id)
-            .collect();
+        let expected: Vec<_> =
+            all.iter().filter(|(state, _)| states.contains(state)).map(|(_, id)| *id).collect();
         let doubled = [states.clone(), states.clone()].concat();
         assert_eq!(
-            ids(
-                &world,
-                &TaskFilter {
-                    states: doubled,
-                    ..TaskFilter::default()
-                }
-            )
-            .await,
+            ids(&world, &TaskFilter { states: doubled, ..TaskFilter::default() }).await,
             expected,
             "{states:?}"
         );
@@ -246,10 +166,7 @@ pub async fn a_task_of_another_tenant_is_not_there(world: World) {
         mine.push(world.task_in(state).await);
     }
     let other = TenantId::new("other").unwrap();
-    let theirs = NewTask {
-        tenant: other.clone(),
-        ..new_task()
-    };
+    let theirs = NewTask { tenant: other.clone(), ..new_task() };
     world.add(theirs.clone()).await;
     assert!(!ids(&world, &TaskFilter::default()).await.contains(&theirs.id));
     for task in &mine {
@@ -264,32 +181,12 @@ pub async fn a_task_of_another_tenant_is_not_there(world: World) {
             RetryOutcome::NotFound
         );
     }
-    assert_eq!(
-        world
-            .store
-            .prune(&other, &TaskFilter::default(), 100)
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(world.store.prune(&other, &TaskFilter::default(), 100).await.unwrap(), 0);
     for task in mine {
         assert_eq!(world.get(task.id).await, task);
-        let filter = TaskFilter {
-            states: vec![task.state],
-            ..TaskFilter::default()
-        };
-        let seen = world
-            .store
-            .tasks(
-                &other,
-                &filter,
-                Page {
-                    after: None,
-                    limit: 10,
-                },
-            )
-            .await
-            .unwrap();
+        let filter = TaskFilter { states: vec![task.state], ..TaskFilter::default() };
+        let seen =
+            world.store.tasks(&other, &filter, Page { after: None, limit: 10 }).await.unwrap();
         assert!(seen.iter().all(|seen| seen.id == theirs.id));
     }
     // Workers serve all tenants.
@@ -310,15 +207,8 @@ pub async fn counts_are_by_type_and_state(world: World) {
         })
         .await;
     let counts = world.store.counts().await.unwrap();
-    let oldest = counts
-        .oldest_pending
-        .iter()
-        .find(|(name, _)| *name == kind("work"));
-    assert_eq!(
-        oldest,
-        Some(&(kind("work"), first)),
-        "the one that was made first"
-    );
+    let oldest = counts.oldest_pending.iter().find(|(name, _)| *name == kind("work"));
+    assert_eq!(oldest, Some(&(kind("work"), first)), "the one that was made first");
     assert_eq!(counts.oldest_pending.len(), 2);
     let mut counts = counts.by_type;
     counts.sort_by_key(|(name, state, _)| (name.clone(), state.as_str()));
@@ -329,8 +219,5 @@ pub async fn counts_are_by_type_and_state(world: World) {
         (kind("work"), TaskState::Scheduled, 1),
         (kind("x"), TaskState::Pending, 1),
     ];
-    assert_eq!(
-        counts, expected,
-        "there may be a year of those that are not counted"
-    );
+    assert_eq!(counts, expected, "there may be a year of those that are not counted");
 }

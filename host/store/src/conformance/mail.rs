@@ -26,19 +26,9 @@ pub async fn mail_is_counted_by_version_up_to_its_limit(world: World) {
             let counted = plugins.count_mail(&letters, version, sent, mail(10, 1000));
             counted.await.unwrap()
         };
-        assert!(
-            !count(version, mail(11, 1)).await,
-            "the first one has the limit too"
-        );
+        assert!(!count(version, mail(11, 1)).await, "the first one has the limit too");
         let mut counted = Vec::new();
-        for sent in [
-            mail(6, 100),
-            mail(5, 1),
-            mail(3, 901),
-            mail(4, 900),
-            mail(1, 0),
-            mail(0, 1),
-        ] {
+        for sent in [mail(6, 100), mail(5, 1), mail(3, 901), mail(4, 900), mail(1, 0), mail(0, 1)] {
             counted.push(count(version, sent).await);
         }
         // Others have their own.
@@ -60,19 +50,10 @@ pub async fn a_limit_of_mail_holds_when_many_send_at_once(world: World) {
             let (plugins, version) = (world.plugins.clone(), version.to_owned());
             sends.spawn(async move {
                 let (flood, limit) = (kind("flood"), mail(40, 10_000));
-                plugins
-                    .count_mail(&flood, &version, mail(1, 10), limit)
-                    .await
-                    .unwrap()
+                plugins.count_mail(&flood, &version, mail(1, 10), limit).await.unwrap()
             });
         }
-        sends
-            .join_all()
-            .await
-            .into_iter()
-            .filter(|counted| *counted)
-            .count()
-            == 40
+        sends.join_all().await.into_iter().filter(|counted| *counted).count() == 40
     })
     .await;
 }

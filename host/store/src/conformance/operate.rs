@@ -16,11 +16,8 @@ pub async fn a_waiting_task_can_be_cancelled(world: World) {
             (task.state, task.finished_at, task.worker),
             (TaskState::Cancelled, Some(at(3)), None)
         );
-        let events: Vec<_> = story
-            .events
-            .iter()
-            .map(|event| (event.kind, event.run_lease, event.at))
-            .collect();
+        let events: Vec<_> =
+            story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
         assert_eq!(events, [(EventKind::Cancelled, RunLease(0), at(3))]);
         assert!(world.claim_as(world.worker, &[before.id], 4).await.is_empty());
     }
@@ -29,25 +26,11 @@ pub async fn a_waiting_task_can_be_cancelled(world: World) {
 
 pub async fn a_running_task_can_be_cancelled(world: World) {
     let claimed = world.running().await;
-    let CancelOutcome::WasRunning(task) = world.cancel(claimed.id).await else {
-        panic!()
-    };
+    let CancelOutcome::WasRunning(task) = world.cancel(claimed.id).await else { panic!() };
     assert_eq!(*task, world.get(claimed.id).await);
     assert_eq!(
-        (
-            task.state,
-            task.run_lease,
-            task.worker,
-            task.started_at,
-            task.finished_at
-        ),
-        (
-            TaskState::Cancelled,
-            claimed.run_lease,
-            None,
-            Some(at(1)),
-            Some(at(3))
-        )
+        (task.state, task.run_lease, task.worker, task.started_at, task.finished_at),
+        (TaskState::Cancelled, claimed.run_lease, None, Some(at(1)), Some(at(3)))
     );
     let held = [(claimed.id, claimed.run_lease)];
     assert_eq!(world.store.lost_leases(&held).await.unwrap(), [claimed.id]);
@@ -57,10 +40,7 @@ pub async fn what_has_ended_cannot_be_cancelled(world: World) {
     for state in [TaskState::Completed, TaskState::Failed, TaskState::Cancelled] {
         let before = world.task_in(state).await;
         let story = world.story(before.id).await;
-        assert_eq!(
-            world.cancel(before.id).await,
-            CancelOutcome::AlreadyFinished(Box::new(before))
-        );
+        assert_eq!(world.cancel(before.id).await, CancelOutcome::AlreadyFinished(Box::new(before)));
         assert_eq!(world.story(story.task.id).await, story);
     }
     assert_eq!(world.cancel(TaskId::generate()).await, CancelOutcome::NotFound);
@@ -68,28 +48,16 @@ pub async fn what_has_ended_cannot_be_cancelled(world: World) {
 
 pub async fn a_dead_letter_can_be_run_again(world: World) {
     let dead = world.task_in(TaskState::Failed).await;
-    let RetryOutcome::Requeued(task) = world.retry(dead.id).await else {
-        panic!()
-    };
+    let RetryOutcome::Requeued(task) = world.retry(dead.id).await else { panic!() };
     let story = world.story(dead.id).await;
     assert_eq!(*task, story.task);
     assert_eq!(
-        (
-            task.state,
-            task.attempt,
-            task.run_lease,
-            task.run_at,
-            task.finished_at,
-            task.error
-        ),
+        (task.state, task.attempt, task.run_lease, task.run_at, task.finished_at, task.error),
         (TaskState::Pending, 0, RunLease(1), at(4), None, dead.error)
     );
     assert_eq!(story.attempts.len(), 1, "its history stays");
-    let events: Vec<_> = story
-        .events
-        .iter()
-        .map(|event| (event.kind, event.run_lease, event.at))
-        .collect();
+    let events: Vec<_> =
+        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::Requeued, RunLease(1), at(4))]);
     let again = world.claim(dead.id).await;
     assert_eq!((again.attempt, again.run_lease), (1, RunLease(2)));
@@ -101,30 +69,19 @@ pub async fn a_cancelled_task_can_be_run_again(world: World) {
     let claimed = world.running().await;
     world.cancel(claimed.id).await;
     assert!(matches!(world.retry(claimed.id).await, RetryOutcome::Requeued(_)));
-    let kinds: Vec<_> = world
-        .story(claimed.id)
-        .await
-        .events
-        .iter()
-        .map(|event| event.kind)
-        .collect();
+    let kinds: Vec<_> =
+        world.story(claimed.id).await.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Cancelled, EventKind::Requeued]);
     assert_eq!(world.claim(claimed.id).await.run_lease, RunLease(2));
 }
 
 pub async fn only_failed_and_cancelled_tasks_can_be_run_again(world: World) {
-    for state in [
-        TaskState::Scheduled,
-        TaskState::Pending,
-        TaskState::Running,
-        TaskState::Completed,
-    ] {
+    for state in
+        [TaskState::Scheduled, TaskState::Pending, TaskState::Running, TaskState::Completed]
+    {
         let before = world.task_in(state).await;
         let id = before.id;
-        assert_eq!(
-            world.retry(id).await,
-            RetryOutcome::NotRetryable(Box::new(before.clone()))
-        );
+        assert_eq!(world.retry(id).await, RetryOutcome::NotRetryable(Box::new(before.clone())));
         assert_eq!(world.get(id).await, before);
         assert!(world.story(id).await.events.is_empty());
     }
@@ -133,21 +90,13 @@ pub async fn only_failed_and_cancelled_tasks_can_be_run_again(world: World) {
 
 pub async fn prune_takes_the_oldest_first_with_all_that_hangs_by_them(world: World) {
     let mut ids = Vec::new();
-    for state in [
-        TaskState::Failed,
-        TaskState::Completed,
-        TaskState::Cancelled,
-        TaskState::Completed,
-    ] {
+    for state in
+        [TaskState::Failed, TaskState::Completed, TaskState::Cancelled, TaskState::Completed]
+    {
         ids.push(world.task_in(state).await.id);
     }
-    let prune = async |limit| {
-        world
-            .store
-            .prune(&tenant(), &TaskFilter::default(), limit)
-            .await
-            .unwrap()
-    };
+    let prune =
+        async |limit| world.store.prune(&tenant(), &TaskFilter::default(), limit).await.unwrap();
     assert_eq!(prune(0).await, 0);
     assert_eq!(prune(3).await, 3);
     for id in &ids[..3] {
@@ -155,20 +104,10 @@ pub async fn prune_takes_the_oldest_first_with_all_that_hangs_by_them(world: Wor
     }
     assert_eq!(world.get(ids[3]).await.state, TaskState::Completed);
     // Nothing of the old one is left to appear in a new task of the same id.
-    world
-        .add(NewTask {
-            id: ids[0],
-            input: json(serde_json::json!("new")),
-            ..new_task()
-        })
-        .await;
+    world.add(NewTask { id: ids[0], input: json(serde_json::json!("new")), ..new_task() }).await;
     let story = world.story(ids[0]).await;
     assert_eq!(
-        (
-            story.attempts.len(),
-            story.events.len(),
-            story.task.input.as_str()
-        ),
+        (story.attempts.len(), story.events.len(), story.task.input.as_str()),
         (0, 0, "\"new\"")
     );
     assert_eq!(prune(10).await, 1);
@@ -183,24 +122,14 @@ pub async fn prune_never_takes_what_has_not_ended(world: World) {
             alive.push(task);
         }
     }
-    let greedy = TaskFilter {
-        states: TaskState::ALL.into(),
-        ..TaskFilter::default()
-    };
+    let greedy = TaskFilter { states: TaskState::ALL.into(), ..TaskFilter::default() };
     let alive_only = TaskFilter {
         states: alive.iter().map(|task| task.state).collect(),
         ..TaskFilter::default()
     };
     assert_eq!(world.store.prune(&tenant(), &alive_only, 100).await.unwrap(), 0);
     assert_eq!(world.store.prune(&tenant(), &greedy, 100).await.unwrap(), 3);
-    assert_eq!(
-        world
-            .store
-            .prune(&tenant(), &TaskFilter::default(), 100)
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(world.store.prune(&tenant(), &TaskFilter::default(), 100).await.unwrap(), 0);
     for task in alive {
         assert_eq!(world.get(task.id).await, task);
     }
@@ -210,41 +139,18 @@ pub async fn prune_keeps_to_its_filter(world: World) {
     let failed = world.task_in(TaskState::Failed).await;
     let completed = world.task_in(TaskState::Completed).await;
     let prune = async |filter| world.store.prune(&tenant(), &filter, 100).await.unwrap();
-    let none = TaskFilter {
-        types: vec![kind("other")],
-        ..TaskFilter::default()
-    };
+    let none = TaskFilter { types: vec![kind("other")], ..TaskFilter::default() };
     assert_eq!(prune(none).await, 0);
     let other = TenantId::new("other").unwrap();
-    assert_eq!(
-        world
-            .store
-            .prune(&other, &TaskFilter::default(), 100)
-            .await
-            .unwrap(),
-        0
-    );
-    let before = TaskFilter {
-        created_before: Some(at(0)),
-        ..TaskFilter::default()
-    };
+    assert_eq!(world.store.prune(&other, &TaskFilter::default(), 100).await.unwrap(), 0);
+    let before = TaskFilter { created_before: Some(at(0)), ..TaskFilter::default() };
     assert_eq!(prune(before).await, 0);
-    let dead = TaskFilter {
-        states: vec![TaskState::Failed],
-        ..TaskFilter::default()
-    };
+    let dead = TaskFilter { states: vec![TaskState::Failed], ..TaskFilter::default() };
     assert_eq!(prune(dead).await, 1);
     assert_eq!(world.store.task(&tenant(), failed.id).await.unwrap(), None);
-    let page = Page {
-        after: None,
-        limit: 10,
-    };
+    let page = Page { after: None, limit: 10 };
     assert_eq!(
-        world
-            .store
-            .tasks(&tenant(), &TaskFilter::default(), page)
-            .await
-            .unwrap(),
+        world.store.tasks(&tenant(), &TaskFilter::default(), page).await.unwrap(),
         [completed]
     );
 }

@@ -5,8 +5,8 @@ use super::{
     *,
 };
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginSettings, RegisteredPlugin, Revision, Rollout,
-    VersionId, VersionState,
+    Canary, CanaryGuard, PluginEvent, PluginEventKind, PluginSettings, RegisteredPlugin, Revision,
+    Rollout, VersionId, VersionState,
 };
 
 use crate::{Added, RegistrySnapshot, RolloutChange, SealedSecret, StoreError};
@@ -22,12 +22,7 @@ fn change(plugin: &RegisteredPlugin, rollout: Rollout) -> RolloutChange {
 }
 
 pub(super) fn running(phase: i64, stable: VersionId) -> Rollout {
-    Rollout {
-        phase,
-        since: Some(at(phase)),
-        stable: Some(stable),
-        ..Rollout::default()
-    }
+    Rollout { phase, since: Some(at(phase)), stable: Some(stable), ..Rollout::default() }
 }
 
 pub(super) fn canary(version: VersionId) -> Canary {
@@ -72,9 +67,7 @@ impl World {
 }
 
 fn rolled_back() -> VersionState {
-    VersionState::RolledBack {
-        reason: "failed 12 of 50 attempts".into(),
-    }
+    VersionState::RolledBack { reason: "failed 12 of 50 attempts".into() }
 }
 
 pub async fn a_new_version_runs_nowhere(world: World) {
@@ -91,22 +84,10 @@ pub async fn a_new_version_runs_nowhere(world: World) {
 pub async fn a_rollout_reads_back(world: World) {
     let first = world.push("x", "1.0.0", 1).await.id;
     let second = world.push("x", "2.0.0", 2).await.id;
-    let trial = Rollout {
-        canary: Some(canary(second)),
-        ..running(2, first)
-    };
-    let swapped = Rollout {
-        previous: Some(first),
-        ..running(3, second)
-    };
-    let paused = Rollout {
-        paused: true,
-        ..swapped.clone()
-    };
-    let retired = Rollout {
-        retired: true,
-        ..swapped.clone()
-    };
+    let trial = Rollout { canary: Some(canary(second)), ..running(2, first) };
+    let swapped = Rollout { previous: Some(first), ..running(3, second) };
+    let paused = Rollout { paused: true, ..swapped.clone() };
+    let retired = Rollout { retired: true, ..swapped.clone() };
     let none = Rollout {
         highest: Some("2.0.0".into()),
         phase: 4,
@@ -142,11 +123,7 @@ pub async fn the_snapshot_shows_what_runs_and_nothing_else(world: World) {
         expected.extend(versions.into_iter().take(if name == "a" { 2 } else { 1 }));
     }
     let mut snapshot = world.snapshot().await;
-    let names: Vec<_> = snapshot
-        .plugins
-        .iter()
-        .map(|plugin| plugin.name.as_str())
-        .collect();
+    let names: Vec<_> = snapshot.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
     for plugin in &snapshot.plugins {
         assert_eq!(*plugin, world.plugin(plugin.name.as_str()).await);
@@ -163,10 +140,7 @@ pub async fn a_change_of_what_is_past_changes_nothing(world: World) {
     world.roll_out("x", running(7, first)).await;
     let (plugin, revision) = (world.plugin("x").await, world.revision().await);
     assert_eq!(world.plugins.change_rollout(&late).await.unwrap(), None);
-    let unknown = RolloutChange {
-        plugin: kind("none"),
-        ..late
-    };
+    let unknown = RolloutChange { plugin: kind("none"), ..late };
     assert_eq!(world.plugins.change_rollout(&unknown).await.unwrap(), None);
     assert_eq!(world.plugin("x").await, plugin);
     assert_eq!(world.revision().await, revision);
@@ -198,10 +172,7 @@ pub async fn of_many_changes_of_one_state_one_is_made(world: World) {
 pub async fn a_rollout_takes_states_with_it(world: World) {
     let first = world.push("x", "1.0.0", 1).await.id;
     let second = world.push("x", "2.0.0", 2).await.id;
-    let trial = Rollout {
-        canary: Some(canary(second)),
-        ..running(1, first)
-    };
+    let trial = Rollout { canary: Some(canary(second)), ..running(1, first) };
     world.roll_out("x", trial).await;
     let stopped = RolloutChange {
         states: vec![(second, rolled_back())],
@@ -224,10 +195,7 @@ pub async fn what_cannot_run_is_refused(world: World) {
     let foreign = world.push("y", "1.0.0", 3).await.id;
     assert!(world.set_state(retired, &VersionState::Retired).await);
     let (plugin, revision) = (world.plugin("x").await, world.revision().await);
-    let on_trial = |version| Rollout {
-        canary: Some(canary(version)),
-        ..running(1, first)
-    };
+    let on_trial = |version| Rollout { canary: Some(canary(version)), ..running(1, first) };
     let with_states = |version, state| RolloutChange {
         states: vec![(version, state)],
         ..change(&plugin, running(1, first))
@@ -244,10 +212,7 @@ pub async fn what_cannot_run_is_refused(world: World) {
         with_states(first, VersionState::Retired),
     ] {
         let refused = world.plugins.change_rollout(&bad).await;
-        assert!(
-            matches!(refused, Err(StoreError::Refused(_))),
-            "{bad:?}: {refused:?}"
-        );
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{bad:?}: {refused:?}");
     }
     assert_eq!(world.plugin("x").await, plugin);
     assert_eq!(world.revision().await, revision);
@@ -260,11 +225,8 @@ pub async fn the_state_of_a_version_that_runs_does_not_change(world: World) {
         world.push("x", "2.0.0", 2).await.id,
         world.push("x", "3.0.0", 3).await.id,
     ];
-    let rollout = Rollout {
-        canary: Some(canary(trial)),
-        previous: Some(idle),
-        ..running(1, stable)
-    };
+    let rollout =
+        Rollout { canary: Some(canary(trial)), previous: Some(idle), ..running(1, stable) };
     world.roll_out("x", rollout).await;
     let revision = world.revision().await;
     for version in [stable, trial, VersionId::generate()] {
@@ -298,13 +260,7 @@ pub async fn settings_change_and_nothing_else_of_a_version(world: World) {
     }))
     .unwrap();
     let changed = event(PluginEventKind::SettingsChanged, "fuel 10000000000 -> 5");
-    let set = async |id| {
-        world
-            .plugins
-            .set_settings(id, &settings, None, &changed)
-            .await
-            .unwrap()
-    };
+    let set = async |id| world.plugins.set_settings(id, &settings, None, &changed).await.unwrap();
     assert!(set(version.id).await);
     version.info = version.info.with_settings(settings.clone());
     let read = world.plugins.versions_by_id(&[version.id]).await.unwrap();
@@ -324,19 +280,11 @@ pub async fn every_change_raises_the_revision_of_its_plugin(world: World) {
     assert!(seen > untouched.revision);
     let name = kind("x");
     let changed = event(PluginEventKind::SettingsChanged, "");
-    let secret = SealedSecret {
-        name: "key".into(),
-        sealed: vec![1],
-        updated_at: at(1),
-    };
+    let secret = SealedSecret { name: "key".into(), sealed: vec![1], updated_at: at(1) };
     for step in 0..5 {
         let plugins = &world.plugins;
         let done = match step {
-            0 => {
-                plugins
-                    .set_settings(idle, &PluginSettings::default(), None, &changed)
-                    .await
-            }
+            0 => plugins.set_settings(idle, &PluginSettings::default(), None, &changed).await,
             1 => plugins.set_version_state(idle, &rolled_back(), &changed).await,
             2 => plugins.set_secret(&name, &secret, &changed).await.map(|()| true),
             3 => plugins.delete_secret(&name, "key", &changed).await,
@@ -364,23 +312,9 @@ pub async fn events_come_newest_first(world: World) {
             detail: format!("the {n}th\u{0}"),
             kind: *kind_of,
         };
-        let secret = SealedSecret {
-            name: "key".into(),
-            sealed: vec![1],
-            updated_at: at(1),
-        };
-        world
-            .plugins
-            .set_secret(&kind("x"), &secret, &event)
-            .await
-            .unwrap();
-        expected.insert(
-            0,
-            PluginEvent {
-                detail: format!("the {n}th\u{fffd}"),
-                ..event
-            },
-        );
+        let secret = SealedSecret { name: "key".into(), sealed: vec![1], updated_at: at(1) };
+        world.plugins.set_secret(&kind("x"), &secret, &event).await.unwrap();
+        expected.insert(0, PluginEvent { detail: format!("the {n}th\u{fffd}"), ..event });
     }
     let read = async |limit| world.plugins.plugin_events(&kind("x"), limit).await.unwrap();
     assert_eq!(read(1_000).await, expected);

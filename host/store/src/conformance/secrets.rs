@@ -6,11 +6,7 @@ use taskforge_domain::PluginEventKind;
 use crate::SealedSecret;
 
 fn secret(name: &str, n: u8) -> SealedSecret {
-    SealedSecret {
-        name: name.into(),
-        sealed: vec![n, 0, 0xff],
-        updated_at: at(i64::from(n)),
-    }
+    SealedSecret { name: name.into(), sealed: vec![n, 0, 0xff], updated_at: at(i64::from(n)) }
 }
 
 impl World {
@@ -33,10 +29,7 @@ pub async fn a_secret_reads_back_sealed(world: World) {
     world.set_secret("y", &secret("b", 4)).await;
     world.push("x", "1.0.0", 1).await;
     world.set_secret("x", &secret("b", 5)).await;
-    assert_eq!(
-        world.secrets("x").await,
-        [secret("B", 2), secret("a", 3), secret("b", 5)]
-    );
+    assert_eq!(world.secrets("x").await, [secret("B", 2), secret("a", 3), secret("b", 5)]);
     assert_eq!(world.secrets("y").await, [secret("b", 4)]);
     assert!(world.secrets("z").await.is_empty());
 }
@@ -49,13 +42,7 @@ pub async fn a_secret_goes_and_leaves_the_others(world: World) {
     }
     let revision = world.revision().await;
     let gone = event(PluginEventKind::SecretDeleted, "a");
-    let delete = async |name| {
-        world
-            .plugins
-            .delete_secret(&kind("x"), name, &gone)
-            .await
-            .unwrap()
-    };
+    let delete = async |name| world.plugins.delete_secret(&kind("x"), name, &gone).await.unwrap();
     assert!(delete("a").await);
     assert_eq!(world.revision().await.0, revision.0 + 1);
     assert!(!delete("a").await);

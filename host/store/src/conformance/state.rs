@@ -27,21 +27,12 @@ async fn carry_out(world: &World, operation: Operation, task: &Task) {
         started_at: at(1),
     };
     match operation {
-        Operation::Enqueue => drop(
-            world
-                .add(NewTask {
-                    id: task.id,
-                    ..new_task()
-                })
-                .await,
-        ),
+        Operation::Enqueue => drop(world.add(NewTask { id: task.id, ..new_task() }).await),
         Operation::Claim => drop(world.claim_as(world.worker, &[task.id], 6).await),
         // Another worker's, so that it is no repeat of the attempt that a completed task has.
-        Operation::Complete(next) => drop(
-            world
-                .complete(ended(&claimed, WorkerId::generate(), next, 6))
-                .await,
-        ),
+        Operation::Complete(next) => {
+            drop(world.complete(ended(&claimed, WorkerId::generate(), next, 6)).await)
+        }
         Operation::Resolve(next) => drop(world.resolve(task.id, task.run_lease, next).await),
         Operation::Promote => drop(world.promote(at(1000), 1000).await),
         Operation::Cancel => drop(world.cancel(task.id).await),
@@ -75,11 +66,7 @@ pub async fn no_operation_takes_an_illegal_arrow(world: World) {
             if after.state == from {
                 assert_eq!(after, before, "{operation:?} of a {from} task that moved nothing");
             } else {
-                assert!(
-                    from.can_become(after.state),
-                    "{operation:?}: {from} -> {}",
-                    after.state
-                );
+                assert!(from.can_become(after.state), "{operation:?}: {from} -> {}", after.state);
                 assert!(
                     after.run_lease >= before.run_lease,
                     "{operation:?} gave an old lease to a {from} task"

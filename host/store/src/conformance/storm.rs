@@ -10,8 +10,9 @@ use crate::{Page, TaskFilter};
 
 const TASKS: usize = 2000;
 
-/// Clients enqueue one by one and in small batches, workers claim by ids and in order and complete, fail, hand back and repeat themselves,
-/// somebody cancels and retries, a sweeper promotes. At the end every task that was acknowledged has ended once.
+/// Clients enqueue one by one and in small batches, workers claim by ids and in order and complete,
+/// fail, hand back and repeat themselves, somebody cancels and retries, a sweeper promotes. At the
+/// end every task that was acknowledged has ended once.
 pub async fn in_a_storm_nothing_is_lost_or_doubled(world: World) {
     let world = Arc::new(world);
     let committed = Arc::new(AtomicUsize::new(0));
@@ -21,7 +22,8 @@ pub async fn in_a_storm_nothing_is_lost_or_doubled(world: World) {
             tokio::spawn(async move {
                 let mut acknowledged = Vec::new();
                 while acknowledged.len() < TASKS / 8 {
-                    let size = (1 + acknowledged.len() % (3 * n + 1)).min(TASKS / 8 - acknowledged.len());
+                    let size =
+                        (1 + acknowledged.len() % (3 * n + 1)).min(TASKS / 8 - acknowledged.len());
                     acknowledged.extend(world.add_many(size).await);
                     let last = acknowledged[acknowledged.len() - 1];
                     if acknowledged.len() % 10 == 0 {
@@ -51,20 +53,9 @@ pub async fn in_a_storm_nothing_is_lost_or_doubled(world: World) {
             .expect("tasks are stuck")
             .unwrap();
     }
-    assert_eq!(
-        committed.load(Ordering::Relaxed),
-        TASKS,
-        "each task is completed once"
-    );
-    let page = Page {
-        after: None,
-        limit: u32::try_from(2 * TASKS).unwrap(),
-    };
-    let tasks = world
-        .store
-        .tasks(&tenant(), &TaskFilter::default(), page)
-        .await
-        .unwrap();
+    assert_eq!(committed.load(Ordering::Relaxed), TASKS, "each task is completed once");
+    let page = Page { after: None, limit: u32::try_from(2 * TASKS).unwrap() };
+    let tasks = world.store.tasks(&tenant(), &TaskFilter::default(), page).await.unwrap();
     assert_eq!(tasks.len(), TASKS);
     for task in tasks {
         assert!(acknowledged.contains(&task.id));
@@ -90,16 +81,7 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
                 limit: 20,
                 policy: &QueuePolicy::default(),
             };
-            world
-                .store
-                .claim(ClaimRequest {
-                    worker,
-                    by,
-                    now: at(1),
-                })
-                .await
-                .unwrap()
-                .tasks
+            world.store.claim(ClaimRequest { worker, by, now: at(1) }).await.unwrap().tasks
         } else {
             let ids = world.store.pending(&world.lane(), None, 30).await.unwrap();
             world.claim_as(worker, &ids, 1).await
@@ -108,7 +90,8 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
             .iter()
             .enumerate()
             .map(|(k, task)| {
-                // An attempt may be cancelled and its task retried meanwhile; then its end is stale.
+                // An attempt may be cancelled and its task retried meanwhile; then its end is
+                // stale.
                 let next = match (round + k) % 7 {
                     0 if task.run_lease.0 < 4 => Next::RetryAt(at(50)),
                     1 if task.run_lease.0 < 4 => Next::HandBack,

@@ -1,6 +1,7 @@
 //! The list of all rules, and the macro that makes tests of them.
 
-/// Makes a test of every rule for the store that `$open` (an async function that gives a [`Fixture`]) opens.
+/// Makes a test of every rule for the store that `$open` (an async function that gives a
+/// [`Fixture`]) opens.
 #[macro_export]
 macro_rules! conformance_suite {
     ($open:path) => {

@@ -5,21 +5,11 @@ use crate::LanedTask;
 use taskforge_domain::{EventKind, Priority, TaskError, retry};
 
 async fn scheduled(world: &World, second: i64) -> TaskId {
-    world
-        .add(NewTask {
-            run_at: Some(at(second)),
-            ..new_task()
-        })
-        .await
+    world.add(NewTask { run_at: Some(at(second)), ..new_task() }).await
 }
 
 async fn promote(world: &World, now: Timestamp, limit: u32) -> Vec<TaskId> {
-    world
-        .promote(now, limit)
-        .await
-        .into_iter()
-        .map(|task| task.id)
-        .collect()
+    world.promote(now, limit).await.into_iter().map(|task| task.id).collect()
 }
 
 async fn lapsed_ids(world: &World, now: i64) -> Vec<TaskId> {
@@ -50,11 +40,7 @@ pub async fn a_task_is_due_at_its_time_and_not_before(world: World) {
     assert_eq!(world.get(id).await.state, TaskState::Scheduled);
     let due = LanedTask {
         id,
-        lane: Lane {
-            tenant: new.tenant,
-            task_type: new.task_type,
-            priority: new.priority,
-        },
+        lane: Lane { tenant: new.tenant, task_type: new.task_type, priority: new.priority },
     };
     assert_eq!(world.promote(at(60), 10).await, [due]);
     let task = world.get(id).await;
@@ -91,14 +77,7 @@ pub async fn a_heartbeat_renews_the_lease(world: World) {
     // A clock that goes back does not shorten the lease.
     assert!(heartbeat(&world, world.worker, 15).await);
     assert!(lapsed_ids(&world, 30).await.is_empty());
-    assert!(
-        world
-            .store
-            .lost_leases(&[(claimed.id, claimed.run_lease)])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(world.store.lost_leases(&[(claimed.id, claimed.run_lease)]).await.unwrap().is_empty());
     // Announcing it again is no heartbeat.
     world.register(world.worker, 31).await;
     assert_eq!(lapsed_ids(&world, 31).await, [claimed.id]);
@@ -107,16 +86,10 @@ pub async fn a_heartbeat_renews_the_lease(world: World) {
 pub async fn a_worker_that_the_sweeper_found_silent_stays_lapsed(world: World) {
     assert!(lapsed_ids(&world, 11).await.is_empty(), "it held nothing");
     assert!(!heartbeat(&world, world.worker, 11).await);
-    assert!(
-        !heartbeat(&world, world.worker, 5).await,
-        "not even by another clock"
-    );
+    assert!(!heartbeat(&world, world.worker, 5).await, "not even by another clock");
     world.register(world.worker, 11).await;
     assert!(!heartbeat(&world, world.worker, 11).await);
-    assert!(
-        !heartbeat(&world, WorkerId::generate(), 11).await,
-        "nobody knows it"
-    );
+    assert!(!heartbeat(&world, WorkerId::generate(), 11).await, "nobody knows it");
 }
 
 pub async fn a_heartbeat_that_comes_too_late_is_refused_for_good(world: World) {
@@ -137,11 +110,7 @@ pub async fn a_lease_connection_renews_as_a_heartbeat_does(world: World) {
     assert!(lapsed_ids(&world, 40).await.is_empty(), "as old as it may be");
     assert_eq!(connection.heartbeat(world.worker, at(41)).await, Ok(false));
     assert_eq!(connection.heartbeat(world.worker, at(39)).await, Ok(false));
-    assert_eq!(
-        lapsed_ids(&world, 39).await,
-        [claimed.id],
-        "it was refused for good"
-    );
+    assert_eq!(lapsed_ids(&world, 39).await, [claimed.id], "it was refused for good");
     let (found, unknown) = (WorkerId::generate(), WorkerId::generate());
     world.register(found, 40).await;
     assert_eq!(connection.heartbeat(found, at(41)).await, Ok(true));
@@ -182,16 +151,10 @@ pub async fn tasks_of_a_worker_that_left_are_found_at_once(world: World) {
 
 pub async fn a_lapse_is_counted_apart_from_attempts(world: World) {
     let claimed = world.running().await;
-    assert!(
-        world
-            .resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60)))
-            .await
-    );
+    assert!(world.resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60))).await);
     let story = world.story(claimed.id).await;
-    let error = TaskError {
-        kind: FailureKind::LeaseLapsed,
-        message: "its worker fell silent".into(),
-    };
+    let error =
+        TaskError { kind: FailureKind::LeaseLapsed, message: "its worker fell silent".into() };
     assert_eq!(
         (
             story.task.state,
@@ -202,11 +165,8 @@ pub async fn a_lapse_is_counted_apart_from_attempts(world: World) {
         ),
         (TaskState::Scheduled, (0, 1), at(60), Some(error), None)
     );
-    let events: Vec<_> = story
-        .events
-        .iter()
-        .map(|event| (event.kind, event.run_lease, event.at))
-        .collect();
+    let events: Vec<_> =
+        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::Lapsed, claimed.run_lease, at(5))]);
     assert_eq!(story.events[0].detail, "its worker fell silent");
     promote(&world, at(60), 10).await;
@@ -215,11 +175,7 @@ pub async fn a_lapse_is_counted_apart_from_attempts(world: World) {
 
 pub async fn a_lapse_can_end_in_a_dead_letter(world: World) {
     let claimed = world.running().await;
-    assert!(
-        world
-            .resolve(claimed.id, claimed.run_lease, Next::DeadLetter)
-            .await
-    );
+    assert!(world.resolve(claimed.id, claimed.run_lease, Next::DeadLetter).await);
     let task = world.get(claimed.id).await;
     assert_eq!((task.state, task.finished_at), (TaskState::Failed, Some(at(5))));
     assert_eq!((task.attempt, task.lapses), (0, 1));
@@ -261,10 +217,7 @@ pub async fn a_killer_ends_at_its_third_lapse_and_its_neighbours_lose_no_attempt
     for id in [killer, neighbour] {
         assert!(matches!(world.retry(id).await, RetryOutcome::Requeued(_)));
         let task = world.get(id).await;
-        assert_eq!(
-            (task.state, task.attempt, task.lapses),
-            (TaskState::Pending, 0, 0)
-        );
+        assert_eq!((task.state, task.attempt, task.lapses), (TaskState::Pending, 0, 0));
     }
 }
 
@@ -300,17 +253,9 @@ pub async fn a_verdict_on_another_lease_changes_nothing(world: World) {
 pub async fn a_verdict_that_is_none_is_refused(world: World) {
     let claimed = world.running().await;
     for next in [Next::Complete, Next::Cancelled] {
-        let verdict = Verdict {
-            id: claimed.id,
-            run_lease: claimed.run_lease,
-            next,
-            detail: String::new(),
-        };
-        world
-            .store
-            .resolve_lapsed(None, &[verdict], at(5))
-            .await
-            .unwrap_err();
+        let verdict =
+            Verdict { id: claimed.id, run_lease: claimed.run_lease, next, detail: String::new() };
+        world.store.resolve_lapsed(None, &[verdict], at(5)).await.unwrap_err();
     }
     assert_eq!(world.get(claimed.id).await.state, TaskState::Running);
 }

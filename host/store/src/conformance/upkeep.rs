@@ -1,6 +1,7 @@
 //! What is old is forgotten, and nothing else.
 //!
-//! How exactly a store forgets is its own affair (some drop a week at once), so these rules say only what must stay.
+//! How exactly a store forgets is its own affair (some drop a week at once), so these rules say
+//! only what must stay.
 
 use super::*;
 
@@ -12,11 +13,7 @@ const LATER: i64 = 20 * YEAR;
 
 async fn keep_up(world: &World, now: i64) {
     for _ in 0..5 {
-        world
-            .store
-            .upkeep(Some(world.term), at(now), RETENTION)
-            .await
-            .unwrap();
+        world.store.upkeep(Some(world.term), at(now), RETENTION).await.unwrap();
     }
 }
 
@@ -66,11 +63,7 @@ pub async fn upkeep_never_forgets_what_ended_recently(world: World) {
         recent.push(world.story(task.id).await);
     }
     let waiting = world.add(new_task()).await;
-    world
-        .store
-        .cancel(&tenant(), waiting, at(LATER - 60))
-        .await
-        .unwrap();
+    world.store.cancel(&tenant(), waiting, at(LATER - 60)).await.unwrap();
     recent.push(world.story(waiting).await);
     keep_up(&world, LATER).await;
     for story in recent {

@@ -62,10 +62,8 @@ pub async fn what_many_add_at_once_adds_up(world: World) {
     let adders: Vec<_> = (0..6)
         .map(|n| {
             let plugins = Arc::clone(&world.plugins);
-            let mut batch: Vec<_> = versions
-                .iter()
-                .map(|version| (*version, 1, used(n, 40)))
-                .collect();
+            let mut batch: Vec<_> =
+                versions.iter().map(|version| (*version, 1, used(n, 40))).collect();
             // Not in step, so that they would wait in a circle if they could.
             batch.rotate_left(usize::try_from(n).unwrap() % 5);
             if n % 2 == 0 {
@@ -100,9 +98,5 @@ pub async fn the_greatest_value_is_kept_exactly(world: World) {
     world.use_up(&[(version, 2, huge)]).await;
     let usage = world.usage(version, None).await;
     assert_eq!((usage.fuel.count(), usage.fuel.max()), (3, 1_000_003));
-    assert_eq!(
-        usage.memory.max(),
-        u64::MAX / 2,
-        "the largest that a column holds"
-    );
+    assert_eq!(usage.memory.max(), u64::MAX / 2, "the largest that a column holds");
 }

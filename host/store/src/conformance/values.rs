@@ -5,21 +5,14 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::{BUCKET_BYTES, KEY_BYTES, Kept, KeyQuota, KeySpace, PluginStore, StoreError};
 
-const AMPLE: KeyQuota = KeyQuota {
-    bytes: 1 << 30,
-    keys: 1 << 20,
-};
+const AMPLE: KeyQuota = KeyQuota { bytes: 1 << 30, keys: 1 << 20 };
 
 const fn quota(bytes: u64, keys: u64) -> KeyQuota {
     KeyQuota { bytes, keys }
 }
 
 fn space(tenant: &str, plugin: &str, bucket: &str) -> KeySpace {
-    KeySpace {
-        tenant: TenantId::new(tenant).unwrap(),
-        plugin: kind(plugin),
-        bucket: bucket.into(),
-    }
+    KeySpace { tenant: TenantId::new(tenant).unwrap(), plugin: kind(plugin), bucket: bucket.into() }
 }
 
 /// The key space of rules that need no other.
@@ -29,10 +22,8 @@ fn one() -> KeySpace {
 
 impl World {
     async fn set(&self, space: &KeySpace, values: &[(&str, &[u8])], quota: KeyQuota) -> Kept<()> {
-        let values: Vec<_> = values
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.to_vec()))
-            .collect();
+        let values: Vec<_> =
+            values.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect();
         self.plugins.set_values(space, &values, quota).await.unwrap()
     }
 
@@ -49,27 +40,21 @@ impl World {
         self.plugins.list_keys(space, after, limit).await.unwrap()
     }
 
-    async fn increment(&self, space: &KeySpace, key: &str, delta: i64, quota: KeyQuota) -> Kept<i64> {
+    async fn increment(
+        &self,
+        space: &KeySpace,
+        key: &str,
+        delta: i64,
+        quota: KeyQuota,
+    ) -> Kept<i64> {
         let sum = self.plugins.increment_value(space, key, delta, quota);
         sum.await.unwrap()
     }
 }
 
 /// Keys that text columns, languages' orders or JSON would trip over, in byte order.
-const STRANGE: [&str; 12] = [
-    "",
-    "\u{0}",
-    "\u{0}a",
-    "\n",
-    " ",
-    "\"\\'",
-    "%_",
-    "A",
-    "a",
-    "a\u{0}",
-    "é",
-    "\u{1f980}",
-];
+const STRANGE: [&str; 12] =
+    ["", "\u{0}", "\u{0}a", "\n", " ", "\"\\'", "%_", "A", "a", "a\u{0}", "é", "\u{1f980}"];
 
 pub async fn a_value_reads_back_whatever_its_bytes(world: World) {
     let all: Vec<u8> = (0..=255).collect();
@@ -86,16 +71,11 @@ pub async fn a_value_reads_back_whatever_its_bytes(world: World) {
         }
         assert_eq!(world.keys(&space, None, 100).await, STRANGE);
     }
-    assert_eq!(
-        world.set(&one(), &[("empty", b"")], AMPLE).await,
-        Kept::Written(())
-    );
+    assert_eq!(world.set(&one(), &[("empty", b"")], AMPLE).await, Kept::Written(()));
     assert_eq!(world.value(&one(), "empty").await, Some(Vec::new()));
     assert_eq!(world.value(&one(), "none").await, None);
     let large = vec![0xa5; (3 << 20) + 1];
-    world
-        .set(&one(), &[("large", &large), ("small", b"1")], AMPLE)
-        .await;
+    world.set(&one(), &[("large", &large), ("small", b"1")], AMPLE).await;
     assert!(world.value(&one(), "large").await == Some(large));
 }
 
@@ -139,29 +119,17 @@ pub async fn a_quota_of_bytes_counts_keys_and_values_of_all_buckets(world: World
     assert_eq!(world.value(&b, "l").await, None);
     // Another tenant and another plugin have their own.
     for other in [space("other", "x", "a"), space("acme", "y", "a")] {
-        assert_eq!(
-            world.set(&other, &[("k", b"123456789")], ten).await,
-            Kept::Written(())
-        );
+        assert_eq!(world.set(&other, &[("k", b"123456789")], ten).await, Kept::Written(()));
     }
 }
 
 pub async fn a_quota_of_keys_counts_those_of_all_buckets(world: World) {
     let (a, b) = (space("acme", "x", "a"), space("acme", "x", "b"));
     let three = quota(1_000, 3);
-    assert_eq!(
-        world.set(&a, &[("1", b""), ("2", b"")], three).await,
-        Kept::Written(())
-    );
-    assert_eq!(
-        world.set(&b, &[("1", b""), ("2", b"")], three).await,
-        Kept::OverQuota
-    );
+    assert_eq!(world.set(&a, &[("1", b""), ("2", b"")], three).await, Kept::Written(()));
+    assert_eq!(world.set(&b, &[("1", b""), ("2", b"")], three).await, Kept::OverQuota);
     assert_eq!(world.set(&b, &[("1", b"")], three).await, Kept::Written(()));
-    assert_eq!(
-        world.set(&a, &[("1", b"x"), ("2", b"x")], three).await,
-        Kept::Written(())
-    );
+    assert_eq!(world.set(&a, &[("1", b"x"), ("2", b"x")], three).await, Kept::Written(()));
     assert_eq!(world.increment(&b, "n", 1, three).await, Kept::OverQuota);
     assert_eq!(world.value(&b, "n").await, None);
 }
@@ -181,19 +149,8 @@ pub async fn what_shrinks_or_goes_leaves_room(world: World) {
     assert_eq!(world.value(&space, "a").await, None);
     assert_eq!(set("b", b"123456789").await, Kept::Written(()));
     world.delete(&space, &["b"]).await;
-    assert_eq!(
-        world.set(&space, &[("c", b"1234"), ("d", b"1234")], ten).await,
-        Kept::Written(())
-    );
-    world
-        .delete(
-            &crate::KeySpace {
-                bucket: "never used".into(),
-                ..one()
-            },
-            &["c"],
-        )
-        .await;
+    assert_eq!(world.set(&space, &[("c", b"1234"), ("d", b"1234")], ten).await, Kept::Written(()));
+    world.delete(&crate::KeySpace { bucket: "never used".into(), ..one() }, &["c"]).await;
     assert_eq!(world.keys(&space, None, 10).await, ["c", "d"]);
 }
 
@@ -240,27 +197,12 @@ pub async fn a_number_is_added_to(world: World) {
     assert_eq!(world.increment(&space, "n", 1, AMPLE).await, Kept::Written(42));
     assert_eq!(world.increment(&space, "text", 1, AMPLE).await, Kept::Mismatch);
     assert_eq!(world.value(&space, "text").await, Some(b"x".to_vec()));
-    assert_eq!(
-        world.increment(&space, "n", i64::MAX, AMPLE).await,
-        Kept::Mismatch
-    );
-    assert_eq!(
-        world.increment(&space, "n", i64::MAX - 42, AMPLE).await,
-        Kept::Written(i64::MAX)
-    );
+    assert_eq!(world.increment(&space, "n", i64::MAX, AMPLE).await, Kept::Mismatch);
+    assert_eq!(world.increment(&space, "n", i64::MAX - 42, AMPLE).await, Kept::Written(i64::MAX));
     // "n" and 19 digits, "text" and one letter.
-    assert_eq!(
-        world.increment(&space, "m", 10, quota(27, 9)).await,
-        Kept::OverQuota
-    );
-    assert_eq!(
-        world.increment(&space, "m", 9, quota(27, 9)).await,
-        Kept::Written(9)
-    );
-    assert_eq!(
-        world.increment(&space, "m", 1, quota(27, 9)).await,
-        Kept::OverQuota
-    );
+    assert_eq!(world.increment(&space, "m", 10, quota(27, 9)).await, Kept::OverQuota);
+    assert_eq!(world.increment(&space, "m", 9, quota(27, 9)).await, Kept::Written(9));
+    assert_eq!(world.increment(&space, "m", 1, quota(27, 9)).await, Kept::OverQuota);
 }
 
 fn digest(value: &[u8]) -> [u8; 32] {
@@ -270,16 +212,10 @@ fn digest(value: &[u8]) -> [u8; 32] {
 pub async fn a_value_is_swapped_if_it_is_the_one_that_was_seen(world: World) {
     let space = one();
     let swap = async |seen: Option<&[u8]>, value: &[u8], quota| {
-        let swapped = world
-            .plugins
-            .swap_value(&space, "k", seen.map(digest), value, quota);
+        let swapped = world.plugins.swap_value(&space, "k", seen.map(digest), value, quota);
         swapped.await.unwrap()
     };
-    assert_eq!(
-        swap(Some(b""), b"1", AMPLE).await,
-        Kept::Mismatch,
-        "no value is not an empty one"
-    );
+    assert_eq!(swap(Some(b""), b"1", AMPLE).await, Kept::Mismatch, "no value is not an empty one");
     assert_eq!(world.value(&space, "k").await, None);
     assert_eq!(swap(None, b"1", quota(1, 9)).await, Kept::OverQuota);
     assert_eq!(swap(None, b"1", quota(2, 1)).await, Kept::Written(()));
@@ -299,14 +235,11 @@ pub async fn of_many_swaps_at_once_each_sees_the_one_before(world: World) {
             let (space, mut done) = (one(), 0);
             while done < 10 {
                 let old = plugins.get_value(&space, "n").await.unwrap();
-                let number: u32 = old
-                    .as_deref()
-                    .map_or(0, |old| String::from_utf8_lossy(old).parse().unwrap());
+                let number: u32 =
+                    old.as_deref().map_or(0, |old| String::from_utf8_lossy(old).parse().unwrap());
                 let next = (number + 1).to_string();
                 let seen = old.as_deref().map(digest);
-                let swapped = plugins
-                    .swap_value(&space, "n", seen, next.as_bytes(), AMPLE)
-                    .await;
+                let swapped = plugins.swap_value(&space, "n", seen, next.as_bytes(), AMPLE).await;
                 done += u32::from(swapped.unwrap() == Kept::Written(()));
             }
         })
@@ -323,7 +256,9 @@ pub async fn a_hundred_increments_at_once_make_a_hundred(world: World) {
             let plugins = Arc::clone(&world.plugins);
             // Two buckets: they share what is kept, and not their numbers.
             let space = space("acme", "x", if n % 4 == 0 { "a" } else { "b" });
-            tokio::spawn(async move { plugins.increment_value(&space, "n", 1, AMPLE).await.unwrap() })
+            tokio::spawn(
+                async move { plugins.increment_value(&space, "n", 1, AMPLE).await.unwrap() },
+            )
         })
         .collect();
     let mut sums = Vec::new();
@@ -332,17 +267,12 @@ pub async fn a_hundred_increments_at_once_make_a_hundred(world: World) {
     }
     let times = |n| sums.iter().filter(|sum| **sum == Kept::Written(n)).count();
     assert!((1..=25).all(|n| times(n) == 2) && (26..=75).all(|n| times(n) == 1));
-    assert_eq!(
-        world.value(&space("acme", "x", "a"), "n").await,
-        Some(b"25".to_vec())
-    );
-    assert_eq!(
-        world.value(&space("acme", "x", "b"), "n").await,
-        Some(b"75".to_vec())
-    );
+    assert_eq!(world.value(&space("acme", "x", "a"), "n").await, Some(b"25".to_vec()));
+    assert_eq!(world.value(&space("acme", "x", "b"), "n").await, Some(b"75".to_vec()));
 }
 
-/// However many write at once: what is kept never passes the quota, and the sum is that of what is there.
+/// However many write at once: what is kept never passes the quota, and the sum is that of what is
+/// there.
 pub async fn a_quota_holds_when_many_write_at_once(world: World) {
     async fn write(plugins: Arc<dyn PluginStore>, n: usize) -> usize {
         let (mut written, space) = (0, one());
@@ -358,9 +288,8 @@ pub async fn a_quota_holds_when_many_write_at_once(world: World) {
         }
         written
     }
-    let writers: Vec<_> = (0..8)
-        .map(|n| tokio::spawn(write(Arc::clone(&world.plugins), n)))
-        .collect();
+    let writers: Vec<_> =
+        (0..8).map(|n| tokio::spawn(write(Arc::clone(&world.plugins), n))).collect();
     let mut written = 0;
     for writer in writers {
         written += writer.await.unwrap();
@@ -376,27 +305,15 @@ pub async fn a_quota_holds_when_many_write_at_once(world: World) {
     // There is exactly as much room as that leaves.
     let (bytes, count) = (bytes as u64, keys.len() as u64);
     let more = [("more", &b"!"[..])];
-    assert_eq!(
-        world.set(&one(), &more, quota(bytes + 4, count + 1)).await,
-        Kept::OverQuota
-    );
-    assert_eq!(
-        world.set(&one(), &more, quota(bytes + 5, count)).await,
-        Kept::OverQuota
-    );
-    assert_eq!(
-        world.set(&one(), &more, quota(bytes + 5, count + 1)).await,
-        Kept::Written(())
-    );
+    assert_eq!(world.set(&one(), &more, quota(bytes + 4, count + 1)).await, Kept::OverQuota);
+    assert_eq!(world.set(&one(), &more, quota(bytes + 5, count)).await, Kept::OverQuota);
+    assert_eq!(world.set(&one(), &more, quota(bytes + 5, count + 1)).await, Kept::Written(()));
 }
 
 pub async fn names_have_a_bound(world: World) {
     let longest = space("acme", "x", &"b".repeat(BUCKET_BYTES));
     let key = "é".repeat(KEY_BYTES / 2);
-    assert_eq!(
-        world.set(&longest, &[(&key, b"1")], AMPLE).await,
-        Kept::Written(())
-    );
+    assert_eq!(world.set(&longest, &[(&key, b"1")], AMPLE).await, Kept::Written(()));
     assert_eq!(world.increment(&longest, &key, 1, AMPLE).await, Kept::Written(2));
     assert_eq!(world.keys(&longest, None, 9).await, std::slice::from_ref(&key));
     let beyond = |key: &str| [(key.to_owned(), Vec::new())];

@@ -3,8 +3,8 @@
 use super::*;
 use std::collections::BTreeMap;
 use taskforge_domain::{
-    Grants, KeyValueGrant, Limits, MailGrant, PluginEvent, PluginEventKind, PluginInfo, PluginVersion,
-    Revision, Shape, VersionId, VersionState,
+    Grants, KeyValueGrant, Limits, MailGrant, PluginEvent, PluginEventKind, PluginInfo,
+    PluginVersion, Revision, Shape, VersionId, VersionState,
 };
 
 use crate::{Added, Quota, QuotaKind};
@@ -41,13 +41,7 @@ pub(crate) fn version(plugin: &str, number: &str, n: u8) -> PluginVersion {
 }
 
 pub(crate) fn event(kind: PluginEventKind, detail: &str) -> PluginEvent {
-    PluginEvent {
-        at: at(2),
-        kind,
-        version: None,
-        by: "alice".into(),
-        detail: detail.into(),
-    }
+    PluginEvent { at: at(2), kind, version: None, by: "alice".into(), detail: detail.into() }
 }
 
 pub(crate) fn pushed() -> PluginEvent {
@@ -62,12 +56,14 @@ impl World {
         version
     }
 
-    pub(crate) async fn add_version(&self, owner: Option<&TenantId>, version: &PluginVersion) -> Added {
+    pub(crate) async fn add_version(
+        &self,
+        owner: Option<&TenantId>,
+        version: &PluginVersion,
+    ) -> Added {
         let (component, pushed) = (version.info.digest.as_bytes(), pushed());
         let quota = Quota::UNLIMITED;
-        let added = self
-            .plugins
-            .add_version(owner, version, component, quota, &pushed);
+        let added = self.plugins.add_version(owner, version, component, quota, &pushed);
         added.await.unwrap()
     }
 
@@ -103,11 +99,7 @@ pub async fn everything_about_a_version_reads_back(world: World) {
         .unwrap(),
         mail: MailGrant::unlimited(),
         secrets: vec!["key".into()],
-        keyvalue: KeyValueGrant {
-            allowed: true,
-            bytes: 5,
-            keys: 6,
-        },
+        keyvalue: KeyValueGrant { allowed: true, bytes: 5, keys: 6 },
     };
     full.info.config = BTreeMap::from([("a\"b".into(), "c\u{0}d".into())]);
     full.signature = Some(vec![9; 64]);
@@ -117,11 +109,8 @@ pub async fn everything_about_a_version_reads_back(world: World) {
 
     assert_eq!(world.versions("full").await, [full.clone()]);
     assert_eq!(world.versions("plain").await, std::slice::from_ref(&plain));
-    let mut both = world
-        .plugins
-        .versions_by_id(&[plain.id, VersionId::generate(), full.id])
-        .await
-        .unwrap();
+    let mut both =
+        world.plugins.versions_by_id(&[plain.id, VersionId::generate(), full.id]).await.unwrap();
     both.sort_by_key(|version| version.id);
     assert_eq!(both, [full, plain]);
     assert!(world.versions("none").await.is_empty());
@@ -149,10 +138,7 @@ pub async fn a_version_never_changes(world: World) {
     again.info.limits.fuel = 1;
     again.info.summary = "in other words".into();
     let there = Box::new(first.clone());
-    assert_eq!(
-        world.add_version(None, &again).await,
-        Added::AlreadyThere(there.clone())
-    );
+    assert_eq!(world.add_version(None, &again).await, Added::AlreadyThere(there.clone()));
 
     let same = || version("x", "1.0.0", 1);
     let mut others = [version("x", "1.0.0", 2), same(), same(), same(), same()];
@@ -161,10 +147,7 @@ pub async fn a_version_never_changes(world: World) {
     others[3].info.output_schema = json(serde_json::json!({"type": "null"}));
     others[4].signature = Some(vec![1; 64]);
     for other in &others {
-        assert_eq!(
-            world.add_version(None, other).await,
-            Added::Different(there.clone())
-        );
+        assert_eq!(world.add_version(None, other).await, Added::Different(there.clone()));
     }
 
     assert_eq!(world.versions("x").await, [first]);
@@ -183,10 +166,7 @@ pub async fn a_name_has_one_owner(world: World) {
     let theirs = || Added::NameTaken(Some(acme.clone()));
     for number in ["1.0.0", "2.0.0"] {
         let (shared, owned) = (version("shared", number, 3), version("owned", number, 3));
-        assert_eq!(
-            world.add_version(Some(&acme), &shared).await,
-            Added::NameTaken(None)
-        );
+        assert_eq!(world.add_version(Some(&acme), &shared).await, Added::NameTaken(None));
         assert_eq!(world.add_version(None, &owned).await, theirs());
         assert_eq!(world.add_version(Some(&other), &owned).await, theirs());
     }
@@ -201,7 +181,9 @@ pub async fn of_many_who_push_one_version_one_adds_it(world: World) {
     let pushes: Vec<_> = (0..8)
         .map(|n| {
             let world = Arc::clone(&world);
-            tokio::spawn(async move { world.add_version(None, &version("x", "1.0.0", n % 2)).await })
+            tokio::spawn(
+                async move { world.add_version(None, &version("x", "1.0.0", n % 2)).await },
+            )
         })
         .collect();
     let (mut stored, mut same, mut different) = (0, 0, 0);
@@ -219,17 +201,14 @@ pub async fn of_many_who_push_one_version_one_adds_it(world: World) {
 
 pub async fn a_component_comes_out_as_it_went_in(world: World) {
     // Of all bytes, and of no round size.
-    let large: Vec<u8> = (0..(9_u32 << 20) + 4_321)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let large: Vec<u8> =
+        (0..(9_u32 << 20) + 4_321).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let exact = vec![7; 2 << 20];
     for (n, component) in [(1, large), (2, exact), (3, Vec::new()), (4, vec![0])] {
         let version = version("x", &format!("1.0.{n}"), n);
         let pushed = pushed();
         let quota = Quota::UNLIMITED;
-        let added = world
-            .plugins
-            .add_version(None, &version, &component, quota, &pushed);
+        let added = world.plugins.add_version(None, &version, &component, quota, &pushed);
         assert_eq!(added.await.unwrap(), Added::Stored);
         let read = world.plugins.component(&digest(n)).await.unwrap();
         assert!(read == Some(component), "component {n}");
@@ -247,42 +226,23 @@ pub async fn versions_may_share_a_component(world: World) {
 
 pub async fn a_quota_counts_versions_and_each_component_once(world: World) {
     let [acme, other] = ["acme", "other"].map(|name| TenantId::new(name).unwrap());
-    let quota = Quota {
-        versions: 3,
-        bytes: 10,
-    };
+    let quota = Quota { versions: 3, bytes: 10 };
     let add = async |owner: &TenantId, plugin: &str, number: &str, n: u8, size: u64| {
         let mut version = version(plugin, number, n);
         version.info.size = size;
         let (pushed, bytes) = (pushed(), [n; 32]);
-        let added = world
-            .plugins
-            .add_version(Some(owner), &version, &bytes, quota, &pushed);
+        let added = world.plugins.add_version(Some(owner), &version, &bytes, quota, &pushed);
         added.await.unwrap()
     };
     assert_eq!(add(&acme, "x", "1.0.0", 1, 6).await, Added::Stored);
-    assert_eq!(
-        add(&acme, "x", "1.0.1", 1, 6).await,
-        Added::Stored,
-        "of the same bytes"
-    );
-    let too_much = Added::OverQuota {
-        kind: QuotaKind::Bytes,
-        used: 6,
-    };
+    assert_eq!(add(&acme, "x", "1.0.1", 1, 6).await, Added::Stored, "of the same bytes");
+    let too_much = Added::OverQuota { kind: QuotaKind::Bytes, used: 6 };
     assert_eq!(add(&acme, "y", "1.0.0", 2, 5).await, too_much);
     assert_eq!(world.plugins.component(&digest(2)).await.unwrap(), None);
-    assert_eq!(
-        add(&other, "z", "1.0.0", 2, 5).await,
-        Added::Stored,
-        "of another owner"
-    );
+    assert_eq!(add(&other, "z", "1.0.0", 2, 5).await, Added::Stored, "of another owner");
     assert_eq!(add(&acme, "y", "1.0.0", 3, 4).await, Added::Stored);
     assert_eq!(add(&acme, "x", "1.0.2", 1, 6).await, Added::Stored);
-    let too_many = Added::OverQuota {
-        kind: QuotaKind::Versions,
-        used: 3,
-    };
+    let too_many = Added::OverQuota { kind: QuotaKind::Versions, used: 3 };
     assert_eq!(add(&acme, "x", "1.0.3", 1, 6).await, too_many);
     let again = add(&acme, "x", "1.0.0", 1, 6).await;
     assert!(matches!(again, Added::AlreadyThere(_)), "{again:?}");
@@ -293,19 +253,12 @@ pub async fn a_signature_changes_if_nothing_else_has(world: World) {
     let revision = world.plugin("x").await.revision;
     let signed = event(PluginEventKind::Signed, "");
     let set = async |id, expected, signature: &[u8]| {
-        world
-            .plugins
-            .set_signature(id, expected, signature, &signed)
-            .await
-            .unwrap()
+        world.plugins.set_signature(id, expected, signature, &signed).await.unwrap()
     };
     assert!(!set(VersionId::generate(), revision, b"one").await);
     assert!(!set(first.id, Revision(revision.0 + 1), b"one").await);
     assert!(set(first.id, revision, b"one").await);
-    assert!(
-        !set(first.id, revision, b"two").await,
-        "it was made from what is past"
-    );
+    assert!(!set(first.id, revision, b"two").await, "it was made from what is past");
     let there = world.versions("x").await.remove(0);
     assert_eq!(there.signature.as_deref(), Some(&b"one"[..]));
 
@@ -313,9 +266,7 @@ pub async fn a_signature_changes_if_nothing_else_has(world: World) {
     let mut settings = there.info.settings();
     settings.limits.fuel = 7;
     let set = async |signature: Option<&[u8]>| {
-        let set = world
-            .plugins
-            .set_settings(first.id, &settings, signature, &changed);
+        let set = world.plugins.set_settings(first.id, &settings, signature, &changed);
         set.await.unwrap()
     };
     assert!(!set(None).await && !set(Some(b"two")).await);

@@ -7,17 +7,18 @@ use taskforge_domain::{Digest, PluginEvent, TaskType, Timestamp, VersionId};
 use super::Added;
 
 /// For so long after a rollout has stopped naming a version, a process that has not heard of it may
-/// still begin attempts on it. That is how long a task waits for a version that is yet to be heard of.
+/// still begin attempts on it. That is how long a task waits for a version that is yet to be heard
+/// of.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Which versions may go: all but those
 ///
-/// - that the rollout names: the stable one, the one before, to which a rollback returns, and the one
-///   on trial;
+/// - that the rollout names: the stable one, the one before, to which a rollback returns, and the
+///   one on trial;
 /// - that are among the newest of their plugin;
 /// - that were pushed, or were last named by the rollout, too recently;
-/// - on which a task that runs may have begun: it was claimed before [`SETTLED_AFTER`] had passed since
-///   the rollout named the version.
+/// - on which a task that runs may have begun: it was claimed before [`SETTLED_AFTER`] had passed
+///   since the rollout named the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollectRule {
     /// How many of the newest versions of each plugin stay.
@@ -48,17 +49,14 @@ pub struct CollectedVersion {
 pub struct Quota {
     /// Versions of one plugin.
     pub versions: u64,
-    /// Bytes of the components of one owner: a tenant, or all shared plugins together. A component that
-    /// several versions are made of counts once.
+    /// Bytes of the components of one owner: a tenant, or all shared plugins together. A component
+    /// that several versions are made of counts once.
     pub bytes: u64,
 }
 
 impl Quota {
     /// As much as there is room for.
-    pub const UNLIMITED: Self = Self {
-        versions: u64::MAX,
-        bytes: u64::MAX,
-    };
+    pub const UNLIMITED: Self = Self { versions: u64::MAX, bytes: u64::MAX };
 
     /// Why one version more of so many bytes, where there are so many, is too much, if it is.
     pub(crate) fn refusal(self, versions: u64, bytes: u64, more: u64) -> Option<Added> {
@@ -86,11 +84,8 @@ const MOST: usize = 20;
 
 /// The event with the numbers of the versions that went.
 pub(crate) fn describe(event: &PluginEvent, collected: &[CollectedVersion]) -> PluginEvent {
-    let numbers: Vec<_> = collected
-        .iter()
-        .take(MOST)
-        .map(|version| version.version.as_str())
-        .collect();
+    let numbers: Vec<_> =
+        collected.iter().take(MOST).map(|version| version.version.as_str()).collect();
     let more = match collected.len().saturating_sub(MOST) {
         0 => String::new(),
         more => format!(" and {more} more"),

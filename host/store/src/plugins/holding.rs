@@ -14,12 +14,10 @@ pub(crate) struct Holding {
 impl Holding {
     /// Of these keys and values.
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
-        values
-            .into_iter()
-            .fold(Self::default(), |sum, (key, value)| Self {
-                bytes: sum.bytes + (key.len() + value.len()) as u64,
-                keys: sum.keys + 1,
-            })
+        values.into_iter().fold(Self::default(), |sum, (key, value)| Self {
+            bytes: sum.bytes + (key.len() + value.len()) as u64,
+            keys: sum.keys + 1,
+        })
     }
 
     /// Without a part of it.
@@ -30,14 +28,16 @@ impl Holding {
         }
     }
 
-    /// After `old`, a part of it, has given way to `new`. `None`: that is beyond the quota, and more than before.
+    /// After `old`, a part of it, has given way to `new`. `None`: that is beyond the quota, and
+    /// more than before.
     pub(crate) fn replacing(self, old: Self, new: Self, quota: KeyQuota) -> Option<Self> {
         let rest = self.without(old);
         let next = Self {
             bytes: rest.bytes.saturating_add(new.bytes),
             keys: rest.keys.saturating_add(new.keys),
         };
-        let fits = next.bytes <= quota.bytes.max(self.bytes) && next.keys <= quota.keys.max(self.keys);
+        let fits =
+            next.bytes <= quota.bytes.max(self.bytes) && next.keys <= quota.keys.max(self.keys);
         fits.then_some(next)
     }
 
@@ -91,10 +91,7 @@ mod tests {
         assert_eq!(none.replacing(none, holding(3, 3), quota), None);
         assert_eq!(none.replacing(none, holding(u64::MAX, 1), quota), None);
         let full = holding(10, 2);
-        assert_eq!(
-            full.replacing(holding(4, 1), holding(3, 1), quota),
-            Some(holding(9, 2))
-        );
+        assert_eq!(full.replacing(holding(4, 1), holding(3, 1), quota), Some(holding(9, 2)));
     }
 
     #[test]
@@ -111,10 +108,7 @@ mod tests {
     fn what_is_above_a_lowered_quota_may_shrink() {
         let quota = KeyQuota { bytes: 10, keys: 1 };
         let above = holding(50, 5);
-        assert_eq!(
-            above.replacing(holding(20, 1), holding(15, 1), quota),
-            Some(holding(45, 5))
-        );
+        assert_eq!(above.replacing(holding(20, 1), holding(15, 1), quota), Some(holding(45, 5)));
         assert_eq!(above.replacing(holding(20, 1), holding(21, 1), quota), None);
         assert_eq!(above.replacing(holding(20, 1), holding(19, 2), quota), None);
     }

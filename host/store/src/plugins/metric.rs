@@ -16,14 +16,8 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    const ALL: [Self; 6] = [
-        Self::Attempts,
-        Self::Failed,
-        Self::Fuel,
-        Self::Memory,
-        Self::WallMicros,
-        Self::Output,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Attempts, Self::Failed, Self::Fuel, Self::Memory, Self::WallMicros, Self::Output];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +51,8 @@ impl FromStr for Metric {
     }
 }
 
-/// How often values of a metric fell into a bucket, and the greatest of them if it is in this bucket, else 0.
+/// How often values of a metric fell into a bucket, and the greatest of them if it is in this
+/// bucket, else 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UsageRow {
     pub(crate) version: VersionId,
@@ -68,8 +63,8 @@ pub(crate) struct UsageRow {
     pub(crate) max: u64,
 }
 
-/// The rows of what attempts used, each place once, in the order of their places: callers that add at once wait for each other in that order
-/// and never in a circle.
+/// The rows of what attempts used, each place once, in the order of their places: callers that add
+/// at once wait for each other in that order and never in a circle.
 pub(crate) fn usage_rows(used: &[(VersionId, i64, VersionUsage)]) -> Vec<UsageRow> {
     let mut sums: BTreeMap<(VersionId, i64, Metric, u16), (u64, u64)> = BTreeMap::new();
     for (version, phase, usage) in used {
@@ -111,11 +106,7 @@ mod tests {
 
     #[test]
     fn what_was_taken_apart_is_put_together_again() {
-        let mut usage = VersionUsage {
-            attempts: 5,
-            failed: 2,
-            ..VersionUsage::default()
-        };
+        let mut usage = VersionUsage { attempts: 5, failed: 2, ..VersionUsage::default() };
         for value in [0, 3, 3, 1_000_000, u64::MAX] {
             usage.fuel.record(value);
             usage.output.record(value / 7);

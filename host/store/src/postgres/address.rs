@@ -1,6 +1,7 @@
 //! Where the database is, as a URL says it.
 //!
-//! The form is that of libpq (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>):
+//! The form is that of libpq
+//! (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>):
 //! `postgres://user:password@host:port,host:port/database?parameter=value`. The driver takes one
 //! host, without brackets, so the URL is read here and each of its servers given to the driver in
 //! the one form in which nothing can be mistaken: every value a percent-encoded parameter.
@@ -47,10 +48,11 @@ const KNOWN: &[&str] = &[
 
 impl Address {
     /// # Errors
-    /// [`StoreError::Refused`] when the URL cannot be used. The message does not repeat it, since it
-    /// may hold a password.
+    /// [`StoreError::Refused`] when the URL cannot be used. The message does not repeat it, since
+    /// it may hold a password.
     pub(super) fn parse(url: &str) -> StoreResult<Self> {
-        read(url).map_err(|why| StoreError::Refused(format!("the database URL cannot be used: {why}")))
+        read(url)
+            .map_err(|why| StoreError::Refused(format!("the database URL cannot be used: {why}")))
     }
 
     /// The same servers, another database.
@@ -63,18 +65,15 @@ impl Address {
     /// Whether it says whose certificates are believed.
     pub(super) fn names_authorities(&self) -> bool {
         let names = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
-        self.parameters
-            .iter()
-            .any(|(name, _)| names.contains(&name.as_str()))
+        self.parameters.iter().any(|(name, _)| names.contains(&name.as_str()))
     }
 
     /// As a URL.
     pub(super) fn to_url(&self) -> String {
-        let list = |of: fn(&Server) -> &str| self.servers.iter().map(of).collect::<Vec<_>>().join(",");
-        let servers = [
-            ("host", list(|server| &server.host)),
-            ("port", list(|server| &server.port)),
-        ];
+        let list =
+            |of: fn(&Server) -> &str| self.servers.iter().map(of).collect::<Vec<_>>().join(",");
+        let servers =
+            [("host", list(|server| &server.host)), ("port", list(|server| &server.port))];
         self.url_with(&servers)
     }
 
@@ -83,32 +82,30 @@ impl Address {
     /// # Errors
     /// [`StoreError::Refused`] when a value cannot be used.
     pub(super) fn options(&self) -> StoreResult<Vec<PgConnectOptions>> {
-        self.servers
-            .iter()
-            .map(|server| self.options_of(server))
-            .collect()
+        self.servers.iter().map(|server| self.options_of(server)).collect()
     }
 
     fn options_of(&self, server: &Server) -> StoreResult<PgConnectOptions> {
-        let mut url = self.url_with(&[("host", server.host.clone()), ("port", server.port.clone())]);
+        let mut url =
+            self.url_with(&[("host", server.host.clone()), ("port", server.port.clone())]);
         // TLS on the loopback protects nothing, and costs.
         let says_tls = |(name, _): &(String, String)| name == "sslmode" || name == "ssl-mode";
         if !self.parameters.iter().any(says_tls) && is_loopback(&server.host) {
             url.push_str("&sslmode=disable");
         }
-        let options = PgConnectOptions::from_str(&url)
-            .map_err(|error| StoreError::Refused(format!("the database URL cannot be used: {error}")))?;
+        let options = PgConnectOptions::from_str(&url).map_err(|error| {
+            StoreError::Refused(format!("the database URL cannot be used: {error}"))
+        })?;
         Ok(options
             .disable_statement_logging()
-            // A pooler refuses startup parameters that it does not know, and floats travel in binary.
+            // A pooler refuses startup parameters that it does not know, and floats travel in
+            // binary.
             .extra_float_digits(None))
     }
 
     fn url_with(&self, servers: &[(&str, String)]) -> String {
-        let parameters = self
-            .parameters
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let parameters =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let servers = servers
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
@@ -222,21 +219,16 @@ fn server(text: &str) -> Result<Server, String> {
         None => text.split_once(':').unwrap_or((text, "")),
     };
     check_port(port)?;
-    Ok(Server {
-        host: decode(host)?,
-        port: port.to_owned(),
-    })
+    Ok(Server { host: decode(host)?, port: port.to_owned() })
 }
 
 fn check_port(port: &str) -> Result<(), String> {
     if port.is_empty() || port.parse::<u16>().is_ok() {
         return Ok(());
     }
-    Err(
-        "a port is no number (an IPv6 address is written in brackets; in a user or a password \
+    Err("a port is no number (an IPv6 address is written in brackets; in a user or a password \
          / is written %2F, : is written %3A and @ is written %40)"
-            .to_owned(),
-    )
+        .to_owned())
 }
 
 /// Takes %XX for a byte. A percent sign that begins no such code is one.
@@ -305,20 +297,8 @@ mod tests {
         for (url, host, port, user, database) in [
             ("postgres://u@[::1]:5433/db", "::1", 5433, "u", "db"),
             ("postgresql://u:p@[fe80::1]/db", "fe80::1", 5432, "u", "db"),
-            (
-                "postgres://u@127.0.0.1/db?port=5434",
-                "127.0.0.1",
-                5434,
-                "u",
-                "db",
-            ),
-            (
-                "postgres://u@h:1/my%20d%C3%B6%2F%3F%23%25",
-                "h",
-                1,
-                "u",
-                "my dö/?#%",
-            ),
+            ("postgres://u@127.0.0.1/db?port=5434", "127.0.0.1", 5434, "u", "db"),
+            ("postgres://u@h:1/my%20d%C3%B6%2F%3F%23%25", "h", 1, "u", "my dö/?#%"),
             ("postgres://u@h:1/my d#b", "h", 1, "u", "my d#b"),
             ("postgres://us%40er%3A:p@h:1/d", "h", 1, "us@er:", "d"),
             ("postgres://us@er:p#?@h:1/d", "h", 1, "us@er", "d"),
@@ -341,26 +321,18 @@ mod tests {
             ("50%off", "50%25off"),
         ] {
             let address = Address::parse(&format!("postgres://u:{written}@h/d")).unwrap();
-            assert!(
-                address.to_url().contains(&format!("password={meant}&")),
-                "{written}"
-            );
+            assert!(address.to_url().contains(&format!("password={meant}&")), "{written}");
         }
     }
 
     #[test]
     fn several_servers_share_everything_else() {
         let both = [server("one", 1, "u", "d"), server("::2", 2, "u", "d")];
-        assert_eq!(
-            read("postgres://u@one:1,[::2]:2/d?target_session_attrs=read-write"),
-            both
-        );
+        assert_eq!(read("postgres://u@one:1,[::2]:2/d?target_session_attrs=read-write"), both);
         assert_eq!(read("postgres://u@/d?host=one,::2&port=1,2"), both);
         let same_port = [server("one", 7, "u", "d"), server("two", 7, "u", "d")];
         assert_eq!(read("postgres://u@one,two/d?port=7"), same_port);
-        let other = Address::parse("postgres://u@one:1,two:2/d")
-            .unwrap()
-            .with_database("e/");
+        let other = Address::parse("postgres://u@one:1,two:2/d").unwrap().with_database("e/");
         assert_eq!(
             read(&other.to_url()),
             [server("one", 1, "u", "e/"), server("two", 2, "u", "e/")]
@@ -395,17 +367,11 @@ mod tests {
             options.first().unwrap().get_ssl_mode()
         };
         for local in ["localhost", "127.0.0.1:5433", "[::1]"] {
-            assert!(matches!(
-                mode(&format!("postgres://{local}/db")),
-                PgSslMode::Disable
-            ));
+            assert!(matches!(mode(&format!("postgres://{local}/db")), PgSslMode::Disable));
             let explicit = format!("postgres://{local}/db?sslmode=require");
             assert!(matches!(mode(&explicit), PgSslMode::Require));
         }
-        assert!(matches!(
-            mode("postgres://u:sslmode=@db.example/db"),
-            PgSslMode::Prefer
-        ));
+        assert!(matches!(mode("postgres://u:sslmode=@db.example/db"), PgSslMode::Prefer));
         assert!(matches!(
             mode("postgres://db.example/db?sslmode=verify-full"),
             PgSslMode::VerifyFull

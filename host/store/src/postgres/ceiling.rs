@@ -1,15 +1,16 @@
 //! What the database could do without us.
 //!
-//! A measurement to hold the rest against: the same rows go into the same tables with the same durability and by the same statements,
-//! because those are the best that we know. No trait, no coalescing, no broker: batches, one after the other on each connection. It grows
-//! with both numbers, so a figure is worth nothing without them.
+//! A measurement to hold the rest against: the same rows go into the same tables with the same
+//! durability and by the same statements, because those are the best that we know. No trait, no
+//! coalescing, no broker: batches, one after the other on each connection. It grows with both
+//! numbers, so a figure is worth nothing without them.
 
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, TaskType, TenantId, Timestamp, Usage,
-    WorkerId,
+    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, TaskType, TenantId, Timestamp,
+    Usage, WorkerId,
 };
 use uuid::Uuid;
 
@@ -37,12 +38,18 @@ pub struct Ceiling {
     pub claim_complete_per_second: f64,
 }
 
-/// Runs tasks through their life in a database that [`migrate`](super::migrate) has prepared, `batch` tasks a statement, and deletes them.
-/// They are of a type and a tenant of their own (`ceiling`), which no worker serves.
+/// Runs tasks through their life in a database that [`migrate`](super::migrate) has prepared,
+/// `batch` tasks a statement, and deletes them. They are of a type and a tenant of their own
+/// (`ceiling`), which no worker serves.
 ///
 /// # Errors
 /// As the store's own operations.
-pub async fn measure(url: &str, tasks: usize, batch: usize, connections: usize) -> StoreResult<Ceiling> {
+pub async fn measure(
+    url: &str,
+    tasks: usize,
+    batch: usize,
+    connections: usize,
+) -> StoreResult<Ceiling> {
     let (batch, connections) = (batch.max(1), connections.max(1));
     let config = PostgresConfig::new(url);
     let share = tasks.div_ceil(connections).max(1);
@@ -53,19 +60,14 @@ pub async fn measure(url: &str, tasks: usize, batch: usize, connections: usize) 
     let count = (share * connections) as f64;
     let rate = |time: Duration| count / time.as_secs_f64().max(1e-9);
     let mut times = [Duration::ZERO; 3];
-    for (step, time) in [Step::Enqueue, Step::Claim, Step::Complete]
-        .into_iter()
-        .zip(&mut times)
-    {
+    for (step, time) in [Step::Enqueue, Step::Claim, Step::Complete].into_iter().zip(&mut times) {
         let begin = Instant::now();
         let running: Vec<_> = lanes
             .drain(..)
             .map(|mut bench| tokio::spawn(async move { bench.run(step).await.map(|()| bench) }))
             .collect();
         for bench in running {
-            let bench = bench
-                .await
-                .map_err(|error| StoreError::Refused(error.to_string()))?;
+            let bench = bench.await.map_err(|error| StoreError::Refused(error.to_string()))?;
             lanes.push(bench?);
         }
         *time = begin.elapsed();
@@ -112,7 +114,8 @@ impl Bench {
         let task_type = TaskType::new("ceiling").map_err(refused)?;
         let tenant = TenantId::new("ceiling").map_err(refused)?;
         let input = Json::parse("{\"n\":20}".into()).map_err(refused)?;
-        let new = || NewTask::new(tenant.clone(), task_type.clone(), input.clone(), Timestamp::now());
+        let new =
+            || NewTask::new(tenant.clone(), task_type.clone(), input.clone(), Timestamp::now());
         Ok(Self {
             connection,
             batch,
@@ -167,10 +170,7 @@ impl Bench {
                 .map(|task| End::new(&completion(task, self.worker)?))
                 .collect::<StoreResult<Vec<_>>>()?;
             let commits = complete::run(connection, &ends).await?;
-            committed += commits
-                .iter()
-                .filter(|commit| **commit == Commit::Committed)
-                .count();
+            committed += commits.iter().filter(|commit| **commit == Commit::Committed).count();
         }
         whole(committed, self.tasks.len())
     }
@@ -189,10 +189,7 @@ const DELETE_TASKS: &str = "delete from tasks where id = any ($1)";
 async fn forget(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), Fault> {
     let mut transaction = connection.begin().await?;
     for statement in [DELETE_TASKS, DELETE_ATTEMPTS] {
-        sqlx::query(statement)
-            .bind(ids)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(statement).bind(ids).execute(&mut *transaction).await?;
     }
     Ok(transaction.commit().await?)
 }
@@ -202,7 +199,8 @@ fn whole(found: usize, expected: usize) -> Result<(), Fault> {
     if found == expected {
         return Ok(());
     }
-    let why = format!("of {expected} tasks {found} were left to measure: somebody else took the others");
+    let why =
+        format!("of {expected} tasks {found} were left to measure: somebody else took the others");
     Err(StoreError::Refused(why).into())
 }
 
@@ -222,16 +220,8 @@ fn completion(task: &ClaimedTask, worker: WorkerId) -> StoreResult<Completion> {
         started_at: task.started_at,
         finished_at: Timestamp::now(),
         outcome: Outcome::Completed(Json::parse("{\"result\":6765}".into()).map_err(refused)?),
-        usage: Usage {
-            fuel: 12_345,
-            peak_memory: 1 << 20,
-            wall_micros: 40,
-            ..Usage::default()
-        },
+        usage: Usage { fuel: 12_345, peak_memory: 1 << 20, wall_micros: 40, ..Usage::default() },
         logs: Vec::new(),
     };
-    Ok(Completion {
-        attempt,
-        next: Next::Complete,
-    })
+    Ok(Completion { attempt, next: Next::Complete })
 }

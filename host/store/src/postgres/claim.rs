@@ -22,15 +22,16 @@ macro_rules! returning_claimed {
 }
 pub(super) use returning_claimed;
 
-/// `pending` becomes `running`, under a lease number that the task never had before. A worker that was found lapsed gets nothing, because
-/// what it got would be taken away again at once.
+/// `pending` becomes `running`, under a lease number that the task never had before. A worker that
+/// was found lapsed gets nothing, because what it got would be taken away again at once.
 ///
 /// What has no permit of a cap is left out before anything is taken; the function locks the caps
 /// first.
 ///
-/// The ids are named twice: once for the index, which goes through them in order (so that two claims never wait for each other in a
-/// circle), once for the rows that come with them. `coalesce` hides the state from the planner, which would otherwise find the index of
-/// pending tasks shorter in a partition that is still empty, and keep to that plan when a million tasks wait there.
+/// The ids are named twice: once for the index, which goes through them in order (so that two
+/// claims never wait for each other in a circle), once for the rows that come with them. `coalesce`
+/// hides the state from the planner, which would otherwise find the index of pending tasks shorter
+/// in a partition that is still empty, and keep to that plan when a million tasks wait there.
 pub(super) const TAKE: &str = concat!(
     "with wanted as materialized (
          select * from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as wanted (id, worker, now)
@@ -65,8 +66,8 @@ pub(super) struct Claim {
 /// The most tasks in one statement: their inputs come back in one answer.
 const CHUNK: usize = 4096;
 
-/// Carries out claims, all at once. Each gets its tasks in the order of its ids; of two claims for one task
-/// the first gets it. A claim of a lapsed worker fails by itself.
+/// Carries out claims, all at once. Each gets its tasks in the order of its ids; of two claims for
+/// one task the first gets it. A claim of a lapsed worker fails by itself.
 pub(super) async fn run(
     connection: &mut PgConnection,
     claims: &[Claim],
@@ -89,11 +90,7 @@ pub(super) async fn run(
         let (first, last) = range(&ids);
         let rows = sqlx::query(TAKE)
             .bind(&ids)
-            .bind(
-                some.iter()
-                    .map(|(_, claim)| *claim.worker.as_uuid())
-                    .collect::<Vec<_>>(),
-            )
+            .bind(some.iter().map(|(_, claim)| *claim.worker.as_uuid()).collect::<Vec<_>>())
             .bind(some.iter().map(|(_, claim)| time(claim.now)).collect::<Vec<_>>())
             .bind(first)
             .bind(last)
@@ -155,7 +152,10 @@ async fn still_pending(
 }
 
 /// Of these workers, those that were found lapsed.
-pub(super) async fn lapsed(connection: &mut PgConnection, workers: &[WorkerId]) -> Attempted<Vec<WorkerId>> {
+pub(super) async fn lapsed(
+    connection: &mut PgConnection,
+    workers: &[WorkerId],
+) -> Attempted<Vec<WorkerId>> {
     if workers.is_empty() {
         return Ok(Vec::new());
     }

@@ -36,8 +36,9 @@ pub(super) async fn keep(connections: Connections, clock: Clock) {
             Ok(there) => match asked.set_by(there) {
                 Some(ahead) => follow(&connections, &clock, ahead).await,
                 None => {
-                    // Less than what the question took may be the question itself. More is known to half of that, so
-                    // it is nearer the truth than what was known, however far away the database is.
+                    // Less than what the question took may be the question itself. More is known to
+                    // half of that, so it is nearer the truth than what was known, however far away
+                    // the database is.
                     let ahead = asked.ahead(there);
                     if ahead.unsigned_abs() > asked.began.elapsed() {
                         clock.shift(ahead);
@@ -53,9 +54,10 @@ pub(super) async fn keep(connections: Connections, clock: Clock) {
     }
 }
 
-/// Follows a clock that was set. First every lease begins anew: what was written by the time of before says nothing of
-/// who has been silent for how long. Each process does this when it notices, and whoever judges leases does within a
-/// heartbeat, so that the last one leaves no time of before.
+/// Follows a clock that was set. First every lease begins anew: what was written by the time of
+/// before says nothing of who has been silent for how long. Each process does this when it notices,
+/// and whoever judges leases does within a heartbeat, so that the last one leaves no time of
+/// before.
 pub(super) async fn follow(
     connections: &Connections,
     clock: &Clock,
@@ -63,9 +65,7 @@ pub(super) async fn follow(
 ) -> StoreResult<()> {
     tracing::warn!(by = %ahead, "the database's clock was set; every lease begins anew");
     let now = clock.now().saturating_add(ahead).unwrap_or_else(|_| clock.now());
-    on!(connections, Repeat::Safe, |connection| workers::renew_all(
-        connection, now
-    ))?;
+    on!(connections, Repeat::Safe, |connection| workers::renew_all(connection, now))?;
     clock.shift(ahead);
     Ok(())
 }
@@ -82,14 +82,11 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn now(clock: &Clock) -> Self {
-        Self {
-            here: clock.now(),
-            began: Instant::now(),
-        }
+        Self { here: clock.now(), began: Instant::now() }
     }
 
-    /// By how much the database's clock is ahead. That is uncertain by half of what the question took, so the midpoint
-    /// is compared.
+    /// By how much the database's clock is ahead. That is uncertain by half of what the question
+    /// took, so the midpoint is compared.
     fn ahead(&self, there: Timestamp) -> SignedDuration {
         let half = SignedDuration::try_from(self.began.elapsed() / 2).unwrap_or_default();
         there.duration_since(self.here) - half

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{CollectRule, CollectedVersion, SETTLED_AFTER, Term, plugins::describe};
 
-/// What [`CollectRule`] says. $1: a plugin, or null for all. Tasks that run are few, and the last to be
-/// looked at.
+/// What [`CollectRule`] says. $1: a plugin, or null for all. Tasks that run are few, and the last
+/// to be looked at.
 const COLLECTABLE: &str = "
     select v.id, v.plugin, v.version, v.digest, v.size
     from (select *, row_number() over (partition by plugin order by id desc) as place from plugin_versions
@@ -76,18 +76,15 @@ pub(super) async fn collect(
     event: &PluginEvent,
 ) -> Attempted<Vec<CollectedVersion>> {
     let mut edit = Edit::within(begin(connection, term).await?).await?;
-    // The lock is held: no rollout changes until this is committed, and one that was made from what was
-    // before is refused by its revision.
+    // The lock is held: no rollout changes until this is committed, and one that was made from what
+    // was before is refused by its revision.
     let collected = collectable(edit.connection(), Some(plugin), rule, limit).await?;
     if collected.is_empty() {
         return Ok(collected);
     }
     let ids: Vec<_> = collected.iter().map(|version| *version.id.as_uuid()).collect();
     for statement in [REMEMBER, DELETE_USAGE, DELETE] {
-        sqlx::query(statement)
-            .bind(&ids)
-            .execute(edit.connection())
-            .await?;
+        sqlx::query(statement).bind(&ids).execute(edit.connection()).await?;
     }
     edit.commit(plugin, &describe(event, &collected)).await?;
     Ok(collected)
@@ -98,8 +95,8 @@ pub(super) async fn components(
     term: Option<Term>,
     limit: u32,
 ) -> Attempted<u64> {
-    // Under the registry's lock, though nothing of it changes: who pushes looks again under the same
-    // lock whether the component is there.
+    // Under the registry's lock, though nothing of it changes: who pushes looks again under the
+    // same lock whether the component is there.
     let mut edit = Edit::within(begin(connection, term).await?).await?;
     let parts: Vec<i32> = sqlx::query_scalar(DELETE_COMPONENTS)
         .bind(i64::from(limit))

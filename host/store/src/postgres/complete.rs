@@ -30,11 +30,13 @@ macro_rules! attempt_arrays {
     };
 }
 
-/// The arrows out of `running`, for the lease that is named and no other, and the record of the attempt beside them. A hand-back takes the
-/// attempt back: it leaves an event instead of a record, and its task keeps the error of the attempt before.
+/// The arrows out of `running`, for the lease that is named and no other, and the record of the
+/// attempt beside them. A hand-back takes the attempt back: it leaves an event instead of a record,
+/// and its task keeps the error of the attempt before.
 ///
-/// Answers with the places of those that moved. Everything that a record needs goes through the update's `returning`, so that nothing has
-/// to be looked up again. The state is hidden from the planner for the reason that [`claim::TAKE`](super::claim::TAKE) gives.
+/// Answers with the places of those that moved. Everything that a record needs goes through the
+/// update's `returning`, so that nothing has to be looked up again. The state is hidden from the
+/// planner for the reason that [`claim::TAKE`](super::claim::TAKE) gives.
 pub(super) const END: &str = concat!(
     "with moved as (
          update tasks
@@ -71,15 +73,16 @@ pub(super) const END: &str = concat!(
      select array_agg(place) from moved"
 );
 
-/// Of those whose lease does not hold: the attempts that are on record already. This is a repeat, and `moved_task` has the first answer.
+/// Of those whose lease does not hold: the attempts that are on record already. This is a repeat,
+/// and `moved_task` has the first answer.
 const ON_RECORD: &str = "
     select ended.place, attempts.moved_task
     from unnest($1::uuid[], $2::bigint[]) with ordinality as ended (task_id, run_lease, place)
     join attempts on attempts.task_id = any ($1) and attempts.task_id between $3 and $4
                  and attempts.task_id = ended.task_id and attempts.run_lease = ended.run_lease";
 
-/// The attempts whose task was cancelled while this very worker ran it under this lease. They are recorded, and their task waits for them
-/// no longer. Answers with their places.
+/// The attempts whose task was cancelled while this very worker ran it under this lease. They are
+/// recorded, and their task waits for them no longer. Answers with their places.
 const CANCELLED: &str = concat!(
     "with waiting as (
          update tasks set worker = null
@@ -123,8 +126,8 @@ impl End {
             Next::Complete => (TaskState::Completed, None),
             Next::RetryAt(at) => (TaskState::Scheduled, Some(time(*at))),
             Next::DeadLetter => (TaskState::Failed, None),
-            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does hold the lease then nobody
-            // cancelled the task, and it must not be lost.
+            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does
+            // hold the lease then nobody cancelled the task, and it must not be lost.
             Next::HandBack | Next::Cancelled => (TaskState::Pending, None),
         };
         let has_failed = matches!(attempt.outcome, Outcome::Failed(_));
@@ -180,11 +183,13 @@ impl End {
 
 /// Ends attempts. The answers are in the order of `ends`.
 ///
-/// Not one transaction when some of the leases do not hold: then a second and a third statement ask why. Whoever is interrupted between
-/// them repeats the whole, and finds on record what the first has done.
+/// Not one transaction when some of the leases do not hold: then a second and a third statement ask
+/// why. Whoever is interrupted between them repeats the whole, and finds on record what the first
+/// has done.
 pub(super) async fn run(connection: &mut PgConnection, ends: &[End]) -> Attempted<Vec<Commit>> {
     let mut order: Vec<usize> = (0..ends.len()).collect();
-    // Stable: two ends of one attempt in one batch are a repeat. The first is carried out and answers for both.
+    // Stable: two ends of one attempt in one batch are a repeat. The first is carried out and
+    // answers for both.
     order.sort_by_key(|n| ends[*n].key());
     let mut unique: Vec<&End> = order.iter().map(|n| &ends[*n]).collect();
     unique.dedup_by_key(|end| end.key());
@@ -204,11 +209,7 @@ async fn settle(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<C
     mark(&mut commits, &end(connection, ends).await?, Commit::Committed);
     if let Some((places, left)) = unsettled(&commits, ends) {
         for (place, moved_task) in on_record(connection, &left).await? {
-            let first = if moved_task {
-                Commit::Committed
-            } else {
-                Commit::Cancelled
-            };
+            let first = if moved_task { Commit::Committed } else { Commit::Cancelled };
             if let Some(n) = places.get(place) {
                 commits[*n] = Some(first);
             }
@@ -216,16 +217,11 @@ async fn settle(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<C
     }
     if let Some((places, left)) = unsettled(&commits, ends) {
         let cancelled = cancelled(connection, &left).await?;
-        let cancelled: Vec<_> = cancelled
-            .into_iter()
-            .filter_map(|place| places.get(place).copied())
-            .collect();
+        let cancelled: Vec<_> =
+            cancelled.into_iter().filter_map(|place| places.get(place).copied()).collect();
         mark(&mut commits, &cancelled, Commit::Cancelled);
     }
-    Ok(commits
-        .into_iter()
-        .map(|commit| commit.unwrap_or(Commit::Stale))
-        .collect())
+    Ok(commits.into_iter().map(|commit| commit.unwrap_or(Commit::Stale)).collect())
 }
 
 fn mark(commits: &mut [Option<Commit>], places: &[usize], commit: Commit) {
@@ -237,12 +233,11 @@ fn mark(commits: &mut [Option<Commit>], places: &[usize], commit: Commit) {
 }
 
 /// Those that have no answer yet, and their places; `None` if there are none, which is the rule.
-fn unsettled<'a>(commits: &[Option<Commit>], ends: &[&'a End]) -> Option<(Vec<usize>, Vec<&'a End>)> {
-    let open = commits
-        .iter()
-        .zip(ends)
-        .enumerate()
-        .filter(|(_, (commit, _))| commit.is_none());
+fn unsettled<'a>(
+    commits: &[Option<Commit>],
+    ends: &[&'a End],
+) -> Option<(Vec<usize>, Vec<&'a End>)> {
+    let open = commits.iter().zip(ends).enumerate().filter(|(_, (commit, _))| commit.is_none());
     let (places, left): (Vec<_>, Vec<_>) = open.map(|(n, (_, end))| (n, *end)).unzip();
     (!left.is_empty()).then_some((places, left))
 }
@@ -253,11 +248,7 @@ async fn end(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<usiz
     let query = bind_attempts(sqlx::query(END), &ids, ends)
         .bind(ends.iter().map(|end| end.state.as_str()).collect::<Vec<_>>())
         .bind(ends.iter().map(|end| end.run_at).collect::<Vec<_>>())
-        .bind(
-            ends.iter()
-                .map(|end| end.failure().map(fingerprint))
-                .collect::<Vec<_>>(),
-        )
+        .bind(ends.iter().map(|end| end.failure().map(fingerprint)).collect::<Vec<_>>())
         .bind(ends.iter().map(|end| end.is_recorded).collect::<Vec<_>>())
         .bind(first)
         .bind(last);
@@ -267,9 +258,7 @@ async fn end(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<usiz
 async fn cancelled(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<usize>> {
     let ids: Vec<_> = ends.iter().map(|end| *end.attempt.task.as_uuid()).collect();
     let (first, last) = range(&ids);
-    let query = bind_attempts(sqlx::query(CANCELLED), &ids, ends)
-        .bind(first)
-        .bind(last);
+    let query = bind_attempts(sqlx::query(CANCELLED), &ids, ends).bind(first).bind(last);
     places(&query.fetch_one(connection).await?)
 }
 
@@ -282,19 +271,13 @@ async fn on_record(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Ve
         .bind(first)
         .bind(last);
     let rows = query.fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| Ok((from_ordinal(row::get(row, 0)?), row::get(row, 1)?)))
-        .collect()
+    rows.iter().map(|row| Ok((from_ordinal(row::get(row, 0)?), row::get(row, 1)?))).collect()
 }
 
 /// From an array of ordinals, which count from 1. It is null when there are none.
 fn places(row: &sqlx::postgres::PgRow) -> Attempted<Vec<usize>> {
     let ordinals: Option<Vec<i64>> = row::get(row, 0)?;
-    Ok(ordinals
-        .unwrap_or_default()
-        .into_iter()
-        .map(from_ordinal)
-        .collect())
+    Ok(ordinals.unwrap_or_default().into_iter().map(from_ordinal).collect())
 }
 
 fn from_ordinal(ordinal: i64) -> usize {
@@ -327,7 +310,9 @@ fn bind_attempts<'q>(
         .bind(column!(end => time(end.attempt.started_at)))
         .bind(column!(end => time(end.attempt.finished_at)))
         .bind(column!(end => end.failure().map(|failure| failure.kind.as_str())))
-        .bind(column!(end => end.failure().map(|failure| -> Cow<'_, str> { text(&failure.message) })))
+        .bind(
+            column!(end => end.failure().map(|failure| -> Cow<'_, str> { text(&failure.message) })),
+        )
         .bind(column!(end => end.failure().and_then(|failure| failure.retry_after).map(millis)))
         .bind(column!(end => count(end.attempt.usage.fuel)))
         .bind(column!(end => count(end.attempt.usage.peak_memory)))

@@ -1,7 +1,8 @@
 //! The bytes of components, in parts.
 //!
-//! A component may be larger than what should travel in one message: while the database waits for the rest of a message, the transaction
-//! counts as idle, and the server holds each message and each answer in memory as a whole.
+//! A component may be larger than what should travel in one message: while the database waits for
+//! the rest of a message, the transaction counts as idle, and the server holds each message and
+//! each answer in memory as a whole.
 
 use sqlx::PgConnection;
 use taskforge_domain::Digest;
@@ -26,7 +27,11 @@ pub(super) const STATEMENTS: &[&str] = &[IS_THERE, GET];
 /// Writes a component in the caller's transaction, unless it is there.
 ///
 /// Called again under the registry's lock, it sees whether the component was collected meanwhile.
-pub(super) async fn put(connection: &mut PgConnection, digest: &Digest, component: &[u8]) -> Attempted<()> {
+pub(super) async fn put(
+    connection: &mut PgConnection,
+    digest: &Digest,
+    component: &[u8],
+) -> Attempted<()> {
     let is_there: bool = sqlx::query_scalar(IS_THERE)
         .bind(&digest.as_bytes()[..])
         .fetch_one(&mut *connection)

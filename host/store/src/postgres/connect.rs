@@ -1,11 +1,11 @@
 //! Connections: a few of each kind, opened as they are needed.
 //!
 //! # Cancellation
-//! An operation may be dropped at any `.await`: a deadline passes, a caller goes away, the process ends. What its
-//! connection is in the middle of then, nobody knows: a `begin` may be on its way, an answer may be outstanding. So an
-//! operation *takes* a connection, and gives it back when it has ended by itself and left no transaction open. Dropped
-//! in between, the connection is closed, the database rolls back what was not committed, and the next operation gets
-//! another connection.
+//! An operation may be dropped at any `.await`: a deadline passes, a caller goes away, the process
+//! ends. What its connection is in the middle of then, nobody knows: a `begin` may be on its way,
+//! an answer may be outstanding. So an operation *takes* a connection, and gives it back when it
+//! has ended by itself and left no transaction open. Dropped in between, the connection is closed,
+//! the database rolls back what was not committed, and the next operation gets another connection.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -29,10 +29,11 @@ use crate::{PostgresConfig, StoreError, StoreResult};
 
 /// What a hot operation's connection is told about plans.
 ///
-/// A hot statement is planned once for a connection, and its plan must still be right when an empty table has become one of a million rows.
-/// So nothing is left to choose by statistics: the plan is generic, tables are reached through indexes only, and the rows of a batch meet
-/// those of the table in a hash join. What a nested loop over the batch would cost depends on which side the planner takes for the smaller
-/// one; the hash join costs one pass over each.
+/// A hot statement is planned once for a connection, and its plan must still be right when an empty
+/// table has become one of a million rows. So nothing is left to choose by statistics: the plan is
+/// generic, tables are reached through indexes only, and the rows of a batch meet those of the
+/// table in a hash join. What a nested loop over the batch would cost depends on which side the
+/// planner takes for the smaller one; the hash join costs one pass over each.
 pub(super) const HOT: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -45,8 +46,8 @@ pub(super) const HOT: &[(&str, &str)] = &[
 /// What a hot connection is told if it need not wait for the disk.
 pub(super) const LAZY: &[(&str, &str)] = &[("synchronous_commit", "off")];
 
-/// What the connection of claims in order is told. Its plans are generic too, and of the form that their statements dictate: a loop over
-/// lanes, and in each an index.
+/// What the connection of claims in order is told. Its plans are generic too, and of the form that
+/// their statements dictate: a loop over lanes, and in each an index.
 pub(super) const ORDER: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -54,9 +55,9 @@ pub(super) const ORDER: &[(&str, &str)] = &[
     ("enable_mergejoin", "off"),
 ];
 
-/// What the other connections are told. Their statements are rarer and their parameters differ more, so each is planned for its own: that
-/// costs a millisecond and knows which partitions it needs. Tables are reached through indexes, whatever a table that was never analysed
-/// looks like.
+/// What the other connections are told. Their statements are rarer and their parameters differ
+/// more, so each is planned for its own: that costs a millisecond and knows which partitions it
+/// needs. Tables are reached through indexes, whatever a table that was never analysed looks like.
 pub(super) const COOL: &[(&str, &str)] = &[
     ("plan_cache_mode", "force_custom_plan"),
     ("enable_seqscan", "off"),
@@ -64,8 +65,9 @@ pub(super) const COOL: &[(&str, &str)] = &[
     ("enable_mergejoin", "off"),
 ];
 
-/// A connection that was idle for longer is tried before it is used: the database, a proxy or a firewall may have ended
-/// it meanwhile, and an operation that must not be carried out twice could only report that.
+/// A connection that was idle for longer is tried before it is used: the database, a proxy or a
+/// firewall may have ended it meanwhile, and an operation that must not be carried out twice could
+/// only report that.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 /// A connection that was idle for longer is closed.
@@ -93,10 +95,7 @@ impl Servers {
             )));
         }
         let address = Address::parse(&config.url)?;
-        let authorities = config
-            .authorities
-            .as_ref()
-            .filter(|_| !address.names_authorities());
+        let authorities = config.authorities.as_ref().filter(|_| !address.names_authorities());
         let complete = |options: PgConnectOptions| {
             let options = options.application_name(&config.application_name);
             match authorities {
@@ -113,7 +112,10 @@ impl Servers {
 
     /// Finds the server that takes writes, and begins a session there in which these settings hold.
     /// Answers with the connection, and with how another one is made.
-    pub(super) async fn connect(&self, settings: &Settings) -> Attempted<(PgConnection, &PgConnectOptions)> {
+    pub(super) async fn connect(
+        &self,
+        settings: &Settings,
+    ) -> Attempted<(PgConnection, &PgConnectOptions)> {
         let servers = self.options.len().max(1);
         // One that is silent must leave time for the others.
         let patience = self.config.acquire_timeout / u32::try_from(servers).unwrap_or(u32::MAX);
@@ -137,8 +139,9 @@ impl Servers {
     /// Sees whether each connection has a session of its own for as long as it is open.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when it does not: what must hold in a session cannot be had then, and will not be later.
-    /// [`StoreError::Misconfigured`] when the database does not let this user in.
+    /// [`StoreError::Refused`] when it does not: what must hold in a session cannot be had then,
+    /// and will not be later. [`StoreError::Misconfigured`] when the database does not let this
+    /// user in.
     pub(super) async fn check_sessions(&self) -> StoreResult<()> {
         let compared = self.compare_sessions(&self.settings(&[])).await;
         compared.map_err(why_not)
@@ -149,7 +152,8 @@ impl Servers {
         let (mut other, _) = self.connect(settings).await?;
         let patience = self.config.acquire_timeout;
         let first = within(patience, session::backend(&mut one)).await?;
-        // A pooler that shares sessions gives the one that has just become free, unless somebody else is quicker.
+        // A pooler that shares sessions gives the one that has just become free, unless somebody
+        // else is quicker.
         for _ in 0..ROUNDS {
             let second = within(patience, session::backend(&mut other)).await?;
             if second == first || within(patience, session::backend(&mut one)).await? != first {
@@ -173,12 +177,9 @@ impl Servers {
         let millis = |duration: Duration| duration.as_millis().to_string();
         let all = [
             ("statement_timeout", millis(self.config.statement_timeout)),
-            (
-                "idle_in_transaction_session_timeout",
-                millis(self.config.idle_transaction_timeout),
-            ),
-            // A process that is frozen or gone in the middle of an answer must not keep the locks of its statement: `statement_timeout`
-            // does not end one that cannot be sent.
+            ("idle_in_transaction_session_timeout", millis(self.config.idle_transaction_timeout)),
+            // A process that is frozen or gone in the middle of an answer must not keep the locks
+            // of its statement: `statement_timeout` does not end one that cannot be sent.
             ("tcp_user_timeout", "15000".to_owned()),
             ("tcp_keepalives_idle", "10".to_owned()),
             ("tcp_keepalives_interval", "3".to_owned()),
@@ -235,8 +236,8 @@ fn why_none(mut faults: Vec<(&PgConnectOptions, Fault)>) -> Fault {
     }
 }
 
-/// Why a first connection was not had: for a wrong user, password, database or certificate there is no
-/// sense in waiting.
+/// Why a first connection was not had: for a wrong user, password, database or certificate there is
+/// no sense in waiting.
 fn why_not(fault: Fault) -> StoreError {
     match is_for_good(&fault) {
         true => StoreError::Misconfigured(fault.to_string()),
@@ -295,7 +296,11 @@ impl DerefMut for Taken {
 }
 
 impl Connections {
-    pub(super) fn new(servers: &Arc<Servers>, size: u32, settings: &[(&'static str, &str)]) -> Self {
+    pub(super) fn new(
+        servers: &Arc<Servers>,
+        size: u32,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 settings: servers.settings(settings),
@@ -315,23 +320,15 @@ impl Connections {
 
     /// The same connections, for an operation whose answer may take this much longer.
     pub(super) fn with_more_patience(&self, more: Duration) -> Self {
-        Self {
-            patience: self.patience.saturating_add(more),
-            ..self.clone()
-        }
+        Self { patience: self.patience.saturating_add(more), ..self.clone() }
     }
 
     /// Takes a connection, or opens one.
     pub(super) async fn take(&self) -> Attempted<Taken> {
-        let Shared {
-            servers,
-            settings,
-            size,
-            permits,
-            ..
-        } = &*self.shared;
+        let Shared { servers, settings, size, permits, .. } = &*self.shared;
         let patience = servers.config.acquire_timeout;
-        let permit = match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await {
+        let permit = match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await
+        {
             Ok(Ok(permit)) => permit,
             Ok(Err(_closed)) => return Err(StoreError::Closed.into()),
             Err(_) => {
@@ -359,10 +356,8 @@ impl Connections {
         let Taken { connection, permit } = taken;
         let too_old = {
             let mut idle = self.shared.idle();
-            let too_old = idle
-                .iter()
-                .take_while(|(_, since)| since.elapsed() > LONGEST_IDLE)
-                .count();
+            let too_old =
+                idle.iter().take_while(|(_, since)| since.elapsed() > LONGEST_IDLE).count();
             idle.push((connection, Instant::now()));
             idle.drain(..too_old).collect::<Vec<_>>()
         };
@@ -374,8 +369,8 @@ impl Connections {
         }
     }
 
-    /// Waits until all connections were given back, and ends them in the way that the database expects. Whoever wants
-    /// one from then on hears that the store is closed.
+    /// Waits until all connections were given back, and ends them in the way that the database
+    /// expects. Whoever wants one from then on hears that the store is closed.
     pub(super) async fn close(&self) {
         let Shared { size, permits, .. } = &*self.shared;
         // It fails when they are closed already.
@@ -401,9 +396,7 @@ impl Shared {
     async fn leave(&self, connections: Vec<(PgConnection, Instant)>) {
         for (connection, _) in connections {
             // The other end may be gone.
-            within(self.servers.config.acquire_timeout, connection.close())
-                .await
-                .ok();
+            within(self.servers.config.acquire_timeout, connection.close()).await.ok();
         }
     }
 }
@@ -417,12 +410,16 @@ fn not_begun(fault: Fault) -> Fault {
 }
 
 /// Whether an operation that has ended by itself left its connection fit for the next one.
-async fn is_sound<T>(connection: &mut PgConnection, attempted: &Attempted<T>, patience: Duration) -> bool {
+async fn is_sound<T>(
+    connection: &mut PgConnection,
+    attempted: &Attempted<T>,
+    patience: Duration,
+) -> bool {
     if attempted.as_ref().is_err_and(Fault::loses_connection) {
         return false;
     }
-    // A transaction that was dropped before its commit has left a rollback to be sent, and a statement that failed has
-    // left the end of its answer to be read.
+    // A transaction that was dropped before its commit has left a rollback to be sent, and a
+    // statement that failed has left the end of its answer to be read.
     let has_loose_ends = attempted.is_err() || connection.should_flush();
     if has_loose_ends && within(patience, connection.ping()).await.is_err() {
         return false;
@@ -441,18 +438,20 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Tries `$work` on one of `$connections` until it succeeds or there is no sense in trying again. The connection is
-/// `$connection` in `$work`, which is evaluated anew for each attempt.
+/// Tries `$work` on one of `$connections` until it succeeds or there is no sense in trying again.
+/// The connection is `$connection` in `$work`, which is evaluated anew for each attempt.
 macro_rules! on {
     ($connections:expr, $repeat:expr, |$connection:ident| $work:expr) => {{
         let mut retries = $crate::postgres::fault::Retries::new($repeat);
         let connections: &$crate::postgres::connect::Connections = $connections;
         loop {
-            // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
+            // Cancellation point, and so is every wait in `$work`: dropped here, the connection is
+            // closed.
             let attempted = match connections.take().await {
                 Ok(mut taken) => {
                     let $connection: &mut sqlx::PgConnection = &mut taken;
-                    let attempted = $crate::postgres::connect::within(connections.patience(), $work).await;
+                    let attempted =
+                        $crate::postgres::connect::within(connections.patience(), $work).await;
                     connections.give_back(taken, &attempted).await;
                     attempted
                 }

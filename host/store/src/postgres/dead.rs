@@ -16,10 +16,7 @@ use crate::{DeadLetterGroup, LanedTask, TaskFilter};
 /// The filter narrowed to dead letters; `None` if it names only other states.
 fn only_dead(filter: &TaskFilter) -> Option<TaskFilter> {
     let names_them = filter.states.is_empty() || filter.states.contains(&TaskState::Failed);
-    names_them.then(|| TaskFilter {
-        states: vec![TaskState::Failed],
-        ..filter.clone()
-    })
+    names_them.then(|| TaskFilter { states: vec![TaskState::Failed], ..filter.clone() })
 }
 
 /// `failed` becomes `pending`, as a retry does it, for the oldest that match.
@@ -43,14 +40,7 @@ pub(super) async fn requeue(
         statement.push(", input = ").push_bind(input.as_str());
     }
     statement.push(" where id = any (array(");
-    list::push_ids(
-        &mut statement,
-        tenant,
-        &filter,
-        Direction::OldestFirst,
-        None,
-        limit,
-    );
+    list::push_ids(&mut statement, tenant, &filter, Direction::OldestFirst, None, limit);
     statement.push(")) and state = 'failed' returning id, tenant, task_type, priority, run_lease");
     let rows = statement.build().fetch_all(&mut *transaction).await?;
     let mut moved = rows
@@ -73,7 +63,8 @@ pub(super) async fn requeue(
     Ok(moved.into_iter().map(|(task, _)| task).collect())
 }
 
-/// Groups by type and fingerprint. Those of one fingerprint have one kind, and the newest one's message stands for all.
+/// Groups by type and fingerprint. Those of one fingerprint have one kind, and the newest one's
+/// message stands for all.
 pub(super) async fn groups(
     connection: &mut PgConnection,
     tenant: &TenantId,

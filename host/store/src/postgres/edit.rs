@@ -9,7 +9,8 @@ use super::{
     row,
 };
 
-/// The row's lock is held until the transaction ends: changes are committed in the order of their revisions.
+/// The row's lock is held until the transaction ends: changes are committed in the order of their
+/// revisions.
 const RAISE: &str = "update registry_revision set revision = revision + 1 returning revision";
 
 /// Of a secret whose plugin is yet to come, there is no row.
@@ -33,10 +34,7 @@ impl<'c> Edit<'c> {
     /// The same in a transaction that has begun.
     pub(super) async fn within(mut transaction: PgTransaction<'c>) -> Attempted<Self> {
         let raised = sqlx::query(RAISE).fetch_one(&mut *transaction).await?;
-        Ok(Self {
-            transaction,
-            revision: Revision(row::get(&raised, 0)?),
-        })
+        Ok(Self { transaction, revision: Revision(row::get(&raised, 0)?) })
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {
@@ -52,7 +50,11 @@ impl<'c> Edit<'c> {
         Ok(self.transaction.commit().await?)
     }
 
-    pub(super) async fn commit(mut self, plugin: &TaskType, event: &PluginEvent) -> Attempted<Revision> {
+    pub(super) async fn commit(
+        mut self,
+        plugin: &TaskType,
+        event: &PluginEvent,
+    ) -> Attempted<Revision> {
         sqlx::query(TOUCH)
             .bind(plugin.as_str())
             .bind(self.revision.0)

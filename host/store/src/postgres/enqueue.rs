@@ -18,8 +18,9 @@ pub(super) const INSERT: &str = "
 /// Inserts tasks, all or none.
 pub(super) async fn run(connection: &mut PgConnection, tasks: &[NewTask]) -> Attempted<()> {
     let mut tasks: Vec<&NewTask> = tasks.iter().collect();
-    // In the order of ids, the same for everybody: two enqueues of the same tasks wait for each other and not in a circle. The sort is
-    // stable, so that of two tasks with one id the first is taken.
+    // In the order of ids, the same for everybody: two enqueues of the same tasks wait for each
+    // other and not in a circle. The sort is stable, so that of two tasks with one id the first is
+    // taken.
     tasks.sort_by_key(|task| task.id);
     let all = tasks.len();
     let mut statements = statements(&tasks, |task| task.input.as_str().len()).peekable();

@@ -21,17 +21,15 @@ pub(super) struct NewEvent<'a> {
 }
 
 /// Adds events in the caller's transaction.
-pub(super) async fn insert(connection: &mut PgConnection, events: &[NewEvent<'_>]) -> Attempted<()> {
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    events: &[NewEvent<'_>],
+) -> Attempted<()> {
     if events.is_empty() {
         return Ok(());
     }
     sqlx::query(INSERT)
-        .bind(
-            events
-                .iter()
-                .map(|event| *event.task.as_uuid())
-                .collect::<Vec<_>>(),
-        )
+        .bind(events.iter().map(|event| *event.task.as_uuid()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.at).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.run_lease.0).collect::<Vec<_>>())

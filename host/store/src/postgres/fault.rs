@@ -41,12 +41,14 @@ pub(super) type Attempted<T> = Result<T, Fault>;
 pub(super) enum Kind {
     /// It was rolled back, because it got in another's way. The connection is good.
     Conflict,
-    /// It was not begun: there is no connection, or the one there was is of no use any more. A new one may do.
+    /// It was not begun: there is no connection, or the one there was is of no use any more. A new
+    /// one may do.
     NotBegun,
-    /// The connection is gone or of no use, and with it the knowledge whether the operation was carried out.
+    /// The connection is gone or of no use, and with it the knowledge whether the operation was
+    /// carried out.
     Lost,
-    /// The same would fail again until somebody has put something right; then it succeeds. Nothing was carried out, and
-    /// the connection is good.
+    /// The same would fail again until somebody has put something right; then it succeeds. Nothing
+    /// was carried out, and the connection is good.
     Later,
     /// The database is not the one that this program knows.
     Schema,
@@ -76,7 +78,8 @@ impl Fault {
         }
     }
 
-    /// Whether the operation's connection must not be used again: it is gone, or nobody knows what it is in the middle of.
+    /// Whether the operation's connection must not be used again: it is gone, or nobody knows what
+    /// it is in the middle of.
     pub(super) fn loses_connection(&self) -> bool {
         match self {
             // Said by an operation of ours, which has ended.
@@ -99,8 +102,8 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> Kind {
             .is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"));
     match kind {
         _ if is_stale_plan => Kind::NotBegun,
-        // Two sessions made the same table at once, of which `if not exists` knows nothing: the other
-        // may be one of ours that was ended in the middle.
+        // Two sessions made the same table at once, of which `if not exists` knows nothing: the
+        // other may be one of ours that was ended in the middle.
         _ if is_of_catalog(error) => Kind::Conflict,
         // Whatever it was about, the connection is gone.
         Kind::Never if ends_session(error) => Kind::Lost,
@@ -121,9 +124,9 @@ fn ends_session(error: &dyn sqlx::error::DatabaseError) -> bool {
         .is_none_or(|error| !matches!(error.severity(), PgSeverity::Error | PgSeverity::Warning))
 }
 
-/// What an SQLSTATE says: <https://www.postgresql.org/docs/current/errcodes-appendix.html>. The first line that fits decides; a
-/// code of two characters is a class. What is not here is a fault of ours: bad data (22), broken constraints (23), bad
-/// syntax (42) and their like.
+/// What an SQLSTATE says: <https://www.postgresql.org/docs/current/errcodes-appendix.html>. The
+/// first line that fits decides; a code of two characters is a class. What is not here is a fault
+/// of ours: bad data (22), broken constraints (23), bad syntax (42) and their like.
 const CODES: &[(&str, Kind)] = &[
     // serialization_failure and deadlock_detected: rolled back in favour of somebody else.
     ("40001", Kind::Conflict),
@@ -136,19 +139,22 @@ const CODES: &[(&str, Kind)] = &[
     ("55P03", Kind::Conflict),
     // snapshot_too_old
     ("72000", Kind::Conflict),
-    // sqlclient_unable_to_establish_sqlconnection, sqlserver_rejected_establishment_of_sqlconnection
+    // sqlclient_unable_to_establish_sqlconnection,
+    // sqlserver_rejected_establishment_of_sqlconnection
     ("08001", Kind::NotBegun),
     ("08004", Kind::NotBegun),
     // connection_exception: the rest of the class. Poolers report theirs as 08P01.
     ("08", Kind::Lost),
-    // idle_in_transaction_session_timeout: ended between two statements of a transaction, which was rolled back.
+    // idle_in_transaction_session_timeout: ended between two statements of a transaction, which was
+    // rolled back.
     ("25P03", Kind::NotBegun),
-    // in_failed_sql_transaction, active_sql_transaction, no_active_sql_transaction: the connection is not in the state
-    // that every operation begins with.
+    // in_failed_sql_transaction, active_sql_transaction, no_active_sql_transaction: the connection
+    // is not in the state that every operation begins with.
     ("25P02", Kind::NotBegun),
     ("25001", Kind::NotBegun),
     ("25P01", Kind::NotBegun),
-    // read_only_sql_transaction: this was the primary until a failover. A new connection may find the new one.
+    // read_only_sql_transaction: this was the primary until a failover. A new connection may find
+    // the new one.
     ("25006", Kind::NotBegun),
     // transaction_timeout
     ("25P04", Kind::Lost),
@@ -164,7 +170,8 @@ const CODES: &[(&str, Kind)] = &[
     ("57P01", Kind::Lost),
     ("57P02", Kind::Lost),
     ("57P04", Kind::Lost),
-    // operator_intervention: the rest of the class, foremost query_canceled, which the statement timeout is too.
+    // operator_intervention: the rest of the class, foremost query_canceled, which the statement
+    // timeout is too.
     ("57", Kind::Later),
     // too_many_connections: a moment later there may be one.
     ("53300", Kind::NotBegun),
@@ -174,8 +181,8 @@ const CODES: &[(&str, Kind)] = &[
     ("58", Kind::Later),
     // configuration_file_error
     ("F0", Kind::Later),
-    // invalid_authorization_specification, invalid_password; invalid_catalog_name; insufficient_privilege: for an
-    // operator to put right.
+    // invalid_authorization_specification, invalid_password; invalid_catalog_name;
+    // insufficient_privilege: for an operator to put right.
     ("28", Kind::Later),
     ("3D000", Kind::Later),
     ("42501", Kind::Later),
@@ -199,7 +206,9 @@ impl From<Fault> for StoreError {
         match (&fault, fault.kind()) {
             (Fault::Store(error), _) => error.clone(),
             (Fault::SharedSession | Fault::NoneWillDo(_), _) => Self::Misconfigured(text),
-            (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => Self::Unavailable(text),
+            (_, Kind::Conflict | Kind::NotBegun | Kind::Lost | Kind::Later) => {
+                Self::Unavailable(text)
+            }
             (_, Kind::Schema) => Self::Schema(format!("{text}; run `taskforge migrate`")),
             (_, Kind::Corrupt) => Self::Corrupt(text),
             (_, Kind::Never) => Self::Refused(text),
@@ -224,23 +233,18 @@ pub(super) struct Retries {
     pause: Duration,
 }
 
-/// Attempts after the first. With the pauses below they bridge a second and a half: a restart of the database, but not an outage, which
-/// callers should hear of.
+/// Attempts after the first. With the pauses below they bridge a second and a half: a restart of
+/// the database, but not an outage, which callers should hear of.
 const RETRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
-/// No attempt begins later than this after the first. Where a single one takes so long (a network that swallows everything, a pool that is
-/// used up), the caller has waited enough.
+/// No attempt begins later than this after the first. Where a single one takes so long (a network
+/// that swallows everything, a pool that is used up), the caller has waited enough.
 const LONGEST: Duration = Duration::from_secs(4);
 
 impl Retries {
     pub(super) fn new(repeat: Repeat) -> Self {
-        Self {
-            repeat,
-            begin: Instant::now(),
-            left: RETRIES,
-            pause: FIRST_PAUSE,
-        }
+        Self { repeat, begin: Instant::now(), left: RETRIES, pause: FIRST_PAUSE }
     }
 
     /// The answer that the caller gets, or `None` after the pause before the next attempt.
@@ -280,10 +284,7 @@ mod tests {
     use super::*;
 
     fn impatient(repeat: Repeat) -> Retries {
-        Retries {
-            pause: Duration::ZERO,
-            ..Retries::new(repeat)
-        }
+        Retries { pause: Duration::ZERO, ..Retries::new(repeat) }
     }
 
     #[tokio::test]
@@ -297,10 +298,7 @@ mod tests {
         for _ in 0..RETRIES {
             assert_eq!(retries.settle(lost()).await, None);
         }
-        assert!(matches!(
-            retries.settle(lost()).await,
-            Some(Err(StoreError::Unavailable(_)))
-        ));
+        assert!(matches!(retries.settle(lost()).await, Some(Err(StoreError::Unavailable(_)))));
         let mut retries = impatient(Repeat::Unsafe);
         let unreachable = Err::<(), _>(Fault::NoConnection("all are in use".into()));
         assert_eq!(retries.settle(unreachable).await, None);

@@ -1,7 +1,7 @@
 //! One sweeper at a time.
 //!
-//! A row is the fence, and not an advisory lock: that would stay with a leader whose process was stopped, and end with its connection
-//! instead of its term.
+//! A row is the fence, and not an advisory lock: that would stay with a leader whose process was
+//! stopped, and end with its connection instead of its term.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{StoreError, Term};
 
-/// Begins a new term if the last is over, prolongs it if it is the caller's own. Answers with nothing while another leads.
+/// Begins a new term if the last is over, prolongs it if it is the caller's own. Answers with
+/// nothing while another leads.
 const LEAD: &str = "
     insert into leadership (name, holder, term, expires_at) values ('sweep', $1, 1, $3)
     on conflict (name) do update
@@ -27,7 +28,8 @@ const LEAD: &str = "
 /// The term stays, so that the next one is another.
 const RESIGN: &str = "update leadership set holder = null where name = 'sweep' and term = $1";
 
-/// Holds the term until the end of the transaction: who wants to begin the next one waits for that long. A term ends with a resignation.
+/// Holds the term until the end of the transaction: who wants to begin the next one waits for that
+/// long. A term ends with a resignation.
 const HOLD: &str =
     "select 1 from leadership where name = 'sweep' and term = $1 and holder is not null for share";
 
@@ -52,12 +54,12 @@ pub(super) async fn resign(connection: &mut PgConnection, term: Term) -> Attempt
 }
 
 /// Begins a transaction of a leader.
-pub(super) async fn begin(connection: &mut PgConnection, term: Term) -> Attempted<PgTransaction<'_>> {
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+    term: Term,
+) -> Attempted<PgTransaction<'_>> {
     let mut transaction = connection.begin().await?;
-    let holds = sqlx::query(HOLD)
-        .bind(term.0)
-        .fetch_optional(&mut *transaction)
-        .await?;
+    let holds = sqlx::query(HOLD).bind(term.0).fetch_optional(&mut *transaction).await?;
     match holds {
         Some(_) => Ok(transaction),
         None => Err(StoreError::Deposed.into()),

@@ -1,8 +1,9 @@
 //! Which tasks match a filter.
 //!
-//! The statement is put together from fixed words; every value is a bound parameter. Each state that a filter names is a branch of
-//! its own with the index that suits it, because no one index keeps all states in the order of ids without costing every task two
-//! more writes. A branch yields at most a page, so the merge of all of them is small.
+//! The statement is put together from fixed words; every value is a bound parameter. Each state
+//! that a filter names is a branch of its own with the index that suits it, because no one index
+//! keeps all states in the order of ids without costing every task two more writes. A branch yields
+//! at most a page, so the merge of all of them is small.
 
 use sqlx::{Postgres, QueryBuilder};
 use taskforge_domain::{Fingerprint, TaskId, TaskState, TenantId};
@@ -28,20 +29,9 @@ impl Direction {
 
 /// The filter narrowed to states that have ended; `None` if it names only others.
 pub(super) fn only_ended(filter: &TaskFilter) -> Option<TaskFilter> {
-    let named = if filter.states.is_empty() {
-        &TaskState::ALL[..]
-    } else {
-        &filter.states
-    };
-    let states: Vec<_> = named
-        .iter()
-        .copied()
-        .filter(|state| state.is_terminal())
-        .collect();
-    (!states.is_empty()).then(|| TaskFilter {
-        states,
-        ..filter.clone()
-    })
+    let named = if filter.states.is_empty() { &TaskState::ALL[..] } else { &filter.states };
+    let states: Vec<_> = named.iter().copied().filter(|state| state.is_terminal()).collect();
+    (!states.is_empty()).then(|| TaskFilter { states, ..filter.clone() })
 }
 
 /// Appends a query for the ids of at most `limit` tasks that match, beyond `after`.
@@ -77,13 +67,11 @@ pub(super) fn push_ids(
         }
         out.push(direction.order()).push_bind(i64::from(limit)).push(")");
     }
-    out.push(") as matching")
-        .push(direction.order())
-        .push_bind(i64::from(limit));
+    out.push(") as matching").push(direction.order()).push_bind(i64::from(limit));
 }
 
-/// The pending tasks: their index is by lane first, so each lane is a range in the order of ids. There are few lanes, and there may be a
-/// million tasks in each.
+/// The pending tasks: their index is by lane first, so each lane is a range in the order of ids.
+/// There are few lanes, and there may be a million tasks in each.
 fn push_lanes(
     out: &mut QueryBuilder<Postgres>,
     tenant: &TenantId,
@@ -108,9 +96,7 @@ fn push_lanes(
                   where state = 'pending' and task_type = lane.task_type and priority = lane.priority",
         );
     push_conditions(out, tenant, filter, direction, after);
-    out.push(direction.order())
-        .push_bind(i64::from(limit))
-        .push(") as found");
+    out.push(direction.order()).push_bind(i64::from(limit)).push(") as found");
 }
 
 /// Appends everything but the states.
@@ -123,11 +109,7 @@ pub(super) fn push_conditions(
 ) {
     out.push(" and tenant = ").push_bind(tenant.as_str());
     if let Some(after) = after {
-        out.push(if direction == Direction::NewestFirst {
-            " and id < "
-        } else {
-            " and id > "
-        });
+        out.push(if direction == Direction::NewestFirst { " and id < " } else { " and id > " });
         out.push_bind(*after.as_uuid());
     }
     if !filter.ids.is_empty() {
@@ -143,15 +125,9 @@ pub(super) fn push_conditions(
         out.push(" and error_kind = any (").push_bind(kinds).push(")");
     }
     if !filter.fingerprints.is_empty() {
-        let fingerprints: Vec<_> = filter
-            .fingerprints
-            .iter()
-            .copied()
-            .map(Fingerprint::to_i64)
-            .collect();
-        out.push(" and error_fingerprint = any (")
-            .push_bind(fingerprints)
-            .push(")");
+        let fingerprints: Vec<_> =
+            filter.fingerprints.iter().copied().map(Fingerprint::to_i64).collect();
+        out.push(" and error_fingerprint = any (").push_bind(fingerprints).push(")");
     }
     for (condition, bound) in [
         (" and created_at >= ", filter.created_from),

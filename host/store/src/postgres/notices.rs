@@ -1,4 +1,5 @@
-//! `listen` and `notify`: word that travels between the processes of a fleet when there is no other messenger.
+//! `listen` and `notify`: word that travels between the processes of a fleet when there is no other
+//! messenger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,8 +42,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Sends short texts to every process that is connected to the same database, and receives theirs.
 ///
-/// Nothing is kept: whoever is not connected when a notice is posted never sees it. A reader learns that it may have missed something in
-/// one of two ways, and must look for itself then: it gets an *empty* notice after the connection was lost and found again, and
+/// Nothing is kept: whoever is not connected when a notice is posted never sees it. A reader learns
+/// that it may have missed something in one of two ways, and must look for itself then: it gets an
+/// *empty* notice after the connection was lost and found again, and
 /// [`RecvError::Lagged`](broadcast::error::RecvError::Lagged) when it was too slow.
 pub struct Notices {
     posting: Connections,
@@ -57,11 +59,12 @@ impl Drop for Notices {
 }
 
 impl Notices {
-    /// Connects, with two connections: one posts, the other listens, and is restored for ever when it is lost. Must be called within a
-    /// tokio runtime.
+    /// Connects, with two connections: one posts, the other listens, and is restored for ever when
+    /// it is lost. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Refused`] when the URL is none.
+    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Refused`]
+    /// when the URL is none.
     pub async fn connect(config: &PostgresConfig) -> StoreResult<Arc<Self>> {
         let servers = Servers::of(config)?;
         let listener = listen(&servers).await?;
@@ -76,10 +79,11 @@ impl Notices {
     /// Sends notices to everybody who listens, this process included.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Refused`] when a notice is empty, has a U+0000 in
-    /// it or is longer than 7,999 bytes.
+    /// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Refused`]
+    /// when a notice is empty, has a U+0000 in it or is longer than 7,999 bytes.
     pub async fn post(&self, notices: &[String]) -> StoreResult<()> {
-        let is_bad = |notice: &String| notice.is_empty() || notice.len() > LONGEST || notice.contains('\0');
+        let is_bad =
+            |notice: &String| notice.is_empty() || notice.len() > LONGEST || notice.contains('\0');
         if notices.iter().any(is_bad) {
             return Err(StoreError::Refused(
                 "a notice is 1 to 7,999 bytes of text without U+0000".into(),
@@ -89,11 +93,7 @@ impl Notices {
             return Ok(());
         }
         on!(&self.posting, Repeat::Safe, |connection| async {
-            sqlx::query(POST)
-                .bind(notices)
-                .execute(connection)
-                .await
-                .map(drop)
+            sqlx::query(POST).bind(notices).execute(connection).await.map(drop)
         })
     }
 
@@ -106,8 +106,8 @@ impl Notices {
 
 async fn listen(servers: &Servers) -> Attempted<PgListener> {
     let settings = servers.settings(LISTENING);
-    // The driver's listener takes its connection from a pool, which would not say why there is none,
-    // nor which of the servers takes writes.
+    // The driver's listener takes its connection from a pool, which would not say why there is
+    // none, nor which of the servers takes writes.
     let (found, options) = servers.connect(&settings).await?;
     within(servers.acquire_timeout(), found.close()).await.ok();
     let pool = PgPoolOptions::new()
@@ -152,9 +152,13 @@ async fn relay(servers: Arc<Servers>, mut listener: PgListener, heard: broadcast
     }
 }
 
-/// Returns when the connection is lost. A server that hangs keeps its connections, so one that says nothing is asked
-/// whether it is there.
-async fn hear(listener: &mut PgListener, limit: Duration, heard: &broadcast::Sender<String>) -> Fault {
+/// Returns when the connection is lost. A server that hangs keeps its connections, so one that says
+/// nothing is asked whether it is there.
+async fn hear(
+    listener: &mut PgListener,
+    limit: Duration,
+    heard: &broadcast::Sender<String>,
+) -> Fault {
     loop {
         // What was read of a notice stays in the connection's buffer.
         let Ok(received) = tokio::time::timeout(SILENCE, listener.try_recv()).await else {
@@ -167,7 +171,9 @@ async fn hear(listener: &mut PgListener, limit: Duration, heard: &broadcast::Sen
             Ok(Some(notice)) => {
                 heard.send(notice.payload().to_owned()).ok();
             }
-            Ok(None) => return Fault::Sql(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into())),
+            Ok(None) => {
+                return Fault::Sql(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into()));
+            }
             Err(error) => return Fault::Sql(error),
         }
     }

@@ -13,14 +13,16 @@ use super::{
 };
 use crate::{CancelOutcome, RetryOutcome, StoreError, TaskFilter};
 
-/// Any state that is not final becomes `cancelled`. A running task keeps its worker, for the record of the attempt that is yet to come.
+/// Any state that is not final becomes `cancelled`. A running task keeps its worker, for the record
+/// of the attempt that is yet to come.
 const CANCEL: &str = "
     update tasks set state = 'cancelled', finished_at = $3, progress = null, progress_note = null
     where tenant = $1 and id = $2 and state in ('scheduled', 'pending', 'running')
     returning run_lease, worker is not null";
 
-/// `failed` and `cancelled` become `pending` with all attempts to come and no lapses. The lease number stays, so that an attempt that is
-/// still under way somewhere is not taken for a new one; so does the last error, until an attempt ends better.
+/// `failed` and `cancelled` become `pending` with all attempts to come and no lapses. The lease
+/// number stays, so that an attempt that is still under way somewhere is not taken for a new one;
+/// so does the last error, until an attempt ends better.
 const RETRY: &str = "
     update tasks set state = 'pending', attempt = 0, lapses = 0, run_at = $3, finished_at = null, worker = null
     where tenant = $1 and id = $2 and state in ('failed', 'cancelled')
@@ -51,20 +53,12 @@ pub(super) async fn cancel(
         at: time(now),
         kind: EventKind::Cancelled,
         run_lease,
-        detail: if ran {
-            "cancelled while it ran"
-        } else {
-            "cancelled while it waited"
-        },
+        detail: if ran { "cancelled while it ran" } else { "cancelled while it waited" },
     };
     event::insert(&mut transaction, &[event]).await?;
     let task = Box::new(reread(&mut transaction, tenant, id).await?);
     transaction.commit().await?;
-    Ok(if ran {
-        CancelOutcome::WasRunning(task)
-    } else {
-        CancelOutcome::Cancelled(task)
-    })
+    Ok(if ran { CancelOutcome::WasRunning(task) } else { CancelOutcome::Cancelled(task) })
 }
 
 pub(super) async fn retry(
@@ -76,9 +70,9 @@ pub(super) async fn retry(
     let mut transaction = connection.begin().await?;
     let Some(moved) = move_one(&mut transaction, RETRY, tenant, id, now).await? else {
         let task = read::task(&mut transaction, tenant, id).await?;
-        return Ok(task.map_or(RetryOutcome::NotFound, |task| {
-            RetryOutcome::NotRetryable(Box::new(task))
-        }));
+        return Ok(
+            task.map_or(RetryOutcome::NotFound, |task| RetryOutcome::NotRetryable(Box::new(task)))
+        );
     };
     let event = NewEvent {
         task: id,
@@ -100,17 +94,15 @@ async fn move_one(
     id: TaskId,
     now: Timestamp,
 ) -> Attempted<Option<PgRow>> {
-    let query = sqlx::query(statement)
-        .bind(tenant.as_str())
-        .bind(id.as_uuid())
-        .bind(time(now));
+    let query = sqlx::query(statement).bind(tenant.as_str()).bind(id.as_uuid()).bind(time(now));
     Ok(query.fetch_optional(connection).await?)
 }
 
 async fn reread(connection: &mut PgConnection, tenant: &TenantId, id: TaskId) -> Attempted<Task> {
     let task = read::task(connection, tenant, id).await?;
     task.ok_or_else(|| {
-        StoreError::Corrupt(format!("task {id} is gone from the transaction that changed it")).into()
+        StoreError::Corrupt(format!("task {id} is gone from the transaction that changed it"))
+            .into()
     })
 }
 
@@ -126,25 +118,12 @@ pub(super) async fn prune(
     };
     let mut transaction = connection.begin().await?;
     let mut statement = QueryBuilder::new("delete from tasks where id = any (array(");
-    list::push_ids(
-        &mut statement,
-        tenant,
-        &filter,
-        Direction::OldestFirst,
-        None,
-        limit,
-    );
+    list::push_ids(&mut statement, tenant, &filter, Direction::OldestFirst, None, limit);
     statement.push(")) and state in ('completed', 'failed', 'cancelled') returning id");
-    let gone: Vec<Uuid> = statement
-        .build_query_scalar()
-        .fetch_all(&mut *transaction)
-        .await?;
+    let gone: Vec<Uuid> = statement.build_query_scalar().fetch_all(&mut *transaction).await?;
     if !gone.is_empty() {
         for statement in [DELETE_ATTEMPTS, DELETE_EVENTS] {
-            sqlx::query(statement)
-                .bind(&gone)
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(statement).bind(&gone).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
     }

@@ -1,8 +1,9 @@
 //! A worker gets a lease on whatever waits: the claim without a broker.
 //!
-//! [`Outlook`] says where tasks wait. Lanes are looked at from the most urgent priority down. Within a priority tenants take turns in proportion to their weights: how many
-//! tasks each is to give is worked out here, the tasks themselves are taken by one statement that skips what others are taking. A tenant
-//! that had fewer leaves its turns to the others in another round.
+//! [`Outlook`] says where tasks wait. Lanes are looked at from the most urgent priority down.
+//! Within a priority tenants take turns in proportion to their weights: how many tasks each is to
+//! give is worked out here, the tasks themselves are taken by one statement that skips what others
+//! are taking. A tenant that had fewer leaves its turns to the others in another round.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -12,8 +13,8 @@ use std::{
 
 use sqlx::{Connection, PgConnection, Row};
 use taskforge_domain::{
-    AgeingTurns, ClaimedTask, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp, WorkerId,
-    is_overdue,
+    AgeingTurns, ClaimedTask, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp,
+    WorkerId, is_overdue,
 };
 
 use super::{
@@ -124,10 +125,7 @@ async fn take_from(
     let mut levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>> = BTreeMap::new();
     for (lane, head) in lanes {
         if order.serves(&lane.task_type) {
-            levels
-                .entry(Reverse(lane.priority))
-                .or_default()
-                .push((lane, head));
+            levels.entry(Reverse(lane.priority)).or_default().push((lane, head));
         }
     }
     if levels.is_empty() {
@@ -142,18 +140,15 @@ async fn take_from(
         transaction.commit().await?;
         tasks
     } else {
-        // Each statement of its own: a claim is not all or nothing, and fewer round trips are quicker.
+        // Each statement of its own: a claim is not all or nothing, and fewer round trips are
+        // quicker.
         take_levels(connection, order, levels, aged, &mut permits).await?
     };
     // Others may have taken what waited; or nothing is for this worker any more.
     if tasks.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
         return Err(StoreError::Lapsed.into());
     }
-    Ok(Claimed {
-        tasks,
-        over_cap: Vec::new(),
-        at_cap: asked.iter().any(|lane| !permits.has(lane)),
-    })
+    Ok(Claimed { tasks, over_cap: Vec::new(), at_cap: asked.iter().any(|lane| !permits.has(lane)) })
 }
 
 async fn take_levels(
@@ -192,7 +187,8 @@ async fn take_levels(
     Ok(claimed)
 }
 
-/// The priority that holds the oldest task that may run, if that one is overdue and others go before it.
+/// The priority that holds the oldest task that may run, if that one is overdue and others go
+/// before it.
 fn overdue_level<'a>(
     levels: &'a BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
     now: Timestamp,
@@ -317,8 +313,9 @@ impl Level {
             for waiting in self.tenants.values_mut() {
                 waiting.types.retain(|(name, _)| permits.of_type(name) > 0);
             }
-            self.tenants
-                .retain(|tenant, waiting| !waiting.types.is_empty() && permits.of_tenant(tenant) > 0);
+            self.tenants.retain(|tenant, waiting| {
+                !waiting.types.is_empty() && permits.of_tenant(tenant) > 0
+            });
             self.share_out(left, permits);
             let got = self.round(connection, order, priority, permits).await?;
             if got.is_empty() {
@@ -338,42 +335,33 @@ impl Level {
                 let number = given.get(tenant).copied().unwrap_or(0);
                 waiting.given += number;
                 // Who gave less than asked for has no more, unless a cap held some of it back.
-                let is_capped = waiting
-                    .types
-                    .iter()
-                    .any(|(name, _)| permits.types.contains_key(name));
+                let is_capped =
+                    waiting.types.iter().any(|(name, _)| permits.types.contains_key(name));
                 number > 0 && (number == waiting.quota || is_capped)
             });
         }
         taken.sort_by(|(a, one), (b, other)| {
-            a.partial_cmp(b)
-                .unwrap_or(Ordering::Equal)
-                .then_with(|| one.id.cmp(&other.id))
+            a.partial_cmp(b).unwrap_or(Ordering::Equal).then_with(|| one.id.cmp(&other.id))
         });
         Ok(taken.into_iter().map(|(_, task)| task).collect())
     }
 
     /// Deals out `left` turns, as if every tenant had tasks without end.
     fn share_out(&mut self, left: u64, permits: &Permits) {
-        let most: Vec<_> = self
-            .tenants
-            .keys()
-            .map(|tenant| permits.of_tenant(tenant))
-            .collect();
+        let most: Vec<_> = self.tenants.keys().map(|tenant| permits.of_tenant(tenant)).collect();
         let mut waiting: Vec<_> = self.tenants.values_mut().zip(most).collect();
         for (waiting, _) in &mut waiting {
             waiting.quota = 0;
         }
         for _ in 0..left {
-            let next = waiting
-                .iter_mut()
-                .filter(|(waiting, most)| waiting.quota < *most)
-                .min_by(|(one, _), (other, _)| {
+            let next = waiting.iter_mut().filter(|(waiting, most)| waiting.quota < *most).min_by(
+                |(one, _), (other, _)| {
                     turn(one.given + one.quota + 1, one.weight)
                         .partial_cmp(&turn(other.given + other.quota + 1, other.weight))
                         .unwrap_or(Ordering::Equal)
                         .then_with(|| one.head.cmp(&other.head))
-                });
+                },
+            );
             match next {
                 Some((waiting, _)) => waiting.quota += 1,
                 None => break,

@@ -1,12 +1,14 @@
 //! Where tasks wait, as far as a claim in order needs to know it.
 //!
-//! A task that was claimed leaves a dead entry at the front of its lane, until the vacuum comes; and that comes late, or never while a
-//! transaction is held open somewhere. To look for the oldest task of a lane is to walk past all of them: milliseconds for a hundred
-//! thousand. So it is remembered how far each lane was found empty, and the next look begins there.
+//! A task that was claimed leaves a dead entry at the front of its lane, until the vacuum comes;
+//! and that comes late, or never while a transaction is held open somewhere. To look for the oldest
+//! task of a lane is to walk past all of them: milliseconds for a hundred thousand. So it is
+//! remembered how far each lane was found empty, and the next look begins there.
 //!
-//! What returns to a lane behind that place (a retry that is due, a task of a worker that fell silent) and lanes that are new are found by a
-//! full look, which is taken as often as it is cheap: it may use a twentieth of the time, and a third while nothing else is found. In
-//! normal times it takes a millisecond, and every claim begins with one.
+//! What returns to a lane behind that place (a retry that is due, a task of a worker that fell
+//! silent) and lanes that are new are found by a full look, which is taken as often as it is cheap:
+//! it may use a twentieth of the time, and a third while nothing else is found. In normal times it
+//! takes a millisecond, and every claim begins with one.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +25,8 @@ use super::{
     row,
 };
 
-/// Every lane in which a task waits, with its oldest task. Jumps from lane to lane along the index, whatever waits in them.
+/// Every lane in which a task waits, with its oldest task. Jumps from lane to lane along the index,
+/// whatever waits in them.
 pub(super) const LOOK: &str = "
     with recursive lane as (
         (select tenant, task_type, priority, id from tasks where state = 'pending'
@@ -47,7 +50,8 @@ pub(super) const GLANCE: &str = "
           and id >= lane.first
         order by id limit 1) as head";
 
-/// A task may be committed this long after its id was made, and in another order than others. One that is later is found by a full look.
+/// A task may be committed this long after its id was made, and in another order than others. One
+/// that is later is found by a full look.
 const LATE: Duration = Duration::from_secs(2);
 
 /// A lane in which nothing waits is watched for this long: its dead entries are still there.
@@ -85,7 +89,8 @@ impl Outlook {
         }
     }
 
-    /// For a claim that found nothing: a full look, unless one was just taken or it is too costly now.
+    /// For a claim that found nothing: a full look, unless one was just taken or it is too costly
+    /// now.
     pub(super) async fn look_again(
         &mut self,
         connection: &mut PgConnection,
@@ -118,30 +123,10 @@ impl Outlook {
         let begin = Instant::now();
         let fresh = first_id(time_before(now, LATE));
         let rows = sqlx::query(GLANCE)
-            .bind(
-                self.lanes
-                    .keys()
-                    .map(|lane| lane.tenant.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                self.lanes
-                    .keys()
-                    .map(|lane| lane.task_type.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                self.lanes
-                    .keys()
-                    .map(|lane| i16::from(lane.priority.get()))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                self.lanes
-                    .values()
-                    .map(|front| front.first(fresh))
-                    .collect::<Vec<_>>(),
-            )
+            .bind(self.lanes.keys().map(|lane| lane.tenant.as_str()).collect::<Vec<_>>())
+            .bind(self.lanes.keys().map(|lane| lane.task_type.as_str()).collect::<Vec<_>>())
+            .bind(self.lanes.keys().map(|lane| i16::from(lane.priority.get())).collect::<Vec<_>>())
+            .bind(self.lanes.values().map(|front| front.first(fresh)).collect::<Vec<_>>())
             .fetch_all(connection)
             .await?;
         let found = read(&rows)?;
@@ -167,14 +152,13 @@ pub(super) async fn all(connection: &mut PgConnection) -> Attempted<Vec<Lane>> {
 }
 
 impl Front {
-    /// Where the next look at the lane begins. What is younger than `fresh` may yet appear in any order.
+    /// Where the next look at the lane begins. What is younger than `fresh` may yet appear in any
+    /// order.
     fn first(&self, fresh: Uuid) -> Uuid {
         self.head.map_or(fresh, |head| fresh.min(*head.as_uuid()))
     }
 }
 
 fn read(rows: &[sqlx::postgres::PgRow]) -> Attempted<Vec<(Lane, TaskId)>> {
-    rows.iter()
-        .map(|row| row::laned(row).map(|task| (task.lane, task.id)))
-        .collect()
+    rows.iter().map(|row| row::laned(row).map(|task| (task.lane, task.id))).collect()
 }

@@ -38,7 +38,8 @@ pub(super) fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Text that the database can hold: U+0000 is replaced by U+FFFD. It is only ever found in what a guest said, never in JSON text.
+/// Text that the database can hold: U+0000 is replaced by U+FFFD. It is only ever found in what a
+/// guest said, never in JSON text.
 pub(super) fn text(value: &str) -> Cow<'_, str> {
     if value.contains('\0') {
         Cow::Owned(value.replace('\0', "\u{fffd}"))
@@ -50,17 +51,18 @@ pub(super) fn text(value: &str) -> Cow<'_, str> {
 /// The least and the greatest of these ids: a range that lets the database skip the partitions
 /// beside it.
 pub(super) fn range(ids: &[Uuid]) -> (Uuid, Uuid) {
-    (
-        ids.iter().min().copied().unwrap_or_default(),
-        ids.iter().max().copied().unwrap_or_default(),
-    )
+    (ids.iter().min().copied().unwrap_or_default(), ids.iter().max().copied().unwrap_or_default())
 }
 
-/// The most bytes of payload in one statement. The protocol ends at 1 GB; long before that a message is held in memory three times.
+/// The most bytes of payload in one statement. The protocol ends at 1 GB; long before that a
+/// message is held in memory three times.
 const STATEMENT_BYTES: usize = 16 << 20;
 
 /// Cuts a batch into statements.
-pub(super) fn statements<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+pub(super) fn statements<T>(
+    items: &[T],
+    bytes: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {
         let mut sum = 0;
@@ -87,9 +89,8 @@ mod tests {
         let third = STATEMENT_BYTES / 3;
         let cut: Vec<_> = statements(&[third; 7], |bytes| *bytes).map(<[_]>::len).collect();
         assert_eq!(cut, [3, 3, 1]);
-        let huge: Vec<_> = statements(&[STATEMENT_BYTES * 2; 2], |bytes| *bytes)
-            .map(<[_]>::len)
-            .collect();
+        let huge: Vec<_> =
+            statements(&[STATEMENT_BYTES * 2; 2], |bytes| *bytes).map(<[_]>::len).collect();
         assert_eq!(huge, [1, 1], "one row alone may be longer");
         assert_eq!(statements(&[0_usize; 0], |bytes| *bytes).count(), 0);
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType, TenantId,
-    VersionId, VersionState, VersionUsage,
+    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType,
+    TenantId, VersionId, VersionState, VersionUsage,
 };
 
 use super::{
@@ -19,7 +19,8 @@ use crate::{
     RegistrySnapshot, RolloutChange, SealedSecret, StoreResult, Term,
 };
 
-/// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network takes a tenth of it.
+/// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network
+/// takes a tenth of it.
 const PATIENCE_A_PART: Duration = Duration::from_secs(1);
 
 #[async_trait]
@@ -41,9 +42,8 @@ impl PluginStore for PostgresStore {
         event: &PluginEvent,
     ) -> StoreResult<Added> {
         let parts = u32::try_from(component.len() / components::PART).unwrap_or(u32::MAX);
-        let connections = self
-            .connections
-            .with_more_patience(PATIENCE_A_PART.saturating_mul(parts));
+        let connections =
+            self.connections.with_more_patience(PATIENCE_A_PART.saturating_mul(parts));
         on!(&connections, Repeat::Unsafe, |connection| versions::add(
             connection, owner, version, component, quota, event
         ))
@@ -106,9 +106,7 @@ impl PluginStore for PostgresStore {
         rule: CollectRule,
         limit: u32,
     ) -> StoreResult<Vec<CollectedVersion>> {
-        run!(self, |connection| collect::collectable(
-            connection, plugin, rule, limit
-        ))
+        run!(self, |connection| collect::collectable(connection, plugin, rule, limit))
     }
 
     async fn collect(
@@ -119,9 +117,7 @@ impl PluginStore for PostgresStore {
         limit: u32,
         event: &PluginEvent,
     ) -> StoreResult<Vec<CollectedVersion>> {
-        run_once!(self, |connection| collect::collect(
-            connection, term, plugin, rule, limit, event
-        ))
+        run_once!(self, |connection| collect::collect(connection, term, plugin, rule, limit, event))
     }
 
     async fn collect_components(&self, term: Option<Term>, limit: u32) -> StoreResult<u64> {
@@ -134,9 +130,7 @@ impl PluginStore for PostgresStore {
         state: &VersionState,
         event: &PluginEvent,
     ) -> StoreResult<bool> {
-        run_once!(self, |connection| versions::change_state(
-            connection, version, state, event
-        ))
+        run_once!(self, |connection| versions::change_state(connection, version, state, event))
     }
 
     async fn set_secret(
@@ -148,10 +142,13 @@ impl PluginStore for PostgresStore {
         run_once!(self, |connection| secrets::set(connection, plugin, secret, event))
     }
 
-    async fn delete_secret(&self, plugin: &TaskType, name: &str, event: &PluginEvent) -> StoreResult<bool> {
-        run_once!(self, |connection| secrets::delete(
-            connection, plugin, name, event
-        ))
+    async fn delete_secret(
+        &self,
+        plugin: &TaskType,
+        name: &str,
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
+        run_once!(self, |connection| secrets::delete(connection, plugin, name, event))
     }
 
     async fn secrets(&self, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>> {
@@ -187,7 +184,12 @@ impl PluginStore for PostgresStore {
         run!(self, |connection| values::delete(connection, space, keys))
     }
 
-    async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>> {
+    async fn list_keys(
+        &self,
+        space: &KeySpace,
+        after: Option<&str>,
+        limit: u32,
+    ) -> StoreResult<Vec<String>> {
         run!(self, |connection| values::list(connection, space, after, limit))
     }
 
@@ -198,9 +200,7 @@ impl PluginStore for PostgresStore {
         delta: i64,
         quota: KeyQuota,
     ) -> StoreResult<Kept<i64>> {
-        run_once!(self, |connection| values::increment(
-            connection, space, key, delta, quota
-        ))
+        run_once!(self, |connection| values::increment(connection, space, key, delta, quota))
     }
 
     async fn count_mail(
@@ -210,9 +210,7 @@ impl PluginStore for PostgresStore {
         sent: MailCount,
         limit: MailCount,
     ) -> StoreResult<bool> {
-        run_once!(self, |connection| mail::add(
-            connection, plugin, version, sent, limit
-        ))
+        run_once!(self, |connection| mail::add(connection, plugin, version, sent, limit))
     }
 
     async fn swap_value(
@@ -223,8 +221,6 @@ impl PluginStore for PostgresStore {
         value: &[u8],
         quota: KeyQuota,
     ) -> StoreResult<Kept<()>> {
-        run_once!(self, |connection| values::swap(
-            connection, space, key, seen, value, quota
-        ))
+        run_once!(self, |connection| values::swap(connection, space, key, seen, value, quota))
     }
 }

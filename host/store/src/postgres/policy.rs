@@ -21,10 +21,7 @@ const SET_TENANT: &str = "
 pub(super) async fn read(connection: &mut PgConnection) -> Attempted<QueuePolicy> {
     let mut policy = QueuePolicy::default();
     for row in sqlx::query(TYPES).fetch_all(&mut *connection).await? {
-        let of_type = TypePolicy {
-            paused: row::get(&row, 1)?,
-            max_running: cap(&row)?,
-        };
+        let of_type = TypePolicy { paused: row::get(&row, 1)?, max_running: cap(&row)? };
         policy.types.insert(row::word(&row, 0)?, of_type);
     }
     for row in sqlx::query(TENANTS).fetch_all(connection).await? {

@@ -19,11 +19,12 @@ pub(super) const REPORT: &str = "
       and tasks.id = report.id and tasks.run_lease = report.run_lease and coalesce(tasks.state, '') = 'running'";
 
 /// Records reports; of several for one attempt, the last.
-pub(super) async fn run(connection: &mut PgConnection, reports: &[ProgressReport]) -> Attempted<()> {
-    let latest: BTreeMap<_, _> = reports
-        .iter()
-        .map(|report| ((*report.id.as_uuid(), report.run_lease), report))
-        .collect();
+pub(super) async fn run(
+    connection: &mut PgConnection,
+    reports: &[ProgressReport],
+) -> Attempted<()> {
+    let latest: BTreeMap<_, _> =
+        reports.iter().map(|report| ((*report.id.as_uuid(), report.run_lease), report)).collect();
     let ids: Vec<Uuid> = latest.keys().map(|(id, _)| *id).collect();
     let leases: Vec<i64> = latest.keys().map(|(_, lease)| lease.0).collect();
     let columns = latest.values().map(|said| report::columns(said));

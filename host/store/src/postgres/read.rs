@@ -2,8 +2,8 @@
 
 use sqlx::{Connection, PgConnection, QueryBuilder, Row, postgres::PgRow};
 use taskforge_domain::{
-    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError, TaskId,
-    TaskState, TenantId, Timestamp, Usage,
+    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError,
+    TaskId, TaskState, TenantId, Timestamp, Usage,
 };
 
 use super::{
@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{Counts, Page, Story, TaskFilter, report};
 
-/// What [`read_task`] reads. A completed task's result is the output of the attempt that completed it.
+/// What [`read_task`] reads. A completed task's result is the output of the attempt that completed
+/// it.
 macro_rules! select_task {
     () => {
         "select tasks.id, tenant, task_type, state, priority, attempt, max_retries, retry_base_ms, retry_cap_ms, input,
@@ -35,7 +36,8 @@ const ATTEMPTS: &str = "
     from attempts where task_id = $1 order by run_lease";
 
 /// In the order in which they were written.
-const EVENTS: &str = "select at, kind, run_lease, detail from events where task_id = $1 order by seq";
+const EVENTS: &str =
+    "select at, kind, run_lease, detail from events where task_id = $1 order by seq";
 
 /// Each state from its own index. As text, because this database knows no least UUID; the order is
 /// the same. Completed and cancelled tasks have no part in it, so a year of them costs nothing.
@@ -62,12 +64,7 @@ pub(super) async fn task(
     id: TaskId,
 ) -> Attempted<Option<Task>> {
     let query = sqlx::query(TASK).bind(tenant.as_str()).bind(id.as_uuid());
-    query
-        .fetch_optional(connection)
-        .await?
-        .as_ref()
-        .map(read_task)
-        .transpose()
+    query.fetch_optional(connection).await?.as_ref().map(read_task).transpose()
 }
 
 pub(super) async fn page(
@@ -78,22 +75,9 @@ pub(super) async fn page(
 ) -> Attempted<Vec<Task>> {
     let after = page.after.map(|cursor| cursor.0);
     let mut statement = QueryBuilder::new(concat!(select_task!(), " where tasks.id = any (array("));
-    list::push_ids(
-        &mut statement,
-        tenant,
-        filter,
-        Direction::NewestFirst,
-        after,
-        page.limit,
-    );
+    list::push_ids(&mut statement, tenant, filter, Direction::NewestFirst, after, page.limit);
     statement.push(")) order by tasks.id desc");
-    statement
-        .build()
-        .fetch_all(connection)
-        .await?
-        .iter()
-        .map(read_task)
-        .collect()
+    statement.build().fetch_all(connection).await?.iter().map(read_task).collect()
 }
 
 pub(super) async fn story(
@@ -109,14 +93,8 @@ pub(super) async fn story(
     let Some(row) = row.fetch_optional(&mut *snapshot).await? else {
         return Ok(None);
     };
-    let attempts = sqlx::query(ATTEMPTS)
-        .bind(id.as_uuid())
-        .fetch_all(&mut *snapshot)
-        .await?;
-    let events = sqlx::query(EVENTS)
-        .bind(id.as_uuid())
-        .fetch_all(&mut *snapshot)
-        .await?;
+    let attempts = sqlx::query(ATTEMPTS).bind(id.as_uuid()).fetch_all(&mut *snapshot).await?;
+    let events = sqlx::query(EVENTS).bind(id.as_uuid()).fetch_all(&mut *snapshot).await?;
     snapshot.commit().await?;
     Ok(Some(Story {
         task: read_task(&row)?,
@@ -128,25 +106,24 @@ pub(super) async fn story(
 
 pub(super) async fn counts(connection: &mut PgConnection) -> Attempted<Counts> {
     let rows = sqlx::query(COUNTS).fetch_all(connection).await?;
-    let by_type = rows
-        .iter()
-        .map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
+    let by_type =
+        rows.iter().map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
     let mut oldest_pending = Vec::new();
     for row in &rows {
         if let Some(id) = row::optional_word(row, 3)? {
             oldest_pending.push((row::word(row, 0)?, id));
         }
     }
-    Ok(Counts {
-        by_type: by_type.collect::<Attempted<_>>()?,
-        oldest_pending,
-    })
+    Ok(Counts { by_type: by_type.collect::<Attempted<_>>()?, oldest_pending })
 }
 
 /// Reads all tasks, or as many as the statement's time allows.
 const ENDED_BEFORE: &str = "select count(*) from tasks where finished_at < $1";
 
-pub(super) async fn count_ended_before(connection: &mut PgConnection, before: Timestamp) -> Attempted<u64> {
+pub(super) async fn count_ended_before(
+    connection: &mut PgConnection,
+    before: Timestamp,
+) -> Attempted<u64> {
     let query = sqlx::query(ENDED_BEFORE).bind(param::time(before));
     row::number(&query.fetch_one(connection).await?, 0)
 }
@@ -154,10 +131,7 @@ pub(super) async fn count_ended_before(connection: &mut PgConnection, before: Ti
 fn read_task(row: &PgRow) -> Attempted<Task> {
     let error = row::optional_word::<FailureKind>(row, 11)?;
     let error = match error {
-        Some(kind) => Some(TaskError {
-            kind,
-            message: row::get(row, 12)?,
-        }),
+        Some(kind) => Some(TaskError { kind, message: row::get(row, 12)? }),
         None => None,
     };
     let (progress, _) = read_report(row)?;
@@ -200,12 +174,15 @@ fn read_attempt(row: &PgRow) -> Attempted<Attempt> {
             Outcome::Failed(Failure {
                 kind,
                 message: row::get(row, 9)?,
-                retry_after: retry_after.map(|ms| std::time::Duration::from_millis(ms.unsigned_abs())),
+                retry_after: retry_after
+                    .map(|ms| std::time::Duration::from_millis(ms.unsigned_abs())),
             })
         }
     };
     let logs: Vec<LogLine> = match row::get::<Option<String>>(row, 18)? {
-        Some(lines) => serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?,
+        Some(lines) => {
+            serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?
+        }
         None => Vec::new(),
     };
     Ok(Attempt {

@@ -2,7 +2,8 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgRow};
 use taskforge_domain::{
-    Canary, CanaryGuard, PluginEvent, RegisteredPlugin, Revision, Rollout, TaskType, VersionId, VersionState,
+    Canary, CanaryGuard, PluginEvent, RegisteredPlugin, Revision, Rollout, TaskType, VersionId,
+    VersionState,
 };
 use uuid::Uuid;
 
@@ -65,27 +66,17 @@ pub(super) async fn snapshot(connection: &mut PgConnection) -> Attempted<Registr
     let revision = revision(&mut snapshot).await?;
     let rows = sqlx::query(PLUGINS).fetch_all(&mut *snapshot).await?;
     let plugins: Vec<_> = rows.iter().map(read_plugin).collect::<Attempted<_>>()?;
-    let running: Vec<_> = plugins
-        .iter()
-        .flat_map(|plugin| plugin.rollout.running())
-        .collect();
+    let running: Vec<_> = plugins.iter().flat_map(|plugin| plugin.rollout.running()).collect();
     let versions = versions::by_id(&mut snapshot, &running).await?;
     snapshot.commit().await?;
-    Ok(RegistrySnapshot {
-        revision,
-        plugins,
-        versions,
-    })
+    Ok(RegistrySnapshot { revision, plugins, versions })
 }
 
 pub(super) async fn plugin(
     connection: &mut PgConnection,
     name: &TaskType,
 ) -> Attempted<Option<RegisteredPlugin>> {
-    let row = sqlx::query(PLUGIN)
-        .bind(name.as_str())
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(PLUGIN).bind(name.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(read_plugin).transpose()
 }
 
@@ -93,13 +84,7 @@ pub(super) async fn change(
     connection: &mut PgConnection,
     change: &RolloutChange,
 ) -> Attempted<Option<Revision>> {
-    let RolloutChange {
-        plugin,
-        expected,
-        rollout,
-        states,
-        event,
-    } = change;
+    let RolloutChange { plugin, expected, rollout, states, event } = change;
     let mut edit = Edit::begin(connection).await?;
     sqlx::query(RELEASE)
         .bind(plugin.as_str())
@@ -181,7 +166,8 @@ fn read_plugin(row: &PgRow) -> Attempted<RegisteredPlugin> {
     let canary = match row::optional_version_id(row, 7)? {
         Some(version) => Some(Canary {
             version,
-            percent: u8::try_from(row::get::<i16>(row, 8)?).map_err(|error| corrupt(row, 8, error))?,
+            percent: u8::try_from(row::get::<i16>(row, 8)?)
+                .map_err(|error| corrupt(row, 8, error))?,
             guard: CanaryGuard {
                 min_attempts: row::number(row, 9)?,
                 failure_margin: row::get(row, 10)?,

@@ -4,7 +4,9 @@ use std::{fmt::Display, time::Duration};
 
 use serde::de::DeserializeOwned;
 use sqlx::{Column, Decode, Postgres, Row, Type, postgres::PgRow};
-use taskforge_domain::{Digest, Json, Lane, Priority, RetryPolicy, TaskId, Timestamp, VersionId, WorkerId};
+use taskforge_domain::{
+    Digest, Json, Lane, Priority, RetryPolicy, TaskId, Timestamp, VersionId, WorkerId,
+};
 use uuid::Uuid;
 
 use super::fault::{Attempted, Fault};
@@ -38,17 +40,14 @@ pub(super) fn optional_version_id(row: &PgRow, column: usize) -> Attempted<Optio
 }
 
 pub(super) fn digest(row: &PgRow, column: usize) -> Attempted<Digest> {
-    let bytes: [u8; 32] = get::<&[u8]>(row, column)?
-        .try_into()
-        .map_err(|error| corrupt(row, column, error))?;
+    let bytes: [u8; 32] =
+        get::<&[u8]>(row, column)?.try_into().map_err(|error| corrupt(row, column, error))?;
     Ok(Digest::from_bytes(bytes))
 }
 
 /// Anything that is stored by its name: a tenant, a task type, a state, a kind.
 pub(super) fn word<T: std::str::FromStr<Err: Display>>(row: &PgRow, column: usize) -> Attempted<T> {
-    get::<&str>(row, column)?
-        .parse()
-        .map_err(|error| corrupt(row, column, error))
+    get::<&str>(row, column)?.parse().map_err(|error| corrupt(row, column, error))
 }
 
 pub(super) fn optional_word<T: std::str::FromStr<Err: Display>>(
@@ -66,17 +65,24 @@ pub(super) fn number<T: TryFrom<i64, Error: Display>>(row: &PgRow, column: usize
 }
 
 /// The same from a narrower column.
-pub(super) fn small_number<T: TryFrom<i32, Error: Display>>(row: &PgRow, column: usize) -> Attempted<T> {
+pub(super) fn small_number<T: TryFrom<i32, Error: Display>>(
+    row: &PgRow,
+    column: usize,
+) -> Attempted<T> {
     T::try_from(get::<i32>(row, column)?).map_err(|error| corrupt(row, column, error))
 }
 
 /// The same from the narrowest.
-pub(super) fn tiny_number<T: TryFrom<i16, Error: Display>>(row: &PgRow, column: usize) -> Attempted<T> {
+pub(super) fn tiny_number<T: TryFrom<i16, Error: Display>>(
+    row: &PgRow,
+    column: usize,
+) -> Attempted<T> {
     T::try_from(get::<i16>(row, column)?).map_err(|error| corrupt(row, column, error))
 }
 
 pub(super) fn priority(row: &PgRow, column: usize) -> Attempted<Priority> {
-    let level = u8::try_from(get::<i16>(row, column)?).map_err(|error| corrupt(row, column, error))?;
+    let level =
+        u8::try_from(get::<i16>(row, column)?).map_err(|error| corrupt(row, column, error))?;
     Priority::new(level).map_err(|error| corrupt(row, column, error))
 }
 
@@ -100,10 +106,7 @@ pub(super) fn lane(row: &PgRow, column: usize) -> Attempted<Lane> {
 
 /// An id and its lane.
 pub(super) fn laned(row: &PgRow) -> Attempted<LanedTask> {
-    Ok(LanedTask {
-        id: task_id(row, 0)?,
-        lane: lane(row, 1)?,
-    })
+    Ok(LanedTask { id: task_id(row, 0)?, lane: lane(row, 1)? })
 }
 
 pub(super) fn time(row: &PgRow, column: usize) -> Attempted<Timestamp> {
@@ -112,7 +115,9 @@ pub(super) fn time(row: &PgRow, column: usize) -> Attempted<Timestamp> {
 
 pub(super) fn optional_time(row: &PgRow, column: usize) -> Attempted<Option<Timestamp>> {
     get::<Option<i64>>(row, column)?
-        .map(|micros| Timestamp::from_microsecond(micros).map_err(|error| corrupt(row, column, error)))
+        .map(|micros| {
+            Timestamp::from_microsecond(micros).map_err(|error| corrupt(row, column, error))
+        })
         .transpose()
 }
 

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{PostgresConfig, StoreError, StoreResult};
 
-/// Where it is written down which migrations were applied. A table of our own: the name that the driver
-/// gives it is that of any application with the same driver, which may share the database.
+/// Where it is written down which migrations were applied. A table of our own: the name that the
+/// driver gives it is that of any application with the same driver, which may share the database.
 const TABLE: &str = "taskforge_migrations";
 
 /// Where it was written down before.
@@ -31,13 +31,13 @@ pub struct Migrated {
     pub applied: u32,
 }
 
-/// Brings the schema of a database up to date. Several at once are harmless: they wait for each other, and all but the first find
-/// nothing to do. A schema that is newer is left as it is.
+/// Brings the schema of a database up to date. Several at once are harmless: they wait for each
+/// other, and all but the first find nothing to do. A schema that is newer is left as it is.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when a migration
-/// fails (its own changes are then rolled back), when one that was applied before is not the one of this
-/// binary, or when the database is new and its encoding is not UTF8.
+/// [`StoreError::Unavailable`] when the database cannot be reached, [`StoreError::Schema`] when a
+/// migration fails (its own changes are then rolled back), when one that was applied before is not
+/// the one of this binary, or when the database is new and its encoding is not UTF8.
 pub async fn migrate(config: &PostgresConfig) -> StoreResult<Migrated> {
     let servers = Servers::of(config)?;
     servers.check_sessions().await?;
@@ -49,7 +49,8 @@ pub async fn migrate(config: &PostgresConfig) -> StoreResult<Migrated> {
 }
 
 async fn run(connection: &mut PgConnection, schema: Option<&str>) -> StoreResult<Migrated> {
-    // Under the same lock as the migrations, so that of several at once each says what it did itself.
+    // Under the same lock as the migrations, so that of several at once each says what it did
+    // itself.
     connection.lock().await.map_err(explain)?;
     let from = applied(connection).await?.unwrap_or(0);
     check_encoding(connection, from == 0).await?;
@@ -63,10 +64,7 @@ async fn run(connection: &mut PgConnection, schema: Option<&str>) -> StoreResult
         ..Migrator::DEFAULT
     };
     steps.migrations = MIGRATIONS.migrations.clone();
-    steps
-        .run_direct(None, &mut *connection, false)
-        .await
-        .map_err(explain)?;
+    steps.run_direct(None, &mut *connection, false).await.map_err(explain)?;
     connection.unlock().await.map_err(explain)?;
     let new = MIGRATIONS.iter().filter(|step| step.version > from).count();
     Ok(Migrated {
@@ -76,7 +74,8 @@ async fn run(connection: &mut PgConnection, schema: Option<&str>) -> StoreResult
     })
 }
 
-/// Text is UTF-8 everywhere else. A database that cannot hold a character refuses the row that it is in.
+/// Text is UTF-8 everywhere else. A database that cannot hold a character refuses the row that it
+/// is in.
 async fn check_encoding(connection: &mut PgConnection, is_new: bool) -> Attempted<()> {
     let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
         .fetch_one(connection)
@@ -98,8 +97,8 @@ async fn check_encoding(connection: &mut PgConnection, is_new: bool) -> Attempte
     Ok(())
 }
 
-/// Writes down in our own table what was written down in the shared one. The rows stay there too: processes
-/// of the version before look for them until they are replaced.
+/// Writes down in our own table what was written down in the shared one. The rows stay there too:
+/// processes of the version before look for them until they are replaced.
 async fn take_over(connection: &mut PgConnection) -> Attempted<()> {
     if exists(connection, TABLE).await? {
         return Ok(());
@@ -112,26 +111,28 @@ async fn take_over(connection: &mut PgConnection) -> Attempted<()> {
     sqlx::query("create table taskforge_migrations (like _sqlx_migrations including all)")
         .execute(&mut *transaction)
         .await?;
-    sqlx::query("insert into taskforge_migrations select * from _sqlx_migrations where version = any ($1)")
-        .bind(&ours)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "insert into taskforge_migrations select * from _sqlx_migrations where version = any ($1)",
+    )
+    .bind(&ours)
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await?;
-    tracing::info!(
-        table = TABLE,
-        "the schema's versions were taken over from {SHARED_TABLE}"
-    );
+    tracing::info!(table = TABLE, "the schema's versions were taken over from {SHARED_TABLE}");
     Ok(())
 }
 
-/// Of the migrations in the shared table, those that are ours: another application's have other texts.
+/// Of the migrations in the shared table, those that are ours: another application's have other
+/// texts.
 async fn in_shared_table(connection: &mut PgConnection) -> Attempted<Vec<i64>> {
     if !exists(connection, SHARED_TABLE).await? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query("select version, checksum from _sqlx_migrations where success order by version")
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "select version, checksum from _sqlx_migrations where success order by version",
+    )
+    .fetch_all(connection)
+    .await?;
     let mut ours = Vec::new();
     for row in rows {
         let (version, checksum): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
@@ -159,9 +160,7 @@ const NAME_TAKEN: [&str; 2] = ["42P07", "42723"];
 fn explain(error: MigrateError) -> StoreError {
     match error {
         MigrateError::ExecuteMigration(sqlx::Error::Database(error), _)
-            if error
-                .code()
-                .is_some_and(|code| NAME_TAKEN.contains(&code.as_ref())) =>
+            if error.code().is_some_and(|code| NAME_TAKEN.contains(&code.as_ref())) =>
         {
             StoreError::Schema(format!(
                 "{}; something else has that name: give TaskForge a schema of its own (--database-schema)",
@@ -194,12 +193,14 @@ async fn applied(connection: &mut PgConnection) -> Attempted<Option<i64>> {
     Ok(row.try_get(0)?)
 }
 
-/// Whether the schema is at least the one of this binary. A newer one is good too: migrations keep what the version before them needs, so
-/// that a fleet can be upgraded process by process.
+/// Whether the schema is at least the one of this binary. A newer one is good too: migrations keep
+/// what the version before them needs, so that a fleet can be upgraded process by process.
 pub(super) async fn check(connection: &mut PgConnection) -> Attempted<()> {
     let known = known();
     match applied(connection).await?.unwrap_or(0) {
-        0 => Err(StoreError::Schema("the database is empty; run `taskforge migrate`".into()).into()),
+        0 => {
+            Err(StoreError::Schema("the database is empty; run `taskforge migrate`".into()).into())
+        }
         version if version < known => Err(StoreError::Schema(format!(
             "it has version {version} and this taskforge needs {known}; run `taskforge migrate`"
         ))
@@ -216,8 +217,8 @@ pub(super) async fn check(connection: &mut PgConnection) -> Attempted<()> {
     }
 }
 
-/// [`check`], and whether the server takes writes: a primary that was demoted in a failover does not,
-/// and a new connection may find the one that took its place.
+/// [`check`], and whether the server takes writes: a primary that was demoted in a failover does
+/// not, and a new connection may find the one that took its place.
 pub(super) async fn check_writable(connection: &mut PgConnection) -> Attempted<()> {
     check(connection).await?;
     let only_reads: bool = sqlx::query("select current_setting('transaction_read_only')::boolean")

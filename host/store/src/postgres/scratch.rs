@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::{address::Address, connect::Servers, fault::Fault};
 use crate::{PostgresConfig, StoreResult};
 
-/// A new, empty database on the server of another one, for whoever measures and must not touch what is there.
+/// A new, empty database on the server of another one, for whoever measures and must not touch what
+/// is there.
 #[derive(Debug)]
 pub struct Scratch {
     server: String,
@@ -17,8 +18,9 @@ impl Scratch {
     /// Makes it, beside the database that `url` names.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`](crate::StoreError::Unavailable) when the server cannot be reached,
-    /// [`StoreError::Refused`](crate::StoreError::Refused) when the user may not make a database or the URL is none.
+    /// [`StoreError::Unavailable`](crate::StoreError::Unavailable) when the server cannot be
+    /// reached, [`StoreError::Refused`](crate::StoreError::Refused) when the user may not make a
+    /// database or the URL is none.
     pub async fn create(url: &str) -> StoreResult<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("taskforge_scratch_{}_{}", std::process::id(), now.as_micros());

@@ -43,11 +43,8 @@ pub(super) async fn delete(
     event: &PluginEvent,
 ) -> Attempted<bool> {
     let mut edit = Edit::begin(connection).await?;
-    let deleted = sqlx::query(DELETE)
-        .bind(plugin.as_str())
-        .bind(name)
-        .execute(edit.connection())
-        .await?;
+    let deleted =
+        sqlx::query(DELETE).bind(plugin.as_str()).bind(name).execute(edit.connection()).await?;
     let was_there = deleted.rows_affected() > 0;
     if was_there {
         edit.commit(plugin, event).await?;
@@ -59,10 +56,7 @@ pub(super) async fn of_plugin(
     connection: &mut PgConnection,
     plugin: &TaskType,
 ) -> Attempted<Vec<SealedSecret>> {
-    let rows = sqlx::query(OF_PLUGIN)
-        .bind(plugin.as_str())
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(OF_PLUGIN).bind(plugin.as_str()).fetch_all(connection).await?;
     let secrets = rows.iter().map(|row| {
         Ok(SealedSecret {
             name: row::get(row, 0)?,

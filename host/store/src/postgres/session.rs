@@ -17,21 +17,19 @@ pub(super) type Settings = Vec<(&'static str, String)>;
 pub(super) struct Backend(i32);
 
 /// Says what must hold, and sees that it does.
-pub(super) async fn begin(connection: &mut PgConnection, settings: &Settings) -> Attempted<Backend> {
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+    settings: &Settings,
+) -> Attempted<Backend> {
     let said: String = settings
         .iter()
         .map(|(name, value)| format!(", set_config('{name}', {}, false)", literal(value)))
         .collect();
-    let asked: String = settings
-        .iter()
-        .map(|(name, _)| format!(", current_setting('{name}')"))
-        .collect();
+    let asked: String =
+        settings.iter().map(|(name, _)| format!(", current_setting('{name}')")).collect();
     let (backend, said) = ask(connection, &said).await?;
-    let (found, mut holds) = ask(
-        connection,
-        &format!("{asked}, current_setting('transaction_read_only')"),
-    )
-    .await?;
+    let (found, mut holds) =
+        ask(connection, &format!("{asked}, current_setting('transaction_read_only')")).await?;
     let only_reads = holds.pop().is_some_and(|value| value == "on");
     if found != backend || holds != said {
         return Err(Fault::SharedSession);

@@ -1,4 +1,5 @@
-//! What time does: tasks fall due, workers fall silent. And what a broker needs to find its way back.
+//! What time does: tasks fall due, workers fall silent. And what a broker needs to find its way
+//! back.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,8 +18,8 @@ use super::{
 };
 use crate::{LanedTask, LapsedTask, StoreError, StoreResult, Term, Verdict};
 
-/// `scheduled` becomes `pending` when its time has come, the earliest first. What somebody else is just changing can wait for the next
-/// sweep.
+/// `scheduled` becomes `pending` when its time has come, the earliest first. What somebody else is
+/// just changing can wait for the next sweep.
 const PROMOTE_DUE: &str = "
     update tasks set state = 'pending'
     where state = 'scheduled'
@@ -28,7 +29,8 @@ const PROMOTE_DUE: &str = "
 
 const NEXT_DUE: &str = "select run_at from tasks where state = 'scheduled' order by run_at limit 1";
 
-/// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is marked here, in the same transaction.
+/// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is
+/// marked here, in the same transaction.
 const LAPSE_WORKERS: &str = "
     update workers set lapsed_at = $1 where lapsed_at is null and heartbeat_at < $1 - lease_ms * 1000";
 
@@ -47,8 +49,9 @@ macro_rules! select_lapsed {
 }
 pub(super) use select_lapsed;
 
-/// Running tasks whose worker has lapsed or is gone: those in the gaps between the workers that live. What those have run is never looked
-/// at, be it alive or the dead entries of a busy day, and that is nearly all.
+/// Running tasks whose worker has lapsed or is gone: those in the gaps between the workers that
+/// live. What those have run is never looked at, be it alive or the dead entries of a busy day, and
+/// that is nearly all.
 const LAPSED: &str = concat!(
     "with alive as (
          select id from workers where lapsed_at is null
@@ -65,7 +68,8 @@ const LAPSED: &str = concat!(
 );
 
 /// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. The
-/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it had.
+/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it
+/// had.
 const RESOLVE_LAPSED: &str = "
     update tasks
     set state = verdict.state,
@@ -91,14 +95,8 @@ const PENDING: &str = "
     order by id limit $5";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[
-    PROMOTE_DUE,
-    NEXT_DUE,
-    FORGET_WORKERS,
-    LAPSED,
-    RESOLVE_LAPSED,
-    PENDING,
-];
+pub(super) const STATEMENTS: &[&str] =
+    &[PROMOTE_DUE, NEXT_DUE, FORGET_WORKERS, LAPSED, RESOLVE_LAPSED, PENDING];
 
 /// How long a lapsed worker is remembered: long enough for a person to find out what happened.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
@@ -116,9 +114,7 @@ pub(super) async fn promote_due(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    let due = rows
-        .iter()
-        .map(|row| Ok((row.try_get::<i64, _>(4)?, row::laned(row)?)));
+    let due = rows.iter().map(|row| Ok((row.try_get::<i64, _>(4)?, row::laned(row)?)));
     let mut due = due.collect::<Attempted<Vec<_>>>()?;
     due.sort_by_key(|(run_at, task)| (*run_at, task.id));
     Ok(due.into_iter().map(|(_, task)| task).collect())
@@ -138,18 +134,9 @@ pub(super) async fn lapsed(
     limit: u32,
 ) -> Attempted<Vec<LapsedTask>> {
     let mut transaction = lead::begin(connection, term).await?;
-    sqlx::query(LAPSE_WORKERS)
-        .bind(time(now))
-        .execute(&mut *transaction)
-        .await?;
-    sqlx::query(FORGET_WORKERS)
-        .bind(time_before(now, MEMORY))
-        .execute(&mut *transaction)
-        .await?;
-    let rows = sqlx::query(LAPSED)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *transaction)
-        .await?;
+    sqlx::query(LAPSE_WORKERS).bind(time(now)).execute(&mut *transaction).await?;
+    sqlx::query(FORGET_WORKERS).bind(time_before(now, MEMORY)).execute(&mut *transaction).await?;
+    let rows = sqlx::query(LAPSED).bind(i64::from(limit)).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     rows.iter().map(read_lapsed).collect()
 }
@@ -238,11 +225,7 @@ pub(super) async fn resolve_lapsed(
         .map(|verdict| NewEvent {
             task: TaskId::from_uuid(verdict.id),
             at: time(now),
-            kind: if verdict.is_lapse {
-                EventKind::Lapsed
-            } else {
-                EventKind::HandedBack
-            },
+            kind: if verdict.is_lapse { EventKind::Lapsed } else { EventKind::HandedBack },
             run_lease: RunLease(verdict.run_lease),
             detail: &verdict.detail,
         })

@@ -12,8 +12,8 @@ mod schema;
 use std::{sync::Arc, time::Duration};
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType, TenantId,
-    Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType,
+    TenantId, Timestamp, Usage, WorkerId,
 };
 
 use self::database::TestDatabase;
@@ -22,11 +22,7 @@ use crate::{ClaimBy, ClaimRequest, Completion, PostgresStore, Store, conformance
 async fn open() -> Fixture {
     let database = TestDatabase::new().await;
     let store = database.store().await;
-    Fixture {
-        plugins: store.clone(),
-        store,
-        keep: Box::new(database),
-    }
+    Fixture { plugins: store.clone(), store, keep: Box::new(database) }
 }
 
 mod rules {
@@ -63,11 +59,7 @@ async fn claim_order(
     policy: &QueuePolicy,
 ) -> Vec<ClaimedTask> {
     let types = [kind()];
-    let by = ClaimBy::Order {
-        types: &types,
-        limit,
-        policy,
-    };
+    let by = ClaimBy::Order { types: &types, limit, policy };
     claim(store, worker, by).await
 }
 
@@ -85,10 +77,7 @@ fn completion(task: &ClaimedTask, worker: WorkerId) -> Completion {
         usage: Usage::default(),
         logs: Vec::new(),
     };
-    Completion {
-        attempt,
-        next: Next::Complete,
-    }
+    Completion { attempt, next: Next::Complete }
 }
 
 fn completions(tasks: &[ClaimedTask], worker: WorkerId) -> Vec<Completion> {
@@ -97,7 +86,5 @@ fn completions(tasks: &[ClaimedTask], worker: WorkerId) -> Vec<Completion> {
 
 /// Waits for what must come, however slow the machine.
 async fn eventually<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what)
-        .await
-        .expect("it must come to pass")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it must come to pass")
 }

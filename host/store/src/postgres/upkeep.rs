@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{Term, Upkeep};
 
-/// The partitions of a moment and of the days after it. A day back as well, for tasks whose maker's clock is slow.
+/// The partitions of a moment and of the days after it. A day back as well, for tasks whose maker's
+/// clock is slow.
 const MAKE: &str = "
     select taskforge_make_partitions(to_timestamp($1::bigint / 1e6) - interval '1 day', to_timestamp($1::bigint / 1e6) + interval '14 days')";
 
@@ -47,14 +48,16 @@ const FORGET_STRAYS: &str = "
     where id = any (array(select id from tasks_default where finished_at < $1 order by id limit $2)) and finished_at < $1
     returning id";
 
-/// A partition is locked for as long as what it must leave behind is moved; so many rows are moved in well under a second.
+/// A partition is locked for as long as what it must leave behind is moved; so many rows are moved
+/// in well under a second.
 const MOST_MOVED: i32 = 10_000;
 
 /// Rows that are deleted one by one in a call.
 const MOST_DELETED: i64 = 10_000;
 
-/// Retention is counted in partitions, so a task is kept for up to a week longer. Below this it must be exact, and tasks are deleted one
-/// by one; above, nobody deletes millions of rows to gain some days.
+/// Retention is counted in partitions, so a task is kept for up to a week longer. Below this it
+/// must be exact, and tasks are deleted one by one; above, nobody deletes millions of rows to gain
+/// some days.
 const EXACT_BELOW: Duration = Duration::from_secs(14 * 24 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -110,20 +113,20 @@ pub(super) async fn run(
     Ok(done)
 }
 
-/// What ended before this is old. Nothing is older than the epoch, and no retention longer than the calendar.
+/// What ended before this is old. Nothing is older than the epoch, and no retention longer than the
+/// calendar.
 fn cutoff(now: Timestamp, retention: Duration) -> i64 {
     time_before(now, retention).max(0)
 }
 
-/// A change of partitions must not wait long for its locks, because everybody else would wait behind it. There is always another time.
+/// A change of partitions must not wait long for its locks, because everybody else would wait
+/// behind it. There is always another time.
 async fn begin(connection: &mut PgConnection, term: Option<Term>) -> Attempted<PgTransaction<'_>> {
     let mut transaction = match term {
         Some(term) => lead::begin(connection, term).await?,
         None => connection.begin().await?,
     };
-    sqlx::query("set local lock_timeout = '200ms'")
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query("set local lock_timeout = '200ms'").execute(&mut *transaction).await?;
     Ok(transaction)
 }
 
@@ -139,8 +142,9 @@ fn unless_busy<T>(attempted: Attempted<T>, otherwise: T) -> Attempted<T> {
 }
 
 async fn make(connection: &mut PgConnection, term: Option<Term>, now: Timestamp) -> Attempted<u32> {
-    // Within the session's time limit, which is below what its caller waits: tables that stay locked after nobody waits
-    // any more would stop the fleet. Some millions of rows that came too early for their partition fit into it.
+    // Within the session's time limit, which is below what its caller waits: tables that stay
+    // locked after nobody waits any more would stop the fleet. Some millions of rows that came too
+    // early for their partition fit into it.
     let mut transaction = begin(connection, term).await?;
     let made: Attempted<i32> = sqlx::query_scalar(MAKE)
         .bind(time(now))
@@ -159,7 +163,8 @@ async fn make(connection: &mut PgConnection, term: Option<Term>, now: Timestamp)
     Ok(made.unsigned_abs())
 }
 
-/// Drops the first partition that is wholly beyond the cutoff and does not keep too much back. Says how many tasks it left behind.
+/// Drops the first partition that is wholly beyond the cutoff and does not keep too much back. Says
+/// how many tasks it left behind.
 async fn drop_oldest(
     connection: &mut PgConnection,
     term: Option<Term>,
@@ -204,7 +209,8 @@ async fn drop_oldest(
     Ok(None)
 }
 
-/// Deletes one by one what no partition will take along soon: what was left behind by one and, where the retention is short, everything.
+/// Deletes one by one what no partition will take along soon: what was left behind by one and,
+/// where the retention is short, everything.
 async fn forget(
     connection: &mut PgConnection,
     term: Option<Term>,
@@ -228,10 +234,7 @@ async fn forget(
         gone.extend(others);
     }
     for statement in [DELETE_ATTEMPTS, DELETE_EVENTS] {
-        sqlx::query(statement)
-            .bind(&gone)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(statement).bind(&gone).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(gone.len() as u64)

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::plugins::{Metric, UsageRow, usage_rows};
 
-/// Rows come in the order of their keys, which is the order of their locks: two who add at once do not wait in a circle.
+/// Rows come in the order of their keys, which is the order of their locks: two who add at once do
+/// not wait in a circle.
 const ADD: &str = "
     insert into plugin_usage (version, phase, metric, bucket, count, max)
     select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::bigint[], $6::bigint[])
@@ -51,15 +52,13 @@ pub(super) async fn of_version(
     version: VersionId,
     phase: Option<i64>,
 ) -> Attempted<VersionUsage> {
-    let rows = sqlx::query(OF_VERSION)
-        .bind(version.as_uuid())
-        .bind(phase)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query(OF_VERSION).bind(version.as_uuid()).bind(phase).fetch_all(connection).await?;
     let mut usage = VersionUsage::default();
     for row in &rows {
         let metric: Metric = row::word(row, 0)?;
-        let bucket = u16::try_from(row::get::<i32>(row, 1)?).map_err(|error| corrupt(row, 1, error))?;
+        let bucket =
+            u16::try_from(row::get::<i32>(row, 1)?).map_err(|error| corrupt(row, 1, error))?;
         metric.add(&mut usage, bucket, row::number(row, 2)?, row::number(row, 3)?);
     }
     Ok(usage)

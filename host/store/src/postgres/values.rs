@@ -1,7 +1,8 @@
 //! What plugins keep.
 //!
-//! Whoever writes first takes the lock of the row that says how much is kept, and only then looks at what is there: what another has
-//! committed meanwhile is seen by the statements after it. So quotas and sums hold however many write at once.
+//! Whoever writes first takes the lock of the row that says how much is kept, and only then looks
+//! at what is there: what another has committed meanwhile is seen by the statements after it. So
+//! quotas and sums hold however many write at once.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ use crate::{
 };
 
 /// How much is kept, under a lock.
-const HELD: &str = "select bytes, keys from plugin_holdings where tenant = $1 and plugin = $2 for update";
+const HELD: &str =
+    "select bytes, keys from plugin_holdings where tenant = $1 and plugin = $2 for update";
 
 const BEGIN_HOLDING: &str = "
     insert into plugin_holdings (tenant, plugin, bytes, keys) values ($1, $2, 0, 0)
@@ -65,10 +67,7 @@ pub(super) async fn get(
     space: &KeySpace,
     key: &str,
 ) -> Attempted<Option<Vec<u8>>> {
-    let found = in_space!(GET, space)
-        .bind(key.as_bytes())
-        .fetch_optional(connection)
-        .await?;
+    let found = in_space!(GET, space).bind(key.as_bytes()).fetch_optional(connection).await?;
     found.as_ref().map(|row| row::get(row, 0)).transpose()
 }
 
@@ -78,20 +77,15 @@ pub(super) async fn set(
     values: &[(String, Vec<u8>)],
     quota: KeyQuota,
 ) -> Attempted<Kept<()>> {
-    let values: BTreeMap<_, _> = values
-        .iter()
-        .map(|(key, value)| (key.as_bytes(), value.as_slice()))
-        .collect();
+    let values: BTreeMap<_, _> =
+        values.iter().map(|(key, value)| (key.as_bytes(), value.as_slice())).collect();
     if values.is_empty() {
         return Ok(Kept::Written(()));
     }
     let mut transaction = connection.begin().await?;
     let held = hold(&mut transaction, space).await?;
     let keys: Vec<_> = values.keys().copied().collect();
-    let old = in_space!(HELD_BY, space)
-        .bind(&keys)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let old = in_space!(HELD_BY, space).bind(&keys).fetch_one(&mut *transaction).await?;
     let new = Holding::of(values.iter().map(|(key, value)| (*key, *value)));
     let Some(next) = held.replacing(read_holding(&old)?, new, quota) else {
         return Ok(Kept::OverQuota);
@@ -116,16 +110,10 @@ pub(super) async fn delete(
         return Ok(());
     };
     let keys: Vec<_> = keys.iter().map(String::as_bytes).collect();
-    let old = in_space!(HELD_BY, space)
-        .bind(&keys)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let old = in_space!(HELD_BY, space).bind(&keys).fetch_one(&mut *transaction).await?;
     let gone = read_holding(&old)?;
     if gone.keys > 0 {
-        in_space!(DELETE, space)
-            .bind(&keys)
-            .execute(&mut *transaction)
-            .await?;
+        in_space!(DELETE, space).bind(&keys).execute(&mut *transaction).await?;
         set_holding(&mut transaction, space, held.without(gone)).await?;
         transaction.commit().await?;
     }
@@ -196,12 +184,13 @@ pub(super) async fn swap(
     Ok(Kept::Written(()))
 }
 
-async fn set_one(connection: &mut PgConnection, space: &KeySpace, key: &str, value: &[u8]) -> Attempted<()> {
-    in_space!(SET, space)
-        .bind([key.as_bytes()])
-        .bind([value])
-        .execute(connection)
-        .await?;
+async fn set_one(
+    connection: &mut PgConnection,
+    space: &KeySpace,
+    key: &str,
+    value: &[u8],
+) -> Attempted<()> {
+    in_space!(SET, space).bind([key.as_bytes()]).bind([value]).execute(connection).await?;
     Ok(())
 }
 
@@ -228,7 +217,11 @@ async fn hold(connection: &mut PgConnection, space: &KeySpace) -> Attempted<Hold
     Ok(held(connection, space).await?.unwrap_or_default())
 }
 
-async fn set_holding(connection: &mut PgConnection, space: &KeySpace, holding: Holding) -> Attempted<()> {
+async fn set_holding(
+    connection: &mut PgConnection,
+    space: &KeySpace,
+    holding: Holding,
+) -> Attempted<()> {
     sqlx::query(SET_HOLDING)
         .bind(space.tenant.as_str())
         .bind(space.plugin.as_str())
@@ -240,8 +233,5 @@ async fn set_holding(connection: &mut PgConnection, space: &KeySpace, holding: H
 }
 
 fn read_holding(row: &PgRow) -> Attempted<Holding> {
-    Ok(Holding {
-        bytes: row::number(row, 0)?,
-        keys: row::number(row, 1)?,
-    })
+    Ok(Holding { bytes: row::number(row, 0)?, keys: row::number(row, 1)? })
 }

@@ -2,8 +2,8 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgRow};
 use taskforge_domain::{
-    PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId, VersionId,
-    VersionState,
+    PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId,
+    VersionId, VersionState,
 };
 
 use super::{
@@ -32,7 +32,8 @@ const OF_PLUGIN: &str = concat!(select_version!(), " where plugin = $1 order by 
 const BY_ID: &str = concat!(select_version!(), " where id = any ($1)");
 const NUMBERED: &str = concat!(select_version!(), " where plugin = $1 and version = $2");
 
-const COLLECTED: &str = "select digest, retired from plugin_collected where plugin = $1 and version = $2";
+const COLLECTED: &str =
+    "select digest, retired from plugin_collected where plugin = $1 and version = $2";
 
 /// A version that is stored again was not collected.
 const RECALL: &str = "delete from plugin_collected where plugin = $1 and version = $2";
@@ -75,17 +76,8 @@ const RUNS: &str = "
     select exists (select 1 from plugins where name = $1 and (stable = $2 or canary = $2))";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[
-    OF_PLUGIN,
-    BY_ID,
-    NUMBERED,
-    OWNER,
-    COLLECTED,
-    COUNT,
-    SET_SETTINGS,
-    SET_STATE,
-    RUNS,
-];
+pub(super) const STATEMENTS: &[&str] =
+    &[OF_PLUGIN, BY_ID, NUMBERED, OWNER, COLLECTED, COUNT, SET_SETTINGS, SET_STATE, RUNS];
 
 pub(super) async fn add(
     connection: &mut PgConnection,
@@ -95,7 +87,8 @@ pub(super) async fn add(
     quota: Quota,
     event: &PluginEvent,
 ) -> Attempted<Added> {
-    // Whoever pushes what is there already, or may not, should not have to send a large component for that answer.
+    // Whoever pushes what is there already, or may not, should not have to send a large component
+    // for that answer.
     if let Some(there) = refusal(connection, owner, version, quota).await? {
         return Ok(there);
     }
@@ -147,10 +140,7 @@ async fn refusal(
             return Ok(Some(Added::Collected { digest, retired }));
         }
     }
-    let versions: i64 = sqlx::query_scalar(COUNT)
-        .bind(name)
-        .fetch_one(&mut *connection)
-        .await?;
+    let versions: i64 = sqlx::query_scalar(COUNT).bind(name).fetch_one(&mut *connection).await?;
     let bytes: i64 = sqlx::query_scalar(BYTES)
         .bind(owner.map(TenantId::as_str))
         .bind(&version.info.digest.as_bytes()[..])
@@ -166,10 +156,7 @@ async fn conflict(
     version: &PluginVersion,
 ) -> Attempted<Option<Added>> {
     let name = version.info.name.as_str();
-    let plugin = sqlx::query(OWNER)
-        .bind(name)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let plugin = sqlx::query(OWNER).bind(name).fetch_optional(&mut *connection).await?;
     let Some(plugin) = plugin else {
         return Ok(None);
     };
@@ -225,14 +212,14 @@ pub(super) async fn of_plugin(
     connection: &mut PgConnection,
     plugin: &TaskType,
 ) -> Attempted<Vec<PluginVersion>> {
-    let rows = sqlx::query(OF_PLUGIN)
-        .bind(plugin.as_str())
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(OF_PLUGIN).bind(plugin.as_str()).fetch_all(connection).await?;
     rows.iter().map(read_version).collect()
 }
 
-pub(super) async fn by_id(connection: &mut PgConnection, ids: &[VersionId]) -> Attempted<Vec<PluginVersion>> {
+pub(super) async fn by_id(
+    connection: &mut PgConnection,
+    ids: &[VersionId],
+) -> Attempted<Vec<PluginVersion>> {
     let rows = sqlx::query(BY_ID)
         .bind(ids.iter().map(|id| *id.as_uuid()).collect::<Vec<_>>())
         .fetch_all(connection)
@@ -306,7 +293,8 @@ pub(super) async fn change_state(
     Ok(!runs)
 }
 
-/// Sets a state in the caller's transaction. Returns whose version it is; `None`: it is not there, or was retired.
+/// Sets a state in the caller's transaction. Returns whose version it is; `None`: it is not there,
+/// or was retired.
 pub(super) async fn set_state(
     connection: &mut PgConnection,
     version: VersionId,

@@ -18,8 +18,9 @@ const REGISTER: &str = "
     insert into workers (id, host, pid, started_at, lease_ms, heartbeat_at) values ($1, $2, $3, $4, $5, $6)
     on conflict (id) do nothing";
 
-/// A heartbeat renews a lease that holds; time never runs backwards in it. One that comes too late lapses the worker for good, whatever its
-/// clock says next. Answers with whether the lease holds; with nothing if nobody knows the worker.
+/// A heartbeat renews a lease that holds; time never runs backwards in it. One that comes too late
+/// lapses the worker for good, whatever its clock says next. Answers with whether the lease holds;
+/// with nothing if nobody knows the worker.
 const HEARTBEAT: &str = "
     update workers
     set heartbeat_at = case when heartbeat_at >= $2 - lease_ms * 1000 then greatest(heartbeat_at, $2) else heartbeat_at end,
@@ -41,10 +42,8 @@ const LOST_LEASES: &str = "
     where not exists (select 1 from tasks
                       where tasks.id = held.id and tasks.run_lease = held.run_lease and tasks.state = 'running')";
 
-const HELD: &str = concat!(
-    sweep::select_lapsed!(),
-    " from tasks where state = 'running' and worker = $1"
-);
+const HELD: &str =
+    concat!(sweep::select_lapsed!(), " from tasks where state = 'running' and worker = $1");
 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[LOST_LEASES, HELD];
@@ -69,8 +68,8 @@ pub(super) async fn register(
     Ok(())
 }
 
-/// Renews a worker's lease, and compares the clocks: between two heartbeats is the longest that this process may judge
-/// leases by a time that the database's clock was set away from.
+/// Renews a worker's lease, and compares the clocks: between two heartbeats is the longest that
+/// this process may judge leases by a time that the database's clock was set away from.
 pub(super) async fn heartbeat(
     connections: &Connections,
     clock: &Clock,
@@ -78,9 +77,7 @@ pub(super) async fn heartbeat(
     now: Timestamp,
 ) -> StoreResult<bool> {
     let asked = Asked::now(clock);
-    let beat = on!(connections, Repeat::Safe, |connection| beat(
-        connection, worker, now
-    ))?;
+    let beat = on!(connections, Repeat::Safe, |connection| beat(connection, worker, now))?;
     let Some((holds, there)) = beat else {
         return Ok(false);
     };
@@ -101,17 +98,13 @@ async fn beat(
         .bind(time(now))
         .fetch_optional(connection)
         .await?;
-    beat.map(|row| Ok((row.try_get(0)?, row::time(&row, 1)?)))
-        .transpose()
+    beat.map(|row| Ok((row.try_get(0)?, row::time(&row, 1)?))).transpose()
 }
 
 /// Begins all leases anew at this time of a clock that was set.
 pub(super) async fn renew_all(connection: &mut PgConnection, now: Timestamp) -> Attempted<()> {
     for statement in [RENEW_ALL, END_TERM] {
-        sqlx::query(statement)
-            .bind(time(now))
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(statement).bind(time(now)).execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -134,10 +127,7 @@ impl LeaseConnection for Leases {
 }
 
 pub(super) async fn remove(connection: &mut PgConnection, worker: WorkerId) -> Attempted<()> {
-    sqlx::query(REMOVE)
-        .bind(worker.as_uuid())
-        .execute(connection)
-        .await?;
+    sqlx::query(REMOVE).bind(worker.as_uuid()).execute(connection).await?;
     Ok(())
 }
 
@@ -153,10 +143,10 @@ pub(super) async fn lost_leases(
     rows.iter().map(|row| row::task_id(row, 0)).collect()
 }
 
-pub(super) async fn held(connection: &mut PgConnection, worker: WorkerId) -> Attempted<Vec<LapsedTask>> {
-    let rows = sqlx::query(HELD)
-        .bind(worker.as_uuid())
-        .fetch_all(connection)
-        .await?;
+pub(super) async fn held(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+) -> Attempted<Vec<LapsedTask>> {
+    let rows = sqlx::query(HELD).bind(worker.as_uuid()).fetch_all(connection).await?;
     rows.iter().map(sweep::read_lapsed).collect()
 }

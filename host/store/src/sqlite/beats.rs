@@ -1,8 +1,9 @@
 //! Heartbeats of the workers in this process.
 //!
-//! The file has one process, so its workers and the sweeper that judges them are in the same one. Their
-//! heartbeats are kept in memory, where they wait for no transaction of anybody, and are written when the
-//! sweeper looks for silent workers. What a process that is gone had running, the next one returns anyway.
+//! The file has one process, so its workers and the sweeper that judges them are in the same one.
+//! Their heartbeats are kept in memory, where they wait for no transaction of anybody, and are
+//! written when the sweeper looks for silent workers. What a process that is gone had running, the
+//! next one returns anyway.
 
 use std::{
     collections::HashMap,
@@ -72,9 +73,7 @@ impl Beats {
     /// What the database does not know yet.
     pub(super) fn news(&self) -> Vec<News> {
         let beats = self.lock();
-        let unknown = beats
-            .iter()
-            .filter(|(_, beat)| beat.last > beat.written || beat.has_lapsed);
+        let unknown = beats.iter().filter(|(_, beat)| beat.last > beat.written || beat.has_lapsed);
         let news = unknown.map(|(worker, beat)| News {
             worker: *worker,
             last: beat.last,

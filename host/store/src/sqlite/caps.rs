@@ -27,10 +27,7 @@ pub(super) struct Permits {
 impl Permits {
     /// Counts them. Exact until the transaction ends, because nobody else writes.
     pub(super) async fn count(connection: &mut SqliteConnection) -> StoreResult<Self> {
-        let mut permits = Self {
-            types: HashMap::new(),
-            tenants: HashMap::new(),
-        };
+        let mut permits = Self { types: HashMap::new(), tenants: HashMap::new() };
         let caps = sqlx::query(CAPS).fetch_all(&mut *connection).await?;
         if caps.is_empty() {
             return Ok(permits);

@@ -1,7 +1,9 @@
 //! A worker gets a lease.
 //!
-//! Two statements: one finds the pending tasks and gives everything about them in one row, one takes them. Whether a hint or the
-//! [order](super::order) of the lanes named them makes no difference. `returning` would do with one, but every row of an answer crosses from the database's thread by itself, and that was the larger half of a claim.
+//! Two statements: one finds the pending tasks and gives everything about them in one row, one
+//! takes them. Whether a hint or the [order](super::order) of the lanes named them makes no
+//! difference. `returning` would do with one, but every row of an answer crosses from the
+//! database's thread by itself, and that was the larger half of a claim.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,7 +14,8 @@ use std::{
 use serde::Deserialize;
 use sqlx::SqliteConnection;
 use taskforge_domain::{
-    ClaimedTask, Json, Priority, RetryPolicy, RunLease, TaskId, TaskType, TenantId, Timestamp, WorkerId,
+    ClaimedTask, Json, Priority, RetryPolicy, RunLease, TaskId, TaskType, TenantId, Timestamp,
+    WorkerId,
 };
 use uuid::Uuid;
 
@@ -23,10 +26,11 @@ use super::{
 };
 use crate::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 
-/// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the largest value that SQLite makes.
+/// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the
+/// largest value that SQLite makes.
 ///
-/// Only what is `pending` is found, whatever a hint says. A worker that was found lapsed gets nothing, because what it got would be
-/// taken away again at once.
+/// Only what is `pending` is found, whatever a hint says. A worker that was found lapsed gets
+/// nothing, because what it got would be taken away again at once.
 const FIND: &str = "
     select json_group_array(json_array(hex(tasks.id), tenant, task_type, priority, attempt, run_lease, max_retries,
                                        retry_base_ms, retry_cap_ms, iif(octet_length(input) <= 65536, input, null)))
@@ -45,7 +49,8 @@ const TAKE: &str = "
     where tasks.id = taken.id and tasks.state = 'pending'";
 
 /// Whether a worker was found lapsed.
-const IS_LAPSED: &str = "select exists (select 1 from workers where id = ?1 and lapsed_at is not null)";
+const IS_LAPSED: &str =
+    "select exists (select 1 from workers where id = ?1 and lapsed_at is not null)";
 
 const INPUT: &str = "select input from task_inputs where task_id = ?1";
 
@@ -71,34 +76,22 @@ impl ClaimOp {
     pub(super) fn new(request: &ClaimRequest<'_>, ageing: &Arc<Ageing>) -> Self {
         let which = match request.by {
             ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
-            ClaimBy::Order { types, limit, policy } => Which::Order(Order::new(types, limit, policy, ageing)),
+            ClaimBy::Order { types, limit, policy } => {
+                Which::Order(Order::new(types, limit, policy, ageing))
+            }
         };
-        Self {
-            worker: request.worker,
-            now: request.now,
-            which,
-        }
+        Self { worker: request.worker, now: request.now, which }
     }
 }
 
 /// A pending task, in the order of the columns above.
 #[derive(Deserialize)]
-struct Found(
-    Uuid,
-    TenantId,
-    TaskType,
-    Priority,
-    u32,
-    i64,
-    u32,
-    u64,
-    u64,
-    Option<String>,
-);
+struct Found(Uuid, TenantId, TaskType, Priority, u32, i64, u32, u64, u64, Option<String>);
 
 impl Found {
     fn read(array: &str) -> StoreResult<Vec<Self>> {
-        serde_json::from_str(array).map_err(|error| StoreError::Corrupt(format!("a pending task: {error}")))
+        serde_json::from_str(array)
+            .map_err(|error| StoreError::Corrupt(format!("a pending task: {error}")))
     }
 
     fn id(&self) -> TaskId {
@@ -106,8 +99,8 @@ impl Found {
     }
 }
 
-/// Carries out claims in the caller's transaction, all those by id at once. Each gets its tasks in the order of its ids, or the most
-/// urgent first. A claim of a lapsed worker fails by itself.
+/// Carries out claims in the caller's transaction, all those by id at once. Each gets its tasks in
+/// the order of its ids, or the most urgent first. A claim of a lapsed worker fails by itself.
 pub(super) async fn run(
     connection: &mut SqliteConnection,
     ops: &[&ClaimOp],
@@ -117,14 +110,10 @@ pub(super) async fn run(
         return Ok(Vec::new());
     }
     let mut permits = Permits::count(connection).await?;
-    let by_ids = ops
-        .iter()
-        .copied()
-        .enumerate()
-        .filter_map(|(n, op)| match &op.which {
-            Which::Ids(ids) => Some((n, op, ids.as_slice())),
-            Which::Order(_) => None,
-        });
+    let by_ids = ops.iter().copied().enumerate().filter_map(|(n, op)| match &op.which {
+        Which::Ids(ids) => Some((n, op, ids.as_slice())),
+        Which::Order(_) => None,
+    });
     lease(connection, by_ids.collect(), Some(&mut permits), &mut answers).await?;
     for (n, op) in ops.iter().copied().enumerate() {
         // One after the other: each sees what the one before left, and counts what it took.
@@ -143,11 +132,7 @@ pub(super) async fn run(
                 .bind(worker_id(op.worker))
                 .fetch_one(&mut *connection)
                 .await?;
-        claimed.push(if is_lapsed {
-            Err(StoreError::Lapsed)
-        } else {
-            Ok(answer)
-        });
+        claimed.push(if is_lapsed { Err(StoreError::Lapsed) } else { Ok(answer) });
     }
     Ok(claimed)
 }
@@ -161,7 +146,8 @@ async fn lease(
     mut permits: Option<&mut Permits>,
     answers: &mut [Claimed],
 ) -> StoreResult<()> {
-    // Where a task goes: to which op, and its place there. Of two claims for one task the first gets it.
+    // Where a task goes: to which op, and its place there. Of two claims for one task the first
+    // gets it.
     let mut places: HashMap<TaskId, (usize, usize, &ClaimOp)> = HashMap::new();
     let mut rows = Vec::new();
     for (n, op, ids) in &wanted {
@@ -174,19 +160,14 @@ async fn lease(
     }
     for rows in rows.chunks(CHUNK) {
         for array in arrays(rows.iter().map(String::as_str)) {
-            let found: String = sqlx::query_scalar(FIND)
-                .bind(array)
-                .fetch_one(&mut *connection)
-                .await?;
+            let found: String =
+                sqlx::query_scalar(FIND).bind(array).fetch_one(&mut *connection).await?;
             let mut allowed = Vec::new();
             for found in Found::read(&found)? {
                 let Some((n, _, op)) = places.get(&found.id()) else {
                     continue;
                 };
-                if permits
-                    .as_mut()
-                    .is_none_or(|permits| permits.take(&found.1, &found.2))
-                {
+                if permits.as_mut().is_none_or(|permits| permits.take(&found.1, &found.2)) {
                     allowed.push((found, *op));
                 } else {
                     answers[*n].over_cap.push(found.id());
@@ -201,9 +182,7 @@ async fn lease(
         }
     }
     for (n, ..) in wanted {
-        answers[n]
-            .tasks
-            .sort_by_key(|task| places.get(&task.id).map(|(_, place, _)| *place));
+        answers[n].tasks.sort_by_key(|task| places.get(&task.id).map(|(_, place, _)| *place));
     }
     Ok(())
 }
@@ -216,20 +195,12 @@ async fn take(
     let rows: Vec<_> = found
         .iter()
         .map(|(found, op)| {
-            RowText::new()
-                .id(&found.0)
-                .id(op.worker.as_uuid())
-                .int(time(op.now))
-                .finish()
+            RowText::new().id(&found.0).id(op.worker.as_uuid()).int(time(op.now)).finish()
         })
         .collect();
     let mut taken = 0;
     for array in arrays(rows.iter().map(String::as_str)) {
-        taken += sqlx::query(TAKE)
-            .bind(array)
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
+        taken += sqlx::query(TAKE).bind(array).execute(&mut *connection).await?.rows_affected();
     }
     if taken != rows.len() as u64 {
         return Err(StoreError::Refused(format!(
@@ -240,16 +211,21 @@ async fn take(
     let mut claimed = Vec::with_capacity(found.len());
     for (found, op) in found {
         let id = found.id();
-        let Found(_, tenant, task_type, priority, attempt, run_lease, max_retries, base_ms, cap_ms, input) =
-            found;
+        let Found(
+            _,
+            tenant,
+            task_type,
+            priority,
+            attempt,
+            run_lease,
+            max_retries,
+            base_ms,
+            cap_ms,
+            input,
+        ) = found;
         let input = match input {
             Some(input) => input,
-            None => {
-                sqlx::query_scalar(INPUT)
-                    .bind(task_id(id))
-                    .fetch_one(&mut *connection)
-                    .await?
-            }
+            None => sqlx::query_scalar(INPUT).bind(task_id(id)).fetch_one(&mut *connection).await?,
         };
         claimed.push(ClaimedTask {
             id,

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{CollectRule, CollectedVersion, SETTLED_AFTER, StoreResult, Term, plugins::describe};
 
-/// What [`CollectRule`] says. ?1: a plugin, or null for all. Tasks that run are few, and the last to be
-/// looked at.
+/// What [`CollectRule`] says. ?1: a plugin, or null for all. Tasks that run are few, and the last
+/// to be looked at.
 const COLLECTABLE: &str = "
     select v.id, v.plugin, v.version, v.digest, v.size
     from (select *, row_number() over (partition by plugin order by id desc) as place from plugin_versions
@@ -33,7 +33,8 @@ const REMEMBER: &str = "
     select plugin, version, digest, state = 'retired' from plugin_versions
     where id in (select unhex(value) from jsonb_each(?1))";
 
-const DELETE: &str = "delete from plugin_versions where id in (select unhex(value) from jsonb_each(?1))";
+const DELETE: &str =
+    "delete from plugin_versions where id in (select unhex(value) from jsonb_each(?1))";
 const DELETE_USAGE: &str =
     "delete from plugin_usage where version in (select unhex(value) from jsonb_each(?1))";
 
@@ -82,10 +83,7 @@ pub(super) async fn collect(
     }
     let ids: Vec<VersionId> = collected.iter().map(|version| version.id).collect();
     for statement in [REMEMBER, DELETE_USAGE, DELETE] {
-        sqlx::query(statement)
-            .bind(version_array(&ids))
-            .execute(edit.connection())
-            .await?;
+        sqlx::query(statement).bind(version_array(&ids)).execute(edit.connection()).await?;
     }
     edit.commit(plugin, &describe(event, &collected)).await?;
     Ok(collected)
@@ -99,10 +97,7 @@ pub(super) async fn components(
     if let Some(term) = term {
         lead::fence(&mut transaction, term).await?;
     }
-    let deleted = sqlx::query(DELETE_COMPONENTS)
-        .bind(limit)
-        .execute(&mut *transaction)
-        .await?;
+    let deleted = sqlx::query(DELETE_COMPONENTS).bind(limit).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(deleted.rows_affected())
 }

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{Row, SqliteConnection};
-use taskforge_domain::{Attempt, EventKind, Fingerprint, Next, Outcome, RunLease, TaskId, TaskState};
+use taskforge_domain::{
+    Attempt, EventKind, Fingerprint, Next, Outcome, RunLease, TaskId, TaskState,
+};
 
 use super::{
     event,
@@ -12,8 +14,9 @@ use super::{
 };
 use crate::{Commit, Completion, StoreError, StoreResult};
 
-/// The leases that do not hold, which are few: whether the attempt is on record already (then this is a repeat, and `moved_task`
-/// has the first answer), and whether the task was cancelled while this very worker ran it under this lease.
+/// The leases that do not hold, which are few: whether the attempt is on record already (then this
+/// is a repeat, and `moved_task` has the first answer), and whether the task was cancelled while
+/// this very worker ran it under this lease.
 const LOST: &str = "
     select unhex(asked.value ->> 0), asked.value ->> 1, attempts.moved_task,
            coalesce(tasks.state = 'cancelled' and tasks.run_lease = asked.value ->> 1
@@ -23,8 +26,8 @@ const LOST: &str = "
     left join attempts on attempts.task_id = unhex(asked.value ->> 0) and attempts.run_lease = asked.value ->> 1
     where (tasks.state = 'running' and tasks.run_lease = asked.value ->> 1) is not true";
 
-/// The arrows out of `running`, for the lease that is named and no other. A hand-back takes the attempt back; its row keeps the
-/// error of the attempt before.
+/// The arrows out of `running`, for the lease that is named and no other. A hand-back takes the
+/// attempt back; its row keeps the error of the attempt before.
 const END: &str = "
     update tasks
     set state = ended.state,
@@ -69,7 +72,8 @@ pub(super) struct CompleteRow {
     key: Key,
     end: String,
     ask: String,
-    /// `None` for a hand-back, which leaves an event instead of an attempt: an attempt that does not count should not be listed.
+    /// `None` for a hand-back, which leaves an event instead of an attempt: an attempt that does
+    /// not count should not be listed.
     attempt: Option<String>,
     finished_at: i64,
 }
@@ -87,8 +91,8 @@ impl CompleteRow {
             Next::Complete => (TaskState::Completed, None),
             Next::RetryAt(at) => (TaskState::Scheduled, Some(time(*at))),
             Next::DeadLetter => (TaskState::Failed, None),
-            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does hold the lease then nobody
-            // cancelled the task, and it must not be lost.
+            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does
+            // hold the lease then nobody cancelled the task, and it must not be lost.
             Next::HandBack | Next::Cancelled => (TaskState::Pending, None),
         };
         let fits = match state {
@@ -167,15 +171,14 @@ pub(super) async fn run(
     connection: &mut SqliteConnection,
     rows: &[&CompleteRow],
 ) -> StoreResult<Vec<Commit>> {
-    // Two ends of one attempt in one batch are a repeat: the first is carried out and answers for both.
+    // Two ends of one attempt in one batch are a repeat: the first is carried out and answers for
+    // both.
     let mut first = HashSet::with_capacity(rows.len());
     let unique: Vec<_> = rows.iter().copied().filter(|row| first.insert(row.key)).collect();
 
     let lost = ask_lost(connection, &unique).await?;
-    let (held, others): (Vec<_>, Vec<_>) = unique
-        .iter()
-        .copied()
-        .partition(|row| !lost.contains_key(&row.key));
+    let (held, others): (Vec<_>, Vec<_>) =
+        unique.iter().copied().partition(|row| !lost.contains_key(&row.key));
     end(connection, &held).await?;
     let cancelled: Vec<_> = others
         .into_iter()
@@ -230,29 +233,16 @@ async fn ask_lost(
 async fn end(connection: &mut SqliteConnection, held: &[&CompleteRow]) -> StoreResult<()> {
     let mut moved = 0;
     for array in arrays(held.iter().map(|row| row.end.as_str())) {
-        moved += sqlx::query(END)
-            .bind(array)
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
+        moved += sqlx::query(END).bind(array).execute(&mut *connection).await?.rows_affected();
     }
     if moved != held.len() as u64 {
         // Nobody else writes within this transaction. Its rollback leaves every task as it was.
-        return Err(StoreError::Refused(format!(
-            "of {} running tasks {moved} ended",
-            held.len()
-        )));
+        return Err(StoreError::Refused(format!("of {} running tasks {moved} ended", held.len())));
     }
     insert_attempts(connection, held, true).await?;
     let handed_back = held.iter().filter(|row| row.attempt.is_none()).map(|row| {
         let detail = "its worker gave it back before the attempt ended";
-        event::row(
-            row.key.0,
-            row.finished_at,
-            EventKind::HandedBack,
-            row.key.1,
-            detail,
-        )
+        event::row(row.key.0, row.finished_at, EventKind::HandedBack, row.key.1, detail)
     });
     event::insert(connection, handed_back).await
 }
@@ -263,11 +253,7 @@ async fn insert_attempts(
     moved_task: bool,
 ) -> StoreResult<()> {
     for array in arrays(rows.iter().filter_map(|row| row.attempt.as_deref())) {
-        sqlx::query(INSERT_ATTEMPTS)
-            .bind(array)
-            .bind(moved_task)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(INSERT_ATTEMPTS).bind(array).bind(moved_task).execute(&mut *connection).await?;
     }
     Ok(())
 }

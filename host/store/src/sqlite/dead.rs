@@ -36,14 +36,7 @@ pub(super) async fn requeue(
         "update tasks set state = 'pending', attempt = 0, lapses = 0, finished_at = null, run_at = ",
     );
     statement.push_bind(time(now)).push(" where id in (");
-    list::push_ids(
-        &mut statement,
-        tenant,
-        &filter,
-        Direction::OldestFirst,
-        None,
-        limit,
-    );
+    list::push_ids(&mut statement, tenant, &filter, Direction::OldestFirst, None, limit);
     statement.push(") and state = 'failed' returning id, tenant, task_type, priority, run_lease");
     let rows = statement.build().fetch_all(&mut *transaction).await?;
     let read = |row: &SqliteRow| Ok((read_laned(row)?, RunLease(row.try_get(4)?)));
@@ -71,7 +64,8 @@ pub(super) async fn requeue(
     Ok(moved.into_iter().map(|(task, _)| task).collect())
 }
 
-/// The index has a group's rows side by side, with all that is counted; only the example is read from a task.
+/// The index has a group's rows side by side, with all that is counted; only the example is read
+/// from a task.
 pub(super) async fn groups(
     readers: &SqlitePool,
     tenant: &TenantId,
@@ -94,9 +88,7 @@ pub(super) async fn groups(
         " group by error_fingerprint, task_type, error_kind
           order by letters desc, last_at desc, newest desc limit ",
     );
-    statement
-        .push_bind(limit)
-        .push(") order by letters desc, last_at desc, newest desc");
+    statement.push_bind(limit).push(") order by letters desc, last_at desc, newest desc");
     let rows = statement.build().fetch_all(readers).await?;
     rows.iter().map(read_group).collect()
 }

@@ -26,10 +26,7 @@ pub(super) struct Edit<'c> {
 impl<'c> Edit<'c> {
     pub(super) async fn begin(mut transaction: SqliteTransaction<'c>) -> StoreResult<Self> {
         let raised = sqlx::query(RAISE).fetch_one(&mut *transaction).await?;
-        Ok(Self {
-            transaction,
-            revision: row::revision(&raised, 0)?,
-        })
+        Ok(Self { transaction, revision: row::revision(&raised, 0)? })
     }
 
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
@@ -40,7 +37,11 @@ impl<'c> Edit<'c> {
         self.revision
     }
 
-    pub(super) async fn commit(mut self, plugin: &TaskType, event: &PluginEvent) -> StoreResult<Revision> {
+    pub(super) async fn commit(
+        mut self,
+        plugin: &TaskType,
+        event: &PluginEvent,
+    ) -> StoreResult<Revision> {
         sqlx::query(TOUCH)
             .bind(plugin.as_str().to_owned())
             .bind(self.revision.0)

@@ -44,26 +44,20 @@ impl EnqueueRow {
             .int(created_at)
             .int(task.run_at.map_or(created_at, time));
         let input = RowText::new().id(task.id.as_uuid()).text(task.input.as_str());
-        Self {
-            task: row.finish(),
-            input: input.finish(),
-        }
+        Self { task: row.finish(), input: input.finish() }
     }
 }
 
 /// Inserts tasks in the caller's transaction.
-pub(super) async fn run(connection: &mut SqliteConnection, rows: &[&EnqueueRow]) -> StoreResult<()> {
+pub(super) async fn run(
+    connection: &mut SqliteConnection,
+    rows: &[&EnqueueRow],
+) -> StoreResult<()> {
     for array in arrays(rows.iter().map(|row| row.task.as_str())) {
-        sqlx::query(INSERT_TASKS)
-            .bind(array)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(INSERT_TASKS).bind(array).execute(&mut *connection).await?;
     }
     for array in arrays(rows.iter().map(|row| row.input.as_str())) {
-        sqlx::query(INSERT_INPUTS)
-            .bind(array)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(INSERT_INPUTS).bind(array).execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -24,21 +24,19 @@ impl From<sqlx::Error> for StoreError {
         match error {
             sqlx::Error::Database(error) => {
                 // The low byte of the extended code is the primary one.
-                let code = error
-                    .code()
-                    .and_then(|code| code.parse::<i32>().ok())
-                    .unwrap_or(0)
-                    & 0xff;
+                let code =
+                    error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0) & 0xff;
                 match code {
-                    BUSY | LOCKED | OUT_OF_MEMORY | READ_ONLY | INPUT_OUTPUT | FULL | CANNOT_OPEN => {
-                        Self::Unavailable(error.to_string())
-                    }
+                    BUSY | LOCKED | OUT_OF_MEMORY | READ_ONLY | INPUT_OUTPUT | FULL
+                    | CANNOT_OPEN => Self::Unavailable(error.to_string()),
                     CORRUPT | NOT_A_DATABASE => Self::Corrupt(error.to_string()),
                     _ => Self::Refused(error.to_string()),
                 }
             }
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
-            error @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => Self::Unavailable(error.to_string()),
+            error @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => {
+                Self::Unavailable(error.to_string())
+            }
             error @ (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
                 Self::Corrupt(error.to_string())
             }

@@ -12,7 +12,13 @@ const INSERT: &str = "
     select unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4 from jsonb_each(?1) order by key";
 
 /// A row for [`insert`]; `at` in microseconds since the Unix epoch.
-pub(super) fn row(task: TaskId, at: i64, kind: EventKind, run_lease: RunLease, detail: &str) -> String {
+pub(super) fn row(
+    task: TaskId,
+    at: i64,
+    kind: EventKind,
+    run_lease: RunLease,
+    detail: &str,
+) -> String {
     RowText::new()
         .id(task.as_uuid())
         .int(at)

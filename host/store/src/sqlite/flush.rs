@@ -45,7 +45,10 @@ impl Written {
 }
 
 /// Carries out all writes or none. Claims go last, so that they see what was enqueued beside them.
-pub(super) async fn flush(connection: &mut SqliteConnection, writes: &[Write]) -> StoreResult<Vec<Written>> {
+pub(super) async fn flush(
+    connection: &mut SqliteConnection,
+    writes: &[Write],
+) -> StoreResult<Vec<Written>> {
     let mut written: Vec<_> = writes.iter().map(|_| Written::Done).collect();
     let (mut tasks, mut reports) = (Vec::new(), Vec::new());
     let (mut ends, mut end_places) = (Vec::new(), Vec::new());
@@ -70,15 +73,12 @@ pub(super) async fn flush(connection: &mut SqliteConnection, writes: &[Write]) -
     let mut transaction = connection.begin_with("begin immediate").await?;
     enqueue::run(&mut transaction, &tasks).await?;
     progress::run(&mut transaction, &reports).await?;
-    for (place, commit) in end_places
-        .into_iter()
-        .zip(complete::run(&mut transaction, &ends).await?)
+    for (place, commit) in end_places.into_iter().zip(complete::run(&mut transaction, &ends).await?)
     {
         written[place] = Written::Ended(commit);
     }
-    for (place, claimed) in claim_places
-        .into_iter()
-        .zip(claim::run(&mut transaction, &claims).await?)
+    for (place, claimed) in
+        claim_places.into_iter().zip(claim::run(&mut transaction, &claims).await?)
     {
         written[place] = Written::Claimed(claimed);
     }
@@ -91,9 +91,7 @@ pub(super) async fn flush(connection: &mut SqliteConnection, writes: &[Write]) -
 
 /// Changes a number in the file's header that nobody uses, so that there is a page to write.
 async fn trial(connection: &mut SqliteConnection) -> StoreResult<()> {
-    let number: i64 = sqlx::query_scalar("pragma user_version")
-        .fetch_one(&mut *connection)
-        .await?;
+    let number: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut *connection).await?;
     let other = match number {
         0 => "pragma user_version = 1",
         _ => "pragma user_version = 0",

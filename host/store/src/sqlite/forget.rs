@@ -18,10 +18,12 @@ const DELETE_INPUTS: &str =
     "delete from task_inputs where task_id in (select unhex(value) from json_each(?1))";
 const DELETE_ATTEMPTS: &str =
     "delete from attempts where task_id in (select unhex(value) from json_each(?1))";
-const DELETE_EVENTS: &str = "delete from events where task_id in (select unhex(value) from json_each(?1))";
+const DELETE_EVENTS: &str =
+    "delete from events where task_id in (select unhex(value) from json_each(?1))";
 
-/// A stretch of the tasks in the order of ids: those that ended before the limit in time, the end of the stretch, its length, and
-/// whether it reaches tasks that are too young to have ended before that limit.
+/// A stretch of the tasks in the order of ids: those that ended before the limit in time, the end
+/// of the stretch, its length, and whether it reaches tasks that are too young to have ended before
+/// that limit.
 const WALK: &str = "
     with stretch as (select id, created_at, finished_at from tasks not indexed where id > ?1 order by id limit ?3)
     select (select json_group_array(hex(id)) from (select id from stretch where finished_at < ?2 order by id limit ?4)),
@@ -36,7 +38,8 @@ const DELETE_OLD: &str = "
     returning id";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[DELETE_INPUTS, DELETE_ATTEMPTS, DELETE_EVENTS, WALK, DELETE_OLD];
+pub(super) const STATEMENTS: &[&str] =
+    &[DELETE_INPUTS, DELETE_ATTEMPTS, DELETE_EVENTS, WALK, DELETE_OLD];
 
 /// Tasks looked at in one upkeep, which is some milliseconds of a reader's time.
 const STRETCH: u32 = 10_000;
@@ -54,30 +57,24 @@ pub(super) async fn prune(
         return Ok(0);
     };
     let mut statement = QueryBuilder::new("delete from tasks where id in (");
-    list::push_ids(
-        &mut statement,
-        tenant,
-        &filter,
-        Direction::OldestFirst,
-        None,
-        limit,
-    );
+    list::push_ids(&mut statement, tenant, &filter, Direction::OldestFirst, None, limit);
     statement.push(") and state in ('completed', 'failed', 'cancelled') returning id");
     let gone = statement.build().fetch_all(&mut *transaction).await?;
     let gone = gone.iter().map(|gone| row::task_id(gone, 0));
-    let count = delete_what_hangs_by(&mut transaction, &gone.collect::<StoreResult<Vec<_>>>()?).await?;
+    let count =
+        delete_what_hangs_by(&mut transaction, &gone.collect::<StoreResult<Vec<_>>>()?).await?;
     transaction.commit().await?;
     Ok(count)
 }
 
-async fn delete_what_hangs_by(connection: &mut SqliteConnection, gone: &[TaskId]) -> StoreResult<u64> {
+async fn delete_what_hangs_by(
+    connection: &mut SqliteConnection,
+    gone: &[TaskId],
+) -> StoreResult<u64> {
     if !gone.is_empty() {
         let array = id_array(gone);
         for statement in [DELETE_INPUTS, DELETE_ATTEMPTS, DELETE_EVENTS] {
-            sqlx::query(statement)
-                .bind(array.clone())
-                .execute(&mut *connection)
-                .await?;
+            sqlx::query(statement).bind(array.clone()).execute(&mut *connection).await?;
         }
     }
     Ok(gone.len() as u64)
@@ -85,10 +82,11 @@ async fn delete_what_hangs_by(connection: &mut SqliteConnection, gone: &[TaskId]
 
 /// Where the next walk for old tasks begins.
 ///
-/// No index has the tasks by the time of their end, because it would be one more tree for every task to touch. Ids are in the order of
-/// creation, so what is old stands at the front; but so does what has waited for long, and a walk that always began at the front would
-/// pass it every time. So it goes on where the last one stopped, and turns back when it meets the young. Lost with the process,
-/// which costs a walk.
+/// No index has the tasks by the time of their end, because it would be one more tree for every
+/// task to touch. Ids are in the order of creation, so what is old stands at the front; but so does
+/// what has waited for long, and a walk that always began at the front would pass it every time. So
+/// it goes on where the last one stopped, and turns back when it meets the young. Lost with the
+/// process, which costs a walk.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     after: Option<TaskId>,
@@ -126,10 +124,7 @@ impl Walk {
         } else {
             Some(row::task_id(&row, 1)?)
         };
-        Ok(Stretch {
-            old,
-            next: Self { after },
-        })
+        Ok(Stretch { old, next: Self { after } })
     }
 }
 
@@ -154,10 +149,7 @@ impl Stretch {
         let tasks_deleted =
             delete_what_hangs_by(&mut transaction, &gone.collect::<StoreResult<Vec<_>>>()?).await?;
         transaction.commit().await?;
-        let upkeep = Upkeep {
-            tasks_deleted,
-            ..Upkeep::default()
-        };
+        let upkeep = Upkeep { tasks_deleted, ..Upkeep::default() };
         Ok((upkeep, self.next))
     }
 }

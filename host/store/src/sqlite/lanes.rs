@@ -10,11 +10,13 @@ use super::{
 };
 use crate::{LanedTask, LapsedTask, StoreResult};
 
-/// Jumps from the head of each lane to the head of the next: as many steps as there are lanes, however many tasks wait in them.
+/// Jumps from the head of each lane to the head of the next: as many steps as there are lanes,
+/// however many tasks wait in them.
 ///
-/// A jump has to land beyond the lane's last task. SQLite seeks to the first row that is not less and looks on from there, so the
-/// comparison goes down to the id, where no id is as great as 17 bytes of 255. The `+` takes a column's affinity away; between two
-/// columns of text only the first column of the index would be used.
+/// A jump has to land beyond the lane's last task. SQLite seeks to the first row that is not less
+/// and looks on from there, so the comparison goes down to the id, where no id is as great as 17
+/// bytes of 255. The `+` takes a column's affinity away; between two columns of text only the first
+/// column of the index would be used.
 const LANES: &str = "
     with recursive heads (id) as (
         select * from (select id from tasks indexed by tasks_lanes where state = 'pending'
@@ -29,7 +31,8 @@ const LANES: &str = "
         limit ?1)
     select tasks.id, tenant, task_type, priority from heads cross join tasks on tasks.id = heads.id";
 
-/// As one value: a broker asks for thousands, and each row of an answer would cross from the database's thread by itself.
+/// As one value: a broker asks for thousands, and each row of an answer would cross from the
+/// database's thread by itself.
 const PENDING: &str = "
     select json_group_array(hex(id)) from (
         select id from tasks indexed by tasks_lanes
@@ -45,13 +48,19 @@ const HELD: &str = "
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING, HELD];
 
-pub(super) async fn lanes<'e>(executor: impl SqliteExecutor<'e>, limit: u32) -> StoreResult<Vec<Lane>> {
+pub(super) async fn lanes<'e>(
+    executor: impl SqliteExecutor<'e>,
+    limit: u32,
+) -> StoreResult<Vec<Lane>> {
     let heads = heads(executor, limit).await?;
     Ok(heads.into_iter().map(|head| head.lane).collect())
 }
 
 /// The oldest task of each lane.
-pub(super) async fn heads<'e>(executor: impl SqliteExecutor<'e>, limit: u32) -> StoreResult<Vec<LanedTask>> {
+pub(super) async fn heads<'e>(
+    executor: impl SqliteExecutor<'e>,
+    limit: u32,
+) -> StoreResult<Vec<LanedTask>> {
     let rows = sqlx::query(LANES).bind(limit).fetch_all(executor).await?;
     rows.iter().map(read_laned).collect()
 }
@@ -82,10 +91,7 @@ pub(super) async fn held(readers: &SqlitePool, worker: WorkerId) -> StoreResult<
 
 /// A task from four columns: its id and its lane.
 pub(super) fn read_laned(row: &SqliteRow) -> StoreResult<LanedTask> {
-    Ok(LanedTask {
-        id: row::task_id(row, 0)?,
-        lane: read_lane(row, 1)?,
-    })
+    Ok(LanedTask { id: row::task_id(row, 0)?, lane: read_lane(row, 1)? })
 }
 
 /// A lane from three columns, the first at `column`.

@@ -1,8 +1,9 @@
 //! Which tasks match a filter.
 //!
-//! The statement is put together from fixed words; every value is a bound parameter. Each state that a filter names is a branch of
-//! its own with the index that suits it, because no one index keeps all states in the order of ids without costing every task two
-//! more writes. A branch yields at most a page, so the merge of all of them is small.
+//! The statement is put together from fixed words; every value is a bound parameter. Each state
+//! that a filter names is a branch of its own with the index that suits it, because no one index
+//! keeps all states in the order of ids without costing every task two more writes. A branch yields
+//! at most a page, so the merge of all of them is small.
 
 use sqlx::{QueryBuilder, Sqlite};
 use taskforge_domain::{TaskId, TaskState, TenantId};
@@ -28,16 +29,9 @@ impl Direction {
 
 /// The filter narrowed to some states; `None` if it names only others.
 pub(super) fn narrowed(filter: &TaskFilter, to: fn(TaskState) -> bool) -> Option<TaskFilter> {
-    let named = if filter.states.is_empty() {
-        &TaskState::ALL[..]
-    } else {
-        &filter.states
-    };
+    let named = if filter.states.is_empty() { &TaskState::ALL[..] } else { &filter.states };
     let states: Vec<_> = named.iter().copied().filter(|state| to(*state)).collect();
-    (!states.is_empty()).then(|| TaskFilter {
-        states,
-        ..filter.clone()
-    })
+    (!states.is_empty()).then(|| TaskFilter { states, ..filter.clone() })
 }
 
 /// Appends a query for the ids of at most `limit` tasks that match, beyond `after`.
@@ -51,9 +45,7 @@ pub(super) fn push_ids(
 ) {
     let mut branches: Vec<Branch> = Vec::new();
     if filter.ids.is_empty() {
-        let named = TaskState::ALL
-            .into_iter()
-            .filter(|state| filter.states.contains(state));
+        let named = TaskState::ALL.into_iter().filter(|state| filter.states.contains(state));
         branches.extend(named.map(|state| branch(state, filter)));
     }
     if branches.is_empty() {
@@ -62,11 +54,7 @@ pub(super) fn push_ids(
     }
     out.push("select id from (");
     for (n, branch) in branches.into_iter().enumerate() {
-        out.push(if n == 0 {
-            "select * from ("
-        } else {
-            " union all select * from ("
-        });
+        out.push(if n == 0 { "select * from (" } else { " union all select * from (" });
         let push_rows = |out: &mut QueryBuilder<Sqlite>, source: &str| {
             out.push("select id from ").push(source);
             push_conditions(out, tenant, filter);
@@ -76,14 +64,11 @@ pub(super) fn push_ids(
         match branch {
             Branch::Rows(source) => push_rows(out, source),
             Branch::Lanes => {
-                out.push(TENANT_LANES_BEFORE)
-                    .push_bind(tenant.as_str().to_owned());
+                out.push(TENANT_LANES_BEFORE).push_bind(tenant.as_str().to_owned());
                 out.push(TENANT_LANES).push_bind(tenant.as_str().to_owned());
                 out.push(TENANT_LANES_AFTER);
                 push_rows(out, LANE_TASKS);
-                out.push("))) as page")
-                    .push(direction.order())
-                    .push_bind(i64::from(limit));
+                out.push("))) as page").push(direction.order()).push_bind(i64::from(limit));
             }
         }
         out.push(")");
@@ -93,8 +78,8 @@ pub(super) fn push_ids(
 
 /// Where the tasks of a state are found.
 enum Branch {
-    /// In the order of ids. The words are ours, not a caller's: an index that holds only some states can be used only by a statement
-    /// that spells them out.
+    /// In the order of ids. The words are ours, not a caller's: an index that holds only some
+    /// states can be used only by a statement that spells them out.
     Rows(&'static str),
     /// In each lane of the tenant, and there in the order of ids.
     Lanes,
@@ -117,7 +102,9 @@ fn branch(state: TaskState, filter: &TaskFilter) -> Branch {
         // Not in the order of ids, but only those that match.
         TaskState::Failed => Branch::Rows(DEAD),
         // As many as there are slots in the fleet.
-        TaskState::Running => Branch::Rows("tasks indexed by tasks_running where state = 'running'"),
+        TaskState::Running => {
+            Branch::Rows("tasks indexed by tasks_running where state = 'running'")
+        }
         TaskState::Completed => Branch::Rows("tasks not indexed where state = 'completed'"),
     }
 }
@@ -149,29 +136,25 @@ const TENANT_LANES_AFTER: &str = "
 const LANE_TASKS: &str = "tasks indexed by tasks_lanes
     where tasks.state = 'pending' and tasks.task_type = lane.task_type and tasks.priority = lane.priority";
 
-/// Appends what the filter asks of a task. Columns are named with their table, because a lane stands beside it.
-pub(super) fn push_conditions(out: &mut QueryBuilder<Sqlite>, tenant: &TenantId, filter: &TaskFilter) {
-    out.push(" and tasks.tenant = ")
-        .push_bind(tenant.as_str().to_owned());
+/// Appends what the filter asks of a task. Columns are named with their table, because a lane
+/// stands beside it.
+pub(super) fn push_conditions(
+    out: &mut QueryBuilder<Sqlite>,
+    tenant: &TenantId,
+    filter: &TaskFilter,
+) {
+    out.push(" and tasks.tenant = ").push_bind(tenant.as_str().to_owned());
     if !filter.ids.is_empty() {
         out.push(" and tasks.id in (select unhex(value) from json_each(")
             .push_bind(id_array(&filter.ids))
             .push("))");
         // Otherwise each branch is of one state.
         if !filter.states.is_empty() {
-            push_one_of(
-                out,
-                "state",
-                word_array(filter.states.iter().map(|state| state.as_str())),
-            );
+            push_one_of(out, "state", word_array(filter.states.iter().map(|state| state.as_str())));
         }
     }
     if !filter.types.is_empty() {
-        push_one_of(
-            out,
-            "task_type",
-            word_array(filter.types.iter().map(|name| name.as_str())),
-        );
+        push_one_of(out, "task_type", word_array(filter.types.iter().map(|name| name.as_str())));
     }
     if !filter.error_kinds.is_empty() {
         push_one_of(
@@ -202,9 +185,7 @@ pub(super) fn push_conditions(out: &mut QueryBuilder<Sqlite>, tenant: &TenantId,
 
 fn push_one_of(out: &mut QueryBuilder<Sqlite>, column: &str, array: String) {
     out.push(" and tasks.").push(column);
-    out.push(" in (select value from json_each(")
-        .push_bind(array)
-        .push("))");
+    out.push(" in (select value from json_each(").push_bind(array).push("))");
 }
 
 fn push_cursor(out: &mut QueryBuilder<Sqlite>, direction: Direction, after: Option<TaskId>) {

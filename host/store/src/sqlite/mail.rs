@@ -6,7 +6,8 @@ use taskforge_domain::{TaskType, Timestamp};
 use super::param::count;
 use crate::{MailCount, StoreResult};
 
-/// Counts a message if it is within the limit. The hour is the store's; it never runs backwards, or a clock that is set back would give an hour twice.
+/// Counts a message if it is within the limit. The hour is the store's; it never runs backwards, or
+/// a clock that is set back would give an hour twice.
 const COUNT: &str = "
     insert into plugin_mail as sent (plugin, version, hour, messages, bytes)
     select ?1, ?2, ?7, ?3, ?4 where ?3 <= ?5 and ?4 <= ?6

@@ -21,11 +21,12 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite
 /// What the first migration writes into the file's header.
 const APPLICATION_ID: i64 = 1_413_894_727;
 
-/// Readers never block the writer or each other, and each is a thread; a list or two at a time is what an embedded server sees.
+/// Readers never block the writer or each other, and each is a thread; a list or two at a time is
+/// what an embedded server sees.
 const READERS: u32 = 4;
 
-/// The right to use a database file, held until it is dropped. The database's own locks are not enough: they would let two processes
-/// take turns, and each would sweep the other's work.
+/// The right to use a database file, held until it is dropped. The database's own locks are not
+/// enough: they would let two processes take turns, and each would sweep the other's work.
 pub(super) struct FileLock {
     _file: File,
 }
@@ -85,30 +86,29 @@ fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
-        // FULL: a commit is on the disk before it is answered. NORMAL would lose the last commits with the power.
+        // FULL: a commit is on the disk before it is answered. NORMAL would lose the last commits
+        // with the power.
         .synchronous(SqliteSynchronous::Full)
         // Nobody else writes; the wait is for a checkpoint or a backup tool.
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(false)
         .pragma("temp_store", "memory")
         .statement_cache_capacity(64)
-        // Rows cross from the connection's thread through a channel; a batch of claims should not stop halfway.
+        // Rows cross from the connection's thread through a channel; a batch of claims should not
+        // stop halfway.
         .row_buffer_size(1024)
         .disable_statement_logging()
 }
 
-/// How long a write waits for somebody else's lock: for a checkpoint or a short look with another tool. Clients
-/// are answered, and finished attempts are committed later.
+/// How long a write waits for somebody else's lock: for a checkpoint or a short look with another
+/// tool. Clients are answered, and finished attempts are committed later.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Opens the connection that writes, creates the file if there is none, and brings the schema up to date.
+/// Opens the connection that writes, creates the file if there is none, and brings the schema up to
+/// date.
 pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
     // SQLite gives its log and its index the mode of the database.
-    for file in [
-        path.to_owned(),
-        with_suffix(path, "-wal"),
-        with_suffix(path, "-shm"),
-    ] {
+    for file in [path.to_owned(), with_suffix(path, "-wal"), with_suffix(path, "-shm")] {
         private::database_file(&file, file == path).map_err(|error| {
             StoreError::Unavailable(format!("cannot keep {} to its user: {error}", file.display()))
         })?;
@@ -127,8 +127,9 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
     Ok(connection)
 }
 
-/// Opens another connection that writes, in place of one that was lost. The file must be there: an empty new one in the place
-/// of one that somebody has removed would look as if there had never been a task.
+/// Opens another connection that writes, in place of one that was lost. The file must be there: an
+/// empty new one in the place of one that somebody has removed would look as if there had never
+/// been a task.
 pub(super) async fn writer_again(path: &Path) -> StoreResult<SqliteConnection> {
     connect(path, writer_options(path).busy_timeout(LOCK_PATIENCE)).await
 }
@@ -142,14 +143,12 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn connect(path: &Path, options: SqliteConnectOptions) -> StoreResult<SqliteConnection> {
-    options
-        .connect()
-        .await
-        .map_err(|error| explain(path, error.into()))
+    options.connect().await.map_err(|error| explain(path, error.into()))
 }
 
 const PAGE_SIZE: u32 = 4096;
-/// A checkpoint copies each changed page once, however often it was written since the last: rarer checkpoints copy less.
+/// A checkpoint copies each changed page once, however often it was written since the last: rarer
+/// checkpoints copy less.
 const WAL_PAGES: u32 = 4000;
 
 /// Opens the connections that read.
@@ -164,7 +163,9 @@ pub(super) async fn readers(path: &Path) -> StoreResult<SqlitePool> {
         .test_before_acquire(false)
         // One that is left in a transaction would show for ever what was there when that began.
         .after_release(|connection, _| {
-            Box::pin(async move { Ok(connection.ping().await.is_ok() && !connection.is_in_transaction()) })
+            Box::pin(async move {
+                Ok(connection.ping().await.is_ok() && !connection.is_in_transaction())
+            })
         })
         .connect_with(options)
         .await
@@ -172,14 +173,15 @@ pub(super) async fn readers(path: &Path) -> StoreResult<SqlitePool> {
 }
 
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> StoreResult<()> {
-    let application: i64 = sqlx::query_scalar("pragma application_id")
-        .fetch_one(&mut *connection)
-        .await?;
-    // The table of migrations is made before the first migration, which sets the application id: a crash may fall between them.
-    let foreign: i64 =
-        sqlx::query_scalar("select count(*) from sqlite_schema where tbl_name <> '_sqlx_migrations'")
-            .fetch_one(&mut *connection)
-            .await?;
+    let application: i64 =
+        sqlx::query_scalar("pragma application_id").fetch_one(&mut *connection).await?;
+    // The table of migrations is made before the first migration, which sets the application id: a
+    // crash may fall between them.
+    let foreign: i64 = sqlx::query_scalar(
+        "select count(*) from sqlite_schema where tbl_name <> '_sqlx_migrations'",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     if application != APPLICATION_ID && foreign > 0 {
         return Err(StoreError::Schema(format!(
             "{} is a database of another program",
@@ -198,31 +200,29 @@ async fn migrate(path: &Path, connection: &mut SqliteConnection) -> StoreResult<
 }
 
 fn latest_version() -> i64 {
-    MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0)
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// Whether the database answers and its schema is the one of this binary.
 pub(super) async fn check(readers: &SqlitePool) -> StoreResult<()> {
-    let version: Option<i64> = sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-        .fetch_one(readers)
-        .await?;
+    let version: Option<i64> =
+        sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+            .fetch_one(readers)
+            .await?;
     match version.unwrap_or(0) {
         version if version == latest_version() => Ok(()),
-        version => Err(StoreError::Schema(format!(
-            "it has version {version}, not {}",
-            latest_version()
-        ))),
+        version => {
+            Err(StoreError::Schema(format!("it has version {version}, not {}", latest_version())))
+        }
     }
 }
 
 /// Names the file in errors that are about it.
 fn explain(path: &Path, error: StoreError) -> StoreError {
     match error {
-        StoreError::Unavailable(why) => StoreError::Unavailable(format!("{}: {why}", path.display())),
+        StoreError::Unavailable(why) => {
+            StoreError::Unavailable(format!("{}: {why}", path.display()))
+        }
         StoreError::Corrupt(why) => {
             StoreError::Schema(format!("{} is not a taskforge database: {why}", path.display()))
         }

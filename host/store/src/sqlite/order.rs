@@ -1,11 +1,13 @@
 //! Which tasks go first when no broker says so.
 //!
-//! The most urgent go first. Inside a priority tenants take turns: in each turn a tenant of weight 3 may have its three oldest tasks, one
-//! of weight 1 its oldest; within a turn, and for one tenant, the lower id goes first. Nothing is remembered between claims.
+//! The most urgent go first. Inside a priority tenants take turns: in each turn a tenant of weight
+//! 3 may have its three oldest tasks, one of weight 1 its oldest; within a turn, and for one
+//! tenant, the lower id goes first. Nothing is remembered between claims.
 //!
-//! A turn is planned before it is read: so many turns as would fill the claim if every tenant had enough. Whoever has less leaves room for
-//! another round of turns among the rest. So a claim reads about as many entries of the index as it takes, whether a lane holds ten tasks
-//! or a million; a sort over all that waits would read them all.
+//! A turn is planned before it is read: so many turns as would fill the claim if every tenant had
+//! enough. Whoever has less leaves room for another round of turns among the rest. So a claim reads
+//! about as many entries of the index as it takes, whether a lane holds ten tasks or a million; a
+//! sort over all that waits would read them all.
 
 use std::{
     cmp::Reverse,
@@ -81,7 +83,12 @@ struct Share {
 }
 
 impl Order {
-    pub(super) fn new(types: &[TaskType], limit: u32, policy: &QueuePolicy, ageing: &Arc<Ageing>) -> Self {
+    pub(super) fn new(
+        types: &[TaskType],
+        limit: u32,
+        policy: &QueuePolicy,
+        ageing: &Arc<Ageing>,
+    ) -> Self {
         let served = types.iter().filter(|name| !policy.is_paused(name));
         Self {
             types: served.cloned().collect(),
@@ -105,7 +112,8 @@ impl Order {
             return Ok((picked, false));
         }
         let mut asked = Vec::new();
-        let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> = BTreeMap::new();
+        let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> =
+            BTreeMap::new();
         // Of what may run.
         let mut oldest: Option<(TaskId, Reverse<Priority>)> = None;
         for head in heads(&mut *connection, LANES).await? {
@@ -122,12 +130,7 @@ impl Order {
                 weight: self.policy.weight(&lane.tenant).get() as usize,
                 sources: Vec::new(),
             });
-            share.sources.push(Source {
-                lane,
-                last: None,
-                heads: Vec::new(),
-                taken: 0,
-            });
+            share.sources.push(Source { lane, last: None, heads: Vec::new(), taken: 0 });
         }
         let mut by_priority: BTreeMap<_, Vec<Share>> = by_priority
             .into_iter()
@@ -136,7 +139,8 @@ impl Order {
         let aged = self.ageing.lock().of_next(&self.asked, self.limit);
         // The most urgent go first anyway.
         let first = by_priority.keys().next().copied();
-        let overdue = oldest.filter(|(oldest, level)| Some(*level) != first && is_overdue(*oldest, now));
+        let overdue =
+            oldest.filter(|(oldest, level)| Some(*level) != first && is_overdue(*oldest, now));
         let mut aged_picks = Vec::new();
         if let Some((_, priority)) = overdue
             && let Some(shares) = by_priority.get_mut(&priority)
@@ -181,7 +185,8 @@ async fn fill(
     Ok(picked)
 }
 
-/// As many turns as would give `left` tasks if every tenant had enough. Sources that have no more are removed.
+/// As many turns as would give `left` tasks if every tenant had enough. Sources that have no more
+/// are removed.
 async fn round(
     connection: &mut SqliteConnection,
     shares: &mut [Share],

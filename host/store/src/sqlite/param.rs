@@ -5,8 +5,8 @@ use std::{fmt::Write, time::Duration};
 use taskforge_domain::{TaskId, Timestamp, VersionId, WorkerId};
 use uuid::Uuid;
 
-/// One row of a batch, as the text of a JSON array. It is built by the caller that wants it written, so that the one writer has
-/// nothing left to do but run the statement.
+/// One row of a batch, as the text of a JSON array. It is built by the caller that wants it
+/// written, so that the one writer has nothing left to do but run the statement.
 ///
 /// Ids travel as hexadecimal text for `unhex`, because JSON has no bytes.
 pub(super) struct RowText(String);
@@ -45,7 +45,8 @@ impl RowText {
 
     pub(super) fn real(mut self, value: f64) -> Self {
         self.separate();
-        // `{:?}` always has a point or an exponent, which keeps it a real. JSON has no infinities and no NaN.
+        // `{:?}` always has a point or an exponent, which keeps it a real. JSON has no infinities
+        // and no NaN.
         if value.is_finite() {
             write!(self.0, "{value:?}").ok();
         } else {
@@ -95,8 +96,9 @@ impl RowText {
     }
 }
 
-/// Appends a JSON string. U+0000 would end the text in the database, which takes it for a terminator, so it is replaced by U+FFFD; it is
-/// only ever found in what a guest said, never in JSON text.
+/// Appends a JSON string. U+0000 would end the text in the database, which takes it for a
+/// terminator, so it is replaced by U+FFFD; it is only ever found in what a guest said, never in
+/// JSON text.
 fn push_json_text(out: &mut String, value: &str) {
     out.push('"');
     let mut plain = 0;
@@ -123,8 +125,9 @@ fn push_json_text(out: &mut String, value: &str) {
     out.push('"');
 }
 
-/// The statements that many rows take: JSON arrays of at most this much text, unless one row alone is longer. SQLite refuses a value over
-/// 1 GB, and holds a parameter several times while it works on it.
+/// The statements that many rows take: JSON arrays of at most this much text, unless one row alone
+/// is longer. SQLite refuses a value over 1 GB, and holds a parameter several times while it works
+/// on it.
 const PARAMETER_BYTES: usize = 8 << 20;
 
 /// Joins rows into JSON arrays.
@@ -148,16 +151,12 @@ pub(super) fn arrays<'a>(rows: impl IntoIterator<Item = &'a str>) -> Vec<String>
 
 /// A JSON array of ids.
 pub(super) fn id_array<'a>(ids: impl IntoIterator<Item = &'a TaskId>) -> String {
-    ids.into_iter()
-        .fold(RowText::new(), |row, id| row.id(id.as_uuid()))
-        .finish()
+    ids.into_iter().fold(RowText::new(), |row, id| row.id(id.as_uuid())).finish()
 }
 
 /// The same of versions.
 pub(super) fn version_array(ids: &[VersionId]) -> String {
-    ids.iter()
-        .fold(RowText::new(), |row, id| row.id(id.as_uuid()))
-        .finish()
+    ids.iter().fold(RowText::new(), |row, id| row.id(id.as_uuid())).finish()
 }
 
 /// A JSON array of words.

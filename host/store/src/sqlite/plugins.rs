@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType, TenantId,
-    VersionId, VersionState, VersionUsage,
+    Digest, PluginEvent, PluginSettings, PluginVersion, RegisteredPlugin, Revision, TaskType,
+    TenantId, VersionId, VersionState, VersionUsage,
 };
 
 use super::{
@@ -60,10 +60,7 @@ impl PluginStore for SqliteStore {
     }
 
     async fn change_rollout(&self, change: &RolloutChange) -> StoreResult<Option<Revision>> {
-        in_transaction!(self.shared.writer, |transaction| registry::change(
-            transaction,
-            change
-        ))
+        in_transaction!(self.shared.writer, |transaction| registry::change(transaction, change))
     }
 
     async fn set_settings(
@@ -161,7 +158,12 @@ impl PluginStore for SqliteStore {
         ))
     }
 
-    async fn delete_secret(&self, plugin: &TaskType, name: &str, event: &PluginEvent) -> StoreResult<bool> {
+    async fn delete_secret(
+        &self,
+        plugin: &TaskType,
+        name: &str,
+        event: &PluginEvent,
+    ) -> StoreResult<bool> {
         in_transaction!(self.shared.writer, |transaction| secrets::delete(
             transaction,
             plugin,
@@ -205,14 +207,15 @@ impl PluginStore for SqliteStore {
     }
 
     async fn delete_values(&self, space: &KeySpace, keys: &[String]) -> StoreResult<()> {
-        in_transaction!(self.shared.writer, |transaction| values::delete(
-            transaction,
-            space,
-            keys
-        ))
+        in_transaction!(self.shared.writer, |transaction| values::delete(transaction, space, keys))
     }
 
-    async fn list_keys(&self, space: &KeySpace, after: Option<&str>, limit: u32) -> StoreResult<Vec<String>> {
+    async fn list_keys(
+        &self,
+        space: &KeySpace,
+        after: Option<&str>,
+        limit: u32,
+    ) -> StoreResult<Vec<String>> {
         values::list(&self.shared.readers, space, after, limit).await
     }
 

@@ -24,18 +24,13 @@ pub(super) async fn read(readers: &SqlitePool) -> StoreResult<QueuePolicy> {
         .fetch_all(&mut *snapshot)
         .await?;
     let types = types.iter().map(|row| {
-        let policy = TypePolicy {
-            paused: row.try_get(1)?,
-            max_running: cap(row, 2)?,
-        };
+        let policy = TypePolicy { paused: row.try_get(1)?, max_running: cap(row, 2)? };
         Ok((row::word(row, 0)?, policy))
     });
     let tenants = tenants.iter().map(|row| {
-        let weight = Weight::new(row::number(row, 1)?).map_err(|error| row::corrupt(row, 1, error))?;
-        let policy = TenantPolicy {
-            weight,
-            max_running: cap(row, 2)?,
-        };
+        let weight =
+            Weight::new(row::number(row, 1)?).map_err(|error| row::corrupt(row, 1, error))?;
+        let policy = TenantPolicy { weight, max_running: cap(row, 2)? };
         Ok((row::word(row, 0)?, policy))
     });
     Ok(QueuePolicy {

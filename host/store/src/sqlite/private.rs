@@ -19,12 +19,7 @@ pub(super) fn file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
+    let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
     close_to_others(&file)?;
     Ok(file)
 }

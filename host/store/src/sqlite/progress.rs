@@ -38,7 +38,10 @@ impl ProgressRow {
 }
 
 /// Records reports in the caller's transaction; of several for one task, the last.
-pub(super) async fn run(connection: &mut SqliteConnection, rows: &[&ProgressRow]) -> StoreResult<()> {
+pub(super) async fn run(
+    connection: &mut SqliteConnection,
+    rows: &[&ProgressRow],
+) -> StoreResult<()> {
     let latest: HashMap<_, _> = rows.iter().map(|row| (row.id, row.row.as_str())).collect();
     for array in arrays(latest.into_values()) {
         sqlx::query(REPORT).bind(array).execute(&mut *connection).await?;

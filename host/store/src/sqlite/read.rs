@@ -2,8 +2,8 @@
 
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 use taskforge_domain::{
-    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError, TaskId,
-    TaskState, TenantId, Usage,
+    Attempt, Event, Failure, FailureKind, LogLine, Outcome, Progress, RunLease, Task, TaskError,
+    TaskId, TaskState, TenantId, Usage,
 };
 
 use super::{
@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{Counts, Page, StoreResult, Story, TaskFilter, report};
 
-/// What [`read_task`] reads. A completed task's result is the output of the attempt that completed it.
+/// What [`read_task`] reads. A completed task's result is the output of the attempt that completed
+/// it.
 macro_rules! select_task {
     () => {
         "select tasks.id, tenant, task_type, state, priority, attempt, max_retries, retry_base_ms, retry_cap_ms,
@@ -37,10 +38,12 @@ const ATTEMPTS: &str = "
     from attempts where task_id = ?1 order by run_lease";
 
 /// In the order in which they were written.
-const EVENTS: &str = "select at, kind, run_lease, detail from events where task_id = ?1 order by seq";
+const EVENTS: &str =
+    "select at, kind, run_lease, detail from events where task_id = ?1 order by seq";
 
-/// From indexes alone, each of which holds one state and has the type in it; what runs is few. The inner groups are those that the
-/// index has side by side, so that nothing is sorted but their sums.
+/// From indexes alone, each of which holds one state and has the type in it; what runs is few. The
+/// inner groups are those that the index has side by side, so that nothing is sorted but their
+/// sums.
 const COUNTS: &str = "
     select task_type, 'scheduled', count(*), null from tasks indexed by tasks_scheduled_types
     where state = 'scheduled' group by task_type
@@ -66,15 +69,8 @@ pub(super) async fn task<'e>(
     tenant: &TenantId,
     id: TaskId,
 ) -> StoreResult<Option<Task>> {
-    let query = sqlx::query(TASK)
-        .bind(tenant.as_str().to_owned())
-        .bind(task_id(id));
-    query
-        .fetch_optional(executor)
-        .await?
-        .as_ref()
-        .map(read_task)
-        .transpose()
+    let query = sqlx::query(TASK).bind(tenant.as_str().to_owned()).bind(task_id(id));
+    query.fetch_optional(executor).await?.as_ref().map(read_task).transpose()
 }
 
 pub(super) async fn page(
@@ -86,41 +82,24 @@ pub(super) async fn page(
     let after = page.after.map(|cursor| cursor.0);
     let mut statement: QueryBuilder<Sqlite> =
         QueryBuilder::new(concat!(select_task!(), " where tasks.id in ("));
-    list::push_ids(
-        &mut statement,
-        tenant,
-        filter,
-        Direction::NewestFirst,
-        after,
-        page.limit,
-    );
+    list::push_ids(&mut statement, tenant, filter, Direction::NewestFirst, after, page.limit);
     statement.push(") order by tasks.id desc");
-    statement
-        .build()
-        .fetch_all(readers)
-        .await?
-        .iter()
-        .map(read_task)
-        .collect()
+    statement.build().fetch_all(readers).await?.iter().map(read_task).collect()
 }
 
-pub(super) async fn story(readers: &SqlitePool, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
+pub(super) async fn story(
+    readers: &SqlitePool,
+    tenant: &TenantId,
+    id: TaskId,
+) -> StoreResult<Option<Story>> {
     // One transaction, so that the three reads are of one moment.
     let mut snapshot = readers.begin().await?;
-    let row = sqlx::query(TASK)
-        .bind(tenant.as_str().to_owned())
-        .bind(task_id(id));
+    let row = sqlx::query(TASK).bind(tenant.as_str().to_owned()).bind(task_id(id));
     let Some(row) = row.fetch_optional(&mut *snapshot).await? else {
         return Ok(None);
     };
-    let attempts = sqlx::query(ATTEMPTS)
-        .bind(task_id(id))
-        .fetch_all(&mut *snapshot)
-        .await?;
-    let events = sqlx::query(EVENTS)
-        .bind(task_id(id))
-        .fetch_all(&mut *snapshot)
-        .await?;
+    let attempts = sqlx::query(ATTEMPTS).bind(task_id(id)).fetch_all(&mut *snapshot).await?;
+    let events = sqlx::query(EVENTS).bind(task_id(id)).fetch_all(&mut *snapshot).await?;
     Ok(Some(Story {
         task: read_task(&row)?,
         attempts: attempts.iter().map(read_attempt).collect::<StoreResult<_>>()?,
@@ -131,28 +110,21 @@ pub(super) async fn story(readers: &SqlitePool, tenant: &TenantId, id: TaskId) -
 
 pub(super) async fn counts(readers: &SqlitePool) -> StoreResult<Counts> {
     let rows = sqlx::query(COUNTS).fetch_all(readers).await?;
-    let by_type = rows
-        .iter()
-        .map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
+    let by_type =
+        rows.iter().map(|row| Ok((row::word(row, 0)?, row::word(row, 1)?, row::number(row, 2)?)));
     let mut oldest_pending = Vec::new();
     for row in &rows {
         if row.try_get::<Option<&[u8]>, _>(3)?.is_some() {
             oldest_pending.push((row::word(row, 0)?, row::task_id(row, 3)?));
         }
     }
-    Ok(Counts {
-        by_type: by_type.collect::<StoreResult<_>>()?,
-        oldest_pending,
-    })
+    Ok(Counts { by_type: by_type.collect::<StoreResult<_>>()?, oldest_pending })
 }
 
 fn read_task(row: &SqliteRow) -> StoreResult<Task> {
     let error = row::optional_word::<FailureKind>(row, 11)?;
     let error = match error {
-        Some(kind) => Some(TaskError {
-            kind,
-            message: row::text(row, 12)?,
-        }),
+        Some(kind) => Some(TaskError { kind, message: row::text(row, 12)? }),
         None => None,
     };
     let (progress, _) = read_report(row)?;
@@ -195,12 +167,15 @@ fn read_attempt(row: &SqliteRow) -> StoreResult<Attempt> {
             Outcome::Failed(Failure {
                 kind,
                 message: row::text(row, 9)?,
-                retry_after: retry_after.map(|ms| std::time::Duration::from_millis(ms.unsigned_abs())),
+                retry_after: retry_after
+                    .map(|ms| std::time::Duration::from_millis(ms.unsigned_abs())),
             })
         }
     };
     let logs: Vec<LogLine> = match row::optional_text(row, 18)? {
-        Some(lines) => serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?,
+        Some(lines) => {
+            serde_json::from_str(&lines).map_err(|error| row::corrupt(row, 18, error))?
+        }
         None => Vec::new(),
     };
     Ok(Attempt {

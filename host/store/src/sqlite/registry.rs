@@ -63,23 +63,16 @@ pub(super) async fn snapshot(readers: &SqlitePool) -> StoreResult<RegistrySnapsh
     let revision = revision(&mut *snapshot).await?;
     let rows = sqlx::query(PLUGINS).fetch_all(&mut *snapshot).await?;
     let plugins: Vec<_> = rows.iter().map(read_plugin).collect::<StoreResult<_>>()?;
-    let running: Vec<_> = plugins
-        .iter()
-        .flat_map(|plugin| plugin.rollout.running())
-        .collect();
+    let running: Vec<_> = plugins.iter().flat_map(|plugin| plugin.rollout.running()).collect();
     let versions = versions::by_id(&mut *snapshot, &running).await?;
-    Ok(RegistrySnapshot {
-        revision,
-        plugins,
-        versions,
-    })
+    Ok(RegistrySnapshot { revision, plugins, versions })
 }
 
-pub(super) async fn plugin(readers: &SqlitePool, name: &TaskType) -> StoreResult<Option<RegisteredPlugin>> {
-    let row = sqlx::query(PLUGIN)
-        .bind(name.as_str().to_owned())
-        .fetch_optional(readers)
-        .await?;
+pub(super) async fn plugin(
+    readers: &SqlitePool,
+    name: &TaskType,
+) -> StoreResult<Option<RegisteredPlugin>> {
+    let row = sqlx::query(PLUGIN).bind(name.as_str().to_owned()).fetch_optional(readers).await?;
     row.as_ref().map(read_plugin).transpose()
 }
 
@@ -87,13 +80,7 @@ pub(super) async fn change(
     transaction: SqliteTransaction<'_>,
     change: &RolloutChange,
 ) -> StoreResult<Option<Revision>> {
-    let RolloutChange {
-        plugin,
-        expected,
-        rollout,
-        states,
-        event,
-    } = change;
+    let RolloutChange { plugin, expected, rollout, states, event } = change;
     let mut edit = Edit::begin(transaction).await?;
     sqlx::query(RELEASE)
         .bind(plugin.as_str().to_owned())
@@ -148,11 +135,8 @@ pub(super) async fn events(
     plugin: &TaskType,
     limit: u32,
 ) -> StoreResult<Vec<PluginEvent>> {
-    let rows = sqlx::query(EVENTS)
-        .bind(plugin.as_str().to_owned())
-        .bind(limit)
-        .fetch_all(readers)
-        .await?;
+    let rows =
+        sqlx::query(EVENTS).bind(plugin.as_str().to_owned()).bind(limit).fetch_all(readers).await?;
     rows.iter().map(read_event).collect()
 }
 

@@ -15,7 +15,10 @@ pub(super) fn corrupt(row: &SqliteRow, column: usize, why: impl Display) -> Stor
     StoreError::Corrupt(format!("column {}: {why}", row.column(column).name()))
 }
 
-fn get<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, column: usize) -> StoreResult<T> {
+fn get<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(
+    row: &'r SqliteRow,
+    column: usize,
+) -> StoreResult<T> {
     Ok(row.try_get(column)?)
 }
 
@@ -35,7 +38,10 @@ pub(super) fn version_id(row: &SqliteRow, column: usize) -> StoreResult<VersionI
     uuid(row, column).map(VersionId::from_uuid)
 }
 
-pub(super) fn optional_version_id(row: &SqliteRow, column: usize) -> StoreResult<Option<VersionId>> {
+pub(super) fn optional_version_id(
+    row: &SqliteRow,
+    column: usize,
+) -> StoreResult<Option<VersionId>> {
     match get::<Option<&[u8]>>(row, column)? {
         Some(_) => version_id(row, column).map(Some),
         None => Ok(None),
@@ -43,9 +49,8 @@ pub(super) fn optional_version_id(row: &SqliteRow, column: usize) -> StoreResult
 }
 
 pub(super) fn digest(row: &SqliteRow, column: usize) -> StoreResult<Digest> {
-    let bytes: [u8; 32] = get::<&[u8]>(row, column)?
-        .try_into()
-        .map_err(|error| corrupt(row, column, error))?;
+    let bytes: [u8; 32] =
+        get::<&[u8]>(row, column)?.try_into().map_err(|error| corrupt(row, column, error))?;
     Ok(Digest::from_bytes(bytes))
 }
 
@@ -63,10 +68,11 @@ pub(super) fn ids(array: &str) -> StoreResult<Vec<TaskId>> {
 }
 
 /// Anything that is stored by its name: a tenant, a task type, a state, a kind.
-pub(super) fn word<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: usize) -> StoreResult<T> {
-    get::<&str>(row, column)?
-        .parse()
-        .map_err(|error| corrupt(row, column, error))
+pub(super) fn word<T: std::str::FromStr<Err: Display>>(
+    row: &SqliteRow,
+    column: usize,
+) -> StoreResult<T> {
+    get::<&str>(row, column)?.parse().map_err(|error| corrupt(row, column, error))
 }
 
 pub(super) fn optional_word<T: std::str::FromStr<Err: Display>>(
@@ -79,7 +85,10 @@ pub(super) fn optional_word<T: std::str::FromStr<Err: Display>>(
 }
 
 /// A whole number, in the type that the domain gives it.
-pub(super) fn number<T: TryFrom<i64, Error: Display>>(row: &SqliteRow, column: usize) -> StoreResult<T> {
+pub(super) fn number<T: TryFrom<i64, Error: Display>>(
+    row: &SqliteRow,
+    column: usize,
+) -> StoreResult<T> {
     T::try_from(get::<i64>(row, column)?).map_err(|error| corrupt(row, column, error))
 }
 
@@ -102,7 +111,9 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> StoreResult<Timestamp> {
 
 pub(super) fn optional_time(row: &SqliteRow, column: usize) -> StoreResult<Option<Timestamp>> {
     get::<Option<i64>>(row, column)?
-        .map(|micros| Timestamp::from_microsecond(micros).map_err(|error| corrupt(row, column, error)))
+        .map(|micros| {
+            Timestamp::from_microsecond(micros).map_err(|error| corrupt(row, column, error))
+        })
         .transpose()
 }
 

@@ -55,11 +55,11 @@ pub(super) async fn delete(
     Ok(was_there)
 }
 
-pub(super) async fn of_plugin(readers: &SqlitePool, plugin: &TaskType) -> StoreResult<Vec<SealedSecret>> {
-    let rows = sqlx::query(OF_PLUGIN)
-        .bind(plugin.as_str().to_owned())
-        .fetch_all(readers)
-        .await?;
+pub(super) async fn of_plugin(
+    readers: &SqlitePool,
+    plugin: &TaskType,
+) -> StoreResult<Vec<SealedSecret>> {
+    let rows = sqlx::query(OF_PLUGIN).bind(plugin.as_str().to_owned()).fetch_all(readers).await?;
     let secrets = rows.iter().map(|row| {
         Ok(SealedSecret {
             name: row::text(row, 0)?,

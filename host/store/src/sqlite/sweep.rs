@@ -39,7 +39,8 @@ const HEARTBEAT: &str = "
 /// One that was refused stays refused, whatever the worker's clock says next.
 const LAPSE_WORKER: &str = "update workers set lapsed_at = ?2 where id = ?1 and lapsed_at is null";
 
-/// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is marked here, in the same transaction.
+/// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is
+/// marked here, in the same transaction.
 const LAPSE_WORKERS: &str = "
     update workers set lapsed_at = ?1 where lapsed_at is null and heartbeat_at + lease_ms * 1000 < ?1
     returning id";
@@ -54,7 +55,8 @@ const FORGET_WORKERS: &str = "
     where lapsed_at < ?1
       and not exists (select 1 from tasks where tasks.state = 'running' and tasks.worker = workers.id)";
 
-/// Running tasks whose worker has lapsed or is gone. `cross join` keeps the small side, what runs, outside.
+/// Running tasks whose worker has lapsed or is gone. `cross join` keeps the small side, what runs,
+/// outside.
 const LAPSED: &str = "
     select tasks.id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
            tenant, task_type, priority, lapses
@@ -64,7 +66,8 @@ const LAPSED: &str = "
     limit ?1";
 
 /// The arrows out of `running` that a sweeper may take, for the lease that lapsed and no other. The
-/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it had.
+/// attempt is taken back. A task that is handed back has not lapsed, and keeps the error that it
+/// had.
 const RESOLVE_LAPSED: &str = "
     update tasks
     set state = verdict.state,
@@ -114,11 +117,8 @@ pub(super) async fn promote_due(
     limit: u32,
 ) -> StoreResult<Vec<LanedTask>> {
     lead::fence(&mut transaction, term).await?;
-    let rows = sqlx::query(PROMOTE_DUE)
-        .bind(time(now))
-        .bind(limit)
-        .fetch_all(&mut *transaction)
-        .await?;
+    let rows =
+        sqlx::query(PROMOTE_DUE).bind(time(now)).bind(limit).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     let due = rows.iter().map(|row| Ok((row::time(row, 4)?, read_laned(row)?)));
     let mut due = due.collect::<StoreResult<Vec<_>>>()?;
@@ -157,15 +157,14 @@ pub(super) async fn heartbeat(
     if query.execute(&mut *connection).await?.rows_affected() == 1 {
         return Ok(true);
     }
-    sqlx::query(LAPSE_WORKER)
-        .bind(worker_id(worker))
-        .bind(time(now))
-        .execute(connection)
-        .await?;
+    sqlx::query(LAPSE_WORKER).bind(worker_id(worker)).bind(time(now)).execute(connection).await?;
     Ok(false)
 }
 
-pub(super) async fn remove_worker(connection: &mut SqliteConnection, worker: WorkerId) -> StoreResult<()> {
+pub(super) async fn remove_worker(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+) -> StoreResult<()> {
     sqlx::query("delete from workers where id = ?1")
         .bind(worker_id(worker))
         .execute(connection)
@@ -201,11 +200,8 @@ pub(super) async fn lapsed(
     let news = beats.news();
     let mut silent = Vec::new();
     for news in &news {
-        let (statement, at) = if news.has_lapsed {
-            (LAPSE_WORKER, time(now))
-        } else {
-            (WRITE_BEAT, news.last)
-        };
+        let (statement, at) =
+            if news.has_lapsed { (LAPSE_WORKER, time(now)) } else { (WRITE_BEAT, news.last) };
         let written = sqlx::query(statement)
             .bind(worker_id(news.worker))
             .bind(at)
@@ -216,18 +212,9 @@ pub(super) async fn lapsed(
             silent.push(news.worker);
         }
     }
-    let lapsed = sqlx::query(LAPSE_WORKERS)
-        .bind(time(now))
-        .fetch_all(&mut *transaction)
-        .await?;
-    sqlx::query(FORGET_WORKERS)
-        .bind(time_before(now, MEMORY))
-        .execute(&mut *transaction)
-        .await?;
-    let rows = sqlx::query(LAPSED)
-        .bind(limit)
-        .fetch_all(&mut *transaction)
-        .await?;
+    let lapsed = sqlx::query(LAPSE_WORKERS).bind(time(now)).fetch_all(&mut *transaction).await?;
+    sqlx::query(FORGET_WORKERS).bind(time_before(now, MEMORY)).execute(&mut *transaction).await?;
+    let rows = sqlx::query(LAPSED).bind(limit).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     for row in &lapsed {
         silent.push(row::worker_id(row, 0)?);
@@ -265,21 +252,14 @@ pub(super) async fn resolve_lapsed(
         .collect::<StoreResult<Vec<_>>>()?;
     let mut moved = Vec::new();
     for array in arrays(rows.iter().map(String::as_str)) {
-        for row in sqlx::query(RESOLVE_LAPSED)
-            .bind(array)
-            .fetch_all(&mut *transaction)
-            .await?
-        {
+        for row in sqlx::query(RESOLVE_LAPSED).bind(array).fetch_all(&mut *transaction).await? {
             moved.push(row::task_id(&row, 0)?);
         }
     }
     let by_id: HashMap<_, _> = verdicts.iter().map(|verdict| (verdict.id, verdict)).collect();
     let events = moved.iter().filter_map(|id| by_id.get(id)).map(|verdict| {
-        let kind = if verdict.next == Next::HandBack {
-            EventKind::HandedBack
-        } else {
-            EventKind::Lapsed
-        };
+        let kind =
+            if verdict.next == Next::HandBack { EventKind::HandedBack } else { EventKind::Lapsed };
         event::row(verdict.id, time(now), kind, verdict.run_lease, &verdict.detail)
     });
     event::insert(&mut transaction, events).await?;

@@ -55,20 +55,12 @@ pub(super) async fn of_version(
     version: VersionId,
     phase: Option<i64>,
 ) -> StoreResult<VersionUsage> {
-    let rows = sqlx::query(OF_VERSION)
-        .bind(version_id(version))
-        .bind(phase)
-        .fetch_all(readers)
-        .await?;
+    let rows =
+        sqlx::query(OF_VERSION).bind(version_id(version)).bind(phase).fetch_all(readers).await?;
     let mut usage = VersionUsage::default();
     for row in &rows {
         let metric: Metric = row::word(row, 0)?;
-        metric.add(
-            &mut usage,
-            row::number(row, 1)?,
-            row::number(row, 2)?,
-            row::number(row, 3)?,
-        );
+        metric.add(&mut usage, row::number(row, 1)?, row::number(row, 2)?, row::number(row, 3)?);
     }
     Ok(usage)
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
+use sqlx::{
+    Row, SqliteConnection, SqliteExecutor, SqlitePool, SqliteTransaction, sqlite::SqliteRow,
+};
 
 use super::{
     param::{RowText, arrays, count},
@@ -58,10 +60,8 @@ pub(super) async fn get<'e>(
     space: &KeySpace,
     key: &str,
 ) -> StoreResult<Option<Vec<u8>>> {
-    let found = in_space!(GET, space)
-        .bind(key.as_bytes().to_vec())
-        .fetch_optional(executor)
-        .await?;
+    let found =
+        in_space!(GET, space).bind(key.as_bytes().to_vec()).fetch_optional(executor).await?;
     Ok(found.as_ref().map(|row| row.try_get(0)).transpose()?)
 }
 
@@ -71,25 +71,18 @@ pub(super) async fn set(
     values: &[(String, Vec<u8>)],
     quota: KeyQuota,
 ) -> StoreResult<Kept<()>> {
-    let values: BTreeMap<_, _> = values
-        .iter()
-        .map(|(key, value)| (key.as_bytes(), value.as_slice()))
-        .collect();
+    let values: BTreeMap<_, _> =
+        values.iter().map(|(key, value)| (key.as_bytes(), value.as_slice())).collect();
     let held = held(&mut transaction, space).await?;
     let old = held_by(&mut transaction, space, hex_array(values.keys().copied())).await?;
     let new = Holding::of(values.iter().map(|(key, value)| (*key, *value)));
     let Some(next) = held.replacing(old, new, quota) else {
         return Ok(Kept::OverQuota);
     };
-    let rows: Vec<_> = values
-        .iter()
-        .map(|(key, value)| RowText::new().hex(key).hex(value).finish())
-        .collect();
+    let rows: Vec<_> =
+        values.iter().map(|(key, value)| RowText::new().hex(key).hex(value).finish()).collect();
     for array in arrays(rows.iter().map(String::as_str)) {
-        in_space!(SET, space)
-            .bind(array)
-            .execute(&mut *transaction)
-            .await?;
+        in_space!(SET, space).bind(array).execute(&mut *transaction).await?;
     }
     set_holding(&mut transaction, space, next).await?;
     transaction.commit().await?;
@@ -105,10 +98,7 @@ pub(super) async fn delete(
     let keys = hex_array(keys.iter().map(String::as_bytes));
     let gone = held_by(&mut transaction, space, keys.clone()).await?;
     if gone.keys > 0 {
-        in_space!(DELETE, space)
-            .bind(keys)
-            .execute(&mut *transaction)
-            .await?;
+        in_space!(DELETE, space).bind(keys).execute(&mut *transaction).await?;
         set_holding(&mut transaction, space, held.without(gone)).await?;
         transaction.commit().await?;
     }
@@ -121,11 +111,8 @@ pub(super) async fn list(
     after: Option<&str>,
     limit: u32,
 ) -> StoreResult<Vec<String>> {
-    let rows = in_space!(LIST, space)
-        .bind(first_after(after))
-        .bind(limit)
-        .fetch_all(readers)
-        .await?;
+    let rows =
+        in_space!(LIST, space).bind(first_after(after)).bind(limit).fetch_all(readers).await?;
     let keys = rows.iter().map(|row| {
         let key: Vec<u8> = row.try_get(0)?;
         String::from_utf8(key).map_err(|error| row::corrupt(row, 0, error))
@@ -184,10 +171,7 @@ async fn set_one(
     value: &[u8],
 ) -> StoreResult<()> {
     let row = RowText::new().hex(key.as_bytes()).hex(value).finish();
-    in_space!(SET, space)
-        .bind(format!("[{row}]"))
-        .execute(connection)
-        .await?;
+    in_space!(SET, space).bind(format!("[{row}]")).execute(connection).await?;
     Ok(())
 }
 
@@ -200,7 +184,11 @@ async fn held(connection: &mut SqliteConnection, space: &KeySpace) -> StoreResul
     row.as_ref().map_or_else(|| Ok(Holding::default()), read_holding)
 }
 
-async fn held_by(connection: &mut SqliteConnection, space: &KeySpace, keys: String) -> StoreResult<Holding> {
+async fn held_by(
+    connection: &mut SqliteConnection,
+    space: &KeySpace,
+    keys: String,
+) -> StoreResult<Holding> {
     let row = in_space!(HELD_BY, space).bind(keys).fetch_one(connection).await?;
     read_holding(&row)
 }
@@ -221,10 +209,7 @@ async fn set_holding(
 }
 
 fn read_holding(row: &SqliteRow) -> StoreResult<Holding> {
-    Ok(Holding {
-        bytes: row::number(row, 0)?,
-        keys: row::number(row, 1)?,
-    })
+    Ok(Holding { bytes: row::number(row, 0)?, keys: row::number(row, 1)? })
 }
 
 /// A JSON array of byte strings.

@@ -1,9 +1,12 @@
-//! Versions of plugins: what never changes of them, and what an operator sets; and their components.
+//! Versions of plugins: what never changes of them, and what an operator sets; and their
+//! components.
 
-use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool, SqliteTransaction, sqlite::SqliteRow};
+use sqlx::{
+    Row, SqliteConnection, SqliteExecutor, SqlitePool, SqliteTransaction, sqlite::SqliteRow,
+};
 use taskforge_domain::{
-    Digest, PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId, VersionId,
-    VersionState,
+    Digest, PluginEvent, PluginInfo, PluginSettings, PluginVersion, Revision, TaskType, TenantId,
+    VersionId, VersionState,
 };
 
 use super::{
@@ -27,13 +30,12 @@ macro_rules! select_version {
 
 /// The latest came last.
 const OF_PLUGIN: &str = concat!(select_version!(), " where plugin = ?1 order by id desc");
-const BY_ID: &str = concat!(
-    select_version!(),
-    " where id in (select unhex(value) from jsonb_each(?1))"
-);
+const BY_ID: &str =
+    concat!(select_version!(), " where id in (select unhex(value) from jsonb_each(?1))");
 const NUMBERED: &str = concat!(select_version!(), " where plugin = ?1 and version = ?2");
 
-const COLLECTED: &str = "select digest, retired from plugin_collected where plugin = ?1 and version = ?2";
+const COLLECTED: &str =
+    "select digest, retired from plugin_collected where plugin = ?1 and version = ?2";
 
 /// A version that is stored again was not collected.
 const RECALL: &str = "delete from plugin_collected where plugin = ?1 and version = ?2";
@@ -146,10 +148,7 @@ async fn refusal(
             return Ok(Some(Added::Collected { digest, retired }));
         }
     }
-    let versions: i64 = sqlx::query_scalar(COUNT)
-        .bind(name)
-        .fetch_one(&mut *connection)
-        .await?;
+    let versions: i64 = sqlx::query_scalar(COUNT).bind(name).fetch_one(&mut *connection).await?;
     let bytes: i64 = sqlx::query_scalar(BYTES)
         .bind(owner.map(|owner| owner.as_str().to_owned()))
         .bind(version.info.digest.as_bytes().to_vec())
@@ -165,10 +164,7 @@ async fn conflict(
     version: &PluginVersion,
 ) -> StoreResult<Option<Added>> {
     let name = version.info.name.as_str().to_owned();
-    let plugin = sqlx::query(OWNER)
-        .bind(name.clone())
-        .fetch_optional(&mut *connection)
-        .await?;
+    let plugin = sqlx::query(OWNER).bind(name.clone()).fetch_optional(&mut *connection).await?;
     let Some(plugin) = plugin else {
         return Ok(None);
     };
@@ -226,10 +222,8 @@ async fn put_component(
     component: &[u8],
 ) -> StoreResult<()> {
     let digest = digest.as_bytes().to_vec();
-    let is_there: bool = sqlx::query_scalar(HAS_COMPONENT)
-        .bind(digest.clone())
-        .fetch_one(&mut *connection)
-        .await?;
+    let is_there: bool =
+        sqlx::query_scalar(HAS_COMPONENT).bind(digest.clone()).fetch_one(&mut *connection).await?;
     if !is_there {
         sqlx::query(PUT_COMPONENT)
             .bind(digest)
@@ -240,16 +234,19 @@ async fn put_component(
     Ok(())
 }
 
-pub(super) async fn component(readers: &SqlitePool, digest: &Digest) -> StoreResult<Option<Vec<u8>>> {
+pub(super) async fn component(
+    readers: &SqlitePool,
+    digest: &Digest,
+) -> StoreResult<Option<Vec<u8>>> {
     let query = sqlx::query_scalar(COMPONENT).bind(digest.as_bytes().to_vec());
     Ok(query.fetch_optional(readers).await?)
 }
 
-pub(super) async fn of_plugin(readers: &SqlitePool, plugin: &TaskType) -> StoreResult<Vec<PluginVersion>> {
-    let rows = sqlx::query(OF_PLUGIN)
-        .bind(plugin.as_str().to_owned())
-        .fetch_all(readers)
-        .await?;
+pub(super) async fn of_plugin(
+    readers: &SqlitePool,
+    plugin: &TaskType,
+) -> StoreResult<Vec<PluginVersion>> {
+    let rows = sqlx::query(OF_PLUGIN).bind(plugin.as_str().to_owned()).fetch_all(readers).await?;
     rows.iter().map(read_version).collect()
 }
 
@@ -257,10 +254,7 @@ pub(super) async fn by_id<'e>(
     executor: impl SqliteExecutor<'e>,
     ids: &[VersionId],
 ) -> StoreResult<Vec<PluginVersion>> {
-    let rows = sqlx::query(BY_ID)
-        .bind(version_array(ids))
-        .fetch_all(executor)
-        .await?;
+    let rows = sqlx::query(BY_ID).bind(version_array(ids)).fetch_all(executor).await?;
     rows.iter().map(read_version).collect()
 }
 
@@ -330,7 +324,8 @@ pub(super) async fn change_state(
     Ok(!runs)
 }
 
-/// Sets a state in the caller's transaction. Returns whose version it is; `None`: it is not there, or was retired.
+/// Sets a state in the caller's transaction. Returns whose version it is; `None`: it is not there,
+/// or was retired.
 pub(super) async fn set_state(
     connection: &mut SqliteConnection,
     version: VersionId,

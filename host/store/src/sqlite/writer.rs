@@ -1,15 +1,15 @@
 //! The one connection that writes.
 //!
 //! # Cancellation
-//! An operation takes the connection and gives it back when it has ended by itself and left no transaction open. One
-//! that is dropped before, or fails (of a full disk, the database rolls back more than the driver knows of), closes it;
-//! what it had not committed is rolled back, and the next operation opens another. Those that come in between wait for
-//! the database's own lock.
+//! An operation takes the connection and gives it back when it has ended by itself and left no
+//! transaction open. One that is dropped before, or fails (of a full disk, the database rolls back
+//! more than the driver knows of), closes it; what it had not committed is rolled back, and the
+//! next operation opens another. Those that come in between wait for the database's own lock.
 //!
 //! # A lock that somebody else holds
-//! An operation waits for the database's lock as long as [`open::LOCK_PATIENCE`]. Those that waited for their turn
-//! meanwhile do not try it after that, one after the other: they fail too. So an answer takes no longer however
-//! many operations wait.
+//! An operation waits for the database's lock as long as [`open::LOCK_PATIENCE`]. Those that waited
+//! for their turn meanwhile do not try it after that, one after the other: they fail too. So an
+//! answer takes no longer however many operations wait.
 
 use std::{
     path::{Path, PathBuf},
@@ -79,7 +79,11 @@ impl Place {
     }
 
     /// Takes the connection back, unless the operation left it in doubt.
-    pub(super) async fn give_back<T>(&mut self, mut connection: SqliteConnection, answer: &StoreResult<T>) {
+    pub(super) async fn give_back<T>(
+        &mut self,
+        mut connection: SqliteConnection,
+        answer: &StoreResult<T>,
+    ) {
         if answer.as_ref().is_err_and(is_locked) {
             self.locked = Some(Instant::now());
         }
@@ -88,7 +92,8 @@ impl Place {
             metrics::counter!("taskforge_store_writers_replaced_total").increment(1);
             return;
         }
-        // A transaction that was dropped before its commit is rolled back by the connection's thread, before this answers.
+        // A transaction that was dropped before its commit is rolled back by the connection's
+        // thread, before this answers.
         if connection.is_in_transaction() && connection.ping().await.is_err() {
             return;
         }
@@ -102,7 +107,8 @@ impl Place {
 macro_rules! on_writer {
     ($writer:expr, |$connection:ident| $work:expr) => {{
         let mut place = $writer.turn().await?;
-        // Cancellation point, and so is every wait in `$work`: dropped here, the connection is closed.
+        // Cancellation point, and so is every wait in `$work`: dropped here, the connection is
+        // closed.
         let mut taken = place.take().await?;
         let answer = {
             let $connection: &mut sqlx::SqliteConnection = &mut taken;

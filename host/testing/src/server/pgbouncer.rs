@@ -19,7 +19,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one before the server at this port, with a `pool_mode`. `None` where it is not installed.
+    /// Starts one before the server at this port, with a `pool_mode`. `None` where it is not
+    /// installed.
     ///
     /// # Panics
     /// When it does not start, or is not installed where `CI` is set.
@@ -50,12 +51,7 @@ impl PgBouncer {
         );
         std::fs::write(folder.path().join("pgbouncer.ini"), settings).unwrap();
         postgres::give(folder.path());
-        let mut pooler = Self {
-            server: None,
-            program,
-            port,
-            folder,
-        };
+        let mut pooler = Self { server: None, program, port, folder };
         pooler.resume();
         Some(pooler)
     }
@@ -74,11 +70,7 @@ impl PgBouncer {
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let said = || std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(
-                Instant::now() < deadline,
-                "pgbouncer does not listen:\n{}",
-                said()
-            );
+            assert!(Instant::now() < deadline, "pgbouncer does not listen:\n{}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

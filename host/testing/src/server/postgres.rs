@@ -35,7 +35,8 @@ impl Postgres {
         Self::start_with(Folder::new("postgres"), None, None, true)
     }
 
-    /// Starts a server whose data lie on a disk of so many mebibytes, which can be filled. `None` where this process may not mount one.
+    /// Starts a server whose data lie on a disk of so many mebibytes, which can be filled. `None`
+    /// where this process may not mount one.
     ///
     /// # Panics
     /// As [`Postgres::start`].
@@ -105,9 +106,7 @@ impl Postgres {
     /// When it does not become it within a minute.
     pub fn promote(&self) {
         let mut promote = as_user(self.user, &self.bin.join("pg_ctl"));
-        promote
-            .args(["promote", "-w", "-s", "-D"])
-            .arg(self.folder.path().join("data"));
+        promote.args(["promote", "-w", "-s", "-D"]).arg(self.folder.path().join("data"));
         assert!(promote.status().unwrap().success(), "pg_ctl promote failed");
     }
 
@@ -135,8 +134,8 @@ impl Postgres {
         server.is_some_and(|server| server.try_wait().unwrap().is_none())
     }
 
-    /// The server that the tests of this process share, each in a database of its own. It does not wait for the
-    /// disk. A server named in `TASKFORGE_TEST_POSTGRES` is used instead.
+    /// The server that the tests of this process share, each in a database of its own. It does not
+    /// wait for the disk. A server named in `TASKFORGE_TEST_POSTGRES` is used instead.
     ///
     /// # Panics
     /// As [`Postgres::start`].
@@ -146,15 +145,17 @@ impl Postgres {
             Ok(url) => SharedPostgres { url, _server: None },
             Err(_) => {
                 let server = Self::start_with(Folder::new("postgres"), None, None, false);
-                SharedPostgres {
-                    url: server.url("postgres"),
-                    _server: Some(server),
-                }
+                SharedPostgres { url: server.url("postgres"), _server: Some(server) }
             }
         })
     }
 
-    fn start_with(folder: Folder, disk: Option<SmallDisk>, clock: Option<HostClock>, durable: bool) -> Self {
+    fn start_with(
+        folder: Folder,
+        disk: Option<SmallDisk>,
+        clock: Option<HostClock>,
+        durable: bool,
+    ) -> Self {
         let bin = programs();
         let user = user();
         let data = folder.path().join("data");
@@ -172,16 +173,8 @@ impl Postgres {
             .arg(&data)
             .stdout(Stdio::null());
         assert!(initdb.status().unwrap().success(), "initdb failed");
-        let mut postgres = Self {
-            server: None,
-            port: free_port(),
-            bin,
-            user,
-            disk,
-            clock,
-            folder,
-            durable,
-        };
+        let mut postgres =
+            Self { server: None, port: free_port(), bin, user, disk, clock, folder, durable };
         postgres.resume();
         postgres
     }
@@ -191,9 +184,8 @@ impl Postgres {
     /// # Panics
     /// When it does not answer within half a minute.
     pub fn resume(&mut self) {
-        let mut arguments: Vec<String> = ["-D", &self.folder.path().join("data").to_string_lossy()]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments: Vec<String> =
+            ["-D", &self.folder.path().join("data").to_string_lossy()].map(str::to_owned).to_vec();
         let mut settings = vec![
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1,::1".to_owned(),
@@ -204,8 +196,9 @@ impl Postgres {
             settings.extend(["max_wal_size=64MB", "min_wal_size=32MB"].map(str::to_owned));
         }
         if !self.durable {
-            settings
-                .extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
+            settings.extend(
+                ["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned),
+            );
         }
         for setting in settings {
             arguments.extend(["-c".to_owned(), setting]);
@@ -222,11 +215,7 @@ impl Postgres {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.is_ready() {
             let log = || std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(
-                Instant::now() < deadline,
-                "PostgreSQL does not answer:\n{}",
-                log()
-            );
+            assert!(Instant::now() < deadline, "PostgreSQL does not answer:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -240,7 +229,8 @@ impl Postgres {
             .success()
     }
 
-    /// Stops the server as if the machine had lost its power: connections break, and the next start recovers from the log.
+    /// Stops the server as if the machine had lost its power: connections break, and the next start
+    /// recovers from the log.
     ///
     /// # Panics
     /// When it is not running.
@@ -250,8 +240,8 @@ impl Postgres {
         server.wait().unwrap();
     }
 
-    /// Stops every process of the server where it is, as a machine that hangs does: connections stay, and nothing
-    /// answers until [`Postgres::thaw`].
+    /// Stops every process of the server where it is, as a machine that hangs does: connections
+    /// stay, and nothing answers until [`Postgres::thaw`].
     ///
     /// # Panics
     /// When it is not running.
@@ -283,10 +273,7 @@ impl Postgres {
         let first = self.server.as_ref().expect("it runs").id();
         let mut found = vec![first];
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            let pid = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u32>().ok());
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
             // After the name in parentheses: the state, and then the parent.
             let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
             let parent = stat
@@ -369,9 +356,7 @@ fn as_user(user: Option<&str>, program: &Path) -> Command {
         return Command::new(program);
     };
     let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
-        .arg(program);
+    command.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]).arg(program);
     command
 }
 
@@ -383,21 +368,18 @@ pub(super) fn user() -> Option<&'static str> {
 /// Gives a folder to that user.
 pub(super) fn give(folder: &Path) {
     if let Some(user) = user() {
-        let done = Command::new("chown")
-            .arg("-R")
-            .arg(user)
-            .arg(folder)
-            .status()
-            .unwrap();
+        let done = Command::new("chown").arg("-R").arg(user).arg(folder).status().unwrap();
         assert!(done.success(), "there is no user {user} to run servers as");
     }
 }
 
 fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
+    std::fs::metadata("/proc/self")
+        .is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
 }
 
-/// The folder of PostgreSQL's programs: the newest that is installed where distributions put them, or that of the search path.
+/// The folder of PostgreSQL's programs: the newest that is installed where distributions put them,
+/// or that of the search path.
 fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let newest = versions

@@ -38,7 +38,8 @@ impl Redis {
         let redis = Self::start_with(true);
         redis.command("cluster addslotsrange 0 16383");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while redis.command("cluster countkeysinslot 0").starts_with('-') || !redis.cluster_is_up() {
+        while redis.command("cluster countkeysinslot 0").starts_with('-') || !redis.cluster_is_up()
+        {
             assert!(Instant::now() < deadline, "the cluster does not come up");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -53,9 +54,7 @@ impl Redis {
         let mut redis = Self {
             server: None,
             // A cluster's bus listens 10,000 above.
-            port: std::iter::repeat_with(free_port)
-                .find(|port| *port < 55_000)
-                .unwrap(),
+            port: std::iter::repeat_with(free_port).find(|port| *port < 55_000).unwrap(),
             folder: Folder::new("redis"),
             cluster,
         };
@@ -68,22 +67,12 @@ impl Redis {
     /// # Panics
     /// When it does not answer within half a minute.
     pub fn resume(&mut self) {
-        let mut arguments: Vec<String> = [
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--port",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut arguments: Vec<String> =
+            ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]
+                .map(str::to_owned)
+                .to_vec();
         arguments.push(self.port.to_string());
-        arguments.extend([
-            "--dir".to_owned(),
-            self.folder.path().to_string_lossy().into_owned(),
-        ]);
+        arguments.extend(["--dir".to_owned(), self.folder.path().to_string_lossy().into_owned()]);
         if self.cluster {
             arguments.extend(["--cluster-enabled".to_owned(), "yes".to_owned()]);
         }
@@ -133,7 +122,8 @@ impl Redis {
         self.port
     }
 
-    /// Sends a command, words between spaces, and returns the first line of the answer as Redis writes it.
+    /// Sends a command, words between spaces, and returns the first line of the answer as Redis
+    /// writes it.
     ///
     /// # Panics
     /// When the server does not answer.

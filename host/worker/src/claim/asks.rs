@@ -13,7 +13,8 @@ use crate::places::Crowd;
 /// How often tasks are asked for whose types are closed, and how many.
 const PROBE: Duration = Duration::from_millis(500);
 const PROBED: usize = 4;
-/// How long a wait for hints of the other types lasts meanwhile: the closed ones may be open again at any moment.
+/// How long a wait for hints of the other types lasts meanwhile: the closed ones may be open again
+/// at any moment.
 const RECHECK: Duration = Duration::from_millis(10);
 
 /// What is asked for.
@@ -25,7 +26,8 @@ pub(super) struct Wanted {
     pub(super) wait: Duration,
     /// How long an ask that finds nothing takes at least.
     pub(super) pause: Duration,
-    /// Types are left out that could be asked for, so what does not come says nothing about a backlog.
+    /// Types are left out that could be asked for, so what does not come says nothing about a
+    /// backlog.
     pub(super) is_partial: bool,
     /// Fewer are asked for than there is room for, so to get them all says nothing either.
     pub(super) is_cut: bool,
@@ -34,19 +36,13 @@ pub(super) struct Wanted {
 impl Wanted {
     /// As many as there is room for, of whatever type.
     pub(super) const fn all(types: Arc<[TaskType]>, free: usize, wait: Duration) -> Self {
-        Self {
-            types,
-            free,
-            wait,
-            pause: POLL,
-            is_partial: false,
-            is_cut: false,
-        }
+        Self { types, free, wait, pause: POLL, is_partial: false, is_cut: false }
     }
 
     /// Only types like these, without a wait.
     fn narrow(&mut self, takes: impl Fn(&TaskType) -> bool) {
-        // In the order that they have: a broker takes a list that it has not seen before for a new worker's.
+        // In the order that they have: a broker takes a list that it has not seen before for a new
+        // worker's.
         self.types = self.types.iter().filter(|name| takes(name)).cloned().collect();
         self.wait = Duration::ZERO;
         self.pause = Duration::ZERO;
@@ -59,11 +55,13 @@ impl Wanted {
     }
 }
 
-/// Leaves out the closed types, whose tasks would only wait here: another worker may have room for them. But a lane is one tenant's, and the
-/// type may have others, so from time to time a few of them are asked for nevertheless; those that cannot begin go back.
+/// Leaves out the closed types, whose tasks would only wait here: another worker may have room for
+/// them. But a lane is one tenant's, and the type may have others, so from time to time a few of
+/// them are asked for nevertheless; those that cannot begin go back.
 ///
-/// A broker gives what is due of all that it is asked for, so to ask for types together means to ask for no more than each of them has room for.
-/// Those that have room for more have their turns after an ask that got all that it asked for: the open ones, then some of the tight ones, then
+/// A broker gives what is due of all that it is asked for, so to ask for types together means to
+/// ask for no more than each of them has room for. Those that have room for more have their turns
+/// after an ask that got all that it asked for: the open ones, then some of the tight ones, then
 /// all together again, which is when it waits.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
@@ -82,7 +80,8 @@ enum Step {
 }
 
 impl Asks {
-    /// What to ask for now, given all that could be. `is_filled`: the last ask got all that it asked for.
+    /// What to ask for now, given all that could be. `is_filled`: the last ask got all that it
+    /// asked for.
     pub(super) fn next(&mut self, mut wanted: Wanted, crowd: &Crowd, is_filled: bool) -> Wanted {
         let is_closed = |name: &TaskType| crowd.closed.contains(name);
         let is_any_closed = wanted.types.iter().any(is_closed);
@@ -96,12 +95,8 @@ impl Asks {
             let tight = crowd.tight.iter().find(|(tight, _)| tight == name);
             tight.map_or(usize::MAX, |(_, room)| *room)
         };
-        let mut rooms: Vec<_> = wanted
-            .types
-            .iter()
-            .filter(|name| !is_closed(name))
-            .map(room)
-            .collect();
+        let mut rooms: Vec<_> =
+            wanted.types.iter().filter(|name| !is_closed(name)).map(room).collect();
         rooms.sort_unstable();
         rooms.dedup();
         // Those with room for all that could be asked for are as good as open.
@@ -151,25 +146,18 @@ mod tests {
     use super::*;
 
     fn names(names: &str) -> Vec<TaskType> {
-        names
-            .split_whitespace()
-            .map(|name| TaskType::new(name).unwrap())
-            .collect()
+        names.split_whitespace().map(|name| TaskType::new(name).unwrap()).collect()
     }
 
     fn crowd(closed: &str, tight: &[(&str, usize)]) -> Crowd {
-        let tight = tight
-            .iter()
-            .map(|(name, room)| (TaskType::new(name).unwrap(), *room));
-        Crowd {
-            closed: names(closed),
-            tight: tight.collect(),
-        }
+        let tight = tight.iter().map(|(name, room)| (TaskType::new(name).unwrap(), *room));
+        Crowd { closed: names(closed), tight: tight.collect() }
     }
 
     const WAIT: Duration = Duration::from_secs(1);
 
-    /// What is asked for in so many turns: how many of which types. The last ask before each was filled.
+    /// What is asked for in so many turns: how many of which types. The last ask before each was
+    /// filled.
     fn turns(asks: &mut Asks, crowd: &Crowd, turns: usize) -> Vec<(usize, String, Duration)> {
         let ask = |_| {
             let all = Wanted::all(names("a b c d").into(), 100, WAIT);
@@ -202,11 +190,7 @@ mod tests {
         let nothing = asks.next(Wanted::all(names("b d").into(), 100, WAIT), &crowd, false);
         assert!(nothing.types.is_empty());
         let all = || Wanted::all(names("a c").into(), 100, WAIT);
-        assert_eq!(
-            asks.next(all(), &crowd, false),
-            all(),
-            "what is closed is not served here"
-        );
+        assert_eq!(asks.next(all(), &crowd, false), all(), "what is closed is not served here");
     }
 
     #[test]
@@ -223,16 +207,7 @@ mod tests {
         let (open, all) = (ask(100, "d", Duration::ZERO), ask(1, "a b c d", WAIT));
         let some = |free, types| ask(free, types, Duration::ZERO);
         let (two, fifty) = (some(2, "b c d"), some(50, "c d"));
-        let cycles = [
-            open.clone(),
-            two,
-            all.clone(),
-            open.clone(),
-            fifty,
-            all.clone(),
-            open,
-            all,
-        ];
+        let cycles = [open.clone(), two, all.clone(), open.clone(), fifty, all.clone(), open, all];
         assert_eq!(asked, cycles);
     }
 

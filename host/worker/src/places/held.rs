@@ -37,8 +37,7 @@ pub(super) struct Waiting<'a> {
 impl Slot {
     /// The task waits for its code, which does not keep others from being claimed.
     pub(crate) fn set_aside(&self) -> Aside<'_> {
-        self.places
-            .free_by(|state| state.change(&self.lane, |lane| lane.aside += 1));
+        self.places.free_by(|state| state.change(&self.lane, |lane| lane.aside += 1));
         Aside(self)
     }
 
@@ -49,11 +48,7 @@ impl Slot {
             Ok(place) => return Some(place),
             Err(waits) => waits,
         };
-        let _waiting = Waiting {
-            places: &self.places,
-            lane: &self.lane,
-            ticket,
-        };
+        let _waiting = Waiting { places: &self.places, lane: &self.lane, ticket };
         loop {
             match tokio::time::timeout(BLOCKED, &mut place).await {
                 Ok(place) => return place.ok(),
@@ -72,8 +67,7 @@ impl Slot {
     /// The task will want no place, or not soon.
     pub(crate) fn turn_away(&mut self) {
         if std::mem::replace(&mut self.is_coming, false) {
-            self.places
-                .free_by(|state| state.change(&self.lane, |lane| lane.coming -= 1));
+            self.places.free_by(|state| state.change(&self.lane, |lane| lane.coming -= 1));
         }
     }
 }
@@ -92,8 +86,7 @@ impl Drop for Slot {
 impl Drop for Aside<'_> {
     fn drop(&mut self) {
         let Self(slot) = self;
-        slot.places
-            .free_by(|state| state.change(&slot.lane, |lane| lane.aside -= 1));
+        slot.places.free_by(|state| state.change(&slot.lane, |lane| lane.aside -= 1));
     }
 }
 
@@ -101,8 +94,7 @@ impl Place {
     /// The attempt has taken longer than [`PATIENCE`](super::PATIENCE).
     pub(crate) fn mark_slow(&mut self) {
         if !std::mem::replace(&mut self.is_slow, true) {
-            self.places
-                .free_by(|state| state.change(&self.lane, |lane| lane.slow += 1));
+            self.places.free_by(|state| state.change(&self.lane, |lane| lane.slow += 1));
         }
     }
 

@@ -25,7 +25,8 @@ const INERTIA: u32 = 64;
 /// How much a single attempt moves the average of its lane, as a divisor.
 const LANE_INERTIA: u32 = 8;
 
-/// A single attempt counts as no longer than this in the average of its lane, so that one of an hour is forgotten after some quick ones.
+/// A single attempt counts as no longer than this in the average of its lane, so that one of an
+/// hour is forgotten after some quick ones.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Lanes of which it is known what their attempts take. Each is some hundred bytes.
@@ -158,13 +159,11 @@ impl State {
         }
     }
 
-    /// Changes a lane. The only way to do so: it keeps the sums. A lane of which nothing is left is forgotten.
+    /// Changes a lane. The only way to do so: it keeps the sums. A lane of which nothing is left is
+    /// forgotten.
     pub(super) fn change<R>(&mut self, key: &LaneKey, change: impl FnOnce(&mut Lane) -> R) -> R {
         let known = &self.known;
-        let lane = self
-            .lanes
-            .entry(key.clone())
-            .or_insert_with(|| absent(known, key));
+        let lane = self.lanes.entry(key.clone()).or_insert_with(|| absent(known, key));
         let before = self.size.sums(lane);
         let changed = change(lane);
         self.sums = self.sums.exchange(before, self.size.sums(lane));
@@ -209,24 +208,23 @@ impl State {
         usual.max(share.min(self.size.reach(lane).saturating_sub(self.sums.running)))
     }
 
-    /// Whether a lane can have no place before a slow attempt ends: neither a usual one nor one of its share of the reserve.
+    /// Whether a lane can have no place before a slow attempt ends: neither a usual one nor one of
+    /// its share of the reserve.
     pub(super) fn is_stuck(&self, lane: &Lane) -> bool {
         let slow = self.sums.slow;
         let reserve_is_slow = lane.slow >= self.size.share() || slow >= self.size.reach(lane);
         slow >= self.size.usual && reserve_is_slow && !self.is_open(lane)
     }
 
-    /// How many more tasks of a slow lane may be claimed: as many as find a place, and as many as probably will while a task may wait. Nothing
-    /// as long as that is little beside what waits already: few claims of many cost less than many of few.
+    /// How many more tasks of a slow lane may be claimed: as many as find a place, and as many as
+    /// probably will while a task may wait. Nothing as long as that is little beside what waits
+    /// already: few claims of many cost less than many of few.
     fn room_of(&self, lane: &Lane) -> usize {
         let ends = lane.time.map_or(0, |time| {
             let time = time.as_micros().max(1);
             // Of a lane that is quick as a rule, what is slow now may never end.
-            let running = if lane.is_known_as_slow() {
-                lane.running
-            } else {
-                lane.running - lane.slow
-            };
+            let running =
+                if lane.is_known_as_slow() { lane.running } else { lane.running - lane.slow };
             // To the nearest.
             let ends = (running as u128 * PATIENCE.as_micros() + time / 2) / time;
             usize::try_from(ends).unwrap_or(usize::MAX)
@@ -236,8 +234,9 @@ impl State {
         if 2 * room >= ends { room } else { 0 }
     }
 
-    /// What is not worth claiming. A type of which one tenant's lane is closed is closed for all: who asks for a type gets tasks of all. Only
-    /// if what closes it is a lane that has nothing here, and others of the type run, these are claimed one by one.
+    /// What is not worth claiming. A type of which one tenant's lane is closed is closed for all:
+    /// who asks for a type gets tasks of all. Only if what closes it is a lane that has nothing
+    /// here, and others of the type run, these are claimed one by one.
     pub(super) fn crowd(&mut self) -> Crowd {
         if self.sums.expected_slow == 0 && self.sums.aside == 0 && self.refused.is_empty() {
             return Crowd::default();
@@ -246,8 +245,7 @@ impl State {
             self.refused.clear();
         }
         let lanes = &self.lanes;
-        self.refused
-            .retain(|key| lanes.get(key).is_none_or(|lane| lane.running == 0));
+        self.refused.retain(|key| lanes.get(key).is_none_or(|lane| lane.running == 0));
         let mut rooms: BTreeMap<&TaskType, usize> = BTreeMap::new();
         let mut limit = |name, room| {
             let least = rooms.entry(name).or_insert(room);
@@ -275,14 +273,12 @@ impl State {
         let (closed, tight): (Vec<_>, Vec<_>) = rooms.into_iter().partition(|(_, room)| *room == 0);
         Crowd {
             closed: closed.into_iter().map(|(name, _)| name.clone()).collect(),
-            tight: tight
-                .into_iter()
-                .map(|(name, room)| (name.clone(), room))
-                .collect(),
+            tight: tight.into_iter().map(|(name, room)| (name.clone(), room)).collect(),
         }
     }
 
-    /// A task of the lane was sent away. There may be nothing else of it here, so this is how it is known to be stuck.
+    /// A task of the lane was sent away. There may be nothing else of it here, so this is how it is
+    /// known to be stuck.
     pub(super) fn refuse(&mut self, key: &LaneKey) {
         if self.refused.len() < MAX_KNOWN {
             self.refused.insert(key.clone());
@@ -362,7 +358,8 @@ impl State {
 
     /// Takes what an attempt took into the averages.
     pub(super) fn observe(&mut self, key: &LaneKey, time: Duration) {
-        // Slow ones count by their number; a few of them shall not hide for long that the others are quick.
+        // Slow ones count by their number; a few of them shall not hide for long that the others
+        // are quick.
         self.pace = average(self.pace, time.min(4 * PATIENCE), INERTIA);
         let time = time.min(LONGEST);
         let time = if let Some(known) = self.known.get_mut(key) {
@@ -381,10 +378,7 @@ impl State {
 
 /// A lane of which nothing is held.
 fn absent(known: &HashMap<LaneKey, Duration>, key: &LaneKey) -> Lane {
-    Lane {
-        time: known.get(key).copied(),
-        ..Lane::default()
-    }
+    Lane { time: known.get(key).copied(), ..Lane::default() }
 }
 
 fn average(known: Duration, time: Duration, inertia: u32) -> Duration {

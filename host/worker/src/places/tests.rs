@@ -24,11 +24,7 @@ fn take(places: &Arc<Places>, name: &str) -> Option<Place> {
     match places.try_enter(&lane, false) {
         Ok(place) => Some(place),
         Err((ticket, _)) => {
-            drop(Waiting {
-                places,
-                lane: &lane,
-                ticket,
-            });
+            drop(Waiting { places, lane: &lane, ticket });
             None
         }
     }
@@ -53,10 +49,7 @@ fn hold(places: &Arc<Places>, name: &str) -> Slot {
 }
 
 fn closed(names: &[&str]) -> Crowd {
-    Crowd {
-        closed: names.iter().map(|name| task_type(name)).collect(),
-        ..Crowd::default()
-    }
+    Crowd { closed: names.iter().map(|name| task_type(name)).collect(), ..Crowd::default() }
 }
 
 /// Lets a lane's average be this.
@@ -145,17 +138,10 @@ fn a_type_is_closed_while_only_slow_attempts_could_make_room() {
     }
     assert_eq!(places.crowd(), closed(&["busy"]));
     busy.pop();
-    let one = Crowd {
-        tight: vec![(task_type("busy"), 1)],
-        ..Crowd::default()
-    };
+    let one = Crowd { tight: vec![(task_type("busy"), 1)], ..Crowd::default() };
     assert_eq!(places.crowd(), one);
     let slot = hold(&places, "busy");
-    assert_eq!(
-        places.crowd(),
-        closed(&["busy"]),
-        "one is on its way to the place"
-    );
+    assert_eq!(places.crowd(), closed(&["busy"]), "one is on its way to the place");
     drop(slot);
     assert_eq!(places.crowd(), one);
 }
@@ -171,11 +157,7 @@ fn of_a_slow_lane_as_many_are_claimed_as_will_find_places_in_time() {
     let mut slots: Vec<_> = (0..8).map(|_| hold(&places, "even")).collect();
     assert_eq!(room(), 8);
     slots.push(hold(&places, "even"));
-    assert_eq!(
-        places.crowd(),
-        closed(&["even"]),
-        "until there is room for half as many again"
-    );
+    assert_eq!(places.crowd(), closed(&["even"]), "until there is room for half as many again");
 }
 
 #[test]
@@ -188,11 +170,7 @@ fn many_slow_lanes_together_are_claimed_no_more_than_one() {
     let _running: Vec<_> = (lanes.iter()).map(|name| take_slow(&places, name, 2)).collect();
     let crowd = places.crowd();
     assert_eq!(crowd.tight.len(), 16);
-    assert_eq!(
-        crowd.tight.iter().map(|(_, room)| room).sum::<usize>(),
-        16,
-        "{crowd:?}"
-    );
+    assert_eq!(crowd.tight.iter().map(|(_, room)| room).sum::<usize>(), 16, "{crowd:?}");
 }
 
 #[test]
@@ -210,9 +188,8 @@ fn a_slow_lane_is_claimed_for_its_share_of_the_reserve() {
 async fn a_lane_that_was_sent_away_is_claimed_no_further_than_there_are_places_for_it() {
     let places = places_of(64);
     let _usual = take_slow(&places, "busy", usize::MAX);
-    let mut lanes: Vec<_> = (0..3)
-        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
-        .collect();
+    let mut lanes: Vec<_> =
+        (0..3).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX)).collect();
     let late = spawn(&places, "late");
     assert!(late.await.unwrap().is_none());
     let late = task_type("late");
@@ -232,9 +209,8 @@ async fn a_lane_that_was_sent_away_is_claimed_no_further_than_there_are_places_f
 async fn a_lane_that_was_sent_away_and_never_came_back_is_forgotten() {
     let places = places_of(64);
     let mut busy = take_slow(&places, "busy", usize::MAX);
-    let _lanes: Vec<_> = (0..3)
-        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
-        .collect();
+    let _lanes: Vec<_> =
+        (0..3).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX)).collect();
     assert!(spawn(&places, "late").await.unwrap().is_none());
     let knows_late = || {
         let (crowd, late) = (places.crowd(), task_type("late"));
@@ -254,9 +230,8 @@ async fn a_tenant_that_was_sent_away_does_not_close_a_type_for_others() {
     let other = (tenant("other"), task_type("both"));
     teach(&places, "both", Duration::from_millis(2));
     let _usual = take_slow(&places, "busy", usize::MAX);
-    let _lanes: Vec<_> = (0..3)
-        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
-        .collect();
+    let _lanes: Vec<_> =
+        (0..3).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX)).collect();
     let mut late = places.hold(&other.0, &other.1);
     assert!(late.enter().await.is_none());
     assert!(places.crowd().closed.contains(&other.1));
@@ -313,13 +288,7 @@ async fn what_begins_behind_slow_attempts_does_not_keep_others_from_being_claime
     let fresh: Vec<_> = std::iter::from_fn(|| take(&places, "slow")).collect();
     assert_eq!(fresh.len(), 30);
     let waiters: Vec<_> = (0..20).map(|_| spawn(&places, "slow")).collect();
-    while places
-        .lock()
-        .lanes
-        .values()
-        .map(|lane| lane.waiting.len())
-        .sum::<usize>()
-        < waiters.len()
+    while places.lock().lanes.values().map(|lane| lane.waiting.len()).sum::<usize>() < waiters.len()
     {
         tokio::task::yield_now().await;
     }
@@ -332,14 +301,9 @@ async fn what_begins_behind_slow_attempts_does_not_keep_others_from_being_claime
 fn the_reserve_is_not_counted_on_once_slow_attempts_have_it() {
     let places = places_of(64);
     let _usual = take_slow(&places, "slow", usize::MAX);
-    let lanes: Vec<_> = (0..4)
-        .map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX))
-        .collect();
-    assert_eq!(
-        lanes.iter().map(Vec::len).sum::<usize>(),
-        12,
-        "the rest is for quick ones"
-    );
+    let lanes: Vec<_> =
+        (0..4).map(|n| take_slow(&places, &format!("lane_{n}"), usize::MAX)).collect();
+    assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), 12, "the rest is for quick ones");
     assert_eq!(places.limit(), 80);
 }
 
@@ -347,22 +311,12 @@ fn the_reserve_is_not_counted_on_once_slow_attempts_have_it() {
 async fn two_lanes_of_slow_attempts_do_not_hold_what_a_third_could_use() {
     let places = places_of(64);
     teach(&places, "quick", Duration::from_micros(50));
-    let (_first, _second) = (
-        take_slow(&places, "first", usize::MAX),
-        take_slow(&places, "second", usize::MAX),
-    );
+    let (_first, _second) =
+        (take_slow(&places, "first", usize::MAX), take_slow(&places, "second", usize::MAX));
     let slots: Vec<_> = (0..64).map(|_| hold(&places, "first")).collect();
-    let waiters: Vec<_> = (0..222)
-        .flat_map(|_| [spawn(&places, "first"), spawn(&places, "second")])
-        .collect();
-    let waiting = || {
-        places
-            .lock()
-            .lanes
-            .values()
-            .map(|lane| lane.waiting.len())
-            .sum::<usize>()
-    };
+    let waiters: Vec<_> =
+        (0..222).flat_map(|_| [spawn(&places, "first"), spawn(&places, "second")]).collect();
+    let waiting = || places.lock().lanes.values().map(|lane| lane.waiting.len()).sum::<usize>();
     while waiting() < waiters.len() {
         tokio::task::yield_now().await;
     }

@@ -1,8 +1,9 @@
 //! The broker's queues, filled and audited from the store.
 //!
-//! A lane of the broker holds the oldest waiting tasks and knows when there are more. Three things put hints into it from here: a lane that
-//! runs short is filled on from where it ended; a broker that lost everything is filled lane by lane from the beginning; and, slowly, every
-//! lane is held against the store, for hints that got lost one by one.
+//! A lane of the broker holds the oldest waiting tasks and knows when there are more. Three things
+//! put hints into it from here: a lane that runs short is filled on from where it ended; a broker
+//! that lost everything is filled lane by lane from the beginning; and, slowly, every lane is held
+//! against the store, for hints that got lost one by one.
 
 use std::{
     cmp::Reverse,
@@ -18,7 +19,8 @@ use super::{SweepError, is_due};
 
 /// The most lanes that a rebuild or an audit goes through.
 const MAX_LANES: u32 = 100_000;
-/// Pages of each lane that an audit looks at: what waits behind these is not hinted yet, or will be audited when it has moved up.
+/// Pages of each lane that an audit looks at: what waits behind these is not hinted yet, or will be
+/// audited when it has moved up.
 const AUDITED_PAGES: u32 = 16;
 /// Pages that an audit does in one tick. It is in no hurry.
 const AUDITED_AT_ONCE: u32 = 2;
@@ -46,11 +48,7 @@ impl Lanes {
     }
 
     pub(super) fn new(audit_every: Duration) -> Self {
-        Self {
-            scan: None,
-            audit_every,
-            last_audit: Some(Instant::now()),
-        }
+        Self { scan: None, audit_every, last_audit: Some(Instant::now()) }
     }
 
     /// Fills for about `budget`, `page` tasks at a time.
@@ -92,7 +90,11 @@ impl Lanes {
         Ok(())
     }
 
-    async fn begin_scan(&mut self, store: &dyn Store, broker: &dyn Broker) -> Result<(), SweepError> {
+    async fn begin_scan(
+        &mut self,
+        store: &dyn Store,
+        broker: &dyn Broker,
+    ) -> Result<(), SweepError> {
         let rebuilds = !broker.is_complete().await?;
         let is_rebuilding = self.scan.as_ref().is_some_and(|scan| scan.rebuilds);
         let begins = if rebuilds {
@@ -104,12 +106,7 @@ impl Lanes {
             let mut lanes = store.lanes(MAX_LANES).await?;
             lanes.sort_unstable_by_key(|lane| Reverse(lane.priority));
             self.last_audit = Some(Instant::now());
-            self.scan = Some(Scan {
-                left: lanes.into(),
-                after: None,
-                pages: 0,
-                rebuilds,
-            });
+            self.scan = Some(Scan { left: lanes.into(), after: None, pages: 0, rebuilds });
         }
         Ok(())
     }
@@ -136,7 +133,8 @@ impl Scan {
             pages += 1;
             self.pages += 1;
             self.after = tasks.last().copied().or(self.after);
-            // A rebuild gives each lane a beginning, so that workers find something everywhere; what follows, the lane asks for itself.
+            // A rebuild gives each lane a beginning, so that workers find something everywhere;
+            // what follows, the lane asks for itself.
             if is_all || self.rebuilds || self.pages >= AUDITED_PAGES {
                 self.left.pop_front();
                 (self.after, self.pages) = (None, 0);

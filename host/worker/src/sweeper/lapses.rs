@@ -39,10 +39,7 @@ pub(super) async fn resolve(
         .iter()
         .filter(|verdict| verdict.next == Next::DeadLetter && moved.contains(&verdict.id))
         .map(|verdict| Signal::Finished(verdict.id));
-    Ok(Resolved {
-        moved: moved.len(),
-        dead: dead.collect(),
-    })
+    Ok(Resolved { moved: moved.len(), dead: dead.collect() })
 }
 
 fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {

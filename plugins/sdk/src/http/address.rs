@@ -11,21 +11,16 @@ const NEVER: &AsciiSet = &CONTROLS.add(b' ').add(b'<').add(b'>').add(b'`').add(b
 /// What stands in no query: hosts take a quotation mark in a path and refuse it here.
 const NEVER_IN_QUERY: &AsciiSet = &NEVER.add(b'"');
 
-/// Path and query of an address as it is written. `None`: it is written in a way that only the rules of
-/// browsers can read.
+/// Path and query of an address as it is written. `None`: it is written in a way that only the
+/// rules of browsers can read.
 pub(super) fn target(address: &str) -> Option<String> {
     if address.contains(['\t', '\r', '\n']) {
         return None;
     }
     let address = address.trim_matches(|c: char| c <= ' ');
     let (scheme, rest) = address.split_once("://")?;
-    let is_web = ["http", "https"]
-        .iter()
-        .any(|web| scheme.eq_ignore_ascii_case(web));
-    let rest = rest
-        .split('#')
-        .next()
-        .filter(|rest| is_web && !rest.starts_with(['/', '\\']))?;
+    let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    let rest = rest.split('#').next().filter(|rest| is_web && !rest.starts_with(['/', '\\']))?;
     let end = rest.find(['/', '?', '\\']).unwrap_or(rest.len());
     let (path, query) = rest[end..].split_at(rest[end..].find('?').unwrap_or(rest.len() - end));
     let target = format!(
@@ -63,10 +58,7 @@ pub fn take_credentials(url: &mut Url) -> Option<String> {
         return None;
     }
     let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
-    let header = basic(
-        &decoded(url.username()),
-        &decoded(url.password().unwrap_or_default()),
-    );
+    let header = basic(&decoded(url.username()), &decoded(url.password().unwrap_or_default()));
     // Addresses that have them are ones where they can be removed.
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
@@ -88,9 +80,7 @@ pub fn without_credentials(address: &str) -> String {
     let Some(at) = address.rfind('@') else {
         return address.to_owned();
     };
-    let scheme = address[..at]
-        .find("//")
-        .map_or("", |slashes| &address[..slashes + 2]);
+    let scheme = address[..at].find("//").map_or("", |slashes| &address[..slashes + 2]);
     format!("{scheme}…{}", &address[at..])
 }
 

@@ -60,9 +60,8 @@ fn time_of_day(token: &str) -> Option<u64> {
 }
 
 fn month_named(token: &str) -> Option<u64> {
-    const NAMES: [&str; 12] = [
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-    ];
+    const NAMES: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
     let start = token.get(..3)?;
     let found = NAMES.iter().position(|name| start.eq_ignore_ascii_case(name))?;
     Some(found as u64 + 1)
@@ -106,15 +105,9 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_none() {
-        for text in [
-            "",
-            "tomorrow",
-            "0",
-            "-1",
-            "Sun, 06 Nov 1994",
-            "08:49:37",
-            "32 Nov 1994 08:49:37",
-        ] {
+        for text in
+            ["", "tomorrow", "0", "-1", "Sun, 06 Nov 1994", "08:49:37", "32 Nov 1994 08:49:37"]
+        {
             assert_eq!(seconds(text), None, "{text}");
         }
     }

@@ -26,13 +26,15 @@ pub enum ErrorKind {
     TooLarge,
     /// The body is not what it should be.
     BadBody,
-    /// The server answered with this status; see [`Response::error_for_status`](super::Response::error_for_status).
+    /// The server answered with this status; see
+    /// [`Response::error_for_status`](super::Response::error_for_status).
     Status(u16),
     /// What the host cannot put into another class.
     Other,
 }
 
-/// Why there is no response, or no more of it. Returned from a handler by `?`, it is retried if [`Error::is_retryable`].
+/// Why there is no response, or no more of it. Returned from a handler by `?`, it is retried if
+/// [`Error::is_retryable`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -43,11 +45,7 @@ pub struct Error {
 impl Error {
     /// An error, for unit tests of handlers.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retry_after: None,
-        }
+        Self { kind, message: message.into(), retry_after: None }
     }
 
     /// The same error, of a server that says when to come back.
@@ -73,12 +71,13 @@ impl Error {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         use ErrorKind::{
-            BadBody, BadRequest, BadUrl, Connection, Denied, Dns, Other, Refused, Status, Timeout, Tls,
-            TooLarge,
+            BadBody, BadRequest, BadUrl, Connection, Denied, Dns, Other, Refused, Status, Timeout,
+            Tls, TooLarge,
         };
         match self.kind {
             BadUrl | BadRequest | Denied | TooLarge => false,
-            // A name may not be published yet, a certificate may be renewed, a proxy may have sent its own error page.
+            // A name may not be published yet, a certificate may be renewed, a proxy may have sent
+            // its own error page.
             Dns | Refused | Timeout | Connection | Tls | BadBody | Other => true,
             Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
         }
@@ -114,7 +113,9 @@ impl From<wasip2::http::types::ErrorCode> for Error {
             Code::DestinationUnavailable => (Refused, "the destination is unavailable"),
             Code::DestinationIpUnroutable => (Refused, "no route to the destination"),
             Code::ConnectionTimeout => (Timeout, "no connection in time"),
-            Code::ConnectionReadTimeout | Code::HttpResponseTimeout => (Timeout, "no answer in time"),
+            Code::ConnectionReadTimeout | Code::HttpResponseTimeout => {
+                (Timeout, "no answer in time")
+            }
             Code::ConnectionWriteTimeout => (Timeout, "the request was not taken in time"),
             Code::ConnectionTerminated => (Connection, "the connection broke"),
             Code::HttpResponseIncomplete => (Connection, "the response is incomplete"),
@@ -126,7 +127,9 @@ impl From<wasip2::http::types::ErrorCode> for Error {
             }
             Code::HttpRequestMethodInvalid => (BadRequest, "the method is not valid"),
             Code::HttpRequestBodySize(_) => (BadRequest, "the request body is too large"),
-            Code::HttpResponseBodySize(_) => (TooLarge, "the response body is larger than the host allows"),
+            Code::HttpResponseBodySize(_) => {
+                (TooLarge, "the response body is larger than the host allows")
+            }
             Code::HttpResponseHeaderSectionSize(_) | Code::HttpResponseHeaderSize(_) => {
                 (TooLarge, "the response headers are larger than the host allows")
             }
@@ -153,12 +156,9 @@ mod tests {
         ] {
             assert!(retryable(kind), "{kind:?}");
         }
-        for kind in [
-            ErrorKind::BadUrl,
-            ErrorKind::Denied,
-            ErrorKind::TooLarge,
-            ErrorKind::Status(404),
-        ] {
+        for kind in
+            [ErrorKind::BadUrl, ErrorKind::Denied, ErrorKind::TooLarge, ErrorKind::Status(404)]
+        {
             assert!(!retryable(kind), "{kind:?}");
         }
     }

@@ -14,10 +14,7 @@ pub(super) async fn send(
     _body: &[u8],
     _timeout: Option<Duration>,
 ) -> Result<(Head, Body), Error> {
-    Err(Error::new(
-        ErrorKind::Other,
-        "there is no network outside a TaskForge host",
-    ))
+    Err(Error::new(ErrorKind::Other, "there is no network outside a TaskForge host"))
 }
 
 impl Body {

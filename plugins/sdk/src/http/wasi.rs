@@ -1,5 +1,5 @@
-//! The exchange itself, over `wasi:http`. Written on the bindings and not on `wstd::http`, which turns every error of the host into
-//! text.
+//! The exchange itself, over `wasi:http`. Written on the bindings and not on `wstd::http`, which
+//! turns every error of the host into text.
 
 use std::{
     future::{Future, poll_fn},
@@ -36,17 +36,16 @@ pub(super) async fn send(
     let clock = Clock::start(timeout);
     let request = outgoing(method, (url, path), &headers)?;
     // Only `body` itself can fail here, when it is called twice.
-    let upload = request
-        .body()
-        .map_err(|()| Error::new(ErrorKind::Other, "the request has no body"))?;
+    let upload =
+        request.body().map_err(|()| Error::new(ErrorKind::Other, "the request has no body"))?;
     let answer = outgoing_handler::handle(request, None)?;
 
     let mut uploading = pin!(write(upload, body));
     let mut uploaded = false;
     let mut waiting = pin!(response(&answer));
     let exchange = poll_fn(|context| {
-        // A server may answer before it has read everything, so neither waits for the other. Why an upload stopped is said by the
-        // response, or by the error in its place.
+        // A server may answer before it has read everything, so neither waits for the other. Why an
+        // upload stopped is said by the response, or by the error in its place.
         if !uploaded {
             uploaded = uploading.as_mut().poll(context).is_ready();
         }
@@ -54,25 +53,13 @@ pub(super) async fn send(
     });
     let response = clock.limit(exchange).await??;
 
-    let head = Head {
-        status: response.status(),
-        headers: response.headers().entries(),
-    };
+    let head = Head { status: response.status(), headers: response.headers().entries() };
     let incoming = response
         .consume()
         .map_err(|()| Error::new(ErrorKind::Other, "the response has no body"))?;
-    let stream = incoming
-        .stream()
-        .map_err(|()| Error::new(ErrorKind::Other, "the response has no body"))?;
-    Ok((
-        head,
-        Body {
-            ready: None,
-            stream,
-            _incoming: incoming,
-            clock,
-        },
-    ))
+    let stream =
+        incoming.stream().map_err(|()| Error::new(ErrorKind::Other, "the response has no body"))?;
+    Ok((head, Body { ready: None, stream, _incoming: incoming, clock }))
 }
 
 fn outgoing(
@@ -82,17 +69,10 @@ fn outgoing(
 ) -> Result<OutgoingRequest, Error> {
     let bad = |kind, what: &str| Error::new(kind, what.to_owned());
     let headers = Headers::from_list(headers).map_err(|error| {
-        bad(
-            ErrorKind::BadRequest,
-            &format!("a request header cannot be sent: {error}"),
-        )
+        bad(ErrorKind::BadRequest, &format!("a request header cannot be sent: {error}"))
     })?;
     let request = OutgoingRequest::new(headers);
-    let scheme = if url.scheme() == "http" {
-        Scheme::Http
-    } else {
-        Scheme::Https
-    };
+    let scheme = if url.scheme() == "http" { Scheme::Http } else { Scheme::Https };
     let bad_url = |()| bad(ErrorKind::BadUrl, &format!("{url} cannot be asked"));
     request
         .set_method(&method_named(method))
@@ -147,7 +127,8 @@ async fn response(answer: &FutureIncomingResponse) -> Result<IncomingResponse, E
     }
 }
 
-/// A body on its way. The fields are dropped in this order, children before what they came from, as the host demands.
+/// A body on its way. The fields are dropped in this order, children before what they came from, as
+/// the host demands.
 #[derive(Debug)]
 pub(super) struct Body {
     ready: Option<AsyncPollable>,

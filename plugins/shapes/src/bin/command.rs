@@ -44,8 +44,7 @@ fn main() -> Result<(), String> {
         Order::Echo { value } => {
             let variables: BTreeMap<String, String> = env::vars().collect();
             let arguments: Vec<String> = env::args().collect();
-            let output =
-                json!({ "value": value, "input": input, "variables": variables, "arguments": arguments });
+            let output = json!({ "value": value, "input": input, "variables": variables, "arguments": arguments });
             println!("{output}");
         }
         Order::Nothing => {}

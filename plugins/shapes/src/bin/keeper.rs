@@ -1,5 +1,5 @@
-//! A WASI command that keeps values under the second draft of `wasi:keyvalue`, as other toolchains import it. The input is a list of steps, the
-//! output what each brought.
+//! A WASI command that keeps values under the second draft of `wasi:keyvalue`, as other toolchains
+//! import it. The input is a list of steps, the output what each brought.
 
 #[cfg(not(target_family = "wasm"))]
 fn main() {}
@@ -76,9 +76,9 @@ mod wasm {
         let input = io::read_to_string(io::stdin()).map_err(|error| error.to_string())?;
         let steps: Vec<Step> = serde_json::from_str(&input).map_err(|error| error.to_string())?;
         let bucket = store::open("b").map_err(|error| format!("{error:?}"))?;
-        let brought = steps
-            .into_iter()
-            .map(|step| take(&bucket, step).unwrap_or_else(|error| json!({ "error": format!("{error:?}") })));
+        let brought = steps.into_iter().map(|step| {
+            take(&bucket, step).unwrap_or_else(|error| json!({ "error": format!("{error:?}") }))
+        });
         let brought: Value = brought.collect();
         println!("{brought}");
         Ok(())
@@ -99,37 +99,34 @@ mod wasm {
                 json!({ "keys": page.keys, "cursor": page.cursor })
             }
             Step::SetMany { keys, value } => {
-                let pairs: Vec<_> = keys
-                    .into_iter()
-                    .map(|key| (key, value.clone().into_bytes()))
-                    .collect();
+                let pairs: Vec<_> =
+                    keys.into_iter().map(|key| (key, value.clone().into_bytes())).collect();
                 json!(batch::set_many(bucket, &pairs)?)
             }
             Step::GetMany { keys } => {
                 let found = batch::get_many(bucket, &keys)?;
-                found
-                    .into_iter()
-                    .map(|(key, value)| json!([key, text(value)]))
-                    .collect()
+                found.into_iter().map(|(key, value)| json!([key, text(value)])).collect()
             }
             Step::DeleteMany { keys } => json!(batch::delete_many(bucket, &keys)?),
             Step::Increment { key, delta } => json!(atomics::increment(bucket, &key, delta)?),
-            Step::Swap {
-                key,
-                value,
-                meanwhile,
-            } => swap(bucket, &key, &value, meanwhile.as_deref())?,
+            Step::Swap { key, value, meanwhile } => {
+                swap(bucket, &key, &value, meanwhile.as_deref())?
+            }
             Step::Hold { key, handles } => {
-                let held = (0..handles)
-                    .map(|_| Cas::new(bucket, &key))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let held =
+                    (0..handles).map(|_| Cas::new(bucket, &key)).collect::<Result<Vec<_>, _>>()?;
                 json!(held.len())
             }
         })
     }
 
     /// What was there, and whether the first attempt and the one after it succeeded.
-    fn swap(bucket: &Bucket, key: &str, value: &str, meanwhile: Option<&str>) -> Result<Value, Error> {
+    fn swap(
+        bucket: &Bucket,
+        key: &str,
+        value: &str,
+        meanwhile: Option<&str>,
+    ) -> Result<Value, Error> {
         let cas = Cas::new(bucket, key)?;
         let old = text(cas.current()?);
         if let Some(meanwhile) = meanwhile {
@@ -140,12 +137,7 @@ mod wasm {
             Err(CasError::StoreError(error)) => Err(error),
             Err(CasError::CasFailed(cas)) => {
                 let now = text(cas.current()?);
-                Ok(json!([
-                    old,
-                    false,
-                    now,
-                    atomics::swap(cas, value.as_bytes()).is_ok()
-                ]))
+                Ok(json!([old, false, now, atomics::swap(cas, value.as_bytes()).is_ok()]))
             }
         }
     }

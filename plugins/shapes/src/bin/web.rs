@@ -1,4 +1,5 @@
-//! A WASI web server as `wstd` makes one. Its component exports `wasi:cli/run` as well, which only says that it is none.
+//! A WASI web server as `wstd` makes one. Its component exports `wasi:cli/run` as well, which only
+//! says that it is none.
 
 #[cfg(not(target_family = "wasm"))]
 fn main() {}
@@ -6,7 +7,8 @@ fn main() {}
 #[cfg(target_family = "wasm")]
 use wstd::http::{Body, Error, Request, Response};
 
-/// Answers `{"status", "retry_after", "body"}` as it is told to, and anything else with what it was asked.
+/// Answers `{"status", "retry_after", "body"}` as it is told to, and anything else with what it was
+/// asked.
 #[cfg(target_family = "wasm")]
 #[wstd::http_server]
 async fn main(mut request: Request<Body>) -> Result<Response<Body>, Error> {

@@ -20,12 +20,7 @@ async fn a_pause_of_a_plugin_and_one_of_its_queue_are_the_same() {
         let list = api.get("/plugins").await.json();
         let mut plugins = list["plugins"].as_array().unwrap().iter();
         let listed = plugins.find(|plugin| plugin["name"] == "shaped").unwrap()["paused"].clone();
-        [
-            queue,
-            plugin["paused"].clone(),
-            plugin["rollout"]["paused"].clone(),
-            listed,
-        ]
+        [queue, plugin["paused"].clone(), plugin["rollout"]["paused"].clone(), listed]
     };
     for pausing in ["queues", "plugins"] {
         for resuming in ["queues", "plugins"] {
@@ -36,11 +31,7 @@ async fn a_pause_of_a_plugin_and_one_of_its_queue_are_the_same() {
             );
             let resumed = post(&api, &format!("/{resuming}/shaped/resume"), json!({})).await;
             assert_eq!(resumed["paused"], false, "{pausing} {resuming}");
-            assert_eq!(
-                seen().await,
-                [(); 4].map(|()| json!(false)),
-                "{pausing} {resuming}"
-            );
+            assert_eq!(seen().await, [(); 4].map(|()| json!(false)), "{pausing} {resuming}");
             let policy = api.store.policy().await.unwrap();
             assert!(policy.types.is_empty(), "{policy:?}");
         }
@@ -51,12 +42,7 @@ async fn a_pause_of_a_plugin_and_one_of_its_queue_are_the_same() {
 async fn who_can_enqueue_tasks_of_a_plugin_is_told() {
     let api = Api::start().await;
     let of = |owner: &'static str, name: &'static str| {
-        [
-            ("tenant", owner),
-            ("name", name),
-            ("version", "1.0.0"),
-            ("activate", "true"),
-        ]
+        [("tenant", owner), ("name", name), ("version", "1.0.0"), ("activate", "true")]
     };
     let accepted = async |name: &str| {
         let plugin = api.get(&format!("/plugins/{name}")).await.json();
@@ -80,18 +66,10 @@ async fn a_paused_plugin_takes_tasks_and_a_retired_one_says_that_it_is() {
     push_command(&api, "1.0.0", json!({})).await;
     post(&api, "/plugins/shaped/activate", json!({"version": "1.0.0"})).await;
     let task = json!({"task_type": "shaped"});
-    assert_eq!(
-        post(&api, "/plugins/shaped/pause", json!({})).await["paused"],
-        true
-    );
+    assert_eq!(post(&api, "/plugins/shaped/pause", json!({})).await["paused"], true);
     assert_eq!(api.post("/tasks", &task).await.status, 201);
-    assert_eq!(
-        post(&api, "/plugins/shaped/resume", json!({})).await["paused"],
-        false
-    );
-    let running = api
-        .post("/plugins/shaped/retire", &json!({"version": "1.0.0"}))
-        .await;
+    assert_eq!(post(&api, "/plugins/shaped/resume", json!({})).await["paused"], false);
+    let running = api.post("/plugins/shaped/retire", &json!({"version": "1.0.0"})).await;
     running.problem(409, "plugin-conflict");
     // Without any body it is the whole plugin.
     let retired = api.send("POST", "/plugins/shaped/retire", &[], b"").await;
@@ -106,15 +84,9 @@ async fn a_paused_plugin_takes_tasks_and_a_retired_one_says_that_it_is() {
     push_command(&api, "2.0.0", json!({})).await;
     post(&api, "/plugins/shaped/retire", json!({"version": "2.0.0"})).await;
     let never = json!({"version": "2.0.0"});
-    api.post("/plugins/shaped/activate", &never)
-        .await
-        .problem(409, "plugin-conflict");
+    api.post("/plugins/shaped/activate", &never).await.problem(409, "plugin-conflict");
     let versions = api.get("/plugins/shaped/versions").await.json();
-    let states: Vec<_> = versions["versions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|version| &version["state"])
-        .collect();
+    let states: Vec<_> =
+        versions["versions"].as_array().unwrap().iter().map(|version| &version["state"]).collect();
     assert_eq!(states, ["retired", "available"]);
 }

@@ -15,23 +15,10 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
     let version = pushed.json();
     let number = version["version"].as_str().unwrap().to_owned();
     assert_eq!(
-        (
-            &version["name"],
-            &version["owner"],
-            &version["state"],
-            &version["runs_as"]
-        ),
-        (
-            &json!("fibonacci"),
-            &Value::Null,
-            &json!("available"),
-            &Value::Null
-        )
+        (&version["name"], &version["owner"], &version["state"], &version["runs_as"]),
+        (&json!("fibonacci"), &Value::Null, &json!("available"), &Value::Null)
     );
-    assert_eq!(
-        (&version["shape"], &version["pushed_by"]),
-        (&json!("handler"), &json!("tester"))
-    );
+    assert_eq!((&version["shape"], &version["pushed_by"]), (&json!("handler"), &json!("tester")));
     assert_eq!(version["limits"]["memory"], 32 << 20);
     assert_eq!(version["config"], json!({"colour": "red"}));
     let review = version["review"].as_array().unwrap();
@@ -41,10 +28,7 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
     let task = json!({"task_type": "fibonacci", "input": {"n": 3}});
     let early = api.post("/tasks", &task).await.problem(422, "validation");
     assert!(
-        early["detail"]
-            .as_str()
-            .unwrap()
-            .contains("no version of plugin fibonacci is active yet")
+        early["detail"].as_str().unwrap().contains("no version of plugin fibonacci is active yet")
     );
 
     let again = api.push(&[("activate", "true")], &component).await;
@@ -53,28 +37,16 @@ async fn a_component_is_pushed_activated_and_takes_tasks_at_once() {
     assert_eq!(api.post("/tasks", &task).await.status, 201);
 
     let plugin = api.get("/plugins/fibonacci").await.json();
-    assert_eq!(
-        (&plugin["kind"], &plugin["version"]),
-        (&json!("component"), &json!(number))
-    );
+    assert_eq!((&plugin["kind"], &plugin["version"]), (&json!("component"), &json!(number)));
     assert_eq!(plugin["rollout"]["active"], json!(number));
     assert_eq!(plugin["input_schema"]["type"], "object");
     let list = api.get("/plugins").await.json();
     assert_eq!(list["plugins"][0]["version"], json!(number));
-    let bytes = api
-        .get(&format!("/plugins/fibonacci/versions/{number}/component"))
-        .await;
-    assert_eq!(
-        (bytes.header("content-type"), bytes.body == component),
-        ("application/wasm", true)
-    );
+    let bytes = api.get(&format!("/plugins/fibonacci/versions/{number}/component")).await;
+    assert_eq!((bytes.header("content-type"), bytes.body == component), ("application/wasm", true));
     let events = api.get("/plugins/fibonacci/events").await.json();
-    let kinds: Vec<_> = events["events"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|event| &event["kind"])
-        .collect();
+    let kinds: Vec<_> =
+        events["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
     assert_eq!(kinds, ["activated", "pushed"]);
 }
 
@@ -85,22 +57,11 @@ async fn what_is_no_plugin_is_told_in_a_sentence() {
         let api = &api;
         async move {
             let answer = api.push(&[], &component).await;
-            answer.problem(422, "component")["detail"]
-                .as_str()
-                .unwrap()
-                .to_owned()
+            answer.problem(422, "component")["detail"].as_str().unwrap().to_owned()
         }
     };
-    assert!(
-        refused(b"hello".to_vec())
-            .await
-            .contains("not a WebAssembly component")
-    );
-    assert!(
-        refused(b"\0asm\x01\0\0\0".to_vec())
-            .await
-            .contains("core module, not a component")
-    );
+    assert!(refused(b"hello".to_vec()).await.contains("not a WebAssembly component"));
+    assert!(refused(b"\0asm\x01\0\0\0".to_vec()).await.contains("core module, not a component"));
     let cut = guests::bytes("fibonacci")[..10_000].to_vec();
     assert!(refused(cut).await.contains("damaged or incomplete"));
     let nameless = refused(guests::bytes("command")).await;
@@ -110,18 +71,11 @@ async fn what_is_no_plugin_is_told_in_a_sentence() {
 
 #[tokio::test]
 async fn a_component_that_is_too_large_or_not_declared_is_refused_before_it_is_looked_at() {
-    let api = Setup::config(|config| config.component_limit = 1_000)
-        .start()
-        .await;
+    let api = Setup::config(|config| config.component_limit = 1_000).start().await;
     let large = api.push(&[], &[0; 1_001]).await.problem(413, "body-too-large");
-    assert!(
-        large["detail"].as_str().unwrap().contains("1000 bytes"),
-        "{large}"
-    );
+    assert!(large["detail"].as_str().unwrap().contains("1000 bytes"), "{large}");
     api.push(&[], &[0; 500_000]).await.problem(413, "body-too-large");
-    api.post("/plugins", &json!({}))
-        .await
-        .problem(415, "unsupported-media-type");
+    api.post("/plugins", &json!({})).await.problem(415, "unsupported-media-type");
     let headers = [("content-type", "application/wasm"), ("content-encoding", "gzip")];
     let packed = api.send("POST", "/plugins", &headers, b"x").await;
     packed.problem(415, "unsupported-media-type");
@@ -137,10 +91,7 @@ async fn a_parameter_that_is_wrong_is_named() {
         (vec![("activate", "yes")], "activate", "true or false"),
         (vec![("colour", "red")], "colour", "known are tenant"),
         (
-            vec![
-                ("manifest", r#"{"name": "x", "version": "1.0.0"}"#),
-                ("name", "x"),
-            ],
+            vec![("manifest", r#"{"name": "x", "version": "1.0.0"}"#), ("name", "x")],
             "name",
             "in the manifest",
         ),
@@ -154,12 +105,8 @@ async fn a_parameter_that_is_wrong_is_named() {
 #[tokio::test]
 async fn a_plugin_of_a_tenant_is_not_there_for_others() {
     let api = Api::start().await;
-    let theirs = [
-        ("tenant", "acme"),
-        ("name", "theirs"),
-        ("version", "1.0.0"),
-        ("activate", "true"),
-    ];
+    let theirs =
+        [("tenant", "acme"), ("name", "theirs"), ("version", "1.0.0"), ("activate", "true")];
     let pushed = api.push(&theirs, &guests::bytes("command")).await;
     assert_eq!((pushed.status, &pushed.json()["owner"]), (201, &json!("acme")));
     let mine = [("name", "mine"), ("version", "1.0.0"), ("activate", "true")];
@@ -175,10 +122,7 @@ async fn a_plugin_of_a_tenant_is_not_there_for_others() {
     assert_eq!(detail("theirs").await, detail("nobody").await);
     assert!(detail("theirs").await.ends_with("known are mine"));
     let taken = [("name", "theirs"), ("version", "2.0.0")];
-    let taken = api
-        .push(&taken, &guests::bytes("command"))
-        .await
-        .problem(409, "plugin-conflict");
+    let taken = api.push(&taken, &guests::bytes("command")).await.problem(409, "plugin-conflict");
     assert!(!taken.to_string().contains("acme"), "{taken}");
 }
 
@@ -187,48 +131,18 @@ async fn what_is_wrong_in_a_part_is_named_by_its_pointer() {
     let api = Api::start().await;
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
     for (part, text, pointer, detail) in [
-        (
-            "settings",
-            r#"{"limits": {"feul": 1}}"#,
-            "/settings/limits/feul",
-            "unknown field",
-        ),
-        (
-            "settings",
-            r#"{"limits": {"fuel": 0}}"#,
-            "/settings/limits/fuel",
-            "fuel",
-        ),
-        (
-            "settings",
-            r#"{"config": {"a": 1}}"#,
-            "/settings/config/a",
-            "string",
-        ),
-        (
-            "settings",
-            r#"{"config": {}, "config": {}}"#,
-            "/settings",
-            "twice",
-        ),
+        ("settings", r#"{"limits": {"feul": 1}}"#, "/settings/limits/feul", "unknown field"),
+        ("settings", r#"{"limits": {"fuel": 0}}"#, "/settings/limits/fuel", "fuel"),
+        ("settings", r#"{"config": {"a": 1}}"#, "/settings/config/a", "string"),
+        ("settings", r#"{"config": {}, "config": {}}"#, "/settings", "twice"),
         ("settings", "{", "/settings", "EOF"),
         ("settings", "", "/settings", "empty"),
         ("settings", "\u{7f}", "/settings", "not valid JSON"),
         ("settings", &deep, "/settings", "nests deeper"),
         ("manifest", r#"{"name": "x"}"#, "/manifest", "version"),
-        (
-            "manifest",
-            r#"{"name": "a b", "version": "1"}"#,
-            "/manifest/name",
-            "",
-        ),
+        ("manifest", r#"{"name": "a b", "version": "1"}"#, "/manifest/name", ""),
         ("signature", "AAAA", "/signature", "signature"),
-        (
-            "colour",
-            "red",
-            "/colour",
-            "known are component, settings, manifest, signature",
-        ),
+        ("colour", "red", "/colour", "known are component, settings, manifest, signature"),
         ("a/b", "red", "/a~1b", "is not a part"),
     ] {
         let parts = [(part, text.as_bytes()), ("component", b"x")];
@@ -236,9 +150,7 @@ async fn what_is_wrong_in_a_part_is_named_by_its_pointer() {
         assert_eq!(answer.pointers(), [pointer], "{part} {text}: {answer:?}");
         assert!(answer.text().contains(detail), "{answer:?}");
     }
-    let twice = api
-        .push_form("", &[("component", b"x"), ("component", b"x")])
-        .await;
+    let twice = api.push_form("", &[("component", b"x"), ("component", b"x")]).await;
     assert_eq!(twice.pointers(), ["/component"]);
     let alone = api.push_form("", &[("settings", b"{}")]).await;
     assert_eq!(alone.pointers(), ["/component"]);
@@ -281,12 +193,7 @@ async fn each_part_has_a_limit_and_the_form_an_end() {
     ] {
         send(form, broken).await.problem(400, "malformed-body");
     }
-    for content_type in [
-        "multipart/form-data",
-        "multipart/mixed; boundary=b",
-        "text/plain",
-        "",
-    ] {
+    for content_type in ["multipart/form-data", "multipart/mixed; boundary=b", "text/plain", ""] {
         let answer = send(content_type, b"--b--\r\n").await;
         answer.problem(415, "unsupported-media-type");
     }

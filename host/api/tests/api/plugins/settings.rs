@@ -14,7 +14,8 @@ async fn settings_are_taken_over_and_told_and_a_grant_is_not_lost_unseen() {
         let own = [("name", "shaped"), ("version", version)];
         api.push(&[&own[..], more].concat(), &command).await
     };
-    let settings = json!({"limits": {"fuel": 4711}, "config": {"url": "x"}, "grants": {"secrets": ["key"]}});
+    let settings =
+        json!({"limits": {"fuel": 4711}, "config": {"url": "x"}, "grants": {"secrets": ["key"]}});
     let given = settings.to_string();
     let first = push("1.0.0", &[("settings", &given), ("activate", "true")]).await;
     assert_eq!((first.status, first.json().get("settings_note")), (201, None));
@@ -32,10 +33,7 @@ async fn settings_are_taken_over_and_told_and_a_grant_is_not_lost_unseen() {
     let other = json!({"limits": {"fuel": 5}}).to_string();
     let again = push("2.0.0", &[("settings", &other)]).await;
     let note = again.json()["settings_note"].as_str().unwrap().to_owned();
-    assert_eq!(
-        (again.status, &again.json()["limits"]["fuel"]),
-        (200, &json!(4711))
-    );
+    assert_eq!((again.status, &again.json()["limits"]["fuel"]), (200, &json!(4711)));
     assert!(
         note.contains("keeps its settings") && note.contains("limits, grants, config"),
         "{note}"
@@ -58,31 +56,20 @@ async fn settings_change_per_version_and_what_is_wrong_in_them_is_named() {
         (&version["limits"]["deadline"], &version["config"]),
         (&json!("5s"), &json!({"a": "b"}))
     );
-    assert_eq!(
-        version["grants"]["http"]["hosts"],
-        settings["grants"]["http"]["hosts"]
-    );
+    assert_eq!(version["grants"]["http"]["hosts"], settings["grants"]["http"]["hosts"]);
     assert_eq!(api.get("/plugins/shaped/versions/1.0.0").await.json(), version);
     for (wrong, pointer) in [
         (json!({"limits": {"feul": 1}}), "/limits/feul"),
-        (
-            json!({"grants": {"http": {"hosts": ["a", 7]}}}),
-            "/grants/http/hosts/1",
-        ),
+        (json!({"grants": {"http": {"hosts": ["a", 7]}}}), "/grants/http/hosts/1"),
         (json!({"config": {"a": 1}}), "/config/a"),
         (json!({"limits": {"fuel": 0}}), "/limits/fuel"),
         (json!({"limits": {"memories": 1_000_000}}), "/limits/memories"),
     ] {
         assert_eq!(api.put(path, &wrong).await.pointers(), [pointer], "{wrong}");
     }
-    let unknown = api
-        .put(path, &json!({"limit": {}}))
-        .await
-        .problem(422, "validation");
+    let unknown = api.put(path, &json!({"limit": {}})).await.problem(422, "validation");
     assert!(unknown["detail"].as_str().unwrap().contains("limit"), "{unknown}");
-    let malformed = api
-        .send("PUT", path, &[("content-type", "application/json")], b"{")
-        .await;
+    let malformed = api.send("PUT", path, &[("content-type", "application/json")], b"{").await;
     malformed.problem(400, "malformed-body");
 }
 
@@ -93,21 +80,12 @@ async fn a_secret_is_set_and_never_shown() {
     let early = api.put("/plugins/shaped/secrets/key", &secret).await;
     early.problem(404, "not-found");
     push_command(&api, "1.0.0", json!({})).await;
-    let empty = api
-        .put("/plugins/shaped/secrets/key", &json!({"value": ""}))
-        .await;
+    let empty = api.put("/plugins/shaped/secrets/key", &json!({"value": ""})).await;
     assert_eq!(empty.pointers(), ["/value"]);
     let set = api.put("/plugins/shaped/secrets/key", &secret).await;
-    assert_eq!(
-        (set.status, &set.json()["secrets"][0]["name"]),
-        (200, &json!("key"))
-    );
-    let wrong = api
-        .put(
-            "/plugins/shaped/secrets/key",
-            &json!({"value": {"k": "k-0123456789"}}),
-        )
-        .await;
+    assert_eq!((set.status, &set.json()["secrets"][0]["name"]), (200, &json!("key")));
+    let wrong =
+        api.put("/plugins/shaped/secrets/key", &json!({"value": {"k": "k-0123456789"}})).await;
     assert_eq!(wrong.pointers(), ["/value"]);
     let listed = api.get("/plugins/shaped/secrets").await;
     let events = api.get("/plugins/shaped/events").await;
@@ -117,7 +95,5 @@ async fn a_secret_is_set_and_never_shown() {
     }
     let deleted = api.delete("/plugins/shaped/secrets/key").await;
     assert_eq!((deleted.status, deleted.json()), (200, json!({"secrets": []})));
-    api.delete("/plugins/shaped/secrets/key")
-        .await
-        .problem(404, "not-found");
+    api.delete("/plugins/shaped/secrets/key").await.problem(404, "not-found");
 }

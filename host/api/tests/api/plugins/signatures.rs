@@ -11,17 +11,11 @@ use crate::harness::{Api, Setup};
 #[tokio::test]
 async fn a_host_that_asks_for_signatures_takes_nothing_else() {
     let pair = signature::keygen().unwrap();
-    let setup = Setup {
-        signatures: trusting(&pair),
-        ..Setup::default()
-    };
+    let setup = Setup { signatures: trusting(&pair), ..Setup::default() };
     let api = setup.start().await;
     let component = guests::bytes("fibonacci");
     let unsigned = api.push(&[], &component).await.problem(403, "signature");
-    assert!(
-        unsigned["detail"].as_str().unwrap().contains("not signed"),
-        "{unsigned}"
-    );
+    assert!(unsigned["detail"].as_str().unwrap().contains("not signed"), "{unsigned}");
     let info = describe(&component).await;
     let signed = envelope(&pair, &info, &json!({}));
     let push = async |signed: &str| api.push(&[("signature", signed)], &component).await;
@@ -34,17 +28,12 @@ async fn a_host_that_asks_for_signatures_takes_nothing_else() {
         json!({"digest": "00".repeat(32)}),
         json!({"shape": "command"}),
     ] {
-        push(&envelope(&pair, &info, &change))
-            .await
-            .problem(403, "signature");
+        push(&envelope(&pair, &info, &change)).await.problem(403, "signature");
     }
     let answer = push(&signed).await;
     assert_eq!((answer.status, &answer.json()["signed"]), (201, &json!(true)));
     let signature = &answer.json()["signature"];
-    assert_eq!(
-        (&signature["keys"], &signature["problem"]),
-        (&json!(["ci"]), &json!(null))
-    );
+    assert_eq!((&signature["keys"], &signature["problem"]), (&json!(["ci"]), &json!(null)));
     assert_eq!(signature["statement"]["digest"], answer.json()["digest"]);
 
     // Wider settings, and a wider statement that allows them.
@@ -53,44 +42,26 @@ async fn a_host_that_asks_for_signatures_takes_nothing_else() {
     let wide = json!({"grants": {"http": {"hosts": ["example.com"]}}});
     let settings = format!("{path}/settings");
     let refused = api.put(&settings, &wide).await.problem(403, "signature");
-    assert!(
-        refused["detail"].as_str().unwrap().contains("grants.http.hosts"),
-        "{refused}"
-    );
+    assert!(refused["detail"].as_str().unwrap().contains("grants.http.hosts"), "{refused}");
     let wider = envelope(&pair, &info, &wide);
-    let attached = api
-        .put(
-            &format!("{path}/signature"),
-            &serde_json::from_str(&wider).unwrap(),
-        )
-        .await;
+    let attached =
+        api.put(&format!("{path}/signature"), &serde_json::from_str(&wider).unwrap()).await;
     assert_eq!(attached.status, 200, "{attached:?}");
     assert_eq!(api.put(&settings, &wide).await.status, 200);
     let back = serde_json::from_str(&signed).unwrap();
-    api.put(&format!("{path}/signature"), &back)
-        .await
-        .problem(403, "signature");
+    api.put(&format!("{path}/signature"), &back).await.problem(403, "signature");
     let none = api.put(&format!("{path}/signature"), &json!({})).await;
     none.problem(422, "validation");
     // One of an earlier release.
     let old = "A".repeat(86) + "==";
     let refused = push(&old).await.problem(403, "signature");
-    assert!(
-        refused["detail"]
-            .as_str()
-            .unwrap()
-            .contains("taskforge plugin sign"),
-        "{refused}"
-    );
+    assert!(refused["detail"].as_str().unwrap().contains("taskforge plugin sign"), "{refused}");
 }
 
 #[tokio::test]
 async fn an_older_version_needs_a_word_where_signatures_are_asked_for() {
     let pair = signature::keygen().unwrap();
-    let setup = Setup {
-        signatures: trusting(&pair),
-        ..Setup::default()
-    };
+    let setup = Setup { signatures: trusting(&pair), ..Setup::default() };
     let api = setup.start().await;
     let component = guests::bytes("command");
     for version in ["1.0.0", "2.0.0"] {
@@ -109,33 +80,19 @@ async fn an_older_version_needs_a_word_where_signatures_are_asked_for() {
     let activate = async |body: Value| api.post("/plugins/shaped/activate", &body).await;
     let refused = activate(json!({"version": "1.0.0", "force": true})).await;
     let refused = refused.problem(409, "plugin-conflict");
-    assert!(
-        refused["detail"].as_str().unwrap().contains("allow_downgrade"),
-        "{refused}"
-    );
+    assert!(refused["detail"].as_str().unwrap().contains("allow_downgrade"), "{refused}");
     let body = json!({"version": "1.0.0", "percent": 5});
-    api.post("/plugins/shaped/canary", &body)
-        .await
-        .problem(409, "plugin-conflict");
+    api.post("/plugins/shaped/canary", &body).await.problem(409, "plugin-conflict");
     let allowed = activate(json!({"version": "1.0.0", "allow_downgrade": true})).await;
-    assert_eq!(
-        (allowed.status, &allowed.json()["active"]),
-        (200, &json!("1.0.0"))
-    );
+    assert_eq!((allowed.status, &allowed.json()["active"]), (200, &json!("1.0.0")));
     let events = api.get("/plugins/shaped/events").await;
-    assert!(
-        events.text().contains("older than 2.0.0, which was live"),
-        "{events:?}"
-    );
+    assert!(events.text().contains("older than 2.0.0, which was live"), "{events:?}");
 }
 
 fn trusting(pair: &signature::KeyPair) -> SignaturePolicy {
     let public = &pair.public;
     let keys = format!("[[key]]\nname = \"ci\"\npublic_key = \"{public}\"\nshared = true\n");
-    SignaturePolicy {
-        required: true,
-        trusted: TrustedKeys::parse(&keys).unwrap(),
-    }
+    SignaturePolicy { required: true, trusted: TrustedKeys::parse(&keys).unwrap() }
 }
 
 fn digest(component: &[u8]) -> String {

@@ -36,10 +36,7 @@ async fn the_disk_of_the_embedded_database_is_full() {
     let node = Node::start(&mut command);
     let counter = Counter::start().await;
     let load = Load::start(format!("{}/tasks/batch", node.url), &counter, scale.tasks);
-    wait_until("the load is under way", async || {
-        load.acknowledged() >= scale.tasks / 4
-    })
-    .await;
+    wait_until("the load is under way", async || load.acknowledged() >= scale.tasks / 4).await;
     let ready = async || node.readyz().await.is_some_and(|(status, _)| status == 200);
     disk.fill();
     let hit = Instant::now();

@@ -45,8 +45,8 @@ pub(super) struct Load {
 const BATCH: usize = 50;
 
 impl Load {
-    /// Enqueues `tasks` at this URL over some seconds, batch by batch, again and again while the API is away. A batch that got no answer may be in the
-    /// store or not, and is nobody's promise.
+    /// Enqueues `tasks` at this URL over some seconds, batch by batch, again and again while the
+    /// API is away. A batch that got no answer may be in the store or not, and is nobody's promise.
     pub(super) fn start(url: String, counter: &Counter, tasks: usize) -> Self {
         let acknowledged = Arc::new(AtomicUsize::new(0));
         let (count, counter) = (acknowledged.clone(), counter.url.clone());
@@ -60,7 +60,8 @@ impl Load {
             while ids.len() < tasks {
                 ticks.tick().await;
                 let batch: Vec<_> = (0..BATCH).map(|n| task(ids.len() + n, &counter)).collect();
-                let body = json!({ "tasks": batch.iter().map(|(task, _)| task).collect::<Vec<_>>() });
+                let body =
+                    json!({ "tasks": batch.iter().map(|(task, _)| task).collect::<Vec<_>>() });
                 let Ok(response) = http.post(&url).bearer_auth(KEY).json(&body).send().await else {
                     continue;
                 };
@@ -75,15 +76,14 @@ impl Load {
                     _ => panic!("{status}: {answer}"),
                 }
                 let batch = answer["ids"].as_array().unwrap().iter().zip(&batch);
-                ids.extend(batch.map(|(id, (_, expected))| (id.as_str().unwrap().to_owned(), *expected)));
+                ids.extend(
+                    batch.map(|(id, (_, expected))| (id.as_str().unwrap().to_owned(), *expected)),
+                );
                 count.store(ids.len(), Ordering::SeqCst);
             }
             ids
         });
-        Self {
-            acknowledged,
-            enqueueing,
-        }
+        Self { acknowledged, enqueueing }
     }
 
     pub(super) fn acknowledged(&self) -> usize {
@@ -96,23 +96,18 @@ impl Load {
     }
 }
 
-/// Of ten tasks: four quick ones, three that are counted, one slow, one that fails twice first, one that fails for good.
+/// Of ten tasks: four quick ones, three that are counted, one slow, one that fails twice first, one
+/// that fails for good.
 fn task(number: usize, counter: &str) -> (Value, Expected) {
     let counted = |more: Value| {
         let mut input = json!({ "attack": "count_runs", "url": counter });
-        input
-            .as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         ("hostile", input)
     };
     let ((task_type, input), expected) = match number % 10 {
         0..4 => (("fibonacci", json!({ "n": number % 500 })), Expected::Completed),
         4..7 => (counted(json!({})), Expected::Completed),
-        7 => (
-            counted(json!({ "ms": 200 + number % 7 * 100 })),
-            Expected::Completed,
-        ),
+        7 => (counted(json!({ "ms": 200 + number % 7 * 100 })), Expected::Completed),
         8 => (counted(json!({ "fail_times": 2 })), Expected::Completed),
         _ => (counted(json!({ "permanent": true })), Expected::Failed),
     };
@@ -137,20 +132,12 @@ impl Counter {
         let counted = runs.clone();
         let server = web::Server::answering(move |request| {
             if let Some(id) = request.headers().get("x-task-id") {
-                *counted
-                    .lock()
-                    .unwrap()
-                    .entry(id.to_str().unwrap().to_owned())
-                    .or_default() += 1;
+                *counted.lock().unwrap().entry(id.to_str().unwrap().to_owned()).or_default() += 1;
             }
             Response::new(Bytes::from_static(b"counted"))
         })
         .await;
-        Self {
-            url: server.url("/"),
-            runs,
-            _server: server,
-        }
+        Self { url: server.url("/"), runs, _server: server }
     }
 
     /// How often each task ran.

@@ -66,9 +66,7 @@ async fn a_pooler_killed_and_started_again() {
 async fn a_database_that_ends_idle_sessions() {
     let servers = || {
         let bed = Bed::new();
-        bed.sql(&format!(
-            "alter database {DATABASE} set idle_session_timeout = '2s'"
-        ));
+        bed.sql(&format!("alter database {DATABASE} set idle_session_timeout = '2s'"));
         (bed, ())
     };
     storm_on(
@@ -109,7 +107,8 @@ async fn a_database_that_hangs_while_everything_is_stopped() {
         storm.bed.postgres.freeze();
         // Somebody asks, so that the API has something to end.
         let (http, url) = (storm.bed.http.clone(), storm.bed.url("/tasks"));
-        let asking = tokio::spawn(async move { http.get(url).bearer_auth(crate::bed::KEY).send().await });
+        let asking =
+            tokio::spawn(async move { http.get(url).bearer_auth(crate::bed::KEY).send().await });
         let asked = std::time::Instant::now();
         for node in workers.iter().chain([&api]) {
             node.signal("TERM");
@@ -135,7 +134,8 @@ async fn redis_that_evicts() {
     let name = "Redis with allkeys-lru and no memory left";
     storm(name, None, async |storm, scale| {
         let number = |redis: &Redis, section: &str, field: &str| -> u64 {
-            let script = format!("return tonumber(redis.call('info','{section}'):match('{field}:(%d+)'))");
+            let script =
+                format!("return tonumber(redis.call('info','{section}'):match('{field}:(%d+)'))");
             let answer = redis.command(&format!("eval \"{script}\" 0"));
             let number = answer.strip_prefix(':').unwrap_or_else(|| panic!("{answer}"));
             number.parse().unwrap()
@@ -160,11 +160,7 @@ async fn redis_that_evicts() {
         let api = storm.api.as_ref().expect("it runs");
         wait_until("operators are told", async || {
             let (status, ready) = api.readyz().await.unwrap();
-            status == 200
-                && ready["checks"]["broker"]
-                    .as_str()
-                    .unwrap()
-                    .contains("allkeys-lru")
+            status == 200 && ready["checks"]["broker"].as_str().unwrap().contains("allkeys-lru")
         })
         .await;
         redis.command("config set maxmemory-policy noeviction");

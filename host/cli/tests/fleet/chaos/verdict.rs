@@ -21,10 +21,7 @@ impl Hit {
     pub(super) fn now(bed: &Bed) -> Self {
         let at = Instant::now();
         let tasks = bed.sql("select id from tasks where state = 'running'");
-        Self {
-            at,
-            tasks: tasks.lines().map(str::to_owned).collect(),
-        }
+        Self { at, tasks: tasks.lines().map(str::to_owned).collect() }
     }
 
     /// How long it took from that moment until each of those tasks had ended.
@@ -35,16 +32,10 @@ impl Hit {
         );
         let deadline = Instant::now() + Duration::from_secs(120);
         while bed.count(&left) > 0 {
-            assert!(
-                Instant::now() < deadline,
-                "tasks that were hit have not ended within 2 min"
-            );
+            assert!(Instant::now() < deadline, "tasks that were hit have not ended within 2 min");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Recovery {
-            took: self.at.elapsed(),
-            tasks: self.tasks.len(),
-        }
+        Recovery { took: self.at.elapsed(), tasks: self.tasks.len() }
     }
 }
 
@@ -77,12 +68,13 @@ pub(super) struct Verdict {
     acknowledged: usize,
     /// Acknowledged ids that the store does not know, or that have not ended as they must.
     lost: Vec<String>,
-    /// Tasks that reached a terminal state more than once, or have more than one attempt that moved them there.
+    /// Tasks that reached a terminal state more than once, or have more than one attempt that moved
+    /// them there.
     doubled: Vec<String>,
     /// Tasks that ran more often than attempts and lapses account for.
     unaccounted: Vec<String>,
-    /// Tasks whose number of attempts is not that of the attempts on record, or whose lapses are not those
-    /// of their history.
+    /// Tasks whose number of attempts is not that of the attempts on record, or whose lapses are
+    /// not those of their history.
     miscounted: Vec<String>,
     lapses: u64,
     runs: usize,
@@ -96,12 +88,9 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
     let open = "select count(*) from tasks where state in ('scheduled', 'pending', 'running')";
     let deadline = Instant::now() + Duration::from_secs(180);
     while bed.count(open) > 0 {
-        let left = || bed.sql("select state, task_type, count(*) from tasks group by 1, 2 order by 1, 2");
-        assert!(
-            Instant::now() < deadline,
-            "tasks have not ended within 3 min:\n{}",
-            left()
-        );
+        let left =
+            || bed.sql("select state, task_type, count(*) from tasks group by 1, 2 order by 1, 2");
+        assert!(Instant::now() < deadline, "tasks have not ended within 3 min:\n{}", left());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let states: HashMap<String, String> = pairs(&bed.sql("select id, state from tasks"));
@@ -118,9 +107,9 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
         "select id from tasks where state = 'completed'
          and (select count(*) from attempts where task_id = id and output is not null) <> 1",
     )));
-    doubled.extend(lines(&bed.sql(
-        "select id from tasks where id not in (select task from chaos_commits)",
-    )));
+    doubled.extend(lines(
+        &bed.sql("select id from tasks where id not in (select task from chaos_commits)"),
+    ));
     let runs = storm.counter.runs();
     let accounted: HashMap<String, usize> = pairs(&bed.sql(
         "select id, (select count(*) from attempts where task_id = id)
@@ -141,7 +130,9 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
             .collect(),
         doubled: doubled.into_iter().collect(),
         unaccounted: unaccounted
-            .map(|(id, accounted)| format!("{id}: {:?} runs, {accounted} accounted for", runs.get(id)))
+            .map(|(id, accounted)| {
+                format!("{id}: {:?} runs, {accounted} accounted for", runs.get(id))
+            })
             .collect(),
         miscounted: lines(&bed.sql(
             "select id from tasks
@@ -164,7 +155,8 @@ async fn leaks(storm: &mut Storm) -> Vec<String> {
     let mut leaks = Vec::new();
     let processes = storm.workers.len() as u64 + 1;
     wait_until("only the workers that run are registered as alive", async || {
-        bed.count("select count(*) from workers where lapsed_at is null") == storm.workers.len() as u64
+        bed.count("select count(*) from workers where lapsed_at is null")
+            == storm.workers.len() as u64
     })
     .await;
     // Twelve for the store, two for notices, one for a worker's heartbeat.
@@ -172,9 +164,7 @@ async fn leaks(storm: &mut Storm) -> Vec<String> {
     let connections =
         bed.count("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()");
     if connections > allowed {
-        leaks.push(format!(
-            "{connections} database connections of {processes} processes"
-        ));
+        leaks.push(format!("{connections} database connections of {processes} processes"));
     }
     for node in storm.workers.iter_mut().chain(&mut storm.api) {
         if !node.is_alive() {
@@ -208,12 +198,7 @@ impl Verdict {
 
     pub(super) fn check(&self) {
         let first = |ids: &[String]| ids.iter().take(5).cloned().collect::<Vec<_>>();
-        assert!(
-            self.lost.is_empty(),
-            "{} lost: {:?}",
-            self.lost.len(),
-            first(&self.lost)
-        );
+        assert!(self.lost.is_empty(), "{} lost: {:?}", self.lost.len(), first(&self.lost));
         assert!(
             self.doubled.is_empty(),
             "{} committed twice: {:?}",
@@ -233,7 +218,8 @@ impl Verdict {
             first(&self.miscounted)
         );
         assert!(self.leaks.is_empty(), "{:?}", self.leaks);
-        // No more than what the leases and the retries allow on a machine that does nothing else; the measured figures are far lower.
+        // No more than what the leases and the retries allow on a machine that does nothing else;
+        // the measured figures are far lower.
         assert!(
             self.recovery.took < Duration::from_secs(60),
             "recovery took {:?}",

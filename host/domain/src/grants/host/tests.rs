@@ -61,10 +61,7 @@ fn a_pattern_that_looks_otherwise_than_it_is_read_is_refused_with_what_to_write(
         ("::1", "write [::1]"),
         ("[0:0::1]", "write [::1]"),
         ("[2001:DB8::1]", "write [2001:db8::1]"),
-        (
-            "[::ffff:127.0.0.1]",
-            "another spelling of 127.0.0.1: write 127.0.0.1",
-        ),
+        ("[::ffff:127.0.0.1]", "another spelling of 127.0.0.1: write 127.0.0.1"),
         ("[::ffff:7f00:1]:80", "another spelling of 127.0.0.1"),
         ("[::127.0.0.1]", "another spelling of 127.0.0.1"),
         ("127.1", "it is read as the address 127.0.0.1: write 127.0.0.1"),
@@ -85,25 +82,12 @@ fn a_pattern_that_looks_otherwise_than_it_is_read_is_refused_with_what_to_write(
     ] {
         let error = text.parse::<HostPattern>().unwrap_err().to_string();
         assert!(error.contains(wanted), "{text:?}: {error}");
-        assert!(
-            error.starts_with(&format!("{text:?} is not a host pattern")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("{text:?} is not a host pattern")), "{error}");
     }
     let long = format!("{}.test", "a".repeat(64));
-    assert!(
-        long.parse::<HostPattern>()
-            .unwrap_err()
-            .to_string()
-            .contains("at most 253")
-    );
+    assert!(long.parse::<HostPattern>().unwrap_err().to_string().contains("at most 253"));
     let long = format!("{}test", "a.".repeat(150));
-    assert!(
-        long.parse::<HostPattern>()
-            .unwrap_err()
-            .to_string()
-            .contains("at most 253")
-    );
+    assert!(long.parse::<HostPattern>().unwrap_err().to_string().contains("at most 253"));
 }
 
 #[test]
@@ -204,7 +188,8 @@ fn every_accepted_pattern_admits_a_url_and_prints_as_it_was_written() {
         assert_eq!(pattern.to_string(), text);
         let json = serde_json::to_string(&pattern).unwrap();
         assert_eq!(serde_json::from_str::<HostPattern>(&json).unwrap(), pattern);
-        let url = url::Url::parse(&covered(&text)).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let url =
+            url::Url::parse(&covered(&text)).unwrap_or_else(|error| panic!("{text:?}: {error}"));
         let host = match url.host().unwrap() {
             url::Host::Domain(name) => name.to_owned(),
             url::Host::Ipv4(v4) => v4.to_string(),

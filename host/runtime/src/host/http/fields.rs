@@ -1,5 +1,5 @@
-//! Header maps. Their size has a limit of its own (`WasiHttpCtx::set_field_size_limit`), so they are measured after
-//! they have changed.
+//! Header maps. Their size has a limit of its own (`WasiHttpCtx::set_field_size_limit`), so they
+//! are measured after they have changed.
 
 use wasmtime::component::Resource;
 use wasmtime_wasi_http::{
@@ -18,7 +18,8 @@ impl HostState {
         returned
     }
 
-    /// Makes a handle to a map that is somebody else's or a copy of it. Each is charged for as if it were the only one.
+    /// Makes a handle to a map that is somebody else's or a copy of it. Each is charged for as if
+    /// it were the only one.
     pub(super) fn sharing_fields(
         &mut self,
         make: impl FnOnce(&mut Self) -> wasmtime::Result<Fields>,

@@ -1,5 +1,5 @@
-//! What the guest gets: the request that a web server answers, responses, their bodies and trailers. Bytes that came
-//! over the wire are on the egress's charge.
+//! What the guest gets: the request that a web server answers, responses, their bodies and
+//! trailers. Bytes that came over the wire are on the egress's charge.
 
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynInputStream, DynPollable};
@@ -17,7 +17,8 @@ use super::super::{
     handles::{HANDLE, headers},
 };
 
-/// What a body or its trailers take beside their bytes: the handle, a channel, and a box for each layer.
+/// What a body or its trailers take beside their bytes: the handle, a channel, and a box for each
+/// layer.
 const INCOMING: u64 = 2 * HANDLE;
 
 type Request = Resource<HostIncomingRequest>;
@@ -43,7 +44,9 @@ impl types::HostIncomingRequest for HostState {
     }
 
     fn headers(&mut self, request: Request) -> wasmtime::Result<Resource<FieldMap>> {
-        self.sharing_fields(|state| types::HostIncomingRequest::headers(&mut state.uncounted_http(), request))
+        self.sharing_fields(|state| {
+            types::HostIncomingRequest::headers(&mut state.uncounted_http(), request)
+        })
     }
 
     fn consume(&mut self, request: Request) -> wasmtime::Result<Result<Body, ()>> {

@@ -28,7 +28,8 @@ const TOKEN: usize = 256;
 /// The longest authority, in bytes: a host of 255, a port, and a user that nobody should send.
 const AUTHORITY: usize = 1 << 10;
 
-/// The longest path with its query, in bytes, which is also the most that a URI of the HTTP library holds.
+/// The longest path with its query, in bytes, which is also the most that a URI of the HTTP library
+/// holds.
 const PATH: usize = 64 << 10;
 
 type Request = Resource<HostOutgoingRequest>;
@@ -68,7 +69,10 @@ impl types::HostOutgoingRequest for HostState {
         Ok(made)
     }
 
-    fn body(&mut self, request: Request) -> wasmtime::Result<Result<Resource<HostOutgoingBody>, ()>> {
+    fn body(
+        &mut self,
+        request: Request,
+    ) -> wasmtime::Result<Result<Resource<HostOutgoingBody>, ()>> {
         let handle = request.rep();
         let made = self.making_once("the HTTP body", HANDLE + BODY, |state| {
             types::HostOutgoingRequest::body(&mut state.uncounted_http(), request)
@@ -98,7 +102,11 @@ impl types::HostOutgoingRequest for HostState {
     fn set_path_with_query(&mut self, request: Request, path: Option<String>) -> Set {
         let length = path.as_ref().map_or(0, String::len);
         self.set(request, (length, PATH), |state, request| {
-            types::HostOutgoingRequest::set_path_with_query(&mut state.uncounted_http(), request, path)
+            types::HostOutgoingRequest::set_path_with_query(
+                &mut state.uncounted_http(),
+                request,
+                path,
+            )
         })
     }
 
@@ -123,12 +131,18 @@ impl types::HostOutgoingRequest for HostState {
     fn set_authority(&mut self, request: Request, authority: Option<String>) -> Set {
         let length = authority.as_ref().map_or(0, String::len);
         self.set(request, (length, AUTHORITY), |state, request| {
-            types::HostOutgoingRequest::set_authority(&mut state.uncounted_http(), request, authority)
+            types::HostOutgoingRequest::set_authority(
+                &mut state.uncounted_http(),
+                request,
+                authority,
+            )
         })
     }
 
     fn headers(&mut self, request: Request) -> wasmtime::Result<Resource<FieldMap>> {
-        self.sharing_fields(|state| types::HostOutgoingRequest::headers(&mut state.uncounted_http(), request))
+        self.sharing_fields(|state| {
+            types::HostOutgoingRequest::headers(&mut state.uncounted_http(), request)
+        })
     }
 
     fn drop(&mut self, request: Request) -> wasmtime::Result<()> {
@@ -140,7 +154,10 @@ impl types::HostOutgoingRequest for HostState {
 }
 
 impl types::HostOutgoingResponse for HostState {
-    fn new(&mut self, headers: Resource<FieldMap>) -> wasmtime::Result<Resource<HostOutgoingResponse>> {
+    fn new(
+        &mut self,
+        headers: Resource<FieldMap>,
+    ) -> wasmtime::Result<Resource<HostOutgoingResponse>> {
         let handle = headers.rep();
         // The map's charge goes on as the response's: it is the same memory.
         let charge = self.handles.release(handle);
@@ -170,7 +187,10 @@ impl types::HostOutgoingResponse for HostState {
         types::HostOutgoingResponse::set_status_code(&mut self.uncounted_http(), response, status)
     }
 
-    fn headers(&mut self, response: Resource<HostOutgoingResponse>) -> wasmtime::Result<Resource<FieldMap>> {
+    fn headers(
+        &mut self,
+        response: Resource<HostOutgoingResponse>,
+    ) -> wasmtime::Result<Resource<FieldMap>> {
         self.sharing_fields(|state| {
             types::HostOutgoingResponse::headers(&mut state.uncounted_http(), response)
         })
@@ -205,7 +225,12 @@ impl types::HostResponseOutparam for HostState {
         status: u16,
         headers: Resource<FieldMap>,
     ) -> HttpResult<()> {
-        types::HostResponseOutparam::send_informational(&mut self.uncounted_http(), answer, status, headers)
+        types::HostResponseOutparam::send_informational(
+            &mut self.uncounted_http(),
+            answer,
+            status,
+            headers,
+        )
     }
 
     fn drop(&mut self, answer: Resource<HostResponseOutparam>) -> wasmtime::Result<()> {
@@ -268,8 +293,7 @@ impl Pollable for Charging {
 impl OutputStream for Charging {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         let bytes = self.budget.bytes("the body's chunk", bytes);
-        self.stream
-            .write(bytes.map_err(|over| StreamError::Trap(over.into()))?)
+        self.stream.write(bytes.map_err(|over| StreamError::Trap(over.into()))?)
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -299,7 +323,11 @@ impl types::HostRequestOptions for HostState {
     }
 
     fn set_connect_timeout(&mut self, options: Options, duration: Option<Duration>) -> Set {
-        types::HostRequestOptions::set_connect_timeout(&mut self.uncounted_http(), options, duration)
+        types::HostRequestOptions::set_connect_timeout(
+            &mut self.uncounted_http(),
+            options,
+            duration,
+        )
     }
 
     fn first_byte_timeout(&mut self, options: Options) -> wasmtime::Result<Option<Duration>> {
@@ -307,7 +335,11 @@ impl types::HostRequestOptions for HostState {
     }
 
     fn set_first_byte_timeout(&mut self, options: Options, duration: Option<Duration>) -> Set {
-        types::HostRequestOptions::set_first_byte_timeout(&mut self.uncounted_http(), options, duration)
+        types::HostRequestOptions::set_first_byte_timeout(
+            &mut self.uncounted_http(),
+            options,
+            duration,
+        )
     }
 
     fn between_bytes_timeout(&mut self, options: Options) -> wasmtime::Result<Option<Duration>> {
@@ -315,7 +347,11 @@ impl types::HostRequestOptions for HostState {
     }
 
     fn set_between_bytes_timeout(&mut self, options: Options, duration: Option<Duration>) -> Set {
-        types::HostRequestOptions::set_between_bytes_timeout(&mut self.uncounted_http(), options, duration)
+        types::HostRequestOptions::set_between_bytes_timeout(
+            &mut self.uncounted_http(),
+            options,
+            duration,
+        )
     }
 
     fn drop(&mut self, options: Options) -> wasmtime::Result<()> {

@@ -1,4 +1,5 @@
-//! The same values under the interface's second draft: numbers have a sign, cursors are keys, and a value can be swapped.
+//! The same values under the interface's second draft: numbers have a sign, cursors are keys, and a
+//! value can be swapped.
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
@@ -16,8 +17,9 @@ use crate::{
     keyvalue::{MAX_BUCKET, MAX_KEY, Seen, seen},
 };
 
-/// A value as it was seen. Of the value itself only a digest is kept, so that a guest may hold many without filling the host's memory. Public
-/// because the generated bindings export it again; nothing leaves this crate.
+/// A value as it was seen. Of the value itself only a digest is kept, so that a guest may hold many
+/// without filling the host's memory. Public because the generated bindings export it again;
+/// nothing leaves this crate.
 pub struct Cas {
     bucket: Bucket,
     key: String,
@@ -40,21 +42,15 @@ impl From<FirstError> for Error {
 impl Cas {
     async fn of(bucket: Bucket, key: String) -> Result<Self, FirstError> {
         let value = bucket.get(&key).await?;
-        Ok(Self {
-            bucket,
-            key,
-            seen: seen(value.as_deref()),
-        })
+        Ok(Self { bucket, key, seen: seen(value.as_deref()) })
     }
 }
 
 impl HostState {
     fn hold_cas(&mut self, cas: Cas) -> wasmtime::Result<Resource<Cas>> {
-        self.making(
-            "the value's state",
-            HANDLE + (MAX_BUCKET + MAX_KEY) as u64,
-            |state| Ok(state.table.push(cas)?),
-        )
+        self.making("the value's state", HANDLE + (MAX_BUCKET + MAX_KEY) as u64, |state| {
+            Ok(state.table.push(cas)?)
+        })
     }
 }
 
@@ -91,7 +87,11 @@ impl store::HostBucket for HostState {
         Ok(value.map(|value| value.is_some()))
     }
 
-    async fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<String>) -> Answer<KeyResponse> {
+    async fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<String>,
+    ) -> Answer<KeyResponse> {
         let bucket = self.table.get(&bucket)?;
         if cursor.as_ref().is_some_and(|cursor| cursor.len() > MAX_KEY) {
             return Ok(Err(Error::Other("this cursor is not known".to_owned())));
@@ -134,12 +134,21 @@ impl atomics::HostCas for HostState {
 }
 
 impl atomics::Host for HostState {
-    async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> Answer<i64> {
         let bucket = self.table.get(&bucket)?;
         Ok(bucket.add(&key, delta).await.map_err(Error::from))
     }
 
-    async fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> wasmtime::Result<Result<(), CasError>> {
+    async fn swap(
+        &mut self,
+        cas: Resource<Cas>,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), CasError>> {
         let handle = cas.rep();
         let Cas { bucket, key, seen } = self.table.delete(cas)?;
         self.handles.release(handle);
@@ -171,7 +180,11 @@ impl batch::Host for HostState {
         Ok(found)
     }
 
-    async fn set_many(&mut self, bucket: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Answer<()> {
+    async fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Answer<()> {
         let bucket = self.table.get(&bucket)?;
         Ok(bucket.set(values).await.map_err(Error::from))
     }

@@ -56,7 +56,8 @@ impl Server {
         let host = host.trim_matches(['[', ']']).to_owned();
         let asked = url.query_pairs().find(|(name, _)| name == "tls");
         let parameters = || {
-            parameters(&host, authorities).map_err(|error| invalid(&format!("TLS cannot be set up: {error}")))
+            parameters(&host, authorities)
+                .map_err(|error| invalid(&format!("TLS cannot be set up: {error}")))
         };
         let (tls, port) = match (url.scheme(), asked.as_ref().map(|(_, value)| &**value)) {
             ("smtp", None) => (Tls::Never, SMTP_PORT),
@@ -81,13 +82,7 @@ impl Server {
             Some(password) => Some(Credentials::new(decoded(url.username())?, decoded(password)?)),
             None => None,
         };
-        Ok(Self {
-            port: url.port().unwrap_or(port),
-            host,
-            tls,
-            credentials,
-            name,
-        })
+        Ok(Self { port: url.port().unwrap_or(port), host, tls, credentials, name })
     }
 
     /// A connection, encrypted and authenticated as it is to be.

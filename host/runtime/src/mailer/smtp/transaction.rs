@@ -38,7 +38,8 @@ pub(super) async fn transact(
     let mut taken = once(connection, composed, &parameters, composed.envelope.to()).await?;
     loop {
         let refused = std::mem::take(&mut taken.refused).into_iter();
-        let (later, refused): (Vec<_>, Vec<_>) = refused.partition(|one| TOO_MANY.contains(&one.code));
+        let (later, refused): (Vec<_>, Vec<_>) =
+            refused.partition(|one| TOO_MANY.contains(&one.code));
         taken.refused = refused;
         if later.is_empty() {
             return Ok(taken);
@@ -95,9 +96,7 @@ async fn once(
         return Err(nobody(&taken.refused));
     }
     step(connection.command(Data)).await.map_err(Failed::classified)?;
-    step(connection.message(&composed.bytes))
-        .await
-        .map_err(Failed::classified)?;
+    step(connection.message(&composed.bytes)).await.map_err(Failed::classified)?;
     Ok(taken)
 }
 

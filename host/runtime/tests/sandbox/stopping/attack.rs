@@ -33,11 +33,7 @@ pub struct Arguments {
 }
 
 /// Little enough that a call succeeds.
-const LITTLE: Arguments = Arguments {
-    character: b'a',
-    short: false,
-    size: 1,
-};
+const LITTLE: Arguments = Arguments { character: b'a', short: false, size: 1 };
 
 /// A host function as the linker knows it.
 #[derive(Clone)]
@@ -90,20 +86,12 @@ impl Offer {
                 }
             }
         }
-        Self {
-            resolve,
-            sizes,
-            functions,
-        }
+        Self { resolve, sizes, functions }
     }
 
     /// The interface and the function.
     pub fn full_name(&self, function: &HostFunction) -> String {
-        format!(
-            "{}#{}",
-            self.resolve.id_of(function.interface).unwrap(),
-            function.name
-        )
+        format!("{}#{}", self.resolve.id_of(function.interface).unwrap(), function.name)
     }
 
     /// Whether its arguments can be of any size.
@@ -119,16 +107,17 @@ impl Offer {
         match &self.resolve.types[*id].kind {
             TypeDefKind::List(_) => true,
             TypeDefKind::Type(ty) | TypeDefKind::Option(ty) => self.has_size(ty),
-            TypeDefKind::Record(record) => record.fields.iter().any(|field| self.has_size(&field.ty)),
+            TypeDefKind::Record(record) => {
+                record.fields.iter().any(|field| self.has_size(&field.ty))
+            }
             TypeDefKind::Tuple(tuple) => tuple.types.iter().any(|ty| self.has_size(ty)),
             TypeDefKind::Variant(variant) => variant
                 .cases
                 .iter()
                 .any(|case| case.ty.as_ref().is_some_and(|ty| self.has_size(ty))),
-            TypeDefKind::Result(result) => [&result.ok, &result.err]
-                .into_iter()
-                .flatten()
-                .any(|ty| self.has_size(ty)),
+            TypeDefKind::Result(result) => {
+                [&result.ok, &result.err].into_iter().flatten().any(|ty| self.has_size(ty))
+            }
             _ => false,
         }
     }
@@ -141,13 +130,11 @@ impl Offer {
         let text = module.finish(&body, arguments);
         let mut bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut resolve = self.resolve.clone();
-        let imports: String = module
-            .interfaces
-            .keys()
-            .map(|interface| format!("import {interface};\n"))
-            .collect();
-        let world =
-            format!("package test:attack;\nworld attack {{\n{imports}export wasi:cli/run@0.2.12;\n}}");
+        let imports: String =
+            module.interfaces.keys().map(|interface| format!("import {interface};\n")).collect();
+        let world = format!(
+            "package test:attack;\nworld attack {{\n{imports}export wasi:cli/run@0.2.12;\n}}"
+        );
         let package = resolve.push_str("attack.wit", &world).unwrap();
         let world = resolve.select_world(&[package], None).unwrap();
         embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).unwrap();
@@ -184,10 +171,7 @@ impl<'a> Module<'a> {
             Some(function) => {
                 let signature = self.resolve().wasm_signature(AbiVariant::GuestImport, function);
                 let list = |what: &str, types: &[WasmType]| -> String {
-                    types
-                        .iter()
-                        .map(|ty| format!(" ({what} {})", name_of(*ty)))
-                        .collect()
+                    types.iter().map(|ty| format!(" ({what} {})", name_of(*ty))).collect()
                 };
                 list("param", &signature.params) + &list("result", &signature.results)
             }
@@ -196,10 +180,7 @@ impl<'a> Module<'a> {
         self.interfaces.insert(interface.clone(), ());
         let number = self.imports.len();
         let entry = self.imports.entry((interface, function.name.clone()));
-        entry
-            .or_insert_with(|| (format!("$f{number}"), signature))
-            .0
-            .clone()
+        entry.or_insert_with(|| (format!("$f{number}"), signature)).0.clone()
     }
 
     /// Instructions that call a function once and drop what it gives.
@@ -265,8 +246,9 @@ impl<'a> Module<'a> {
             })
             .collect();
         // Methods last: they need another handle, which may be one that is never given.
-        sources
-            .sort_by_key(|(params, source, _)| (*params, source.name.starts_with('['), source.name.clone()));
+        sources.sort_by_key(|(params, source, _)| {
+            (*params, source.name.starts_with('['), source.name.clone())
+        });
         for (_, source, (tag, offset)) in sources {
             let Some(function) = source.function.clone() else {
                 continue;
@@ -283,8 +265,7 @@ impl<'a> Module<'a> {
                     RESULTS + offset
                 ),
             };
-            self.makers
-                .insert(resource, Some(format!("{passed} call {import}\n{taken}")));
+            self.makers.insert(resource, Some(format!("{passed} call {import}\n{taken}")));
             return self.own(resource);
         }
         None
@@ -294,7 +275,9 @@ impl<'a> Module<'a> {
     fn gives(&self, ty: &Type, resource: TypeId) -> Option<(Option<u8>, u32)> {
         let Type::Id(id) = ty else { return None };
         match &self.resolve().types[*id].kind {
-            TypeDefKind::Handle(Handle::Own(given)) if self.root(*given) == resource => Some((None, 0)),
+            TypeDefKind::Handle(Handle::Own(given)) if self.root(*given) == resource => {
+                Some((None, 0))
+            }
             TypeDefKind::Type(ty) => self.gives(ty, resource),
             TypeDefKind::Option(ty) => self.gives(ty, resource).map(|_| (Some(1), 4)),
             TypeDefKind::Result(result) => {
@@ -330,7 +313,8 @@ impl<'a> Module<'a> {
     fn flat(&mut self, ty: &Type, arguments: Arguments) -> Option<Vec<(WasmType, String)>> {
         use WasmType::{F32, F64, I32, I64};
         let size = arguments.size;
-        let number = |ty: WasmType, value: u64| vec![(ty, format!("{}.const {value}", name_of(ty)))];
+        let number =
+            |ty: WasmType, value: u64| vec![(ty, format!("{}.const {value}", name_of(ty)))];
         let id = match ty {
             Type::String => return Some(pair(TEXT, size)),
             Type::U64 | Type::S64 => return Some(number(I64, size.into())),
@@ -376,7 +360,11 @@ impl<'a> Module<'a> {
         }
     }
 
-    fn flat_all(&mut self, types: &[Type], arguments: Arguments) -> Option<Vec<(WasmType, String)>> {
+    fn flat_all(
+        &mut self,
+        types: &[Type],
+        arguments: Arguments,
+    ) -> Option<Vec<(WasmType, String)>> {
         let mut all = Vec::new();
         for ty in types {
             all.extend(self.flat(ty, arguments)?);
@@ -384,8 +372,8 @@ impl<'a> Module<'a> {
         Some(all)
     }
 
-    /// The case that carries most, of those whose handles can be had; in a call that is to succeed the
-    /// one that carries least.
+    /// The case that carries most, of those whose handles can be had; in a call that is to succeed
+    /// the one that carries least.
     fn choose(
         &mut self,
         cases: &[Option<Type>],
@@ -439,9 +427,7 @@ impl<'a> Module<'a> {
             span: wit_parser::Span::default(),
             external_id: None,
         };
-        self.resolve()
-            .wasm_signature(AbiVariant::GuestImport, &function)
-            .params
+        self.resolve().wasm_signature(AbiVariant::GuestImport, &function).params
     }
 
     /// Where a list is, and how many elements it has.
@@ -468,9 +454,7 @@ impl<'a> Module<'a> {
             return Some(None);
         };
         let made = self.handle(handle)?;
-        Some(Some(format!(
-            "(call $handles (i32.const {at}) (i32.const {count}) {made})"
-        )))
+        Some(Some(format!("(call $handles (i32.const {at}) (i32.const {count}) {made})")))
     }
 
     /// Instructions that write a value to memory.
@@ -498,7 +482,8 @@ impl<'a> Module<'a> {
             TypeDefKind::Handle(_) | TypeDefKind::List(_) => {
                 for (index, (_, value)) in self.flat(ty, arguments)?.into_iter().enumerate() {
                     let at = at + 4 * u32::try_from(index).unwrap();
-                    writeln!(text, "(i32.store (i32.const {at}) (block (result i32) {value}))").unwrap();
+                    writeln!(text, "(i32.store (i32.const {at}) (block (result i32) {value}))")
+                        .unwrap();
                 }
             }
             TypeDefKind::Flags(_) | TypeDefKind::Enum(_) => {}
@@ -507,10 +492,8 @@ impl<'a> Module<'a> {
                 let (tag, _) = self.choose(&cases, arguments)?;
                 writeln!(text, "i32.const {at} i32.const {tag} i32.store8").unwrap();
                 if let Some(payload) = cases[usize::try_from(tag).unwrap()] {
-                    let offset = self
-                        .offer
-                        .sizes
-                        .payload_offset(Int::U8, cases.iter().map(Option::as_ref));
+                    let offset =
+                        self.offer.sizes.payload_offset(Int::U8, cases.iter().map(Option::as_ref));
                     let offset = u32::try_from(offset.size_wasm32()).unwrap();
                     self.store(&payload, at + offset, arguments, text)?;
                 }
@@ -598,9 +581,7 @@ impl<'a> Module<'a> {
 }
 
 fn pair(at: u32, length: u32) -> Vec<(WasmType, String)> {
-    [at, length]
-        .map(|value| (WasmType::I32, format!("i32.const {value}")))
-        .to_vec()
+    [at, length].map(|value| (WasmType::I32, format!("i32.const {value}"))).to_vec()
 }
 
 fn cases(kind: &TypeDefKind) -> Vec<Option<Type>> {

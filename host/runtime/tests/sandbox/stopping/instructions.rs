@@ -158,11 +158,7 @@ async fn no_instruction_holds_a_thread() {
         let invoked = best(&bed, &plugin, json!(null)).await;
         println!("{name}: {:?} {:?}", invoked.effort, invoked.outcome);
         let ends_by_itself = ["recursion", "a slow start"].contains(&name);
-        assert!(
-            ends_by_itself || is_late(&invoked),
-            "{name}: {:?}",
-            invoked.outcome
-        );
+        assert!(ends_by_itself || is_late(&invoked), "{name}: {:?}", invoked.outcome);
         all.extend(broken(name, &invoked));
     }
     assert!(all.is_empty(), "{all:#?}");

@@ -32,10 +32,7 @@ impl Maker {
         let mut schema = json!({});
         for _ in 0..self.rng.usize(1..4) {
             let more = self.keyword(depth);
-            schema
-                .as_object_mut()
-                .unwrap()
-                .extend(more.as_object().unwrap().clone());
+            schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         }
         if self.objects == Objects::Explicit
             && schema.get("properties").is_some()
@@ -51,9 +48,13 @@ impl Maker {
         let deepest = if depth == 0 { 13 } else { 28 };
         match self.rng.u8(..deepest) {
             0..=3 => json!({"type": self.types()}),
-            4 => json!({"enum": (0..self.rng.usize(1..4)).map(|_| self.value(1)).collect::<Vec<_>>()}),
+            4 => {
+                json!({"enum": (0..self.rng.usize(1..4)).map(|_| self.value(1)).collect::<Vec<_>>()})
+            }
             5 => json!({"const": self.value(1)}),
-            6 => json!({self.pick(&["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]): number}),
+            6 => {
+                json!({self.pick(&["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]): number})
+            }
             7 => json!({self.pick(&["minLength", "maxLength"]): number}),
             8 => json!({self.pick(&["minItems", "maxItems"]): number}),
             9 => json!({self.pick(&["minProperties", "maxProperties"]): number}),
@@ -75,24 +76,17 @@ impl Maker {
             25 => json!({"$ref": self.pick(&["#/$defs/one", "#/$defs/two"])}),
             26 => json!({"contains": self.schema(0)}),
             _ => {
-                let branches: Vec<_> = (0..self.rng.usize(1..4))
-                    .map(|_| self.schema(depth - 1))
-                    .collect();
+                let branches: Vec<_> =
+                    (0..self.rng.usize(1..4)).map(|_| self.schema(depth - 1)).collect();
                 // Of exactly one alternative, to take less may be to take more.
-                let exactly = if self.objects == Objects::Explicit {
-                    "oneOf"
-                } else {
-                    "anyOf"
-                };
+                let exactly = if self.objects == Objects::Explicit { "oneOf" } else { "anyOf" };
                 json!({self.pick(&["anyOf", "allOf", exactly]): branches})
             }
         }
     }
 
     fn types(&mut self) -> Value {
-        let names = [
-            "null", "boolean", "integer", "number", "string", "array", "object",
-        ];
+        let names = ["null", "boolean", "integer", "number", "string", "array", "object"];
         match self.rng.bool() {
             true => json!(self.pick(&names)),
             false => json!([self.pick(&names[..4]), self.pick(&names[4..])]),
@@ -112,10 +106,12 @@ impl Maker {
             object["required"] = json!([self.pick(&NAMES)]);
         }
         if self.rng.u8(..3) == 0 {
-            object[self.pick(&["additionalProperties", "unevaluatedProperties"])] = self.schema(depth - 1);
+            object[self.pick(&["additionalProperties", "unevaluatedProperties"])] =
+                self.schema(depth - 1);
         }
         if self.rng.u8(..5) == 0 {
-            object["patternProperties"] = json!({self.pick(&["^x", "^[ab]"]): self.schema(depth - 1)});
+            object["patternProperties"] =
+                json!({self.pick(&["^x", "^[ab]"]): self.schema(depth - 1)});
         }
         object
     }
@@ -187,7 +183,9 @@ impl Maker {
                 json!(-1),
             ]),
             6..=9 => json!(self.pick(&["", "a", "b", "ab", "abb", "x1"])),
-            10 | 11 => Value::Array((0..self.rng.usize(..4)).map(|_| self.value(depth - 1)).collect()),
+            10 | 11 => {
+                Value::Array((0..self.rng.usize(..4)).map(|_| self.value(depth - 1)).collect())
+            }
             _ => {
                 let count = self.rng.usize(..4);
                 Value::Object(
@@ -211,11 +209,7 @@ fn close(schema: &mut Value) {
     match schema {
         Value::Object(members) => {
             // Of a schema, and not of a value in it, which has no such members with such values.
-            let ends = [
-                "additionalProperties",
-                "unevaluatedProperties",
-                "patternProperties",
-            ];
+            let ends = ["additionalProperties", "unevaluatedProperties", "patternProperties"];
             let is_open = members
                 .get("properties")
                 .is_some_and(|names| names.as_object().is_some_and(|names| !names.is_empty()))
@@ -233,10 +227,7 @@ fn close(schema: &mut Value) {
 fn nothing_is_refused_where_no_break_is_found(objects: Objects, seeds: std::ops::Range<u64>) {
     let (mut compared, mut passed, mut tried) = (0, 0, 0);
     for seed in seeds {
-        let mut maker = Maker {
-            rng: Rng::with_seed(seed),
-            objects,
-        };
+        let mut maker = Maker { rng: Rng::with_seed(seed), objects };
         let old = maker.whole();
         let new = match seed % 8 {
             0 => maker.whole(),

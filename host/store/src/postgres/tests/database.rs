@@ -1,6 +1,7 @@
 //! A database for each test.
 //!
-//! The server is one that the tests start for themselves. Migrations are run once, into a template that each test's database is a copy of.
+//! The server is one that the tests start for themselves. Migrations are run once, into a template
+//! that each test's database is a copy of.
 
 use std::sync::{
     Arc, Weak,
@@ -25,13 +26,8 @@ pub(super) struct TestDatabase {
 }
 
 async fn on_server(statement: String) {
-    let mut server = PgConnection::connect(&server())
-        .await
-        .expect("the server answers");
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(&mut server)
-        .await
-        .unwrap();
+    let mut server = PgConnection::connect(&server()).await.expect("the server answers");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut server).await.unwrap();
 }
 
 impl TestDatabase {
@@ -73,11 +69,7 @@ impl TestDatabase {
         on_server(format!("create database {name}{copied}{options}")).await;
         let mut url = server();
         url.truncate(url.rfind('/').unwrap());
-        Self {
-            url: format!("{url}/{name}"),
-            name,
-            _template: template,
-        }
+        Self { url: format!("{url}/{name}"), name, _template: template }
     }
 
     pub(super) async fn store(&self) -> Arc<PostgresStore> {

@@ -12,19 +12,14 @@ const IN_TRANSACTION: &str = "
 
 async fn shaken(database: &TestDatabase, config: &PostgresConfig) -> drops::Told {
     let store = PostgresStore::connect(config).await.unwrap();
-    let world = World::begin(Fixture {
-        plugins: store.clone(),
-        store: store.clone(),
-        keep: Box::new(()),
-    });
+    let world =
+        World::begin(Fixture { plugins: store.clone(), store: store.clone(), keep: Box::new(()) });
     let told = drops::shake(&Arc::new(world.await)).await;
-    // Those that were closed may take a moment to end. Nothing ends a transaction that somebody forgot.
+    // Those that were closed may take a moment to end. Nothing ends a transaction that somebody
+    // forgot.
     let mut connection = database.connection().await;
     eventually(async {
-        while sqlx::query_scalar::<_, i64>(IN_TRANSACTION)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap()
+        while sqlx::query_scalar::<_, i64>(IN_TRANSACTION).fetch_one(&mut connection).await.unwrap()
             > 0
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -52,27 +47,17 @@ async fn what_is_dropped_leaves_no_transaction_open_and_others_see_all_that_was_
 async fn sessions_that_the_database_ends_for_being_idle_cost_no_answer() {
     let database = TestDatabase::new().await;
     let store = database.store().await;
-    let notices = Notices::connect(&PostgresConfig::new(&database.url))
-        .await
-        .unwrap();
+    let notices = Notices::connect(&PostgresConfig::new(&database.url)).await.unwrap();
     let mut heard = notices.listen();
-    let limit = format!(
-        "alter database {} set idle_session_timeout = '200ms'",
-        database.name()
-    );
+    let limit = format!("alter database {} set idle_session_timeout = '200ms'", database.name());
     let mut connection = database.connection().await;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(limit))
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await.unwrap();
     // The sessions from here on have it.
     let store = {
         store.close().await;
         database.store().await
     };
-    let patient = Notices::connect(&PostgresConfig::new(&database.url))
-        .await
-        .unwrap();
+    let patient = Notices::connect(&PostgresConfig::new(&database.url)).await.unwrap();
     let mut heard_patiently = patient.listen();
     let tenant = TenantId::default();
     for round in 0..6_u32 {
@@ -88,10 +73,7 @@ async fn sessions_that_the_database_ends_for_being_idle_cost_no_answer() {
         let ordered = new_task();
         store.enqueue(std::slice::from_ref(&ordered)).await.unwrap();
         let policy = QueuePolicy::default();
-        assert_eq!(
-            claim_order(&store, WorkerId::generate(), 1, &policy).await.len(),
-            1
-        );
+        assert_eq!(claim_order(&store, WorkerId::generate(), 1, &policy).await.len(), 1);
         store.registry_revision().await.unwrap();
     }
     // Whoever only listens stays connected: an empty notice would say that it was not.
@@ -113,19 +95,13 @@ async fn sessions_that_an_operator_ends_during_any_operation_make_no_answer_untr
         ..PostgresConfig::new(&database.url)
     };
     let store = PostgresStore::connect(&config).await.unwrap();
-    let world = World::begin(Fixture {
-        plugins: store.clone(),
-        store: store.clone(),
-        keep: Box::new(()),
-    });
+    let world =
+        World::begin(Fixture { plugins: store.clone(), store: store.clone(), keep: Box::new(()) });
     let world = Arc::new(world.await);
     let mut connection = database.connection().await;
     let cutter = tokio::spawn(async move {
         loop {
-            sqlx::query_scalar::<_, i64>(TERMINATE)
-                .fetch_one(&mut connection)
-                .await
-                .unwrap();
+            sqlx::query_scalar::<_, i64>(TERMINATE).fetch_one(&mut connection).await.unwrap();
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     });

@@ -26,11 +26,7 @@ async fn drain(store: Arc<PostgresStore>, ids: Vec<TaskId>, policy: QueuePolicy)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_several_processes_interleave() {
     let database = TestDatabase::new().await;
-    let stores = [
-        database.store().await,
-        database.store().await,
-        database.store().await,
-    ];
+    let stores = [database.store().await, database.store().await, database.store().await];
     let tasks = new_tasks(3_000);
     // Everybody enqueues everything, each in another order, and takes from another end.
     let mut running = Vec::new();
@@ -62,10 +58,7 @@ async fn caps_hold_for_claims_of_several_processes() {
     let stores = [database.store().await, database.store().await];
     let tasks = new_tasks(400);
     stores[0].enqueue(&tasks).await.unwrap();
-    let cap = TypePolicy {
-        max_running: Some(10),
-        ..TypePolicy::default()
-    };
+    let cap = TypePolicy { max_running: Some(10), ..TypePolicy::default() };
     stores[0].set_type_policy(&kind(), cap).await.unwrap();
     let mut running = Vec::new();
     for n in 0..8 {
@@ -132,10 +125,7 @@ async fn what_was_paused_is_not_claimed_under_an_older_policy() {
     let store = database.store().await;
     let worker = WorkerId::generate();
     let pause = async |paused| {
-        let policy = TypePolicy {
-            paused,
-            ..TypePolicy::default()
-        };
+        let policy = TypePolicy { paused, ..TypePolicy::default() };
         store.set_type_policy(&kind(), policy).await.unwrap();
     };
     let older = QueuePolicy::default();
@@ -180,10 +170,7 @@ async fn a_transaction_that_is_left_open_stops_nobody() {
         }
     })
     .await;
-    assert_eq!(
-        last.iter().map(|task| task.id).collect::<Vec<_>>(),
-        [tasks[500].id]
-    );
+    assert_eq!(last.iter().map(|task| task.id).collect::<Vec<_>>(), [tasks[500].id]);
 }
 
 /// A queue that is remembered to be empty up to a place is still searched before it.
@@ -200,14 +187,8 @@ async fn what_returns_to_the_front_of_a_lane_is_found() {
     }
     store.enqueue(&tasks).await.unwrap();
     let claimed = claim_order(&store, worker, 60, &QueuePolicy::default()).await;
-    assert_eq!(
-        claimed.iter().map(|task| task.id).collect::<Vec<_>>(),
-        ids(&tasks)[..60]
-    );
-    let back = Completion {
-        next: Next::HandBack,
-        ..completion(&claimed[0], worker)
-    };
+    assert_eq!(claimed.iter().map(|task| task.id).collect::<Vec<_>>(), ids(&tasks)[..60]);
+    let back = Completion { next: Next::HandBack, ..completion(&claimed[0], worker) };
     store.complete(&[back]).await.unwrap();
     let mut rest = HashSet::new();
     eventually(async {

@@ -15,7 +15,9 @@ async fn insist<T, F: Future<Output = StoreResult<T>>>(mut work: impl FnMut() ->
         loop {
             match work().await {
                 Ok(answer) => break answer,
-                Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(StoreError::Unavailable(_)) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -95,11 +97,7 @@ async fn when_every_connection_is_cut_nothing_is_lost_or_doubled() {
     let tenant = TenantId::default();
     for id in acknowledged {
         let story = insist(|| store.story(&tenant, id)).await.unwrap();
-        assert_eq!(
-            (story.task.state, story.attempts.len()),
-            (TaskState::Completed, 1),
-            "{id}"
-        );
+        assert_eq!((story.task.state, story.attempts.len()), (TaskState::Completed, 1), "{id}");
     }
 }
 
@@ -118,10 +116,9 @@ async fn a_statement_that_takes_too_long_is_unavailable() {
         .execute(&mut other)
         .await
         .unwrap();
-    for answer in [
-        store.enqueue(&[new_task()]).await,
-        store.task(&task.tenant, task.id).await.map(drop),
-    ] {
+    for answer in
+        [store.enqueue(&[new_task()]).await, store.task(&task.tenant, task.id).await.map(drop)]
+    {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     }
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
@@ -134,10 +131,7 @@ async fn a_closed_store_says_so() {
     let store = database.store().await;
     store.close().await;
     let task = new_task();
-    assert_eq!(
-        store.enqueue(std::slice::from_ref(&task)).await,
-        Err(StoreError::Closed)
-    );
+    assert_eq!(store.enqueue(std::slice::from_ref(&task)).await, Err(StoreError::Closed));
     assert_eq!(store.task(&task.tenant, task.id).await, Err(StoreError::Closed));
     assert_eq!(store.ping().await, Err(StoreError::Closed));
 }

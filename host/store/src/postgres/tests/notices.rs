@@ -14,10 +14,8 @@ fn texts(texts: &[&str]) -> Vec<String> {
 async fn a_notice_reaches_every_process() {
     let database = TestDatabase::new().await;
     let config = PostgresConfig::new(&database.url);
-    let (one, other) = (
-        Notices::connect(&config).await.unwrap(),
-        Notices::connect(&config).await.unwrap(),
-    );
+    let (one, other) =
+        (Notices::connect(&config).await.unwrap(), Notices::connect(&config).await.unwrap());
     let mut heard = [one.listen(), other.listen(), other.listen()];
     one.post(&texts(&["first", "second"])).await.unwrap();
     other.post(&texts(&["thïrd"])).await.unwrap();
@@ -36,17 +34,12 @@ async fn a_notice_reaches_every_process() {
 #[tokio::test]
 async fn after_a_loss_an_empty_notice_says_that_some_may_be_missing() {
     let database = TestDatabase::new().await;
-    let notices = Notices::connect(&PostgresConfig::new(&database.url))
-        .await
-        .unwrap();
+    let notices = Notices::connect(&PostgresConfig::new(&database.url)).await.unwrap();
     let mut heard = notices.listen();
     let mut connection = database.connection().await;
     let listener = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                     where datname = current_database() and query ilike 'listen%'";
-    let cut: i64 = sqlx::query_scalar(listener)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let cut: i64 = sqlx::query_scalar(listener).fetch_one(&mut connection).await.unwrap();
     assert_eq!(cut, 1);
     assert_eq!(eventually(heard.recv()).await.unwrap(), "");
     notices.post(&texts(&["after"])).await.unwrap();

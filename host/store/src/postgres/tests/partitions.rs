@@ -60,17 +60,11 @@ async fn weeks_to_come_are_made_ahead_and_take_what_waits_for_them() {
     assert_ne!(partition_of(&mut connection, now.id).await, "tasks_default");
     assert_eq!(partition_of(&mut connection, early.id).await, "tasks_default");
     let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&[early.id])).await;
-    store
-        .complete(&completions(&claimed, WorkerId::generate()))
-        .await
-        .unwrap();
+    store.complete(&completions(&claimed, WorkerId::generate())).await.unwrap();
     let story = store.story(&TenantId::default(), early.id).await.unwrap();
 
     let term = lead(&store).await;
-    let first = store
-        .upkeep(Some(term), Timestamp::now(), RETENTION)
-        .await
-        .unwrap();
+    let first = store.upkeep(Some(term), Timestamp::now(), RETENTION).await.unwrap();
     assert_eq!(first.partitions_dropped, 0);
     let done = store.upkeep(Some(term), after(59), RETENTION).await.unwrap();
     assert!(done.partitions_made >= 2, "{done:?}");
@@ -93,16 +87,9 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     // One that ended long after it was made.
     ends[2].attempt.finished_at = after(60);
     store.complete(&ends).await.unwrap();
-    store
-        .cancel(&TenantId::default(), tasks[4].id, Timestamp::now())
-        .await
-        .unwrap();
+    store.cancel(&TenantId::default(), tasks[4].id, Timestamp::now()).await.unwrap();
     let (running, waiting) = (tasks[3].id, tasks[5].id);
-    let kept = store
-        .story(&TenantId::default(), tasks[2].id)
-        .await
-        .unwrap()
-        .unwrap();
+    let kept = store.story(&TenantId::default(), tasks[2].id).await.unwrap().unwrap();
     let before = partitions(&mut connection).await;
 
     let term = lead(&store).await;
@@ -119,25 +106,16 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     let change = i64::from(sum.partitions_made) - i64::from(sum.partitions_dropped);
     assert_eq!(partitions(&mut connection).await, before + 3 * change);
     for gone in [0, 1, 4] {
-        assert_eq!(
-            store.story(&TenantId::default(), tasks[gone].id).await.unwrap(),
-            None
-        );
+        assert_eq!(store.story(&TenantId::default(), tasks[gone].id).await.unwrap(), None);
     }
-    let orphans: i64 =
-        sqlx::query_scalar("select (select count(*) from attempts) + (select count(*) from events)")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
+    let orphans: i64 = sqlx::query_scalar(
+        "select (select count(*) from attempts) + (select count(*) from events)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
     assert_eq!(orphans, 1, "the attempt of the task that ended late");
-    assert_eq!(
-        store
-            .story(&TenantId::default(), kept.task.id)
-            .await
-            .unwrap()
-            .unwrap(),
-        kept
-    );
+    assert_eq!(store.story(&TenantId::default(), kept.task.id).await.unwrap().unwrap(), kept);
     for id in [running, waiting] {
         assert_eq!(partition_of(&mut connection, id).await, "tasks_default");
     }
@@ -149,10 +127,7 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     for end in &mut ends {
         end.attempt.finished_at = after(62);
     }
-    assert_eq!(
-        store.complete(&ends).await.unwrap(),
-        [crate::Commit::Committed; 2]
-    );
+    assert_eq!(store.complete(&ends).await.unwrap(), [crate::Commit::Committed; 2]);
     let done = store.upkeep(Some(term), after(91), RETENTION).await.unwrap();
     assert_eq!(done.tasks_deleted, 1, "the one that ended on day 60");
     let done = store.upkeep(Some(term), after(93), RETENTION).await.unwrap();
@@ -179,10 +154,7 @@ async fn a_short_retention_is_kept_task_by_task() {
     store.complete(&ends).await.unwrap();
     let term = lead(&store).await;
     let soon = Timestamp::now() + Duration::from_secs(3700);
-    let done = store
-        .upkeep(Some(term), soon, Duration::from_secs(3600))
-        .await
-        .unwrap();
+    let done = store.upkeep(Some(term), soon, Duration::from_secs(3600)).await.unwrap();
     // Early in a week the partition of the week before is there too, empty, and goes.
     assert_eq!(done.tasks_deleted, 1);
     let states = [
@@ -190,10 +162,7 @@ async fn a_short_retention_is_kept_task_by_task() {
         state(&store, tasks[1].id).await,
         state(&store, tasks[2].id).await,
     ];
-    assert_eq!(
-        states,
-        [None, Some(TaskState::Completed), Some(TaskState::Pending)]
-    );
+    assert_eq!(states, [None, Some(TaskState::Completed), Some(TaskState::Pending)]);
 }
 
 /// Whoever changes partitions gives way: nobody should wait behind it.
@@ -203,13 +172,8 @@ async fn upkeep_does_not_wait_for_a_transaction_that_is_left_open() {
     let store = database.store().await;
     let term = lead(&store).await;
     let mut other = database.connection().await;
-    sqlx::raw_sql("begin; select count(*) from tasks")
-        .execute(&mut other)
-        .await
-        .unwrap();
-    let done = eventually(store.upkeep(Some(term), after(59), RETENTION))
-        .await
-        .unwrap();
+    sqlx::raw_sql("begin; select count(*) from tasks").execute(&mut other).await.unwrap();
+    let done = eventually(store.upkeep(Some(term), after(59), RETENTION)).await.unwrap();
     assert_eq!(done, Upkeep::default());
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     let done = store.upkeep(Some(term), after(59), RETENTION).await.unwrap();
@@ -313,10 +277,7 @@ async fn partitions_that_come_late_take_in_what_waits_while_more_comes() {
     // It gives way to others that are quicker, and is repeated.
     let mut made = 0;
     for _ in 0..100 {
-        let done = store
-            .upkeep(Some(term), Timestamp::now(), RETENTION)
-            .await
-            .unwrap();
+        let done = store.upkeep(Some(term), Timestamp::now(), RETENTION).await.unwrap();
         made += done.partitions_made;
         if made > 0 {
             break;
@@ -345,10 +306,7 @@ async fn partitions_that_come_late_take_in_what_waits_while_more_comes() {
     let week = partition_of(&mut connection, ids[0]).await;
     assert_eq!(partition_of(&mut connection, *ids.last().unwrap()).await, week);
     assert_ne!(week, "tasks_default");
-    let again = store
-        .upkeep(Some(term), Timestamp::now(), Duration::MAX)
-        .await
-        .unwrap();
+    let again = store.upkeep(Some(term), Timestamp::now(), Duration::MAX).await.unwrap();
     assert_eq!(again, Upkeep::default(), "there is nothing more to do");
     // In time it goes, and takes along what has ended.
     for days in [40, 41, 42] {

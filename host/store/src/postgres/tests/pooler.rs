@@ -42,10 +42,8 @@ async fn a_pooler_of_sessions_serves_and_what_must_hold_in_a_session_holds() {
     let database = TestDatabase::empty().await;
     let url = pooler.url(database.name());
     works(&url).await;
-    let config = PostgresConfig {
-        statement_timeout: Duration::from_secs(3),
-        ..PostgresConfig::new(&url)
-    };
+    let config =
+        PostgresConfig { statement_timeout: Duration::from_secs(3), ..PostgresConfig::new(&url) };
     let servers = Servers::of(&config).unwrap();
     let settings = servers.settings(&[("enable_nestloop", "off"), ("work_mem", "32MB")]);
     let (mut connection, _) = servers.connect(&settings).await.unwrap();
@@ -107,10 +105,7 @@ async fn an_ipv6_address_and_unusual_names_are_as_good_as_others() {
     let postgres = Postgres::start();
     let (port, database) = (postgres.port(), "we ird/#?%@:ü");
     postgres.sql("postgres", &format!("create database \"{database}\""));
-    postgres.sql(
-        "postgres",
-        "create role \"us/er@ö %41\" superuser login password 'p#/:@%2F'",
-    );
+    postgres.sql("postgres", "create role \"us/er@ö %41\" superuser login password 'p#/:@%2F'");
     let file = postgres.sql("postgres", "show hba_file");
     // From the next session on everybody is asked for a password.
     let ask = format!("copy (select 'host all all all scram-sha-256') to '{file}'");
@@ -121,8 +116,9 @@ async fn an_ipv6_address_and_unusual_names_are_as_good_as_others() {
             eprintln!("skipped: this machine has no IPv6");
             continue;
         }
-        let url =
-            format!("postgres://us%2Fer%40ö %2541:p#%2F:@%252F@{host}:{port}/we%20ird%2F#%3F%25%40:%C3%BC");
+        let url = format!(
+            "postgres://us%2Fer%40ö %2541:p#%2F:@%252F@{host}:{port}/we%20ird%2F#%3F%25%40:%C3%BC"
+        );
         works(&url).await;
         let scratch = Scratch::create(&url).await.unwrap();
         works(scratch.url()).await;
@@ -146,14 +142,8 @@ async fn of_several_servers_the_one_that_takes_writes_is_used() {
     );
     works(&url).await;
     // None that takes writes: each says why.
-    let url = format!(
-        "postgres://postgres@127.0.0.1:{absent},127.0.0.1:{}/{name}",
-        reading.port()
-    );
-    let error = PostgresStore::connect(&PostgresConfig::new(&url))
-        .await
-        .err()
-        .unwrap();
+    let url = format!("postgres://postgres@127.0.0.1:{absent},127.0.0.1:{}/{name}", reading.port());
+    let error = PostgresStore::connect(&PostgresConfig::new(&url)).await.err().unwrap();
     let text = error.to_string();
     assert!(matches!(error, StoreError::Unavailable(_)), "{text}");
     assert!(
@@ -166,10 +156,8 @@ async fn of_several_servers_the_one_that_takes_writes_is_used() {
 
 #[tokio::test]
 async fn why_there_is_no_connection_is_said_at_once() {
-    let refused = format!(
-        "postgres://nobody@127.0.0.1:{}/x",
-        taskforge_testing::server::free_port()
-    );
+    let refused =
+        format!("postgres://nobody@127.0.0.1:{}/x", taskforge_testing::server::free_port());
     let wrong_role = format!("postgres://nobody@127.0.0.1:{}/postgres", port());
     for (url, why) in [(refused, "Connection refused"), (wrong_role, "nobody")] {
         let config = PostgresConfig {
@@ -199,19 +187,11 @@ async fn operations_take_turns_on_few_connections_and_give_them_up_when_they_are
     let sessions = "select count(*) from pg_stat_activity
                     where datname = current_database() and pid <> pg_backend_pid()";
     let open: i64 = sqlx::query_scalar(sessions).fetch_one(&mut other).await.unwrap();
-    assert!(
-        (1..=i64::from(PostgresConfig::MIN_CONNECTIONS)).contains(&open),
-        "{open}"
-    );
+    assert!((1..=i64::from(PostgresConfig::MIN_CONNECTIONS)).contains(&open), "{open}");
     store.close().await;
     drop(store);
     eventually(async {
-        while sqlx::query_scalar::<_, i64>(sessions)
-            .fetch_one(&mut other)
-            .await
-            .unwrap()
-            > 0
-        {
+        while sqlx::query_scalar::<_, i64>(sessions).fetch_one(&mut other).await.unwrap() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })

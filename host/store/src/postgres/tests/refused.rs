@@ -13,9 +13,7 @@ async fn a_new_database_in_another_encoding_is_refused() {
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let database = TestDatabase::in_encoding(encoding).await;
         let error = migrate(&PostgresConfig::new(&database.url)).await.unwrap_err();
-        let StoreError::Schema(why) = &error else {
-            panic!("{error}")
-        };
+        let StoreError::Schema(why) = &error else { panic!("{error}") };
         assert!(why.contains(encoding) && why.contains("UTF8"), "{why}");
     }
 }
@@ -51,10 +49,7 @@ async fn fussy() -> (TestDatabase, Arc<PostgresStore>) {
 }
 
 fn saying(text: &str) -> NewTask {
-    NewTask {
-        input: Json::from(serde_json::json!({ "text": text })),
-        ..new_task()
-    }
+    NewTask { input: Json::from(serde_json::json!({ "text": text })), ..new_task() }
 }
 
 /// Enqueues many at once, so that they share statements. Every tenth is bad.
@@ -71,11 +66,7 @@ async fn enqueue_with_neighbours(store: &Arc<PostgresStore>, bad: &str) {
     }
     for enqueue in enqueues {
         let (id, is_bad, answer) = enqueue.await.unwrap();
-        assert_eq!(
-            matches!(answer, Err(StoreError::Refused(_))),
-            is_bad,
-            "{answer:?}"
-        );
+        assert_eq!(matches!(answer, Err(StoreError::Refused(_))), is_bad, "{answer:?}");
         let task = store.task(&TenantId::default(), id).await.unwrap();
         assert_eq!(task.is_none(), is_bad);
     }
@@ -89,18 +80,17 @@ async fn a_task_that_cannot_be_stored_fails_none_beside_it() {
     enqueue_with_neighbours(&store, "unholdable").await;
 }
 
-async fn end_of(store: &PostgresStore, id: TaskId) -> (TaskState, Option<FailureKind>, Vec<Attempt>) {
+async fn end_of(
+    store: &PostgresStore,
+    id: TaskId,
+) -> (TaskState, Option<FailureKind>, Vec<Attempt>) {
     let story = store.story(&TenantId::default(), id).await.unwrap().unwrap();
     let kind = story.task.error.as_ref().map(|error| error.kind);
     (story.task.state, kind, story.attempts)
 }
 
 fn log(message: &str) -> LogLine {
-    LogLine {
-        at: Timestamp::now(),
-        level: LogLevel::Info,
-        message: message.into(),
-    }
+    LogLine { at: Timestamp::now(), level: LogLevel::Info, message: message.into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,19 +104,22 @@ async fn an_outcome_that_cannot_be_stored_ends_as_a_failure_that_can() {
         for (n, task) in claimed.iter().enumerate() {
             let mut completion = completion(task, worker);
             match n % 6 {
-                0 => completion.attempt.outcome = Outcome::Completed(Json::from(serde_json::json!(bad))),
+                0 => {
+                    completion.attempt.outcome =
+                        Outcome::Completed(Json::from(serde_json::json!(bad)))
+                }
                 1 => completion.attempt.logs = vec![log("plain"), log(bad)],
                 2 => {
-                    completion.attempt.outcome =
-                        Outcome::Failed(Failure::new(FailureKind::Permanent, format!("bad: {bad}")));
+                    completion.attempt.outcome = Outcome::Failed(Failure::new(
+                        FailureKind::Permanent,
+                        format!("bad: {bad}"),
+                    ));
                     completion.next = Next::DeadLetter;
                 }
                 _ => {}
             }
             let store = Arc::clone(&store);
-            ends.push(tokio::spawn(async move {
-                complete_or_fail(&*store, &completion).await
-            }));
+            ends.push(tokio::spawn(async move { complete_or_fail(&*store, &completion).await }));
         }
         for (n, (task, end)) in claimed.iter().zip(ends).enumerate() {
             let Ended { commit, next } = end.await.unwrap().unwrap();
@@ -161,17 +154,17 @@ async fn an_outcome_that_cannot_be_stored_ends_as_a_failure_that_can() {
 #[tokio::test]
 async fn what_is_refused_in_every_form_ends_as_a_lapse() {
     let (database, store) = fussy().await;
-    sqlx::raw_sql("create trigger never before insert on attempts for each row execute function too_much()")
-        .execute(&mut database.connection().await)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "create trigger never before insert on attempts for each row execute function too_much()",
+    )
+    .execute(&mut database.connection().await)
+    .await
+    .unwrap();
     let worker = WorkerId::generate();
     let task = new_task();
     store.enqueue(std::slice::from_ref(&task)).await.unwrap();
     let claimed = claim(&store, worker, ClaimBy::Ids(&[task.id])).await;
-    let ended = complete_or_fail(&*store, &completion(&claimed[0], worker))
-        .await
-        .unwrap();
+    let ended = complete_or_fail(&*store, &completion(&claimed[0], worker)).await.unwrap();
     assert_eq!(ended.commit, Commit::Committed);
     let (state, kind, _) = end_of(&store, task.id).await;
     assert_eq!((state, kind), (TaskState::Failed, Some(FailureKind::LeaseLapsed)));

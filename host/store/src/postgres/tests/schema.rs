@@ -9,10 +9,7 @@ use crate::{
 };
 
 async fn connect_error(url: &str) -> StoreError {
-    PostgresStore::connect(&PostgresConfig::new(url))
-        .await
-        .err()
-        .expect("it must not connect")
+    PostgresStore::connect(&PostgresConfig::new(url)).await.err().expect("it must not connect")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +52,8 @@ async fn a_database_of_the_first_version_is_brought_up_to_date_with_its_tasks() 
     assert_eq!(store.registry().await.unwrap(), RegistrySnapshot::default());
 }
 
-/// What a version before this one wrote down, in the table that any application with the same driver uses.
+/// What a version before this one wrote down, in the table that any application with the same
+/// driver uses.
 async fn migrate_as_before(connection: &mut sqlx::PgConnection, to: i64) {
     MIGRATIONS.run_to(to, connection).await.unwrap();
 }
@@ -65,27 +63,22 @@ async fn what_was_written_down_in_the_shared_table_is_taken_over_and_stays_there
     let database = TestDatabase::empty().await;
     let mut connection = database.connection().await;
     migrate_as_before(&mut connection, 5).await;
-    let theirs = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+    let theirs =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
                   values (20260101, 'of another application', true, '\\x00', 0)";
     sqlx::query(theirs).execute(&mut connection).await.unwrap();
     let error = connect_error(&database.url).await;
-    assert!(
-        matches!(&error, StoreError::Schema(why) if why.contains("version 5")),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::Schema(why) if why.contains("version 5")), "{error}");
     let migrated = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     let newest = MIGRATIONS.iter().map(|step| step.version).max().unwrap();
     assert_eq!((migrated.from, migrated.to), (5, newest));
     database.store().await.enqueue(&[new_task()]).await.unwrap();
-    let shared: Vec<i64> = sqlx::query_scalar("select version from _sqlx_migrations order by version")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
-    assert_eq!(
-        shared,
-        [1, 2, 3, 4, 5, 20_260_101],
-        "a process of before reads it"
-    );
+    let shared: Vec<i64> =
+        sqlx::query_scalar("select version from _sqlx_migrations order by version")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(shared, [1, 2, 3, 4, 5, 20_260_101], "a process of before reads it");
     let again = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     assert_eq!((again.from, again.applied), (newest, 0));
 }
@@ -102,10 +95,7 @@ async fn the_migrations_of_another_application_do_not_matter() {
                          (20260101, 'and another', true, '\\x67', 0)";
     sqlx::raw_sql(theirs).execute(&mut connection).await.unwrap();
     let error = connect_error(&database.url).await;
-    assert!(
-        matches!(&error, StoreError::Schema(why) if why.contains("empty")),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::Schema(why) if why.contains("empty")), "{error}");
     let migrated = migrate(&PostgresConfig::new(&database.url)).await.unwrap();
     assert_eq!(migrated.from, 0);
     let store = database.store().await;
@@ -144,11 +134,7 @@ async fn a_schema_of_its_own_keeps_it_apart_from_tables_of_the_same_names() {
     let claimed = claim_order(&store, worker, 10, &QueuePolicy::default()).await;
     store.complete(&completions(&claimed, worker)).await.unwrap();
     store
-        .upkeep(
-            None,
-            Timestamp::now() + Duration::from_secs(40 * 24 * 3600),
-            Duration::ZERO,
-        )
+        .upkeep(None, Timestamp::now() + Duration::from_secs(40 * 24 * 3600), Duration::ZERO)
         .await
         .unwrap();
     store.ping().await.unwrap();
@@ -161,10 +147,7 @@ async fn a_schema_of_its_own_keeps_it_apart_from_tables_of_the_same_names() {
     .await
     .unwrap();
     assert_eq!(found, (1, 1), "nothing of ours is among what was there");
-    let bad = PostgresConfig {
-        schema: Some("x, public".into()),
-        ..shared
-    };
+    let bad = PostgresConfig { schema: Some("x, public".into()), ..shared };
     let error = migrate(&bad).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error}");
 }
@@ -194,7 +177,8 @@ async fn an_older_schema_is_refused_with_what_to_run() {
 async fn a_newer_schema_is_good_for_a_rolling_upgrade() {
     let database = TestDatabase::new().await;
     let mut connection = database.connection().await;
-    let newer = "insert into taskforge_migrations (version, description, success, checksum, execution_time)
+    let newer =
+        "insert into taskforge_migrations (version, description, success, checksum, execution_time)
                  values (9999, 'from the future', true, '\\x00', 0)";
     sqlx::query(newer).execute(&mut connection).await.unwrap();
     let store = database.store().await;
@@ -214,7 +198,8 @@ async fn a_server_that_is_not_there_is_unavailable() {
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
 }
 
-/// The state rules stand in the schema too: a statement that breaks one is refused, whoever wrote it.
+/// The state rules stand in the schema too: a statement that breaks one is refused, whoever wrote
+/// it.
 #[tokio::test]
 async fn the_schema_refuses_impossible_tasks() {
     let database = TestDatabase::new().await;
@@ -238,10 +223,7 @@ async fn the_schema_refuses_impossible_tasks() {
         "update tasks set error_kind = 'trap', error_message = 'x'",
         "update tasks set tenant = null",
     ] {
-        let error = sqlx::query(AssertSqlSafe(sql))
-            .execute(&mut connection)
-            .await
-            .expect_err(sql);
+        let error = sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect_err(sql);
         let error = StoreError::from(crate::postgres::fault::Fault::Sql(error));
         assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");
     }
@@ -254,8 +236,7 @@ async fn the_schema_refuses_impossible_tasks() {
 async fn the_schema_refuses_impossible_plugins() {
     let database = TestDatabase::new().await;
     let mut connection = database.connection().await;
-    let plugin =
-        "insert into plugins (name, revision, phase, paused, retired) values ('x', 1, 0, false, false)";
+    let plugin = "insert into plugins (name, revision, phase, paused, retired) values ('x', 1, 0, false, false)";
     sqlx::query(plugin).execute(&mut connection).await.unwrap();
     for sql in [
         "insert into registry_revision (one, revision) values (2, 1)",

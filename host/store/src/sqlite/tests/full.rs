@@ -8,10 +8,7 @@ use crate::StoreError;
 /// A task that takes more than one page.
 fn large_task() -> NewTask {
     let input = serde_json::Value::from("x".repeat(64 << 10));
-    NewTask {
-        input: taskforge_domain::Json::from(input),
-        ..new_task()
-    }
+    NewTask { input: taskforge_domain::Json::from(input), ..new_task() }
 }
 
 async fn is_there(store: &SqliteStore, task: &NewTask) -> bool {
@@ -23,13 +20,11 @@ async fn a_database_that_may_not_grow_for_a_moment_costs_one_answer() {
     let (_folder, store) = fresh().await;
     let first = new_task();
     store.enqueue(std::slice::from_ref(&first)).await.unwrap();
-    // What the connection says when the disk is full: it holds for this connection, and not for one that replaces it.
+    // What the connection says when the disk is full: it holds for this connection, and not for one
+    // that replaces it.
     let mut place = store.shared.writer.turn().await.unwrap();
     let mut writer = place.take().await.unwrap();
-    sqlx::query("pragma max_page_count = 1")
-        .execute(&mut writer)
-        .await
-        .unwrap();
+    sqlx::query("pragma max_page_count = 1").execute(&mut writer).await.unwrap();
     place.give_back(writer, &Ok(())).await;
     drop(place);
     let refused = large_task();
@@ -49,9 +44,7 @@ async fn after_a_full_disk_everything_goes_on_and_readiness_says_which_it_is() {
     let Some(disk) = SmallDisk::mount(folder.path(), 4) else {
         return;
     };
-    let store = SqliteStore::open(&folder.path().join("taskforge.db"))
-        .await
-        .unwrap();
+    let store = SqliteStore::open(&folder.path().join("taskforge.db")).await.unwrap();
     let first = new_task();
     store.enqueue(std::slice::from_ref(&first)).await.unwrap();
     store.ping().await.unwrap();

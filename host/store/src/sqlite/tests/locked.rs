@@ -17,13 +17,7 @@ async fn holding_the_lock(folder: &TempDir) -> SqliteConnection {
 }
 
 fn record(worker: WorkerId, lease: Duration) -> WorkerRecord {
-    WorkerRecord {
-        id: worker,
-        host: "here".into(),
-        pid: 1,
-        started_at: Timestamp::now(),
-        lease,
-    }
+    WorkerRecord { id: worker, host: "here".into(), pid: 1, started_at: Timestamp::now(), lease }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,28 +25,17 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
     let (folder, store) = fresh().await;
     let worker = WorkerId::generate();
     let now = store.clock().now();
-    store
-        .register_worker(&record(worker, Duration::from_secs(4)), now)
-        .await
-        .unwrap();
-    let term = store
-        .lead(worker, now, Duration::from_secs(60))
-        .await
-        .unwrap()
-        .unwrap();
+    store.register_worker(&record(worker, Duration::from_secs(4)), now).await.unwrap();
+    let term = store.lead(worker, now, Duration::from_secs(60)).await.unwrap().unwrap();
     let task = new_task();
     store.enqueue(std::slice::from_ref(&task)).await.unwrap();
-    let request = ClaimRequest {
-        worker,
-        by: ClaimBy::Ids(&[task.id]),
-        now,
-    };
+    let request = ClaimRequest { worker, by: ClaimBy::Ids(&[task.id]), now };
     let claimed = store.claim(request).await.unwrap().tasks.remove(0);
 
     let mut other = holding_the_lock(&folder).await;
     let began = Instant::now();
-    // The heartbeat has a thread and a connection of its own, as in a worker: it waits for none of the
-    // writes, each of which may wait for the lock for seconds.
+    // The heartbeat has a thread and a connection of its own, as in a worker: it waits for none of
+    // the writes, each of which may wait for the lock for seconds.
     let mut leases = store.lease_connection().await.unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let beating = std::thread::spawn({
@@ -92,9 +75,7 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
     // Nothing has lapsed: the worker was never silent.
     assert_eq!(store.lapsed(term, store.clock().now(), 10).await.unwrap(), []);
     drop(stop);
-    tokio::task::spawn_blocking(|| beating.join().unwrap())
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(|| beating.join().unwrap()).await.unwrap();
     let attempt = taskforge_domain::Attempt {
         task: claimed.id,
         run_lease: claimed.run_lease,
@@ -108,10 +89,7 @@ async fn whoever_writes_meanwhile_is_answered_in_time_and_the_rest_goes_on_after
         usage: taskforge_domain::Usage::default(),
         logs: Vec::new(),
     };
-    let completion = Completion {
-        attempt,
-        next: Next::Complete,
-    };
+    let completion = Completion { attempt, next: Next::Complete };
     let ended = complete_or_fail(&*store, &completion).await.unwrap();
     assert_eq!(ended.commit, Commit::Committed);
     store.enqueue(&[new_task()]).await.unwrap();
@@ -147,11 +125,7 @@ async fn a_row_that_is_refused_fails_none_beside_it() {
     for (n, enqueue) in enqueues.into_iter().enumerate() {
         let (id, answer) = enqueue.await.unwrap();
         let is_bad = n % 7 == 3;
-        assert_eq!(
-            matches!(answer, Err(StoreError::Refused(_))),
-            is_bad,
-            "{answer:?}"
-        );
+        assert_eq!(matches!(answer, Err(StoreError::Refused(_))), is_bad, "{answer:?}");
         let task = store.task(&TenantId::default(), id).await.unwrap();
         assert_eq!(task.is_none(), is_bad);
     }

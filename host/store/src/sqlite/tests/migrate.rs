@@ -35,36 +35,20 @@ async fn a_file_of_the_first_version_opens_and_has_all_its_tasks() {
     old_file(&path).await;
     let store = SqliteStore::open(&path).await.unwrap();
     let (tenant, now) = (TenantId::default(), Timestamp::UNIX_EPOCH);
-    let page = Page {
-        after: None,
-        limit: 100,
-    };
+    let page = Page { after: None, limit: 100 };
     let tasks = store.tasks(&tenant, &TaskFilter::default(), page).await.unwrap();
     let mut states: Vec<_> = tasks.iter().map(|task| task.state.as_str()).collect();
     states.sort_unstable();
     assert_eq!(
         states,
-        [
-            "cancelled",
-            "completed",
-            "failed",
-            "failed",
-            "pending",
-            "running",
-            "scheduled"
-        ]
+        ["cancelled", "completed", "failed", "failed", "pending", "running", "scheduled"]
     );
 
     // What failed before had no fingerprint: it is grouped by its kind alone.
     let unknown = Fingerprint::from_i64(0);
-    let groups = store
-        .dead_letters(&tenant, &TaskFilter::default(), 10)
-        .await
-        .unwrap();
-    let mut seen: Vec<_> = groups
-        .iter()
-        .map(|group| (group.kind.as_str(), group.fingerprint, group.count))
-        .collect();
+    let groups = store.dead_letters(&tenant, &TaskFilter::default(), 10).await.unwrap();
+    let mut seen: Vec<_> =
+        groups.iter().map(|group| (group.kind.as_str(), group.fingerprint, group.count)).collect();
     seen.sort_unstable();
     assert_eq!(seen, [("deadline", unknown, 1), ("trap", unknown, 1)]);
     let filter = TaskFilter {
@@ -77,30 +61,17 @@ async fn a_file_of_the_first_version_opens_and_has_all_its_tasks() {
 
     // Its worker has the lease that all had.
     let later = now + Duration::from_secs(10);
-    let term = store
-        .lead(WorkerId::generate(), later, Duration::from_secs(5))
-        .await;
+    let term = store.lead(WorkerId::generate(), later, Duration::from_secs(5)).await;
     let term = term.unwrap().unwrap();
     assert!(store.lapsed(term, later, 10).await.unwrap().is_empty());
     let later = later + Duration::from_secs(1);
     assert_eq!(store.lapsed(term, later, 10).await.unwrap().len(), 1);
 
     let types = [moved[0].lane.task_type.clone()];
-    let by = ClaimBy::Order {
-        types: &types,
-        limit: 10,
-        policy: &QueuePolicy::default(),
-    };
-    let request = ClaimRequest {
-        worker: WorkerId::generate(),
-        by,
-        now,
-    };
+    let by = ClaimBy::Order { types: &types, limit: 10, policy: &QueuePolicy::default() };
+    let request = ClaimRequest { worker: WorkerId::generate(), by, now };
     assert_eq!(store.claim(request).await.unwrap().tasks.len(), 2);
-    let running = TaskFilter {
-        states: vec![TaskState::Running],
-        ..TaskFilter::default()
-    };
+    let running = TaskFilter { states: vec![TaskState::Running], ..TaskFilter::default() };
     assert_eq!(store.tasks(&tenant, &running, page).await.unwrap().len(), 3);
 }
 
@@ -135,10 +106,8 @@ async fn the_rules_of_the_new_columns_hold_in_an_old_file() {
         let error = StoreError::from(sqlx::query(sql).execute(&mut writer).await.expect_err(sql));
         assert!(matches!(error, StoreError::Refused(_)), "{sql}: {error}");
     }
-    let check: String = sqlx::query_scalar("pragma integrity_check")
-        .fetch_one(&mut writer)
-        .await
-        .unwrap();
+    let check: String =
+        sqlx::query_scalar("pragma integrity_check").fetch_one(&mut writer).await.unwrap();
     assert_eq!(check, "ok");
 }
 
@@ -149,9 +118,7 @@ async fn who_opens_a_file_finds_no_leader() {
     let (now, ttl) = (Timestamp::now(), Duration::from_secs(3600));
     let first = store.lead(WorkerId::generate(), now, ttl).await.unwrap().unwrap();
     store.close().await.unwrap();
-    let store = SqliteStore::open(&folder.path().join("data/taskforge.db"))
-        .await
-        .unwrap();
+    let store = SqliteStore::open(&folder.path().join("data/taskforge.db")).await.unwrap();
     let late = store.promote_due(first, now, 1).await;
     assert_eq!(late, Err(StoreError::Deposed));
     let second = store.lead(WorkerId::generate(), now, ttl).await.unwrap();

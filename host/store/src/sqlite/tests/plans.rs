@@ -1,4 +1,5 @@
-//! The plans that statements stand on. A scan of a table is the kind of mistake that no small test feels.
+//! The plans that statements stand on. A scan of a table is the kind of mistake that no small test
+//! feels.
 
 use sqlx::{QueryBuilder, Sqlite};
 use taskforge_domain::{FailureKind, Fingerprint, TaskState};
@@ -16,7 +17,8 @@ fn scans(plan: &[String]) -> Option<&String> {
     plan.iter().find(|step| {
         step.starts_with("SCAN ")
             && step.split(' ').nth(1).is_some_and(|table| {
-                ["tasks", "task_inputs", "attempts", "events"].contains(&table) || table.starts_with("plugin")
+                ["tasks", "task_inputs", "attempts", "events"].contains(&table)
+                    || table.starts_with("plugin")
             })
             && !step.contains("USING INDEX")
             && !step.contains("USING COVERING")
@@ -55,7 +57,8 @@ async fn no_hot_statement_scans_a_table() {
 async fn lanes_are_found_by_jumps() {
     let (_folder, store) = fresh().await;
     let plan = plan(&store, lanes::STATEMENTS[0]).await.join("\n");
-    let jump = "SEARCH next USING COVERING INDEX tasks_lanes ((tenant,task_type,priority,id)>(?,?,?,?))";
+    let jump =
+        "SEARCH next USING COVERING INDEX tasks_lanes ((tenant,task_type,priority,id)>(?,?,?,?))";
     assert!(plan.contains(jump), "{plan}");
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }
@@ -63,25 +66,17 @@ async fn lanes_are_found_by_jumps() {
 #[tokio::test]
 async fn each_filter_is_served_by_the_index_that_suits_it() {
     let (_folder, store) = fresh().await;
-    let states = |states: &[TaskState]| TaskFilter {
-        states: states.into(),
-        ..TaskFilter::default()
-    };
+    let states =
+        |states: &[TaskState]| TaskFilter { states: states.into(), ..TaskFilter::default() };
     let failed_alike = TaskFilter {
         fingerprints: vec![Fingerprint::of(FailureKind::Trap, "x")],
         ..states(&[TaskState::Failed])
     };
-    let these = TaskFilter {
-        ids: vec![TaskId::generate()],
-        ..states(&[TaskState::Failed])
-    };
+    let these = TaskFilter { ids: vec![TaskId::generate()], ..states(&[TaskState::Failed]) };
     let cases = [
         (TaskFilter::default(), "SEARCH tasks USING PRIMARY KEY (id<?)"),
         (these, "SEARCH tasks USING PRIMARY KEY (id=?)"),
-        (
-            failed_alike,
-            "SEARCH tasks USING INDEX tasks_dead (tenant=? AND error_fingerprint=?)",
-        ),
+        (failed_alike, "SEARCH tasks USING INDEX tasks_dead (tenant=? AND error_fingerprint=?)"),
         (
             states(&[TaskState::Failed]),
             "SEARCH tasks USING INDEX tasks_rare (tenant=? AND state=? AND id<?)",
@@ -102,10 +97,7 @@ async fn each_filter_is_served_by_the_index_that_suits_it() {
         list::push_ids(&mut statement, &TenantId::default(), &filter, newest, after, 100);
         let plan = plan(&store, statement.sql().as_str()).await;
         let text = plan.join("\n");
-        assert!(
-            text.replace("COVERING ", "").contains(expected),
-            "{filter:?}\n{text}"
-        );
+        assert!(text.replace("COVERING ", "").contains(expected), "{filter:?}\n{text}");
         assert_eq!(scans(&plan), None, "{text}");
     }
 }

@@ -6,15 +6,14 @@ use super::*;
 use crate::ClaimBy;
 use taskforge_domain::{Priority, Weight};
 
-/// Numbers that look random and are the same in every run (a linear congruential generator, Knuth's MMIX constants).
+/// Numbers that look random and are the same in every run (a linear congruential generator, Knuth's
+/// MMIX constants).
 struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % bound
     }
 }
@@ -28,11 +27,8 @@ fn take_first(waiting: &mut Vec<NewTask>, policy: &QueuePolicy, limit: usize) ->
         *place += 1;
         (*place - 1) / policy.weight(&task.tenant).get() as usize
     };
-    let turns: HashMap<_, _> = waiting
-        .iter()
-        .map(|task| task.id)
-        .zip(waiting.iter().map(turn_of))
-        .collect();
+    let turns: HashMap<_, _> =
+        waiting.iter().map(|task| task.id).zip(waiting.iter().map(turn_of)).collect();
     waiting.sort_by_key(|task| (Reverse(task.priority), turns[&task.id], task.id));
     let first = waiting.drain(..limit.min(waiting.len()));
     first.map(|task| task.id).collect()
@@ -47,10 +43,7 @@ async fn claims_by_order_follow_the_rule_to_the_letter() {
     let mut policy = QueuePolicy::default();
     for (tenant, weight) in tenants.iter().zip([1, 2, 3, 7]) {
         let weight = Weight::new(weight).unwrap();
-        let shares = TenantPolicy {
-            weight,
-            ..TenantPolicy::default()
-        };
+        let shares = TenantPolicy { weight, ..TenantPolicy::default() };
         policy.tenants.insert(tenant.clone(), shares);
     }
     let mut waiting: Vec<_> = (0..1_500)
@@ -65,16 +58,8 @@ async fn claims_by_order_follow_the_rule_to_the_letter() {
     store.enqueue(&waiting).await.unwrap();
     while !waiting.is_empty() {
         let limit = [1, 2, 5, 17, 64, 200][numbers.below(6)];
-        let by = ClaimBy::Order {
-            types: &types,
-            limit,
-            policy: &policy,
-        };
-        let request = ClaimRequest {
-            worker: WorkerId::generate(),
-            by,
-            now: Timestamp::UNIX_EPOCH,
-        };
+        let by = ClaimBy::Order { types: &types, limit, policy: &policy };
+        let request = ClaimRequest { worker: WorkerId::generate(), by, now: Timestamp::UNIX_EPOCH };
         let claimed = store.claim(request).await.unwrap().tasks;
         let claimed: Vec<_> = claimed.into_iter().map(|task| task.id).collect();
         assert_eq!(claimed, take_first(&mut waiting, &policy, limit as usize));

@@ -11,11 +11,7 @@ async fn world() -> World {
 }
 
 async fn deleted(world: &World, now: i64) -> u64 {
-    let upkeep = world
-        .store
-        .upkeep(Some(world.term), at(now), RETENTION)
-        .await
-        .unwrap();
+    let upkeep = world.store.upkeep(Some(world.term), at(now), RETENTION).await.unwrap();
     assert_eq!((upkeep.partitions_made, upkeep.partitions_dropped), (0, 0));
     upkeep.tasks_deleted
 }
@@ -73,11 +69,7 @@ async fn what_waits_for_long_does_not_hide_what_ended() {
     let done = add_completed(&world, 5).await;
     assert_eq!(deleted(&world, 1000).await, 0);
     assert_eq!(deleted(&world, 1000).await, 0);
-    assert_eq!(
-        deleted(&world, 1000).await,
-        5,
-        "the walk went on where it stopped"
-    );
+    assert_eq!(deleted(&world, 1000).await, 5, "the walk went on where it stopped");
     assert!(!is_there(&world, done[0]).await && is_there(&world, waiting[24_999]).await);
     // And it turns back.
     let task = world.claim(waiting[7]).await;
