@@ -6,14 +6,14 @@
 //! | `scripts`, `*.lua` | the rules of [`queue`](crate::queue), on the server |
 //! | `link` | the connection that carries commands, and whether it works |
 //! | `eviction` | what the server does with keys when its memory is full |
-//! | `ear` | the connection that hears wake-ups and signals |
+//! | `subscriber` | the connection that hears wake-ups and signals |
 //! | `wire` | signals as bytes |
 
 mod config;
-mod ear;
 mod eviction;
 mod link;
 mod scripts;
+mod subscriber;
 mod wire;
 
 use std::{
@@ -31,9 +31,9 @@ use tokio::{
 
 pub use self::{config::RedisConfig, eviction::Eviction};
 use self::{
-    ear::Ear,
     link::{Carries, Link, State},
     scripts::Scripts,
+    subscriber::Subscriber,
 };
 use crate::{
     Broker, BrokerError, BrokerResult, Hint, LOOK_PAUSE, Mode, Popped, ShortLane, Signal, Signals,
@@ -71,7 +71,7 @@ struct Core {
     scripts: Scripts,
     capacity: usize,
     link: Link,
-    ear: Ear,
+    subscriber: Subscriber,
     waiters: Waiters,
     signals: broadcast::Sender<Signal>,
     /// The rebuild that was due when this process first heard of a loss.
@@ -87,7 +87,7 @@ impl RedisBroker {
         let scripts = Scripts::new(config);
         let core = Arc::new(Core {
             link: Link::new(config)?,
-            ear: Ear::new(scripts.key("wake"), scripts.key("signals")),
+            subscriber: Subscriber::new(scripts.key("wake"), scripts.key("signals")),
             scripts,
             capacity: config.lane_capacity.max(1),
             waiters: Waiters::default(),
@@ -95,12 +95,12 @@ impl RedisBroker {
             rebuild: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        let (mut state, mut hears) = (core.link.watch(), core.ear.watch());
+        let (mut state, mut hears) = (core.link.watch(), core.subscriber.watch());
         let keeper = Arc::clone(&core);
         tasks.spawn(async move { keeper.link.keep(&keeper.scripts).await });
         let listener = Arc::clone(&core);
         tasks.spawn(async move {
-            listener.ear.listen(&listener.link, &listener.waiters, &listener.signals).await;
+            listener.subscriber.listen(&listener.link, &listener.waiters, &listener.signals).await;
         });
         let broker = Self {
             pushes: Batcher::spawn(
@@ -255,7 +255,7 @@ impl Broker for RedisBroker {
             if !popped.hints.is_empty() || left.is_zero() {
                 return Ok(popped);
             }
-            let relook = if core.ear.hears() { RELOOK } else { LOOK_PAUSE };
+            let relook = if core.subscriber.hears() { RELOOK } else { LOOK_PAUSE };
             let pause = left.min(relook).min(back.unwrap_or(relook));
             tokio::time::timeout(pause, place.called()).await.ok();
         }

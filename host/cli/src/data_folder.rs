@@ -52,7 +52,7 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
     let closed = is_ours(folder, mode) && close(folder, mode);
     match closed {
         true => {
-            tracing::warn!(folder = %shown, "the data folder was open to other users and is closed now")
+            tracing::warn!(folder = %shown, "the data folder was open to other users and is closed now");
         }
         false => tracing::warn!(
             folder = %shown, mode = %format!("{mode:o}"),

@@ -126,7 +126,7 @@ impl Looked {
         let file = self.file.display();
         match &self.result {
             Ok((plugin, version)) => {
-                tracing::info!(task.type = %plugin, version, "{file} was taken")
+                tracing::info!(task.type = %plugin, version, "{file} was taken");
             }
             Err(error) => tracing::error!(%error, "{file} was not taken"),
         }
@@ -332,7 +332,7 @@ impl Folder {
                     tracing::info!(task.type = %plugin, "{} is gone: the plugin is retired", file.display());
                 }
                 Err(error) => {
-                    tracing::error!(task.type = %plugin, "the plugin was not retired: {error}")
+                    tracing::error!(task.type = %plugin, "the plugin was not retired: {error}");
                 }
             }
         }

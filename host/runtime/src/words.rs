@@ -256,7 +256,7 @@ impl Words {
             match old_panic(place) {
                 Some(report) => self.report(report),
                 None => {
-                    self.awaiting = Awaiting::PanicMessage(place.trim_end_matches(':').to_owned())
+                    self.awaiting = Awaiting::PanicMessage(place.trim_end_matches(':').to_owned());
                 }
             }
             return true;

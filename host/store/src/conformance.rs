@@ -52,8 +52,8 @@ use taskforge_domain::{
 };
 
 use crate::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, LanedTask, PluginStore, RetryOutcome,
-    Store, Story, Term, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, History, LanedTask, PluginStore,
+    RetryOutcome, Store, Term, Verdict, WorkerRecord,
 };
 
 /// An empty store, and what must stay alive with it.
@@ -248,8 +248,8 @@ impl World {
         self.store.task(&tenant(), id).await.unwrap().expect("the task is there")
     }
 
-    pub(crate) async fn story(&self, id: TaskId) -> Story {
-        self.store.story(&tenant(), id).await.unwrap().expect("the task is there")
+    pub(crate) async fn history(&self, id: TaskId) -> History {
+        self.store.history(&tenant(), id).await.unwrap().expect("the task is there")
     }
 
     /// Makes due tasks pending; says which.

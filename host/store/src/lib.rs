@@ -43,6 +43,6 @@ pub use refused::{Ended, complete_or_fail};
 pub use sqlite::SqliteStore;
 pub use store::{
     CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup,
-    LanedTask, LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store,
-    StoreClock, StoreError, StoreResult, Story, Term, Upkeep, Verdict, WorkerRecord,
+    History, LanedTask, LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store,
+    StoreClock, StoreError, StoreResult, Term, Upkeep, Verdict, WorkerRecord,
 };

@@ -103,9 +103,9 @@ pub use self::{
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit,
-    Completion, Counts, DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page,
-    ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult, Story, TaskFilter,
-    Term, Upkeep, Verdict, WorkerRecord, store::progress_written,
+    Completion, Counts, DeadLetterGroup, History, LanedTask, LapsedTask, LeaseConnection, Page,
+    ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter, Term,
+    Upkeep, Verdict, WorkerRecord, store::progress_written,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
@@ -371,8 +371,8 @@ impl Store for PostgresStore {
         run!(self, |connection| read::page(connection, tenant, filter, page))
     }
 
-    async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
-        run!(self, |connection| read::story(connection, tenant, id))
+    async fn history(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<History>> {
+        run!(self, |connection| read::history(connection, tenant, id))
     }
 
     async fn counts(&self) -> StoreResult<Counts> {

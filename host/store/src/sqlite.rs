@@ -84,9 +84,9 @@ use self::{
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion,
-    Counts, DeadLetterGroup, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport,
-    RetryOutcome, Store, StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep,
-    Verdict, WorkerRecord, store::progress_written,
+    Counts, DeadLetterGroup, History, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport,
+    RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict,
+    WorkerRecord, store::progress_written,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -269,8 +269,8 @@ impl Store for SqliteStore {
         read::page(&self.shared.readers, tenant, filter, page).await
     }
 
-    async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>> {
-        read::story(&self.shared.readers, tenant, id).await
+    async fn history(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<History>> {
+        read::history(&self.shared.readers, tenant, id).await
     }
 
     async fn counts(&self) -> StoreResult<Counts> {

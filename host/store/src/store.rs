@@ -248,9 +248,9 @@ pub struct Upkeep {
     pub tasks_moved: u64,
 }
 
-/// The whole story of a task: its attempts and what happened between them.
+/// The whole history of a task: its attempts and what happened between them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Story {
+pub struct History {
     /// The task.
     pub task: Task,
     /// Its attempts, oldest first.
@@ -261,7 +261,7 @@ pub struct Story {
     pub log: Vec<LogLine>,
 }
 
-/// One line of a task's story.
+/// One line of a task's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
     /// When.
@@ -412,7 +412,7 @@ pub trait Store: StoreClock + Send + Sync + 'static {
     ) -> StoreResult<Vec<Task>>;
 
     /// Reads a task with its attempts and events.
-    async fn story(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Story>>;
+    async fn history(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<History>>;
 
     /// Counts tasks that wait, run, or have failed, by type and state, of all tenants.
     async fn counts(&self) -> StoreResult<Counts>;

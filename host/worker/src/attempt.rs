@@ -14,10 +14,10 @@ use taskforge_store::{Commit, Completion, Ended, Store, StoreError, complete_or_
 
 use crate::{
     heartbeat::StoreBackoff,
+    notifier::{Notification, Notifier},
     places::{PATIENCE, Place, Places, Slot},
     progress::{ProgressBoard, Said},
     running::{Running, RunningGuard, StopReason},
-    teller::{News, Teller},
 };
 
 /// How long a task is kept whose version is not here yet before it is handed back. It may come to
@@ -32,7 +32,7 @@ const BEHIND_RETRY: Duration = Duration::from_secs(2);
 const SMALL_INPUT: usize = 4 << 10;
 
 /// What every attempt of a worker shares.
-pub(crate) struct Bench {
+pub(crate) struct WorkerContext {
     pub(crate) worker: WorkerId,
     pub(crate) runtime: Runtime,
     pub(crate) live: Arc<Live>,
@@ -41,11 +41,11 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) running: Arc<Running>,
     pub(crate) progress: Arc<ProgressBoard>,
-    pub(crate) teller: Teller,
+    pub(crate) notifier: Notifier,
     pub(crate) places: Arc<Places>,
 }
 
-impl Bench {
+impl WorkerContext {
     /// The store's time.
     pub(crate) fn now(&self) -> Timestamp {
         self.store.clock().now()
@@ -61,27 +61,27 @@ pub(crate) struct Held {
 
 /// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged
 /// or refused that, not before: a worker that cannot commit must not claim more.
-pub(crate) async fn run(bench: Arc<Bench>, mut held: Held) {
+pub(crate) async fn run(context: Arc<WorkerContext>, mut held: Held) {
     let Held { task, guard, slot } = &mut held;
     let (task, guard) = (&*task, &*guard);
-    let completion = match bench.live.get(&task.task_type, task.id) {
-        Some(serving) => match execute_safely(&bench, &serving, task, guard, slot).await {
+    let completion = match context.live.get(&task.task_type, task.id) {
+        Some(serving) => match execute_safely(&context, &serving, task, guard, slot).await {
             Executed::Ended(invoked) => {
                 observe(task, &invoked);
-                conclude(&bench, &serving.plugin, task, invoked, guard.switch().reason())
+                conclude(&context, &serving.plugin, task, invoked, guard.switch().reason())
             }
-            Executed::NotHere(why) => Some(hand_back(&bench, task, why)),
+            Executed::NotHere(why) => Some(hand_back(&context, task, why)),
         },
         // The plugin went away between the hint and the claim. It is not among the types that the
         // next hints are for, so the task does not come back here.
-        None => Some(hand_back(&bench, task, "no plugin handles it on this worker any more")),
+        None => Some(hand_back(&context, task, "no plugin handles it on this worker any more")),
     };
-    let news = match completion {
-        Some(completion) => commit(&bench, task, completion, guard).await,
+    let notification = match completion {
+        Some(completion) => commit(&context, task, completion, guard).await,
         None => None,
     };
-    if let Some(news) = news {
-        bench.teller.tell(news);
+    if let Some(notification) = notification {
+        context.notifier.tell(notification);
     }
     drop(held.guard);
     drop(held.slot);
@@ -97,7 +97,7 @@ enum Executed {
 
 /// [`execute`], whose panics are this host's fault and end the attempt like any other failure.
 async fn execute_safely(
-    bench: &Arc<Bench>,
+    context: &Arc<WorkerContext>,
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
@@ -109,7 +109,7 @@ async fn execute_safely(
         return Executed::Ended(failed(Failure::new(FailureKind::Permanent, message)));
     }
     let executed =
-        AssertUnwindSafe(execute(bench, serving, task, guard, slot)).catch_unwind().await;
+        AssertUnwindSafe(execute(context, serving, task, guard, slot)).catch_unwind().await;
     executed.unwrap_or_else(|_| Executed::Ended(panicked()))
 }
 
@@ -120,19 +120,19 @@ async fn execute_safely(
 /// this worker, so what fails here is looked at too: it may be of the kind that only the new
 /// version takes, and is tried again.
 async fn execute(
-    bench: &Arc<Bench>,
+    context: &Arc<WorkerContext>,
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
     slot: &mut Slot,
 ) -> Executed {
-    let is_current = || bench.live.is_current(&task.task_type, task.id);
+    let is_current = || context.live.is_current(&task.task_type, task.id);
     if serving.recheck
         && let Some(failure) = misfit(serving, task).await
     {
         // Not for ever: a worker that never gets the version would be handed the task again and
         // again.
-        if is_current() || !Live::is_young(task.id, bench.now()) {
+        if is_current() || !Live::is_young(task.id, context.now()) {
             return Executed::Ended(failed(failure));
         }
         slot.turn_away();
@@ -143,12 +143,12 @@ async fn execute(
     let place = tokio::select! {
         biased;
         () = stopped.cancelled() => None,
-        place = enter(bench, &serving.plugin, slot) => match place {
+        place = enter(context, &serving.plugin, slot) => match place {
             Some(place) => Some(place),
             None => return Executed::NotHere("slow attempts take all the places that it can have on this worker"),
         },
     };
-    let mut invoked = invoke_timed(bench, &serving.plugin, task, guard, place).await;
+    let mut invoked = invoke_timed(context, &serving.plugin, task, guard, place).await;
     if let Outcome::Failed(failure) = &mut invoked.outcome
         && !failure.kind.is_retryable()
         && !is_current()
@@ -158,15 +158,15 @@ async fn execute(
         failure.retry_after = Some(BEHIND_RETRY);
     }
     if let Some((version, phase)) = serving.counted {
-        bench.usage.record(version, phase, &invoked.outcome, &invoked.usage);
+        context.usage.record(version, phase, &invoked.outcome, &invoked.usage);
     }
     Executed::Ended(invoked)
 }
 
 /// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`:
 /// it is better off on another worker.
-async fn enter(bench: &Bench, plugin: &Plugin, slot: &mut Slot) -> Option<Place> {
-    let mut prepared = pin!(bench.runtime.prepare(plugin));
+async fn enter(context: &WorkerContext, plugin: &Plugin, slot: &mut Slot) -> Option<Place> {
+    let mut prepared = pin!(context.runtime.prepare(plugin));
     if poll!(prepared.as_mut()).is_pending() {
         let _aside = slot.set_aside();
         // Why the code cannot be had the attempt says.
@@ -224,14 +224,14 @@ fn panicked() -> Invoked {
 /// Runs an attempt in its place, which learns how long it takes. Without one, because it was
 /// stopped before, it ends at once.
 async fn invoke_timed(
-    bench: &Arc<Bench>,
+    context: &Arc<WorkerContext>,
     plugin: &Plugin,
     task: &ClaimedTask,
     guard: &RunningGuard,
     place: Option<Place>,
 ) -> Invoked {
     let said = Arc::new(Said::default());
-    let mut running = pin!(invoke(bench, plugin, task, guard, &said));
+    let mut running = pin!(invoke(context, plugin, task, guard, &said));
     let Some(mut place) = place else {
         return running.await;
     };
@@ -243,7 +243,7 @@ async fn invoke_timed(
             invoked = running.as_mut() => invoked,
             () = tokio::time::sleep(PATIENCE) => {
                 place.mark_slow();
-                let _shown = bench.progress.show(task.id, task.run_lease, &said);
+                let _shown = context.progress.show(task.id, task.run_lease, &said);
                 running.await
             }
         },
@@ -253,14 +253,14 @@ async fn invoke_timed(
 }
 
 async fn invoke(
-    bench: &Arc<Bench>,
+    context: &Arc<WorkerContext>,
     plugin: &Plugin,
     task: &ClaimedTask,
     guard: &RunningGuard,
     said: &Arc<Said>,
 ) -> Invoked {
     let reported = Arc::clone(said);
-    bench
+    context
         .runtime
         .invoke(
             plugin,
@@ -280,7 +280,7 @@ async fn invoke(
 
 /// What to commit, or nothing if the lease is gone.
 fn conclude(
-    bench: &Bench,
+    context: &WorkerContext,
     plugin: &Plugin,
     task: &ClaimedTask,
     invoked: Invoked,
@@ -294,20 +294,24 @@ fn conclude(
         Some(StopReason::Lapsed) => return None,
         Some(StopReason::Draining) => Next::HandBack,
         Some(StopReason::Cancelled) => Next::Cancelled,
-        None => {
-            retry::after(&invoked.outcome, task.attempt, &task.retry, bench.now(), fastrand::f64())
-        }
+        None => retry::after(
+            &invoked.outcome,
+            task.attempt,
+            &task.retry,
+            context.now(),
+            fastrand::f64(),
+        ),
     };
     Some(Completion {
         attempt: Attempt {
             task: task.id,
             run_lease: task.run_lease,
             number: task.attempt,
-            worker: bench.worker,
+            worker: context.worker,
             plugin_version: plugin.info().version.clone(),
             plugin_digest: plugin.info().digest,
             started_at: task.started_at,
-            finished_at: bench.now(),
+            finished_at: context.now(),
             outcome: invoked.outcome,
             usage: invoked.usage,
             logs: invoked.logs,
@@ -316,17 +320,17 @@ fn conclude(
     })
 }
 
-fn hand_back(bench: &Bench, task: &ClaimedTask, reason: &str) -> Completion {
+fn hand_back(context: &WorkerContext, task: &ClaimedTask, reason: &str) -> Completion {
     Completion {
         attempt: Attempt {
             task: task.id,
             run_lease: task.run_lease,
             number: task.attempt,
-            worker: bench.worker,
+            worker: context.worker,
             plugin_version: String::new(),
             plugin_digest: Digest::from_bytes([0; 32]),
             started_at: task.started_at,
-            finished_at: bench.now(),
+            finished_at: context.now(),
             outcome: Outcome::Failed(Failure::new(FailureKind::Cancelled, reason)),
             usage: Usage::default(),
             logs: Vec::new(),
@@ -338,14 +342,14 @@ fn hand_back(bench: &Bench, task: &ClaimedTask, reason: &str) -> Completion {
 /// Commits how an attempt ended. Answers what the broker is to be told of it: nothing, if the lease
 /// is lost or the store is closed.
 async fn commit(
-    bench: &Bench,
+    context: &WorkerContext,
     task: &ClaimedTask,
     completion: Completion,
     guard: &RunningGuard,
-) -> Option<News> {
+) -> Option<Notification> {
     let mut backoff = StoreBackoff::new();
     let Ended { commit, next } = loop {
-        match complete_or_fail(&*bench.store, &completion).await {
+        match complete_or_fail(&*context.store, &completion).await {
             Ok(ended) => break ended,
             Err(StoreError::Closed) => return None,
             Err(_) if guard.switch().has_lapsed() => return None,
@@ -363,13 +367,13 @@ async fn commit(
         return None;
     }
     match next {
-        Next::Complete | Next::DeadLetter => Some(News::Finished(task.id)),
+        Next::Complete | Next::DeadLetter => Some(Notification::Finished(task.id)),
         // The second: the attempt was stopped for a cancel that never was, and the task waits
         // again.
         Next::HandBack | Next::Cancelled
             if next == Next::HandBack || commit == Commit::Committed =>
         {
-            Some(News::Waits(hint(task)))
+            Some(Notification::Waits(hint(task)))
         }
         Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,
     }

@@ -16,12 +16,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use asks::{Asks, Wanted};
 
 use crate::{
-    attempt::{self, Bench},
+    attempt::{self, WorkerContext},
     config::WorkerConfig,
     heartbeat::StoreBackoff,
+    notifier::Notification,
     orphans,
     places::Places,
-    teller::News,
 };
 
 /// How long a worker waits before it asks again when neither broker nor store had anything and the
@@ -40,7 +40,7 @@ const DOUBT: Duration = Duration::from_secs(60);
 
 /// The claiming side of a worker.
 pub(crate) struct Claims {
-    pub(crate) bench: Arc<Bench>,
+    pub(crate) context: Arc<WorkerContext>,
     pub(crate) config: WorkerConfig,
     pub(crate) attempts: TaskTracker,
 }
@@ -69,7 +69,7 @@ impl Doubt {
 }
 
 /// Tasks that this worker now holds.
-struct Haul {
+struct ClaimedBatch {
     tasks: Vec<ClaimedTask>,
     /// A claim from the store got all that it asked for.
     store_has_more: bool,
@@ -83,7 +83,7 @@ impl Claims {
     /// `stop` is looked at only between claims: a claim under way is finished and its tasks are
     /// started, because a committed claim that nobody runs would wait for the lease to lapse.
     pub(crate) async fn run_until(self, stop: CancellationToken) {
-        let places = self.bench.places.clone();
+        let places = self.context.places.clone();
         let mut asks = Asks::default();
         let mut backoff = StoreBackoff::new();
         let mut doubt = Doubt::default();
@@ -100,13 +100,13 @@ impl Claims {
             };
             // Between two claims, so that none is under way.
             if doubt.is_due()
-                && let Err(error) = orphans::hand_back(&self.bench).await
+                && let Err(error) = orphans::hand_back(&self.context).await
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let all = Wanted::all(self.bench.live.types(), free, wait);
+            let all = Wanted::all(self.context.live.types(), free, wait);
             let wanted = asks.next(all, &places.crowd(), is_filled);
-            if wanted.types.is_empty() && !self.bench.live.types().is_empty() {
+            if wanted.types.is_empty() && !self.context.live.types().is_empty() {
                 // Nothing to ask for before something ends.
                 stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed())).await;
                 continue;
@@ -119,39 +119,39 @@ impl Claims {
             // What the store has more of, a broker that knows nothing of it will not name.
             popped.look_in_store |= store_has_more;
             match self.claim(popped, &wanted.types, wanted.free).await {
-                Ok(haul) => {
+                Ok(batch) => {
                     backoff = StoreBackoff::new();
                     // A backlog in the store is no news that anybody would send: it is gone through
                     // without waiting for any.
-                    store_has_more = haul.store_has_more || (wanted.is_partial && store_has_more);
-                    cap_pause = match haul.tasks.is_empty() {
+                    store_has_more = batch.store_has_more || (wanted.is_partial && store_has_more);
+                    cap_pause = match batch.tasks.is_empty() {
                         true => (2 * cap_pause).min(LOOK_PAUSE),
                         false => ASIDE,
                     };
-                    wait = match (store_has_more, haul.store_is_at_cap) {
+                    wait = match (store_has_more, batch.store_is_at_cap) {
                         (true, _) => Duration::ZERO,
                         (false, true) => cap_pause.min(self.config.hint_wait),
                         (false, false) => self.config.hint_wait,
                     };
                     // Hints that were of no use may be followed by better ones.
-                    is_filled = haul.tasks.len() == wanted.free;
+                    is_filled = batch.tasks.len() == wanted.free;
                     is_backlog = is_filled && !wanted.is_cut;
-                    if haul.tasks.is_empty() && !had_hints {
-                        let least = match haul.store_is_at_cap {
+                    if batch.tasks.is_empty() && !had_hints {
+                        let least = match batch.store_is_at_cap {
                             true => wanted.pause.min(cap_pause),
                             false => wanted.pause,
                         };
                         let pause = least.saturating_sub(asked.elapsed());
                         stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     } else {
-                        self.start(haul);
+                        self.start(batch);
                     }
                 }
                 // The hints have gone back to the broker, and the heartbeat is about to hear of it
                 // too.
                 Err(StoreError::Lapsed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, worker.id = %self.bench.worker, "tasks were not claimed");
+                    tracing::warn!(%error, worker.id = %self.context.worker, "tasks were not claimed");
                     // What that claim may have got nevertheless is found the next time around.
                     doubt = Doubt::begin();
                     stop.run_until_cancelled(backoff.wait()).await;
@@ -164,7 +164,7 @@ impl Claims {
     /// answer.
     async fn pop(&self, wanted: &Wanted) -> Popped {
         let want = Want { types: &wanted.types, max: wanted.free, wait: wanted.wait };
-        match self.bench.broker.pop(want).await {
+        match self.context.broker.pop(want).await {
             Ok(popped) => popped,
             Err(error) => {
                 tracing::debug!(%error, "claiming from the store directly");
@@ -173,14 +173,20 @@ impl Claims {
         }
     }
 
-    async fn claim(&self, popped: Popped, types: &[TaskType], max: usize) -> StoreResult<Haul> {
-        let mut haul = Haul { tasks: Vec::new(), store_has_more: false, store_is_at_cap: false };
+    async fn claim(
+        &self,
+        popped: Popped,
+        types: &[TaskType],
+        max: usize,
+    ) -> StoreResult<ClaimedBatch> {
+        let mut batch =
+            ClaimedBatch { tasks: Vec::new(), store_has_more: false, store_is_at_cap: false };
         if !popped.hints.is_empty() {
             let ids: Vec<_> = popped.hints.iter().map(|hint| hint.id).collect();
             match self.claim_by(ClaimBy::Ids(&ids)).await {
                 Ok(claimed) => {
-                    haul.tasks = claimed.tasks;
-                    put_aside(&*self.bench.broker, popped.hints, &claimed.over_cap).await;
+                    batch.tasks = claimed.tasks;
+                    put_aside(&*self.context.broker, popped.hints, &claimed.over_cap).await;
                 }
                 Err(error) => {
                     self.give_back(popped.hints);
@@ -188,28 +194,28 @@ impl Claims {
                 }
             }
         }
-        if popped.look_in_store && haul.tasks.len() < max && !types.is_empty() {
-            let room = max - haul.tasks.len();
+        if popped.look_in_store && batch.tasks.len() < max && !types.is_empty() {
+            let room = max - batch.tasks.len();
             match self.claim_in_order(types, room).await {
                 Ok(more) => {
-                    haul.store_has_more = more.tasks.len() == room;
-                    haul.store_is_at_cap = more.at_cap;
-                    haul.tasks.extend(more.tasks);
+                    batch.store_has_more = more.tasks.len() == room;
+                    batch.store_is_at_cap = more.at_cap;
+                    batch.tasks.extend(more.tasks);
                 }
                 // What was claimed by hints is held, and must be run.
-                Err(error) if !haul.tasks.is_empty() => {
+                Err(error) if !batch.tasks.is_empty() => {
                     tracing::debug!(%error, "nothing more was claimed");
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(haul)
+        Ok(batch)
     }
 
     /// Claims what the store has. The policy is read each time: who has paused a type relies on it
     /// from then on.
     async fn claim_in_order(&self, types: &[TaskType], room: usize) -> StoreResult<Claimed> {
-        let policy = self.bench.live.overlay(self.bench.store.policy().await?);
+        let policy = self.context.live.overlay(self.context.store.policy().await?);
         self.claim_by(ClaimBy::Order {
             types,
             limit: u32::try_from(room).unwrap_or(u32::MAX),
@@ -219,9 +225,9 @@ impl Claims {
     }
 
     async fn claim_by(&self, by: ClaimBy<'_>) -> StoreResult<Claimed> {
-        self.bench
+        self.context
             .store
-            .claim(ClaimRequest { worker: self.bench.worker, by, now: self.bench.now() })
+            .claim(ClaimRequest { worker: self.context.worker, by, now: self.context.now() })
             .await
     }
 
@@ -229,17 +235,17 @@ impl Claims {
     /// sweeper's audit finds the tasks.
     fn give_back(&self, hints: Vec<Hint>) {
         for hint in hints {
-            self.bench.teller.tell(News::Waits(hint));
+            self.context.notifier.tell(Notification::Waits(hint));
         }
     }
 
-    fn start(&self, haul: Haul) {
-        for task in haul.tasks {
+    fn start(&self, batch: ClaimedBatch) {
+        for task in batch.tasks {
             // Entered here and not in the attempt's own time: the next comparison must find it.
-            let guard = self.bench.running.enter(task.id, task.run_lease);
-            let slot = self.bench.places.hold(&task.tenant, &task.task_type);
+            let guard = self.context.running.enter(task.id, task.run_lease);
+            let slot = self.context.places.hold(&task.tenant, &task.task_type);
             self.attempts
-                .spawn(attempt::run(self.bench.clone(), attempt::Held { task, guard, slot }));
+                .spawn(attempt::run(self.context.clone(), attempt::Held { task, guard, slot }));
         }
     }
 }

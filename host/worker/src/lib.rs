@@ -16,7 +16,7 @@
 //! | [`running`] | what runs now, and how to stop it |
 //! | `heartbeat` | the lease on everything that the worker holds, on a thread of its own |
 //! | `cancels` | attempts whose own lease is gone |
-//! | `teller` | news for the broker, many in a round trip |
+//! | `notifier` | news for the broker, many in a round trip |
 //! | [`progress`] | what running attempts say, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!
@@ -30,12 +30,12 @@ mod cancels;
 pub mod claim;
 pub mod config;
 mod heartbeat;
+mod notifier;
 mod orphans;
 mod places;
 pub mod progress;
 pub mod running;
 pub mod sweeper;
-mod teller;
 pub mod worker;
 
 pub use config::{SweeperConfig, WorkerConfig};

@@ -9,17 +9,17 @@ use std::collections::HashSet;
 use taskforge_domain::Next;
 use taskforge_store::{LapsedTask, StoreResult, Verdict};
 
-use crate::{attempt::Bench, teller::News};
+use crate::{attempt::WorkerContext, notifier::Notification};
 
 /// Gives tasks that this worker holds without running them back to the queue, uncounted: their
 /// attempts never began.
 ///
 /// To be called while no claim is under way, whose tasks would seem to be such. A claim that went
 /// wrong may be committed even after this has looked, so it is called again and again.
-pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
+pub(crate) async fn hand_back(context: &WorkerContext) -> StoreResult<usize> {
     // Asked first: what runs now and is not in the answer is no concern of this.
-    let held = bench.store.held(bench.worker).await?;
-    let known: HashSet<_> = bench.running.held().into_iter().collect();
+    let held = context.store.held(context.worker).await?;
+    let known: HashSet<_> = context.running.held().into_iter().collect();
     let verdicts: Vec<_> = held
         .iter()
         .filter(|task| !known.contains(&(task.id, task.run_lease)))
@@ -28,17 +28,18 @@ pub(crate) async fn hand_back(bench: &Bench) -> StoreResult<usize> {
     if verdicts.is_empty() {
         return Ok(0);
     }
-    let moved = bench.store.resolve_lapsed(None, &verdicts, bench.now()).await?;
+    let moved = context.store.resolve_lapsed(None, &verdicts, context.now()).await?;
     // One that ended between the two looks was no orphan, and has not moved.
     if moved.is_empty() {
         return Ok(0);
     }
-    tracing::warn!(worker.id = %bench.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
+    tracing::warn!(worker.id = %context.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
     metrics::counter!("taskforge_unanswered_claims_total").increment(moved.len() as u64);
     for task in held.iter().filter(|task| moved.contains(&task.id)) {
-        bench
-            .teller
-            .tell(News::Waits(taskforge_broker::Hint { id: task.id, lane: task.lane.clone() }));
+        context.notifier.tell(Notification::Waits(taskforge_broker::Hint {
+            id: task.id,
+            lane: task.lane.clone(),
+        }));
     }
     Ok(moved.len())
 }

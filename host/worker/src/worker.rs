@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::Bench,
+    attempt::WorkerContext,
     cancels,
     claim::Claims,
     config::WorkerConfig,
     heartbeat::{Heartbeat, StoreBackoff},
+    notifier::Notifier,
     places::Places,
     progress::ProgressBoard,
     running::{Running, StopReason},
-    teller::Teller,
 };
 
 /// What a worker works with.
@@ -94,10 +94,10 @@ impl Worker {
         };
         let progress = Arc::new(ProgressBoard::default());
         let (loops, attempts) = (TaskTracker::new(), TaskTracker::new());
-        let (teller, telling) = Teller::new(self.services.broker.clone());
+        let (notifier, telling) = Notifier::new(self.services.broker.clone());
         loops.spawn(telling);
-        let bench = self.bench(worker, &running, &progress, teller);
-        let (slots, reserve) = bench.places.size();
+        let context = self.context(worker, &running, &progress, notifier);
+        let (slots, reserve) = context.places.size();
         tracing::info!(worker.id = %worker, slots, reserve, "worker started");
         let Services { store, broker, .. } = &self.services;
         loops.spawn(progress.write_until(
@@ -112,7 +112,7 @@ impl Worker {
             self.config.heartbeat_interval * BEATS_PER_LOOK,
             ended.clone(),
         ));
-        let claims = Claims { bench, config: self.config.clone(), attempts: attempts.clone() };
+        let claims = Claims { context, config: self.config.clone(), attempts: attempts.clone() };
         let claiming = TaskTracker::new();
         claiming.spawn(claims.run_until(no_more_claims.clone()));
         claiming.close();
@@ -181,15 +181,15 @@ impl Worker {
         self.services.store.register_worker(&record, now).await
     }
 
-    fn bench(
+    fn context(
         &self,
         worker: WorkerId,
         running: &Arc<Running>,
         progress: &Arc<ProgressBoard>,
-        teller: Teller,
-    ) -> Arc<Bench> {
+        notifier: Notifier,
+    ) -> Arc<WorkerContext> {
         let Services { store, broker, runtime, live, usage } = self.services.clone();
-        Arc::new(Bench {
+        Arc::new(WorkerContext {
             worker,
             runtime,
             live,
@@ -198,7 +198,7 @@ impl Worker {
             store,
             running: running.clone(),
             progress: progress.clone(),
-            teller,
+            notifier,
             places: Places::new(self.config.concurrency, self.config.instances),
         })
     }

@@ -29,9 +29,9 @@ use taskforge_runtime::{
     RuntimeConfig,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
-    LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
-    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, History,
+    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
+    StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -130,7 +130,7 @@ delegate_store! {
     dead_letters(tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
     task(tenant: &TenantId, id: TaskId) -> Option<Task>;
     tasks(tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
-    story(tenant: &TenantId, id: TaskId) -> Option<Story>;
+    history(tenant: &TenantId, id: TaskId) -> Option<History>;
     counts() -> Counts;
     policy() -> QueuePolicy;
     set_type_policy(task_type: &TaskType, policy: TypePolicy) -> ();
@@ -303,8 +303,8 @@ async fn a_task_that_fails_twice_completes_at_the_third_attempt() {
     let id = bed.submit(json!({ "attack": "fail", "times": 2 }), 3).await;
     let task = bed.reaches(id, TaskState::Completed).await;
     assert_eq!((task.attempt, task.retry_count(), task.error), (3, 2, None));
-    let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
-    assert_eq!(story.attempts.len(), 3);
+    let history = bed.store.history(&TenantId::default(), id).await.unwrap().unwrap();
+    assert_eq!(history.attempts.len(), 3);
     bed.stop().await;
 }
 
@@ -410,13 +410,13 @@ async fn cancelling_a_running_task_stops_it_and_keeps_its_record() {
     assert!(matches!(cancelled, CancelOutcome::WasRunning(_)));
     bed.broker.publish(&[Signal::Cancel(id)]).await.unwrap();
     wait_until("the attempt is on record", async || {
-        !bed.store.story(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
+        !bed.store.history(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
     })
     .await;
-    let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
-    assert_eq!(story.task.state, TaskState::Cancelled);
-    let Outcome::Failed(failure) = &story.attempts[0].outcome else {
-        panic!("{:?}", story.attempts[0])
+    let history = bed.store.history(&TenantId::default(), id).await.unwrap().unwrap();
+    assert_eq!(history.task.state, TaskState::Cancelled);
+    let Outcome::Failed(failure) = &history.attempts[0].outcome else {
+        panic!("{:?}", history.attempts[0])
     };
     assert_eq!(failure.kind, FailureKind::Cancelled);
     bed.stop().await;
@@ -430,7 +430,7 @@ async fn a_cancel_whose_signal_got_lost_is_noticed_all_the_same() {
     bed.reaches(id, TaskState::Running).await;
     bed.store.cancel(&TenantId::default(), id, Timestamp::now()).await.unwrap();
     wait_until("the attempt is on record", async || {
-        !bed.store.story(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
+        !bed.store.history(&TenantId::default(), id).await.unwrap().unwrap().attempts.is_empty()
     })
     .await;
     bed.stop().await;
@@ -451,14 +451,14 @@ async fn a_worker_found_lapsed_drops_its_task_and_another_attempt_completes() {
     let task = bed.reaches(id, TaskState::Completed).await;
     assert_eq!((task.attempt, task.lapses), (1, 1), "a lapse is no attempt");
     assert!(task.run_lease > running.run_lease);
-    let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
-    assert_eq!(story.attempts.len(), 1, "the lapsed attempt committed nothing");
+    let history = bed.store.history(&TenantId::default(), id).await.unwrap().unwrap();
+    assert_eq!(history.attempts.len(), 1, "the lapsed attempt committed nothing");
     assert_ne!(
-        Some(story.attempts[0].worker),
+        Some(history.attempts[0].worker),
         running.worker,
         "the worker came back under a fresh id"
     );
-    assert!(story.events.iter().any(|event| event.kind == EventKind::Lapsed));
+    assert!(history.events.iter().any(|event| event.kind == EventKind::Lapsed));
     bed.stop().await;
 }
 
@@ -518,10 +518,10 @@ async fn a_worker_whose_threads_are_all_held_keeps_its_lease() {
             task.state.is_terminal()
         })
         .await;
-        let story = bed.store.story(&tenant, id).await.unwrap().unwrap();
-        let kinds: Vec<_> = story.events.iter().map(|event| event.kind).collect();
-        assert_eq!(kinds, [], "no lease was lost: {:?}", story.events);
-        assert_eq!((story.task.state, story.task.attempt), (TaskState::Completed, 1));
+        let history = bed.store.history(&tenant, id).await.unwrap().unwrap();
+        let kinds: Vec<_> = history.events.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [], "no lease was lost: {:?}", history.events);
+        assert_eq!((history.task.state, history.task.attempt), (TaskState::Completed, 1));
     }
     let held = mailer.held.lock().unwrap().clone();
     let foreground = held.values().filter(|name| name.starts_with("tokio")).count();
@@ -622,8 +622,8 @@ async fn an_ended_task_keeps_its_log_and_drops_its_progress() {
     let id = bed.submit(json!({ "attack": "chatty" }), 0).await;
     let task = bed.reaches(id, TaskState::Completed).await;
     assert!(task.progress.is_none(), "a task that has ended reports no progress");
-    let story = bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
-    assert!(story.attempts[0].logs.len() >= 6, "{:?}", story.attempts[0].logs);
+    let history = bed.store.history(&TenantId::default(), id).await.unwrap().unwrap();
+    assert!(history.attempts[0].logs.len() >= 6, "{:?}", history.attempts[0].logs);
     bed.stop().await;
 }
 
@@ -633,15 +633,15 @@ async fn what_an_attempt_logs_is_shown_while_it_runs() {
     bed.start_worker(|_| {});
     let sleep = json!({ "attack": "sleep", "ms": 600_000, "saying": "half of it is done" });
     let id = bed.submit(sleep, 0).await;
-    let story = async || bed.store.story(&TenantId::default(), id).await.unwrap().unwrap();
+    let history = async || bed.store.history(&TenantId::default(), id).await.unwrap().unwrap();
     wait_until("the line is in the store", async || {
-        let log = story().await.log;
+        let log = history().await.log;
         log.iter().any(|line| line.message.contains("half of it is done"))
     })
     .await;
-    assert_eq!(story().await.task.state, TaskState::Running);
-    assert!(story().await.task.progress.is_none(), "it has reported none");
+    assert_eq!(history().await.task.state, TaskState::Running);
+    assert!(history().await.task.progress.is_none(), "it has reported none");
     bed.store.cancel(&TenantId::default(), id, Timestamp::now()).await.unwrap();
-    assert!(story().await.log.is_empty());
+    assert!(history().await.log.is_empty());
     bed.stop.cancel();
 }

@@ -93,7 +93,7 @@ fn may_hold(task: &Task, lease: &Lease) -> bool {
 /// The answer that this lease's completion got before, if there was one.
 async fn first_answer(app: &App, lease: &Lease) -> Result<TaskState, Problem> {
     let store = &app.services.store;
-    let history = store.story(&lease.tenant, lease.task).await?.ok_or_else(lost)?;
+    let history = store.history(&lease.tenant, lease.task).await?.ok_or_else(lost)?;
     let policy = history.task.retry;
     let recorded = history
         .attempts

@@ -151,7 +151,7 @@ async fn accept(
                     Some(permit) => connections.serve(stream, permit),
                     // Not even a permit for probes is left: closed without a word.
                     None => {
-                        metrics::counter!("taskforge_http_connections_refused_total").increment(1)
+                        metrics::counter!("taskforge_http_connections_refused_total").increment(1);
                     }
                 }
                 // Not before: a descriptor that was just given up is for the connection.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use taskforge_domain::{
     Attempt, Event, EventKind, LogLevel, Outcome, Task, TaskId, TaskState, Timestamp, Usage,
 };
-use taskforge_store::Story as History;
+use taskforge_store::History;
 use utoipa::ToSchema;
 
 /// One line of a task's log.

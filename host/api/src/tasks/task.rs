@@ -101,7 +101,7 @@ pub(crate) async fn logs(
     PathParam(id): PathParam<TaskId>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let history = app.services.store.story(&tenant, id).await?.ok_or_else(|| unknown(id))?;
+    let history = app.services.store.history(&tenant, id).await?.ok_or_else(|| unknown(id))?;
     Ok(json(StatusCode::OK, &history::lines(&history)))
 }
 

@@ -78,7 +78,7 @@ fn known_members(document: &Value, schema: &Value, value: &Value, place: &str) {
             }
         }
         Value::Array(items) => {
-            items.iter().for_each(|item| known_members(document, &schema["items"], item, place))
+            items.iter().for_each(|item| known_members(document, &schema["items"], item, place));
         }
         _ => {}
     }

@@ -90,9 +90,9 @@ async fn a_task_is_leased_renewed_and_completed() {
         (&json!("completed"), &json!({"text": "hello"})),
         "who waits for it is woken"
     );
-    let story = api.get(&format!("/tasks/{id}/logs")).await;
+    let history = api.get(&format!("/tasks/{id}/logs")).await;
     for word in ["plugin version external", "looked", "blurred"] {
-        assert!(story.text().contains(word), "{word}: {}", story.text());
+        assert!(history.text().contains(word), "{word}: {}", history.text());
     }
 }
 
@@ -350,9 +350,9 @@ async fn logs_are_cut_where_a_plugins_would_be() {
     let lines: Vec<Value> = (0..100).map(|_| json!({"message": "é".repeat(1_000)})).collect();
     let how = json!({"output": {"text": ""}, "logs": lines});
     assert_eq!(complete(&api, &leased, how).await.status, 200);
-    let story = api.get(&format!("/tasks/{id}/logs")).await;
-    assert!(story.text().contains("log cut at 65536 bytes"), "{} bytes", story.body.len());
-    assert!(story.body.len() < 100_000, "{} bytes", story.body.len());
+    let history = api.get(&format!("/tasks/{id}/logs")).await;
+    assert!(history.text().contains("log cut at 65536 bytes"), "{} bytes", history.body.len());
+    assert!(history.body.len() < 100_000, "{} bytes", history.body.len());
 }
 
 #[tokio::test]

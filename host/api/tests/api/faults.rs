@@ -17,9 +17,9 @@ use taskforge_domain::{
     TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_store::{
-    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, LanedTask,
-    LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
-    StoreClock, StoreError, StoreResult, Story, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, History,
+    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
+    StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -95,7 +95,7 @@ guarded! {
     prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> u64;
     task(&self, tenant: &TenantId, id: TaskId) -> Option<Task>;
     tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
-    story(&self, tenant: &TenantId, id: TaskId) -> Option<Story>;
+    history(&self, tenant: &TenantId, id: TaskId) -> Option<History>;
     requeue(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<LanedTask>;
     dead_letters(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
     counts(&self) -> Counts;

@@ -431,7 +431,7 @@ fn query(pairs: &[&(&str, &str)]) -> String {
         for byte in value.bytes() {
             match byte {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => {
-                    query.push(char::from(byte))
+                    query.push(char::from(byte));
                 }
                 byte => query.push_str(&format!("%{byte:02X}")),
             }

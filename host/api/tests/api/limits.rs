@@ -257,7 +257,7 @@ async fn a_refused_body_is_read_away_so_that_the_answer_arrives() {
 #[tokio::test]
 async fn a_client_that_asks_first_is_told_to_go_on_only_if_its_body_is_wanted() {
     let setup = Setup::config(|config| {
-        config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap())
+        config.key = Some(taskforge_api::ApiKey::new("0123456789abcdef").unwrap());
     });
     let api = setup.start().await;
     let body = r#"{"task_type":"echo"}"#;

@@ -25,8 +25,9 @@ async fn a_log_tells_the_whole_story_in_order() {
         .unwrap();
     api.complete(id).await;
     let lines = api.get(&format!("/tasks/{id}/logs")).await.json();
-    let story = ["accepted", "started", "log", "failed", "waiting", "started", "log", "completed"];
-    assert_eq!(events(&lines), story, "{lines:#}");
+    let history =
+        ["accepted", "started", "log", "failed", "waiting", "started", "log", "completed"];
+    assert_eq!(events(&lines), history, "{lines:#}");
     let line = |index: usize| &lines[index];
     let text = |index: usize| lines[index]["message"].as_str().unwrap();
     assert_eq!((&line(0)["id"], &line(0)["task_id"]), (&json!(1), &json!(id.to_string())));

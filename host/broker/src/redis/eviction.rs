@@ -113,7 +113,7 @@ fn collect(value: &Value, texts: &mut Vec<String>) {
         Value::SimpleString(text) => texts.push(text.clone()),
         Value::VerbatimString { text, .. } => texts.push(text.clone()),
         Value::Array(values) | Value::Set(values) => {
-            values.iter().for_each(|value| collect(value, texts))
+            values.iter().for_each(|value| collect(value, texts));
         }
         Value::Map(pairs) => pairs.iter().for_each(|(key, value)| {
             collect(key, texts);

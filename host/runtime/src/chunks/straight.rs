@@ -36,7 +36,7 @@ impl Straight {
                 self.blocks.push((self.run, self.seen));
             }
             Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::CallRef { .. } => {
-                self.run = 0
+                self.run = 0;
             }
             // Whoever comes here may have jumped over every look that was taken within.
             Operator::End => {

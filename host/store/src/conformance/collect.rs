@@ -199,10 +199,10 @@ pub async fn a_history_outlives_its_version(world: World) {
     let task = world.running().await;
     world.end(&task, Next::Complete).await;
     world.run("work", second.id, None, 3).await;
-    let before = world.story(task.id).await;
+    let before = world.history(task.id).await;
     assert_eq!(world.collect("work", rule(1, LATE)).await, ["1.2.3"]);
     world.plugins.collect_components(Some(world.term), 10).await.unwrap();
-    let after = world.story(task.id).await;
+    let after = world.history(task.id).await;
     assert_eq!(after, before);
     let attempt = &after.attempts[0];
     assert_eq!(attempt.plugin_version, "1.2.3");

@@ -52,12 +52,12 @@ pub async fn success_after_failure_clears_the_error(world: World) {
     world.promote(at(2), 10).await;
     let second = world.claim(first.id).await;
     world.end(&second, Next::Complete).await;
-    let story = world.story(first.id).await;
+    let history = world.history(first.id).await;
     assert_eq!(
-        (story.task.state, story.task.error, story.task.attempt),
+        (history.task.state, history.task.error, history.task.attempt),
         (TaskState::Completed, None, 2)
     );
-    assert_eq!(story.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(history.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2]);
 }
 
 pub async fn a_hand_back_does_not_count(world: World) {
@@ -66,15 +66,15 @@ pub async fn a_hand_back_does_not_count(world: World) {
     world.promote(at(2), 10).await;
     let second = world.claim(first.id).await;
     assert_eq!(world.end(&second, Next::HandBack).await, Commit::Committed);
-    let story = world.story(first.id).await;
+    let history = world.history(first.id).await;
     assert_eq!(
-        (story.task.state, story.task.attempt, story.task.worker),
+        (history.task.state, history.task.attempt, history.task.worker),
         (TaskState::Pending, 1, None)
     );
-    assert_eq!(story.task.error.unwrap().kind, FailureKind::Retryable, "of the attempt before");
-    assert_eq!(story.attempts.len(), 1);
+    assert_eq!(history.task.error.unwrap().kind, FailureKind::Retryable, "of the attempt before");
+    assert_eq!(history.attempts.len(), 1);
     let events: Vec<_> =
-        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
+        history.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::HandedBack, RunLease(2), at(2))]);
     let third = world.claim(first.id).await;
     assert_eq!((third.attempt, third.run_lease), (2, RunLease(3)));
@@ -86,7 +86,7 @@ pub async fn a_lost_lease_writes_nothing(world: World) {
     let second = world.claim(first.id).await;
     let unknown = ClaimedTask { id: TaskId::generate(), ..second.clone() };
     let future = ClaimedTask { run_lease: RunLease(99), ..second.clone() };
-    let before = world.story(first.id).await;
+    let before = world.history(first.id).await;
     for lost in [&first, &unknown, &future] {
         for next in [
             Next::Complete,
@@ -103,8 +103,8 @@ pub async fn a_lost_lease_writes_nothing(world: World) {
             );
         }
     }
-    assert_eq!(world.story(first.id).await, before);
-    assert_eq!(world.store.story(&tenant(), unknown.id).await.unwrap(), None);
+    assert_eq!(world.history(first.id).await, before);
+    assert_eq!(world.store.history(&tenant(), unknown.id).await.unwrap(), None);
     assert_eq!(world.end(&second, Next::Complete).await, Commit::Committed);
 }
 
@@ -114,10 +114,10 @@ pub async fn a_task_cancelled_while_it_ran_keeps_the_attempt(world: World) {
         assert!(matches!(world.cancel(claimed.id).await, CancelOutcome::WasRunning(_)));
         let cancelled = world.get(claimed.id).await;
         assert_eq!(world.end(&claimed, next).await, Commit::Cancelled, "{next:?}");
-        let story = world.story(claimed.id).await;
-        assert_eq!(story.task, cancelled, "{next:?}");
-        assert_eq!(story.task.result, None);
-        assert_eq!(story.attempts, [ended(&claimed, world.worker, next, 2).attempt]);
+        let history = world.history(claimed.id).await;
+        assert_eq!(history.task, cancelled, "{next:?}");
+        assert_eq!(history.task.result, None);
+        assert_eq!(history.attempts, [ended(&claimed, world.worker, next, 2).attempt]);
     }
 }
 
@@ -125,10 +125,10 @@ pub async fn a_task_cancelled_after_the_lease_lapsed_does_not(world: World) {
     let claimed = world.running().await;
     assert!(world.resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60))).await);
     world.cancel(claimed.id).await;
-    let before = world.story(claimed.id).await;
+    let before = world.history(claimed.id).await;
     assert_eq!(before.task.run_lease, claimed.run_lease, "the number alone does not tell");
     assert_eq!(world.end(&claimed, Next::Complete).await, Commit::Stale);
-    assert_eq!(world.story(claimed.id).await, before);
+    assert_eq!(world.history(claimed.id).await, before);
 }
 
 pub async fn a_zombie_of_before_an_operators_retry_is_fenced(world: World) {
@@ -145,21 +145,21 @@ pub async fn a_zombie_of_before_an_operators_retry_is_fenced(world: World) {
     assert_eq!(world.end(&zombie, Next::Complete).await, Commit::Stale);
     assert_eq!(world.get(zombie.id).await.state, TaskState::Running);
     assert_eq!(world.end(&current, Next::Complete).await, Commit::Committed);
-    assert_eq!(world.story(zombie.id).await.attempts.len(), 1);
+    assert_eq!(world.history(zombie.id).await.attempts.len(), 1);
 }
 
 pub async fn a_repeat_gets_the_first_answer(world: World) {
     for next in [Next::Complete, Next::RetryAt(at(9)), Next::DeadLetter] {
         let claimed = world.running().await;
         assert_eq!(world.end(&claimed, next).await, Commit::Committed);
-        let story = world.story(claimed.id).await;
+        let history = world.history(claimed.id).await;
         assert_eq!(world.end(&claimed, next).await, Commit::Committed, "{next:?}");
         let end = ended(&claimed, world.worker, next, 2);
         assert_eq!(
             world.store.complete(&[end.clone(), end]).await.unwrap(),
             [Commit::Committed; 2]
         );
-        assert_eq!(world.story(claimed.id).await, story);
+        assert_eq!(world.history(claimed.id).await, history);
     }
     let cancelled = world.running().await;
     world.cancel(cancelled.id).await;
@@ -189,13 +189,13 @@ pub async fn answers_come_in_order_and_good_ones_do_not_suffer_from_stale_ones(w
         claimed.iter().map(|task| ended(task, world.worker, Next::Complete, 2)).collect();
     assert_eq!(world.store.complete(&ends).await.unwrap(), expected);
     for (task, commit) in claimed.iter().zip(expected) {
-        let story = world.story(task.id).await;
+        let history = world.history(task.id).await;
         let (state, attempts) = match commit {
             Commit::Committed => (TaskState::Completed, 1),
             Commit::Cancelled => (TaskState::Cancelled, 1),
             Commit::Stale => (TaskState::Failed, 0),
         };
-        assert_eq!((story.task.state, story.attempts.len()), (state, attempts));
+        assert_eq!((history.task.state, history.attempts.len()), (state, attempts));
     }
     // An old lease and the one that holds, of one task, in one batch.
     let old = world.running().await;
@@ -226,7 +226,7 @@ pub async fn everything_about_an_attempt_reads_back(world: World) {
         http_bytes: 7,
     };
     world.complete(end.clone()).await;
-    assert_eq!(world.story(claimed.id).await.attempts, [end.attempt]);
+    assert_eq!(world.history(claimed.id).await.attempts, [end.attempt]);
 
     // What the database cannot hold is cut to what it can, and is no reason to lose an attempt.
     let claimed = world.running().await;
@@ -234,25 +234,25 @@ pub async fn everything_about_an_attempt_reads_back(world: World) {
     end.attempt.outcome = Outcome::Failed(Failure::new(FailureKind::Trap, "before\0after"));
     end.attempt.usage.fuel = u64::MAX;
     assert_eq!(world.complete(end).await, Commit::Committed);
-    let story = world.story(claimed.id).await;
-    assert_eq!(story.attempts[0].usage.fuel, i64::MAX.unsigned_abs());
-    let message = story.task.error.unwrap().message;
+    let history = world.history(claimed.id).await;
+    assert_eq!(history.attempts[0].usage.fuel, i64::MAX.unsigned_abs());
+    let message = history.task.error.unwrap().message;
     assert!(message.starts_with("before") && message.ends_with("after"), "{message:?}");
 }
 
 pub async fn an_attempt_is_never_written_over(world: World) {
     let claimed = world.running().await;
     world.end(&claimed, Next::Complete).await;
-    let story = world.story(claimed.id).await;
+    let history = world.history(claimed.id).await;
     let mut other = ended(&claimed, world.worker, Next::DeadLetter, 9);
     other.attempt.plugin_version = "6.6.6".into();
     world.complete(other).await;
-    assert_eq!(world.story(claimed.id).await, story);
+    assert_eq!(world.history(claimed.id).await, history);
 }
 
 pub async fn an_outcome_that_contradicts_what_follows_is_refused(world: World) {
     let claimed = world.running().await;
-    let before = world.story(claimed.id).await;
+    let before = world.history(claimed.id).await;
     let good = ended(&world.running().await, world.worker, Next::Complete, 2);
     for (next, outcome) in [
         (Next::Complete, failure(FailureKind::Trap)),
@@ -264,16 +264,16 @@ pub async fn an_outcome_that_contradicts_what_follows_is_refused(world: World) {
         let error = world.store.complete(&[good.clone(), end]).await.unwrap_err();
         assert!(error.to_string().contains(&claimed.id.to_string()), "{error}");
     }
-    assert_eq!(world.story(claimed.id).await, before);
+    assert_eq!(world.history(claimed.id).await, before);
     assert_eq!(world.get(good.attempt.task).await.state, TaskState::Running, "all or nothing");
 }
 
 pub async fn a_false_alarm_of_a_cancel_loses_no_task(world: World) {
     let claimed = world.running().await;
     assert_eq!(world.end(&claimed, Next::Cancelled).await, Commit::Committed);
-    let story = world.story(claimed.id).await;
-    assert_eq!((story.task.state, story.task.attempt), (TaskState::Pending, 0));
-    assert_eq!(story.attempts.len(), 1);
+    let history = world.history(claimed.id).await;
+    assert_eq!((history.task.state, history.task.attempt), (TaskState::Pending, 0));
+    assert_eq!(history.attempts.len(), 1);
     assert_eq!(world.claim(claimed.id).await.attempt, 1);
 }
 
@@ -325,8 +325,8 @@ pub async fn the_log_of_a_running_attempt_is_shown_until_it_ends(world: World) {
     let report = async |progress: Option<Progress>, log: Vec<LogLine>| {
         let report = ProgressReport { id, run_lease, progress, log };
         world.store.report_progress(&[report]).await.unwrap();
-        let story = world.story(id).await;
-        (story.task.progress, story.log)
+        let history = world.history(id).await;
+        (history.task.progress, history.log)
     };
     let half = |note: Option<&str>| Some(Progress { fraction: 0.5, note: note.map(str::to_owned) });
     let lines = vec![line(1, "one \u{1F980} \"quoted\""), line(2, "\0 and \u{1}")];
@@ -339,6 +339,6 @@ pub async fn the_log_of_a_running_attempt_is_shown_until_it_ends(world: World) {
     }
     report(half(None), lines).await;
     world.end(&claimed, Next::Complete).await;
-    let story = world.story(id).await;
-    assert_eq!((story.task.progress, story.log), (None, Vec::new()));
+    let history = world.history(id).await;
+    assert_eq!((history.task.progress, history.log), (None, Vec::new()));
 }

@@ -342,7 +342,7 @@ impl Caller {
                 self.drops("task", store.task(&tenant(), id)).await;
             }
             1 => {
-                self.drops("story", store.story(&tenant(), id)).await;
+                self.drops("history", store.history(&tenant(), id)).await;
                 self.drops("dead_letters", store.dead_letters(&tenant(), &all, 10)).await;
             }
             2 => {

@@ -46,10 +46,10 @@ pub async fn what_goes_in_comes_out(world: World) {
     world.add(task).await;
     let read = world.store.task(&expected.tenant, expected.id).await.unwrap();
     assert_eq!(read.as_ref(), Some(&expected));
-    let story = world.store.story(&expected.tenant, expected.id).await.unwrap();
+    let history = world.store.history(&expected.tenant, expected.id).await.unwrap();
     assert_eq!(
-        story,
-        Some(Story { task: expected, attempts: Vec::new(), events: Vec::new(), log: Vec::new() })
+        history,
+        Some(History { task: expected, attempts: Vec::new(), events: Vec::new(), log: Vec::new() })
     );
 }
 

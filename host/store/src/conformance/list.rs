@@ -171,7 +171,7 @@ pub async fn a_task_of_another_tenant_is_not_there(world: World) {
     assert!(!ids(&world, &TaskFilter::default()).await.contains(&theirs.id));
     for task in &mine {
         assert_eq!(world.store.task(&other, task.id).await.unwrap(), None);
-        assert_eq!(world.store.story(&other, task.id).await.unwrap(), None);
+        assert_eq!(world.store.history(&other, task.id).await.unwrap(), None);
         assert_eq!(
             world.store.cancel(&other, task.id, at(9)).await.unwrap(),
             CancelOutcome::NotFound

@@ -10,14 +10,14 @@ pub async fn a_waiting_task_can_be_cancelled(world: World) {
         let CancelOutcome::Cancelled(task) = world.cancel(before.id).await else {
             panic!("{state}")
         };
-        let story = world.story(before.id).await;
-        assert_eq!(*task, story.task);
+        let history = world.history(before.id).await;
+        assert_eq!(*task, history.task);
         assert_eq!(
             (task.state, task.finished_at, task.worker),
             (TaskState::Cancelled, Some(at(3)), None)
         );
         let events: Vec<_> =
-            story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
+            history.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
         assert_eq!(events, [(EventKind::Cancelled, RunLease(0), at(3))]);
         assert!(world.claim_as(world.worker, &[before.id], 4).await.is_empty());
     }
@@ -39,9 +39,9 @@ pub async fn a_running_task_can_be_cancelled(world: World) {
 pub async fn what_has_ended_cannot_be_cancelled(world: World) {
     for state in [TaskState::Completed, TaskState::Failed, TaskState::Cancelled] {
         let before = world.task_in(state).await;
-        let story = world.story(before.id).await;
+        let history = world.history(before.id).await;
         assert_eq!(world.cancel(before.id).await, CancelOutcome::AlreadyFinished(Box::new(before)));
-        assert_eq!(world.story(story.task.id).await, story);
+        assert_eq!(world.history(history.task.id).await, history);
     }
     assert_eq!(world.cancel(TaskId::generate()).await, CancelOutcome::NotFound);
 }
@@ -49,15 +49,15 @@ pub async fn what_has_ended_cannot_be_cancelled(world: World) {
 pub async fn a_dead_letter_can_be_run_again(world: World) {
     let dead = world.task_in(TaskState::Failed).await;
     let RetryOutcome::Requeued(task) = world.retry(dead.id).await else { panic!() };
-    let story = world.story(dead.id).await;
-    assert_eq!(*task, story.task);
+    let history = world.history(dead.id).await;
+    assert_eq!(*task, history.task);
     assert_eq!(
         (task.state, task.attempt, task.run_lease, task.run_at, task.finished_at, task.error),
         (TaskState::Pending, 0, RunLease(1), at(4), None, dead.error)
     );
-    assert_eq!(story.attempts.len(), 1, "its history stays");
+    assert_eq!(history.attempts.len(), 1, "its history stays");
     let events: Vec<_> =
-        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
+        history.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::Requeued, RunLease(1), at(4))]);
     let again = world.claim(dead.id).await;
     assert_eq!((again.attempt, again.run_lease), (1, RunLease(2)));
@@ -70,7 +70,7 @@ pub async fn a_cancelled_task_can_be_run_again(world: World) {
     world.cancel(claimed.id).await;
     assert!(matches!(world.retry(claimed.id).await, RetryOutcome::Requeued(_)));
     let kinds: Vec<_> =
-        world.story(claimed.id).await.events.iter().map(|event| event.kind).collect();
+        world.history(claimed.id).await.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Cancelled, EventKind::Requeued]);
     assert_eq!(world.claim(claimed.id).await.run_lease, RunLease(2));
 }
@@ -83,7 +83,7 @@ pub async fn only_failed_and_cancelled_tasks_can_be_run_again(world: World) {
         let id = before.id;
         assert_eq!(world.retry(id).await, RetryOutcome::NotRetryable(Box::new(before.clone())));
         assert_eq!(world.get(id).await, before);
-        assert!(world.story(id).await.events.is_empty());
+        assert!(world.history(id).await.events.is_empty());
     }
     assert_eq!(world.retry(TaskId::generate()).await, RetryOutcome::NotFound);
 }
@@ -100,14 +100,14 @@ pub async fn prune_takes_the_oldest_first_with_all_that_hangs_by_them(world: Wor
     assert_eq!(prune(0).await, 0);
     assert_eq!(prune(3).await, 3);
     for id in &ids[..3] {
-        assert_eq!(world.store.story(&tenant(), *id).await.unwrap(), None);
+        assert_eq!(world.store.history(&tenant(), *id).await.unwrap(), None);
     }
     assert_eq!(world.get(ids[3]).await.state, TaskState::Completed);
     // Nothing of the old one is left to appear in a new task of the same id.
     world.add(NewTask { id: ids[0], input: json(serde_json::json!("new")), ..new_task() }).await;
-    let story = world.story(ids[0]).await;
+    let history = world.history(ids[0]).await;
     assert_eq!(
-        (story.attempts.len(), story.events.len(), story.task.input.as_str()),
+        (history.attempts.len(), history.events.len(), history.task.input.as_str()),
         (0, 0, "\"new\"")
     );
     assert_eq!(prune(10).await, 1);

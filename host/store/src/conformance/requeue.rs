@@ -40,12 +40,12 @@ pub async fn requeue_moves_dead_letters_only_and_within_its_limit(world: World) 
 
 pub async fn what_is_requeued_begins_afresh_with_one_event(world: World) {
     let id = dead(&world, "no", 20).await;
-    let before = world.story(id).await;
+    let before = world.history(id).await;
     let moved =
         world.store.requeue(&tenant(), &TaskFilter::default(), 10, None, at(50)).await.unwrap();
     let lane = world.lane();
     assert_eq!(moved, [LanedTask { id, lane }]);
-    let after = world.story(id).await;
+    let after = world.history(id).await;
     let expected = Task {
         state: TaskState::Pending,
         attempt: 0,

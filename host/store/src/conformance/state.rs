@@ -31,7 +31,7 @@ async fn carry_out(world: &World, operation: Operation, task: &Task) {
         Operation::Claim => drop(world.claim_as(world.worker, &[task.id], 6).await),
         // Another worker's, so that it is no repeat of the attempt that a completed task has.
         Operation::Complete(next) => {
-            drop(world.complete(ended(&claimed, WorkerId::generate(), next, 6)).await)
+            let _committed = world.complete(ended(&claimed, WorkerId::generate(), next, 6)).await;
         }
         Operation::Resolve(next) => drop(world.resolve(task.id, task.run_lease, next).await),
         Operation::Promote => drop(world.promote(at(1000), 1000).await),

@@ -152,23 +152,23 @@ pub async fn tasks_of_a_worker_that_left_are_found_at_once(world: World) {
 pub async fn a_lapse_is_counted_apart_from_attempts(world: World) {
     let claimed = world.running().await;
     assert!(world.resolve(claimed.id, claimed.run_lease, Next::RetryAt(at(60))).await);
-    let story = world.story(claimed.id).await;
+    let history = world.history(claimed.id).await;
     let error =
         TaskError { kind: FailureKind::LeaseLapsed, message: "its worker fell silent".into() };
     assert_eq!(
         (
-            story.task.state,
-            (story.task.attempt, story.task.lapses),
-            story.task.run_at,
-            story.task.error,
-            story.task.worker
+            history.task.state,
+            (history.task.attempt, history.task.lapses),
+            history.task.run_at,
+            history.task.error,
+            history.task.worker
         ),
         (TaskState::Scheduled, (0, 1), at(60), Some(error), None)
     );
     let events: Vec<_> =
-        story.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
+        history.events.iter().map(|event| (event.kind, event.run_lease, event.at)).collect();
     assert_eq!(events, [(EventKind::Lapsed, claimed.run_lease, at(5))]);
-    assert_eq!(story.events[0].detail, "its worker fell silent");
+    assert_eq!(history.events[0].detail, "its worker fell silent");
     promote(&world, at(60), 10).await;
     assert_eq!(world.claim(claimed.id).await.attempt, 1);
 }
@@ -224,14 +224,14 @@ pub async fn a_killer_ends_at_its_third_lapse_and_its_neighbours_lose_no_attempt
 pub async fn a_lapse_can_be_handed_back(world: World) {
     let claimed = world.running().await;
     assert!(world.resolve(claimed.id, claimed.run_lease, Next::HandBack).await);
-    let story = world.story(claimed.id).await;
+    let history = world.history(claimed.id).await;
     assert_eq!(
-        (story.task.state, story.task.attempt, story.task.error),
+        (history.task.state, history.task.attempt, history.task.error),
         (TaskState::Pending, 0, None)
     );
-    assert_eq!(story.task.lapses, 0, "it is none");
+    assert_eq!(history.task.lapses, 0, "it is none");
     assert_eq!(
-        story.events.iter().map(|event| event.kind).collect::<Vec<_>>(),
+        history.events.iter().map(|event| event.kind).collect::<Vec<_>>(),
         [EventKind::HandedBack]
     );
 }
@@ -240,12 +240,12 @@ pub async fn a_verdict_on_another_lease_changes_nothing(world: World) {
     let first = world.running().await;
     world.end(&first, Next::HandBack).await;
     let second = world.claim(first.id).await;
-    let before = world.story(first.id).await;
+    let before = world.history(first.id).await;
     for next in [Next::RetryAt(at(9)), Next::DeadLetter, Next::HandBack] {
         assert!(!world.resolve(first.id, first.run_lease, next).await);
         assert!(!world.resolve(TaskId::generate(), second.run_lease, next).await);
     }
-    assert_eq!(world.story(first.id).await, before);
+    assert_eq!(world.history(first.id).await, before);
     world.end(&second, Next::Complete).await;
     assert!(!world.resolve(second.id, second.run_lease, Next::DeadLetter).await);
 }

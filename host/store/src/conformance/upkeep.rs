@@ -22,33 +22,33 @@ pub async fn upkeep_never_forgets_what_has_not_ended(world: World) {
     for state in TaskState::ALL {
         let task = world.task_in(state).await;
         if !state.is_terminal() {
-            alive.push(world.story(task.id).await);
+            alive.push(world.history(task.id).await);
         }
     }
     // One with a past: an attempt that failed, and an event.
     let failed = world.task_in(TaskState::Failed).await;
     world.retry(failed.id).await;
-    let requeued = world.story(failed.id).await;
+    let requeued = world.history(failed.id).await;
     assert_eq!((requeued.attempts.len(), requeued.events.len()), (1, 1));
     alive.push(requeued);
     keep_up(&world, LATER).await;
-    for story in &alive {
-        assert_eq!(world.story(story.task.id).await, *story);
+    for history in &alive {
+        assert_eq!(world.history(history.task.id).await, *history);
     }
     // They live on as if nothing had been.
-    for story in alive {
-        let id = story.task.id;
-        match story.task.state {
+    for history in alive {
+        let id = history.task.id;
+        match history.task.state {
             TaskState::Scheduled => assert_eq!(world.promote(at(LATER), 10).await.len(), 1),
             TaskState::Running => {
                 let held = world.store.held(world.worker).await.unwrap();
                 assert_eq!(held.iter().map(|task| task.id).collect::<Vec<_>>(), [id]);
-                assert!(world.resolve(id, story.task.run_lease, Next::HandBack).await);
+                assert!(world.resolve(id, history.task.run_lease, Next::HandBack).await);
             }
             _ => {}
         }
         let claimed = world.claim(id).await;
-        assert_eq!(claimed.run_lease, RunLease(story.task.run_lease.0 + 1));
+        assert_eq!(claimed.run_lease, RunLease(history.task.run_lease.0 + 1));
         assert_eq!(world.end(&claimed, Next::Complete).await, Commit::Committed);
         assert_eq!(world.get(id).await.state, TaskState::Completed);
     }
@@ -60,14 +60,14 @@ pub async fn upkeep_never_forgets_what_ended_recently(world: World) {
         let task = world.running().await;
         let end = ended(&task, world.worker, next, LATER - 60);
         assert_eq!(world.complete(end).await, Commit::Committed);
-        recent.push(world.story(task.id).await);
+        recent.push(world.history(task.id).await);
     }
     let waiting = world.add(new_task()).await;
     world.store.cancel(&tenant(), waiting, at(LATER - 60)).await.unwrap();
-    recent.push(world.story(waiting).await);
+    recent.push(world.history(waiting).await);
     keep_up(&world, LATER).await;
-    for story in recent {
-        assert_eq!(world.story(story.task.id).await, story);
+    for history in recent {
+        assert_eq!(world.history(history.task.id).await, history);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The read side: a task, a page, a story, the counts.
+//! The read side: a task, a page, a history, the counts.
 
 use sqlx::{Connection, PgConnection, QueryBuilder, Row, postgres::PgRow};
 use taskforge_domain::{
@@ -11,7 +11,7 @@ use super::{
     list::{self, Direction},
     param, row,
 };
-use crate::{Counts, Page, Story, TaskFilter, report};
+use crate::{Counts, History, Page, TaskFilter, report};
 
 /// What [`read_task`] reads. A completed task's result is the output of the attempt that completed
 /// it.
@@ -80,11 +80,11 @@ pub(super) async fn page(
     statement.build().fetch_all(connection).await?.iter().map(read_task).collect()
 }
 
-pub(super) async fn story(
+pub(super) async fn history(
     connection: &mut PgConnection,
     tenant: &TenantId,
     id: TaskId,
-) -> Attempted<Option<Story>> {
+) -> Attempted<Option<History>> {
     // One snapshot, so that the three reads are of one moment.
     let mut snapshot = connection
         .begin_with("begin transaction isolation level repeatable read, read only")
@@ -96,7 +96,7 @@ pub(super) async fn story(
     let attempts = sqlx::query(ATTEMPTS).bind(id.as_uuid()).fetch_all(&mut *snapshot).await?;
     let events = sqlx::query(EVENTS).bind(id.as_uuid()).fetch_all(&mut *snapshot).await?;
     snapshot.commit().await?;
-    Ok(Some(Story {
+    Ok(Some(History {
         task: read_task(&row)?,
         attempts: attempts.iter().map(read_attempt).collect::<Attempted<_>>()?,
         events: events.iter().map(read_event).collect::<Attempted<_>>()?,

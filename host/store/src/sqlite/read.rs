@@ -1,4 +1,4 @@
-//! The read side: a task, a page, a story, the counts.
+//! The read side: a task, a page, a history, the counts.
 
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 use taskforge_domain::{
@@ -11,7 +11,7 @@ use super::{
     param::task_id,
     row,
 };
-use crate::{Counts, Page, StoreResult, Story, TaskFilter, report};
+use crate::{Counts, History, Page, StoreResult, TaskFilter, report};
 
 /// What [`read_task`] reads. A completed task's result is the output of the attempt that completed
 /// it.
@@ -87,11 +87,11 @@ pub(super) async fn page(
     statement.build().fetch_all(readers).await?.iter().map(read_task).collect()
 }
 
-pub(super) async fn story(
+pub(super) async fn history(
     readers: &SqlitePool,
     tenant: &TenantId,
     id: TaskId,
-) -> StoreResult<Option<Story>> {
+) -> StoreResult<Option<History>> {
     // One transaction, so that the three reads are of one moment.
     let mut snapshot = readers.begin().await?;
     let row = sqlx::query(TASK).bind(tenant.as_str().to_owned()).bind(task_id(id));
@@ -100,7 +100,7 @@ pub(super) async fn story(
     };
     let attempts = sqlx::query(ATTEMPTS).bind(task_id(id)).fetch_all(&mut *snapshot).await?;
     let events = sqlx::query(EVENTS).bind(task_id(id)).fetch_all(&mut *snapshot).await?;
-    Ok(Some(Story {
+    Ok(Some(History {
         task: read_task(&row)?,
         attempts: attempts.iter().map(read_attempt).collect::<StoreResult<_>>()?,
         events: events.iter().map(read_event).collect::<StoreResult<_>>()?,

@@ -16,7 +16,7 @@ async fn insist<T, F: Future<Output = StoreResult<T>>>(mut work: impl FnMut() ->
             match work().await {
                 Ok(answer) => break answer,
                 Err(StoreError::Unavailable(_)) => {
-                    tokio::time::sleep(Duration::from_millis(5)).await
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -96,8 +96,8 @@ async fn when_every_connection_is_cut_nothing_is_lost_or_doubled() {
     assert!(cutter.await.unwrap() > 0, "no connection was ever cut");
     let tenant = TenantId::default();
     for id in acknowledged {
-        let story = insist(|| store.story(&tenant, id)).await.unwrap();
-        assert_eq!((story.task.state, story.attempts.len()), (TaskState::Completed, 1), "{id}");
+        let history = insist(|| store.history(&tenant, id)).await.unwrap();
+        assert_eq!((history.task.state, history.attempts.len()), (TaskState::Completed, 1), "{id}");
     }
 }
 

@@ -61,7 +61,7 @@ async fn weeks_to_come_are_made_ahead_and_take_what_waits_for_them() {
     assert_eq!(partition_of(&mut connection, early.id).await, "tasks_default");
     let claimed = claim(&store, WorkerId::generate(), ClaimBy::Ids(&[early.id])).await;
     store.complete(&completions(&claimed, WorkerId::generate())).await.unwrap();
-    let story = store.story(&TenantId::default(), early.id).await.unwrap();
+    let history = store.history(&TenantId::default(), early.id).await.unwrap();
 
     let term = lead(&store).await;
     let first = store.upkeep(Some(term), Timestamp::now(), RETENTION).await.unwrap();
@@ -69,7 +69,7 @@ async fn weeks_to_come_are_made_ahead_and_take_what_waits_for_them() {
     let done = store.upkeep(Some(term), after(59), RETENTION).await.unwrap();
     assert!(done.partitions_made >= 2, "{done:?}");
     assert_ne!(partition_of(&mut connection, early.id).await, "tasks_default");
-    assert_eq!(store.story(&TenantId::default(), early.id).await.unwrap(), story);
+    assert_eq!(store.history(&TenantId::default(), early.id).await.unwrap(), history);
     let again = store.upkeep(Some(term), after(59), Duration::MAX).await.unwrap();
     assert_eq!(again, Upkeep::default(), "there is nothing more to do");
 }
@@ -89,7 +89,7 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     store.complete(&ends).await.unwrap();
     store.cancel(&TenantId::default(), tasks[4].id, Timestamp::now()).await.unwrap();
     let (running, waiting) = (tasks[3].id, tasks[5].id);
-    let kept = store.story(&TenantId::default(), tasks[2].id).await.unwrap().unwrap();
+    let kept = store.history(&TenantId::default(), tasks[2].id).await.unwrap().unwrap();
     let before = partitions(&mut connection).await;
 
     let term = lead(&store).await;
@@ -106,7 +106,7 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     let change = i64::from(sum.partitions_made) - i64::from(sum.partitions_dropped);
     assert_eq!(partitions(&mut connection).await, before + 3 * change);
     for gone in [0, 1, 4] {
-        assert_eq!(store.story(&TenantId::default(), tasks[gone].id).await.unwrap(), None);
+        assert_eq!(store.history(&TenantId::default(), tasks[gone].id).await.unwrap(), None);
     }
     let orphans: i64 = sqlx::query_scalar(
         "select (select count(*) from attempts) + (select count(*) from events)",
@@ -115,7 +115,7 @@ async fn an_old_week_is_dropped_and_what_has_not_ended_is_kept() {
     .await
     .unwrap();
     assert_eq!(orphans, 1, "the attempt of the task that ended late");
-    assert_eq!(store.story(&TenantId::default(), kept.task.id).await.unwrap().unwrap(), kept);
+    assert_eq!(store.history(&TenantId::default(), kept.task.id).await.unwrap().unwrap(), kept);
     for id in [running, waiting] {
         assert_eq!(partition_of(&mut connection, id).await, "tasks_default");
     }

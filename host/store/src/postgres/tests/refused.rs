@@ -84,9 +84,9 @@ async fn end_of(
     store: &PostgresStore,
     id: TaskId,
 ) -> (TaskState, Option<FailureKind>, Vec<Attempt>) {
-    let story = store.story(&TenantId::default(), id).await.unwrap().unwrap();
-    let kind = story.task.error.as_ref().map(|error| error.kind);
-    (story.task.state, kind, story.attempts)
+    let history = store.history(&TenantId::default(), id).await.unwrap().unwrap();
+    let kind = history.task.error.as_ref().map(|error| error.kind);
+    (history.task.state, kind, history.attempts)
 }
 
 fn log(message: &str) -> LogLine {
@@ -106,7 +106,7 @@ async fn an_outcome_that_cannot_be_stored_ends_as_a_failure_that_can() {
             match n % 6 {
                 0 => {
                     completion.attempt.outcome =
-                        Outcome::Completed(Json::from(serde_json::json!(bad)))
+                        Outcome::Completed(Json::from(serde_json::json!(bad)));
                 }
                 1 => completion.attempt.logs = vec![log("plain"), log(bad)],
                 2 => {

@@ -30,7 +30,7 @@ async fn add_completed(world: &World, count: usize) -> Vec<TaskId> {
 
 async fn is_there(world: &World, id: TaskId) -> bool {
     let tenant = TenantId::default();
-    world.store.story(&tenant, id).await.unwrap().is_some()
+    world.store.history(&tenant, id).await.unwrap().is_some()
 }
 
 #[tokio::test]

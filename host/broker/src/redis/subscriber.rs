@@ -28,15 +28,15 @@ const REST: Duration = Duration::from_millis(50);
 
 /// One subscription for the whole process.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(super) struct Subscriber {
     wake: String,
     signals: String,
     hears: watch::Sender<bool>,
     has_heard: AtomicBool,
 }
 
-impl Ear {
-    /// Deaf until [`Ear::listen`].
+impl Subscriber {
+    /// Deaf until [`Subscriber::listen`].
     pub(super) fn new(wake: String, signals: String) -> Self {
         Self { wake, signals, hears: watch::Sender::new(false), has_heard: AtomicBool::new(false) }
     }
