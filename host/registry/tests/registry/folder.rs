@@ -164,29 +164,29 @@ async fn a_build_that_lacked_a_grant_runs_once_it_has_it() {
     let bed = Bed::new().await;
     let path = bed.folder.path().join("plugins");
     let granted = "[grants.http]\nhosts = [{ host = \"example.com\" }]\n";
-    put(&path, "scraper.toml", granted.as_bytes());
-    put(&path, "scraper.wasm", &guests::bytes("scraper"));
+    put(&path, "sms.toml", granted.as_bytes());
+    put(&path, "sms.wasm", &guests::bytes("sms"));
     let folder = Folder::watched(bed.registry.clone(), path.clone());
     let _watch = AbortOnDropHandle::new(tokio::spawn(folder.run(CancellationToken::new())));
     let runs = async || {
-        let plugin = bed.registry.plugin(&name("scraper")).await.ok()?;
+        let plugin = bed.registry.plugin(&name("sms")).await.ok()?;
         let stable = plugin.rollout.stable?;
-        let versions = bed.registry.versions(&name("scraper")).await.unwrap();
+        let versions = bed.registry.versions(&name("sms")).await.unwrap();
         let running = versions.into_iter().find(|version| version.id == stable)?;
         Some(running.info.version)
     };
     wait_until("it runs", async || runs().await.is_some()).await;
     let first = runs().await.unwrap();
 
-    put(&path, "scraper.toml", b"[limits]\nfuel = 4711\n");
-    put(&path, "scraper.wasm", &rebuilt(guests::bytes("scraper"), 1));
+    put(&path, "sms.toml", b"[limits]\nfuel = 4711\n");
+    put(&path, "sms.wasm", &rebuilt(guests::bytes("sms"), 1));
     wait_until("the new build is there", async || {
-        bed.registry.versions(&name("scraper")).await.unwrap().len() == 2
+        bed.registry.versions(&name("sms")).await.unwrap().len() == 2
     })
     .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(runs().await.as_ref(), Some(&first), "it would lose its grant");
-    put(&path, "scraper.toml", granted.as_bytes());
+    put(&path, "sms.toml", granted.as_bytes());
     wait_until("the new build runs", async || runs().await.is_some_and(|version| version != first))
         .await;
 }

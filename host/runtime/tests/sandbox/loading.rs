@@ -141,8 +141,11 @@ async fn a_plugin_that_cannot_describe_itself_is_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(kind(refused_wat(&bed, "trapping_describe").await), FailureKind::Trap);
-    assert_eq!(kind(refused_wat(&bed, "endless_describe").await), FailureKind::OutOfFuel);
-    assert_eq!(kind(refused_wat(&bed, "endless_start").await), FailureKind::OutOfFuel);
+    for endless in ["endless_describe", "endless_start"] {
+        // On a machine that is busy its time is over before its fuel is.
+        let kind = kind(refused_wat(&bed, endless).await);
+        assert!(matches!(kind, FailureKind::OutOfFuel | FailureKind::Deadline), "{kind:?}");
+    }
     for (name, word) in [("bad_name", "task type"), ("bad_schema", "not JSON")] {
         let error = refused_wat(&bed, name).await;
         assert!(matches!(error, LoadError::Description(_)), "{error:?}");

@@ -63,7 +63,7 @@ pub(super) async fn follow(
     clock: &Clock,
     ahead: SignedDuration,
 ) -> StoreResult<()> {
-    tracing::warn!(by = %ahead, "the database's clock was set; every lease begins anew");
+    tracing::warn!(by = %ahead, "the database's clock was set; leases go on");
     let now = clock.now().saturating_add(ahead).unwrap_or_else(|_| clock.now());
     on!(connections, Repeat::Safe, |connection| workers::renew_all(connection, now))?;
     clock.shift(ahead);

@@ -28,8 +28,11 @@ const HEARTBEAT: &str = "
     where id = $1 and lapsed_at is null
     returning lapsed_at is null, (extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
-/// Times of before the database's clock was set prove nobody's silence: every lease begins anew.
-const RENEW_ALL: &str = "update workers set heartbeat_at = $1 where lapsed_at is null";
+/// Times of before the database's clock was set forward prove nobody's silence: every lease begins
+/// anew. One that was set back leaves heartbeats of a time to come, which lapse nobody; to put them
+/// back would lapse whoever has not noticed it yet.
+const RENEW_ALL: &str =
+    "update workers set heartbeat_at = $1 where lapsed_at is null and heartbeat_at < $1";
 
 /// Nor may a term of the sweep last until the time of before, which no term is long enough for.
 const END_TERM: &str = "update leadership set expires_at = $1 where expires_at > $1 + 60000000";
