@@ -23,7 +23,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     # What an earlier build left there may be a plugin no more.
     rm -rf /target/plugins
     plugins/build.sh
-    cargo build --release --locked --bin taskforge
+    cargo build --workspace --release --locked --bin taskforge
     install -D -m 755 /target/release/taskforge /image/usr/local/bin/taskforge
     mkdir -p /image/usr/share/taskforge /state
     cp -r /target/plugins /image/usr/share/taskforge/plugins

@@ -72,23 +72,25 @@ lint: setup ## Check the format, the lints and the deployment files
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	deploy/check.sh
 
-# In the profile of `make run` and `make test`, which optimises, so that nothing is compiled twice
-# for it.
+# What is deployed, and what is measured. It shares nothing with `make run` and `make test`, so the
+# first time compiles everything once more.
+.PHONY: release
+release: plugins ## Build the binary for use, stripped: target/release/taskforge
+	cargo build --workspace --release --locked --bin taskforge
+
 .PHONY: bench
-bench: plugins ## Measure the sandbox, the store and the whole embedded system
-	cargo bench --workspace --profile dev --locked --bench invoke --bench loading --bench sqlite
-	cargo build --workspace --locked --bin taskforge
-	"$(TARGET)/debug/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
+bench: release ## Measure the sandbox, the store and the whole embedded system
+	cargo bench --workspace --locked --bench invoke --bench loading --bench sqlite
+	"$(TARGET)/release/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
 
 # Beside the ceiling of the same machine. The servers are named by DATABASE_URL and REDIS_URL, and
 # left as they were.
 .PHONY: bench-fleet
-bench-fleet: plugins ## Measure a fleet on the PostgreSQL and Redis that DATABASE_URL and REDIS_URL name
+bench-fleet: release ## Measure a fleet on the PostgreSQL and Redis that DATABASE_URL and REDIS_URL name
 	@test -n "$$DATABASE_URL" || { echo 'say where a database can be made for it: DATABASE_URL=postgres://...' >&2; exit 1; }
-	cargo build --workspace --locked --bin taskforge
-	"$(TARGET)/debug/taskforge" bench --plugins "$(TARGET)/plugins" $(ARGS)
+	"$(TARGET)/release/taskforge" bench --plugins "$(TARGET)/plugins" $(ARGS)
 
 # On a PostgreSQL and a Redis of its own. ARGS="live swap attacks" are its parts.
 .PHONY: bench-plugins
 bench-plugins: plugins servers ## Measure how plugins go live, what a swap costs its neighbours, and how far attacks reach
-	cargo bench --workspace --profile dev --locked --bench plugins -- $(ARGS)
+	cargo bench --workspace --locked --bench plugins -- $(ARGS)

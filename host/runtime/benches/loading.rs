@@ -1,7 +1,7 @@
 //! What a loaded plugin takes, and how fast its code comes back: 200 distinct components made of
 //! one handler.
 //!
-//! `cargo bench --workspace --profile dev --bench loading`, after `make plugins`. Prints the
+//! `cargo bench --workspace --bench loading`, after `make plugins`. Prints the
 //! process's memory as the kernel counts it: all of it, the part that only this process has, and
 //! the part that lies in files and may be dropped.
 

@@ -1,7 +1,7 @@
 //! How quickly plugins go live, what a swap costs the tasks that run beside it, and how far attacks
 //! reach. Figures, no verdicts.
 //!
-//! `cargo bench --workspace --profile dev --bench plugins -- live swap attacks` on servers of its
+//! `cargo bench --workspace --bench plugins -- live swap attacks` on servers of its
 //! own; without names, all of them. Names beside `attacks` choose among the attacks: `attacks
 //! memory recursion`.
 
