@@ -96,8 +96,7 @@ pub(super) async fn run(
             .bind(last)
             .fetch_all(&mut *connection)
             .await?;
-        for row in &rows {
-            let task = read(row)?;
+        for task in readable(&rows) {
             if let Some((n, place)) = places.remove(task.id.as_uuid()) {
                 taken[n].push((place, task));
             }
@@ -164,7 +163,21 @@ pub(super) async fn lapsed(
     Ok(lapsed.into_iter().map(WorkerId::from_uuid).collect())
 }
 
-pub(super) fn read(row: &PgRow) -> Attempted<ClaimedTask> {
+/// The tasks that were taken. One that cannot be read is taken too, so its neighbours must be run
+/// whatever it is; its worker finds it among what it holds and does not run, and hands it back.
+pub(super) fn readable(rows: &[PgRow]) -> Vec<ClaimedTask> {
+    let read = rows.iter().filter_map(|row| match read(row) {
+        Ok(task) => Some(task),
+        Err(fault) => {
+            let id = row.try_get::<Uuid, _>(0).unwrap_or_default();
+            tracing::error!(task.id = %id, error = %fault, "a claimed task cannot be read");
+            None
+        }
+    });
+    read.collect()
+}
+
+fn read(row: &PgRow) -> Attempted<ClaimedTask> {
     Ok(ClaimedTask {
         id: row::task_id(row, 0)?,
         tenant: row::word(row, 1)?,

@@ -18,7 +18,7 @@ use taskforge_domain::{
 };
 
 use super::{
-    claim::{lapsed, read, returning_claimed},
+    claim::{lapsed, readable, returning_claimed},
     fault::Attempted,
     outlook::Outlook,
     param::time,
@@ -402,7 +402,7 @@ impl Level {
             .bind(time(order.now))
             .fetch_all(connection)
             .await?;
-        let mut tasks = rows.iter().map(read).collect::<Attempted<Vec<_>>>()?;
+        let mut tasks = readable(&rows);
         tasks.sort_by_key(|task| task.id);
         Ok(tasks)
     }

@@ -196,3 +196,22 @@ async fn a_report_that_cannot_be_stored_takes_no_other_with_it() {
         assert_eq!(task.progress.is_some(), n != 4, "report {n}");
     }
 }
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_claimed_beside_those_that_can() {
+    let database = TestDatabase::new().await;
+    let store = database.store().await;
+    let tasks = [new_task(), new_task(), new_task()];
+    store.enqueue(&tasks).await.unwrap();
+    sqlx::query("update tasks set tenant = 'not a tenant' where id = $1")
+        .bind(tasks[1].id.as_uuid())
+        .execute(&mut database.connection().await)
+        .await
+        .unwrap();
+    let worker = WorkerId::generate();
+    let claimed = claim(&store, worker, ClaimBy::Ids(&ids(&tasks))).await;
+    let claimed: Vec<_> = claimed.iter().map(|task| task.id).collect();
+    assert_eq!(claimed, [tasks[0].id, tasks[2].id]);
+    let again = claim(&store, worker, ClaimBy::Ids(&ids(&tasks))).await;
+    assert_eq!(again, [], "it is not taken again and again");
+}
