@@ -174,7 +174,8 @@ pub(crate) fn strict<T: DeserializeOwned>(text: &str, pointer: &str) -> Result<T
             Segment::Seq { index } => join(&place, &index.to_string()),
             Segment::Enum { .. } | Segment::Unknown => place,
         });
-        FieldError::at(place, error.inner().to_string())
+        // It may quote a name of the client's.
+        FieldError::at(place, shorten(&error.inner().to_string(), 500))
     })
 }
 

@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use taskforge_domain::{Manifest, TaskType, TenantId};
-use taskforge_registry::{Force, Push, SameVersion};
+use taskforge_registry::{Force, Push, RegistryError, SameVersion};
 
 use crate::{
     Problem,
@@ -75,6 +75,7 @@ pub(crate) async fn push(
 ) -> Result<Response, Problem> {
     let Upload { component, with, parameters, permit } = upload;
     let asked = Asked::read(parameters)?;
+    let has_manifest = with.manifest.is_some();
     let push = Push {
         owner: asked.owner,
         manifest: manifest(with.manifest, asked.name, asked.version, asked.summary)?,
@@ -85,7 +86,17 @@ pub(crate) async fn push(
     };
     let registry = &app.services.registry;
     let pushed = registry.push(component.into(), push).await;
-    let pushed = pushed.map_err(|error| Problem::from(error).below("/settings"))?;
+    let pushed = pushed.map_err(|error| {
+        // Schemas are the component's own, or its manifest's.
+        let is_of_schema =
+            matches!(&error, RegistryError::Invalid { field, .. } if field.ends_with("_schema"));
+        let part = match (is_of_schema, has_manifest) {
+            (false, _) => "/settings",
+            (true, true) => "/manifest",
+            (true, false) => "/component",
+        };
+        Problem::from(error).below(part)
+    })?;
     drop(permit);
     let mut plugin = pushed.plugin;
     if asked.activate {

@@ -2,7 +2,7 @@
 
 use taskforge_registry::{LoadError, RegistryError, SecretError};
 
-use crate::{FieldError, Problem, ProblemKind};
+use crate::{FieldError, Problem, ProblemKind, http::json::join};
 
 /// The registry's texts speak to whoever asked; only those about this server's own faults stay
 /// inside.
@@ -22,7 +22,10 @@ impl From<RegistryError> for Problem {
                 return problem.with_errors(errors.collect());
             }
             RegistryError::Invalid { field, reason } => {
-                let pointer = format!("/{}", field.replace('.', "/"));
+                let pointer = match field.strip_prefix("config.") {
+                    Some(name) => join("/config", name),
+                    None => format!("/{}", field.replace('.', "/")),
+                };
                 return Self::validation(vec![FieldError::at(pointer, reason)]);
             }
             RegistryError::Load(LoadError::Limits(above)) => {

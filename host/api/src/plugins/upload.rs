@@ -1,6 +1,11 @@
 //! How a component arrives, with what comes with it: alone as `application/wasm`, or as a part of a
 //! `multipart/form-data`. Whole, no larger than allowed and in time.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::Bytes;
 use futures_util::stream;
@@ -17,7 +22,7 @@ use crate::{
     http::{
         body::{Incoming, Pace, plain},
         connection::Peer,
-        json::{checked, strict},
+        json::{checked, join, shorten, strict},
         query::Params,
     },
     plugins::described::{EnvelopeBody, ManifestBody, SettingsBody},
@@ -119,16 +124,29 @@ async fn form(
     boundary: String,
     limit: usize,
 ) -> Result<(Bytes, With), Problem> {
-    let pieces = stream::try_unfold(incoming, |mut incoming| async move {
+    let frame = Arc::new(Frame::default());
+    let watched = (incoming, Arc::clone(&frame));
+    let pieces = stream::try_unfold(watched, |(mut incoming, frame)| async move {
+        // One piece at a time: the reader of the form looks through all that is ready.
+        tokio::task::yield_now().await;
         let piece = incoming.piece().await?;
-        Ok::<_, Problem>(piece.map(|piece| (piece, incoming)))
+        if let Some(piece) = &piece {
+            frame.take(piece.len())?;
+        }
+        Ok::<_, Problem>(piece.map(|piece| (piece, (incoming, frame))))
     });
     let sizes = SizeLimit::new().per_field(SMALL_PART as u64).for_field("component", limit as u64);
     let mut parts =
         Multipart::with_constraints(pieces, boundary, Constraints::new().size_limit(sizes));
     let (mut component, mut with) = (None, With::default());
     while let Some(part) = parts.next_field().await.map_err(broken)? {
-        let name = part.name().unwrap_or_default().to_owned();
+        frame.begin_part();
+        let Some(name) = part.name().map(str::to_owned) else {
+            return Err(Problem::new(
+                ProblemKind::MalformedBody,
+                "A part of the form has no name in its Content-Disposition.",
+            ));
+        };
         match name.as_str() {
             "component" => once(&name, &mut component, part.bytes().await.map_err(broken)?)?,
             "settings" => once(&name, &mut with.settings, json(&name, part).await?)?,
@@ -139,14 +157,38 @@ async fn form(
                 return Err(wrong(&name, format!("is not a part; known are component, {known}")));
             }
         }
+        frame.is_within_part.store(false, Relaxed);
     }
     let component = component.ok_or_else(|| wrong("component", "is required"))?;
     Ok((component, with))
 }
 
-/// A part that is wrong, named as a member of the form.
+/// What comes before a part of a form: its headers, and what separates it from the one before.
+#[derive(Default)]
+struct Frame {
+    is_within_part: AtomicBool,
+    bytes: AtomicUsize,
+}
+
+impl Frame {
+    fn begin_part(&self) {
+        self.is_within_part.store(true, Relaxed);
+        self.bytes.store(0, Relaxed);
+    }
+
+    /// Counts a piece that came outside. One of them may hold the beginning of a part.
+    fn take(&self, piece: usize) -> Result<(), Problem> {
+        if self.is_within_part.load(Relaxed) || self.bytes.fetch_add(piece, Relaxed) <= FRAME {
+            return Ok(());
+        }
+        let detail = format!("There are more than {FRAME} bytes before a part of the form.");
+        Err(Problem::new(ProblemKind::MalformedBody, detail))
+    }
+}
+
+/// A part that is wrong, named as a member of the form. Its name may be of any length.
 fn wrong(part: &str, detail: impl Into<String>) -> Problem {
-    Problem::validation(vec![FieldError::at(crate::http::json::join("", part), detail)])
+    Problem::validation(vec![FieldError::at(join("", &shorten(part, 100)), detail)])
 }
 
 fn once<T>(name: &str, part: &mut Option<T>, given: T) -> Result<(), Problem> {
@@ -180,13 +222,16 @@ fn broken(error: multer::Error) -> Problem {
         },
         multer::Error::FieldSizeExceeded { limit, field_name } => {
             let name = field_name.unwrap_or_default();
+            let name = shorten(&name, 100);
             let detail = format!("is larger than {limit} bytes");
-            let error = FieldError::at(crate::http::json::join("", &name), &detail);
+            let error = FieldError::at(join("", &name), &detail);
             Problem::new(ProblemKind::BodyTooLarge, format!("The part {name} {detail}."))
                 .with_errors(vec![error])
         }
         error => {
-            Problem::new(ProblemKind::MalformedBody, format!("The form cannot be read: {error}."))
+            let why = error.to_string();
+            let detail = format!("The form cannot be read: {}.", shorten(&why, 300));
+            Problem::new(ProblemKind::MalformedBody, detail)
         }
     }
 }

@@ -189,9 +189,20 @@ async fn each_part_has_a_limit_and_the_form_an_end() {
         &b"--b\r\ncontent-disposition: form-data; name=\"component\"\r\n\r\nx"[..],
         b"--b\r\nno header at all\r\n\r\nx\r\n--b--",
         b"--other--\r\n",
+        b"--b\r\ncontent-disposition: form-data; filename=\"x.wasm\"\r\n\r\nx\r\n--b--",
         b"",
     ] {
         send(form, broken).await.problem(400, "malformed-body");
+    }
+    // What stands outside the parts is no room for more.
+    let long = vec![b'a'; 2 << 20];
+    let header = [b"--b\r\n", &long[..], b": x\r\n\r\nx\r\n--b--"].concat();
+    let part =
+        [b"--b\r\ncontent-disposition: form-data; name=\"", &long[..1000], b"\"\r\n\r\nx"].concat();
+    for (broken, status) in [(&long, 400), (&header, 400), (&part, 422)] {
+        let answer = send(form, broken).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert!(answer.body.len() < 2_000, "{} bytes", answer.body.len());
     }
     for content_type in ["multipart/form-data", "multipart/mixed; boundary=b", "text/plain", ""] {
         let answer = send(content_type, b"--b--\r\n").await;
