@@ -196,6 +196,24 @@ async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     assert_eq!(stranger.depth().await.unwrap(), 0);
 }
 
+/// A version before took lanes at their caps out of the turns, and an eviction may take any key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_lost_its_turn_gets_it_back_with_the_next_hint() {
+    let server = Server::start();
+    let broker = RedisBroker::connect(&server.config()).await.unwrap();
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
+    broker.mark_complete().await.unwrap();
+    broker.push(&hints("a", "work", 3, 2)).await.unwrap();
+    let base = format!("{{{}}}", server.config().prefix);
+    redis::cmd("DEL")
+        .arg(&["turns:3:work", "heads:3:work", "ready"].map(|key| format!("{base}:{key}")))
+        .exec(&mut server.connection())
+        .unwrap();
+    assert_eq!(take(&broker, &["work"], 8).await, []);
+    broker.push(&hints("a", "work", 3, 1)).await.unwrap();
+    assert_eq!(take(&broker, &["work"], 8).await.len(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_serves_as_well() {
     let server = Server::start_cluster();

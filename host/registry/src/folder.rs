@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use taskforge_domain::{Manifest, PluginEventKind, PluginSettings, PluginVersion, TaskType};
@@ -149,6 +149,18 @@ struct Seen {
     is_not_activated: bool,
     /// The plugin that it is.
     plugin: Option<TaskType>,
+    /// When a watched file that may yet be taken is tried again.
+    again: Option<Again>,
+}
+
+/// Another try of a file.
+#[derive(Clone, Copy)]
+struct Again {
+    at: Instant,
+    /// The pause before it.
+    pause: Duration,
+    /// What it was tried for.
+    occasion: Occasion,
 }
 
 /// Time of change and size of the files of a component; `None` of one that is not there.
@@ -303,16 +315,18 @@ impl Folder {
             // A file that is still being written has changed since the last look.
             let is_still = seen.stamp == stamp;
             seen.stamp = stamp;
-            if !is_still || seen.taken == Some(stamp) {
+            let is_due = seen.again.is_some_and(|again| again.at <= Instant::now());
+            if !is_still || seen.taken == Some(stamp) && !is_due {
                 continue;
             }
+            let was_change = seen.again.is_some_and(|again| again.occasion == Occasion::Change);
             // Settings alone are no reason to run a version again that somebody has taken back.
             let is_new = seen.taken.is_none_or(|taken| taken.first() != stamp.first());
             seen.taken = Some(stamp);
             let occasion = match seen.owed {
                 Some(owed) if owed == stamp => Occasion::Start,
                 // What was missing may have been added.
-                _ if is_new || seen.is_not_activated => Occasion::Change,
+                _ if is_new || was_change || seen.is_not_activated => Occasion::Change,
                 _ => Occasion::Settings,
             };
             let looked = self.take(file.clone(), occasion).await;
@@ -349,7 +363,7 @@ impl Folder {
         if let Some(seen) = self.files.get_mut(&file) {
             (seen.owed, seen.is_not_activated) = (None, false);
             match &result {
-                Ok((plugin, _)) => seen.plugin = Some(plugin.clone()),
+                Ok((plugin, _)) => (seen.plugin, seen.again) = (Some(plugin.clone()), None),
                 Err(error) => {
                     seen.is_waited_for = error.is_of_the_moment();
                     if (seen.is_waited_for || error.is_the_hosts()) && occasion == Occasion::Start {
@@ -359,7 +373,12 @@ impl Folder {
                         (seen.plugin, seen.is_not_activated) = (Some(plugin.clone()), true);
                     }
                     if error.may_pass() {
-                        seen.taken = None;
+                        let pause = seen.again.map_or(PAUSE, |again| 2 * again.pause);
+                        let pause = pause.min(LONGEST_PAUSE);
+                        let at = Instant::now() + pause;
+                        seen.again = Some(Again { at, pause, occasion });
+                    } else {
+                        seen.again = None;
                     }
                 }
             }

@@ -106,11 +106,12 @@ pub(crate) async fn take(
             () = gone.cancelled() => return Ok(Vec::new()),
         };
         let (looked, hinted) = (popped.look_in_store, !popped.hints.is_empty());
+        let mut at_cap = false;
         if looked || hinted {
             // A task of its own from here on: a claim that is under way when the client hangs up is
             // finished, and handed back.
             let round = tokio::spawn(round(app.clone(), Arc::clone(&request), popped));
-            let batch = round.await.unwrap_or_else(|error| {
+            let (batch, is_at_cap) = round.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a claim ended badly");
                 Err(StoreError::Closed)
             })?;
@@ -120,13 +121,14 @@ pub(crate) async fn take(
             if !batch.leased.is_empty() {
                 return Ok(batch.deliver());
             }
+            at_cap = is_at_cap;
         }
-        // Hints that led nowhere are used up, so this ends.
-        if Instant::now() >= deadline && !hinted {
+        // Hints that led nowhere are used up, so this ends. Those of tasks over a cap come back.
+        if Instant::now() >= deadline && (!hinted || at_cap) {
             return Ok(Vec::new());
         }
-        // A broker that did not wait will not the next time either.
-        if looked && began.elapsed() < pause {
+        // A broker that did not wait will not the next time either, and each try at a cap writes.
+        if (looked || at_cap) && began.elapsed() < pause {
             let nap = sleep(pause);
             tokio::select! {
                 _ = timeout_at(deadline, nap) => {}
@@ -147,8 +149,12 @@ async fn pop(app: &App, request: &LeaseRequest, wait: Duration) -> Popped {
 }
 
 /// Claims what was hinted, and what else the store has if the broker says so. An error counts only
-/// if there is nothing to show.
-async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreResult<LeasedBatch> {
+/// if there is nothing to show. Says besides whether a hinted task has to wait for a permit of a cap.
+async fn round(
+    app: App,
+    request: Arc<LeaseRequest>,
+    popped: Popped,
+) -> StoreResult<(LeasedBatch, bool)> {
     let mut batch = LeasedBatch { app: app.clone(), leased: Vec::new() };
     let now = app.now();
     let mut claims = JoinSet::new();
@@ -156,10 +162,13 @@ async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreRes
         // Together, so that the store makes one transaction of them.
         claims.spawn(by_hint(app.clone(), Arc::clone(&request), hint, now));
     }
-    let mut trouble = None;
+    let (mut trouble, mut is_at_cap) = (None, false);
     while let Some(claim) = claims.join_next().await {
         match claim {
-            Ok(Ok(leased)) => batch.leased.extend(leased),
+            Ok(Ok((leased, at_cap))) => {
+                batch.leased.extend(leased);
+                is_at_cap |= at_cap;
+            }
             Ok(Err(error)) => trouble = Some(error),
             Err(error) => tracing::error!(%error, "a claim ended badly"),
         }
@@ -172,7 +181,7 @@ async fn round(app: App, request: Arc<LeaseRequest>, popped: Popped) -> StoreRes
     }
     match trouble {
         Some(error) if batch.leased.is_empty() => Err(error),
-        _ => Ok(batch),
+        _ => Ok((batch, is_at_cap)),
     }
 }
 
@@ -181,7 +190,7 @@ async fn by_hint(
     request: Arc<LeaseRequest>,
     hint: Hint,
     now: Timestamp,
-) -> StoreResult<Option<Leased>> {
+) -> StoreResult<(Option<Leased>, bool)> {
     let claimed = claim(&app, &request, ClaimBy::Ids(&[hint.id]), now).await;
     let broker = &*app.services.broker;
     match claimed {
@@ -189,7 +198,7 @@ async fn by_hint(
             if at_cap {
                 enqueue::set_aside(broker, &[hint]).await;
             }
-            Ok(leased)
+            Ok((leased, at_cap))
         }
         Err(error) => {
             // Taken but not used: others may have more luck with it.

@@ -43,14 +43,19 @@ impl Aside {
     pub(super) fn next(&self, types: &[TaskType], now: u64) -> Option<u64> {
         let tenants = types.iter().filter_map(|name| self.0.get(name));
         let until = tenants.flat_map(HashMap::values);
-        until.filter(|until| **until > now).min().map(|until| until - now)
+        until.filter(|until| **until > now && is_soon(**until, now)).min().map(|until| until - now)
     }
+}
+
+/// Whether a lane can have been put aside until then. The clock may have been set back since.
+fn is_soon(until: u64, now: u64) -> bool {
+    until <= now + millis(ASIDE)
 }
 
 /// What a lane that is aside until then may give. `None`: all.
 fn offer(until: u64, now: u64) -> Option<usize> {
     let Some(since) = now.checked_sub(until) else {
-        return Some(0);
+        return is_soon(until, now).then_some(0);
     };
     let steps = since / millis(ASIDE_STEP);
     (steps < u64::from(ASIDE_STEPS)).then(|| 1 << steps)

@@ -32,12 +32,13 @@ end
 -- that are comes back.
 local offers, back_in = {}, 0
 local function offer_of(lane, till)
-  if now < till then
+  -- Further ahead than that the clock has been set back since.
+  if now < till and till - now <= ASIDE then
     if serves(lane:match('^[^:]+')) and (back_in == 0 or till - now < back_in) then back_in = till - now end
     return 0
   end
   local steps = math.floor((now - till) / ASIDE_STEP)
-  if steps < ASIDE_STEPS then return 2 ^ steps end
+  if now >= till and steps < ASIDE_STEPS then return 2 ^ steps end
   call('ZREM', base .. 'aside', lane)
 end
 

@@ -82,17 +82,21 @@ local function mark_dry(lane, is_dry)
 end
 
 -- Puts a lane among those that take turns. A tenant that comes starts behind the current turn.
-local function open(lane, head)
+local function into_turns(lane, head)
   local share = call('HGET', base .. 'shares:' .. lane.level, lane.tenant)
   if not share then
     local cost = tonumber(call('HGET', base .. 'policy', 'cost:' .. lane.tenant) or TURN)
     share = clock_of(lane.level) + cost
     call('HSET', base .. 'shares:' .. lane.level, lane.tenant, share)
   end
-  call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, 1)
   call('ZADD', lane.turns, share, lane.tenant)
   call('ZADD', lane.heads, head, lane.tenant)
   call('SADD', base .. 'ready', lane.pair)
+end
+
+local function open(lane, head)
+  call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, 1)
+  into_turns(lane, head)
 end
 
 local function out_of_turns(lane)
@@ -119,6 +123,9 @@ local function settle(lane, before)
   if now > 0 and before == 0 then
     open(lane, head[2])
     mark_dry(lane, false)
+  elseif now > 0 and not call('ZSCORE', lane.turns, lane.tenant) then
+    -- A version before took lanes at their caps out of the turns, and an eviction may.
+    into_turns(lane, head[2])
   elseif now > 0 then
     call('ZADD', lane.heads, head[2], lane.tenant)
   elseif before > 0 then

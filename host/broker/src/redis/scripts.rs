@@ -46,9 +46,10 @@ impl Scripts {
         let fleet = config.fleet.map_or_else(String::new, |fleet| fleet.to_string());
         let script = |body: &str| {
             Script::new(&format!(
-                "local TURN, ASIDE_STEP, ASIDE_STEPS = {TURN}, {}, {ASIDE_STEPS}\n\
+                "local TURN, ASIDE, ASIDE_STEP, ASIDE_STEPS = {TURN}, {}, {}, {ASIDE_STEPS}\n\
                  local FLEET, OTHER_FLEET = '{fleet}', '{OTHER_FLEET}'\n\
                  {}{body}",
+                millis(ASIDE),
                 millis(ASIDE_STEP),
                 include_str!("prelude.lua")
             ))

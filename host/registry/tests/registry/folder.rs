@@ -163,7 +163,7 @@ async fn a_new_build_without_settings_beside_it_keeps_those_of_the_one_that_runs
 async fn a_build_that_lacked_a_grant_runs_once_it_has_it() {
     let bed = Bed::new().await;
     let path = bed.folder.path().join("plugins");
-    let granted = "[grants.http]\nhosts = [{ host = \"example.com\" }]\n";
+    let granted = "[grants.http]\nhosts = [\"example.com\"]\n";
     put(&path, "sms.toml", granted.as_bytes());
     put(&path, "sms.wasm", &guests::bytes("sms"));
     let folder = Folder::watched(bed.registry.clone(), path.clone());

@@ -136,13 +136,13 @@ async fn take_from(
     let tasks = if sqlx::query_scalar(HAS_CAPS).fetch_one(&mut *connection).await? {
         let mut transaction = connection.begin().await?;
         permits = Permits::locked(&mut transaction, &asked).await?;
-        let tasks = take_levels(&mut transaction, order, levels, aged, &mut permits).await?;
+        let tasks = take_levels(&mut transaction, order, levels, aged, &mut permits, true).await?;
         transaction.commit().await?;
         tasks
     } else {
         // Each statement of its own: a claim is not all or nothing, and fewer round trips are
         // quicker.
-        take_levels(connection, order, levels, aged, &mut permits).await?
+        take_levels(connection, order, levels, aged, &mut permits, false).await?
     };
     // Others may have taken what waited; or nothing is for this worker any more.
     if tasks.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
@@ -157,6 +157,7 @@ async fn take_levels(
     levels: BTreeMap<Reverse<Priority>, Vec<(Lane, TaskId)>>,
     aged: u64,
     permits: &mut Permits,
+    in_transaction: bool,
 ) -> Attempted<Vec<ClaimedTask>> {
     let mut overdue = Vec::new();
     if aged > 0
@@ -176,7 +177,7 @@ async fn take_levels(
         match level.take(connection, order, priority, left, permits).await {
             Ok(tasks) => claimed.extend(tasks),
             // What was taken without a transaction is taken; the caller must get it.
-            Err(fault) if taken > 0 && permits.is_unlimited() => {
+            Err(fault) if taken > 0 && !in_transaction => {
                 tracing::warn!(error = %fault, "a claim was cut short");
                 break;
             }
@@ -231,10 +232,6 @@ impl Permits {
             };
         }
         Ok(permits)
-    }
-
-    fn is_unlimited(&self) -> bool {
-        self.types.is_empty() && self.tenants.is_empty()
     }
 
     fn of_type(&self, name: &TaskType) -> u64 {
