@@ -470,9 +470,9 @@ struct Blocking {
 }
 
 /// Longer than the lease of the worker under test.
-const HELD: Duration = Duration::from_secs(10);
+const HELD: Duration = Duration::from_secs(6);
 /// Of its worker: less than that, and more than a busy machine stands still.
-const LEASE: Duration = Duration::from_secs(4);
+const LEASE: Duration = Duration::from_secs(3);
 
 #[async_trait]
 impl Mailer for Blocking {
