@@ -22,6 +22,14 @@ pub struct Clock {
     is_stopped: bool,
 }
 
+/// What a clock told, and how it was set then.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// The time.
+    pub time: Timestamp,
+    ahead: i64,
+}
+
 impl Default for Clock {
     /// One that begins with the host's time of this moment.
     fn default() -> Self {
@@ -40,9 +48,24 @@ impl Clock {
     /// The time, in whole microseconds, which is what stores keep.
     #[must_use]
     pub fn now(&self) -> Timestamp {
+        self.read().time
+    }
+
+    /// The time, with what [`Clock::shift_since`] needs.
+    #[must_use]
+    pub fn read(&self) -> Reading {
         let counted = if self.is_stopped { 0 } else { running() };
-        let micros = counted.saturating_add(self.ahead.load(Ordering::Relaxed));
-        Timestamp::from_microsecond(micros).unwrap_or_default()
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        let time = Timestamp::from_microsecond(counted.saturating_add(ahead)).unwrap_or_default();
+        Reading { time, ahead }
+    }
+
+    /// Puts it forward, or back, unless somebody has since it told this.
+    pub fn shift_since(&self, told: Reading, by: SignedDuration) {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(0);
+        let ahead = told.ahead.saturating_add(micros);
+        // Whoever was first has put it right.
+        self.ahead.compare_exchange(told.ahead, ahead, Ordering::Relaxed, Ordering::Relaxed).ok();
     }
 
     /// Puts it forward, or back.
@@ -87,6 +110,18 @@ mod tests {
         assert!((3_599..=3_600).contains(&behind.as_secs()), "{behind:?} after an hour forward");
         let before = clock.now();
         assert!(clock.now() >= before);
+    }
+
+    #[test]
+    fn what_two_find_by_the_same_reading_is_put_right_once() {
+        let clock = Clock::stopped(Timestamp::UNIX_EPOCH);
+        let hour = SignedDuration::from_hours(1);
+        let (one, other) = (clock.read(), clock.read());
+        clock.shift_since(one, hour);
+        clock.shift_since(other, hour);
+        assert_eq!(clock.now().duration_since(one.time), hour);
+        clock.shift_since(clock.read(), -hour);
+        assert_eq!(clock.now(), one.time);
     }
 
     #[test]

@@ -253,7 +253,7 @@ impl Folder {
         Ok(looked)
     }
 
-    /// Tries again what the database could not take at the start, until it has or `stop`.
+    /// Tries again what could not be taken at the start, until it is or `stop`.
     async fn settle(mut self, stop: CancellationToken) {
         let mut pause = PAUSE;
         loop {

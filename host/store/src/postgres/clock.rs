@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use taskforge_domain::{Clock, Timestamp};
+use taskforge_domain::{Clock, Timestamp, clock::Reading};
 
 use super::{
     connect::{Connections, on},
@@ -23,7 +23,7 @@ pub(super) async fn of_database(connections: &Connections) -> StoreResult<Clock>
     let clock = Clock::default();
     let asked = Asked::now(&clock);
     let there = ask(connections).await?;
-    clock.shift(asked.ahead(there));
+    asked.shift(&clock, asked.ahead(there));
     Ok(clock)
 }
 
@@ -34,14 +34,14 @@ pub(super) async fn keep(connections: Connections, clock: Clock) {
         let asked = Asked::now(&clock);
         let compared = match ask(&connections).await {
             Ok(there) => match asked.set_by(there) {
-                Some(ahead) => follow(&connections, &clock, ahead).await,
+                Some(ahead) => follow(&connections, &clock, &asked, ahead).await,
                 None => {
                     // Less than what the question took may be the question itself. More is known to
                     // half of that, so it is nearer the truth than what was known, however far away
                     // the database is.
                     let ahead = asked.ahead(there);
                     if ahead.unsigned_abs() > asked.began.elapsed() {
-                        clock.shift(ahead);
+                        asked.shift(&clock, ahead);
                     }
                     Ok(())
                 }
@@ -54,19 +54,18 @@ pub(super) async fn keep(connections: Connections, clock: Clock) {
     }
 }
 
-/// Follows a clock that was set. First every lease begins anew: what was written by the time of
-/// before says nothing of who has been silent for how long. Each process does this when it notices,
-/// and whoever judges leases does within a heartbeat, so that the last one leaves no time of
-/// before.
+/// Follows a clock that was set. If it was set forward, every lease begins anew before this process
+/// judges any by the new time: an old heartbeat proves nobody's silence then.
 pub(super) async fn follow(
     connections: &Connections,
     clock: &Clock,
+    asked: &Asked,
     ahead: SignedDuration,
 ) -> StoreResult<()> {
     tracing::warn!(by = %ahead, "the database's clock was set; leases go on");
     let now = clock.now().saturating_add(ahead).unwrap_or_else(|_| clock.now());
     on!(connections, Repeat::Safe, |connection| workers::renew_all(connection, now))?;
-    clock.shift(ahead);
+    asked.shift(clock, ahead);
     Ok(())
 }
 
@@ -76,23 +75,29 @@ async fn ask(connections: &Connections) -> StoreResult<Timestamp> {
 
 /// When the database was asked for its time.
 pub(super) struct Asked {
-    here: Timestamp,
+    here: Reading,
     began: Instant,
 }
 
 impl Asked {
     pub(super) fn now(clock: &Clock) -> Self {
-        Self { here: clock.now(), began: Instant::now() }
+        Self { here: clock.read(), began: Instant::now() }
     }
 
     /// By how much the database's clock is ahead. That is uncertain by half of what the question
     /// took, so the midpoint is compared.
     fn ahead(&self, there: Timestamp) -> SignedDuration {
         let half = SignedDuration::try_from(self.began.elapsed() / 2).unwrap_or_default();
-        there.duration_since(self.here) - half
+        there.duration_since(self.here.time) - half
     }
 
-    /// The same, if its clock must have been set.
+    /// Puts the clock right by what was found, unless somebody else has meanwhile: heartbeats of
+    /// many leases may find the same.
+    fn shift(&self, clock: &Clock, ahead: SignedDuration) {
+        clock.shift_since(self.here, ahead);
+    }
+
+    /// By how much the database's clock is ahead, if it must have been set.
     pub(super) fn set_by(&self, there: Timestamp) -> Option<SignedDuration> {
         let ahead = self.ahead(there);
         (ahead.unsigned_abs() >= STEP + self.began.elapsed()).then_some(ahead)

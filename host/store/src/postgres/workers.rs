@@ -71,8 +71,8 @@ pub(super) async fn register(
     Ok(())
 }
 
-/// Renews a worker's lease, and compares the clocks: between two heartbeats is the longest that
-/// this process may judge leases by a time that the database's clock was set away from.
+/// Renews a worker's lease, and compares the clocks. So a process that judges leases notices within
+/// a second that the database's clock was set.
 pub(super) async fn heartbeat(
     connections: &Connections,
     clock: &Clock,
@@ -85,7 +85,7 @@ pub(super) async fn heartbeat(
         return Ok(false);
     };
     if let Some(ahead) = asked.set_by(there) {
-        clock::follow(connections, clock, ahead).await?;
+        clock::follow(connections, clock, &asked, ahead).await?;
     }
     Ok(holds)
 }
@@ -104,7 +104,8 @@ async fn beat(
     beat.map(|row| Ok((row.try_get(0)?, row::time(&row, 1)?))).transpose()
 }
 
-/// Begins all leases anew at this time of a clock that was set.
+/// Puts right what a clock that was set makes of leases and of the sweeper's term; `now` is its new
+/// time.
 pub(super) async fn renew_all(connection: &mut PgConnection, now: Timestamp) -> Attempted<()> {
     for statement in [RENEW_ALL, END_TERM] {
         sqlx::query(statement).bind(time(now)).execute(&mut *connection).await?;
