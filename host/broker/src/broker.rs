@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 use tokio::sync::broadcast;
 
 use crate::Eviction;
@@ -30,7 +30,9 @@ pub struct Hint {
 pub struct Want<'a> {
     /// The types that it serves.
     pub types: &'a [TaskType],
-    /// The most hints that it can use.
+    /// The most hints of some lanes that it can use.
+    pub lanes: &'a LaneLimits,
+    /// The most hints that it can use in all.
     pub max: usize,
     /// How long to wait while there is none.
     pub wait: Duration,

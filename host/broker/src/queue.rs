@@ -31,9 +31,8 @@ mod short;
 use std::{collections::HashMap, time::Duration};
 
 pub use taskforge_domain::{AGED_SHARE, AGEING_AFTER};
-use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 
-pub(crate) use self::aside::Offers;
 use self::{aside::Aside, level::Level, short::Short};
 use crate::{Hint, ShortLane};
 
@@ -140,7 +139,7 @@ impl Queue {
     }
 
     /// What lanes that are or were aside may give now.
-    pub(crate) fn offers(&mut self, now: u64) -> Offers {
+    pub(crate) fn offers(&mut self, now: u64) -> LaneLimits {
         self.aside.offers(now)
     }
 
@@ -150,9 +149,15 @@ impl Queue {
         self.aside.next(&self.open(types), now)
     }
 
-    /// Takes at most `max` hints of these types. `now` and the tasks' ages are in milliseconds
-    /// since 1970.
-    pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
+    /// Takes at most `max` hints of these types, and of each lane no more than its limit. `now` and
+    /// the tasks' ages are in milliseconds since 1970.
+    pub fn pop(
+        &mut self,
+        types: &[TaskType],
+        lanes: &LaneLimits,
+        max: usize,
+        now: u64,
+    ) -> Vec<Hint> {
         let mut taken = Vec::new();
         if max == 0 {
             return taken;
@@ -160,12 +165,13 @@ impl Queue {
         let open = self.open(types);
         let mut offers = self.offers(now);
         for name in &open {
-            for tenant in offers.back(name) {
+            for (tenant, _) in offers.of_type(name).filter(|(_, left)| *left > 0) {
                 for level in &mut self.levels {
                     level.catch_up(tenant, name);
                 }
             }
         }
+        offers.and(lanes);
         if !self.has(&open, &offers) {
             return taken;
         }
@@ -194,7 +200,7 @@ impl Queue {
         types: &[TaskType],
         now: u64,
         for_the_overdue: bool,
-        offers: &Offers,
+        offers: &LaneLimits,
     ) -> Option<Hint> {
         let overdue = if for_the_overdue { self.overdue_level(types, now, offers) } else { None };
         overdue
@@ -203,7 +209,7 @@ impl Queue {
             .find_map(|level| self.pop_from(level, types, offers))
     }
 
-    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &Offers) -> Option<Hint> {
+    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &LaneLimits) -> Option<Hint> {
         let tenant = self.levels[level].next(types, offers)?;
         let cost = self.cost(&tenant);
         let (id, task_type) = self.levels[level].pop(&tenant, types, cost, offers)?;
@@ -212,7 +218,7 @@ impl Queue {
 
     /// The level that holds the oldest hint of these types that may be given, if that one is
     /// overdue.
-    fn overdue_level(&self, types: &[TaskType], now: u64, offers: &Offers) -> Option<usize> {
+    fn overdue_level(&self, types: &[TaskType], now: u64, offers: &LaneLimits) -> Option<usize> {
         let is_overdue = |since: u64| now.saturating_sub(since) >= self.patience;
         if !self.levels.iter().any(|level| level.any_head(types, is_overdue)) {
             return None;
@@ -234,7 +240,7 @@ impl Queue {
     }
 
     /// Whether there is a hint of one of these types to take.
-    pub(crate) fn has(&self, types: &[TaskType], offers: &Offers) -> bool {
+    pub(crate) fn has(&self, types: &[TaskType], offers: &LaneLimits) -> bool {
         types.iter().any(|name| {
             self.levels.iter().any(|level| level.has(name, offers)) && !self.policy.is_paused(name)
         })

@@ -22,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, QueuePolicy, TaskId};
 use tokio::{
     sync::{broadcast, oneshot},
     task::JoinSet,
@@ -168,26 +168,15 @@ impl Core {
         self.link.command(&publish).await
     }
 
-    async fn pop(
-        &self,
-        types: &[TaskType],
-        max: usize,
-    ) -> BrokerResult<(Popped, Option<Duration>)> {
-        let script = self.scripts.pop(types, max);
-        scripts::popped(self.link.call(&script, Carries::Answers).await?)
-    }
-
     /// Pops in a task of its own: a call that is dropped while the server takes hints for it would
     /// lose them. Says besides when the next lane comes back that is aside.
-    async fn look(
-        self: &Arc<Self>,
-        types: &[TaskType],
-        max: usize,
-    ) -> BrokerResult<(Popped, Option<Duration>)> {
+    async fn look(self: &Arc<Self>, want: &Want<'_>) -> BrokerResult<(Popped, Option<Duration>)> {
         let (answer, heard) = oneshot::channel();
-        let (core, types) = (Arc::clone(self), types.to_vec());
+        let (core, types) = (Arc::clone(self), want.types.to_vec());
+        let (lanes, max, wait) = (want.lanes.clone(), want.max, want.wait);
         tokio::spawn(async move {
-            let popped = core.pop(&types, max).await;
+            let script = core.scripts.pop(&Want { types: &types, lanes: &lanes, max, wait });
+            let popped = core.link.call(&script, Carries::Answers).await.and_then(scripts::popped);
             // If nobody hears it, it gives itself back.
             let unheard = popped.map(|(popped, back)| (Unheard { core, popped }, back));
             answer.send(unheard).ok();
@@ -242,7 +231,7 @@ impl Broker for RedisBroker {
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let core = &self.core;
         let begun = Instant::now();
-        let (popped, _) = core.look(want.types, want.max).await?;
+        let (popped, _) = core.look(&want).await?;
         if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
             return Ok(popped);
         }
@@ -250,7 +239,7 @@ impl Broker for RedisBroker {
         // nobody.
         let place = core.waiters.wait_for(want.types);
         loop {
-            let (popped, back) = core.look(want.types, want.max).await?;
+            let (popped, back) = core.look(&want).await?;
             let left = popped.wait(want.wait).saturating_sub(begun.elapsed());
             if !popped.hints.is_empty() || left.is_zero() {
                 return Ok(popped);

@@ -109,7 +109,7 @@ const MAX_INSTANCES: u32 = 1_000 - DESCRIBING;
 
 /// The instances that a worker has for so many attempts at once, with the shared overflow.
 pub(crate) const fn instances(concurrency: u32) -> u32 {
-    taskforge_worker::places(concurrency as usize) as u32
+    taskforge_worker::permits(concurrency as usize) as u32
 }
 
 /// The most attempts that each of so many workers of one process may run at once.

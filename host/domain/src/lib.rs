@@ -37,6 +37,7 @@ pub mod grants;
 pub mod histogram;
 pub mod ids;
 pub mod json;
+pub mod lane_limits;
 pub mod limits;
 pub mod outcome;
 pub mod plugin;
@@ -65,6 +66,7 @@ pub use ids::{
 };
 pub use jiff::Timestamp;
 pub use json::Json;
+pub use lane_limits::LaneLimits;
 pub use limits::Limits;
 pub use outcome::{Failure, FailureKind, Outcome, Usage};
 pub use plugin::{Manifest, PluginInfo, Shape};
