@@ -20,8 +20,8 @@ use crate::{
     orphans,
 };
 
-/// How long a worker waits before it asks again when neither broker nor store had anything and the
-/// broker did not wait itself. A poll, so not often; the price of a lost broker is latency.
+/// How long a worker waits before it looks again while the broker fails and the store has nothing.
+/// A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
 /// How long a wait for hints lasts while some lanes or types are left out: there may be room for
 /// them at any moment.
@@ -104,12 +104,6 @@ impl Last {
         let wait = self.cap_pause.unwrap_or(config.hint_wait).min(config.hint_wait);
         if fetch.is_limited() { wait.min(RECHECK) } else { wait }
     }
-
-    /// How long a claim that found nothing takes at least.
-    fn pause(&self, fetch: &Fetch) -> Duration {
-        let pause = self.cap_pause.unwrap_or(POLL).min(POLL);
-        if fetch.is_limited() { pause.min(RECHECK) } else { pause }
-    }
 }
 
 impl Claims {
@@ -133,25 +127,24 @@ impl Claims {
                 tracing::debug!(%error, "held tasks were not compared");
             }
             let types = self.types(&fetch);
-            let asked = Instant::now();
             let popped = self.pop(&types, &fetch, last.wait(&self.config, &fetch));
-            let Some(mut popped) = stop.run_until_cancelled(popped).await else {
+            let Some(popped) = stop.run_until_cancelled(popped).await else {
                 return;
             };
-            let had_hints = !popped.hints.is_empty();
+            let is_away = popped.is_none();
+            // Without a broker the store is looked into.
+            let mut popped = popped.unwrap_or(Popped { hints: Vec::new(), look_in_store: true });
             // What the store has more of, a broker that knows nothing of it will not name.
             popped.look_in_store |= last.store_has_more;
             match self.claim(popped, &types, &fetch).await {
                 Ok(batch) => {
                     backoff = StoreBackoff::new();
                     last.learn(&batch, &fetch);
-                    // Hints that were of no use may be followed by better ones.
-                    if batch.tasks.is_empty() && !had_hints {
-                        let pause = last.pause(&fetch).saturating_sub(asked.elapsed());
-                        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-                    } else {
-                        self.start(batch);
+                    // A broker that answers has waited by itself.
+                    if batch.tasks.is_empty() && is_away {
+                        stop.run_until_cancelled(tokio::time::sleep(POLL)).await;
                     }
+                    self.start(batch);
                 }
                 // The hints have gone back to the broker, and the heartbeat is about to hear of it
                 // too.
@@ -175,15 +168,14 @@ impl Claims {
         types.iter().filter(|name| !fetch.not_ready.contains(*name)).cloned().collect()
     }
 
-    /// Hints, or the advice to look in the store, which also stands for a broker that does not
-    /// answer.
-    async fn pop(&self, types: &[TaskType], fetch: &Fetch, wait: Duration) -> Popped {
+    /// Hints, or the advice to look in the store. `None`: the broker does not answer.
+    async fn pop(&self, types: &[TaskType], fetch: &Fetch, wait: Duration) -> Option<Popped> {
         let want = Want { types, lanes: &fetch.lanes, max: fetch.max, wait };
         match self.context.broker.pop(want).await {
-            Ok(popped) => popped,
+            Ok(popped) => Some(popped),
             Err(error) => {
                 tracing::debug!(%error, "claiming from the store directly");
-                Popped { hints: Vec::new(), look_in_store: true }
+                None
             }
         }
     }
