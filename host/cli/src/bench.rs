@@ -100,7 +100,7 @@ async fn measure(args: &BenchArgs, database: &Scratch) -> anyhow::Result<Report>
     output::aside("right after an activation");
     let (_, fresh) = load.enqueue_and_drain(args.tasks as usize).await?;
     let fresh = f64::from(args.tasks) / fresh.as_secs_f64();
-    // Before the load: its checkpoints would be in these figures.
+    database.settle().await?;
     output::aside("single tasks, 50 a second");
     let latency = load.single_tasks(args.latency_tasks, 50).await?;
     let (mut enqueue, mut drain, mut single) = (Vec::new(), Vec::new(), Vec::new());

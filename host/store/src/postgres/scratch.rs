@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sqlx::Row;
 
 use super::{address::Address, connect::Servers, fault::Fault};
-use crate::{PostgresConfig, StoreResult};
+use crate::{PostgresConfig, StoreError, StoreResult};
 
 /// What a server has used since it started.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,18 @@ impl Scratch {
         let pid: i32 = row.try_get(0).map_err(Fault::Sql)?;
         let wal_bytes: i64 = row.try_get(1).map_err(Fault::Sql)?;
         Ok(ServerUse { processor: processor_time(pid), wal_bytes: wal_bytes.unsigned_abs() })
+    }
+
+    /// Clears up after a load, so that what the server does for that is not in the next figures.
+    ///
+    /// # Errors
+    /// As [`Scratch::create`]; a user who may not order a checkpoint is none.
+    pub async fn settle(&self) -> StoreResult<()> {
+        run(&self.url, "vacuum analyze").await?;
+        match run(&self.url, "checkpoint").await {
+            Err(StoreError::Refused(_)) => Ok(()),
+            other => other,
+        }
     }
 
     /// Drops it, whoever is still connected to it.
