@@ -12,13 +12,13 @@ use uuid::Uuid;
 
 use crate::{MAX_NOTICE, Signal};
 
-/// A notice that was heard.
+/// A notice that was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Look(Vec<String>),
     Tell(Vec<Signal>),
     Missed,
-    Strange,
+    Unknown,
 }
 
 /// Bytes of a signal.
@@ -32,7 +32,7 @@ impl Notice {
                 Self::Tell(signals.as_bytes().chunks(SIGNAL).filter_map(signal).collect())
             }
             _ if text.is_empty() => Self::Missed,
-            _ => Self::Strange,
+            _ => Self::Unknown,
         }
     }
 }
@@ -97,14 +97,14 @@ mod tests {
         let notices = tell(&signals);
         assert_eq!(notices.len(), 5);
         assert!(notices.iter().all(|notice| notice.len() <= MAX_NOTICE));
-        let heard: Vec<_> = notices
+        let received: Vec<_> = notices
             .iter()
             .flat_map(|notice| match Notice::parse(notice) {
                 Notice::Tell(signals) => signals,
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(heard, signals);
+        assert_eq!(received, signals);
     }
 
     #[test]
@@ -117,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_passed_over() {
+    fn unknown_words_are_passed_over() {
         for text in ["hello", "later words", "tell x", "tell"] {
             let notice = Notice::parse(text);
             assert!(
-                matches!(&notice, Notice::Strange) || notice == Notice::Tell(Vec::new()),
+                matches!(&notice, Notice::Unknown) || notice == Notice::Tell(Vec::new()),
                 "{text}"
             );
         }

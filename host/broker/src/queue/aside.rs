@@ -1,4 +1,4 @@
-//! Lanes of which a claim said that a cap is reached.
+//! Lanes whose cap a claim found reached.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use taskforge_domain::{TaskType, TenantId};
 use super::{ASIDE, ASIDE_STEP, ASIDE_STEPS, millis};
 use crate::Hint;
 
-/// Until when each lane gives nothing. A lane is a tenant's tasks of one type, in every priority.
+/// Until when each lane offers nothing, in every priority.
 #[derive(Debug, Default)]
 pub(super) struct Aside(HashMap<TaskType, HashMap<TenantId, u64>>);
 
-/// What lanes that are or were aside may give in one pop. All others may give all they have.
+/// How many hints each lane that is or was aside may give in one pop. Others may give all.
 #[derive(Debug, Default)]
 pub(crate) struct Offers(HashMap<TaskType, HashMap<TenantId, usize>>);
 
@@ -22,7 +22,7 @@ impl Aside {
         tenants.insert(hint.lane.tenant.clone(), now + millis(ASIDE));
     }
 
-    /// What they may give now. Those that may give all again are forgotten.
+    /// How many hints they may give now. Lanes that may give all again are forgotten.
     pub(super) fn offers(&mut self, now: u64) -> Offers {
         let mut offers = Offers::default();
         self.0.retain(|task_type, tenants| {
@@ -39,7 +39,7 @@ impl Aside {
         offers
     }
 
-    /// In how many milliseconds the next lane of these types gives something again.
+    /// In how many milliseconds the next lane of these types may give hints again.
     pub(super) fn next(&self, types: &[TaskType], now: u64) -> Option<u64> {
         let tenants = types.iter().filter_map(|name| self.0.get(name));
         let until = tenants.flat_map(HashMap::values);
@@ -52,7 +52,7 @@ fn is_soon(until: u64, now: u64) -> bool {
     until <= now + millis(ASIDE)
 }
 
-/// What a lane that is aside until then may give. `None`: all.
+/// How many hints a lane that is aside until then may give. `None`: all.
 fn offer(until: u64, now: u64) -> Option<usize> {
     let Some(since) = now.checked_sub(until) else {
         return is_soon(until, now).then_some(0);
@@ -62,18 +62,18 @@ fn offer(until: u64, now: u64) -> Option<usize> {
 }
 
 impl Offers {
-    /// What a lane may give.
+    /// How many hints a lane may give.
     pub(super) fn of(&self, task_type: &TaskType, tenant: &TenantId) -> usize {
         let tenants = self.0.get(task_type);
         tenants.and_then(|tenants| tenants.get(tenant)).copied().unwrap_or(usize::MAX)
     }
 
-    /// Whether a lane of this type may not give all it has.
+    /// Whether some lane of this type may not give all its hints.
     pub(super) fn concern(&self, task_type: &TaskType) -> bool {
         self.0.contains_key(task_type)
     }
 
-    /// A lane has given one.
+    /// Counts a hint that a lane has given.
     pub(super) fn take(&mut self, task_type: &TaskType, tenant: &TenantId) {
         let tenants = self.0.get_mut(task_type);
         if let Some(left) = tenants.and_then(|tenants| tenants.get_mut(tenant)) {
@@ -81,7 +81,7 @@ impl Offers {
         }
     }
 
-    /// Tenants whose lanes of this type were aside and may give something again.
+    /// Tenants whose lanes of this type were aside and may give hints again.
     pub(super) fn back(&self, task_type: &TaskType) -> impl Iterator<Item = &TenantId> {
         let tenants = self.0.get(task_type).into_iter().flatten();
         tenants.filter(|(_, left)| **left > 0).map(|(tenant, _)| tenant)

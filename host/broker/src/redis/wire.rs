@@ -1,4 +1,4 @@
-//! Signals as bytes: of each its kind and its task's id, 17 bytes, one after the other.
+//! Signals as bytes: 17 of each, its kind and its task's id.
 
 use taskforge_domain::TaskId;
 use uuid::Uuid;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_survive_the_wire_and_strangers_are_left_out() {
+    fn signals_survive_the_wire_and_unknown_kinds_are_left_out() {
         let signals = [
             Signal::Cancel(TaskId::generate()),
             Signal::Policy,

@@ -7,14 +7,14 @@ use taskforge_broker::queue::{ASIDE, ASIDE_STEP};
 use taskforge_domain::{Clock, QueuePolicy, TenantId};
 
 use crate::{
-    bench::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
+    fixture::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
     hints::{hint, hints, overdue, pop, take},
 };
 
 both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
-    who_waits_hears_of_a_lane_that_comes_back(100);
+    a_waiting_pop_gets_a_lane_that_comes_back(100);
     a_lane_that_is_aside_may_be_short(4);
 }
 
@@ -45,8 +45,8 @@ async fn a_paused_type_waits_until_it_is_resumed(broker: Dyn) {
     assert_eq!(soon(worker).await, pushed);
 }
 
-/// Nobody says when a permit is free, so whoever waits looks again by himself.
-async fn who_waits_hears_of_a_lane_that_comes_back(broker: Dyn) {
+/// No message says when a permit is free, so a waiting pop looks again by itself.
+async fn a_waiting_pop_gets_a_lane_that_comes_back(broker: Dyn) {
     let pushed = hints("a", "t", 3, 3);
     broker.push(&pushed).await.unwrap();
     let popped = take(&*broker, &["t"], 10).await;
@@ -67,13 +67,13 @@ async fn a_lane_that_is_aside_may_be_short(broker: Dyn) {
     assert_eq!(broker.depth().await.unwrap(), 2);
 }
 
-/// Both brokers, with one clock that stands still.
+/// Both brokers, on one stopped clock.
 async fn on_both(promise: impl AsyncFn(&Dyn, &dyn Fn(Duration))) {
     let clock = Clock::stopped(Timestamp::now());
     let pass = |time: Duration| clock.shift(SignedDuration::try_from(time).unwrap());
     promise(&local(100, &clock).await.broker, &pass).await;
-    let bench = redis(100, &clock).await;
-    promise(&bench.broker, &pass).await;
+    let fixture = redis(100, &clock).await;
+    promise(&fixture.broker, &pass).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,12 +88,12 @@ async fn a_lane_that_is_put_aside_gives_nothing_then_a_little_then_all() {
         broker.set_aside(&ours).await.unwrap();
         broker.push(&others).await.unwrap();
         let rest = take(&**broker, &["t", "u"], 10).await;
-        assert_eq!(rest.len(), 4, "neither its neighbours nor its tenant's other types rest");
+        assert_eq!(rest.len(), 4, "neither its neighbours nor its tenant's other types are aside");
         assert_eq!(broker.depth().await.unwrap(), 90);
         pass(ASIDE.checked_sub(Duration::from_millis(1)).unwrap());
         assert_eq!(take(&**broker, &["t"], 10).await, []);
         pass(Duration::from_millis(1));
-        // In the order in which they were, and the doubling does not wait for anybody.
+        // In their old order, and the offer doubles with time, whether it is used or not.
         let mut seen = 0;
         for steps in 0..4 {
             let got = take(&**broker, &["t"], 100).await;
