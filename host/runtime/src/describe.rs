@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     contract::{BindingsPre, handler::Description},
+    ending,
     host::{Attempt, HostState},
     inspect::Inspection,
     invoke,
     log::cut,
     refusal::{self, LoadError},
     runtime::Shared,
-    verdict,
 };
 
 /// The longest schema, in bytes. Each input is checked against it, and every door keeps it in
@@ -59,8 +59,8 @@ pub(crate) async fn ask(
     settings: &PluginSettings,
 ) -> Result<Description, LoadError> {
     let _turn = shared.describing.acquire().await.map_err(LoadError::internal)?;
-    let slot = Arc::clone(&shared.slots).acquire_owned().await;
-    let slot = slot.map_err(LoadError::internal)?;
+    let permit = Arc::clone(&shared.instances).acquire_owned().await;
+    let permit = permit.map_err(LoadError::internal)?;
     let info = Arc::new(PluginInfo {
         name: TaskType::new("describe").map_err(LoadError::internal)?,
         version: String::new(),
@@ -78,16 +78,16 @@ pub(crate) async fn ask(
         config: BTreeMap::new(),
     });
     let (host, bindings) = (Arc::clone(shared), bindings.clone());
-    let described = async move { call(&host, &bindings, info, slot).await };
+    let described = async move { call(&host, &bindings, info, permit).await };
     let (said, _) = shared.background.run(Box::pin(described), &Arc::default()).await;
-    said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
+    said.unwrap_or_else(|| Err(LoadError::describe(ending::cancelled())))
 }
 
 async fn call(
     shared: &Shared,
     bindings: &BindingsPre<HostState>,
     info: Arc<PluginInfo>,
-    slot: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -112,8 +112,8 @@ async fn call(
         )
         .await
     };
-    let said = verdict::of_other(ending, &store, &info).map_err(LoadError::describe);
-    invoke::retire(&shared.background, store, slot);
+    let said = ending::of_other(ending, &store, &info).map_err(LoadError::describe);
+    invoke::retire(&shared.background, store, permit);
     said
 }
 

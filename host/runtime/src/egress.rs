@@ -10,7 +10,7 @@ mod body;
 mod clients;
 mod destination;
 mod error;
-mod held;
+mod hold;
 mod resolver;
 mod upload;
 
@@ -168,7 +168,7 @@ impl Outbound {
         let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
         let held = EXCHANGE + headers(request.headers()) + (path + authority) as u64;
         let charge = self.budget.charge("the HTTP exchange", held);
-        Ok((destination, charge.map_err(|over| crowded(&self.log, &over))?))
+        Ok((destination, charge.map_err(|over| no_room(&self.log, &over))?))
     }
 }
 
@@ -192,7 +192,7 @@ fn refuse(log: &SharedLog, refusal: Refusal) -> Error {
 }
 
 /// A guest whose request found no memory may wait for another to end, or give up because of it.
-fn crowded(log: &SharedLog, over: &OverBudget) -> Error {
+fn no_room(log: &SharedLog, over: &OverBudget) -> Error {
     log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
     Error::ConnectionLimitReached
 }
@@ -269,8 +269,8 @@ impl Exchange {
             .map_err(|_| Error::DnsTimeout)??;
         let permit = timeout_at(lookup_limit, self.egress.requests.acquire(&self.tenant))
             .await
-            .map_err(|_| self.crowded("none was free in time"))?
-            .map_err(|refused| self.crowded(&refused.to_string()))?;
+            .map_err(|_| self.no_room("none was free in time"))?
+            .map_err(|refused| self.no_room(&refused.to_string()))?;
         let key = clients::Key::new(
             &self.tenant,
             &self.plugin.digest,
@@ -315,7 +315,7 @@ impl Exchange {
             tokio::spawn(upload.keep_moving(limit.min(LONGEST)));
         }
         let response = self.accept(response, charge)?;
-        Ok(response.map(|body| held::held(body, (permit, lease))))
+        Ok(response.map(|body| hold::holding(body, (permit, lease))))
     }
 
     /// Waits until the server is late by the guest's limits: it takes no more of the body, or it
@@ -337,7 +337,7 @@ impl Exchange {
     }
 
     /// There is no connection for a request.
-    fn crowded(&self, why: &str) -> Error {
+    fn no_room(&self, why: &str) -> Error {
         let text = format!(
             "an HTTP request was given up: the tenant's share of connections is in use; {why}"
         );
@@ -366,7 +366,7 @@ impl Exchange {
             return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(texts).ok()));
         }
         let paid = charge.add("the response's headers", headers(response.headers()));
-        paid.map_err(|over| crowded(&self.log, &over))?;
+        paid.map_err(|over| no_room(&self.log, &over))?;
         let quiet = self.options.between_bytes_timeout.map(|limit| limit.min(LONGEST));
         let received = body::Received {
             bytes: self.received,

@@ -78,7 +78,7 @@ fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
 
 // A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once:
 // an interpreter may collect its garbage and go on. A guest that traps after a refusal was killed
-// by it (see `verdict`).
+// by it (see `ending`).
 #[async_trait]
 impl ResourceLimiterAsync for MemoryLimiter {
     async fn memory_growing(

@@ -5,7 +5,7 @@
 //! are grouped. Lines are looked at as they come, so that neither a long trace nor a full log hides
 //! them.
 
-use crate::{log::cut, verdict::MESSAGE};
+use crate::{ending::MESSAGE, log::cut};
 
 /// Lines after a report that are no trace and after which it is no longer taken for the end.
 /// A message of several lines is followed by the rest of it.

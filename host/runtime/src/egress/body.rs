@@ -162,7 +162,7 @@ impl Received {
         }
         let data = self.budget.bytes("the response's body", data);
         Ok(Frame::data(data.map_err(|over| {
-            super::crowded(&self.log, &over);
+            super::no_room(&self.log, &over);
             Error::HttpResponseBodySize(Some(length))
         })?))
     }

@@ -7,8 +7,8 @@ use wasmtime::Store;
 
 use crate::{
     contract::{BindingsPre, handler},
+    ending::message,
     host::HostState,
-    verdict::message,
 };
 
 /// Instantiates it and hands it the task.

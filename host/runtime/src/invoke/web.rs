@@ -30,8 +30,8 @@ use super::text;
 use crate::{
     budget::{Budget, Charge},
     contract::handler,
+    ending::{self, Unanswered},
     host::HostState,
-    verdict::{self, Unanswered},
 };
 
 /// The authority that the task is sent to. It is never looked up; libraries want one.
@@ -100,7 +100,7 @@ fn in_its_words(failure: Failed, state: &HostState) -> Failure {
     match failure {
         Failed::Said(failure) => failure,
         Failed::Silent(failure) => {
-            Failure { message: verdict::said(state).unwrap_or(failure.message), ..failure }
+            Failure { message: ending::said(state).unwrap_or(failure.message), ..failure }
         }
     }
 }
@@ -123,7 +123,7 @@ struct Shown(String);
 
 impl Write for Shown {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let room = (verdict::MESSAGE + 1).saturating_sub(self.0.len());
+        let room = (ending::MESSAGE + 1).saturating_sub(self.0.len());
         self.0.push_str(crate::log::cut(text, room));
         if text.len() <= room { Ok(()) } else { Err(std::fmt::Error) }
     }
@@ -154,14 +154,14 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
             let mut shown = Shown(String::new());
             // It stops in the middle of a text that is longer than is shown.
             write!(shown, "the handler answered with an error: {code}").ok();
-            let why = verdict::message(&shown.0);
+            let why = ending::message(&shown.0);
             return Ok(Err(Failure::new(FailureKind::Retryable, why).into()));
         }
         Err(_) => return Err(unanswered("returned without an answer")),
     };
     let (head, mut body) = response.into_parts();
     let success = head.status.is_success();
-    let room = if success { limit } else { verdict::MESSAGE as u64 };
+    let room = if success { limit } else { ending::MESSAGE as u64 };
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let (mut bytes, mut charge) = (Vec::new(), Charge::empty(budget));
     while let Some(frame) = body.frame().await {
@@ -173,7 +173,7 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
         }
         bytes.extend_from_slice(&data[..fits]);
         if success && fits < data.len() {
-            return Ok(Err(verdict::output_too_large(limit).into()));
+            return Ok(Err(ending::output_too_large(limit).into()));
         }
     }
     if success {
@@ -222,12 +222,12 @@ fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Fa
     let body = String::from_utf8_lossy(body);
     match body.trim() {
         "" => Failed::Silent(failure(format!("the handler answered with status {status}"))),
-        said => Failed::Said(failure(verdict::message(said))),
+        said => Failed::Said(failure(ending::message(said))),
     }
 }
 
 fn unanswered(what: &str) -> Unanswered {
-    Unanswered(verdict::message(&format!("the handler {what}")))
+    Unanswered(ending::message(&format!("the handler {what}")))
 }
 
 #[cfg(test)]

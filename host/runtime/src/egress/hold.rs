@@ -17,20 +17,20 @@ use crate::fair::Permit;
 pub(super) type Hold = (Permit, Lease);
 
 /// A body that keeps the hold of its request.
-pub(super) fn held(body: WasiBody, hold: Hold) -> WasiBody {
+pub(super) fn holding(body: WasiBody, hold: Hold) -> WasiBody {
     if body.is_end_stream() {
         return body;
     }
     let hold = Some(hold);
-    Held { body, hold }.boxed_unsync()
+    Holding { body, hold }.boxed_unsync()
 }
 
-struct Held {
+struct Holding {
     body: WasiBody,
     hold: Option<Hold>,
 }
 
-impl Body for Held {
+impl Body for Holding {
     type Data = Bytes;
     type Error = Error;
 
