@@ -37,8 +37,8 @@ plugins: setup ## Build the built-in handlers as components
 test-plugins: setup ## The same, and the components that only tests need
 	CARGO_TARGET_DIR="$(TARGET)" plugins/build.sh
 
-# `exec`, so that the server gets the shell's signals. With --workspace the dependencies have the same
-# features as in `make test`, so that both share one build of wasmtime.
+# `exec`, so that the server gets the shell's signals. With --workspace the dependencies have the
+# same features as in `make test`, so that both share one build of wasmtime.
 .PHONY: run
 run: plugins ## Build everything and run it on embedded stores, at http://127.0.0.1:8000
 	cargo build --workspace --locked --bin taskforge

@@ -3,9 +3,9 @@
 //! An attempt whose [profile](Profile) is quick begins in the *foreground*: on the threads of its
 //! caller, which also claim and commit. Most attempts end within microseconds, and a change of
 //! threads would cost more than that. Every other attempt, and one that goes on computing, runs in
-//! the *background*: on as many threads as there are processors, with a lower priority. It gets what
-//! other threads leave, which is all of an idle machine and a tenth of a busy one. Its copies and
-//! the clearing of its memory happen there too, and so does every HTTP exchange.
+//! the *background*: on as many threads as there are processors, with a lower priority. It gets
+//! what other threads leave, which is all of an idle machine and a tenth of a busy one. Its copies
+//! and the clearing of its memory happen there too, and so does every HTTP exchange.
 //!
 //! No attempt computes for long without yielding (see [`chunks`](crate::chunks) and
 //! [`host`](crate::host)). Work of the host that takes longer, such as parsing a large output or

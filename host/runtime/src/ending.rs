@@ -198,8 +198,8 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
         return too_many_handles(info);
     }
     let oversized = text.contains("hostcalls has been exhausted");
-    // A failed call of the host ends the guest's function too. Its backtrace tells it from a failure
-    // to read the result.
+    // A failed call of the host ends the guest's function too. Its backtrace tells it from a
+    // failure to read the result.
     let returned = state.calls.returned() && !error.is::<WasmBacktrace>();
     // The guest's allocator runs before the function, and its result is read too.
     if returned && !text.contains("realloc return") {
@@ -216,8 +216,8 @@ fn stopped(error: &Error, store: &Store<HostState>, info: &PluginInfo) -> Failur
             Failure::new(FailureKind::HostCallLimit, why)
         });
     }
-    // What remains are errors at the border of guest and host: a handle that does not exist, or text
-    // that is not UTF-8.
+    // What remains are errors at the border of guest and host: a handle that does not exist, or
+    // text that is not UTF-8.
     if state.calls.returned() || error.is::<WasmBacktrace>() {
         return Failure::new(
             FailureKind::Trap,

@@ -3,8 +3,8 @@
 //! A low priority is not enough. Linux applies it only among the threads of one group (a control
 //! group, or a session); against another group, a database's for example, the groups compete. A
 //! thread that yields leaves the processor to its own group only. And a running thread keeps its
-//! processor for some milliseconds, whichever thread wakes up meanwhile. So a background thread also
-//! sleeps at intervals while the machine is oversubscribed, and a compilation, which cannot be
+//! processor for some milliseconds, whichever thread wakes up meanwhile. So a background thread
+//! also sleeps at intervals while the machine is oversubscribed, and a compilation, which cannot be
 //! trusted to do that, is kept off half of the processors.
 
 use std::{cell::Cell, fs::File, io, os::unix::fs::FileExt as _, sync::LazyLock, time::Duration};
@@ -15,9 +15,9 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// A tenth of the share of a thread that is not niced. With less, attempts would starve beside a busy
-/// neighbour until their deadline. The length of slices is left alone: to Linux a shorter slice is a
-/// nearer deadline, so such threads would go first.
+/// A tenth of the share of a thread that is not niced. With less, attempts would starve beside a
+/// busy neighbour until their deadline. The length of slices is left alone: to Linux a shorter
+/// slice is a nearer deadline, so such threads would go first.
 pub(crate) const NICENESS: i32 = 10;
 
 /// How long a thread computes before it checks whether others wait.
@@ -27,8 +27,8 @@ const TURN: Duration = Duration::from_micros(300);
 /// task passes through the processes of a fleet.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// A thread's own share of the processors. Changes are relative to this and not to the present share,
-/// because threads inherit theirs from whichever thread starts them.
+/// A thread's own share of the processors. Changes are relative to this and not to the present
+/// share, because threads inherit theirs from whichever thread starts them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     niceness: i32,
@@ -83,8 +83,8 @@ pub(crate) fn computed() -> Duration {
     Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-/// Leaves the processor to threads that wait for it. To be called at intervals by work that computes
-/// for long.
+/// Leaves the processor to threads that wait for it. To be called at intervals by work that
+/// computes for long.
 pub(crate) fn give_way() {
     thread_local! {
         static LATELY: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -108,8 +108,8 @@ static PROCESSORS: LazyLock<usize> = LazyLock::new(|| {
     online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 });
 
-/// Whether more threads of this machine are runnable than it has processors. `false` where the system
-/// does not tell. Costs 1 µs.
+/// Whether more threads of this machine are runnable than it has processors. `false` where the
+/// system does not tell. Costs 1 µs.
 fn is_oversubscribed() -> bool {
     static LOAD: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/loadavg").ok());
     let mut text = [0; 64];

@@ -156,8 +156,8 @@ impl Runtime {
     /// Builds the engine and the pool, and opens the cache.
     ///
     /// # Errors
-    /// When the configuration contradicts itself, the machine cannot reserve the pool's address space,
-    /// or the cache folder cannot be used.
+    /// When the configuration contradicts itself, the machine cannot reserve the pool's address
+    /// space, or the cache folder cannot be used.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         Self::with_tuning(config, &PoolTuning::default())
     }
@@ -226,8 +226,8 @@ impl Runtime {
     }
 
     /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code
-    /// from the cache, and asks it to describe itself. This takes from milliseconds (cached) to half
-    /// a minute (an interpreter, compiled), on other threads than those of attempts.
+    /// from the cache, and asks it to describe itself. This takes from milliseconds (cached) to
+    /// half a minute (an interpreter, compiled), on other threads than those of attempts.
     ///
     /// # Errors
     /// When the bytes are no component that exports the handler interface, or it imports what this
@@ -310,9 +310,9 @@ impl Runtime {
         self.shared.residents.count()
     }
 
-    /// Runs one attempt. Waits while `max_instances` others run. Returns when the handler has ended,
-    /// a limit has ended it, or it was cancelled. The handler runs on threads of a lower priority
-    /// than the caller's, unless the tenant's attempts of this plugin were quick so far.
+    /// Runs one attempt. Waits while `max_instances` others run. Returns when the handler has
+    /// ended, a limit has ended it, or it was cancelled. The handler runs on threads of a lower
+    /// priority than the caller's, unless the tenant's attempts of this plugin were quick so far.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }

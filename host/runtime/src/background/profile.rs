@@ -7,9 +7,9 @@
 //! # When quick attempts turn
 //! A tenant can be quick for a while and then block threads on purpose, with all its attempts at
 //! once. The first attempt that does so ends the trust while it still runs, and every attempt asks
-//! for the trust before each step in the foreground. So each of these threads is blocked for at most
-//! one step. The profile begins in the background for [`DISTRUST`] at least, and until its attempts
-//! have been quick again.
+//! for the trust before each step in the foreground. So each of these threads is blocked for at
+//! most one step. The profile begins in the background for [`DISTRUST`] at least, and until its
+//! attempts have been quick again.
 
 use std::{
     collections::HashMap,
@@ -24,8 +24,8 @@ use taskforge_domain::{Digest, TenantId};
 
 use super::{BLOCKED, Effort, Threads};
 
-/// Quick attempts in a row after which the next begins in the foreground. Few, so that a plugin that
-/// is rarely used does not stay behind those that compute for long.
+/// Quick attempts in a row after which the next begins in the foreground. Few, so that a plugin
+/// that is rarely used does not stay behind those that compute for long.
 const QUICK_ATTEMPTS: u32 = 8;
 
 /// How long a profile is not trusted after one of its attempts blocked a thread of the foreground.

@@ -1,4 +1,4 @@
-//! What a request holds until its response was read.
+//! What a request keeps until its response was read.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::clients::Lease;
 use crate::fair::Permit;
 
-/// A request's permit and client. Dropped when the body has ended, or nobody reads it any more.
+/// A request's permit and client. Dropped when the body has ended or is dropped.
 pub(super) type Hold = (Permit, Lease);
 
 /// A body that keeps the hold of its request.

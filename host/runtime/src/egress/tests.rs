@@ -315,9 +315,9 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
     let asker = Asker::new(names.egress(None), "127.0.0.0/8");
     let clients = Division::of(256).clients;
     let url = |name: usize| format!("http://host{name}.test:{}/", server.port());
-    let mut held = Vec::new();
+    let mut responses = Vec::new();
     for name in 0..clients {
-        held.push(asker.send(&url(name), RequestOptions::default()).await.unwrap());
+        responses.push(asker.send(&url(name), RequestOptions::default()).await.unwrap());
     }
     // No room: what is made now keeps no connection.
     let before = server.connections();
@@ -325,7 +325,7 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
         assert_eq!(asker.page(&url(clients)).await.unwrap(), "x");
     }
     assert_eq!(server.connections(), before + 2);
-    for response in held {
+    for response in responses {
         assert_eq!(response.collect().await.unwrap().to_bytes(), "x");
     }
     for _ in 0..2 {
@@ -389,11 +389,11 @@ async fn servers_that_speak_http_2_only_are_understood() {
     }
     assert_eq!(server.connections(), 1);
     // Many at once share it too, and one that nobody reads holds up no other.
-    let held = asker.send(&url, RequestOptions::default()).await.unwrap();
+    let unread = asker.send(&url, RequestOptions::default()).await.unwrap();
     let many = futures_util::future::join_all((0..50).map(|_| asker.page(&url))).await;
     assert!(many.iter().all(|page| page.as_ref().unwrap() == "/a/../b?c'd  "));
     assert_eq!(server.connections(), 1);
-    drop(held);
+    drop(unread);
 }
 
 #[tokio::test]

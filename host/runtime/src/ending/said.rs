@@ -17,8 +17,8 @@ pub(super) enum End {
     Fault,
 }
 
-/// The failure of a guest that returned nothing to its host. The message is what the guest wrote, or
-/// else `otherwise`; a refusal that explains the end decides the kind.
+/// The failure of a guest that returned nothing to its host. The message is what the guest wrote,
+/// or else `otherwise`; a refusal that explains the end decides the kind.
 pub(super) fn gave_up(kind: FailureKind, otherwise: &str, end: End, state: &HostState) -> Failure {
     let said = said_before(end, state);
     let log = state.log.lock();
@@ -75,8 +75,8 @@ fn blamed(refusal: &Failure, said: &str) -> Failure {
     Failure::new(refusal.kind, message(text.trim_start()))
 }
 
-/// Whether a refusal explains the end of a guest that said this, in its own words or in those of the
-/// refusal.
+/// Whether a refusal explains the end of a guest that said this, in its own words or in those of
+/// the refusal.
 fn speaks_of(refusal: &Failure, said: Option<&str>) -> bool {
     explains(refusal.kind, said) || said.is_some_and(|said| said.contains(&refusal.message))
 }

@@ -1,4 +1,4 @@
-//! Calling a WASI web server: the task arrives as `POST /`, and its answer is the verdict.
+//! Calls a WASI web server: the task is a `POST /`, and the answer is its output or failure.
 
 use std::{
     fmt::Write,
@@ -34,13 +34,13 @@ use crate::{
     host::HostState,
 };
 
-/// The authority that the task is sent to. It is never looked up; libraries want one.
+/// The authority of the request. It is never resolved; libraries expect one.
 const AUTHORITY: &str = "taskforge";
 
 type Sent = Result<Response<WasiBody>, ErrorCode>;
 
-/// Instantiates it, hands it the task and waits until the function returns, which may be after its
-/// answer has ended.
+/// Instantiates the server, sends it the task and waits until its function returns, which may be
+/// after the answer has ended.
 pub(super) async fn call(
     code: &ProxyPre<HostState>,
     store: &mut Store<HostState>,
@@ -59,14 +59,13 @@ pub(super) async fn call(
     let answered = {
         let mut call =
             pin!(server.wasi_http_incoming_handler().call_handle(&mut *store, request, out));
-        // Without a budget: once the function has returned everything that will ever come is there,
-        // and must be read at once.
+        // `unconstrained`: once the function has returned, all that will ever come is there, and is
+        // read in one poll.
         let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
         let mut answered = None;
         poll_fn(|context: &mut Context<'_>| {
             let returned = call.as_mut().poll(context);
-            // The guest writes into a channel of a few pieces, so somebody has to read while it
-            // writes.
+            // The guest writes into a channel of a few parts, which must be read while it writes.
             if answered.is_none()
                 && let Poll::Ready(answer) = answer.as_mut().poll(context)
             {
@@ -94,8 +93,7 @@ pub(super) async fn call(
     }
 }
 
-/// A failure that the answer says nothing about, in the words that the guest wrote to standard
-/// error.
+/// A failure with the answer's message, or else with what the guest wrote to standard error.
 fn in_its_words(failure: Failed, state: &HostState) -> Failure {
     match failure {
         Failed::Said(failure) => failure,
@@ -117,7 +115,7 @@ fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Reques
         .body(body)?)
 }
 
-/// Text as far as a message shows it. An error of the interface may have a text of megabytes, each
+/// Text, cut to what a message shows. An error of the interface may have a text of megabytes, each
 /// byte of which becomes several.
 struct Shown(String);
 
@@ -129,12 +127,12 @@ impl Write for Shown {
     }
 }
 
-/// A failure, as far as the answer tells of it.
+/// A failure that an answer tells.
 #[derive(Debug)]
 enum Failed {
     /// In the answer's own words.
     Said(Failure),
-    /// By its status alone.
+    /// By its status only.
     Silent(Failure),
 }
 
@@ -146,13 +144,13 @@ impl From<Failure> for Failed {
 
 type Answer = Result<Result<String, Failed>, Unanswered>;
 
-/// Reads the answer to its end, and keeps as much of it as is wanted.
+/// Reads the answer to its end, and keeps at most `limit` bytes of it.
 async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Answer {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
             let mut shown = Shown(String::new());
-            // It stops in the middle of a text that is longer than is shown.
+            // Fails when the text is longer than is shown.
             write!(shown, "the handler answered with an error: {code}").ok();
             let why = ending::message(&shown.0);
             return Ok(Err(Failure::new(FailureKind::Retryable, why).into()));
@@ -183,8 +181,8 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
     Ok(Err(failure(head.status, after, &bytes)))
 }
 
-/// What `Retry-After` asks for: seconds, or a date, which may have passed (RFC 9110, 10.2.3). The
-/// SDK reads those of other servers by the same rule.
+/// The wait that `Retry-After` names: seconds, or a date, which may have passed (RFC 9110, 10.2.3).
+/// The SDK reads the header by the same rule.
 fn wait(value: &str) -> Option<Duration> {
     if value.bytes().all(|byte| byte.is_ascii_digit()) {
         return value.parse().ok().map(Duration::from_secs);
@@ -193,13 +191,13 @@ fn wait(value: &str) -> Option<Duration> {
     Some(Duration::try_from(ahead).unwrap_or_default())
 }
 
-/// The three forms of a date (RFC 9110, 5.6.7), and what comes near them: a day of one digit, a
-/// month's whole name, another name of the zone, which is always GMT.
+/// The three forms of a date (RFC 9110, 5.6.7) and near forms: a day of one digit, a month's whole
+/// name, another name of the zone, which is always GMT.
 fn date(value: &str) -> Option<Timestamp> {
     const FORMS: [&str; 4] = ["%d %b %Y %T", "%d %B %Y %T", "%d-%b-%y %T", "%b %d %T %Y"];
     let zoned = ["GMT", "UTC"].iter().find_map(|zone| value.strip_suffix(zone));
     let text = zoned.unwrap_or(value).trim();
-    // The day of the week says nothing that the date does not.
+    // The day of the week is redundant.
     let text = match text.split_once([',', ' ']) {
         Some((day, rest)) if is_day_of_week(day) => rest.trim(),
         _ => text,

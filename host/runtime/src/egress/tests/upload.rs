@@ -3,7 +3,7 @@
 use super::*;
 
 /// Sends `start` to whoever has said something, and reads no more.
-async fn deaf(start: &'static [u8]) -> Server {
+async fn silent(start: &'static [u8]) -> Server {
     Server::on_connection(move |mut stream| async move {
         stream.read_exact(&mut [0; 16]).await.ok();
         stream.write_all(start).await.ok();
@@ -15,7 +15,7 @@ async fn deaf(start: &'static [u8]) -> Server {
 #[tokio::test]
 async fn a_server_that_stops_reading_is_noticed_by_either_limit() {
     let (limit, far) = (Some(Duration::from_millis(200)), Some(Duration::from_secs(3600)));
-    let server = deaf(b"").await;
+    let server = silent(b"").await;
     let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let asker = Asker::new(egress, "127.0.0.0/8");
     for (first, between) in [(limit, None), (None, limit), (limit, far), (far, limit)] {
@@ -35,7 +35,7 @@ async fn a_server_that_stops_reading_is_noticed_by_either_limit() {
 
 #[tokio::test]
 async fn a_server_that_answers_and_stops_reading_is_noticed_too() {
-    let server = deaf(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
+    let server = silent(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
     let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
     let asker = Asker::new(egress, "127.0.0.0/8");
     let options = RequestOptions {
@@ -59,7 +59,7 @@ async fn an_http_2_server_that_takes_no_more_of_one_body_is_noticed() {
             let stream = acceptor.accept(stream).await.unwrap();
             let service =
                 hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    // Held, and not read.
+                    // Kept, and not read.
                     let _request = request;
                     std::future::pending::<
                             Result<Response<Empty<Bytes>>, std::convert::Infallible>,
@@ -88,7 +88,7 @@ async fn an_http_2_server_that_takes_no_more_of_one_body_is_noticed() {
 #[tokio::test]
 async fn a_body_that_is_cut_off_ends_its_connection() {
     // Reads what comes and never answers, and says when the client is gone.
-    let (gone, mut heard) = mpsc::unbounded_channel();
+    let (gone, mut is_gone) = mpsc::unbounded_channel();
     let server = Server::on_connection(move |mut stream| {
         let gone = gone.clone();
         async move {
@@ -114,6 +114,6 @@ async fn a_body_that_is_cut_off_ends_its_connection() {
     // The latter where the machine was too busy to send the body meanwhile.
     let late = matches!(answer, Err(Error::HttpResponseTimeout | Error::ConnectionWriteTimeout));
     assert!(late, "{answer:?}");
-    let gone = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await;
+    let gone = tokio::time::timeout(Duration::from_secs(60), is_gone.recv()).await;
     assert_eq!(gone.unwrap(), Some(()));
 }
