@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use crate::Eviction;
 
@@ -30,7 +31,9 @@ pub struct Hint {
 pub struct Want<'a> {
     /// The types that the worker serves.
     pub types: &'a [TaskType],
-    /// The most hints that the worker can use.
+    /// The most hints of some lanes that the worker can use.
+    pub lanes: &'a LaneLimits,
+    /// The most hints that the worker can use in all.
     pub max: usize,
     /// How long to wait while there are none.
     pub wait: Duration,
@@ -75,6 +78,31 @@ pub enum Signal {
     /// The subscription was interrupted and signals may have been missed, so whoever waits for one
     /// looks in the store.
     Missed,
+}
+
+impl Signal {
+    /// A letter for the kind, and the task's id; nil where there is no task.
+    pub(crate) const fn parts(&self) -> (u8, Uuid) {
+        match self {
+            Self::Cancel(id) => (b'c', *id.as_uuid()),
+            Self::Finished(id) => (b'f', *id.as_uuid()),
+            Self::Policy => (b'p', Uuid::nil()),
+            Self::Plugins => (b'g', Uuid::nil()),
+            Self::Missed => (b'm', Uuid::nil()),
+        }
+    }
+
+    /// The signal of these parts. `None`: a later version may have added its kind.
+    pub(crate) fn of_parts(kind: u8, id: Uuid) -> Option<Self> {
+        match kind {
+            b'c' => Some(Self::Cancel(TaskId::from_uuid(id))),
+            b'f' => Some(Self::Finished(TaskId::from_uuid(id))),
+            b'p' => Some(Self::Policy),
+            b'g' => Some(Self::Plugins),
+            b'm' => Some(Self::Missed),
+            _ => None,
+        }
+    }
 }
 
 /// A subscription to signals. A slow reader that missed some gets `Lagged`, which means the same

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use taskforge_domain::{Clock, Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Clock, Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
@@ -44,25 +44,30 @@ struct State {
 struct Waiter {
     key: u64,
     types: Arc<[TaskType]>,
+    lanes: LaneLimits,
     wake: Arc<Notify>,
     /// Whether it was woken and has not looked yet.
     woken: bool,
 }
 
 impl State {
-    fn look(&mut self, types: &[TaskType], max: usize, now: u64) -> Popped {
-        let hints = self.queue.pop(types, max, now);
-        Popped { hints, look_in_store: self.queue.look_in_store(types) }
+    fn look(&mut self, want: &Want<'_>, now: u64) -> Popped {
+        let hints = self.queue.pop(want.types, want.lanes, want.max, now);
+        Popped { hints, look_in_store: self.queue.look_in_store(want.types) }
     }
 
     /// Wakes at most `most` waiters that can be served.
     fn wake(&mut self, most: usize, now: u64) {
         let offers = self.queue.offers(now);
         let queue = &self.queue;
-        let asleep = self
-            .waiters
-            .iter_mut()
-            .filter(|waiter| !waiter.woken && queue.has(&waiter.types, &offers));
+        let asleep = self.waiters.iter_mut().filter(|waiter| {
+            if waiter.woken || waiter.lanes.is_none() {
+                return !waiter.woken && queue.has(&waiter.types, &offers);
+            }
+            let mut both = waiter.lanes.clone();
+            both.and(&offers);
+            queue.has(&waiter.types, &both)
+        });
         for waiter in asleep.take(most) {
             waiter.woken = true;
             waiter.wake.notify_one();
@@ -129,10 +134,10 @@ struct Waiting<'a> {
 
 impl Waiting<'_> {
     /// Looks for hints after a wake-up, and passes the wake-up on.
-    fn look(&self, types: &[TaskType], max: usize) -> Popped {
+    fn look(&self, want: &Want<'_>) -> Popped {
         let now = self.broker.now();
         let mut state = self.broker.state();
-        let popped = state.look(types, max, now);
+        let popped = state.look(want, now);
         if let Some(waiter) = state.waiters.iter_mut().find(|waiter| waiter.key == self.key) {
             waiter.woken = false;
         }
@@ -179,14 +184,14 @@ impl Broker for LocalBroker {
         let (waiting, wait) = {
             let now = self.now();
             let mut state = self.state();
-            let popped = state.look(want.types, want.max, now);
+            let popped = state.look(&want, now);
             if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
                 return Ok(popped);
             }
             state.next_waiter += 1;
             let key = state.next_waiter;
-            let waiter =
-                Waiter { key, types: want.types.into(), wake: Arc::clone(&wake), woken: false };
+            let (types, lanes) = (want.types.into(), want.lanes.clone());
+            let waiter = Waiter { key, types, lanes, wake: Arc::clone(&wake), woken: false };
             state.waiters.push_back(waiter);
             let waiting = Waiting { broker: self, key };
             (waiting, popped.wait(want.wait))
@@ -201,7 +206,7 @@ impl Broker for LocalBroker {
                 () = &mut sleep => true,
                 () = tokio::time::sleep(back.unwrap_or_default()), if back.is_some() => false,
             };
-            let popped = waiting.look(want.types, want.max);
+            let popped = waiting.look(&want);
             if over || !popped.hints.is_empty() {
                 return Ok(popped);
             }

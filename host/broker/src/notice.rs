@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use taskforge_domain::{TaskId, TaskType};
+use taskforge_domain::TaskType;
 use uuid::Uuid;
 
 use crate::{MAX_NOTICE, Signal};
@@ -39,15 +39,7 @@ impl Notice {
 
 fn signal(bytes: &[u8]) -> Option<Signal> {
     let (kind, id) = bytes.split_first()?;
-    let id = TaskId::from_uuid(Uuid::try_parse_ascii(id).ok()?);
-    match kind {
-        b'c' => Some(Signal::Cancel(id)),
-        b'f' => Some(Signal::Finished(id)),
-        b'p' => Some(Signal::Policy),
-        b'g' => Some(Signal::Plugins),
-        b'm' => Some(Signal::Missed),
-        _ => None,
-    }
+    Signal::of_parts(*kind, Uuid::try_parse_ascii(id).ok()?)
 }
 
 /// Notices that there are tasks of these types.
@@ -58,14 +50,8 @@ pub(crate) fn look(types: &BTreeSet<TaskType>) -> Vec<String> {
 /// Notices of these signals.
 pub(crate) fn tell(signals: &[Signal]) -> Vec<String> {
     let texts = signals.iter().map(|signal| {
-        let (kind, id) = match signal {
-            Signal::Cancel(id) => ('c', *id.as_uuid()),
-            Signal::Finished(id) => ('f', *id.as_uuid()),
-            Signal::Policy => ('p', Uuid::nil()),
-            Signal::Plugins => ('g', Uuid::nil()),
-            Signal::Missed => ('m', Uuid::nil()),
-        };
-        format!("{kind}{}", id.simple())
+        let (kind, id) = signal.parts();
+        format!("{}{}", char::from(kind), id.simple())
     });
     pack("tell ", texts, "")
 }
@@ -86,6 +72,8 @@ fn pack(word: &str, items: impl Iterator<Item = String>, between: &str) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use taskforge_domain::TaskId;
+
     use super::*;
 
     #[test]

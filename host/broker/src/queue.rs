@@ -32,9 +32,8 @@ mod short;
 use std::{collections::HashMap, time::Duration};
 
 pub use taskforge_domain::{AGED_SHARE, AGEING_AFTER};
-use taskforge_domain::{Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 
-pub(crate) use self::aside::Offers;
 use self::{aside::Aside, level::Level, short::Short};
 use crate::{Hint, ShortLane};
 
@@ -141,7 +140,7 @@ impl Queue {
     }
 
     /// How many hints the lanes that are or were aside may give now.
-    pub(crate) fn offers(&mut self, now: u64) -> Offers {
+    pub(crate) fn offers(&mut self, now: u64) -> LaneLimits {
         self.aside.offers(now)
     }
 
@@ -151,9 +150,15 @@ impl Queue {
         self.aside.next(&self.open(types), now)
     }
 
-    /// Takes at most `max` hints of these types. `now` is in milliseconds since 1970, as are the
-    /// times in task ids.
-    pub fn pop(&mut self, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
+    /// Takes at most `max` hints of these types, and of each lane no more than its limit. `now` is
+    /// in milliseconds since 1970, as are the times in task ids.
+    pub fn pop(
+        &mut self,
+        types: &[TaskType],
+        lanes: &LaneLimits,
+        max: usize,
+        now: u64,
+    ) -> Vec<Hint> {
         let mut taken = Vec::new();
         if max == 0 {
             return taken;
@@ -161,12 +166,13 @@ impl Queue {
         let open = self.open(types);
         let mut offers = self.offers(now);
         for name in &open {
-            for tenant in offers.back(name) {
+            for (tenant, _) in offers.of_type(name).filter(|(_, left)| *left > 0) {
                 for level in &mut self.levels {
                     level.catch_up(tenant, name);
                 }
             }
         }
+        offers.and(lanes);
         if !self.has(&open, &offers) {
             return taken;
         }
@@ -195,7 +201,7 @@ impl Queue {
         types: &[TaskType],
         now: u64,
         for_the_overdue: bool,
-        offers: &Offers,
+        offers: &LaneLimits,
     ) -> Option<Hint> {
         let overdue = if for_the_overdue { self.overdue_level(types, now, offers) } else { None };
         overdue
@@ -204,7 +210,7 @@ impl Queue {
             .find_map(|level| self.pop_from(level, types, offers))
     }
 
-    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &Offers) -> Option<Hint> {
+    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &LaneLimits) -> Option<Hint> {
         let tenant = self.levels[level].next(types, offers)?;
         let cost = self.cost(&tenant);
         let (id, task_type) = self.levels[level].pop(&tenant, types, cost, offers)?;
@@ -212,7 +218,7 @@ impl Queue {
     }
 
     /// The level of the oldest hint of these types that may be given, if that hint is overdue.
-    fn overdue_level(&self, types: &[TaskType], now: u64, offers: &Offers) -> Option<usize> {
+    fn overdue_level(&self, types: &[TaskType], now: u64, offers: &LaneLimits) -> Option<usize> {
         let is_overdue = |since: u64| now.saturating_sub(since) >= self.ageing_after;
         if !self.levels.iter().any(|level| level.any_head(types, is_overdue)) {
             return None;
@@ -234,7 +240,7 @@ impl Queue {
     }
 
     /// Whether there is a hint of one of these types to take.
-    pub(crate) fn has(&self, types: &[TaskType], offers: &Offers) -> bool {
+    pub(crate) fn has(&self, types: &[TaskType], offers: &LaneLimits) -> bool {
         types.iter().any(|name| {
             self.levels.iter().any(|level| level.has(name, offers)) && !self.policy.is_paused(name)
         })

@@ -22,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, QueuePolicy, TaskId};
 use tokio::{
     sync::{broadcast, oneshot},
     task::JoinSet,
@@ -169,26 +169,16 @@ impl Core {
         self.connection.command(&publish).await
     }
 
-    async fn pop(
-        &self,
-        types: &[TaskType],
-        max: usize,
-    ) -> BrokerResult<(Popped, Option<Duration>)> {
-        let script = self.scripts.pop(types, max);
-        scripts::popped(self.connection.call(&script, Carries::Answers).await?)
-    }
-
     /// Pops in a task of its own, because a call that is dropped while the server takes hints for
     /// it would lose them. Also answers when the next lane comes back from aside.
-    async fn look(
-        self: &Arc<Self>,
-        types: &[TaskType],
-        max: usize,
-    ) -> BrokerResult<(Popped, Option<Duration>)> {
+    async fn look(self: &Arc<Self>, want: &Want<'_>) -> BrokerResult<(Popped, Option<Duration>)> {
         let (answer, answered) = oneshot::channel();
-        let (core, types) = (Arc::clone(self), types.to_vec());
+        let (core, types) = (Arc::clone(self), want.types.to_vec());
+        let (lanes, max, wait) = (want.lanes.clone(), want.max, want.wait);
         tokio::spawn(async move {
-            let popped = core.pop(&types, max).await;
+            let script = core.scripts.pop(&Want { types: &types, lanes: &lanes, max, wait });
+            let popped =
+                core.connection.call(&script, Carries::Answers).await.and_then(scripts::popped);
             let popped = popped.map(|(popped, back)| (Undelivered { core, popped }, back));
             answer.send(popped).ok();
         });
@@ -241,14 +231,14 @@ impl Broker for RedisBroker {
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let core = &self.core;
         let begun = Instant::now();
-        let (popped, _) = core.look(want.types, want.max).await?;
+        let (popped, _) = core.look(&want).await?;
         if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
             return Ok(popped);
         }
         // The second look is for hints that came before this waiter could be woken.
         let waiting = core.waiters.wait_for(want.types);
         loop {
-            let (popped, back) = core.look(want.types, want.max).await?;
+            let (popped, back) = core.look(&want).await?;
             let left = popped.wait(want.wait).saturating_sub(begun.elapsed());
             if !popped.hints.is_empty() || left.is_zero() {
                 return Ok(popped);

@@ -20,7 +20,7 @@ use taskforge_broker::{
     Broker, Eviction, FleetBroker, Mode, Popped, RedisBroker, RedisConfig, Signal, Signals,
     StoreBroker, Want, queue::ASIDE,
 };
-use taskforge_domain::{Clock, FleetId, QueuePolicy, TaskId, TypePolicy};
+use taskforge_domain::{Clock, FleetId, LaneLimits, QueuePolicy, TaskId, TypePolicy};
 use taskforge_testing::{proxy::Proxy, tls};
 
 const TEST_LIMIT: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ fn waiting<B: Broker>(
 ) -> tokio::task::JoinHandle<Popped> {
     let (broker, types) = (broker.clone(), kinds(types));
     tokio::spawn(async move {
-        let want = Want { types: &types, max: 8, wait };
+        let want = Want { types: &types, lanes: LaneLimits::none(), max: 8, wait };
         broker.pop(want).await.unwrap()
     })
 }
@@ -114,7 +114,7 @@ async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     until("it is away", || async { broker.is_away() }).await;
     assert_eq!(broker.mode(), Mode::StoreWhileRedisIsAway);
     assert!(broker.push(&[hint("a", "t", 3)]).await.is_err());
-    let want = Want { types: &kinds(&["t"]), max: 1, wait: LONG };
+    let want = Want { types: &kinds(&["t"]), lanes: LaneLimits::none(), max: 1, wait: LONG };
     assert!(broker.pop(want).await.is_err());
 
     server.restart();

@@ -19,7 +19,7 @@ use std::{
 use hints::{LONG, hint, kind, kinds, pop};
 use server::Server;
 use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Signal, Want};
-use taskforge_domain::{Lane, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 
 const BATCH: usize = 256;
 
@@ -100,7 +100,12 @@ async fn wake_up(broker: &Arc<RedisBroker>) {
         let worker = {
             let broker = broker.clone();
             tokio::spawn(async move {
-                let want = Want { types: &kinds(&["woken"]), max: 8, wait: LONG };
+                let want = Want {
+                    types: &kinds(&["woken"]),
+                    lanes: LaneLimits::none(),
+                    max: 8,
+                    wait: LONG,
+                };
                 broker.pop(want).await.unwrap();
                 Instant::now()
             })
@@ -149,7 +154,8 @@ async fn idle(broker: &Arc<RedisBroker>) {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
     let before = used();
-    let want = Want { types: &types, max: 8, wait: Duration::from_secs(10) };
+    let want =
+        Want { types: &types, lanes: LaneLimits::none(), max: 8, wait: Duration::from_secs(10) };
     broker.pop(want).await.unwrap();
     println!("redis: idle for 10 s: {:.1} % of a core", (used() - before) as f64 / 10.0);
 }

@@ -1,4 +1,4 @@
-//! A fleet, measured beside the ceiling of bare SQL.
+//! Measures a fleet, and the ceiling of bare SQL.
 //!
 //! The fleet is thrown away, and real: a database of its own on the server that is named, one
 //! `taskforge serve`, some `taskforge worker`, tasks that go in through `POST /tasks/batch` and
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
     let measuring = Box::pin(measure(&args, scratch.url()));
     let measured = signals::interruptible(measuring, || "nothing is left of it".to_owned()).await;
-    // Dropped in any case, and what went wrong before is what matters.
+    // Dropped in any case; an earlier error is the one to report.
     let dropped = scratch.remove().await;
     let report = measured?;
     dropped.context("the benchmark's database was not dropped")?;
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A fleet for the benchmark, and the benchmark's own place in it.
+/// The fleet of the benchmark, and the benchmark's own connections to it.
 struct Bench {
     api: Node,
     workers: Vec<Node>,
@@ -83,7 +83,7 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
 
     output::aside("warming up");
     load.enqueue_and_drain(args.tasks.min(2_000) as usize).await?;
-    // Before the load: its checkpoints would be in these figures.
+    // Before the load, whose checkpoints would be in these figures.
     output::aside("single tasks, 50 a second");
     let latency = load.single_tasks(args.latency_tasks, 50).await?;
     let (mut enqueue, mut drain) = (Vec::new(), Vec::new());
@@ -93,7 +93,7 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
         let (enqueued, drained) = load.enqueue_and_drain(args.tasks as usize).await?;
         enqueue.push(f64::from(args.tasks) / enqueued.as_secs_f64());
         drain.push(f64::from(args.tasks) / drained.as_secs_f64());
-        // In turns, so that whatever else the machine does meets both.
+        // In turns, so that other load on the machine affects both.
         for ceiling in &mut ceilings {
             let (batch, connections) = (ceiling.rows_a_statement, ceiling.connections);
             let measured =
@@ -173,7 +173,7 @@ impl Bench {
         Ok(Self { api, workers, client, store, broker })
     }
 
-    /// Enqueues a backlog that nobody works on, and says what it costs.
+    /// Enqueues a backlog that no worker serves, and measures what it costs.
     async fn backlog(&self, load: &Load<'_>, tasks: u32) -> anyhow::Result<Backlog> {
         output::aside(&format!("a backlog of {tasks} tasks"));
         let worker = self.workers.first().context("there is a worker")?;

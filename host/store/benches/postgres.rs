@@ -16,8 +16,8 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType,
-    TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, LaneLimits, NewTask, Next, Outcome, QueuePolicy, TaskId,
+    TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
     ClaimBy, ClaimRequest, Commit, Completion, Page, PostgresConfig, PostgresStore, Store,
@@ -164,7 +164,12 @@ async fn in_order(store: &PostgresStore, tasks: &[NewTask], batch: u32) {
     let begin = Instant::now();
     let mut drained = 0;
     loop {
-        let by = ClaimBy::Order { types: &types, limit: batch, policy: &policy };
+        let by = ClaimBy::Order {
+            types: &types,
+            lanes: LaneLimits::none(),
+            limit: batch,
+            policy: &policy,
+        };
         let claimed = claim(store, worker, by).await;
         if claimed.is_empty() {
             break;
@@ -209,7 +214,12 @@ async fn backlog(store: &PostgresStore, count: usize) {
         store.pending(&lanes[0], None, 16_384).await.unwrap()
     })
     .await;
-    let by = ClaimBy::Order { types: &types, limit: 64, policy: &QueuePolicy::default() };
+    let by = ClaimBy::Order {
+        types: &types,
+        lanes: LaneLimits::none(),
+        limit: 64,
+        policy: &QueuePolicy::default(),
+    };
     timed("a claim of 64 in order", claim(store, WorkerId::generate(), by)).await;
     timed("counts", store.counts()).await.unwrap();
     let page = Page { after: None, limit: 100 };

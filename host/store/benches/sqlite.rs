@@ -18,8 +18,8 @@ use std::{
 };
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskState,
-    TaskType, TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, LaneLimits, NewTask, Next, Outcome, QueuePolicy, TaskId,
+    TaskState, TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
     BatcherConfig, ClaimBy, ClaimRequest, Commit, Completion, Page, SqliteStore, Store,
@@ -157,7 +157,8 @@ async fn backlog(store: &SqliteStore, count: usize) {
     timed("counts", store.counts()).await;
     for limit in [1, 64, 1024] {
         let policy = QueuePolicy::default();
-        let by = ClaimBy::Order { types: &types, limit, policy: &policy };
+        let by =
+            ClaimBy::Order { types: &types, lanes: LaneLimits::none(), limit, policy: &policy };
         let what = format!("a claim of {limit} by order");
         let claimed = timed(&what, store.claim(ClaimRequest { worker, by, now })).await;
         assert_eq!(claimed.tasks.len(), limit as usize);

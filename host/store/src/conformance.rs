@@ -46,9 +46,9 @@ pub mod versions;
 use std::{any::Any, sync::Arc, time::Duration};
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Json, Lane, LogLevel, LogLine, NewTask,
-    Next, Outcome, QueuePolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId, Timestamp,
-    Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Json, Lane, LaneLimits, LogLevel, LogLine,
+    NewTask, Next, Outcome, QueuePolicy, RunLease, Task, TaskId, TaskState, TaskType, TenantId,
+    Timestamp, Usage, WorkerId,
 };
 
 use crate::{
@@ -203,7 +203,12 @@ impl World {
 
     pub(crate) async fn claim_order(&self, types: &[&str], limit: u32) -> Vec<TaskId> {
         let types: Vec<_> = types.iter().map(|name| kind(name)).collect();
-        let by = ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() };
+        let by = ClaimBy::Order {
+            types: &types,
+            lanes: LaneLimits::none(),
+            limit,
+            policy: &QueuePolicy::default(),
+        };
         let claimed =
             self.store.claim(ClaimRequest { worker: self.worker, by, now: at(1) }).await.unwrap();
         claimed.tasks.into_iter().map(|task| task.id).collect()

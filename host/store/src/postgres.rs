@@ -294,8 +294,8 @@ impl Store for PostgresStore {
                 let claimed = self.claims.submit(vec![claim]).await?.pop();
                 claimed.unwrap_or_else(|| Ok(Claimed::default()))
             }
-            ClaimBy::Order { types, limit, policy } => {
-                let order = Order { worker, now, types, limit, policy };
+            ClaimBy::Order { types, lanes, limit, policy } => {
+                let order = Order { worker, now, types, lanes, limit, policy };
                 let mut turn = self.in_order().await?;
                 let InOrder { outlook, ageing } = &mut *turn;
                 on!(&self.order_connection, Repeat::Unsafe, |connection| order::run(

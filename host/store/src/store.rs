@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Clock, Event, FailureKind, Fingerprint, Json, Lane, LogLine, NewTask,
-    Next, Progress, QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType,
+    Attempt, ClaimedTask, Clock, Event, FailureKind, Fingerprint, Json, Lane, LaneLimits, LogLine,
+    NewTask, Next, Progress, QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType,
     TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 
@@ -57,7 +57,9 @@ pub enum ClaimBy<'a> {
     Order {
         /// Only these types.
         types: &'a [TaskType],
-        /// At most this many.
+        /// At most this many of some lanes.
+        lanes: &'a LaneLimits,
+        /// At most this many in all.
         limit: u32,
         /// Paused types are left out, and turns are weighted. Its caps are not looked at: the store
         /// knows those that are in force.

@@ -13,9 +13,9 @@ use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime};
 use taskforge_store::{Commit, Completion, Ended, Store, StoreError, complete_or_fail};
 
 use crate::{
+    admission::{Admission, InFlight, SLOW},
     heartbeat::StoreBackoff,
     notifier::{Notification, Notifier},
-    places::{PATIENCE, Place, Places, Slot},
     progress::{ProgressBoard, Said},
     running::{Running, RunningGuard, StopReason},
 };
@@ -42,7 +42,7 @@ pub(crate) struct WorkerContext {
     pub(crate) running: Arc<Running>,
     pub(crate) progress: Arc<ProgressBoard>,
     pub(crate) notifier: Notifier,
-    pub(crate) places: Arc<Places>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl WorkerContext {
@@ -52,39 +52,38 @@ impl WorkerContext {
     }
 }
 
-/// A claimed task, and what it takes up while it runs.
-pub(crate) struct Held {
-    pub(crate) task: ClaimedTask,
-    pub(crate) guard: RunningGuard,
-    pub(crate) slot: Slot,
-}
-
-/// Runs a claimed task and commits how it ended. The slot is free when the store has acknowledged
-/// or refused that, not before: a worker that cannot commit must not claim more.
-pub(crate) async fn run(context: Arc<WorkerContext>, mut held: Held) {
-    let Held { task, guard, slot } = &mut held;
-    let (task, guard) = (&*task, &*guard);
+/// Runs a claimed task and commits how it ended. It is in flight until the store has acknowledged or
+/// refused that: a worker that cannot commit must not claim more.
+pub(crate) async fn run(
+    context: Arc<WorkerContext>,
+    task: ClaimedTask,
+    guard: RunningGuard,
+    mut flight: InFlight,
+) {
     let completion = match context.live.get(&task.task_type, task.id) {
-        Some(serving) => match execute_safely(&context, &serving, task, guard, slot).await {
-            Executed::Ended(invoked) => {
-                observe(task, &invoked);
-                conclude(&context, &serving.plugin, task, invoked, guard.switch().reason())
+        Some(serving) => {
+            match execute_safely(&context, &serving, &task, &guard, &mut flight).await {
+                Executed::Ended(invoked) => {
+                    observe(&task, &invoked);
+                    conclude(&context, &serving.plugin, &task, invoked, guard.switch().reason())
+                }
+                Executed::NotHere(why) => Some(hand_back(&context, &task, why)),
             }
-            Executed::NotHere(why) => Some(hand_back(&context, task, why)),
-        },
+        }
         // The plugin went away between the hint and the claim. It is not among the types that the
         // next hints are for, so the task does not come back here.
-        None => Some(hand_back(&context, task, "no plugin handles it on this worker any more")),
+        None => Some(hand_back(&context, &task, "no plugin handles it on this worker any more")),
     };
+    flight.end(None);
     let notification = match completion {
-        Some(completion) => commit(&context, task, completion, guard).await,
+        Some(completion) => commit(&context, &task, completion, &guard).await,
         None => None,
     };
     if let Some(notification) = notification {
         context.notifier.tell(notification);
     }
-    drop(held.guard);
-    drop(held.slot);
+    // Before the next claim can bring the task here again.
+    drop(guard);
 }
 
 /// What came of a task on this worker.
@@ -101,7 +100,7 @@ async fn execute_safely(
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
-    slot: &mut Slot,
+    flight: &mut InFlight,
 ) -> Executed {
     if serving.owner.as_ref().is_some_and(|owner| *owner != task.tenant) {
         let message =
@@ -109,14 +108,14 @@ async fn execute_safely(
         return Executed::Ended(failed(Failure::new(FailureKind::Permanent, message)));
     }
     let executed =
-        AssertUnwindSafe(execute(context, serving, task, guard, slot)).catch_unwind().await;
+        AssertUnwindSafe(execute(context, serving, task, guard, flight)).catch_unwind().await;
     executed.unwrap_or_else(|_| Executed::Ended(panicked()))
 }
 
 /// Runs a task, unless its input does not fit the version that it falls to (the version that it was
-/// accepted for may be one that is not here yet), or slow attempts of its lane leave it no place.
+/// accepted for may be one that is not here yet), or slow attempts leave its lane no permit.
 ///
-/// A version that takes more than the one before is live for the door a moment before it is for
+/// A version that takes more than the one before is live for the API a moment before it is for
 /// this worker, so what fails here is looked at too: it may be of the kind that only the new
 /// version takes, and is tried again.
 async fn execute(
@@ -124,7 +123,7 @@ async fn execute(
     serving: &Serving,
     task: &ClaimedTask,
     guard: &RunningGuard,
-    slot: &mut Slot,
+    flight: &mut InFlight,
 ) -> Executed {
     let is_current = || context.live.is_current(&task.task_type, task.id);
     if serving.recheck
@@ -135,20 +134,20 @@ async fn execute(
         if is_current() || !Live::is_young(task.id, context.now()) {
             return Executed::Ended(failed(failure));
         }
-        slot.turn_away();
+        flight.end(None);
         tokio::time::sleep(BEHIND_PAUSE).await;
         return Executed::NotHere("the version that it was accepted for is not here yet");
     }
     let stopped = guard.switch().token();
-    let place = tokio::select! {
+    tokio::select! {
         biased;
-        () = stopped.cancelled() => None,
-        place = enter(context, &serving.plugin, slot) => match place {
-            Some(place) => Some(place),
-            None => return Executed::NotHere("slow attempts take all the places that it can have on this worker"),
+        // The attempt ends at once.
+        () = stopped.cancelled() => {}
+        started = start(context, &serving.plugin, flight) => if !started {
+            return Executed::NotHere("slow attempts hold all the permits that it can get on this worker");
         },
-    };
-    let mut invoked = invoke_timed(context, &serving.plugin, task, guard, place).await;
+    }
+    let mut invoked = invoke_timed(context, &serving.plugin, task, guard, flight).await;
     if let Outcome::Failed(failure) = &mut invoked.outcome
         && !failure.kind.is_retryable()
         && !is_current()
@@ -163,19 +162,19 @@ async fn execute(
     Executed::Ended(invoked)
 }
 
-/// Waits for the plugin's code and then for a place, which it would keep while it compiles. `None`:
-/// it is better off on another worker.
-async fn enter(context: &WorkerContext, plugin: &Plugin, slot: &mut Slot) -> Option<Place> {
+/// Waits for the plugin's code and then for a permit, which it would hold while it compiles.
+/// `false`: it is better off on another worker.
+async fn start(context: &WorkerContext, plugin: &Plugin, flight: &mut InFlight) -> bool {
     let mut prepared = pin!(context.runtime.prepare(plugin));
     if poll!(prepared.as_mut()).is_pending() {
-        let _aside = slot.set_aside();
+        flight.wait_for_code();
         // Why the code cannot be had the attempt says.
         prepared.await.ok();
     }
-    slot.enter().await
+    flight.start().await
 }
 
-/// What is wrong with an input that was accepted before this version ran: the door checked it
+/// What is wrong with an input that was accepted before this version ran: the API checked it
 /// against another one.
 async fn misfit(serving: &Serving, task: &ClaimedTask) -> Option<Failure> {
     let (schema, input) = (Arc::clone(serving.input.as_ref()?), task.input.clone());
@@ -221,34 +220,30 @@ fn panicked() -> Invoked {
     failed(Failure::new(FailureKind::Internal, message))
 }
 
-/// Runs an attempt in its place, which learns how long it takes. Without one, because it was
-/// stopped before, it ends at once.
+/// Runs an attempt under its permit, which is given back when it is over.
 async fn invoke_timed(
     context: &Arc<WorkerContext>,
     plugin: &Plugin,
     task: &ClaimedTask,
     guard: &RunningGuard,
-    place: Option<Place>,
+    flight: &mut InFlight,
 ) -> Invoked {
     let said = Arc::new(Said::default());
     let mut running = pin!(invoke(context, plugin, task, guard, &said));
-    let Some(mut place) = place else {
-        return running.await;
-    };
     let invoked = match poll!(running.as_mut()) {
         Poll::Ready(invoked) => invoked,
         // Only now, so that most attempts need no timer.
         Poll::Pending => tokio::select! {
             biased;
             invoked = running.as_mut() => invoked,
-            () = tokio::time::sleep(PATIENCE) => {
-                place.mark_slow();
+            () = tokio::time::sleep(SLOW) => {
+                flight.mark_slow();
                 let _shown = context.progress.show(task.id, task.run_lease, &said);
                 running.await
             }
         },
     };
-    place.observe(Duration::from_micros(invoked.usage.wall_micros));
+    flight.end(Some(Duration::from_micros(invoked.usage.wall_micros)));
     invoked
 }
 

@@ -1,7 +1,5 @@
 //! Hints and claims.
 
-mod asks;
-
 use std::{
     collections::HashSet,
     sync::Arc,
@@ -9,27 +7,25 @@ use std::{
 };
 
 use taskforge_broker::{Broker, Hint, LOOK_PAUSE, Popped, Want, queue::ASIDE};
-use taskforge_domain::{ClaimedTask, TaskId, TaskType};
+use taskforge_domain::{ClaimedTask, LaneLimits, TaskId, TaskType};
 use taskforge_store::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use asks::{Asks, Wanted};
-
 use crate::{
+    admission::Fetch,
     attempt::{self, WorkerContext},
     config::WorkerConfig,
     heartbeat::StoreBackoff,
     notifier::Notification,
     orphans,
-    places::Places,
 };
 
 /// How long a worker waits before it asks again when neither broker nor store had anything and the
 /// broker did not wait itself. A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a claim waits for more room while there is more to claim than that: a claim for half of
-/// what a worker may hold costs the database little more than one for a single task.
-const GATHER: Duration = Duration::from_millis(8);
+/// How long a wait for hints lasts while some lanes or types are left out: there may be room for
+/// them at any moment.
+const RECHECK: Duration = Duration::from_millis(10);
 /// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim
 /// that failed. Not otherwise: the question costs the database as much as this worker has claimed
 /// since the last vacuum.
@@ -68,7 +64,7 @@ impl Doubt {
     }
 }
 
-/// Tasks that this worker now holds.
+/// Tasks that this worker has just claimed.
 struct ClaimedBatch {
     tasks: Vec<ClaimedTask>,
     /// A claim from the store got all that it asked for.
@@ -77,25 +73,57 @@ struct ClaimedBatch {
     store_is_at_cap: bool,
 }
 
+/// What the last claim says about the next one.
+#[derive(Default)]
+struct Last {
+    /// It got all that it asked for.
+    is_backlog: bool,
+    /// A claim from the store did. A backlog there is no news that anybody would send: it is gone
+    /// through without waiting for any.
+    store_has_more: bool,
+    /// Tasks in the store wait for a permit of a cap, for which to look again after this time:
+    /// nobody says when there is one. Short at first, because it may be a matter of milliseconds.
+    cap_pause: Option<Duration>,
+}
+
+impl Last {
+    fn learn(&mut self, batch: &ClaimedBatch, fetch: &Fetch) {
+        self.is_backlog = batch.tasks.len() == fetch.max;
+        self.store_has_more = batch.store_has_more;
+        self.cap_pause = batch.store_is_at_cap.then(|| match self.cap_pause {
+            Some(pause) if batch.tasks.is_empty() => (2 * pause).min(LOOK_PAUSE),
+            _ => ASIDE,
+        });
+    }
+
+    /// How long the broker may wait for hints.
+    fn wait(&self, config: &WorkerConfig, fetch: &Fetch) -> Duration {
+        if self.store_has_more {
+            return Duration::ZERO;
+        }
+        let wait = self.cap_pause.unwrap_or(config.hint_wait).min(config.hint_wait);
+        if fetch.is_limited() { wait.min(RECHECK) } else { wait }
+    }
+
+    /// How long a claim that found nothing takes at least.
+    fn pause(&self, fetch: &Fetch) -> Duration {
+        let pause = self.cap_pause.unwrap_or(POLL).min(POLL);
+        if fetch.is_limited() { pause.min(RECHECK) } else { pause }
+    }
+}
+
 impl Claims {
-    /// Claims tasks into free slots and starts their attempts, until `stop`.
+    /// Claims tasks as far as there is room for them and starts their attempts, until `stop`.
     ///
     /// `stop` is looked at only between claims: a claim under way is finished and its tasks are
     /// started, because a committed claim that nobody runs would wait for the lease to lapse.
     pub(crate) async fn run_until(self, stop: CancellationToken) {
-        let places = self.context.places.clone();
-        let mut asks = Asks::default();
         let mut backoff = StoreBackoff::new();
         let mut doubt = Doubt::default();
-        let mut wait = self.config.hint_wait;
-        let (mut is_filled, mut is_backlog) = (false, false);
-        let mut store_has_more = false;
-        // How long a wait for hints may last while tasks in the store wait for a permit of a cap:
-        // nobody says when there is one. Short at first, because it may be a matter of
-        // milliseconds.
-        let mut cap_pause = ASIDE;
+        let mut last = Last::default();
         loop {
-            let Some(free) = stop.run_until_cancelled(room(&places, is_backlog)).await else {
+            let fetch = self.context.admission.fetch(last.is_backlog);
+            let Some(fetch) = stop.run_until_cancelled(fetch).await else {
                 return;
             };
             // Between two claims, so that none is under way.
@@ -104,44 +132,22 @@ impl Claims {
             {
                 tracing::debug!(%error, "held tasks were not compared");
             }
-            let all = Wanted::all(self.context.live.types(), free, wait);
-            let wanted = asks.next(all, &places.crowd(), is_filled);
-            if wanted.types.is_empty() && !self.context.live.types().is_empty() {
-                // Nothing to ask for before something ends.
-                stop.run_until_cancelled(tokio::time::timeout(POLL, places.freed())).await;
-                continue;
-            }
+            let types = self.types(&fetch);
             let asked = Instant::now();
-            let Some(mut popped) = stop.run_until_cancelled(self.pop(&wanted)).await else {
+            let popped = self.pop(&types, &fetch, last.wait(&self.config, &fetch));
+            let Some(mut popped) = stop.run_until_cancelled(popped).await else {
                 return;
             };
             let had_hints = !popped.hints.is_empty();
             // What the store has more of, a broker that knows nothing of it will not name.
-            popped.look_in_store |= store_has_more;
-            match self.claim(popped, &wanted.types, wanted.free).await {
+            popped.look_in_store |= last.store_has_more;
+            match self.claim(popped, &types, &fetch).await {
                 Ok(batch) => {
                     backoff = StoreBackoff::new();
-                    // A backlog in the store is no news that anybody would send: it is gone through
-                    // without waiting for any.
-                    store_has_more = batch.store_has_more || (wanted.is_partial && store_has_more);
-                    cap_pause = match batch.tasks.is_empty() {
-                        true => (2 * cap_pause).min(LOOK_PAUSE),
-                        false => ASIDE,
-                    };
-                    wait = match (store_has_more, batch.store_is_at_cap) {
-                        (true, _) => Duration::ZERO,
-                        (false, true) => cap_pause.min(self.config.hint_wait),
-                        (false, false) => self.config.hint_wait,
-                    };
+                    last.learn(&batch, &fetch);
                     // Hints that were of no use may be followed by better ones.
-                    is_filled = batch.tasks.len() == wanted.free;
-                    is_backlog = is_filled && !wanted.is_cut;
                     if batch.tasks.is_empty() && !had_hints {
-                        let least = match batch.store_is_at_cap {
-                            true => wanted.pause.min(cap_pause),
-                            false => wanted.pause,
-                        };
-                        let pause = least.saturating_sub(asked.elapsed());
+                        let pause = last.pause(&fetch).saturating_sub(asked.elapsed());
                         stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     } else {
                         self.start(batch);
@@ -160,10 +166,19 @@ impl Claims {
         }
     }
 
+    /// The types to ask for.
+    fn types(&self, fetch: &Fetch) -> Arc<[TaskType]> {
+        let types = self.context.live.types();
+        if fetch.not_ready.is_empty() {
+            return types;
+        }
+        types.iter().filter(|name| !fetch.not_ready.contains(*name)).cloned().collect()
+    }
+
     /// Hints, or the advice to look in the store, which also stands for a broker that does not
     /// answer.
-    async fn pop(&self, wanted: &Wanted) -> Popped {
-        let want = Want { types: &wanted.types, max: wanted.free, wait: wanted.wait };
+    async fn pop(&self, types: &[TaskType], fetch: &Fetch, wait: Duration) -> Popped {
+        let want = Want { types, lanes: &fetch.lanes, max: fetch.max, wait };
         match self.context.broker.pop(want).await {
             Ok(popped) => popped,
             Err(error) => {
@@ -177,7 +192,7 @@ impl Claims {
         &self,
         popped: Popped,
         types: &[TaskType],
-        max: usize,
+        fetch: &Fetch,
     ) -> StoreResult<ClaimedBatch> {
         let mut batch =
             ClaimedBatch { tasks: Vec::new(), store_has_more: false, store_is_at_cap: false };
@@ -194,9 +209,13 @@ impl Claims {
                 }
             }
         }
-        if popped.look_in_store && batch.tasks.len() < max && !types.is_empty() {
-            let room = max - batch.tasks.len();
-            match self.claim_in_order(types, room).await {
+        if popped.look_in_store && batch.tasks.len() < fetch.max && !types.is_empty() {
+            let room = fetch.max - batch.tasks.len();
+            let mut lanes = fetch.lanes.clone();
+            for task in &batch.tasks {
+                lanes.take(&task.task_type, &task.tenant);
+            }
+            match self.claim_in_order(types, &lanes, room).await {
                 Ok(more) => {
                     batch.store_has_more = more.tasks.len() == room;
                     batch.store_is_at_cap = more.at_cap;
@@ -214,10 +233,16 @@ impl Claims {
 
     /// Claims what the store has. The policy is read each time: who has paused a type relies on it
     /// from then on.
-    async fn claim_in_order(&self, types: &[TaskType], room: usize) -> StoreResult<Claimed> {
+    async fn claim_in_order(
+        &self,
+        types: &[TaskType],
+        lanes: &LaneLimits,
+        room: usize,
+    ) -> StoreResult<Claimed> {
         let policy = self.context.live.overlay(self.context.store.policy().await?);
         self.claim_by(ClaimBy::Order {
             types,
+            lanes,
             limit: u32::try_from(room).unwrap_or(u32::MAX),
             policy: &policy,
         })
@@ -243,9 +268,8 @@ impl Claims {
         for task in batch.tasks {
             // Entered here and not in the attempt's own time: the next comparison must find it.
             let guard = self.context.running.enter(task.id, task.run_lease);
-            let slot = self.context.places.hold(&task.tenant, &task.task_type);
-            self.attempts
-                .spawn(attempt::run(self.context.clone(), attempt::Held { task, guard, slot }));
+            let flight = self.context.admission.claimed(&task);
+            self.attempts.spawn(attempt::run(self.context.clone(), task, guard, flight));
         }
     }
 }
@@ -261,13 +285,4 @@ async fn put_aside(broker: &dyn Broker, mut hints: Vec<Hint>, over_cap: &[TaskId
     if let Err(error) = broker.set_aside(&hints).await {
         tracing::debug!(%error, "hints were not given back");
     }
-}
-
-/// Waits until tasks can be taken; says how many.
-async fn room(places: &Places, is_backlog: bool) -> usize {
-    let free = places.free().await;
-    if is_backlog && free < places.limit() / 2 {
-        tokio::time::sleep(GATHER).await;
-    }
-    places.free_now().max(1)
 }

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use crate::places::places;
+use crate::admission::permits;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// Attempts at the same time. Far more than cores, because handlers wait (for HTTP, for mail).
-    /// Each may hold as much memory as its plugin's limit. A quarter as many more are in reserve
-    /// for lanes that others would keep out. While attempts are quick, up to eight times as many
-    /// tasks are held (claimed and waiting for a place, or ended and waiting for their commit),
+    /// Each may use as much memory as its plugin's limit. A quarter as many more are an overflow for
+    /// lanes that others would keep out. While attempts are quick, up to eight times as many tasks
+    /// are in flight (claimed and waiting for a permit, or ended and waiting for their commit),
     /// because batches decide the throughput then.
     pub concurrency: usize,
-    /// Instances that the sandbox has for this worker: [`places`](crate::places()) of the above,
+    /// Instances that the sandbox has for this worker: [`permits`](crate::permits()) of the above,
     /// unless there is no room for so many.
     pub instances: usize,
     /// How often the worker's lease is renewed. One row a second, however many tasks it holds.
@@ -38,7 +38,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             concurrency: 256,
-            instances: places(256),
+            instances: permits(256),
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(10),
             drain_grace: Duration::from_secs(30),

@@ -10,7 +10,7 @@
 //! | [`worker`](mod@worker) | one boot of a worker: starts the loops below, drains them at the end |
 //! | [`config`] | its knobs |
 //! | [`claim`] | hints and claims |
-//! | `places` | how many tasks a worker holds, and which of them run: fair shares of the places among lanes |
+//! | `admission` | which tasks a worker claims, and which of them run |
 //! | [`attempt`] | one task from claim to commit |
 //! | `orphans` | tasks that the store says this worker runs, and that it does not |
 //! | [`running`] | what runs now, and how to stop it |
@@ -25,6 +25,7 @@
 //!
 //! In: hints. Out: committed outcomes and signals. It knows no HTTP route and no SQL.
 
+mod admission;
 pub mod attempt;
 mod cancels;
 pub mod claim;
@@ -32,13 +33,12 @@ pub mod config;
 mod heartbeat;
 mod notifier;
 mod orphans;
-mod places;
 pub mod progress;
 pub mod running;
 pub mod sweeper;
 pub mod worker;
 
+pub use admission::permits;
 pub use config::{SweeperConfig, WorkerConfig};
-pub use places::places;
 pub use sweeper::Sweeper;
 pub use worker::{Services, Worker};

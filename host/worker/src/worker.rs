@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::Admission,
     attempt::WorkerContext,
     cancels,
     claim::Claims,
     config::WorkerConfig,
     heartbeat::{Heartbeat, StoreBackoff},
     notifier::Notifier,
-    places::Places,
     progress::ProgressBoard,
     running::{Running, StopReason},
 };
@@ -97,8 +97,8 @@ impl Worker {
         let (notifier, telling) = Notifier::new(self.services.broker.clone());
         loops.spawn(telling);
         let context = self.context(worker, &running, &progress, notifier);
-        let (slots, reserve) = context.places.size();
-        tracing::info!(worker.id = %worker, slots, reserve, "worker started");
+        let (permits, overflow) = context.admission.size();
+        tracing::info!(worker.id = %worker, permits, overflow, "worker started");
         let Services { store, broker, .. } = &self.services;
         loops.spawn(progress.write_until(
             store.clone(),
@@ -199,7 +199,7 @@ impl Worker {
             running: running.clone(),
             progress: progress.clone(),
             notifier,
-            places: Places::new(self.config.concurrency, self.config.instances),
+            admission: Admission::new(self.config.concurrency, self.config.instances),
         })
     }
 

@@ -9,8 +9,8 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use taskforge_broker::{Hint, Popped, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, QueuePolicy, TaskType,
-    Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, LaneLimits, Next, Outcome,
+    QueuePolicy, TaskType, Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
     ClaimBy, ClaimRequest, Claimed, Commit, Completion, StoreError, StoreResult, WorkerRecord,
@@ -141,7 +141,7 @@ pub(crate) async fn take(
 }
 
 async fn pop(app: &App, request: &LeaseRequest, wait: Duration) -> Popped {
-    let want = Want { types: &request.types, max: request.max, wait };
+    let want = Want { types: &request.types, lanes: LaneLimits::none(), max: request.max, wait };
     app.services.broker.pop(want).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "claiming from the store directly");
         Popped { hints: Vec::new(), look_in_store: true }
@@ -220,7 +220,12 @@ async fn by_order(
         return Ok(());
     }
     while batch.leased.len() < request.max {
-        let by = ClaimBy::Order { types: &request.types, limit: 1, policy: &policy };
+        let by = ClaimBy::Order {
+            types: &request.types,
+            lanes: LaneLimits::none(),
+            limit: 1,
+            policy: &policy,
+        };
         match claim(&app, request, by, now).await? {
             (Some(leased), _) => batch.leased.push(leased),
             (None, _) => break,

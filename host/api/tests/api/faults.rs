@@ -13,8 +13,8 @@ use taskforge_broker::{
     Want,
 };
 use taskforge_domain::{
-    Clock, Json, Lane, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType, TenantId,
-    TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    Clock, Json, Lane, LaneLimits, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType,
+    TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, History,
@@ -285,7 +285,7 @@ async fn a_commit_whose_client_has_gone_is_hinted_all_the_same() {
     tokio::select! { _ = request => panic!("it was answered"), () = gone => {} }
     store.gate.add_permits(1);
     let echo = [TaskType::new("echo").unwrap()];
-    let want = Want { types: &echo, max: 1, wait: PATIENCE };
+    let want = Want { types: &echo, lanes: LaneLimits::none(), max: 1, wait: PATIENCE };
     assert_eq!(api.broker.pop(want).await.unwrap().hints.len(), 1);
 }
 

@@ -16,8 +16,9 @@ use taskforge_api::{
 };
 use taskforge_broker::{Broker, LocalBroker, Signal, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, Limits, LogLevel, LogLine,
-    NewTask, Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, LaneLimits, Limits, LogLevel,
+    LogLine, NewTask, Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage,
+    WorkerId,
 };
 use taskforge_registry::{Keyring, Parts, Registry, SignaturePolicy};
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
@@ -390,7 +391,7 @@ impl Api {
     /// Takes what hints of these types there are, after at least one has come.
     pub async fn hints(&self, types: &[&str]) -> Vec<TaskId> {
         let types: Vec<TaskType> = types.iter().map(|name| TaskType::new(name).unwrap()).collect();
-        let want = Want { types: &types, max: 100_000, wait: PATIENCE };
+        let want = Want { types: &types, lanes: LaneLimits::none(), max: 100_000, wait: PATIENCE };
         let popped = self.broker.pop(want).await.unwrap();
         popped.hints.iter().map(|hint| hint.id).collect()
     }

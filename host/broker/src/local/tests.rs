@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use taskforge_domain::{Priority, TenantId};
+use taskforge_domain::{LaneLimits, Priority, TenantId};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -31,7 +31,7 @@ fn pop(
     let (broker, types) =
         (Arc::clone(broker), types.iter().map(|name| kind(name)).collect::<Vec<_>>());
     tokio::spawn(async move {
-        let want = Want { types: &types, max, wait };
+        let want = Want { types: &types, lanes: LaneLimits::none(), max, wait };
         hints(broker.pop(want).await.unwrap())
     })
 }
@@ -172,7 +172,12 @@ async fn in_a_storm_every_hint_is_taken_once() {
                 let types =
                     [vec![kind("x")], vec![kind("y")], vec![kind("x"), kind("y")]][n % 3].clone();
                 loop {
-                    let want = Want { types: &types, max: 1 + n % 4, wait: LONG };
+                    let want = Want {
+                        types: &types,
+                        lanes: LaneLimits::none(),
+                        max: 1 + n % 4,
+                        wait: LONG,
+                    };
                     // Some calls are dropped while they wait.
                     let limit =
                         if n % 2 == 0 { LONG } else { Duration::from_micros(random.u64(0..300)) };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use taskforge_domain::{TaskType, TenantId};
+use taskforge_domain::{LaneLimits, TaskType, TenantId};
 
 use super::{ASIDE, ASIDE_STEP, ASIDE_STEPS, millis};
 use crate::Hint;
@@ -11,10 +11,6 @@ use crate::Hint;
 #[derive(Debug, Default)]
 pub(super) struct Aside(HashMap<TaskType, HashMap<TenantId, u64>>);
 
-/// How many hints each lane that is or was aside may give in one pop. Others may give all.
-#[derive(Debug, Default)]
-pub(crate) struct Offers(HashMap<TaskType, HashMap<TenantId, usize>>);
-
 impl Aside {
     /// Puts a hint's lane aside, from now on.
     pub(super) fn put(&mut self, hint: &Hint, now: u64) {
@@ -22,19 +18,18 @@ impl Aside {
         tenants.insert(hint.lane.tenant.clone(), now + millis(ASIDE));
     }
 
-    /// How many hints they may give now. Lanes that may give all again are forgotten.
-    pub(super) fn offers(&mut self, now: u64) -> Offers {
-        let mut offers = Offers::default();
+    /// How many hints they may give in one pop. Lanes that may give all again are forgotten.
+    pub(super) fn offers(&mut self, now: u64) -> LaneLimits {
+        let mut offers = LaneLimits::default();
         self.0.retain(|task_type, tenants| {
-            tenants.retain(|_, until| offer(*until, now).is_some());
-            if tenants.is_empty() {
-                return false;
-            }
-            let given = tenants
-                .iter()
-                .filter_map(|(tenant, until)| Some((tenant.clone(), offer(*until, now)?)));
-            offers.0.insert(task_type.clone(), given.collect());
-            true
+            tenants.retain(|tenant, until| {
+                let offer = offer(*until, now);
+                if let Some(most) = offer {
+                    offers.name(task_type, tenant, most);
+                }
+                offer.is_some()
+            });
+            !tenants.is_empty()
         });
         offers
     }
@@ -59,31 +54,4 @@ fn offer(until: u64, now: u64) -> Option<usize> {
     };
     let steps = since / millis(ASIDE_STEP);
     (steps < u64::from(ASIDE_STEPS)).then(|| 1 << steps)
-}
-
-impl Offers {
-    /// How many hints a lane may give.
-    pub(super) fn of(&self, task_type: &TaskType, tenant: &TenantId) -> usize {
-        let tenants = self.0.get(task_type);
-        tenants.and_then(|tenants| tenants.get(tenant)).copied().unwrap_or(usize::MAX)
-    }
-
-    /// Whether some lane of this type may not give all its hints.
-    pub(super) fn concern(&self, task_type: &TaskType) -> bool {
-        self.0.contains_key(task_type)
-    }
-
-    /// Counts a hint that a lane has given.
-    pub(super) fn take(&mut self, task_type: &TaskType, tenant: &TenantId) {
-        let tenants = self.0.get_mut(task_type);
-        if let Some(left) = tenants.and_then(|tenants| tenants.get_mut(tenant)) {
-            *left = left.saturating_sub(1);
-        }
-    }
-
-    /// Tenants whose lanes of this type were aside and may give hints again.
-    pub(super) fn back(&self, task_type: &TaskType) -> impl Iterator<Item = &TenantId> {
-        let tenants = self.0.get(task_type).into_iter().flatten();
-        tenants.filter(|(_, left)| **left > 0).map(|(tenant, _)| tenant)
-    }
 }

@@ -5,9 +5,9 @@ use std::{
     ops::Bound::{Excluded, Unbounded},
 };
 
-use taskforge_domain::{TaskId, TaskType, TenantId};
+use taskforge_domain::{LaneLimits, TaskId, TaskType, TenantId};
 
-use super::{aside::Offers, born};
+use super::born;
 
 #[derive(Debug, Default)]
 pub(super) struct Level {
@@ -77,7 +77,7 @@ impl Level {
     }
 
     /// Whether a hint of this type can be taken.
-    pub(super) fn has(&self, task_type: &TaskType, offers: &Offers) -> bool {
+    pub(super) fn has(&self, task_type: &TaskType, offers: &LaneLimits) -> bool {
         self.types.get(task_type).is_some_and(|line| {
             !offers.concern(task_type)
                 || line.tenants.keys().any(|tenant| offers.of(task_type, tenant) > 0)
@@ -99,7 +99,7 @@ impl Level {
     }
 
     /// When the oldest task of these types was created.
-    pub(super) fn oldest(&self, types: &[TaskType], offers: &Offers) -> Option<u64> {
+    pub(super) fn oldest(&self, types: &[TaskType], offers: &LaneLimits) -> Option<u64> {
         let heads = types.iter().filter_map(|name| {
             let mut heads = self.types.get(name)?.heads.iter();
             heads.find(|(_, tenant)| offers.of(name, tenant) > 0)
@@ -116,7 +116,7 @@ impl Level {
     }
 
     /// The tenant of these types whose turn comes first.
-    pub(super) fn next(&mut self, types: &[TaskType], offers: &Offers) -> Option<TenantId> {
+    pub(super) fn next(&mut self, types: &[TaskType], offers: &LaneLimits) -> Option<TenantId> {
         let turns = types.iter().filter_map(|name| {
             let line = self.types.get_mut(name)?;
             line.next(&self.tenants, |tenant| offers.of(name, tenant) > 0)
@@ -130,7 +130,7 @@ impl Level {
         tenant: &TenantId,
         types: &[TaskType],
         cost: u64,
-        offers: &Offers,
+        offers: &LaneLimits,
     ) -> Option<(TaskId, TaskType)> {
         let (_, name) = types
             .iter()

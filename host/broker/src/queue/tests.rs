@@ -31,7 +31,7 @@ fn push_all(queue: &mut Queue, hints: &[Hint]) {
 }
 
 fn pop(queue: &mut Queue, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
-    queue.pop(types, max, now)
+    queue.pop(types, LaneLimits::none(), max, now)
 }
 
 fn tenants(hints: &[Hint]) -> String {

@@ -1,16 +1,20 @@
--- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, ageing_after (ms), the share of
--- the overdue, the name of this set of types, how many sets have a count, types. Answers: whether
--- to look in the store (1 or 0); in how many ms the next lane comes back from aside (0: none is);
--- the names of lanes; and for each hint its id and the number of its lane.
+-- Takes hints by the rules of queue.rs.
+--
+-- ARGV: now (ms), how many, ageing_after (ms), the share of the overdue, the name of this set of
+-- types, how many sets have a count, whether only lanes that are named may give hints (1 or 0), the
+-- number of types, the types, and lanes (type:tenant), each with the most that it may give.
+--
+-- Answers: whether to look in the store (1 or 0); in how many ms the next lane comes back from
+-- aside (0: none is); the names of lanes; and for each hint its id and the number of its lane.
 if call('EXISTS', base .. 'told') == 0 then return { 1, 0, {}, {} } end
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local ageing_after, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
 local counter, counters = ARGV[5], tonumber(ARGV[6])
-local FIRST_TYPE = 7
+local only_named, FIRST_TYPE, LAST_TYPE = ARGV[7] == '1', 9, 8 + tonumber(ARGV[8])
 
 local has_policy = call('EXISTS', base .. 'policy') == 1
 local asked_for, paused = {}, {}
-for at = FIRST_TYPE, #ARGV do asked_for[ARGV[at]] = true end
+for at = FIRST_TYPE, LAST_TYPE do asked_for[ARGV[at]] = true end
 
 -- Whether hints of this type may be taken: it is asked for and not paused.
 local function serves(task_type)
@@ -49,7 +53,21 @@ end
 
 local function may_give(task_type, tenant)
   local left = offers[task_type .. ':' .. tenant]
-  return not left or left > 0
+  if not left then return not only_named end
+  return left > 0
+end
+
+-- Applies the caller's limits of lanes. After `catch_up`, because a limited lane has not been
+-- aside.
+local function limit_lanes()
+  local named = {}
+  for at = LAST_TYPE + 1, #ARGV, 2 do
+    local lane, most = ARGV[at], tonumber(ARGV[at + 1])
+    named[lane], offers[lane] = true, math.min(most, offers[lane] or most)
+  end
+  for lane in pairs(only_named and offers or {}) do
+    if not named[lane] then offers[lane] = 0 end
+  end
 end
 
 -- What can be served: by level, the types that have turns, with the hints of each that were read
@@ -67,7 +85,7 @@ local function consider(pair)
 end
 
 local function find_groups()
-  local names = #ARGV - FIRST_TYPE + 1
+  local names = LAST_TYPE - FIRST_TYPE + 1
   if names > 1000 or call('SCARD', base .. 'ready') <= 5 * names then
     for _, pair in ipairs(call('SMEMBERS', base .. 'ready')) do consider(pair) end
     return
@@ -390,6 +408,7 @@ if next(asked_for) then read_offers() end
 if max > 0 and next(asked_for) then
   find_groups()
   catch_up()
+  limit_lanes()
   pop_all()
 end
 return { look_in_store(), back_in, names, taken }

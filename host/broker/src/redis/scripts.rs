@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::RedisConfig;
 use crate::{
-    BrokerError, BrokerResult, Hint, Popped, ShortLane,
+    BrokerError, BrokerResult, Hint, Popped, ShortLane, Want,
     local::millis_of,
     queue::{AGED_SHARE, ASIDE, ASIDE_STEP, ASIDE_STEPS, MAX_COUNTERS, TURN, millis},
 };
@@ -100,16 +100,21 @@ impl Scripts {
         call
     }
 
-    pub(super) fn pop(&self, types: &[TaskType], max: usize) -> ScriptInvocation<'_> {
+    pub(super) fn pop(&self, want: &Want<'_>) -> ScriptInvocation<'_> {
         let mut call = self.pop.key(&self.base);
         call.arg(millis_of(&self.clock))
-            .arg(max)
+            .arg(want.max)
             .arg(self.ageing_after)
             .arg(AGED_SHARE)
-            .arg(name_of(types))
-            .arg(MAX_COUNTERS);
-        for name in types {
+            .arg(name_of(want.types))
+            .arg(MAX_COUNTERS)
+            .arg(u8::from(!want.lanes.takes_others()))
+            .arg(want.types.len());
+        for name in want.types {
             call.arg(name.as_str());
+        }
+        for (task_type, tenant, most) in want.lanes.iter() {
+            call.arg(format!("{task_type}:{tenant}")).arg(most.min(want.max));
         }
         call
     }

@@ -2,11 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use taskforge_broker::{Hint, ShortLane};
-use taskforge_domain::{Clock, QueuePolicy, TaskId, TenantId, TypePolicy};
+use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TaskId, TenantId, TypePolicy};
 
 use crate::{
     fixture::{Dyn, local, redis, weight},
-    hints::{hint, kind, overdue, pop},
+    hints::{hint, kind, overdue, pop_within},
 };
 
 /// Random calls get the same answers from both, so the rules are the same in both languages.
@@ -47,8 +47,19 @@ async fn same_answers(local: &Dyn, redis: &Dyn, clock: &Clock, seed: u64) {
             8..14 => {
                 let types: Vec<_> = TYPES.into_iter().filter(|_| random.u8(0..3) > 0).collect();
                 let max = random.usize(0..9);
-                let popped = pop(&**local, &types, max).await;
-                assert_eq!(pop(&**redis, &types, max).await, popped, "{at}: {types:?}");
+                let mut lanes = LaneLimits::default();
+                for _ in 0..random.usize(0..2) * random.usize(0..12) {
+                    let (task_type, tenant) = (random.choice(TYPES), random.choice(TENANTS));
+                    let tenant = TenantId::new(tenant.unwrap()).unwrap();
+                    let most = [0, 1, 3, usize::MAX][random.usize(0..4)];
+                    lanes.name(&kind(task_type.unwrap()), &tenant, most);
+                }
+                if random.u8(0..8) == 0 {
+                    lanes.only_named();
+                }
+                let popped = pop_within(&**local, &types, &lanes, max).await;
+                let other = pop_within(&**redis, &types, &lanes, max).await;
+                assert_eq!(other, popped, "{at}: {types:?} {lanes:?}");
                 taken.extend(popped.hints);
             }
             14..16 => {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Want, queue::AGEING_AFTER};
-use taskforge_domain::{Clock, QueuePolicy, TenantPolicy, TypePolicy, Weight};
+use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TenantPolicy, TypePolicy, Weight};
 
 use crate::{
     hints::{LONG, kind, kinds},
@@ -82,7 +82,7 @@ pub(crate) fn waiting(
 ) -> tokio::task::JoinHandle<Vec<Hint>> {
     let (broker, types) = (broker.clone(), kinds(types));
     tokio::spawn(async move {
-        let want = Want { types: &types, max, wait: LONG };
+        let want = Want { types: &types, lanes: LaneLimits::none(), max, wait: LONG };
         broker.pop(want).await.unwrap().hints
     })
 }

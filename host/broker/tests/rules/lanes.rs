@@ -12,7 +12,7 @@ use std::{
 use taskforge_broker::{
     Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::AGEING_AFTER,
 };
-use taskforge_domain::{QueuePolicy, TaskId};
+use taskforge_domain::{LaneLimits, QueuePolicy, TaskId};
 
 use crate::{
     fixture::{Dyn, Fixture},
@@ -155,7 +155,7 @@ async fn an_empty_lane_that_overflowed_sends_workers_to_the_store(broker: Dyn) {
     assert!(pop(&*broker, &["t"], 2).await.look_in_store);
     assert!(!pop(&*broker, &["u"], 2).await.look_in_store);
     // An answer without hints comes, though not at once.
-    let want = Want { types: &kinds(&["t"]), max: 2, wait: LONG };
+    let want = Want { types: &kinds(&["t"]), lanes: LaneLimits::none(), max: 2, wait: LONG };
     let popped =
         tokio::time::timeout(Duration::from_secs(20), broker.pop(want)).await.unwrap().unwrap();
     assert!(popped.hints.is_empty() && popped.look_in_store);

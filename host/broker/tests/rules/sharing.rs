@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use taskforge_broker::queue::{ASIDE, ASIDE_STEP};
-use taskforge_domain::{Clock, QueuePolicy, TenantId};
+use taskforge_broker::{
+    Want,
+    queue::{ASIDE, ASIDE_STEP},
+};
+use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TenantId};
 
 use crate::{
     fixture::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
-    hints::{hint, hints, overdue, pop, take},
+    hints::{LONG, hint, hints, kind, overdue, pop, pop_within, take},
 };
 
 both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
+    of_a_lane_no_more_is_given_than_a_worker_can_use(100);
     a_waiting_pop_gets_a_lane_that_comes_back(100);
     a_lane_that_is_aside_may_be_short(4);
 }
@@ -43,6 +47,41 @@ async fn a_paused_type_waits_until_it_is_resumed(broker: Dyn) {
     let worker = waiting(&broker, &["t"], 10);
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
     assert_eq!(soon(worker).await, pushed);
+}
+
+async fn of_a_lane_no_more_is_given_than_a_worker_can_use(broker: Dyn) {
+    let (of_a, of_b) = (hints("a", "t", 5, 6), hints("b", "t", 3, 6));
+    broker.push(&[of_a.clone(), of_b.clone()].concat()).await.unwrap();
+    let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+    let mut lanes = LaneLimits::default();
+    lanes.name(&kind("t"), &a, 2);
+    let got = pop_within(&*broker, &["t"], &lanes, 4).await.hints;
+    assert_eq!(got, [&of_a[..2], &of_b[..2]].concat());
+    lanes.only_named();
+    lanes.name(&kind("t"), &a, 0);
+    assert_eq!(pop_within(&*broker, &["t"], &lanes, 4).await.hints, []);
+    lanes.name(&kind("t"), &b, 1);
+    assert_eq!(pop_within(&*broker, &["t"], &lanes, 4).await.hints, of_b[2..3]);
+
+    // A hint of a lane wakes a pop that can use it, and no other.
+    let want = |most: usize| {
+        let (broker, mut lanes) = (broker.clone(), LaneLimits::default());
+        lanes.name(&kind("t"), &a, most);
+        lanes.name(&kind("t"), &b, 0);
+        tokio::spawn(async move {
+            let want = Want { types: &[kind("t")], lanes: &lanes, max: 10, wait: LONG };
+            broker.pop(want).await.unwrap().hints
+        })
+    };
+    assert_eq!(take(&*broker, &["t"], 100).await.len(), 7);
+    let nobody = want(0);
+    let somebody = want(10);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let late = hints("a", "t", 3, 1);
+    broker.push(&late).await.unwrap();
+    assert_eq!(soon(somebody).await, late);
+    assert!(!nobody.is_finished());
+    nobody.abort();
 }
 
 /// No message says when a permit is free, so a waiting pop looks again by itself.

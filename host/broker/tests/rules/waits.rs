@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use taskforge_broker::{Signal, Want};
-use taskforge_domain::{QueuePolicy, TaskId};
+use taskforge_domain::{LaneLimits, QueuePolicy, TaskId};
 
 use crate::{
     fixture::{Dyn, soon, waiting},
@@ -32,7 +32,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     let pushed = hints("a", "t", 3, 64);
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {
-        let want = Want { types: &kinds(&["t"]), max: 64, wait: LONG };
+        let want = Want { types: &kinds(&["t"]), lanes: LaneLimits::none(), max: 64, wait: LONG };
         let limit = Duration::from_micros(n * 5);
         if let Ok(popped) = tokio::time::timeout(limit, broker.pop(want)).await {
             let popped = popped.unwrap();
@@ -69,7 +69,7 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
                 if drops!(broker.push(&hint)).is_some() {
                     pushed.push(hint[0].id);
                 }
-                let want = Want { types, max: 2, wait: Duration::ZERO };
+                let want = Want { types, lanes: LaneLimits::none(), max: 2, wait: Duration::ZERO };
                 if let Some(popped) = drops!(broker.pop(want)) {
                     got.extend(popped.hints.into_iter().map(|hint| hint.id));
                 }

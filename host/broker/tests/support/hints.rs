@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskforge_broker::{Broker, Hint, Popped, Want, queue::AGEING_AFTER};
-use taskforge_domain::{Lane, Priority, TaskId, TaskType, TenantId};
+use taskforge_domain::{Lane, LaneLimits, Priority, TaskId, TaskType, TenantId};
 use uuid::{NoContext, Timestamp, Uuid};
 
 /// Longer than any test.
@@ -41,7 +41,17 @@ pub fn overdue(hint: Hint) -> Hint {
 }
 
 pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
-    let want = Want { types: &kinds(types), max, wait: Duration::ZERO };
+    pop_within(broker, types, LaneLimits::none(), max).await
+}
+
+/// At most so many of some lanes.
+pub async fn pop_within(
+    broker: &dyn Broker,
+    types: &[&str],
+    lanes: &LaneLimits,
+    max: usize,
+) -> Popped {
+    let want = Want { types: &kinds(types), lanes, max, wait: Duration::ZERO };
     broker.pop(want).await.unwrap()
 }
 

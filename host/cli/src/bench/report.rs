@@ -1,4 +1,4 @@
-//! What was measured.
+//! The results.
 
 use serde::Serialize;
 use taskforge_store::postgres::ceiling::Ceiling;
@@ -24,7 +24,7 @@ pub(super) struct Report {
     backlog: Option<Backlog>,
 }
 
-/// The ceiling: the best that bare SQL did on one connection.
+/// The ceiling: the best result of bare SQL on one connection.
 #[derive(Debug, Serialize)]
 struct CeilingReport {
     enqueue_per_second: f64,
@@ -40,7 +40,7 @@ pub(super) struct CeilingRun {
     claim_and_complete_per_second: Median,
 }
 
-/// What one form of bare SQL did, run after run.
+/// The runs of one form of bare SQL.
 pub(super) struct BareSql {
     pub(super) rows_a_statement: usize,
     pub(super) connections: usize,
@@ -154,7 +154,7 @@ impl Report {
             (
                 "fleet",
                 format!(
-                    "1 API, {} workers with {} slots each, broker {}, {} cores",
+                    "1 API, {} workers of concurrency {}, broker {}, {} cores",
                     self.workers, self.concurrency, self.broker, self.cores
                 ),
             ),

@@ -296,8 +296,8 @@ mod tests {
         else {
             panic!()
         };
-        let wanted = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;
-        assert!(text.contains(wanted), "{text}");
+        let expected = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -135,9 +135,9 @@ mod tests {
         (0..count).map(call).collect()
     }
 
-    async fn until(count: &AtomicUsize, wanted: usize) {
+    async fn until(count: &AtomicUsize, expected: usize) {
         let reached = async {
-            while count.load(Ordering::SeqCst) < wanted {
+            while count.load(Ordering::SeqCst) < expected {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -271,7 +271,7 @@ async fn connections_are_shared_by_tenants_and_come_back() {
         assert_eq!(alice.page(&page.url("/")).await.unwrap(), "x");
     }
     assert_eq!(server.connections(), division.requests / 2);
-    // Whoever has no time to wait hears why.
+    // A caller without time to wait learns why.
     let hurried = RequestOptions {
         connect_timeout: Some(Duration::from_millis(10)),
         ..RequestOptions::default()

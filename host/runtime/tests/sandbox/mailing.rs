@@ -46,8 +46,8 @@ async fn recipients_may_be_limited_to_domains() {
     ] {
         let invoked =
             bed.fails_as(FailureKind::CapabilityDenied, &plugin, mail(refused, "Hi")).await;
-        let wanted = format!("grant it with `mail.recipients = [\"{domain}\"]`");
-        assert!(log(&invoked).contains(&wanted), "{refused}: {}", log(&invoked));
+        let expected = format!("grant it with `mail.recipients = [\"{domain}\"]`");
+        assert!(log(&invoked).contains(&expected), "{refused}: {}", log(&invoked));
     }
     for copies in ["cc", "bcc"] {
         let mut input = mail("ann@example.com", "Hi");

@@ -40,7 +40,12 @@ impl World {
 
     async fn by_order(&self, limit: u32) -> Claimed {
         let types = TYPES.map(kind);
-        let by = ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() };
+        let by = ClaimBy::Order {
+            types: &types,
+            lanes: LaneLimits::none(),
+            limit,
+            policy: &QueuePolicy::default(),
+        };
         self.claim_by(self.worker, by, at(1)).await
     }
 
@@ -238,7 +243,12 @@ pub async fn what_waits_at_a_cap_takes_no_aged_turns(world: World) {
     let mut taken = Vec::new();
     for _ in 0..4 {
         let types = TYPES.map(kind);
-        let by = ClaimBy::Order { types: &types, limit: 1, policy: &QueuePolicy::default() };
+        let by = ClaimBy::Order {
+            types: &types,
+            lanes: LaneLimits::none(),
+            limit: 1,
+            policy: &QueuePolicy::default(),
+        };
         taken.extend(ids(&world.claim_by(world.worker, by, later).await.tasks));
     }
     assert!(taken.contains(&aged), "its turn went to one that may not run");

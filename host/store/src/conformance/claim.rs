@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::StoreError;
-use taskforge_domain::{AGEING_AFTER, Priority, RetryPolicy};
+use taskforge_domain::{AGEING_AFTER, LaneLimits, Priority, RetryPolicy};
 
 pub async fn a_claim_gives_a_lease(world: World) {
     let new = NewTask {
@@ -112,7 +112,12 @@ pub async fn without_hints_what_is_overdue_has_every_fourth_turn(world: World) {
             .store
             .claim(ClaimRequest {
                 worker: world.worker,
-                by: ClaimBy::Order { types: &types, limit, policy: &QueuePolicy::default() },
+                by: ClaimBy::Order {
+                    types: &types,
+                    lanes: LaneLimits::none(),
+                    limit,
+                    policy: &QueuePolicy::default(),
+                },
                 now,
             })
             .await
@@ -143,6 +148,41 @@ pub async fn without_hints_only_served_types_are_taken(world: World) {
     assert_eq!(world.get(ids[1]).await.state, TaskState::Pending);
 }
 
+pub async fn of_a_lane_no_more_is_taken_than_a_worker_can_use(world: World) {
+    let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+    for tenant in [&a, &b] {
+        for priority in [3, 3, 5, 5, 5] {
+            let priority = Priority::new(priority).unwrap();
+            world.add(NewTask { tenant: tenant.clone(), priority, ..new_task() }).await;
+        }
+    }
+    let types = [kind("work")];
+    let claim = async |lanes: &LaneLimits| -> Vec<(String, u8)> {
+        let policy = QueuePolicy::default();
+        let by = ClaimBy::Order { types: &types, lanes, limit: 6, policy: &policy };
+        let request = ClaimRequest { worker: world.worker, by, now: at(1) };
+        let claimed = world.store.claim(request).await.unwrap();
+        assert!(!claimed.at_cap, "what a worker can use is no cap");
+        let of = |task: &ClaimedTask| (task.tenant.as_str().to_owned(), task.priority.get());
+        claimed.tasks.iter().map(of).collect()
+    };
+    let tasks = |tenant: &str, priorities: &[u8]| -> Vec<_> {
+        priorities.iter().map(|priority| (tenant.to_owned(), *priority)).collect()
+    };
+    let mut lanes = LaneLimits::default();
+    lanes.name(&types[0], &a, 1);
+    let got = claim(&lanes).await;
+    assert_eq!(got, [tasks("a", &[5]), tasks("b", &[5, 5, 5, 3, 3])].concat());
+    lanes.only_named();
+    lanes.name(&types[0], &a, 0);
+    assert_eq!(claim(&lanes).await, []);
+    let mut lanes = LaneLimits::default();
+    lanes.only_named();
+    lanes.name(&types[0], &a, usize::MAX);
+    world.add(NewTask { tenant: b, ..new_task() }).await;
+    assert_eq!(claim(&lanes).await, tasks("a", &[5, 5, 3, 3]));
+}
+
 pub async fn two_claimers_never_get_the_same_task(world: World) {
     let ids = world.add_many(400).await;
     let world = Arc::new(world);
@@ -159,6 +199,7 @@ pub async fn two_claimers_never_get_the_same_task(world: World) {
                     } else {
                         let by = ClaimBy::Order {
                             types: &[kind("work")],
+                            lanes: LaneLimits::none(),
                             limit: 25,
                             policy: &QueuePolicy::default(),
                         };
@@ -189,7 +230,12 @@ pub async fn a_lapsed_worker_gets_nothing(world: World) {
     let id = world.add(new_task()).await;
     world.store.lapsed(world.term, at(11), 10).await.unwrap();
     let types = [kind("work")];
-    let by_order = ClaimBy::Order { types: &types, limit: 10, policy: &QueuePolicy::default() };
+    let by_order = ClaimBy::Order {
+        types: &types,
+        lanes: LaneLimits::none(),
+        limit: 10,
+        policy: &QueuePolicy::default(),
+    };
     // It is told so: the hints that it holds are for others.
     for by in [ClaimBy::Ids(&[id]), by_order] {
         let claimed =

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Mutex, task::Poll};
 
 use taskforge_domain::{
-    PluginEventKind, PluginSettings, Progress, Rollout, TenantPolicy, TypePolicy, VersionId,
-    VersionState, VersionUsage,
+    LaneLimits, PluginEventKind, PluginSettings, Progress, Rollout, TenantPolicy, TypePolicy,
+    VersionId, VersionState, VersionUsage,
 };
 
 use super::{
@@ -173,7 +173,12 @@ impl Caller {
         let (types, ids, policy) = ([name], [id], QueuePolicy::default());
         let by = match self.dice.roll(2) {
             0 => ClaimBy::Ids(&ids),
-            _ => ClaimBy::Order { types: &types, limit: 1, policy: &policy },
+            _ => ClaimBy::Order {
+                types: &types,
+                lanes: LaneLimits::none(),
+                limit: 1,
+                policy: &policy,
+            },
         };
         let request = ClaimRequest { worker: world.worker, by, now: at(1) };
         let Some(claimed) = self.drops("claim", world.store.claim(request)).await else {

@@ -1,7 +1,7 @@
 //! How the fleet is shared out, and how claims without hints keep to it.
 
 use super::*;
-use taskforge_domain::{Priority, TenantPolicy, TypePolicy, Weight};
+use taskforge_domain::{LaneLimits, Priority, TenantPolicy, TypePolicy, Weight};
 
 pub(super) fn named(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -45,7 +45,7 @@ pub(super) async fn add(world: &World, tenant: &str, name: &str, count: usize) -
 /// Claims by order of all types that these rules use.
 async fn claim(world: &World, policy: &QueuePolicy, limit: u32) -> Vec<ClaimedTask> {
     let types = ["x", "y", "z"].map(kind);
-    let by = ClaimBy::Order { types: &types, limit, policy };
+    let by = ClaimBy::Order { types: &types, lanes: LaneLimits::none(), limit, policy };
     let request = ClaimRequest { worker: world.worker, by, now: at(1) };
     world.store.claim(request).await.unwrap().tasks
 }

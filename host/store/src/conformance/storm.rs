@@ -78,6 +78,7 @@ async fn work(world: Arc<World>, n: usize, committed: Arc<AtomicUsize>) {
         let claimed = if round.is_multiple_of(2) {
             let by = ClaimBy::Order {
                 types: &[kind("work")],
+                lanes: LaneLimits::none(),
                 limit: 20,
                 policy: &QueuePolicy::default(),
             };

@@ -11,7 +11,7 @@ macro_rules! conformance_suite {
                 a_task_for_later_waits_for_its_time, nothing_is_nothing;
             claim: a_claim_gives_a_lease, a_claim_takes_nothing_but_pending_tasks, leases_grow_and_never_return,
                 without_hints_the_most_urgent_goes_first_and_the_oldest_of_those, without_hints_only_served_types_are_taken,
-                without_hints_what_is_overdue_has_every_fourth_turn,
+                without_hints_what_is_overdue_has_every_fourth_turn, of_a_lane_no_more_is_taken_than_a_worker_can_use,
                 two_claimers_never_get_the_same_task, a_lapsed_worker_gets_nothing, claims_come_in_the_order_asked_for;
             complete: a_completed_task_has_its_result, a_retry_waits_with_its_error, a_dead_letter_has_failed,
                 success_after_failure_clears_the_error, a_hand_back_does_not_count, a_lost_lease_writes_nothing,

@@ -13,8 +13,8 @@ use std::{
 
 use sqlx::{Connection, PgConnection, Row};
 use taskforge_domain::{
-    AgeingTurns, ClaimedTask, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp,
-    WorkerId, is_overdue,
+    AgeingTurns, ClaimedTask, Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType, TenantId,
+    Timestamp, WorkerId, is_overdue,
 };
 
 use super::{
@@ -27,20 +27,21 @@ use super::{
 use crate::{Claimed, StoreError};
 
 /// Takes the oldest tasks of some lanes of one priority: from each tenant at most its quota, of
-/// each type at most what its cap leaves; for a lapsed worker none. Of what was paused meanwhile
+/// each type at most what its cap leaves, of each lane at most what the worker can use; for a lapsed
+/// worker none. Of what was paused meanwhile
 /// none either: a task that was enqueued after that never starts. Tasks that others are taking are
 /// passed over. Those that were found are locked, so that nothing needs to be asked again when they
 /// are taken.
 pub(super) const TAKE: &str = concat!(
     "with found as materialized (
          select lane.tenant, lane.task_type, lane.quota, lane.permits, next.id
-         from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::uuid[])
-              as lane (tenant, task_type, quota, permits, first)
+         from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::uuid[], $9::bigint[])
+              as lane (tenant, task_type, quota, permits, first, most)
          cross join lateral (
              select id from tasks
              where state = 'pending' and tenant = lane.tenant and task_type = lane.task_type and priority = $6
                and id >= lane.first
-             order by id limit least(lane.quota, lane.permits) for update skip locked) as next
+             order by id limit least(lane.quota, lane.permits, lane.most) for update skip locked) as next
          where not exists (select 1 from workers where workers.id = $7 and lapsed_at is not null)
            and not exists (select 1 from type_policies where type_policies.task_type = lane.task_type and paused)
      ), fair as (
@@ -72,6 +73,7 @@ pub(super) struct Order<'a> {
     pub(super) worker: WorkerId,
     pub(super) now: Timestamp,
     pub(super) types: &'a [TaskType],
+    pub(super) lanes: &'a LaneLimits,
     pub(super) limit: u32,
     pub(super) policy: &'a QueuePolicy,
 }
@@ -132,10 +134,10 @@ async fn take_from(
         return Ok(Claimed::default());
     }
     let asked: Vec<Lane> = levels.values().flatten().map(|(lane, _)| lane.clone()).collect();
-    let mut permits = Permits::default();
+    let mut permits = Permits::new(order.lanes);
     let tasks = if sqlx::query_scalar(HAS_CAPS).fetch_one(&mut *connection).await? {
         let mut transaction = connection.begin().await?;
-        permits = Permits::locked(&mut transaction, &asked).await?;
+        permits.lock(&mut transaction, &asked).await?;
         let tasks = take_levels(&mut transaction, order, levels, aged, &mut permits, true).await?;
         transaction.commit().await?;
         tasks
@@ -148,7 +150,11 @@ async fn take_from(
     if tasks.is_empty() && !lapsed(connection, &[order.worker]).await?.is_empty() {
         return Err(StoreError::Lapsed.into());
     }
-    Ok(Claimed { tasks, over_cap: Vec::new(), at_cap: asked.iter().any(|lane| !permits.has(lane)) })
+    Ok(Claimed {
+        tasks,
+        over_cap: Vec::new(),
+        at_cap: asked.iter().any(|lane| permits.is_at_cap(lane)),
+    })
 }
 
 async fn take_levels(
@@ -208,30 +214,34 @@ fn overdue_level<'a>(
     (!is_first && is_overdue(head, now)).then_some((priority, lanes))
 }
 
-/// What is left under caps. What has none is not in it.
-#[derive(Default)]
+/// What is left under caps, and of what the worker can use. What has no limit is not in it.
 struct Permits {
+    lanes: LaneLimits,
     types: HashMap<TaskType, u64>,
     tenants: HashMap<TenantId, u64>,
 }
 
 impl Permits {
-    /// Counts them for these lanes, and locks their caps until the end of the transaction.
-    async fn locked(connection: &mut PgConnection, lanes: &[Lane]) -> Attempted<Self> {
+    fn new(lanes: &LaneLimits) -> Self {
+        Self { lanes: lanes.clone(), types: HashMap::new(), tenants: HashMap::new() }
+    }
+
+    /// Counts what is left under caps for these lanes, and locks the caps until the end of the
+    /// transaction.
+    async fn lock(&mut self, connection: &mut PgConnection, lanes: &[Lane]) -> Attempted<()> {
         let types: BTreeSet<_> = lanes.iter().map(|lane| lane.task_type.as_str()).collect();
         let tenants: BTreeSet<_> = lanes.iter().map(|lane| lane.tenant.as_str()).collect();
         let query = sqlx::query(PERMITS)
             .bind(types.into_iter().collect::<Vec<_>>())
             .bind(tenants.into_iter().collect::<Vec<_>>());
-        let mut permits = Self::default();
         for row in query.fetch_all(connection).await? {
             let left = row.try_get::<i64, _>(2)?.unsigned_abs();
             match row.try_get::<Option<&str>, _>(0)? {
-                Some(_) => permits.types.insert(row::word(&row, 0)?, left).map(drop),
-                None => permits.tenants.insert(row::word(&row, 1)?, left).map(drop),
+                Some(_) => self.types.insert(row::word(&row, 0)?, left).map(drop),
+                None => self.tenants.insert(row::word(&row, 1)?, left).map(drop),
             };
         }
-        Ok(permits)
+        Ok(())
     }
 
     fn of_type(&self, name: &TaskType) -> u64 {
@@ -242,11 +252,16 @@ impl Permits {
         self.tenants.get(name).copied().unwrap_or(u64::MAX)
     }
 
+    fn is_at_cap(&self, lane: &Lane) -> bool {
+        self.of_type(&lane.task_type) == 0 || self.of_tenant(&lane.tenant) == 0
+    }
+
     fn has(&self, lane: &Lane) -> bool {
-        self.of_type(&lane.task_type) > 0 && self.of_tenant(&lane.tenant) > 0
+        !self.is_at_cap(lane) && self.lanes.of(&lane.task_type, &lane.tenant) > 0
     }
 
     fn take(&mut self, task: &ClaimedTask) {
+        self.lanes.take(&task.task_type, &task.tenant);
         let of_type = self.types.get_mut(&task.task_type);
         let of_tenant = self.tenants.get_mut(&task.tenant);
         for left in of_type.into_iter().chain(of_tenant) {
@@ -307,8 +322,10 @@ impl Level {
     ) -> Attempted<Vec<ClaimedTask>> {
         let mut taken: Vec<(f64, ClaimedTask)> = Vec::new();
         while left > 0 {
-            for waiting in self.tenants.values_mut() {
-                waiting.types.retain(|(name, _)| permits.of_type(name) > 0);
+            for (tenant, waiting) in &mut self.tenants {
+                waiting.types.retain(|(name, _)| {
+                    permits.of_type(name) > 0 && permits.lanes.of(name, tenant) > 0
+                });
             }
             self.tenants.retain(|tenant, waiting| {
                 !waiting.types.is_empty() && permits.of_tenant(tenant) > 0
@@ -331,10 +348,11 @@ impl Level {
             self.tenants.retain(|tenant, waiting| {
                 let number = given.get(tenant).copied().unwrap_or(0);
                 waiting.given += number;
-                // Who gave less than asked for has no more, unless a cap held some of it back.
-                let is_capped =
-                    waiting.types.iter().any(|(name, _)| permits.types.contains_key(name));
-                number > 0 && (number == waiting.quota || is_capped)
+                // Who gave less than asked for has no more, unless a limit held some of it back.
+                let is_limited = waiting.types.iter().any(|(name, _)| {
+                    permits.types.contains_key(name) || permits.lanes.concern(name)
+                });
+                number > 0 && (number == waiting.quota || is_limited)
             });
         }
         taken.sort_by(|(a, one), (b, other)| {
@@ -375,7 +393,7 @@ impl Level {
         permits: &Permits,
     ) -> Attempted<Vec<ClaimedTask>> {
         let (mut tenants, mut types, mut heads) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut quotas, mut left) = (Vec::new(), Vec::new());
+        let (mut quotas, mut left, mut most) = (Vec::new(), Vec::new(), Vec::new());
         for (tenant, waiting) in self.tenants.iter().filter(|(_, waiting)| waiting.quota > 0) {
             for (name, head) in &waiting.types {
                 heads.push(*head.as_uuid());
@@ -383,6 +401,7 @@ impl Level {
                 types.push(name.as_str());
                 quotas.push(i64::try_from(waiting.quota).unwrap_or(i64::MAX));
                 left.push(i64::try_from(permits.of_type(name)).unwrap_or(i64::MAX));
+                most.push(i64::try_from(permits.lanes.of(name, tenant)).unwrap_or(i64::MAX));
             }
         }
         if tenants.is_empty() {
@@ -397,6 +416,7 @@ impl Level {
             .bind(i16::from(priority.get()))
             .bind(order.worker.as_uuid())
             .bind(time(order.now))
+            .bind(most)
             .fetch_all(connection)
             .await?;
         let mut tasks = readable(&rows);

@@ -12,8 +12,8 @@ mod schema;
 use std::{sync::Arc, time::Duration};
 
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Json, NewTask, Next, Outcome, QueuePolicy, TaskId, TaskType,
-    TenantId, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Json, LaneLimits, NewTask, Next, Outcome, QueuePolicy, TaskId,
+    TaskType, TenantId, Timestamp, Usage, WorkerId,
 };
 
 use self::database::TestDatabase;
@@ -59,7 +59,7 @@ async fn claim_order(
     policy: &QueuePolicy,
 ) -> Vec<ClaimedTask> {
     let types = [kind()];
-    let by = ClaimBy::Order { types: &types, limit, policy };
+    let by = ClaimBy::Order { types: &types, lanes: LaneLimits::none(), limit, policy };
     claim(store, worker, by).await
 }
 

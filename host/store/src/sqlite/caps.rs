@@ -1,9 +1,9 @@
-//! How much more may run under the caps.
+//! How much more may run under the caps, and of what a worker can use.
 
 use std::collections::HashMap;
 
 use sqlx::SqliteConnection;
-use taskforge_domain::{Lane, TaskType, TenantId};
+use taskforge_domain::{Lane, LaneLimits, TaskType, TenantId};
 
 use super::row;
 use crate::StoreResult;
@@ -18,8 +18,10 @@ const RUNNING: &str = "
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[CAPS, RUNNING];
 
-/// What is left under caps. What has none is not in it.
+/// What is left under caps, and of what the worker of one claim can use. What has no limit is not
+/// in it.
 pub(super) struct Permits {
+    lanes: LaneLimits,
     types: HashMap<TaskType, u32>,
     tenants: HashMap<TenantId, u32>,
 }
@@ -27,7 +29,8 @@ pub(super) struct Permits {
 impl Permits {
     /// Counts them. Exact until the transaction ends, because nobody else writes.
     pub(super) async fn count(connection: &mut SqliteConnection) -> StoreResult<Self> {
-        let mut permits = Self { types: HashMap::new(), tenants: HashMap::new() };
+        let mut permits =
+            Self { lanes: LaneLimits::default(), types: HashMap::new(), tenants: HashMap::new() };
         let caps = sqlx::query(CAPS).fetch_all(&mut *connection).await?;
         if caps.is_empty() {
             return Ok(permits);
@@ -49,22 +52,35 @@ impl Permits {
         Ok(permits)
     }
 
-    /// Whether one more may run in this lane.
+    /// Takes over what the worker of the next claim can use.
+    pub(super) fn limit(&mut self, lanes: &LaneLimits) {
+        self.lanes = lanes.clone();
+    }
+
+    /// Whether one more of this lane can be taken.
     pub(super) fn has(&self, lane: &Lane) -> bool {
         self.allow(&lane.tenant, &lane.task_type)
     }
 
-    /// Starts one more of a tenant and a type, if the caps allow.
+    /// Whether a cap keeps this lane waiting.
+    pub(super) fn is_at_cap(&self, lane: &Lane) -> bool {
+        self.types.get(&lane.task_type) == Some(&0) || self.tenants.get(&lane.tenant) == Some(&0)
+    }
+
+    /// Starts one more of a tenant and a type, if the limits allow.
     pub(super) fn take(&mut self, tenant: &TenantId, task_type: &TaskType) -> bool {
         let allowed = self.allow(tenant, task_type);
         if allowed {
             self.spend(tenant, task_type, 1);
+            self.lanes.take(task_type, tenant);
         }
         allowed
     }
 
     fn allow(&self, tenant: &TenantId, task_type: &TaskType) -> bool {
-        self.types.get(task_type) != Some(&0) && self.tenants.get(tenant) != Some(&0)
+        self.types.get(task_type) != Some(&0)
+            && self.tenants.get(tenant) != Some(&0)
+            && self.lanes.of(task_type, tenant) > 0
     }
 
     fn spend(&mut self, tenant: &TenantId, task_type: &TaskType, count: u32) {

@@ -76,8 +76,8 @@ impl ClaimOp {
     pub(super) fn new(request: &ClaimRequest<'_>, ageing: &Arc<Ageing>) -> Self {
         let which = match request.by {
             ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
-            ClaimBy::Order { types, limit, policy } => {
-                Which::Order(Order::new(types, limit, policy, ageing))
+            ClaimBy::Order { types, lanes, limit, policy } => {
+                Which::Order(Order::new(types, lanes, limit, policy, ageing))
             }
         };
         Self { worker: request.worker, now: request.now, which }

@@ -17,7 +17,8 @@ use std::{
 
 use sqlx::SqliteConnection;
 use taskforge_domain::{
-    AgeingTurns, Lane, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp, is_overdue,
+    AgeingTurns, Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType, TenantId, Timestamp,
+    is_overdue,
 };
 use uuid::Uuid;
 
@@ -60,6 +61,7 @@ pub(super) struct Order {
     types: HashSet<TaskType>,
     /// As they were asked for.
     asked: Vec<TaskType>,
+    lanes: LaneLimits,
     ageing: Arc<Ageing>,
     limit: usize,
     policy: QueuePolicy,
@@ -85,6 +87,7 @@ struct Share {
 impl Order {
     pub(super) fn new(
         types: &[TaskType],
+        lanes: &LaneLimits,
         limit: u32,
         policy: &QueuePolicy,
         ageing: &Arc<Ageing>,
@@ -93,6 +96,7 @@ impl Order {
         Self {
             types: served.cloned().collect(),
             asked: types.to_vec(),
+            lanes: lanes.clone(),
             ageing: Arc::clone(ageing),
             limit: limit as usize,
             policy: policy.clone(),
@@ -111,6 +115,7 @@ impl Order {
         if self.limit == 0 || self.types.is_empty() {
             return Ok((picked, false));
         }
+        permits.limit(&self.lanes);
         let mut asked = Vec::new();
         let mut by_priority: BTreeMap<Reverse<Priority>, BTreeMap<TenantId, Share>> =
             BTreeMap::new();
@@ -152,7 +157,7 @@ impl Order {
             picked.extend(fill(connection, shares, left, permits).await?);
         }
         picked.extend(aged_picks);
-        let is_at_cap = asked.iter().any(|lane| !permits.has(lane));
+        let is_at_cap = asked.iter().any(|lane| permits.is_at_cap(lane));
         Ok((picked, is_at_cap))
     }
 

@@ -1,7 +1,7 @@
 //! Files of older versions open, and lose nothing.
 
 use sqlx::sqlite::SqliteConnectOptions;
-use taskforge_domain::{FailureKind, Fingerprint, QueuePolicy, TaskState};
+use taskforge_domain::{FailureKind, Fingerprint, LaneLimits, QueuePolicy, TaskState};
 
 use super::*;
 use crate::ClaimBy;
@@ -68,7 +68,12 @@ async fn a_file_of_the_first_version_opens_and_has_all_its_tasks() {
     assert_eq!(store.lapsed(term, later, 10).await.unwrap().len(), 1);
 
     let types = [moved[0].lane.task_type.clone()];
-    let by = ClaimBy::Order { types: &types, limit: 10, policy: &QueuePolicy::default() };
+    let by = ClaimBy::Order {
+        types: &types,
+        lanes: LaneLimits::none(),
+        limit: 10,
+        policy: &QueuePolicy::default(),
+    };
     let request = ClaimRequest { worker: WorkerId::generate(), by, now };
     assert_eq!(store.claim(request).await.unwrap().tasks.len(), 2);
     let running = TaskFilter { states: vec![TaskState::Running], ..TaskFilter::default() };

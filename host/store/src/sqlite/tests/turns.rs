@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::HashMap};
 
 use super::*;
 use crate::ClaimBy;
-use taskforge_domain::{Priority, Weight};
+use taskforge_domain::{LaneLimits, Priority, Weight};
 
 /// Numbers that look random and are the same in every run (a linear congruential generator, Knuth's
 /// MMIX constants).
@@ -58,7 +58,8 @@ async fn claims_by_order_follow_the_rule_to_the_letter() {
     store.enqueue(&waiting).await.unwrap();
     while !waiting.is_empty() {
         let limit = [1, 2, 5, 17, 64, 200][numbers.below(6)];
-        let by = ClaimBy::Order { types: &types, limit, policy: &policy };
+        let by =
+            ClaimBy::Order { types: &types, lanes: LaneLimits::none(), limit, policy: &policy };
         let request = ClaimRequest { worker: WorkerId::generate(), by, now: Timestamp::UNIX_EPOCH };
         let claimed = store.claim(request).await.unwrap().tasks;
         let claimed: Vec<_> = claimed.into_iter().map(|task| task.id).collect();
