@@ -138,6 +138,20 @@ impl RedisBroker {
         self.core.connection.call(&self.core.scripts.erase(), Carries::Nothing).await
     }
 
+    /// The processor time that the server has used since it started.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn processor_time(&self) -> BrokerResult<Duration> {
+        let info: String = self.core.connection.command(redis::cmd("INFO").arg("cpu")).await?;
+        let times = info.lines().filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            let is_own = matches!(name, "used_cpu_sys" | "used_cpu_user");
+            value.trim().parse::<f64>().ok().filter(|_| is_own)
+        });
+        Ok(Duration::from_secs_f64(times.sum::<f64>().max(0.0)))
+    }
+
     /// Whether calls fail at once now.
     #[must_use]
     pub fn is_away(&self) -> bool {

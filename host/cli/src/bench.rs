@@ -10,8 +10,10 @@
 //! |---|---|
 //! | `node` | the processes |
 //! | `load` | enqueueing, draining and single tasks |
+//! | `cost` | the processor time that a task costs, by part |
 //! | `report` | what was measured |
 
+mod cost;
 mod load;
 mod node;
 mod report;
@@ -27,9 +29,10 @@ use taskforge_store::{
 };
 
 use self::{
+    cost::{Cost, Used},
     load::Load,
     node::Node,
-    report::{Backlog, BareSql, Median, Report},
+    report::{Backlog, BareSql, Measured, Median, Report},
 };
 use crate::{
     args::{BenchArgs, BrokerArgs, DatabaseArgs},
@@ -49,7 +52,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
     let scratch = Scratch::create(&args.database_url)
         .await
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
-    let measuring = Box::pin(measure(&args, scratch.url()));
+    let measuring = Box::pin(measure(&args, &scratch));
     let measured = signals::interruptible(measuring, || "nothing is left of it".to_owned()).await;
     // Dropped in any case; an earlier error is the one to report.
     let dropped = scratch.remove().await;
@@ -72,7 +75,8 @@ struct Bench {
     broker: Arc<dyn Broker>,
 }
 
-async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report> {
+async fn measure(args: &BenchArgs, database: &Scratch) -> anyhow::Result<Report> {
+    let database_url = database.url();
     postgres::migrate(&PostgresConfig::new(database_url)).await?;
     // Compiled code and nothing else; not in the working directory.
     let folder = tempfile::tempdir()?;
@@ -81,18 +85,40 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
     let input = Json::parse(args.input.clone()).context("--input is not JSON")?;
     let load = Load::new(&bench.client, &*bench.store, &*bench.broker, &args.task_type, &input);
 
+    let redis = match &args.redis_url {
+        Some(url) => {
+            let config = RedisConfig { prefix: prefix.clone(), ..RedisConfig::new(url) };
+            Some(RedisBroker::connect(&config).await?)
+        }
+        None => None,
+    };
+    output::aside("the bare sandbox");
+    let sandbox_micros = cost::bare_sandbox(&args.plugins, &args.task_type, &input).await?;
     output::aside("warming up");
     load.enqueue_and_drain(args.tasks.min(2_000) as usize).await?;
+    // Its plugin has been active for some seconds, so each input is checked once more.
+    output::aside("right after an activation");
+    let (_, fresh) = load.enqueue_and_drain(args.tasks as usize).await?;
+    let fresh = f64::from(args.tasks) / fresh.as_secs_f64();
     // Before the load, whose checkpoints would be in these figures.
     output::aside("single tasks, 50 a second");
     let latency = load.single_tasks(args.latency_tasks, 50).await?;
-    let (mut enqueue, mut drain) = (Vec::new(), Vec::new());
+    let (mut enqueue, mut drain, mut single) = (Vec::new(), Vec::new(), Vec::new());
+    let mut costs = Vec::new();
     let mut ceilings = CEILINGS.map(|(batch, connections)| BareSql::new(batch, connections));
     for run in 1..=args.runs {
         output::aside(&format!("run {run} of {}", args.runs));
-        let (enqueued, drained) = load.enqueue_and_drain(args.tasks as usize).await?;
+        load.pause(true).await?;
+        let enqueued = load.enqueue(args.tasks as usize).await?;
         enqueue.push(f64::from(args.tasks) / enqueued.as_secs_f64());
+        let before = Used::now(&bench.workers, database, redis.as_ref()).await?;
+        let drained = load.drain(args.tasks as usize).await?;
         drain.push(f64::from(args.tasks) / drained.as_secs_f64());
+        let after = Used::now(&bench.workers, database, redis.as_ref()).await?;
+        costs.push(after.since(&before, args.tasks));
+        let one_by_one = load.enqueue_one_by_one(&bench.api.url, args.tasks as usize).await?;
+        single.push(f64::from(args.tasks) / one_by_one.as_secs_f64());
+        load.drain(args.tasks as usize).await?;
         // In turns, so that other load on the machine affects both.
         for ceiling in &mut ceilings {
             let (batch, connections) = (ceiling.rows_a_statement, ceiling.connections);
@@ -109,15 +135,20 @@ async fn measure(args: &BenchArgs, database_url: &str) -> anyhow::Result<Report>
     };
     let broker = bench.broker.mode().as_str();
     bench.stop().await?;
-    if let Some(url) = &args.redis_url {
-        let config = RedisConfig { prefix, ..RedisConfig::new(url) };
-        let redis = RedisBroker::connect(&config).await?;
+    if let Some(redis) = redis {
         redis.erase().await.context("the benchmark's keys were not deleted")?;
     }
     Ok(Report::new(
         args,
         broker,
-        (Median::of(enqueue), Median::of(drain)),
+        Measured {
+            enqueue: Median::of(enqueue),
+            one_by_one: Median::of(single),
+            drain: Median::of(drain),
+            fresh: fresh.round(),
+            cost: Cost::median(&costs).context("there was a run")?,
+            sandbox_micros,
+        },
         latency,
         idle,
         backlog,

@@ -99,7 +99,7 @@ pub use self::{
     config::PostgresConfig,
     notices::Notices,
     schema::{Migrated, migrate},
-    scratch::Scratch,
+    scratch::{Scratch, ServerUse},
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit,

@@ -11,7 +11,11 @@ use serde::Serialize;
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{Json, TaskType};
 use taskforge_store::Store;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::broadcast::error::RecvError,
+};
 
 use crate::client::Client;
 
@@ -19,6 +23,8 @@ use crate::client::Client;
 const BATCH: usize = 1_000;
 /// Requests at once.
 const CLIENTS: usize = 2;
+/// Connections for single tasks.
+pub(super) const CONNECTIONS: usize = 64;
 /// The longest time without a signal before the store is read.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -74,14 +80,19 @@ impl<'a> Load<'a> {
         Ok(began.elapsed())
     }
 
-    /// Enqueues tasks while they wait, then lets them run. The second time is from then until the
-    /// store says that all have completed.
+    /// Enqueues tasks while they wait, then lets them run. The second time is that of
+    /// [`Self::drain`].
     pub(super) async fn enqueue_and_drain(
         &self,
         tasks: usize,
     ) -> anyhow::Result<(Duration, Duration)> {
         self.pause(true).await?;
         let enqueued = self.enqueue(tasks).await?;
+        Ok((enqueued, self.drain(tasks).await?))
+    }
+
+    /// Lets tasks run that were paused; the time is until the store says that all have completed.
+    pub(super) async fn drain(&self, tasks: usize) -> anyhow::Result<Duration> {
         let mut signals = self.broker.subscribe();
         let began = Instant::now();
         self.pause(false).await?;
@@ -113,10 +124,37 @@ impl<'a> Load<'a> {
                     // When the signals went silent before the end, the silence itself is not what
                     // it took.
                     let drained = if is_silent { drained.saturating_sub(SILENCE) } else { drained };
-                    return Ok((enqueued, drained));
+                    return Ok(drained);
                 }
             }
         }
+    }
+
+    /// Enqueues tasks one by one, over [`CONNECTIONS`] at once, while they wait; the time is from the
+    /// first request to the last acknowledgement.
+    pub(super) async fn enqueue_one_by_one(
+        &self,
+        api: &str,
+        tasks: usize,
+    ) -> anyhow::Result<Duration> {
+        self.pause(true).await?;
+        let address = api.trim_start_matches("http://").trim_end_matches('/');
+        let body = Json::from_value(&Request { task_type: self.task_type, input: self.input })?;
+        let request = format!(
+            "POST /tasks HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{}",
+            body.as_str().len(),
+            body.as_str()
+        );
+        let began = Instant::now();
+        let connections = (0..CONNECTIONS).map(|_| {
+            let (address, request) = (address.to_owned(), request.clone());
+            tokio::spawn(async move { post(&address, &request, tasks / CONNECTIONS).await })
+        });
+        for connection in connections.collect::<Vec<_>>() {
+            connection.await??;
+        }
+        Ok(began.elapsed())
     }
 
     /// Enqueues single tasks at a steady rate and waits for each: from the request until an answer
@@ -168,6 +206,38 @@ impl<'a> Load<'a> {
             status => bail!("task {id} is {status:?}"),
         }
     }
+}
+
+/// Sends a request so often over one connection, each after the answer to the one before. By hand,
+/// because on a small machine what a client library takes would be taken from the server.
+async fn post(address: &str, request: &str, times: usize) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut answer = Vec::new();
+    for _ in 0..times {
+        stream.write_all(request.as_bytes()).await?;
+        answer.clear();
+        while !is_whole(&answer) {
+            if stream.read_buf(&mut answer).await? == 0 {
+                bail!("the API closed a connection");
+            }
+        }
+        if !answer.starts_with(b"HTTP/1.1 2") {
+            bail!("a task was not accepted: {}", String::from_utf8_lossy(&answer));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an answer is there to its end.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().ok())?
+    });
+    length.is_some_and(|length| body.len() >= length)
 }
 
 /// From the request to the committed completion, as a client sees it.

@@ -69,6 +69,11 @@ impl Node {
         Ok(kib.context("the system does not say what memory a process has")? * 1024)
     }
 
+    /// Processor time so far.
+    pub(super) fn processor_time(&self) -> anyhow::Result<Duration> {
+        Ok(Duration::from_millis(10 * self.ticks()?))
+    }
+
     /// Processor time so far, in ticks of 10 ms.
     fn ticks(&self) -> anyhow::Result<u64> {
         let stat = self.proc("stat")?;

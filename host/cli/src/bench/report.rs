@@ -3,7 +3,11 @@
 use serde::Serialize;
 use taskforge_store::postgres::ceiling::Ceiling;
 
-use super::{load::Latency, node::Idle};
+use super::{
+    cost::Cost,
+    load::{CONNECTIONS, Latency},
+    node::Idle,
+};
 use crate::{args::BenchArgs, output};
 
 /// The whole result.
@@ -15,13 +19,27 @@ pub(super) struct Report {
     workers: u32,
     concurrency: u32,
     enqueue_per_second: Median,
+    enqueue_one_by_one_per_second: Median,
     drain_per_second: Median,
+    drain_after_activation_per_second: f64,
+    cost: Cost,
+    sandbox_micros: f64,
     ceiling: CeilingReport,
     enqueue_of_ceiling: f64,
     drain_of_ceiling: f64,
     latency: Latency,
     idle_worker: Idle,
     backlog: Option<Backlog>,
+}
+
+/// The figures of the fleet under load, in tasks a second and as a cost.
+pub(super) struct Measured {
+    pub(super) enqueue: Median,
+    pub(super) one_by_one: Median,
+    pub(super) drain: Median,
+    pub(super) fresh: f64,
+    pub(super) cost: Cost,
+    pub(super) sandbox_micros: f64,
 }
 
 /// The ceiling: the best result of bare SQL on one connection.
@@ -106,7 +124,7 @@ impl Report {
     pub(super) fn new(
         args: &BenchArgs,
         broker: &'static str,
-        (enqueue, drain): (Median, Median),
+        Measured { enqueue, one_by_one, drain, fresh, cost, sandbox_micros }: Measured,
         latency: Latency,
         idle_worker: Idle,
         backlog: Option<Backlog>,
@@ -130,6 +148,10 @@ impl Report {
             enqueue_of_ceiling: share(enqueue.median, ceiling.enqueue_per_second),
             drain_of_ceiling: share(drain.median, ceiling.claim_and_complete_per_second),
             enqueue_per_second: enqueue,
+            enqueue_one_by_one_per_second: one_by_one,
+            drain_after_activation_per_second: fresh,
+            cost,
+            sandbox_micros,
             drain_per_second: drain,
             ceiling,
             latency,
@@ -174,6 +196,9 @@ impl Report {
                     self.ceiling.claim_and_complete_per_second,
                 ),
             ),
+            ("after an activation", format!("{} tasks/s", self.drain_after_activation_per_second)),
+            ("enqueued one by one", self.one_by_one()),
+            ("processor time a task", self.costs()),
             (
                 "50 a second",
                 format!(
@@ -210,6 +235,26 @@ impl Report {
             ],
             &rows,
         );
+    }
+
+    fn one_by_one(&self) -> String {
+        let Median { min, median, max } = &self.enqueue_one_by_one_per_second;
+        format!("{median} tasks/s ({min} to {max}) over {CONNECTIONS} connections")
+    }
+
+    fn costs(&self) -> String {
+        let Cost { worker_micros, postgres_micros, redis_micros, wal_bytes } = self.cost;
+        let elsewhere = |micros: Option<f64>| match micros {
+            Some(micros) => format!("{micros:.1} us"),
+            None => "not on this machine".to_owned(),
+        };
+        let beyond = worker_micros - self.sandbox_micros;
+        format!(
+            "worker {worker_micros:.1} us ({beyond:.1} beyond the bare sandbox's {:.1}), PostgreSQL {}, Redis {}; {wal_bytes} bytes of WAL",
+            self.sandbox_micros,
+            elsewhere(postgres_micros),
+            elsewhere(redis_micros),
+        )
     }
 
     fn row(&self, run: &CeilingRun) -> Vec<String> {

@@ -1,9 +1,22 @@
 //! A database that is thrown away.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::Row;
 
 use super::{address::Address, connect::Servers, fault::Fault};
 use crate::{PostgresConfig, StoreResult};
+
+/// What a server has used since it started.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerUse {
+    /// Processor time of all its processes. `None`: it is not on this machine.
+    pub processor: Option<Duration>,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: u64,
+}
+
+const SERVER_USE: &str = "select pg_backend_pid(), (pg_current_wal_lsn() - '0/0')::bigint";
 
 /// A new, empty database on the server of another one, for whoever measures and must not touch what
 /// is there.
@@ -38,6 +51,19 @@ impl Scratch {
         &self.url
     }
 
+    /// What its server has used so far, for all its databases.
+    ///
+    /// # Errors
+    /// As [`Scratch::create`].
+    pub async fn server_use(&self) -> StoreResult<ServerUse> {
+        let servers = Servers::of(&PostgresConfig::new(&self.url))?;
+        let (mut connection, _) = servers.connect(&Vec::new()).await?;
+        let row = sqlx::query(SERVER_USE).fetch_one(&mut connection).await.map_err(Fault::Sql)?;
+        let pid: i32 = row.try_get(0).map_err(Fault::Sql)?;
+        let wal_bytes: i64 = row.try_get(1).map_err(Fault::Sql)?;
+        Ok(ServerUse { processor: processor_time(pid), wal_bytes: wal_bytes.unsigned_abs() })
+    }
+
     /// Drops it, whoever is still connected to it.
     ///
     /// # Errors
@@ -55,4 +81,30 @@ async fn run(url: &str, statement: &str) -> StoreResult<()> {
         .await
         .map_err(Fault::Sql)?;
     Ok(())
+}
+
+/// The processor time of a local server, of which one process is named.
+fn processor_time(backend: i32) -> Option<Duration> {
+    let (name, fields) = stat(&backend.to_string())?;
+    let postmaster = fields.get(1).filter(|_| name == "postgres")?.clone();
+    let (_, own) = stat(&postmaster)?;
+    // Its own, and that of children that have ended.
+    let mut ticks: u64 = own.get(11..15)?.iter().filter_map(|time| time.parse::<u64>().ok()).sum();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some((_, fields)) = stat(&entry.file_name().to_string_lossy()) else { continue };
+        if fields.get(1) == Some(&postmaster) {
+            let times = fields.get(11..13).unwrap_or_default();
+            ticks += times.iter().filter_map(|time| time.parse::<u64>().ok()).sum::<u64>();
+        }
+    }
+    Some(Duration::from_millis(10 * ticks))
+}
+
+/// The name of a process, and the fields of `/proc/PID/stat` after it, from the state on.
+fn stat(pid: &str) -> Option<(String, Vec<String>)> {
+    pid.parse::<u32>().ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (before, fields) = stat.rsplit_once(") ")?;
+    let (_, name) = before.split_once('(')?;
+    Some((name.to_owned(), fields.split(' ').map(str::to_owned).collect()))
 }
