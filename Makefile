@@ -1,5 +1,4 @@
-# The two commands of the README are `make run` and `make test`; each does all the set-up that it
-# needs.
+# `make run` and `make test` are the two commands of the README. Each does the set-up that it needs.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -20,7 +19,7 @@ setup:
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/wasm32-wasip2" || rustup target add wasm32-wasip2 || \
 	  { echo 'the Rust target wasm32-wasip2 is missing and could not be added: rustup target add wasm32-wasip2' >&2; exit 1; }
 
-# Tests start servers of their own, on free ports of loopback, and need the programs for that.
+# Tests start servers of their own, on free ports of loopback, from these programs.
 .PHONY: servers
 servers:
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
@@ -31,35 +30,38 @@ servers:
 	@command -v python3 >/dev/null || { echo 'python3 is missing, which the example of an external worker needs' >&2; exit 1; }
 
 .PHONY: plugins
-plugins: setup ## Build the built-in handlers (and the hostile one, for tests) as components
+plugins: setup ## Build the built-in handlers as components
+	CARGO_TARGET_DIR="$(TARGET)" plugins/build.sh shipped
+
+.PHONY: test-plugins
+test-plugins: setup ## The same, and the components that only tests need
 	CARGO_TARGET_DIR="$(TARGET)" plugins/build.sh
 
-# Built first and then started by the shell, so that the process gets the signals that are meant for
-# it. With --workspace the dependencies get the same features as in `make test`, so a machine that
-# does both compiles wasmtime once.
+# `exec`, so that the server gets the shell's signals. With --workspace the dependencies have the
+# same features as in `make test`, so that both share one build of wasmtime.
 .PHONY: run
 run: plugins ## Build everything and run it on embedded stores, at http://127.0.0.1:8000
 	cargo build --workspace --locked --bin taskforge
 	exec "$(TARGET)/debug/taskforge" dev $(ARGS)
 
 .PHONY: test
-test: plugins servers ## Build everything and run all tests
+test: test-plugins servers ## Build everything and run all tests
 	cargo test --workspace --locked
 
-# One scenario after the other, at full length: some ten minutes. The table in docs/reliability.md
-# is what it prints.
+# One scenario after the other, at full length: some ten minutes. Prints the table of
+# docs/reliability.md.
 .PHONY: chaos
-chaos: plugins servers ## Kill, stop, flush and cut off everything under load, and count what was lost
+chaos: test-plugins servers ## Kill, stop, flush and cut off everything under load, and count what was lost
 	TASKFORGE_CHAOS=full cargo test --workspace --locked --test fleet chaos:: -- --nocapture --test-threads 1
 
-# Needs PyPI for the tool, the first time.
+# Installs its tool from PyPI the first time.
 .PHONY: schemathesis
 schemathesis: plugins ## Hold a server against its OpenAPI document with generated requests
 	@command -v python3 >/dev/null || { echo 'python3 is missing, which schemathesis needs' >&2; exit 1; }
 	cargo build --workspace --locked --bin taskforge
 	.ci/schemathesis "$(TARGET)/debug/taskforge" "$(TARGET)/plugins" "$(abspath $(TARGET))"
 
-# Needs PyPI and the npm registry for the tools, the first time.
+# Installs its tools from PyPI and the npm registry the first time.
 .PHONY: clients
 clients: plugins ## Generate clients from the OpenAPI document, and use them on a server
 	@command -v python3 >/dev/null || { echo 'python3 is missing, which the generator needs' >&2; exit 1; }
@@ -72,8 +74,7 @@ lint: setup ## Check the format, the lints and the deployment files
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	deploy/check.sh
 
-# What is deployed, and what is measured. It shares nothing with `make run` and `make test`, so the
-# first time compiles everything once more.
+# The profile that is deployed and measured. It shares no build with `make run` and `make test`.
 .PHONY: release
 release: plugins ## Build the binary for use, stripped: target/release/taskforge
 	cargo build --workspace --release --locked --bin taskforge
@@ -83,14 +84,13 @@ bench: release ## Measure the sandbox, the store and the whole embedded system
 	cargo bench --workspace --locked --bench invoke --bench loading --bench sqlite
 	"$(TARGET)/release/taskforge" demo --tasks 20000 --workers 1 --type fibonacci --input '{"n": 20}' --plugins "$(TARGET)/plugins"
 
-# Beside the ceiling of the same machine. The servers are named by DATABASE_URL and REDIS_URL, and
-# left as they were.
+# Compares with the ceiling of the same machine. Leaves the servers as they were.
 .PHONY: bench-fleet
 bench-fleet: release ## Measure a fleet on the PostgreSQL and Redis that DATABASE_URL and REDIS_URL name
 	@test -n "$$DATABASE_URL" || { echo 'say where a database can be made for it: DATABASE_URL=postgres://...' >&2; exit 1; }
 	"$(TARGET)/release/taskforge" bench --plugins "$(TARGET)/plugins" $(ARGS)
 
-# On a PostgreSQL and a Redis of its own. ARGS="live swap attacks" are its parts.
+# Starts a PostgreSQL and a Redis of its own. ARGS="live swap attacks" are its parts.
 .PHONY: bench-plugins
-bench-plugins: plugins servers ## Measure how plugins go live, what a swap costs its neighbours, and how far attacks reach
+bench-plugins: test-plugins servers ## Measure how plugins go live, what a swap costs its neighbours, and how far attacks reach
 	cargo bench --workspace --locked --bench plugins -- $(ARGS)

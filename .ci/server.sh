@@ -1,6 +1,6 @@
 # Sourced by scripts that need a server: starts a fresh `taskforge dev`, which ends with the script.
-#   start_server BINARY PLUGINS CACHE     sets `work` (a folder that goes away), `server` (its process),
-#                                         `url` and `key`; its log is $work/log
+#   start_server BINARY PLUGINS CACHE     sets `work` (a folder, removed at the end), `server` (its
+#                                         process), `url` and `key`; its log is $work/log
 server=
 work=$(mktemp -d)
 finish() {

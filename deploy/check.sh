@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Holds the deployment files and the operators' table against the binary's own arguments, and against each other: they name variables, ports,
-# paths and times that are decided elsewhere, and nothing would tell when those change. Says what it could not check, and why.
+# Holds the deployment files and the operators' table against the binary's own arguments, and
+# against each other: they name variables, ports, paths and times that are decided elsewhere, and
+# nothing would tell when those change. Says what it could not check, and why.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

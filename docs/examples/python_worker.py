@@ -42,7 +42,8 @@ def in_data_folder(name):
 URL = os.environ.get("TASKFORGE_URL") or in_data_folder("address") or "http://127.0.0.1:8000"
 URL = URL.rstrip("/")
 NAME = os.environ.get("TASKFORGE_WORKER", f"{socket.gethostname()}-{os.getpid()}")
-# How long a task is ours without a heartbeat. Short: if this process dies, others get the task that much sooner.
+# How long a task is ours without a heartbeat. Short: if this process dies, others get the task that
+# much sooner.
 LEASE = float(os.environ.get("TASKFORGE_LEASE_SECONDS", "30"))
 # How long one request for work waits. Also how long an idle worker may take to end.
 WAIT = float(os.environ.get("TASKFORGE_WAIT_SECONDS", "5"))
@@ -95,7 +96,7 @@ def handles(task_type):
     return register
 
 
-# --- your part -------------------------------------------------------------------------------------------------------
+# --- your part ------------------------------------------------------------------------------------
 
 
 @handles("word_count")
@@ -114,7 +115,7 @@ def word_count(task):
     return {"words": len(text.split()), "characters": len(text)}
 
 
-# --- the rest stays as it is -----------------------------------------------------------------------------------------
+# --- the rest stays as it is ----------------------------------------------------------------------
 
 
 class Task:
@@ -126,7 +127,8 @@ class Task:
         self.input = leased["input"]
         self.attempt = leased["attempt"]
         self.max_attempts = leased["max_attempts"]
-        # Set when somebody cancelled the task, or its lease is gone: whatever the handler still does is for nothing.
+        # Set when somebody cancelled the task, or its lease is gone: whatever the handler still
+        # does is for nothing.
         self.lost = threading.Event()
         self.lines = []
         self._token = leased["lease_token"]
@@ -226,7 +228,8 @@ def run(task):
     """One task from lease to commit."""
     with Heartbeat(task):
         ended = attempt(task)
-        # Still under the heartbeat: the server may be away for longer than the lease. To repeat it is safe, the first one counts.
+        # Still under the heartbeat: the server may be away for longer than the lease. To repeat it
+        # is safe, the first one counts.
         try:
             try:
                 done = complete(task, ended)
@@ -251,7 +254,8 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     log.info("%s serves %s at %s", NAME, ", ".join(HANDLERS), URL)
-    # One task at a time: run several of these for more, or ask for more with `max` and give each a thread.
+    # One task at a time: run several of these for more, or ask for more with `max` and give each a
+    # thread.
     ask = {"task_types": list(HANDLERS), "max": 1, "lease": LEASE, "wait": WAIT, "worker": NAME}
     while not stopping.is_set():
         try:
@@ -259,7 +263,8 @@ def main():
         except ConnectionError:
             break
         except Refused as refused:
-            # A key that is missing or wrong, a type that nobody has declared: waiting mends neither.
+            # A key that is missing or wrong, a type that nobody has declared: waiting mends
+            # neither.
             log.error("%s", refused)
             sys.exit(1)
         for task in leased["tasks"]:

@@ -1,4 +1,4 @@
-//! Many callers, one command.
+//! One command for many callers.
 
 use std::future::Future;
 
@@ -9,28 +9,28 @@ use tokio::{
 
 use crate::{BrokerError, BrokerResult};
 
-/// Callers that may wait for their turn before the next has to wait for room.
+/// Requests that may queue before the next caller waits for room.
 const INBOX: usize = 1_024;
 
-/// Things in one command, unless one caller alone brings more: some hundred microseconds of a
+/// Items in one command, unless one caller alone brings more: some hundred microseconds of a
 /// server's time.
 const BATCH: usize = 1_024;
 
-/// Sends what concurrent callers bring in one command a round trip: while one is under way, the
-/// next gathers. A lone caller waits for nobody.
+/// Sends the items of concurrent callers in one command per round trip. While one command is under
+/// way the next batch gathers; a lone caller waits for nobody.
 #[derive(Debug)]
 pub(crate) struct Batcher<T> {
-    inbox: mpsc::Sender<Parcel<T>>,
+    inbox: mpsc::Sender<Request<T>>,
 }
 
 #[derive(Debug)]
-struct Parcel<T> {
-    things: Vec<T>,
-    sent: oneshot::Sender<BrokerResult<()>>,
+struct Request<T> {
+    items: Vec<T>,
+    reply: oneshot::Sender<BrokerResult<()>>,
 }
 
 impl<T: Send + 'static> Batcher<T> {
-    /// Begins a task among `tasks` that sends with `send`.
+    /// Spawns the task that sends, with `send`, into `tasks`.
     pub(crate) fn spawn<F>(
         tasks: &mut JoinSet<()>,
         send: impl Fn(Vec<T>) -> F + Send + 'static,
@@ -38,34 +38,34 @@ impl<T: Send + 'static> Batcher<T> {
     where
         F: Future<Output = BrokerResult<()>> + Send,
     {
-        let (inbox, mut parcels) = mpsc::channel::<Parcel<T>>(INBOX);
+        let (inbox, mut requests) = mpsc::channel::<Request<T>>(INBOX);
         tasks.spawn(async move {
-            while let Some(Parcel { mut things, sent }) = parcels.recv().await {
-                let mut waiting = vec![sent];
-                while things.len() < BATCH
-                    && let Ok(parcel) = parcels.try_recv()
+            while let Some(Request { mut items, reply }) = requests.recv().await {
+                let mut waiting = vec![reply];
+                while items.len() < BATCH
+                    && let Ok(request) = requests.try_recv()
                 {
-                    things.extend(parcel.things);
-                    waiting.push(parcel.sent);
+                    items.extend(request.items);
+                    waiting.push(request.reply);
                 }
-                let outcome = send(things).await;
-                for sent in waiting {
-                    // A caller that gave up has nothing to hear.
-                    sent.send(outcome.clone()).ok();
+                let outcome = send(items).await;
+                for reply in waiting {
+                    // Fails when the caller has given up.
+                    reply.send(outcome.clone()).ok();
                 }
             }
         });
         Self { inbox }
     }
 
-    /// Waits until these were sent. A dropped call may have been sent.
-    pub(crate) async fn submit(&self, things: Vec<T>) -> BrokerResult<()> {
-        if things.is_empty() {
+    /// Waits until these items were sent. A call that is dropped may have sent them.
+    pub(crate) async fn submit(&self, items: Vec<T>) -> BrokerResult<()> {
+        if items.is_empty() {
             return Ok(());
         }
-        let (sent, outcome) = oneshot::channel();
-        let closed = || BrokerError("the broker was closed".into());
-        self.inbox.send(Parcel { things, sent }).await.map_err(|_| closed())?;
-        outcome.await.map_err(|_| closed())?
+        let (reply, outcome) = oneshot::channel();
+        let ended = || BrokerError("the broker has ended".into());
+        self.inbox.send(Request { items, reply }).await.map_err(|_| ended())?;
+        outcome.await.map_err(|_| ended())?
     }
 }

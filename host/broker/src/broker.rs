@@ -5,97 +5,122 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use crate::Eviction;
 
 /// The result of a broker operation.
 pub type BrokerResult<T> = Result<T, BrokerError>;
 
-/// Why a broker operation failed. Never fatal: whoever gets it goes on with the store alone.
+/// Why a broker operation failed. Never fatal: the caller goes on with the store alone.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the broker is unavailable: {0}")]
 pub struct BrokerError(pub String);
 
-/// A task that waits to be claimed.
+/// Says that a task may wait to be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
     /// The task.
     pub id: TaskId,
-    /// Where it waits.
+    /// The lane in which it waits.
     pub lane: Lane,
 }
 
-/// What a worker asks for.
+/// A worker's request for hints.
 #[derive(Debug, Clone)]
 pub struct Want<'a> {
-    /// The types that it serves.
+    /// The types that the worker serves.
     pub types: &'a [TaskType],
-    /// The most hints of some lanes that it can use.
+    /// The most hints of some lanes that the worker can use.
     pub lanes: &'a LaneLimits,
-    /// The most hints that it can use in all.
+    /// The most hints that the worker can use in all.
     pub max: usize,
-    /// How long to wait while there is none.
+    /// How long to wait while there are none.
     pub wait: Duration,
 }
 
-/// What a worker gets.
+/// The answer to a [`Want`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Popped {
     /// Tasks to claim.
     pub hints: Vec<Hint>,
-    /// The store may hold more of what was asked for than the broker knows of: claim from it in its
-    /// own order. An answer that says only this comes after `want.wait` or [`LOOK_PAUSE`],
-    /// whichever is shorter. So a worker whose last look found as much as it could use asks again
-    /// with a `wait` of zero, and does not sleep on a backlog.
+    /// The store may hold tasks of these types that the broker does not know: claim from the store,
+    /// in its own order. An answer without hints that says this comes after `want.wait` or
+    /// [`LOOK_PAUSE`], whichever is shorter. So a worker whose last claim from the store was full
+    /// asks again with a `wait` of zero, or it would sleep on a backlog.
     pub look_in_store: bool,
 }
 
-/// How long a broker lets a worker wait for hints when all that it can tell is to look in the
-/// store. It bounds how often an idle fleet asks the store in vain, and how late a task starts of
-/// which the broker does not know.
+/// How long a pop waits for hints when it can only tell the worker to look in the store. It bounds
+/// how often an idle fleet queries the store in vain, and how late a task starts that the broker
+/// does not know.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Popped {
-    /// How long to wait after this first look, which found no hints.
-    pub(crate) fn wait(&self, wanted: Duration) -> Duration {
-        if self.look_in_store { wanted.min(LOOK_PAUSE) } else { wanted }
+    /// How long a pop of this `wait` goes on waiting after it found no hints at first.
+    pub(crate) fn wait(&self, wait: Duration) -> Duration {
+        if self.look_in_store { wait.min(LOOK_PAUSE) } else { wait }
     }
 }
 
-/// News for every process of the fleet. A signal may get lost, so each has a slower way of being
-/// noticed too.
+/// A message to every process of the fleet. A signal may get lost, so each change that one
+/// announces is found in a slower way too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// This task was cancelled while it ran; its worker is to stop it.
+    /// This task was cancelled while it ran; its worker stops it.
     Cancel(TaskId),
-    /// This task reached a terminal state; whoever waits for it may look.
+    /// This task reached a terminal state; whoever waits for it reads it now.
     Finished(TaskId),
     /// The queue policy in the store has changed.
     Policy,
     /// The registry of plugins in the store has changed.
     Plugins,
-    /// The connection that brings signals was lost and is back: any may have been missed, so
-    /// whoever waits for one looks for itself.
+    /// The subscription was interrupted and signals may have been missed, so whoever waits for one
+    /// looks in the store.
     Missed,
 }
 
-/// A subscription to signals. A slow reader that missed some gets `Lagged`, which says the same as
-/// [`Signal::Missed`].
+impl Signal {
+    /// A letter for the kind, and the task's id; nil where there is no task.
+    pub(crate) const fn parts(&self) -> (u8, Uuid) {
+        match self {
+            Self::Cancel(id) => (b'c', *id.as_uuid()),
+            Self::Finished(id) => (b'f', *id.as_uuid()),
+            Self::Policy => (b'p', Uuid::nil()),
+            Self::Plugins => (b'g', Uuid::nil()),
+            Self::Missed => (b'm', Uuid::nil()),
+        }
+    }
+
+    /// The signal of these parts. `None`: a later version may have added its kind.
+    pub(crate) fn of_parts(kind: u8, id: Uuid) -> Option<Self> {
+        match kind {
+            b'c' => Some(Self::Cancel(TaskId::from_uuid(id))),
+            b'f' => Some(Self::Finished(TaskId::from_uuid(id))),
+            b'p' => Some(Self::Policy),
+            b'g' => Some(Self::Plugins),
+            b'm' => Some(Self::Missed),
+            _ => None,
+        }
+    }
+}
+
+/// A subscription to signals. A slow reader that missed some gets `Lagged`, which means the same
+/// as [`Signal::Missed`].
 pub type Signals = broadcast::Receiver<Signal>;
 
-/// A lane of which the broker does not know every pending task, and in which there is room for more
-/// hints.
+/// A lane of which the broker does not know every pending task, and which has room for more hints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShortLane {
     /// The lane.
     pub lane: Lane,
-    /// Pending tasks up to and including this one are known or were; `None`: begin at the first.
+    /// The last pending task that is known or was; `None`: begin with the first.
     pub after: Option<TaskId>,
-    /// Hints that fit.
+    /// How many more hints fit.
     pub room: usize,
 }
 
-/// Where hints come from now.
+/// Where hints come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// A queue inside this process.
@@ -124,45 +149,41 @@ impl Mode {
 /// The queue of hints, as the rest of the system sees it.
 ///
 /// # Lanes
-/// Hints queue in [`Lane`]s, and a lane holds a bounded number of them, so that a backlog of
-/// millions costs the store some rows and the broker nothing. A lane that was full has
-/// *overflowed*: it takes no new hints, because those would overtake the tasks that it never heard
-/// of. The sweeper fills such lanes from the store, in order ([`Broker::short_lanes`],
-/// [`Broker::refill`]), until it finds no more.
+/// Hints queue in [`Lane`]s. A lane holds a bounded number of hints, so the rest of a backlog of
+/// millions is only in the store. A lane that was full has *overflowed*: it takes no new hints,
+/// because those would overtake the tasks that it does not know. The sweeper fills such lanes from
+/// the store, in order ([`Broker::short_lanes`], [`Broker::refill`]), until it finds no more.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Adds hints, after the tasks were committed. A hint that is already queued is not queued
-    /// twice. A full lane keeps its first hints, and one that has overflowed takes only what
-    /// belongs before all that it has not heard of; it remembers where to go on.
+    /// twice. A full lane keeps its first hints. A lane that has overflowed takes only hints that
+    /// belong before every task that it does not know, and remembers where a refill goes on.
     async fn push(&self, hints: &[Hint]) -> BrokerResult<()>;
 
-    /// Takes hints, most urgent first; waits up to `want.wait` while there is none, and returns
-    /// none after that. Cancel safe: a dropped call takes nothing, or what it took is found again
-    /// by the sweeper's audit.
+    /// Takes hints, most urgent first; waits up to `want.wait` while there are none. Cancel safe: a
+    /// dropped call takes nothing, or the sweeper's audit finds again what it took.
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped>;
 
-    /// Gives hints back of which a claim said that a cap is reached. They go where they were, and
-    /// their lanes (a tenant's tasks of one type, in every priority) are put
-    /// [aside](crate::queue::ASIDE): a broker knows no caps, so it gives such a lane a rest and
-    /// then offers it again, a little at first.
+    /// Returns hints whose claim found their cap reached. They go back to their positions, and
+    /// their lanes (in every priority) are put [aside](crate::queue::ASIDE): a broker knows no
+    /// caps, so it offers nothing of such a lane for a while, and then a little at first.
     async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()>;
 
-    /// Hints in the queue.
+    /// How many hints are queued.
     async fn depth(&self) -> BrokerResult<u64>;
 
-    /// Whether every pending task is known, or its lane knows that it is short. `false` after a
-    /// start or a loss, until [`Broker::mark_complete`].
+    /// Whether every pending task is queued, or its lane known to be short. `false` after a start
+    /// or a loss, until [`Broker::mark_complete`].
     async fn is_complete(&self) -> BrokerResult<bool>;
 
-    /// Says that every lane of the store was refilled from its beginning since the loss.
+    /// Says that every lane was refilled from its beginning since the loss.
     async fn mark_complete(&self) -> BrokerResult<()>;
 
-    /// Lanes to refill now, the emptiest first: those that have overflowed and are less than half
-    /// full.
+    /// Lanes that have overflowed and are less than half full, the emptiest first.
     async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>>;
 
-    /// Adds the tasks that follow `after` in a lane's pending tasks, in their order. `is_all`: the
-    /// store had no more than these. The lane may have overflowed before or not.
+    /// Adds the pending tasks of a lane that follow `after`, in order. `is_all`: the store had no
+    /// more than these. The lane need not have overflowed.
     async fn refill(
         &self,
         lane: &Lane,
@@ -171,8 +192,8 @@ pub trait Broker: Send + Sync + 'static {
         is_all: bool,
     ) -> BrokerResult<()>;
 
-    /// Takes over the policy: pauses and weights. Until one was said since a loss, nothing is given
-    /// out. Its caps are the store's.
+    /// Sets the pauses and weights. After a loss a broker offers nothing until it has them. Caps
+    /// are left to the claim.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()>;
 
     /// Sends signals to every subscriber in the fleet.
@@ -184,28 +205,28 @@ pub trait Broker: Send + Sync + 'static {
     /// Where hints come from now.
     fn mode(&self) -> Mode;
 
-    /// What an operator should know of it now, although it works or is done without: in words that
-    /// any client may read.
+    /// What an operator should know of a broker that works, or that the fleet works without: in
+    /// words that any client may read.
     fn concern(&self) -> Option<String> {
         None
     }
 
-    /// What the server that holds the queue does when its memory is full. `None`: there is none, or
-    /// it was not asked yet.
+    /// What the server of the queue does when its memory is full. `None`: there is no server, or it
+    /// has not been asked yet.
     fn eviction(&self) -> Option<Eviction> {
         None
     }
 }
 
-/// A way to tell every process of the fleet something through the store: `listen` and `notify` of a
-/// database. What is posted reaches whoever listens at that moment, at most once.
+/// Messages between the processes of a fleet through the store: `listen` and `notify` of a
+/// database. A notice reaches those who listen at that moment, at most once.
 #[async_trait]
 pub trait Bulletin: Send + Sync + 'static {
     /// Posts notices, each of at most [`MAX_NOTICE`] bytes of text.
     async fn post(&self, notices: &[String]) -> BrokerResult<()>;
 
-    /// Hears notices from now on. `Lagged` after some were missed, also when the connection was
-    /// lost in between.
+    /// Receives notices from now on. `Lagged` says that some were missed, also when the connection
+    /// was lost in between.
     fn listen(&self) -> broadcast::Receiver<String>;
 }
 

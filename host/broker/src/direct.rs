@@ -1,4 +1,4 @@
-//! The broker of a fleet without Redis: the store itself.
+//! The broker of a fleet without Redis: workers claim from the store itself.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,16 +22,15 @@ use crate::{
     waiters::Waiters,
 };
 
-/// How often a worker looks in the store although nobody said that there is something: a notice
-/// reaches only who listens at that moment.
+/// How often a worker looks in the store without a notice: a notice reaches only those who listen
+/// at that moment.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Types of which it is known when something was last said. A fleet has some hundreds.
+/// Types whose last notice is remembered. A fleet has some hundreds.
 const MAX_TYPES: usize = 4_096;
 
-/// Holds no hints: a push says on the bulletin that there is something to find, and a pop says when
-/// to look. Workers claim from the store in its own order, so priorities and first in, first out
-/// hold, and fairness is what the store gives.
+/// Queues no hints. A push posts a notice that there are tasks, and a pop says when to look in the
+/// store. Workers claim in the store's own order, so its rules of priority and fairness hold.
 #[derive(Debug)]
 pub struct StoreBroker {
     core: Arc<Core>,
@@ -45,30 +44,30 @@ pub struct StoreBroker {
 #[derive(Debug, Default)]
 struct Core {
     waiters: Waiters,
-    news: Mutex<News>,
+    notices: Mutex<Notices>,
 }
 
-/// What was said, and who has looked since: a worker that is busy when a notice comes must not
-/// sleep on it afterwards.
+/// The notices that came, and which workers have looked since: a worker that is busy when a notice
+/// comes must look afterwards.
 #[derive(Debug, Default)]
-struct News {
+struct Notices {
     /// Counts notices.
     last: u64,
     /// The last one that concerned all types.
     of_all: u64,
     of_type: HashMap<String, u64>,
-    /// The last one when workers of these types were sent to look.
-    answered: HashMap<Vec<TaskType>, u64>,
+    /// The last one when workers of these types were sent to the store.
+    looked: HashMap<Vec<TaskType>, u64>,
 }
 
 impl StoreBroker {
-    /// Begins to listen, before this returns.
+    /// Listens from now on.
     #[must_use]
     pub fn new(bulletin: Arc<dyn Bulletin>) -> Self {
         Self::with(bulletin, broadcast::Sender::new(SIGNALS))
     }
 
-    /// One whose signals go where others go too.
+    /// A broker that sends its signals through this channel.
     pub(crate) fn with(bulletin: Arc<dyn Bulletin>, signals: broadcast::Sender<Signal>) -> Self {
         let core = Arc::new(Core::default());
         let mut tasks = JoinSet::new();
@@ -85,20 +84,19 @@ impl StoreBroker {
         Self { core, pushes, publishes, signals, _tasks: tasks }
     }
 
-    /// Waits until there is something to find that workers of these types were not sent to yet.
-    /// Cancel safe.
-    pub(crate) async fn news(&self, types: &[TaskType]) {
-        let place = self.core.waiters.wait_for(types);
-        if !self.core.news().take(types) {
-            place.called().await;
-            self.core.news().take(types);
+    /// Waits for a notice that workers of these types have not acted on. Cancel safe.
+    pub(crate) async fn notified(&self, types: &[TaskType]) {
+        let waiting = self.core.waiters.wait_for(types);
+        if !self.core.notices().take(types) {
+            waiting.woken().await;
+            self.core.notices().take(types);
         }
     }
 
-    /// Waits for news, but not longer than this.
+    /// Waits for such a notice, but not longer than this.
     pub(crate) async fn look(&self, types: &[TaskType], wait: Duration) -> Popped {
-        if tokio::time::timeout(wait, self.news(types)).await.is_err() {
-            self.core.news().take(types);
+        if tokio::time::timeout(wait, self.notified(types)).await.is_err() {
+            self.core.notices().take(types);
         }
         Popped { hints: Vec::new(), look_in_store: true }
     }
@@ -112,18 +110,18 @@ async fn listen(
     loop {
         match notices.recv().await.map(|text| Notice::parse(&text)) {
             Ok(Notice::Look(types)) => {
-                core.news().hear(&types);
+                core.notices().add(&types);
                 core.waiters.wake(&types.iter().map(String::as_str).collect::<Vec<_>>());
             }
             Ok(Notice::Tell(told)) => {
                 for signal in told {
-                    // It fails when nobody listens, which is no failure.
+                    // Fails without subscribers, which does not matter.
                     signals.send(signal).ok();
                 }
             }
-            Ok(Notice::Strange) => {}
+            Ok(Notice::Unknown) => {}
             Ok(Notice::Missed) | Err(RecvError::Lagged(_)) => {
-                core.news().hear_of_all();
+                core.notices().add_for_all();
                 core.waiters.wake_all();
                 signals.send(Signal::Missed).ok();
             }
@@ -134,13 +132,13 @@ async fn listen(
 
 impl Core {
     /// Never held across a wait.
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl News {
-    fn hear(&mut self, types: &[String]) {
+impl Notices {
+    fn add(&mut self, types: &[String]) {
         self.last += 1;
         if self.of_type.len() + types.len() > MAX_TYPES {
             self.of_type.clear();
@@ -151,13 +149,13 @@ impl News {
         }
     }
 
-    fn hear_of_all(&mut self) {
+    fn add_for_all(&mut self) {
         self.last += 1;
         self.of_all = self.last;
     }
 
-    /// Whether there are news for workers of these types. They are sent to look now, so what was
-    /// said is old from here on.
+    /// Whether there is a new notice for workers of these types. They are sent to the store now, so
+    /// the notices until here are old from here on.
     fn take(&mut self, types: &[TaskType]) -> bool {
         let newest = types
             .iter()
@@ -165,16 +163,16 @@ impl News {
             .max()
             .unwrap_or(0)
             .max(self.of_all);
-        if let Some(answered) = self.answered.get_mut(types) {
-            let is_new = newest > *answered;
-            *answered = self.last;
+        if let Some(looked) = self.looked.get_mut(types) {
+            let is_new = newest > *looked;
+            *looked = self.last;
             return is_new;
         }
-        if self.answered.len() >= MAX_COUNTERS {
-            self.answered.clear();
+        if self.looked.len() >= MAX_COUNTERS {
+            self.looked.clear();
         }
-        self.answered.insert(types.to_vec(), self.last);
-        // Nobody knows what was there before the first look.
+        self.looked.insert(types.to_vec(), self.last);
+        // What there was before the first look is unknown.
         true
     }
 }
@@ -214,9 +212,9 @@ impl Broker for StoreBroker {
         Ok(())
     }
 
-    /// What was paused may go on.
+    /// A pause may have ended, so everybody looks.
     async fn set_policy(&self, _: &QueuePolicy) -> BrokerResult<()> {
-        self.core.news().hear_of_all();
+        self.core.notices().add_for_all();
         self.core.waiters.wake_all();
         Ok(())
     }

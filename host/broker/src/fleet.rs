@@ -16,10 +16,10 @@ use crate::{
 
 /// A [`RedisBroker`] with a [`StoreBroker`] behind it.
 ///
-/// Each process sees for itself whether Redis is there, and they need not agree: one that is cut
-/// off puts its tasks up on the bulletin, and the others look in the store when they hear of it.
-/// When Redis is back, hints that it never got are missing there, so it is not complete, and the
-/// sweeper rebuilds it; nothing here remembers them.
+/// Each process judges for itself whether Redis is there, and they need not agree: a process that
+/// is cut off posts notices for its tasks, and the others look in the store when they receive them.
+/// When Redis is back it lacks the hints of that time. So it is not complete, and the sweeper
+/// rebuilds it; nothing here remembers them.
 #[derive(Debug)]
 pub struct FleetBroker {
     redis: RedisBroker,
@@ -31,7 +31,7 @@ pub struct FleetBroker {
 }
 
 impl FleetBroker {
-    /// Puts the store behind Redis.
+    /// Falls back to the store when Redis is away.
     #[must_use]
     pub fn new(redis: RedisBroker, bulletin: Arc<dyn Bulletin>) -> Self {
         let signals = broadcast::Sender::new(SIGNALS);
@@ -41,7 +41,7 @@ impl FleetBroker {
         Self { redis, direct, signals, _tasks: tasks }
     }
 
-    /// Hints if there are any, and a look in the store, where somebody who is cut off from Redis
+    /// Hints if there are any, and a look in the store, where a process that is cut off from Redis
     /// has put tasks.
     async fn pop_and_look(&self, want: &Want<'_>) -> Popped {
         let now = Want { wait: std::time::Duration::ZERO, ..want.clone() };
@@ -57,7 +57,7 @@ async fn forward(mut from: Signals, to: broadcast::Sender<Signal>) {
             Err(RecvError::Lagged(_)) => Signal::Missed,
             Err(RecvError::Closed) => return,
         };
-        // It fails when nobody listens, which is no failure.
+        // Fails without subscribers, which does not matter.
         to.send(signal).ok();
     }
 }
@@ -75,7 +75,7 @@ impl Broker for FleetBroker {
         if !self.redis.is_away() {
             tokio::select! {
                 biased;
-                () = self.direct.news(want.types) => return Ok(self.pop_and_look(&want).await),
+                () = self.direct.notified(want.types) => return Ok(self.pop_and_look(&want).await),
                 popped = self.redis.pop(want.clone()) => if let Ok(popped) = popped {
                     return Ok(popped);
                 },
@@ -84,7 +84,7 @@ impl Broker for FleetBroker {
         Ok(self.direct.look(want.types, want.wait.min(LOOK_PAUSE)).await)
     }
 
-    /// While Redis is away their tasks are found in the store.
+    /// While Redis is away workers find the tasks in the store.
     async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
         match self.redis.set_aside(hints).await {
             Ok(()) => Ok(()),
@@ -96,7 +96,7 @@ impl Broker for FleetBroker {
         self.redis.depth().await
     }
 
-    /// While Redis is away there is nothing to rebuild: everybody looks in the store.
+    /// While Redis is away there is nothing to rebuild: all workers look in the store.
     async fn is_complete(&self) -> BrokerResult<bool> {
         if self.redis.is_away() {
             return Ok(true);
@@ -125,7 +125,7 @@ impl Broker for FleetBroker {
         self.redis.refill(lane, after, tasks, is_all).await
     }
 
-    /// While Redis is away nobody can tell it: whoever tells must do so again when the mode has
+    /// While Redis is away it cannot take the policy: the caller sets it again when the mode has
     /// changed.
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         self.direct.set_policy(policy).await?;

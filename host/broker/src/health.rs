@@ -1,4 +1,4 @@
-//! What metrics say of the broker.
+//! Metrics of the broker.
 //!
 //! | metric | meaning |
 //! |---|---|

@@ -1,24 +1,24 @@
-//! The hint.
+//! Tells workers which task to claim next.
 //!
-//! A broker tells workers which task to try next, sooner and more fairly than asking the database
-//! would. It carries ids and never the truth: a hint may come twice, late or not at all, and a
-//! claim in the store decides. So a broker may lose everything, and the cost is latency until the
-//! sweeper has filled it again.
+//! A broker queues *hints*: the ids of tasks that may be pending. That is faster and fairer than
+//! polling the database. A hint may come twice, late or not at all, because the claim in the store
+//! decides what runs. So a broker may lose everything: tasks are late then, until the sweeper has
+//! filled the queue again.
 //!
 //! | file | the concept |
 //! |---|---|
-//! | [`broker`](mod@broker) | the trait: hints in, hints out, and signals between processes |
-//! | [`queue`] | who goes first: pauses, priorities, ageing, fair tenants; lanes that know where they stop |
+//! | [`broker`](mod@broker) | the trait: push and pop hints, publish and subscribe to signals |
+//! | [`queue`] | the order of hints: pauses, priorities, ageing, fair tenants; bounded lanes |
 //! | [`local`] | the broker inside one process |
 //! | [`redis`](mod@redis) | the broker of a fleet: the same rules on a server |
-//! | [`direct`] | no broker at all: the store, and a bulletin that says when to look |
+//! | [`direct`] | no queue: claims go by the store, and notices say when to look |
 //! | [`fleet`] | Redis while it is there, the store while it is away |
-//! | `batch` | many callers, one command |
-//! | `waiters` | who waits for which types |
-//! | `notice` | what processes tell each other on the bulletin |
-//! | [`health`] | what metrics say |
+//! | `batch` | one command for many callers |
+//! | `waiters` | the waiting pops and their types |
+//! | `notice` | what processes tell each other through the store |
+//! | [`health`] | metrics |
 //!
-//! It knows no database and no plugin.
+//! The crate knows no database and no plugin.
 
 mod batch;
 pub mod broker;

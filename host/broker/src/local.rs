@@ -15,18 +15,17 @@ use crate::{
     queue::{AGEING_AFTER, LANE_CAPACITY, Queue},
 };
 
-/// Signals that a slow subscriber may be behind before it is told that it missed some.
+/// Signals by which a slow subscriber may lag before it misses some.
 pub(crate) const SIGNALS: usize = 16_384;
 
-/// A queue of hints behind a lock, and a list of who waits for them.
+/// A queue of hints behind a lock, and a list of the pops that wait for them.
 ///
 /// # Waking
 /// Each waiting [`Broker::pop`] is an entry in a list, first come first, and is woken through a
 /// [`Notify`] of its own. A push wakes at most one waiter for each new hint, and only waiters that
-/// want what is queued. Whoever was woken wakes the next one that can be served once it has looked
-/// for itself, and does so too if it is dropped before it looked. So as long as a hint is queued
-/// that somebody waits for, somebody is awake, and no wake-up is lost, whichever types the waiters
-/// want and whichever of them gives up.
+/// it can serve. A woken waiter looks, and then wakes the next one that can be served; it does that
+/// too if it is dropped before it looked. So while a hint is queued that a waiter can take, some
+/// waiter is awake, and no wake-up is lost, whichever of them gives up.
 #[derive(Debug)]
 pub struct LocalBroker {
     state: Mutex<State>,
@@ -47,7 +46,7 @@ struct Waiter {
     types: Arc<[TaskType]>,
     lanes: LaneLimits,
     wake: Arc<Notify>,
-    /// Woken, and has not looked yet.
+    /// Whether it was woken and has not looked yet.
     woken: bool,
 }
 
@@ -83,18 +82,18 @@ impl LocalBroker {
         Self::with(AGEING_AFTER, LANE_CAPACITY)
     }
 
-    /// The same, which tells the age of tasks by the store's clock.
+    /// The same broker, which judges the age of tasks by the store's clock.
     #[must_use]
     pub fn on_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// An empty broker in which a hint is overdue once its task is older than `patience`, and a
+    /// An empty broker in which a hint is overdue once its task is older than `ageing_after`, and a
     /// lane holds `capacity` hints.
     #[must_use]
-    pub fn with(patience: Duration, capacity: usize) -> Self {
+    pub fn with(ageing_after: Duration, capacity: usize) -> Self {
         let state = State {
-            queue: Queue::new(patience, capacity),
+            queue: Queue::new(ageing_after, capacity),
             waiters: VecDeque::new(),
             next_waiter: 0,
         };
@@ -109,8 +108,8 @@ impl LocalBroker {
         millis_of(&self.clock)
     }
 
-    /// Never held across a wait. A panic while it was held leaves at worst a hint lost or twice,
-    /// which hints may be.
+    /// Never held across a wait. A panic while it is held leaves at worst a hint lost or doubled,
+    /// which a hint may be.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,13 +126,13 @@ pub(crate) fn millis_of(clock: &Clock) -> u64 {
     u64::try_from(clock.now().as_millisecond()).unwrap_or(0)
 }
 
-/// A place among the waiters; given up when it is dropped.
-struct Place<'a> {
+/// An entry in the list of waiters, which its drop removes.
+struct Waiting<'a> {
     broker: &'a LocalBroker,
     key: u64,
 }
 
-impl Place<'_> {
+impl Waiting<'_> {
     /// Looks for hints after a wake-up, and passes the wake-up on.
     fn look(&self, want: &Want<'_>) -> Popped {
         let now = self.broker.now();
@@ -143,21 +142,21 @@ impl Place<'_> {
             waiter.woken = false;
         }
         if !popped.hints.is_empty() {
-            // It leaves with these, so the next wake-up is not for it.
+            // It returns with these, so the next wake-up goes to another.
             state.waiters.retain(|waiter| waiter.key != self.key);
         }
         state.wake(1, now);
         popped
     }
 
-    /// When a lane of these types comes back that is aside. Nobody says so when it does.
+    /// When the next lane of these types comes back from aside, which wakes nobody.
     fn lane_back_in(&self, types: &[TaskType]) -> Option<Duration> {
         let back_in = self.broker.state().queue.back_in(types, self.broker.now());
         back_in.map(Duration::from_millis)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.broker.state();
         if let Some(at) = state.waiters.iter().position(|waiter| waiter.key == self.key)
@@ -182,7 +181,7 @@ impl Broker for LocalBroker {
 
     async fn pop(&self, want: Want<'_>) -> BrokerResult<Popped> {
         let wake = Arc::new(Notify::new());
-        let (place, wait) = {
+        let (waiting, wait) = {
             let now = self.now();
             let mut state = self.state();
             let popped = state.look(&want, now);
@@ -194,27 +193,27 @@ impl Broker for LocalBroker {
             let (types, lanes) = (want.types.into(), want.lanes.clone());
             let waiter = Waiter { key, types, lanes, wake: Arc::clone(&wake), woken: false };
             state.waiters.push_back(waiter);
-            let place = Place { broker: self, key };
-            (place, popped.wait(want.wait))
+            let waiting = Waiting { broker: self, key };
+            (waiting, popped.wait(want.wait))
         };
         let sleep = tokio::time::sleep(wait);
         tokio::pin!(sleep);
         // Cancellation point: hints are only taken between waits, and are returned at once.
         loop {
-            let back = place.lane_back_in(want.types);
+            let back = waiting.lane_back_in(want.types);
             let over = tokio::select! {
                 () = wake.notified() => false,
                 () = &mut sleep => true,
                 () = tokio::time::sleep(back.unwrap_or_default()), if back.is_some() => false,
             };
-            let popped = place.look(&want);
+            let popped = waiting.look(&want);
             if over || !popped.hints.is_empty() {
                 return Ok(popped);
             }
         }
     }
 
-    /// Wakes nobody: whoever gives hints back is about to look again, and waits for the lanes then.
+    /// Wakes nobody: the caller is about to pop again, and waits for the lanes then.
     async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
         let now = self.now();
         self.state().queue.set_aside(hints, now);
@@ -260,7 +259,7 @@ impl Broker for LocalBroker {
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
         for signal in signals {
-            // It fails when nobody listens, which is no failure.
+            // Fails without subscribers, which does not matter.
             self.signals.send(signal.clone()).ok();
         }
         Ok(())

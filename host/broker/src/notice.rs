@@ -7,18 +7,18 @@
 
 use std::collections::BTreeSet;
 
-use taskforge_domain::{TaskId, TaskType};
+use taskforge_domain::TaskType;
 use uuid::Uuid;
 
 use crate::{MAX_NOTICE, Signal};
 
-/// A notice that was heard.
+/// A notice that was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Look(Vec<String>),
     Tell(Vec<Signal>),
     Missed,
-    Strange,
+    Unknown,
 }
 
 /// Bytes of a signal.
@@ -32,22 +32,14 @@ impl Notice {
                 Self::Tell(signals.as_bytes().chunks(SIGNAL).filter_map(signal).collect())
             }
             _ if text.is_empty() => Self::Missed,
-            _ => Self::Strange,
+            _ => Self::Unknown,
         }
     }
 }
 
 fn signal(bytes: &[u8]) -> Option<Signal> {
     let (kind, id) = bytes.split_first()?;
-    let id = TaskId::from_uuid(Uuid::try_parse_ascii(id).ok()?);
-    match kind {
-        b'c' => Some(Signal::Cancel(id)),
-        b'f' => Some(Signal::Finished(id)),
-        b'p' => Some(Signal::Policy),
-        b'g' => Some(Signal::Plugins),
-        b'm' => Some(Signal::Missed),
-        _ => None,
-    }
+    Signal::of_parts(*kind, Uuid::try_parse_ascii(id).ok()?)
 }
 
 /// Notices that there are tasks of these types.
@@ -58,14 +50,8 @@ pub(crate) fn look(types: &BTreeSet<TaskType>) -> Vec<String> {
 /// Notices of these signals.
 pub(crate) fn tell(signals: &[Signal]) -> Vec<String> {
     let texts = signals.iter().map(|signal| {
-        let (kind, id) = match signal {
-            Signal::Cancel(id) => ('c', *id.as_uuid()),
-            Signal::Finished(id) => ('f', *id.as_uuid()),
-            Signal::Policy => ('p', Uuid::nil()),
-            Signal::Plugins => ('g', Uuid::nil()),
-            Signal::Missed => ('m', Uuid::nil()),
-        };
-        format!("{kind}{}", id.simple())
+        let (kind, id) = signal.parts();
+        format!("{}{}", char::from(kind), id.simple())
     });
     pack("tell ", texts, "")
 }
@@ -86,6 +72,8 @@ fn pack(word: &str, items: impl Iterator<Item = String>, between: &str) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use taskforge_domain::TaskId;
+
     use super::*;
 
     #[test]
@@ -97,14 +85,14 @@ mod tests {
         let notices = tell(&signals);
         assert_eq!(notices.len(), 5);
         assert!(notices.iter().all(|notice| notice.len() <= MAX_NOTICE));
-        let heard: Vec<_> = notices
+        let received: Vec<_> = notices
             .iter()
             .flat_map(|notice| match Notice::parse(notice) {
                 Notice::Tell(signals) => signals,
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(heard, signals);
+        assert_eq!(received, signals);
     }
 
     #[test]
@@ -117,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_passed_over() {
+    fn unknown_words_are_passed_over() {
         for text in ["hello", "later words", "tell x", "tell"] {
             let notice = Notice::parse(text);
             assert!(
-                matches!(&notice, Notice::Strange) || notice == Notice::Tell(Vec::new()),
+                matches!(&notice, Notice::Unknown) || notice == Notice::Tell(Vec::new()),
                 "{text}"
             );
         }

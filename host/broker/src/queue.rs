@@ -1,28 +1,29 @@
-//! Who goes first.
+//! The order in which hints are popped.
 //!
 //! The rules, in the order in which they decide:
 //!
-//! 1. **Pauses and lanes aside.** Hints of a paused type stay. So do those of a lane of which a
-//!    claim has just said that a cap is reached: for [`ASIDE`]. Then the lane offers one hint a
-//!    pop, and twice as many after each [`ASIDE_STEP`], so that many lanes at their caps cost
-//!    little and free permits are found soon.
-//! 2. **Priority.** A hint of a higher priority goes before one of a lower.
-//! 3. **Ageing.** A hint whose task is older than its patience is *overdue*. Of the pops that ask
-//!    for the same types, every [`AGED_SHARE`]th takes from the priority that holds the oldest
-//!    overdue hint among those types, instead of the highest. So under an endless stream of
-//!    priority 5, a hint of priority 1 with `n` older overdue ones before it goes after its
-//!    patience and at most `AGED_SHARE · (n + 1)` pops more (with `t` tenants of equal weight in
-//!    its priority: `AGED_SHARE · (n + 1) · t`), and a mountain of old unimportant hints takes no
-//!    more than that share from the urgent ones.
-//! 4. **Tenants** within a priority take turns by weight, so that a tenant with a million hints
-//!    delays its own. A turn is a number that grows by [`TURN`]` / weight` with each hint taken;
-//!    the lowest goes first. A tenant that comes (back) starts behind the current turn: it neither
-//!    saves turns up while it is away or aside, nor gains any by coming and going.
+//! 1. **Pauses and lanes aside.** Hints of a paused type stay. So do the hints of a lane whose cap
+//!    a claim has just found reached, for [`ASIDE`]. Then the lane offers one hint per pop, and
+//!    twice as many after each [`ASIDE_STEP`]: many lanes at their caps cost little, and free
+//!    permits are found soon.
+//! 2. **Priority.** A hint of a higher priority goes before one of a lower priority.
+//! 3. **Ageing.** A hint is *overdue* once its task is older than [`AGEING_AFTER`]. Of the hints
+//!    popped for the same set of types, every [`AGED_SHARE`]th comes from the priority of the
+//!    oldest overdue hint of those types instead of the highest. So under an endless stream of
+//!    priority 5, an overdue hint of priority 1 with `n` older ones before it waits for at most
+//!    `AGED_SHARE · (n + 1)` hints (with `t` tenants of equal weight in its priority:
+//!    `AGED_SHARE · (n + 1) · t`). And any number of old unimportant hints takes no more than that
+//!    share from the urgent ones.
+//! 4. **Tenants** within a priority take turns by weight, so a tenant with a million hints delays
+//!    only its own. A turn is a number that grows by [`TURN`]` / weight` with each hint taken; the
+//!    lowest goes first. A tenant that arrives or returns starts behind the current turn: it saves
+//!    up no turns while it has no hints or is aside, and gains none by coming and going.
 //! 5. **First in, first out** within a tenant and priority, across types: by task id, which is the
-//!    order of creation. So a retry, and what the sweeper finds again, keep their place.
+//!    order of creation. So a retried task keeps its position, and so does one that the sweeper
+//!    found.
 //!
-//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The same rules
-//! stand in `redis/*.lua`, and one suite of tests holds both to them.
+//! Nothing here waits, locks or reads a clock. A pop costs `O(types · log tenants)`. The Lua
+//! scripts of `redis` keep the same rules, and one suite of tests checks both.
 
 mod aside;
 mod level;
@@ -36,25 +37,25 @@ use taskforge_domain::{Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType
 use self::{aside::Aside, level::Level, short::Short};
 use crate::{Hint, ShortLane};
 
-/// What a hint costs a tenant of weight 1. Divisible by 1 to 16, so that small weights share
-/// exactly; what rounding takes from the others is under 0.15 %.
+/// What a hint adds to the turn of a tenant of weight 1. It is divisible by 1 to 16, so that small
+/// weights share exactly; the rounding of larger ones is under 0.15 %.
 pub const TURN: u64 = 720_720;
 
-/// The hints that a lane holds: some seconds of work for a fleet, some hundred kilobytes for the
-/// broker.
+/// The hints that a lane holds: some seconds of work for a fleet, and some hundred kilobytes of
+/// memory.
 pub const LANE_CAPACITY: usize = 16_384;
 
-/// How long a lane gives nothing after a claim has said that a cap is reached.
+/// How long a lane offers nothing after a claim found its cap reached.
 pub const ASIDE: Duration = Duration::from_millis(10);
 
-/// After which time such a lane offers twice as much as before, beginning with one hint.
+/// The time after which such a lane offers twice as many hints as before, beginning with one.
 pub const ASIDE_STEP: Duration = Duration::from_millis(4);
 
-/// After so many steps it offers more than a lane holds.
+/// After so many steps a lane offers more than it can hold.
 pub(crate) const ASIDE_STEPS: u32 = LANE_CAPACITY.ilog2() + 1;
 
-/// How many sets of types have their own count of pops. A fleet has a few; the bound is for one
-/// that reloads plugins for months.
+/// How many sets of types have their own count of pops. A fleet has a few; the bound is for a
+/// process that reloads plugins for months.
 pub(crate) const MAX_COUNTERS: usize = 256;
 
 const LEVELS: usize = Priority::MAX.get() as usize;
@@ -65,28 +66,28 @@ pub struct Queue {
     /// Lowest priority first.
     levels: [Level; LEVELS],
     len: usize,
-    patience: u64,
+    ageing_after: u64,
     capacity: usize,
-    /// Lanes that have overflowed. Of every other lane all pending tasks are known, if the queue is
+    /// Lanes that have overflowed. Of all others every pending task is queued, if the queue is
     /// complete.
     short: HashMap<Lane, Short>,
     complete: bool,
     policy: QueuePolicy,
     aside: Aside,
-    /// Pops since the last one that was the overdue's, by the types that were asked for: workers
-    /// that serve other types must not use up each other's share.
+    /// Hints popped since the last one of the overdue, by the set of types: workers that serve
+    /// different types must not use up each other's share.
     pops: HashMap<Vec<TaskType>, u32>,
 }
 
 impl Queue {
     /// An empty queue, which is not complete. A hint is overdue once its task is older than
-    /// `patience`; a lane holds `capacity` hints.
+    /// `ageing_after`; a lane holds `capacity` hints.
     #[must_use]
-    pub fn new(patience: Duration, capacity: usize) -> Self {
+    pub fn new(ageing_after: Duration, capacity: usize) -> Self {
         Self {
             levels: Default::default(),
             len: 0,
-            patience: millis(patience),
+            ageing_after: millis(ageing_after),
             capacity: capacity.max(1),
             short: HashMap::new(),
             complete: false,
@@ -96,8 +97,8 @@ impl Queue {
         }
     }
 
-    /// Adds a hint. `false`: it is queued already and stays where it is, or its lane has no room
-    /// for it and remembers that.
+    /// Adds a hint. `false`: it was queued already, or its lane has no room for it and remembers
+    /// that.
     pub fn push(&mut self, hint: &Hint) -> bool {
         if let Some(short) = self.short.get_mut(&hint.lane)
             && !short.admits(hint.id)
@@ -107,7 +108,7 @@ impl Queue {
         self.insert(&hint.lane, hint.id)
     }
 
-    /// Adds a hint; of a full lane, the last one has to go.
+    /// Adds a hint; a lane that was full drops its last one.
     fn insert(&mut self, lane: &Lane, id: TaskId) -> bool {
         let cost = self.cost(&lane.tenant);
         let level = &mut self.levels[level_of(lane.priority)];
@@ -129,7 +130,7 @@ impl Queue {
         last != id
     }
 
-    /// Gives hints back of which a claim said that a cap is reached; see
+    /// Returns hints whose claim found their cap reached; see
     /// [`Broker::set_aside`](crate::Broker::set_aside).
     pub fn set_aside(&mut self, hints: &[Hint], now: u64) {
         for hint in hints {
@@ -138,19 +139,19 @@ impl Queue {
         }
     }
 
-    /// What lanes that are or were aside may give now.
+    /// How many hints the lanes that are or were aside may give now.
     pub(crate) fn offers(&mut self, now: u64) -> LaneLimits {
         self.aside.offers(now)
     }
 
-    /// When the next lane of these types gives hints again, in milliseconds from now.
+    /// In how many milliseconds the next lane of these types comes back from aside.
     #[must_use]
     pub fn back_in(&self, types: &[TaskType], now: u64) -> Option<u64> {
         self.aside.next(&self.open(types), now)
     }
 
-    /// Takes at most `max` hints of these types, and of each lane no more than its limit. `now` and
-    /// the tasks' ages are in milliseconds since 1970.
+    /// Takes at most `max` hints of these types, and of each lane no more than its limit. `now` is
+    /// in milliseconds since 1970, as are the times in task ids.
     pub fn pop(
         &mut self,
         types: &[TaskType],
@@ -216,10 +217,9 @@ impl Queue {
         Some(Hint { id, lane: Lane { tenant, task_type, priority: priority_of(level) } })
     }
 
-    /// The level that holds the oldest hint of these types that may be given, if that one is
-    /// overdue.
+    /// The level of the oldest hint of these types that may be given, if that hint is overdue.
     fn overdue_level(&self, types: &[TaskType], now: u64, offers: &LaneLimits) -> Option<usize> {
-        let is_overdue = |since: u64| now.saturating_sub(since) >= self.patience;
+        let is_overdue = |since: u64| now.saturating_sub(since) >= self.ageing_after;
         if !self.levels.iter().any(|level| level.any_head(types, is_overdue)) {
             return None;
         }
@@ -229,7 +229,7 @@ impl Queue {
         is_overdue(oldest).then_some(level)
     }
 
-    /// Of these types, those that are not paused.
+    /// Those of these types that are not paused.
     fn open(&self, types: &[TaskType]) -> Vec<TaskType> {
         let open = types.iter().filter(|name| !self.policy.is_paused(name));
         open.cloned().collect()
@@ -246,8 +246,8 @@ impl Queue {
         })
     }
 
-    /// Whether the store may hold tasks of these types that could run, while their lanes are empty
-    /// here.
+    /// Whether the store may hold tasks of these types that could run although their lanes are
+    /// empty here.
     #[must_use]
     pub fn look_in_store(&self, types: &[TaskType]) -> bool {
         !self.complete
@@ -258,7 +258,7 @@ impl Queue {
             })
     }
 
-    /// Takes over the policy; see [`Broker::set_policy`](crate::Broker::set_policy).
+    /// Sets the policy; see [`Broker::set_policy`](crate::Broker::set_policy).
     pub fn set_policy(&mut self, policy: &QueuePolicy) {
         self.policy = policy.clone();
     }
@@ -272,7 +272,7 @@ impl Queue {
                 let len = self.levels[level_of(lane.priority)].len(&lane.tenant, &lane.task_type);
                 (len < self.capacity.div_ceil(2)).then(|| ShortLane {
                     lane: lane.clone(),
-                    after: short.ask(),
+                    after: short.begin_refill(),
                     room: self.capacity - len,
                 })
             })
@@ -290,18 +290,18 @@ impl Queue {
         is_all: bool,
     ) -> usize {
         let short = match self.short.remove(lane) {
-            // A rebuild begins: hints may be missing from what was known before the loss.
+            // A rebuild begins: the loss may have taken hints from what was known before.
             Some(short) if after.is_none() && !self.complete => {
                 short.forget().refilled(after, tasks.last().copied(), is_all)
             }
             Some(short) => short.refilled(after, tasks.last().copied(), is_all),
-            // It knows all, so that there are more than these says nothing new.
+            // Nothing is unknown here, so these tasks change nothing.
             None if self.complete || is_all => None,
             None => tasks.last().copied().or(after).map(Short::after),
         };
         if let Some(short) = short {
             let level = &mut self.levels[level_of(lane.priority)];
-            // What was pushed since the loss would overtake what was not heard of yet.
+            // Hints pushed since the loss would overtake tasks that are not known yet.
             while level.last(&lane.tenant, &lane.task_type).is_some_and(|id| !short.knows(id)) {
                 level.remove_last(&lane.tenant, &lane.task_type);
                 self.len -= 1;
@@ -316,13 +316,13 @@ impl Queue {
         fresh
     }
 
-    /// Whether every pending task is known, or its lane knows that it is short.
+    /// Whether every pending task is queued, or its lane known to be short.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Says that it is.
+    /// Says that the queue is complete.
     pub const fn mark_complete(&mut self) {
         self.complete = true;
     }
@@ -351,7 +351,7 @@ fn priority_of(level: usize) -> Priority {
         .unwrap_or_default()
 }
 
-/// When a task was created, in milliseconds since 1970: the first 48 bits of a UUIDv7.
+/// When a task was created, in milliseconds since 1970: the first 48 bits of its UUIDv7.
 fn born(id: TaskId) -> u64 {
     u64::try_from(id.as_uuid().as_u128() >> 80).unwrap_or(u64::MAX)
 }

@@ -3,15 +3,15 @@
 //! | file | the concept |
 //! |---|---|
 //! | `config` | where Redis is |
-//! | `scripts`, `*.lua` | the rules of [`queue`](crate::queue), on the server |
-//! | `link` | the connection that carries commands, and whether it works |
+//! | `scripts`, `*.lua` | the rules of [`queue`](crate::queue), run by the server |
+//! | `connection` | the connection for commands, and whether it is up |
 //! | `eviction` | what the server does with keys when its memory is full |
-//! | `subscriber` | the connection that hears wake-ups and signals |
+//! | `subscriber` | the subscription to wake-ups and signals |
 //! | `wire` | signals as bytes |
 
 mod config;
+mod connection;
 mod eviction;
-mod link;
 mod scripts;
 mod subscriber;
 mod wire;
@@ -31,7 +31,7 @@ use tokio::{
 
 pub use self::{config::RedisConfig, eviction::Eviction};
 use self::{
-    link::{Carries, Link, State},
+    connection::{Carries, Connection, State},
     scripts::Scripts,
     subscriber::Subscriber,
 };
@@ -40,8 +40,8 @@ use crate::{
     Want, batch::Batcher, local::SIGNALS, waiters::Waiters,
 };
 
-/// How often a waiting pop looks for itself although nobody called: a call may get lost, and so may
-/// all that Redis holds.
+/// How often a waiting pop looks without a wake-up: a wake-up may get lost, and so may all that
+/// Redis holds.
 const RELOOK: Duration = Duration::from_secs(1);
 
 /// The answer of `completeness.lua` when nothing is missing.
@@ -49,14 +49,14 @@ const COMPLETE: &str = "complete";
 
 /// Queues in Redis, the same for every process that uses the same server and prefix.
 ///
-/// # What is sent
-/// Every operation is one script, so it happens as a whole. Pushes and signals of concurrent
-/// callers share commands.
+/// # Commands
+/// Every operation is one script, so it is atomic. Pushes and signals of concurrent callers share
+/// commands.
 ///
 /// # When Redis is away
-/// The first failure puts the broker [away](Self::is_away), and calls fail at once until it is
-/// back. If a push failed meanwhile, or the answer to a pop did, the queues have lost hints: the
-/// broker says so when it returns by not being complete, and the sweeper rebuilds them.
+/// After the first failure the broker is [away](Self::is_away), and calls fail at once until Redis
+/// is back. A push that failed, or a pop whose answer did not arrive, may have lost hints. Then the
+/// broker is not complete when it is back, and the sweeper rebuilds the queues.
 #[derive(Debug)]
 pub struct RedisBroker {
     core: Arc<Core>,
@@ -70,23 +70,23 @@ pub struct RedisBroker {
 struct Core {
     scripts: Scripts,
     capacity: usize,
-    link: Link,
+    connection: Connection,
     subscriber: Subscriber,
     waiters: Waiters,
     signals: broadcast::Sender<Signal>,
-    /// The rebuild that was due when this process first heard of a loss.
+    /// The rebuild that was due when this process first saw a loss.
     rebuild: Mutex<Option<String>>,
 }
 
 impl RedisBroker {
-    /// Connects, or tries to: a broker that is away at first comes when Redis does.
+    /// Connects. If Redis is away the broker is too, until Redis comes.
     ///
     /// # Errors
     /// When the URL or the prefix is not valid, or the queues are another fleet's.
     pub async fn connect(config: &RedisConfig) -> BrokerResult<Self> {
         let scripts = Scripts::new(config);
         let core = Arc::new(Core {
-            link: Link::new(config)?,
+            connection: Connection::new(config)?,
             subscriber: Subscriber::new(scripts.key("wake"), scripts.key("signals")),
             scripts,
             capacity: config.lane_capacity.max(1),
@@ -95,12 +95,13 @@ impl RedisBroker {
             rebuild: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        let (mut state, mut hears) = (core.link.watch(), core.subscriber.watch());
+        let (mut state, mut subscribed) = (core.connection.watch(), core.subscriber.watch());
         let keeper = Arc::clone(&core);
-        tasks.spawn(async move { keeper.link.keep(&keeper.scripts).await });
+        tasks.spawn(async move { keeper.connection.keep(&keeper.scripts).await });
         let listener = Arc::clone(&core);
         tasks.spawn(async move {
-            listener.subscriber.listen(&listener.link, &listener.waiters, &listener.signals).await;
+            let Core { subscriber, connection, waiters, signals, .. } = &*listener;
+            subscriber.listen(connection, waiters, signals).await;
         });
         let broker = Self {
             pushes: Batcher::spawn(
@@ -117,24 +118,24 @@ impl RedisBroker {
         let both = async {
             let state = state.wait_for(|state| *state != State::Away).await;
             if state.is_ok_and(|state| *state == State::Up) {
-                hears.wait_for(|hears| *hears).await.ok();
+                subscribed.wait_for(|is_subscribed| *is_subscribed).await.ok();
             }
         };
-        // If not now, then later.
+        // A broker that is not up within this time goes on trying.
         tokio::time::timeout(config.timeout, both).await.ok();
-        match broker.core.link.state() {
-            State::OtherFleet => Err(broker.core.link.why_not()),
+        match broker.core.connection.state() {
+            State::OtherFleet => Err(broker.core.connection.why_not()),
             State::Up | State::Away => Ok(broker),
         }
     }
 
-    /// Deletes all that this fleet has in Redis. For fleets that are thrown away: it goes through
-    /// the names of all keys of the server.
+    /// Deletes all that this fleet has in Redis. It scans the names of all keys of the server, so
+    /// it is for fleets that are thrown away.
     ///
     /// # Errors
     /// When Redis is away.
     pub async fn erase(&self) -> BrokerResult<()> {
-        self.core.link.call(&self.core.scripts.erase(), Carries::Nothing).await
+        self.core.connection.call(&self.core.scripts.erase(), Carries::Nothing).await
     }
 
     /// The processor time that the server has used since it started.
@@ -142,7 +143,7 @@ impl RedisBroker {
     /// # Errors
     /// When Redis is away.
     pub async fn processor_time(&self) -> BrokerResult<Duration> {
-        let info: String = self.core.link.command(redis::cmd("INFO").arg("cpu")).await?;
+        let info: String = self.core.connection.command(redis::cmd("INFO").arg("cpu")).await?;
         let times = info.lines().filter_map(|line| {
             let (name, value) = line.split_once(':')?;
             let is_own = matches!(name, "used_cpu_sys" | "used_cpu_user");
@@ -151,10 +152,10 @@ impl RedisBroker {
         Ok(Duration::from_secs_f64(times.sum::<f64>().max(0.0)))
     }
 
-    /// Whether calls fail now.
+    /// Whether calls fail at once now.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.core.link.state() != State::Up
+        self.core.connection.state() != State::Up
     }
 }
 
@@ -169,56 +170,55 @@ impl Core {
         F: 'static,
     {
         let core = Arc::clone(self);
-        move |things| send(Arc::clone(&core), things)
+        move |items| send(Arc::clone(&core), items)
     }
 
     async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
-        self.link.call(&self.scripts.push(hints), Carries::Hints).await
+        self.connection.call(&self.scripts.push(hints), Carries::Hints).await
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(self.scripts.key("signals")).arg(wire::pack(signals));
-        self.link.command(&publish).await
+        self.connection.command(&publish).await
     }
 
-    /// Pops in a task of its own: a call that is dropped while the server takes hints for it would
-    /// lose them. Says besides when the next lane comes back that is aside.
+    /// Pops in a task of its own, because a call that is dropped while the server takes hints for
+    /// it would lose them. Also answers when the next lane comes back from aside.
     async fn look(self: &Arc<Self>, want: &Want<'_>) -> BrokerResult<(Popped, Option<Duration>)> {
-        let (answer, heard) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let (core, types) = (Arc::clone(self), want.types.to_vec());
         let (lanes, max, wait) = (want.lanes.clone(), want.max, want.wait);
         tokio::spawn(async move {
             let script = core.scripts.pop(&Want { types: &types, lanes: &lanes, max, wait });
-            let popped = core.link.call(&script, Carries::Answers).await.and_then(scripts::popped);
-            // If nobody hears it, it gives itself back.
-            let unheard = popped.map(|(popped, back)| (Unheard { core, popped }, back));
-            answer.send(unheard).ok();
+            let popped =
+                core.connection.call(&script, Carries::Answers).await.and_then(scripts::popped);
+            let popped = popped.map(|(popped, back)| (Undelivered { core, popped }, back));
+            answer.send(popped).ok();
         });
-        let popped = heard.await.map_err(|_| BrokerError("the process is ending".into()))?;
-        popped.map(|(unheard, back)| (unheard.hear(), back))
+        let popped = answered.await.map_err(|_| BrokerError("the process is ending".into()))?;
+        popped.map(|(undelivered, back)| (undelivered.deliver(), back))
     }
 
     async fn completeness(&self, ask: &str, rebuild: &str) -> BrokerResult<String> {
-        self.link.call(&self.scripts.completeness(ask, rebuild), Carries::Nothing).await
+        self.connection.call(&self.scripts.completeness(ask, rebuild), Carries::Nothing).await
     }
 }
 
-/// Hints on their way to the caller of a pop.
-struct Unheard {
+/// Hints on their way to the caller of a pop; pushed again if it is gone.
+struct Undelivered {
     core: Arc<Core>,
     popped: Popped,
 }
 
-impl Unheard {
-    fn hear(mut self) -> Popped {
+impl Undelivered {
+    fn deliver(mut self) -> Popped {
         std::mem::take(&mut self.popped)
     }
 }
 
-impl Drop for Unheard {
-    /// The caller is gone. Without a runtime the process is ending, and the sweeper finds the
-    /// tasks.
+impl Drop for Undelivered {
+    /// Without a runtime the process is ending, and the sweeper finds the tasks.
     fn drop(&mut self) {
         let hints = std::mem::take(&mut self.popped.hints);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -230,7 +230,7 @@ impl Drop for Unheard {
         let core = Arc::clone(&self.core);
         runtime.spawn(async move {
             if let Err(error) = core.push(&hints).await {
-                tracing::debug!(%error, "hints that nobody waited for were not given back");
+                tracing::debug!(%error, "hints of a dropped pop could not be pushed again");
             }
         });
     }
@@ -249,30 +249,29 @@ impl Broker for RedisBroker {
         if !popped.hints.is_empty() || want.wait.is_zero() || want.max == 0 {
             return Ok(popped);
         }
-        // Only who finds nothing takes a place, and looks again then: what came in between called
-        // nobody.
-        let place = core.waiters.wait_for(want.types);
+        // The second look is for hints that came before this waiter could be woken.
+        let waiting = core.waiters.wait_for(want.types);
         loop {
             let (popped, back) = core.look(&want).await?;
             let left = popped.wait(want.wait).saturating_sub(begun.elapsed());
             if !popped.hints.is_empty() || left.is_zero() {
                 return Ok(popped);
             }
-            let relook = if core.subscriber.hears() { RELOOK } else { LOOK_PAUSE };
+            let relook = if core.subscriber.is_subscribed() { RELOOK } else { LOOK_PAUSE };
             let pause = left.min(relook).min(back.unwrap_or(relook));
-            tokio::time::timeout(pause, place.called()).await.ok();
+            tokio::time::timeout(pause, waiting.woken()).await.ok();
         }
     }
 
     async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
         let script = self.core.scripts.set_aside(hints);
-        self.core.link.call(&script, Carries::Hints).await
+        self.core.connection.call(&script, Carries::Hints).await
     }
 
     async fn depth(&self) -> BrokerResult<u64> {
         let mut get = redis::cmd("GET");
         get.arg(self.core.scripts.key("depth"));
-        let depth: Option<u64> = self.core.link.command(&get).await?;
+        let depth: Option<u64> = self.core.connection.command(&get).await?;
         Ok(depth.unwrap_or(0))
     }
 
@@ -309,7 +308,7 @@ impl Broker for RedisBroker {
 
     async fn short_lanes(&self) -> BrokerResult<Vec<ShortLane>> {
         let script = self.core.scripts.short_lanes();
-        let lanes = self.core.link.call(&script, Carries::Nothing).await?;
+        let lanes = self.core.connection.call(&script, Carries::Nothing).await?;
         scripts::short_lanes(&lanes, self.core.capacity)
     }
 
@@ -321,12 +320,12 @@ impl Broker for RedisBroker {
         is_all: bool,
     ) -> BrokerResult<()> {
         let script = self.core.scripts.refill(lane, after, tasks, is_all);
-        self.core.link.call(&script, Carries::Hints).await
+        self.core.connection.call(&script, Carries::Hints).await
     }
 
     async fn set_policy(&self, policy: &QueuePolicy) -> BrokerResult<()> {
         let script = self.core.scripts.set_policy(policy);
-        self.core.link.call(&script, Carries::Nothing).await
+        self.core.connection.call(&script, Carries::Nothing).await
     }
 
     async fn publish(&self, signals: &[Signal]) -> BrokerResult<()> {
@@ -342,18 +341,19 @@ impl Broker for RedisBroker {
     }
 
     fn concern(&self) -> Option<String> {
-        match self.core.link.state() {
+        match self.core.connection.state() {
             State::Up => self.eviction().and_then(|eviction| eviction.concern()),
-            // The mode says that.
+            // The mode says so.
             State::Away => None,
             State::OtherFleet => Some(
-                "another fleet uses this Redis with the same prefix; tasks are claimed from the store itself"
+                "another fleet uses this Redis with the same prefix; \
+                 tasks are claimed from the store itself"
                     .to_owned(),
             ),
         }
     }
 
     fn eviction(&self) -> Option<Eviction> {
-        self.core.link.eviction()
+        self.core.connection.eviction()
     }
 }

@@ -1,4 +1,4 @@
-//! Who waits for hints of which types, in this process.
+//! The pops of this process that wait for hints, and their types.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,8 @@ use std::{
 use taskforge_domain::TaskType;
 use tokio::sync::Notify;
 
-/// The waiting pops of a process. A call from outside wakes all that it concerns, because nobody
-/// here knows how much there is to get.
+/// The waiting pops of a process. A wake-up from outside wakes every pop that it concerns, because
+/// it does not say how many hints there are.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<List>);
 
@@ -25,8 +25,8 @@ struct Waiter {
     wake: Arc<Notify>,
 }
 
-/// A place among the waiters; given up when it is dropped. What is called between its making and a
-/// wait is heard by that wait.
+/// An entry in the list of waiters, which its drop removes. A wake-up that comes between
+/// [`Waiters::wait_for`] and [`Waiting::woken`] is not lost.
 #[derive(Debug)]
 pub(crate) struct Waiting<'a> {
     waiters: &'a Waiters,
@@ -35,7 +35,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiters {
-    /// Takes a place.
+    /// Adds an entry.
     pub(crate) fn wait_for(&self, types: &[TaskType]) -> Waiting<'_> {
         let wake = Arc::new(Notify::new());
         let mut list = self.list();
@@ -46,7 +46,7 @@ impl Waiters {
         Waiting { waiters: self, key, wake }
     }
 
-    /// Wakes who waits for one of these types.
+    /// Wakes the pops that wait for one of these types.
     pub(crate) fn wake(&self, names: &[&str]) {
         for waiter in self.list().waiting.values() {
             if waiter.types.iter().any(|name| names.contains(&name.as_str())) {
@@ -55,7 +55,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes everybody.
+    /// Wakes all.
     pub(crate) fn wake_all(&self) {
         for waiter in self.list().waiting.values() {
             waiter.wake.notify_one();
@@ -69,8 +69,8 @@ impl Waiters {
 }
 
 impl Waiting<'_> {
-    /// Waits for a call. Cancel safe: a call that was not heard is heard by the next wait.
-    pub(crate) async fn called(&self) {
+    /// Waits for a wake-up. Cancel safe: the next call sees a wake-up that came in between.
+    pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
 }

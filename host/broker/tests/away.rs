@@ -1,5 +1,5 @@
-//! Redis is flushed, stopped, stands still, comes back, is a cluster: what a broker says then, and
-//! that no task waits for ever.
+//! Redis is flushed, stopped, suspended, restarted, a cluster: what a broker says then, and that no
+//! task waits for ever.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 #[path = "support/bulletin.rs"]
@@ -21,9 +21,9 @@ use taskforge_broker::{
     StoreBroker, Want, queue::ASIDE,
 };
 use taskforge_domain::{Clock, FleetId, LaneLimits, QueuePolicy, TaskId, TypePolicy};
-use taskforge_testing::tls;
+use taskforge_testing::{proxy::Proxy, tls};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_LIMIT: Duration = Duration::from_secs(30);
 
 async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let poll = async {
@@ -31,7 +31,7 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll)
+    tokio::time::timeout(TEST_LIMIT, poll)
         .await
         .unwrap_or_else(|_| panic!("it never happened that {what}"));
 }
@@ -40,7 +40,10 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
 async fn next(signals: &mut Signals) -> (Signal, bool) {
     let mut missed = false;
     loop {
-        match tokio::time::timeout(PATIENCE, signals.recv()).await.expect("no signal came").unwrap()
+        match tokio::time::timeout(TEST_LIMIT, signals.recv())
+            .await
+            .expect("no signal came")
+            .unwrap()
         {
             Signal::Missed => missed = true,
             signal => return (signal, missed),
@@ -61,7 +64,7 @@ fn waiting<B: Broker>(
 }
 
 async fn soon(worker: tokio::task::JoinHandle<Popped>) -> Popped {
-    tokio::time::timeout(PATIENCE, worker).await.expect("the worker still waits").unwrap()
+    tokio::time::timeout(TEST_LIMIT, worker).await.expect("the worker still waits").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +127,7 @@ async fn a_broker_that_is_away_says_so_at_once_and_comes_back_by_itself() {
     assert_eq!(soon(worker).await.hints, pushed);
 
     let id = TaskId::generate();
-    until("signals are heard again", || async {
+    until("signals arrive again", || async {
         broker.publish(&[Signal::Finished(id)]).await.unwrap();
         !signals.is_empty()
     })
@@ -162,6 +165,33 @@ async fn a_push_that_failed_makes_the_queues_incomplete_though_the_server_kept_t
     assert!(take(&other, &["t"], 8).await.contains(&kept));
 }
 
+/// A call of the old connection that fails when the next one is up does not take that one down, and
+/// the hints that the call may have lost are reported all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_failure_of_a_connection_leaves_its_successor_up() {
+    let server = Server::start();
+    let wire = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", wire.port());
+    let config = RedisConfig { url, timeout: Duration::from_secs(2), ..server.config() };
+    let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
+    broker.set_policy(&QueuePolicy::default()).await.unwrap();
+    broker.mark_complete().await.unwrap();
+
+    wire.strand();
+    let first = broker.clone();
+    let first = tokio::spawn(async move { first.depth().await });
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let late = broker.clone();
+    let late = tokio::spawn(async move { late.push(&[hint("a", "t", 3)]).await });
+    assert!(first.await.unwrap().is_err());
+    until("the next connection is up", || async { !broker.is_away() }).await;
+    assert!(broker.is_complete().await.unwrap(), "the first call carried no hints");
+    assert!(!late.is_finished(), "the machine is too slow for this test");
+    assert!(late.await.unwrap().is_err());
+    assert!(!broker.is_away());
+    until("the loss is reported", || async { !broker.is_complete().await.unwrap() }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     let server = Server::start();
@@ -196,7 +226,7 @@ async fn brokers_of_one_server_wake_each_other_and_share_what_is_aside() {
     assert_eq!(stranger.depth().await.unwrap(), 0);
 }
 
-/// A version before took lanes at their caps out of the turns, and an eviction may take any key.
+/// An earlier version took lanes at their caps out of the turns, and an eviction may take any key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_lost_its_turn_gets_it_back_with_the_next_hint() {
     let server = Server::start();
@@ -253,7 +283,7 @@ async fn without_redis_a_push_sends_workers_to_the_store() {
     assert_eq!(next(&mut signals).await, (Signal::Policy, false));
     board.lose_some();
     assert_eq!(
-        tokio::time::timeout(PATIENCE, signals.recv()).await.unwrap().unwrap(),
+        tokio::time::timeout(TEST_LIMIT, signals.recv()).await.unwrap().unwrap(),
         Signal::Missed
     );
 }

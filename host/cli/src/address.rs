@@ -1,12 +1,12 @@
-//! Addresses as people type them: with or without a scheme, by name or by number.
+//! Parses addresses as people type them: with or without a scheme, by name or by number.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 
 use reqwest::Url;
 
-/// Where `dev` and `serve` listen, and `health` asks, unless they are told otherwise.
+/// The default address of `dev` and `serve`, which `health` asks too.
 pub(crate) const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
-/// Where `worker` answers operators unless it is told otherwise.
+/// The default admin address of `worker`.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// Ports after a default one that are tried when it is taken.
 const NEXT: u16 = 100;
@@ -42,8 +42,8 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     first.copied().ok_or_else(|| "leads to no address".to_owned())
 }
 
-/// The URL of a PostgreSQL database, whose scheme may be left out. What is wrong with it is told
-/// where it is used, without the password.
+/// The URL of a PostgreSQL database, whose scheme may be left out. Its user reports what is wrong
+/// with it, without the password.
 pub(crate) fn database_url(text: &str) -> Result<String, std::convert::Infallible> {
     let is_url = !text.split('?').next().unwrap_or_default().contains(['=', ' ']);
     Ok(match is_url {
@@ -84,8 +84,7 @@ fn with_host(text: &str) -> String {
     }
 }
 
-/// Begins to listen where somebody said, or else at the default address or the first free port
-/// after it.
+/// Listens at the chosen address, or else at the default address or the first free port after it.
 ///
 /// # Errors
 /// The address that could not be had, and why.

@@ -1,9 +1,9 @@
 //! The memory allocator of the process.
 //!
-//! What the host holds for attempts is freed when they end, but the GNU C library gives back to the
-//! system little of what was in small pieces: 1.6 GiB stayed with a worker after 32 attempts that
-//! held requests with long paths, beside the memory of the guests that ran next. jemalloc gives
-//! pages back that were not used for a while.
+//! The host frees the memory of attempts when they end, but the GNU C library returns little of it
+//! to the system if it was in small pieces: a worker kept 1.6 GiB after 32 attempts with many long
+//! request paths, besides the memory of the guests that ran next. jemalloc returns unused pages
+//! after a while.
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod jemalloc {

@@ -1,4 +1,4 @@
-//! What a server answered.
+//! Answers of a server.
 
 use std::{collections::BTreeMap, ops::Deref};
 

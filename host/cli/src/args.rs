@@ -50,7 +50,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// PEM certificates of authorities to believe besides the public ones, for all connections that
+    /// PEM certificates of authorities to trust besides the public ones, for all connections that
     /// this process makes: plugins' HTTPS, SMTP, Redis, PostgreSQL, a server's API. SSL_CERT_FILE
     /// and SSL_CERT_DIR name others in place of the public ones
     #[arg(
@@ -120,7 +120,7 @@ pub(crate) enum Command {
     /// Pause, resume and cap task types, and share the fleet out between tenants
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Run, inspect and sign components; push them to a server and say which versions run
+    /// Run, inspect and sign components; push them to a server and choose the versions that run
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Run a load of random tasks through a throw-away system and measure it
@@ -144,7 +144,7 @@ pub(crate) struct DevArgs {
     pub(crate) listen: Option<SocketAddr>,
 
     /// Folder for the database, the compiled code, the outbox and the key; made if missing, and
-    /// closed to other users
+    /// private to this user
     #[arg(long, env = "TASKFORGE_DATA_DIR", default_value = ".taskforge", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
 
@@ -154,7 +154,7 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "TASKFORGE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
 
-    /// Ask for no key: everybody on this machine may do everything. Only on loopback; pages of
+    /// Require no key: everybody on this machine may do everything. Only on loopback; pages of
     /// other sites are still kept out
     #[arg(long, env = "TASKFORGE_NO_KEY", value_parser = FalseyValueParser::new(), conflicts_with = "api_key")]
     pub(crate) no_key: bool,
@@ -173,8 +173,8 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "TASKFORGE_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 
-    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for
-    /// types that others would keep out
+    /// Attempts that run at the same time, at most 797; a quarter as many more are a shared
+    /// overflow for types that would otherwise wait behind slow ones
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 
@@ -196,7 +196,7 @@ pub(crate) struct DevArgs {
 /// How many connections clients of the API may have.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectionArgs {
-    /// Connections of clients at once; when there are more, silent ones are closed
+    /// Connections of clients at once; when there are more, idle ones are ended
     #[arg(long, env = "TASKFORGE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_connections: u32,

@@ -1,4 +1,4 @@
-//! The certificate authorities that this process believes, whoever it connects to.
+//! The certificate authorities that this process trusts, for all its connections.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,16 +9,16 @@ use anyhow::Context as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use taskforge_runtime::{Authorities, authorities};
 
-/// Where they were named.
+/// The names of the setting, for messages.
 const NAMED: &str = "--ca-file, TASKFORGE_CA_FILE";
 
-/// Of the command line. One for the process, like its log.
+/// The file that the command line names. One for the process, like its log.
 static FILE: OnceLock<PathBuf> = OnceLock::new();
 
 /// Variables that name a proxy to programs that use one.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
-/// Says which file holds more authorities, once.
+/// Sets the file with more authorities, once.
 pub(crate) fn set(file: Option<PathBuf>) {
     if let Some(file) = file {
         FILE.get_or_init(|| file);
@@ -30,12 +30,12 @@ pub(crate) fn file() -> Option<&'static Path> {
     FILE.get().map(PathBuf::as_path)
 }
 
-/// Those of HTTPS and SMTP.
+/// The authorities for HTTPS and SMTP.
 pub(crate) fn read() -> anyhow::Result<Authorities> {
     Authorities::read(file()).context(NAMED)
 }
 
-/// Those of Redis, if they are not the library's defaults.
+/// The authorities for Redis, if they are not the library's defaults.
 pub(crate) fn of_redis() -> anyhow::Result<Option<String>> {
     file().map(authorities::system_and).transpose().context(NAMED)
 }
@@ -51,7 +51,7 @@ pub(crate) fn of_database(url: &str) -> String {
     format!("{url}{between}sslrootcert={file}")
 }
 
-/// What a client of a server needs; one that is not asked over TLS needs none.
+/// The TLS configuration of a client; empty for a server without TLS.
 pub(crate) fn client(server: &reqwest::Url) -> anyhow::Result<rustls::ClientConfig> {
     let authorities = match server.scheme() {
         "https" => read()?,
@@ -62,7 +62,7 @@ pub(crate) fn client(server: &reqwest::Url) -> anyhow::Result<rustls::ClientConf
         .with_no_client_auth())
 }
 
-/// A process that runs tasks says that it takes no detour, where somebody may expect one.
+/// Warns that a process that runs tasks uses no proxy, where variables name one.
 pub(crate) fn warn_of_proxies() {
     let set = |name: &&str| {
         [name.to_string(), name.to_lowercase()]

@@ -1,4 +1,4 @@
-//! A fleet, measured beside the ceiling of bare SQL.
+//! Measures a fleet, and the ceiling of bare SQL.
 //!
 //! The fleet is thrown away, and real: a database of its own on the server that is named, one
 //! `taskforge serve`, some `taskforge worker`, tasks that go in through `POST /tasks/batch` and
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
         .context("cannot make a database for the benchmark (--database-url, DATABASE_URL)")?;
     let measuring = Box::pin(measure(&args, &scratch));
     let measured = signals::interruptible(measuring, || "nothing is left of it".to_owned()).await;
-    // Dropped in any case, and what went wrong before is what matters.
+    // Dropped in any case; an earlier error is the one to report.
     let dropped = scratch.remove().await;
     let report = measured?;
     dropped.context("the benchmark's database was not dropped")?;
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A fleet for the benchmark, and the benchmark's own place in it.
+/// The fleet of the benchmark, and the benchmark's own connections to it.
 struct Bench {
     api: Node,
     workers: Vec<Node>,
@@ -119,7 +119,7 @@ async fn measure(args: &BenchArgs, database: &Scratch) -> anyhow::Result<Report>
         let one_by_one = load.enqueue_one_by_one(&bench.api.url, args.tasks as usize).await?;
         single.push(f64::from(args.tasks) / one_by_one.as_secs_f64());
         load.drain(args.tasks as usize).await?;
-        // In turns, so that whatever else the machine does meets both.
+        // In turns, so that other load on the machine affects both.
         for ceiling in &mut ceilings {
             let (batch, connections) = (ceiling.rows_a_statement, ceiling.connections);
             let measured =
@@ -204,7 +204,7 @@ impl Bench {
         Ok(Self { api, workers, client, store, broker })
     }
 
-    /// Enqueues a backlog that nobody works on, and says what it costs.
+    /// Enqueues a backlog that no worker serves, and measures what it costs.
     async fn backlog(&self, load: &Load<'_>, tasks: u32) -> anyhow::Result<Backlog> {
         output::aside(&format!("a backlog of {tasks} tasks"));
         let worker = self.workers.first().context("there is a worker")?;

@@ -26,22 +26,22 @@ pub(crate) struct Client {
     server: Url,
     key: Option<String>,
     key_from: KeyFrom,
-    /// Who asks, for the record of what happened to a plugin.
+    /// The user's name, for the events of plugins.
     operator: Option<String>,
 }
 
-/// Where the key comes from, for when the server does not take it.
+/// Where the key comes from, for the message when the server refuses it.
 enum KeyFrom {
-    /// A flag or a variable, or whoever made the client.
+    /// A flag, a variable or the caller.
     Given,
     /// This file, in the data folder of a `taskforge dev`.
     File(PathBuf),
     /// There is a key in this file, but the `dev` of its data folder, if one runs, is not this
     /// server.
     Elsewhere(PathBuf),
-    /// There is none, and no file either.
+    /// There is no key and no file.
     Nowhere,
-    /// There is a file that cannot be used, and this is why.
+    /// There is a file that cannot be used, for this reason.
     Unreadable(String),
 }
 
@@ -64,7 +64,7 @@ impl Client {
             return Self::new(server, None, KeyFrom::Nowhere);
         }
         let file = data_folder::key_file(&args.data_dir);
-        // Whoever else listens on this machine would be given it.
+        // Another listener on this machine must not get the key.
         let found = match home {
             Ok(_) if is_home => data_folder::key(&args.data_dir),
             Ok(_) => Ok(None),
@@ -75,7 +75,7 @@ impl Client {
             Ok(None) if !is_home && file.exists() => (None, KeyFrom::Elsewhere(file)),
             Ok(None) => (None, KeyFrom::Nowhere),
             Err(error) => {
-                // The server may ask for none.
+                // The server may need no key.
                 let reason = format!("{error:#}");
                 output::aside(&format!("warning: {reason}; going on without a key"));
                 (None, KeyFrom::Unreadable(reason))
@@ -115,7 +115,7 @@ impl Client {
     /// Sends a request and reads the answer as JSON. `path` is below the server's address; segments
     /// that may need it must be [`escaped`].
     ///
-    /// A problem document becomes an error that says what the server said.
+    /// A problem document becomes an error with its texts.
     pub(crate) async fn request(
         &self,
         method: Method,
@@ -186,7 +186,7 @@ impl Client {
         Err(Failure::new(kind(status), message).with_problem(said).into())
     }
 
-    /// Which key the server did not take, and where another one would come from.
+    /// Names the key that the server refused, and where another one would come from.
     fn about_the_key(&self) -> String {
         const NAMED: &str = "--api-key, TASKFORGE_API_KEY";
         const FOLDER: &str = "--data-dir, TASKFORGE_DATA_DIR";
@@ -255,7 +255,7 @@ impl Client {
     }
 }
 
-/// What a refusal means for whoever asked.
+/// The kind of failure that a status means.
 fn kind(status: StatusCode) -> Kind {
     match status {
         StatusCode::NOT_FOUND => Kind::NotFound,

@@ -1,4 +1,4 @@
-//! The process that a host starts to compile one component, under caps that it cannot lift.
+//! The process that a host starts to compile one component, under limits that it cannot lift.
 
 use std::{io, process::ExitCode};
 
@@ -6,8 +6,8 @@ use taskforge_runtime::compiler::{CompileJob, compile_apart};
 
 use crate::args::CompileArgs;
 
-/// Before any other thread is started, and without the runtime: what it allocates counts against
-/// the component.
+/// Runs before any other thread starts, and without the runtime, whose memory would count towards
+/// the component's.
 pub(crate) fn run(args: &CompileArgs) -> ExitCode {
     let job = CompileJob {
         output: args.output.clone(),

@@ -1,4 +1,4 @@
-//! Commands that delete say how much, and ask.
+//! Confirmation of commands that delete.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -6,12 +6,12 @@ use anyhow::bail;
 
 use crate::{args::ConfirmArgs, exit::Failure, output};
 
-/// Whether to go on with what cannot be undone, such as `delete 12 dead letters`. With `--dry-run`
-/// that is only said. Otherwise it takes `--yes`, or a person at a terminal who says so.
+/// Whether to do something that cannot be undone, such as `delete 12 dead letters`. With
+/// `--dry-run` it is only printed. Otherwise it needs `--yes`, or a person at a terminal who
+/// confirms it.
 ///
 /// # Errors
-/// When there is nobody to ask, which is a command line that does not say enough, or the answer is
-/// no.
+/// When there is no terminal, which makes the command line incomplete, or the answer is no.
 pub(crate) fn is_confirmed(args: &ConfirmArgs, what: &str) -> anyhow::Result<bool> {
     if args.dry_run {
         return Ok(false);

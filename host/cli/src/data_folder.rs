@@ -1,8 +1,9 @@
 //! The data folder, which is its user's own, with the key in it and the address that the key is
 //! for.
 //!
-//! Whoever reads the folder reads every task, every mail and the key; whoever writes to it has code
-//! run. So it has mode 0700, and what a role makes in it no mode for others, whatever the umask.
+//! Who can read the folder can read every task, every mail and the key; who can write to it can
+//! have code run. So it has mode 0700, and what a role makes in it no mode for others, whatever the
+//! umask.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -17,7 +18,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::Mode;
 
-/// The file with the key that `dev` asks for.
+/// The file with the key of `dev`.
 const KEY: &str = "key";
 /// The file with the URL at which a `dev` that runs on this folder listens.
 const ADDRESS: &str = "address";
@@ -30,8 +31,8 @@ const OURS: [&str; 5] = ["taskforge.db", "cache", "outbox", KEY, ADDRESS];
 /// Makes the folder if there is none, and keeps others out of it. Everything that this process
 /// makes from now on is its user's alone.
 ///
-/// An open folder with nothing in it but what is ours is closed; another one may be open for
-/// somebody else, so it is only warned about.
+/// A folder that others may read becomes private if it has nothing but our files. Otherwise it may
+/// be open on purpose, so this only warns.
 pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
     rustix::process::umask(Mode::from_raw_mode(OTHERS));
     let shown = folder.display();

@@ -40,7 +40,7 @@ use crate::{
 
 /// Tasks in one `POST /tasks/batch`.
 const BATCH: usize = 1_000;
-/// How long no signal may come before the store is asked.
+/// The longest time without a signal before the store is read.
 const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
@@ -83,7 +83,7 @@ async fn start(args: &DemoArgs, data_dir: &Path, key: &str) -> anyhow::Result<St
     let folder = plugin_folder::locate(&args.plugins)?;
     let mailer =
         Arc::new(OutboxMailer::new(data_dir.join("outbox"), "TaskForge demo <demo@localhost>")?);
-    // The scraper's pages are the demo's own, on loopback, which the address guard would refuse.
+    // The scraper reads pages of the demo itself, on loopback, which the address guard refuses.
     let mut private = args.plugins.allow_private.clone();
     private.push(ipnet::Ipv4Net::from(Ipv4Addr::LOCALHOST).into());
     let (most, concurrency) = (stack::most_concurrent(args.workers), args.concurrency());
@@ -210,7 +210,7 @@ async fn measure(
     let bars = Bars::new(total as u64);
     let began = Instant::now();
     let accepted = AtomicU64::new(0);
-    // The store is asked when the signals say that all have ended, or say nothing.
+    // Reads the store when the signals say that all have ended, or stop.
     let watch = async {
         let mut heard = 0;
         loop {
@@ -287,7 +287,7 @@ async fn read_back(stack: &Stack, total: usize) -> anyhow::Result<Vec<Task>> {
     Ok(tasks)
 }
 
-/// Live bars on a terminal, and now and then a line elsewhere.
+/// Progress bars on a terminal, and a line at intervals elsewhere.
 struct Bars {
     enqueued: ProgressBar,
     drained: ProgressBar,
@@ -327,7 +327,7 @@ impl Bars {
     }
 }
 
-/// What the load showed.
+/// The results.
 #[derive(Debug, Serialize)]
 struct Summary {
     tasks: usize,
@@ -413,7 +413,7 @@ impl Summary {
             self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
         output::pairs(&[
             ("tasks", outcomes.join(", ")),
-            ("workers", format!("{} with {} slots each", self.workers, self.concurrency)),
+            ("workers", format!("{} of concurrency {}", self.workers, self.concurrency)),
             (
                 "enqueued",
                 format!(

@@ -52,7 +52,7 @@ impl Signals {
             Err(_) => {
                 tracing::error!(
                     ?longest,
-                    "the process did not end in time and is cut off; what it held lapses"
+                    "the process did not end in time and is cut off; its tasks lapse"
                 );
                 ExitCode::FAILURE
             }

@@ -1,4 +1,4 @@
-//! The wiring: store, broker, sandbox, workers, sweeper, API — all in this process.
+//! The embedded system: store, broker, sandbox, workers, sweeper and API in one process.
 
 use std::{
     io::{self, ErrorKind},
@@ -28,7 +28,7 @@ use crate::{
     registry::{self, Access, Registered, Served, Started, Trust},
 };
 
-/// A watched folder makes a version of each build, most of which nobody ever looks at again.
+/// Short, because a watched folder makes a version of each build.
 const RETENTION: Retention = Retention { keep: 10, keep_for: Duration::from_secs(24 * 3600) };
 
 /// What distinguishes one embedded system from another.
@@ -52,7 +52,7 @@ pub(crate) struct StackConfig<'a> {
 pub(crate) struct SandboxConfig {
     pub(crate) cache_dir: PathBuf,
     pub(crate) mailer: Arc<dyn Mailer>,
-    /// For attempts; those that describe themselves have their own.
+    /// Instances for attempts; those for `describe` come on top.
     pub(crate) instances: u32,
     pub(crate) allow_private: Vec<IpNet>,
     pub(crate) ceilings: Limits,
@@ -65,7 +65,7 @@ pub(crate) struct Stack {
     pub(crate) address: SocketAddr,
     /// Tasks that a process before this one had left running.
     pub(crate) recovered: usize,
-    /// The versions that run, as people call them.
+    /// The names and versions that run, for people.
     pub(crate) plugins: Vec<String>,
     /// The same, as the registry has them.
     pub(crate) running: Vec<PluginInfo>,
@@ -74,14 +74,14 @@ pub(crate) struct Stack {
     snapshots: Snapshots,
     started: Started,
     tasks: TaskTracker,
-    /// What goes on until the last attempt has ended.
+    /// Tasks that go on until the last attempt has ended.
     last: TaskTracker,
     stop_api: CancellationToken,
     stop_workers: CancellationToken,
     stop_last: CancellationToken,
 }
 
-/// What is still to be done when the API answers.
+/// Work that remains when the API begins to answer.
 pub(crate) struct Loading {
     registered: Registered,
     catalog: Arc<Catalog>,
@@ -90,8 +90,8 @@ pub(crate) struct Loading {
 
 /// This program, as the compiler of components.
 fn compiler() -> anyhow::Result<Compiler> {
-    // Of a process that runs, Linux keeps the program, even when an upgrade has replaced its file:
-    // what compiles is always of the version that will run the code.
+    // Linux keeps the program of a running process, even when an upgrade has replaced its file, so
+    // the compiler is always of the version that will run the code.
     let program = if cfg!(target_os = "linux") {
         PathBuf::from("/proc/self/exe")
     } else {
@@ -126,11 +126,12 @@ pub(crate) fn concurrency(text: &str) -> Result<u32, String> {
     let most = most_concurrent(1);
     match text.parse() {
         Ok(0) => Err("a worker that runs no attempt does nothing".to_owned()),
-        Ok(wanted) if wanted > most => Err(format!(
-            "a process runs at most {most} attempts at once: its pool has {MAX_INSTANCES} instances for them, and a \
-             quarter more than this number is kept for types that others would keep out; for more, start more workers"
+        Ok(attempts) if attempts > most => Err(format!(
+            "a process runs at most {most} attempts at once: its pool has {MAX_INSTANCES} instances \
+             for them, of which a quarter more than this number is a shared overflow; \
+             for more, start more workers"
         )),
-        Ok(wanted) => Ok(wanted),
+        Ok(attempts) => Ok(attempts),
         Err(_) => Err(format!("a number from 1 to {most}")),
     }
 }
@@ -210,17 +211,17 @@ pub(crate) async fn bind_admin(chosen: Option<SocketAddr>) -> anyhow::Result<Tcp
 }
 
 impl Stack {
-    /// Opens the store, returns what an earlier process left running to the queue, and starts
-    /// everything. What the folder holds is registered by [`Stack::load`]: that may take minutes,
-    /// and nobody shall find the API closed.
+    /// Opens the store, returns tasks that an earlier process left running to the queue, and starts
+    /// everything. [`Stack::load`] registers the plugins of the folder afterwards, which may take
+    /// minutes while the API already answers.
     pub(crate) async fn start(config: StackConfig<'_>) -> anyhow::Result<(Self, Loading)> {
-        // First: what is made before the recorder is never recorded.
+        // First, because metrics that are made before the recorder are lost.
         let metrics = Metrics::install()?;
-        // Before anything that takes time: an address that cannot be had is the commonest mistake.
+        // Before slow steps, because a taken address is the most common mistake.
         let api = bind(config.listen, config.api).await?;
         let address = api.local_addr();
         let catalog = Arc::new(Catalog::new());
-        // Before anything that takes time: a mistake in a file is told at once.
+        // Before slow steps, so that a mistake in a file is reported at once.
         let declared = external::read(config.external, Some(config.folder))?;
         catalog.set_external(declared.clone())?;
         let store = SqliteStore::open(&config.data_dir.join("taskforge.db")).await?;
@@ -246,7 +247,7 @@ impl Stack {
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
             .with_plugins(live.clone(), trials)
             .with_collector(Collector::new(store.clone(), RETENTION));
-        // The store's lock makes this the only process, so what is marked as running is not.
+        // The store's lock makes this the only process, so tasks marked as running do not run.
         let recovered = sweeper.recover_all().await?;
         // So pauses hold from the first hint on.
         let policy = live.overlay(store.policy().await?);
@@ -310,7 +311,7 @@ impl Stack {
         Ok((stack, loading))
     }
 
-    /// Waits until what the folder held was registered and is ready. Whatever is ready runs
+    /// Waits until the plugins of the folder are registered and ready. Those that are ready run
     /// meanwhile.
     pub(crate) async fn load(&mut self, loading: Loading) {
         loading.registered.tried().await;
@@ -322,9 +323,9 @@ impl Stack {
         self.started.now();
     }
 
-    /// Closes the API, drains the workers, stops the sweeper and closes the store, in this order:
-    /// nothing new comes in while the rest finishes, and retries find a sweeper until the last
-    /// attempt has ended, whose usage is written then.
+    /// Stops the API, drains the workers, stops the sweeper and closes the store, in this order: no
+    /// task comes in while the rest ends, and the sweeper runs until the last attempt has ended and
+    /// its usage is written.
     pub(crate) async fn stop(self) {
         self.stop_api.cancel();
         self.stop_workers.cancel();
@@ -351,12 +352,12 @@ mod tests {
             assert!(workers * instances(most + 1) > MAX_INSTANCES, "{workers}");
         }
         assert_eq!(concurrency("797"), Ok(797));
-        for wanted in ["798", "8000", "4294967295"] {
-            let refused = concurrency(wanted).unwrap_err();
+        for concurrent in ["798", "8000", "4294967295"] {
+            let refused = concurrency(concurrent).unwrap_err();
             assert!(refused.contains("at most 797") && refused.contains("996"), "{refused}");
         }
-        for wanted in ["0", "-1", "many", ""] {
-            assert!(concurrency(wanted).is_err(), "{wanted}");
+        for concurrent in ["0", "-1", "many", ""] {
+            assert!(concurrency(concurrent).is_err(), "{concurrent}");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     waiting::Waiting,
 };
 
-/// How long one request waits for the end of a task: as long as a person waits to see how it goes.
+/// How long one request waits for the end of a task, and so the interval of progress messages.
 const LOOK: Duration = Duration::from_secs(2);
 /// The most tasks that the server puts on a page.
 pub(crate) const PAGE: usize = 1_000;
@@ -71,7 +71,7 @@ async fn submit(args: SubmitArgs, json: bool) -> anyhow::Result<ExitCode> {
     if args.wait {
         let id = task_id(&task)?;
         let ended = poll(&client, id, None).await;
-        // Whoever submits it again has it twice.
+        // A second submission would run it twice.
         let ended = ended.with_context(|| {
             format!("task {id} is submitted, and `taskforge task wait {id}` waits for it again")
         })?;
@@ -92,7 +92,7 @@ async fn wait(args: WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
     show_ended(&task, json)
 }
 
-/// Waits until a task has ended or the time is over, and says meanwhile how it goes.
+/// Waits until a task has ended or the time is over, and reports its progress.
 async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::Result<Answer> {
     let waiting = Waiting::begin(&format!("waiting for task {id}"));
     signals::interruptible(ended(client, id, timeout, waiting), || {
@@ -104,7 +104,7 @@ async fn poll(client: &Client, id: &str, timeout: Option<Duration>) -> anyhow::R
     .await
 }
 
-/// Asks again and again, each time for as long as the server holds the answer back.
+/// Long-polls until the task has ended.
 async fn ended(
     client: &Client,
     id: &str,
@@ -125,7 +125,7 @@ async fn ended(
     }
 }
 
-/// Where a task is that has not ended.
+/// The progress of a task that has not ended.
 fn how_it_goes(task: &Value) -> String {
     let attempts = task["max_retries"].as_u64().unwrap_or_default() + 1;
     let attempt = task["attempt"].as_u64().unwrap_or_default();
@@ -145,7 +145,7 @@ fn how_it_goes(task: &Value) -> String {
     }
 }
 
-/// What the handler said last of how far it is.
+/// The handler's last progress report.
 fn progress(task: &Value) -> Option<String> {
     let fraction = task["progress"]["fraction"].as_f64()?;
     let note = task["progress"]["note"].as_str().unwrap_or_default();
@@ -260,7 +260,7 @@ fn show_pruned(pruned: &Value, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many tasks that have ended match, up to a number.
+/// How many ended tasks match, up to a number.
 async fn count_ended(client: &Client, filter: &FilterArgs, most: usize) -> anyhow::Result<usize> {
     let mut query = filter_query(filter);
     if filter.status.is_empty() {
@@ -332,7 +332,7 @@ fn show(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows a task that was waited for. Success is completion, for use in scripts.
+/// Shows a task after a wait. The exit code is success if it completed, for use in scripts.
 fn show_ended(task: &Answer, json: bool) -> anyhow::Result<ExitCode> {
     show(task, json)?;
     Ok(match text(task, "status") {

@@ -1,5 +1,4 @@
-//! What a person who waits is told, on standard error: at once what is waited for, and then how it
-//! goes.
+//! Progress messages on standard error for a person who waits.
 //!
 //! On a terminal that is one line that changes; elsewhere it is a line for each change.
 
@@ -13,10 +12,10 @@ use taskforge_domain::one_line;
 
 use crate::output;
 
-/// Between two lines that only say that it goes on, where no line can change.
+/// The interval between lines that only say that it goes on, where no line can change.
 const STILL: Duration = Duration::from_secs(10);
 
-/// Something that is waited for. When it is dropped, nothing is left of it on a terminal.
+/// A wait. Its drop removes its line from a terminal.
 pub(crate) struct Waiting {
     bar: Option<ProgressBar>,
     told: String,
@@ -24,7 +23,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Says what is waited for.
+    /// Begins to wait for `what`, and says so.
     pub(crate) fn begin(what: &str) -> Self {
         let bar = output::is_watched().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -40,7 +39,7 @@ impl Waiting {
         waiting
     }
 
-    /// Says how it goes, unless that was just said.
+    /// Reports progress, unless it is the same as before.
     pub(crate) fn say(&mut self, what: &str) {
         let what = one_line(what);
         if self.told == what {
@@ -53,7 +52,7 @@ impl Waiting {
         self.told = what.into_owned();
     }
 
-    /// Waits for what does not say how it goes.
+    /// Waits for something without progress.
     pub(crate) async fn until<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = pin!(done);
         loop {

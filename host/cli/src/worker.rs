@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// Works until SIGTERM or Ctrl-C, then drains: running attempts may finish within the grace period,
-/// the rest is handed back. A second signal ends the process at once; what it held lapses.
+/// the rest is handed back. A second signal ends the process at once; its tasks lapse.
 pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    // First: what is made before the recorder is never recorded.
+    // First, because metrics that are made before the recorder are lost.
     let metrics = Metrics::install()?;
     let admin = stack::bind_admin(args.admin_listen).await?;
     data_folder::prepare(&args.folders.data_dir)?;
@@ -119,8 +119,8 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     stop.cancel();
     let stopped = async {
         working.wait().await;
-        // Until the last attempt has ended somebody may ask how this worker is, and nobody else may
-        // be there to sweep.
+        // The admin address and the sweep go on until the last attempt has ended: probes still
+        // come, and this may be the only worker.
         stop_rest.cancel();
         rest.wait().await;
         fleet.leave().await;
@@ -129,7 +129,8 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     loaded.transpose().map(|_| code)
 }
 
-/// Waits until what the folder held was registered and is ready. Whatever is ready runs meanwhile.
+/// Waits until the plugins of the folder are registered and ready. Those that are ready run
+/// meanwhile.
 ///
 /// # Errors
 /// When the registry does not know a type that this worker was told to serve.
@@ -142,14 +143,14 @@ async fn load(
 ) -> anyhow::Result<()> {
     match args.types.is_empty() {
         true => registered.tried().await,
-        // What is named may be what could not be registered yet.
+        // A named type may be one that could not be registered yet.
         false => registered.settled().await,
     }
     registry::heard(&*fleet.store, snapshots).await;
     {
         let snapshot = snapshots.borrow();
         let is_known = |name: &TaskType| snapshot.plugins.iter().any(|plugin| plugin.name == *name);
-        // A worker that was told a wrong name would be idle for ever, and nobody would notice.
+        // A worker with a wrong name would be idle for ever, unnoticed.
         if let Some(missing) = args.types.iter().find(|name| !is_known(name)) {
             bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
         }

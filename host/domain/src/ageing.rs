@@ -1,11 +1,10 @@
-//! When a waiting task goes before more urgent ones.
+//! When an old task goes before more urgent ones.
 //!
-//! A task that has waited for [`AGEING_AFTER`] since it was made is *overdue*. Of the tasks of the
-//! same types that a broker or a store gives out, every [`AGED_SHARE`]th comes from the priority
-//! that holds the oldest overdue one, instead of the highest. So no priority starves under an
-//! endless stream of a higher one, and a mountain of old unimportant tasks takes no more than that
-//! share from the urgent ones. The queues of all brokers and the claims of both stores keep this
-//! rule.
+//! A task is *overdue* once [`AGEING_AFTER`] has passed since it was made. Of the tasks that a
+//! broker or a store gives out for the same types, every [`AGED_SHARE`]th comes from the priority
+//! of the oldest overdue one instead of the highest. So no priority starves under an endless stream
+//! of a higher one, and any number of old unimportant tasks takes no more than that share from the
+//! urgent ones. All brokers and both stores keep this rule.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,15 +12,15 @@ use jiff::Timestamp;
 
 use crate::{TaskId, TaskType};
 
-/// How long a task waits before it is overdue: long against a burst, short against a person's
-/// patience.
+/// How long a task waits before it is overdue: longer than a burst, and short for a person who
+/// waits.
 pub const AGEING_AFTER: Duration = Duration::from_secs(30);
 
 /// One task in this many is an overdue one, while there are any.
 pub const AGED_SHARE: u32 = 4;
 
-/// Whether a task has waited for so long, by the time that its id says it was made at (UUIDv7: the
-/// first 48 bits are milliseconds since 1970).
+/// Whether a task is overdue, by the time in its id (UUIDv7: the first 48 bits are milliseconds
+/// since 1970).
 #[must_use]
 pub fn is_overdue(task: TaskId, now: Timestamp) -> bool {
     let made = u64::try_from(task.as_uuid().as_u128() >> 80).unwrap_or(u64::MAX);
@@ -29,12 +28,12 @@ pub fn is_overdue(task: TaskId, now: Timestamp) -> bool {
     u128::from(now.saturating_sub(made)) >= AGEING_AFTER.as_millis()
 }
 
-/// The sets of types that are told apart. A fleet has a few; the bound is for one that reloads
-/// plugins for months.
+/// How many sets of types are distinguished. A fleet has a few; the bound is for a process that
+/// reloads plugins for months.
 const MAX_SETS: usize = 256;
 
-/// Counts what was given out, for a store that gives out many tasks at once. Workers that serve
-/// other types do not use up each other's share.
+/// Counts the tasks that were given out, for a store that gives out many at once. Workers that
+/// serve different types do not use up each other's share.
 #[derive(Debug, Default)]
 pub struct AgeingTurns(HashMap<Vec<TaskType>, u32>);
 
@@ -46,7 +45,7 @@ impl AgeingTurns {
         given.saturating_add(limit) / AGED_SHARE as usize
     }
 
-    /// So many tasks of these types were given out.
+    /// Counts tasks of these types that were given out.
     pub fn given(&mut self, types: &[TaskType], count: usize) {
         if self.0.len() >= MAX_SETS {
             self.0.clear();

@@ -1,4 +1,4 @@
-//! What stays of an attempt, and of what happened to a task outside one.
+//! The record of an attempt, and of events of a task outside one.
 
 use std::{fmt, str::FromStr};
 
@@ -30,7 +30,7 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
-    /// What the handler and the host had to say, oldest first, cut at the log limit.
+    /// The log of handler and host, oldest first, cut at the log limit.
     pub logs: Vec<LogLine>,
 }
 
@@ -50,7 +50,7 @@ pub struct Attempt {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// The finest.
+    /// The finest level.
     Trace,
     /// For the plugin's author.
     Debug,
@@ -60,7 +60,7 @@ pub enum LogLevel {
     Warn,
     /// Something failed.
     Error,
-    /// Something failed badly.
+    /// A severe failure.
     Critical,
 }
 
@@ -85,7 +85,7 @@ pub struct Event {
     /// The claim that the task was in, for a cancel of a running task or a lapse; otherwise its
     /// latest.
     pub run_lease: RunLease,
-    /// More, in a sentence.
+    /// Details, as one sentence.
     pub detail: String,
 }
 
@@ -93,13 +93,13 @@ pub struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// Somebody cancelled the task.
+    /// The task was cancelled.
     Cancelled,
-    /// Somebody had a dead or cancelled task run again.
+    /// A failed or cancelled task was sent to run again.
     Requeued,
-    /// The worker that held it stopped answering.
+    /// The lease of its worker ran out.
     Lapsed,
-    /// A draining worker gave it back.
+    /// A draining worker handed it back.
     HandedBack,
 }
 

@@ -6,30 +6,30 @@ use crate::Limits;
 
 /// A limit that is more than its ceiling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("limits.{field} is {wanted}; this host allows at most {allowed}")]
+#[error("limits.{field} is {given}; this host allows at most {allowed}")]
 pub struct AboveCeiling {
     /// Which limit.
     pub field: &'static str,
-    /// What the settings say.
-    pub wanted: String,
-    /// What the host allows.
+    /// The value in the settings.
+    pub given: String,
+    /// The ceiling of the host.
     pub allowed: String,
 }
 
 fn check<T: PartialOrd + Display>(
     field: &'static str,
-    wanted: &T,
+    given: &T,
     allowed: &T,
 ) -> Result<(), AboveCeiling> {
-    if wanted <= allowed {
+    if given <= allowed {
         return Ok(());
     }
-    Err(AboveCeiling { field, wanted: wanted.to_string(), allowed: allowed.to_string() })
+    Err(AboveCeiling { field, given: given.to_string(), allowed: allowed.to_string() })
 }
 
 impl Limits {
-    /// The ceilings of a host whose operator has set none: a multiple of what one task should need,
-    /// and far below what would hurt the host. The stack and the counts of memories and tables are
+    /// The default ceilings: a multiple of what one task should need, and far below what would harm
+    /// the host. The stack and the counts of memories and tables are
     /// those of [`Limits::default`], because address space is reserved for them.
     #[must_use]
     pub fn ceilings() -> Self {
@@ -53,13 +53,13 @@ impl Limits {
         }
     }
 
-    /// Whether none is more than its ceiling. [`Limits::concurrency`] has none: it takes nothing of
-    /// one host.
+    /// Checks that no limit is above its ceiling. [`Limits::concurrency`] has none, because it
+    /// concerns the fleet and no single host.
     ///
     /// # Errors
-    /// The first that is more.
+    /// The first limit that is.
     pub fn within(&self, ceilings: &Self) -> Result<(), AboveCeiling> {
-        // Taken apart, so that a new limit cannot be without a ceiling.
+        // Destructured, so that a new limit cannot lack a ceiling.
         let Self {
             fuel,
             memory,

@@ -7,22 +7,22 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The store's time, told by a clock of this host that nobody can set: it counts on from the moment
-/// at which the time was last known, also while the machine sleeps.
+/// The store's time, measured from its last reading by a monotonic clock of this host, which nobody
+/// can set and which also runs while the machine sleeps.
 ///
-/// Leases, due times, delays and the age of a task are judged by it. A host's own time may be set
-/// at any moment, by a person or by a daemon that finds it wrong, and then a worker that is well
-/// would seem to have been silent for an hour.
+/// Leases, due times, delays and the age of a task go by this clock. A host's own time may be set
+/// at any moment, by a person or a daemon, and a healthy worker would then seem to have been silent
+/// for an hour.
 ///
-/// A cheap handle: clones tell the same time.
+/// Clones share one clock.
 #[derive(Debug, Clone)]
 pub struct Clock {
-    /// By how many microseconds it is ahead of what it counts by.
+    /// Microseconds by which it is ahead of the monotonic clock.
     ahead: Arc<AtomicI64>,
     is_stopped: bool,
 }
 
-/// What a clock told, and how it was set then.
+/// A reading of the clock, and how it was set then.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     /// The time.
@@ -31,7 +31,7 @@ pub struct Reading {
 }
 
 impl Default for Clock {
-    /// One that begins with the host's time of this moment.
+    /// A clock that begins with the host's present time.
     fn default() -> Self {
         let ahead = Timestamp::now().as_microsecond().saturating_sub(running());
         Self { ahead: Arc::new(AtomicI64::new(ahead)), is_stopped: false }
@@ -39,13 +39,13 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// One that stands still until it is shifted, for tests.
+    /// A stopped clock that only moves when it is shifted, for tests.
     #[must_use]
     pub fn stopped(at: Timestamp) -> Self {
         Self { ahead: Arc::new(AtomicI64::new(at.as_microsecond())), is_stopped: true }
     }
 
-    /// The time, in whole microseconds, which is what stores keep.
+    /// The time in whole microseconds, as stores keep it.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.read().time
@@ -54,27 +54,27 @@ impl Clock {
     /// The time, with what [`Clock::shift_since`] needs.
     #[must_use]
     pub fn read(&self) -> Reading {
-        let counted = if self.is_stopped { 0 } else { running() };
+        let passed = if self.is_stopped { 0 } else { running() };
         let ahead = self.ahead.load(Ordering::Relaxed);
-        let time = Timestamp::from_microsecond(counted.saturating_add(ahead)).unwrap_or_default();
+        let time = Timestamp::from_microsecond(passed.saturating_add(ahead)).unwrap_or_default();
         Reading { time, ahead }
     }
 
-    /// Puts it forward, or back, unless somebody has since it told this.
+    /// Shifts the clock, unless it was shifted since this reading.
     pub fn shift_since(&self, told: Reading, by: SignedDuration) {
         let micros = i64::try_from(by.as_micros()).unwrap_or(0);
         let ahead = told.ahead.saturating_add(micros);
-        // Whoever was first has put it right.
+        // Fails if another caller has corrected it meanwhile.
         self.ahead.compare_exchange(told.ahead, ahead, Ordering::Relaxed, Ordering::Relaxed).ok();
     }
 
-    /// Puts it forward, or back.
+    /// Shifts the clock, forward or back.
     pub fn shift(&self, by: SignedDuration) {
         let micros = i64::try_from(by.as_micros()).unwrap_or(0);
         self.ahead.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// By how much the host's own time is ahead of it.
+    /// How far the host's own time is ahead of this clock.
     #[must_use]
     pub fn host_ahead(&self) -> SignedDuration {
         Timestamp::now().duration_since(self.now())
@@ -89,7 +89,7 @@ fn running() -> i64 {
     time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000)
 }
 
-/// Microseconds since this was first asked.
+/// Microseconds since the first call.
 #[cfg(not(target_os = "linux"))]
 fn running() -> i64 {
     use std::{sync::LazyLock, time::Instant};

@@ -1,4 +1,4 @@
-//! Which failures are the same failure.
+//! Groups failures that differ only in details.
 
 use std::{fmt, str::FromStr};
 

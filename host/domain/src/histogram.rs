@@ -20,8 +20,7 @@ impl Histogram {
         self.add(bucket(value), 1, value);
     }
 
-    /// Adds what was counted elsewhere: `count` values in a bucket, the greatest of which was
-    /// `max`.
+    /// Adds `count` values of a bucket, the greatest of which was `max`.
     pub fn add(&mut self, bucket: u16, count: u64, max: u64) {
         *self.counts.entry(bucket).or_default() += count;
         self.max = self.max.max(max);
@@ -35,8 +34,8 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// What was counted since an earlier state of this histogram. The greatest value is that of
-    /// all, as which one it was since is not known.
+    /// The values since an earlier state of this histogram. The greatest is that of all, because
+    /// the greatest since then is not known.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let counts = self.counts.iter().filter_map(|(bucket, count)| {
@@ -52,7 +51,7 @@ impl Histogram {
         self.counts.iter().map(|(bucket, count)| (*bucket, *count))
     }
 
-    /// How many values were counted.
+    /// How many values were recorded.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.values().sum()

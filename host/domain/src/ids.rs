@@ -47,7 +47,7 @@ macro_rules! uuid_id {
                 Self(id)
             }
 
-            /// When it was made, to the millisecond. `None`: it is of a kind that does not say it.
+            /// When it was made, to the millisecond. `None`: the id is of a kind without a time.
             #[must_use]
             pub fn made_at(&self) -> Option<jiff::Timestamp> {
                 let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
@@ -104,7 +104,7 @@ impl TaskId {
 }
 
 uuid_id!(
-    /// One boot of one worker process. A worker that restarts is a new worker: keeping the id would
+    /// One boot of one worker process. A restarted worker has a new id, because the old id would
     /// hide the tasks that the old process left behind.
     WorkerId,
     "worker id"
@@ -123,7 +123,7 @@ uuid_id!(
 );
 
 /// The number that fences an attempt. It grows by one at every claim of a task and never resets, so
-/// a worker that lost its lease can always be told from the one that holds it now.
+/// a worker that lost its lease can always be distinguished from the present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunLease(pub i64);

@@ -40,9 +40,9 @@ pub fn too_deep(text: &str) -> Option<usize> {
     None
 }
 
-/// JSON text, checked once and then passed on as it is: inputs and results are not ours to
-/// reformat, and parsing a large one into a tree at every hop would be the most expensive thing the
-/// host does with it.
+/// JSON text, checked once and then passed on unchanged: inputs and results must not be
+/// reformatted, and parsing a large one into a tree at every step would be the most expensive thing
+/// that the host does with it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(Box<RawValue>);

@@ -1,32 +1,30 @@
-//! What a task is.
+//! The types and rules that all crates share: ids, the states of a task and their transitions, when
+//! a failed attempt is tried again, and what a plugin may use.
 //!
-//! This room holds the words that every other room speaks, and the rules that no room may break:
-//! ids, the states of a task and the moves between them, when a failed attempt is tried again, and
-//! what a plugin may use. It does no I/O and never waits, and its rules know no clock but the time
-//! that they are handed.
+//! It does no I/O and never waits, and its rules know no time but the one that they are given.
 //!
 //! | file | the concept |
 //! |---|---|
 //! | [`ids`] | newtypes for everything that has an identity |
 //! | [`json`] | JSON text that is known to parse |
-//! | [`state`] | the states of a task and the legal moves |
+//! | [`state`] | the states of a task and their legal transitions |
 //! | [`task`] | a task, as requested, as claimed and as read back |
 //! | [`outcome`] | how an attempt ended, and what it used |
-//! | [`attempt`] | the record that stays of an attempt, and of what happened outside one |
+//! | [`attempt`] | the record of an attempt, and of events outside one |
 //! | [`retry`] | backoff, and what follows an outcome |
-//! | [`ageing`] | when a waiting task goes before more urgent ones |
-//! | [`clock`] | the store's time, told by a clock that nobody sets |
+//! | [`ageing`] | when an old task goes before more urgent ones |
+//! | [`clock`] | the store's time, measured by a monotonic clock |
 //! | [`fingerprint`] | which failures are the same failure |
 //! | [`policy`] | pauses, caps and shares, as operators set them |
 //! | [`limits`] | what one attempt may use |
 //! | [`ceilings`] | the most that limits may be on one host |
 //! | [`grants`] | what a plugin may reach |
 //! | [`settings`] | what an operator sets for one version of a plugin |
-//! | [`plugin`] | what is known of a loaded plugin |
-//! | [`registry`] | plugins as they are registered: versions, and which of them run |
-//! | [`usage`] | what the attempts of a version used, added up |
+//! | [`plugin`] | the description of a plugin |
+//! | [`registry`] | registered plugins: versions, and which of them run |
+//! | [`usage`] | the total usage of a version's attempts |
 //! | [`histogram`] | counts from which percentiles can be read |
-//! | [`visible`](mod@visible) | text of strangers, made safe to look at |
+//! | [`visible`](mod@visible) | text of strangers, escaped for people |
 
 pub mod ageing;
 pub mod attempt;

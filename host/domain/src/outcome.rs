@@ -19,16 +19,16 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct Failure {
-    /// What class of failure it is. Decides whether it is worth another attempt.
+    /// The class, which decides whether another attempt is made.
     pub kind: FailureKind,
     /// One sentence for the client and the operator.
     pub message: String,
-    /// The handler's own wish for the delay before the next attempt; overrides the backoff.
+    /// The delay before the next attempt that the handler asks for; overrides the backoff.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure without a wish for the delay.
+    /// A failure that asks for no delay.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }

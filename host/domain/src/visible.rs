@@ -50,9 +50,9 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_hidden)
 }
 
-fn escape(text: &str, is_unwanted: impl Fn(char) -> bool) -> Cow<'_, str> {
+fn escape(text: &str, must_escape: impl Fn(char) -> bool) -> Cow<'_, str> {
     // Nearly all text is printable ASCII.
-    let Some(first) = text.find(&is_unwanted) else {
+    let Some(first) = text.find(&must_escape) else {
         return Cow::Borrowed(text);
     };
     let (clean, rest) = text.split_at(first);
@@ -60,12 +60,12 @@ fn escape(text: &str, is_unwanted: impl Fn(char) -> bool) -> Cow<'_, str> {
     escaped.push_str(clean);
     for character in rest.chars() {
         match character {
-            wanted if !is_unwanted(wanted) => escaped.push(wanted),
+            plain if !must_escape(plain) => escaped.push(plain),
             '\n' => escaped.push_str("\\n"),
             '\t' => escaped.push_str("\\t"),
             '\r' => escaped.push_str("\\r"),
-            unwanted => {
-                for unit in unwanted.encode_utf16(&mut [0; 2]) {
+            hidden => {
+                for unit in hidden.encode_utf16(&mut [0; 2]) {
                     escaped.push_str(&format!("\\u{unit:04x}"));
                 }
             }

@@ -16,8 +16,8 @@ use rustls::{
 const FILE: &str = "SSL_CERT_FILE";
 const FOLDERS: &str = "SSL_CERT_DIR";
 
-/// Certificate authorities: the public ones, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name
-/// in their place, and more of one's own.
+/// Certificate authorities: the public ones, or instead those that `SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` name, and more from a file.
 #[derive(Debug, Clone)]
 pub struct Authorities {
     is_public: bool,
@@ -30,7 +30,7 @@ pub enum AuthoritiesError {
     /// The file or one of the folders cannot be read, or holds no certificate.
     #[error("no certificate authority can be read from {place}: {reason}")]
     Unreadable {
-        /// Where they should be.
+        /// The file or variables.
         place: String,
         /// Why not.
         reason: String,
@@ -52,18 +52,18 @@ impl Authorities {
         Self { is_public: true, own: Vec::new() }
     }
 
-    /// What the environment says (the public ones, if it says nothing), and those in `more`, a file
+    /// The authorities that the environment names (or the public ones), and those in `more`, a file
     /// of PEM certificates.
     ///
     /// # Errors
-    /// When a file that is named cannot be read, holds no certificate or one that cannot be used. A
-    /// process that went on would trust nobody, or the wrong ones.
+    /// When a named file cannot be read, holds no certificate, or one that cannot be used. A
+    /// process that went on would trust nobody, or the wrong authorities.
     pub fn read(more: Option<&Path>) -> Result<Self, AuthoritiesError> {
         let named = |name| env::var_os(name).filter(|value| !value.is_empty());
         Self::of(named(FILE).as_deref(), named(FOLDERS).as_deref(), more)
     }
 
-    /// What these values of the variables say, and those in `more`.
+    /// [`Authorities::read`], with these values of the variables.
     fn of(
         file: Option<&OsStr>,
         folders: Option<&OsStr>,
@@ -95,7 +95,7 @@ impl Authorities {
     pub fn roots(&self) -> RootCertStore {
         let public = self.is_public.then_some(webpki_roots::TLS_SERVER_ROOTS);
         let mut roots = RootCertStore { roots: public.unwrap_or_default().to_vec() };
-        // Each was tried when it was read.
+        // Each was checked when it was read.
         roots.add_parsable_certificates(self.own.iter().cloned());
         roots
     }
@@ -124,8 +124,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Authorities
     Ok(found)
 }
 
-/// What the variables name, if they are set. A bundle of a distribution may hold a certificate that
-/// no program can read, which is no reason to refuse the others.
+/// The authorities that the variables name, if they are set. A distribution's bundle may hold a
+/// certificate that no program can read, which is skipped.
 fn named(
     file: Option<&OsStr>,
     folders: Option<&OsStr>,
@@ -160,8 +160,8 @@ fn named(
     Ok(Some(found))
 }
 
-/// The authorities of the system (or those of the environment in their place) and those in `more`,
-/// as PEM: for libraries that ask the system by themselves unless they are given a list.
+/// The authorities of the system (or instead those that the environment names) and those in `more`,
+/// as PEM: for libraries that use the system's unless they are given a list.
 ///
 /// # Errors
 /// As [`Authorities::read`].

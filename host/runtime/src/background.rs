@@ -1,18 +1,17 @@
 //! Threads for attempts that compute for long.
 //!
-//! An attempt of a [lane](Lane) that is known to be quick begins on the threads of its caller,
-//! which also claim, commit and talk to the stores: most are over in microseconds, and a change of
-//! threads would cost them more than that. Any other, and one that goes on computing, runs here, on
-//! as many threads as there are processors, which have a lower priority and give way to everything
-//! else: it gets what the others leave, which is all of an idle machine and a tenth of a busy one.
-//! Its copies and the clearing of its memory go with it. So does every HTTP exchange, whose other
-//! end may be anybody's.
+//! An attempt whose [profile](Profile) is quick begins in the *foreground*: on the threads of its
+//! caller, which also claim and commit. Most attempts end within microseconds, and a change of
+//! threads would cost more than that. Every other attempt, and one that goes on computing, runs in
+//! the *background*: on as many threads as there are processors, with a lower priority. It gets
+//! what other threads leave, which is all of an idle machine and a tenth of a busy one. Its copies
+//! and the clearing of its memory happen there too, and so does every HTTP exchange.
 //!
-//! No attempt computes for long without coming back (see [`chunks`](crate::chunks) and
-//! [`host`](crate::host)). What the host does with what an attempt leaves may take longer (reading
-//! a large output, giving back a large memory) and runs on threads that do nothing else.
+//! No attempt computes for long without yielding (see [`chunks`](crate::chunks) and
+//! [`host`](crate::host)). Work of the host that takes longer, such as parsing a large output or
+//! dropping a large memory, runs on threads that do nothing else.
 
-mod lane;
+mod profile;
 
 use std::{
     future::poll_fn,
@@ -26,45 +25,45 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::processors::{self, Share, computed};
-pub(crate) use lane::{Lane, Lanes};
+pub(crate) use profile::{Profile, Profiles};
 
-/// How long an attempt may compute before it is continued in the background: a few yields, far more
-/// than a change of threads costs.
+/// Processor time after which an attempt goes on in the background: a few yields, and far more than
+/// a change of threads costs.
 const FOREGROUND: Duration = Duration::from_micros(500);
 
-/// How long work may compute without coming back before its lane is no longer trusted with a thread
-/// of the foreground. A guest in a loop comes back after a tenth of a millisecond.
-const STUBBORN: Duration = Duration::from_millis(2);
+/// An attempt that computed for so long without a yield blocked its thread, and costs its profile
+/// the foreground. A guest in a loop yields after a tenth of a millisecond.
+const BLOCKED: Duration = Duration::from_millis(2);
 
 /// Work that can be continued on another thread.
 pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Which threads work runs on.
+/// The threads that work runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// Those of the caller.
+    /// The caller's.
     Foreground,
-    /// Those that have a lower priority and give way.
+    /// Those of a lower priority.
     Background,
 }
 
-/// What an attempt took of the processors.
+/// What an attempt used of the processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Effort {
     /// Processor time.
     pub computed: Duration,
-    /// The longest that it computed without coming back.
+    /// The longest that it computed without a yield.
     pub longest: Duration,
 }
 
 impl Effort {
-    /// Where work belongs that takes so much.
+    /// The threads for attempts that use so much.
     fn threads(&self) -> Threads {
         if self.computed >= FOREGROUND { Threads::Background } else { Threads::Foreground }
     }
 }
 
-/// The threads; started when they are first needed.
+/// The background threads; started when they are first needed.
 pub(crate) struct Background {
     processors: usize,
     share: Share,
@@ -74,7 +73,7 @@ pub(crate) struct Background {
 impl Default for Background {
     fn default() -> Self {
         Self {
-            // Not when they are first needed: that may be on a thread that has another one.
+            // Now, because the thread that first needs them may have another share.
             share: Share::of_this_thread(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             giving_way: OnceLock::new(),
@@ -83,26 +82,26 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Drives work to its end. Says what it came to, or nothing if the process is ending, and what
-    /// it took.
+    /// Drives work to its end. Returns its result, or `None` if the process is ending, and what it
+    /// used.
     ///
     /// # Panics
     /// If the work does.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: Work<T>,
-        lane: &Arc<Lane>,
+        profile: &Arc<Profile>,
     ) -> (Option<T>, Effort) {
-        let mut driven = Driven { work, lane: Arc::clone(lane), effort: Effort::default() };
-        let begin = lane.threads();
+        let mut driven = Driven { work, profile: Arc::clone(profile), effort: Effort::default() };
+        let begin = profile.threads();
         if begin == Threads::Foreground {
             match driven.run_on(Threads::Foreground).await {
                 (Next::Done(done), effort) => {
-                    lane.ended(effort, Threads::Foreground);
+                    profile.ended(effort, Threads::Foreground);
                     return (Some(done), effort);
                 }
                 (Next::GoOn(rest), effort) => {
-                    lane.left(effort);
+                    profile.left(effort);
                     driven = rest;
                 }
             }
@@ -113,7 +112,7 @@ impl Background {
         };
         match on(pool, driven.run_on(Threads::Background)).await {
             Some((Next::Done(done), effort)) => {
-                lane.ended(effort, Threads::Background);
+                profile.ended(effort, Threads::Background);
                 (Some(done), effort)
             }
             Some((Next::GoOn(_), effort)) => (None, effort),
@@ -121,7 +120,7 @@ impl Background {
         }
     }
 
-    /// Drives work to its end on these threads, and says what it came to; nothing if the process is
+    /// Drives work to its end in the background. Returns its result, or `None` if the process is
     /// ending.
     ///
     /// # Panics
@@ -137,8 +136,8 @@ impl Background {
         on(pool, giving_way).await
     }
 
-    /// Does what takes its time and cannot yield, on a thread that does nothing else meanwhile and
-    /// has the lower priority.
+    /// Does work that cannot yield, on a thread of the lower priority that does nothing else
+    /// meanwhile.
     pub(crate) fn apart(&self, work: impl FnOnce() + Send + 'static) {
         match self.pool() {
             Some(pool) => drop(pool.spawn_blocking(work)),
@@ -146,7 +145,7 @@ impl Background {
         }
     }
 
-    /// `None` if the system gives no threads.
+    /// `None` if the system refuses threads.
     fn pool(&self) -> Option<&Handle> {
         let share = self.share;
         let pool = self.giving_way.get_or_init(|| start(self.processors, move || share.lower()));
@@ -154,8 +153,7 @@ impl Background {
     }
 }
 
-/// Polls after which timers and sockets are looked at: a thread that is never idle does so only
-/// then.
+/// Polls after which a thread that is never idle looks at timers and sockets.
 const INTERVAL: u32 = 8;
 
 fn start(
@@ -169,7 +167,7 @@ fn start(
         .thread_name("background")
         .enable_all()
         .on_thread_start(move || {
-            // If it is refused, the work is merely as important as the rest.
+            // If this is refused, the work has the priority of all other work.
             if let Err(error) = prepare() {
                 REFUSED.call_once(|| {
                     tracing::warn!(%error, "attempts that compute for long cannot be set back behind other work");
@@ -181,7 +179,7 @@ fn start(
         .ok()
 }
 
-/// Runs a future on other threads, to its end or that of its caller. `None`: the process is ending.
+/// Runs a future on other threads until it ends or its caller does. `None`: the process is ending.
 async fn on<T: Send + 'static>(
     pool: &Handle,
     future: impl Future<Output = T> + Send + 'static,
@@ -197,36 +195,35 @@ async fn on<T: Send + 'static>(
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // Whoever drops it may be a thread that must not block.
+        // The thread that drops this may be one that must not block.
         if let Some(Some(runtime)) = self.giving_way.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Work and what it has taken so far.
+/// Work, and what it has used so far.
 struct Driven<T> {
     work: Work<T>,
-    lane: Arc<Lane>,
+    profile: Arc<Profile>,
     effort: Effort,
 }
 
-/// What comes after work has run on some threads.
+/// The state of work that has run on some threads.
 enum Next<T> {
-    /// Nothing.
     Done(T),
-    /// The rest.
+    /// It goes on in the background.
     GoOn(Driven<T>),
 }
 
 impl<T> Driven<T> {
-    /// Drives the work until it is done, or belongs on other threads.
+    /// Drives the work until it is done or must go on elsewhere.
     async fn run_on(mut self, threads: Threads) -> (Next<T>, Effort) {
         let done = poll_fn(|context| {
             if threads == Threads::Background {
                 processors::give_way();
-            } else if !self.lane.is_trusted() {
-                // Another attempt of the lane holds a thread, or has just done so.
+            } else if !self.profile.is_trusted() {
+                // Another attempt of the profile has just blocked a thread.
                 return Poll::Ready(None);
             }
             let begun = computed();
@@ -238,7 +235,7 @@ impl<T> Driven<T> {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
                 Poll::Pending if threads == Threads::Background => Poll::Pending,
                 Poll::Pending if self.effort.computed < FOREGROUND => Poll::Pending,
-                // What it waits for is to wake it where it goes on.
+                // Polled again in the background, so that what it waits for wakes it there.
                 Poll::Pending => Poll::Ready(None),
             }
         })

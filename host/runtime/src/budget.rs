@@ -1,9 +1,9 @@
-//! The memory of an attempt: one sum of what the guest has and what the host holds for it.
+//! The memory of an attempt: the sum of the guest's memory and of what the host holds for it.
 //!
-//! A guest can make the host hold memory without growing its own: strings of requests, header maps,
-//! bodies that nobody reads, lines of a log. So both draw on one [`Budget`], bounded by
-//! `limits.memory`. Whatever outlives the call that made it has a [`Charge`], which is taken before
-//! and given back when it is dropped.
+//! A guest can make the host use memory without growing its own: strings of requests, header maps,
+//! unread bodies, log lines. So both draw on one [`Budget`], bounded by `limits.memory`. Every
+//! object of the host that outlives the call that made it has a [`Charge`], which is taken before
+//! the object is made and given back when it is dropped.
 
 use std::{
     fmt,
@@ -15,12 +15,12 @@ use std::{
 
 use bytes::Bytes;
 
-/// What the host may hold beyond `limits.memory`, in bytes, so that a guest that has all its memory
-/// itself can still log, call the host and return an output of the default size.
+/// What the host may use beyond `limits.memory`, in bytes, so that a guest that uses all of it can
+/// still log, call the host and return an output of the default size.
 pub(crate) const RESERVE: u64 = (1 << 20) + (64 << 10);
 
-/// The budget of one attempt. Clones share it: bodies on their way outlive the call that handed
-/// them over.
+/// The budget of one attempt. Clones share it, because a body outlives the call that handed it
+/// over.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget(Arc<Sums>);
 
@@ -28,12 +28,12 @@ pub(crate) struct Budget(Arc<Sums>);
 struct Sums {
     limit: u64,
     guest: AtomicU64,
-    // Guest and host together.
+    // Bytes of guest and host together.
     held: AtomicU64,
     peak: AtomicU64,
 }
 
-/// Something did not fit.
+/// The budget has no room.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what} of {bytes} bytes did not fit into the memory limit of {limit} bytes: \
@@ -58,33 +58,33 @@ impl Budget {
         }))
     }
 
-    /// The most that guest and host held together, in bytes.
+    /// The most that guest and host used together, in bytes.
     pub(crate) fn peak(&self) -> u64 {
         self.0.peak.load(Relaxed)
     }
 
-    /// What the host may still hold, in bytes.
+    /// What the host may still use, in bytes.
     pub(crate) fn room(&self) -> u64 {
         let most = self.0.limit.saturating_add(RESERVE);
         most.saturating_sub(self.0.held.load(Relaxed))
     }
 
-    /// Takes memory for the guest's own memories and tables. It is never given back: they do not
-    /// shrink.
+    /// Takes bytes for the guest's memories and tables, for good: these do not shrink.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), OverBudget> {
         self.take("memory", bytes, self.0.limit)?;
         self.0.guest.fetch_add(bytes, Relaxed);
         Ok(())
     }
 
-    /// Takes what the host is about to hold. `what` begins a sentence: "the header map".
+    /// Charges for something that the host is about to keep. `what` begins a sentence: "the header
+    /// map".
     pub(crate) fn charge(&self, what: &'static str, bytes: u64) -> Result<Charge, OverBudget> {
         let mut charge = Charge::empty(self);
         charge.resize(what, bytes)?;
         Ok(charge)
     }
 
-    /// Bytes that stay on the bill for as long as any part of them is alive, wherever they go.
+    /// Makes bytes whose charge lasts as long as any part of them.
     pub(crate) fn bytes(
         &self,
         what: &'static str,
@@ -119,24 +119,24 @@ impl Budget {
     }
 }
 
-/// A part of the budget that is taken. Dropped, it is given back.
+/// A part of the budget that is taken. Its drop gives it back.
 pub(crate) struct Charge {
     budget: Budget,
     bytes: u64,
 }
 
 impl Charge {
-    /// For something that will grow.
+    /// A charge of nothing, for something that will grow.
     pub(crate) fn empty(budget: &Budget) -> Self {
         Self { budget: budget.clone(), bytes: 0 }
     }
 
-    /// What is taken, in bytes.
+    /// The bytes that are taken.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes more, or gives some back. After an error it is as before.
+    /// Changes the charge to so many bytes. An error leaves it as it was.
     pub(crate) fn resize(&mut self, what: &'static str, bytes: u64) -> Result<(), OverBudget> {
         let sums = &self.budget.0;
         match bytes.checked_sub(self.bytes) {
@@ -161,7 +161,7 @@ impl Charge {
         self.resize(what, self.bytes.saturating_add(bytes))
     }
 
-    /// Makes room in a buffer that this charge is for, and pays for what it then has room for.
+    /// Reserves room in the buffer that this charge is for, and charges for its capacity.
     pub(crate) fn buffer(
         &mut self,
         what: &'static str,
@@ -177,7 +177,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Puts another charge of the same budget to this one.
+    /// Adds another charge of the same budget to this one.
     pub(crate) fn absorb(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }

@@ -1,13 +1,13 @@
 //! Compiled code on disk, by digest and engine fingerprint.
 //!
 //! Compiling takes from 50 ms for a small Rust handler to half a minute for an interpreter; loading
-//! compiled code takes milliseconds. But compiled code is machine code that the process will run
-//! outside any sandbox, so only files that this host itself wrote are ever loaded: the folder is
-//! private to the user, and each file carries the sum of its content and its name.
+//! compiled code takes milliseconds. But compiled code is machine code that runs outside any
+//! sandbox, so only files that this host itself wrote are loaded: the folder is private to the
+//! user, and each file carries a hash of its content and its name.
 //!
-//! A file is mapped into memory, not read: its pages are shared between the processes of a machine,
-//! come in when they are first used, and the kernel may drop them when memory is short. So a file
-//! is never changed once it has its name; it is written under another one and renamed.
+//! A file is mapped into memory. Its pages are shared between the processes of a machine, loaded
+//! when they are first used, and dropped by the kernel when memory is short. So a file never
+//! changes once it has its name: it is written under another one and renamed.
 
 use std::{
     fs::{self, File, FileTimes},
@@ -23,15 +23,14 @@ use sha2::{Digest as _, Sha256};
 use taskforge_domain::Digest;
 use wasmtime::{Engine, component::Component};
 
-/// Marks a file as ours, and its layout: the code, 32 bytes of SHA-256 over the file's name and the
-/// code, and this. At the end, so that the code begins with the first page and can be mapped as it
-/// is.
+/// The end of each file. The layout is the code, 32 bytes of SHA-256 over the file's name and the
+/// code, and this mark. The code comes first, so that it begins with a page and can be mapped.
 const MAGIC: &[u8; 8] = b"tfcode02";
 
 /// Length of what follows the code.
 const SEAL: u64 = 32 + MAGIC.len() as u64;
 
-/// A draft that is older belongs to a process that has died.
+/// A draft of this age belongs to a process that has died.
 const STALE: Duration = Duration::from_secs(3600);
 
 /// A folder of compiled code.
@@ -67,15 +66,14 @@ impl Drop for Draft {
 }
 
 impl CodeCache {
-    /// Opens the folder and makes it private to this user. `capacity` is the size in bytes that it
-    /// is kept to.
+    /// Opens the folder and makes it private to this user. It is kept to `capacity` bytes.
     ///
     /// # Errors
-    /// When it cannot be made, or belongs to somebody else.
+    /// When it cannot be made, or belongs to another user.
     pub(crate) fn open(folder: PathBuf, fingerprint: String, capacity: u64) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let metadata = fs::metadata(&folder)?;
-        // Somebody else's folder refuses the change of mode.
+        // The change of mode fails in another user's folder.
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         }
@@ -91,8 +89,8 @@ impl CodeCache {
         format!("{digest}-{}.code", self.fingerprint)
     }
 
-    /// The compiled component, if this host compiled it before with this engine. A file that is not
-    /// as it was written is ignored.
+    /// The compiled component, if this host compiled it before with this engine. A file that has
+    /// changed since is ignored.
     pub(crate) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         self.find(engine, digest).unwrap_or_else(|error| {
             tracing::warn!(%digest, error = %format!("{error:#}"), "a file of the code cache does not suit this engine");
@@ -100,8 +98,8 @@ impl CodeCache {
         })
     }
 
-    /// [`CodeCache::load`], which says why the engine refuses code that is there: a memory that is
-    /// larger than the pool's, for example.
+    /// [`CodeCache::load`], with the reason why the engine refuses code that is there, for example
+    /// a memory that is larger than the pool's.
     ///
     /// # Errors
     /// What the engine says.
@@ -131,7 +129,7 @@ impl CodeCache {
     /// # Errors
     /// When it cannot be made.
     pub(crate) fn draft(&self, digest: &Digest) -> io::Result<Draft> {
-        // A name of its own for each writer: two processes may compile the same component at once.
+        // Each writer has a name of its own: two processes may compile the same component at once.
         let name = format!("{digest}-{:016x}.part", fastrand::u64(..));
         let path = self.folder.join(name);
         let mut options = fs::OpenOptions::new();
@@ -139,7 +137,7 @@ impl CodeCache {
         Ok(Draft { path })
     }
 
-    /// Seals a draft that code was written into, and keeps it for the next start.
+    /// Adds a draft with code to the cache.
     ///
     /// # Errors
     /// When it cannot be read, written or renamed.
@@ -150,19 +148,19 @@ impl CodeCache {
         let sum = sum(&name, &mut file, length)?;
         file.write_all(&sum)?;
         file.write_all(MAGIC)?;
-        // Not forced to the disk: what a crash of the machine leaves of it is found out by its sum.
+        // Not synced: the hash detects what a crash of the machine leaves of it.
         fs::rename(&draft.path, self.folder.join(&name))?;
         self.prune()
     }
 
-    /// Removes what was not used for longest until the rest fits, and what processes left behind
-    /// that have died. Code that is mapped stays usable after its file is gone.
+    /// Removes the least recently used files until the rest fits, and drafts of processes that have
+    /// died. Mapped code stays usable after its file is removed.
     fn prune(&self) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let ending = path.extension().and_then(|ending| ending.to_str());
-            // Others prune at the same time.
+            // Another process may have removed it.
             let Ok(metadata) = fs::metadata(&path) else {
                 continue;
             };
@@ -176,7 +174,7 @@ impl CodeCache {
         files.sort_unstable();
         let total: u64 = files.iter().map(|(_, size, _)| size).sum();
         let mut excess = total.saturating_sub(self.capacity);
-        // The newest is what was just compiled, and stays however large it is.
+        // The newest was just compiled, and stays however large it is.
         files.pop();
         for (_, size, path) in files {
             if excess == 0 {
@@ -196,13 +194,13 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a file is whole and ours. Marks it as used.
+/// Whether a file is whole and written by this cache. Marks it as used.
 fn verified(path: &Path, name: &str) -> io::Result<bool> {
     let mut file = File::open(path)?;
     if !intact(&mut file, name)? {
         return Ok(false);
     }
-    // By hand, because most systems are mounted such that reading leaves no trace.
+    // Set explicitly, because most file systems are mounted so that reads do not.
     if let Err(error) = file.set_times(FileTimes::new().set_accessed(SystemTime::now())) {
         tracing::debug!(path = %path.display(), %error, "the time of use cannot be set");
     }
@@ -221,7 +219,7 @@ fn intact(file: &mut (impl io::Read + io::Seek), name: &str) -> io::Result<bool>
     Ok(seal.strip_suffix(MAGIC).is_some_and(|said| said == sum))
 }
 
-/// The sum over a name and the next `length` bytes.
+/// The hash over a name and the next `length` bytes.
 fn sum(name: &str, file: &mut impl io::Read, length: u64) -> io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     hasher.update(name);
@@ -239,7 +237,7 @@ fn sum(name: &str, file: &mut impl io::Read, length: u64) -> io::Result<[u8; 32]
 fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: the engine demands that the file is unchanged output of its own compiler, and stays
     // so while it is mapped. It lies in a folder that only this user can write, under a name that
-    // only `adopt` gives, its sum is the one that `adopt` wrote, and nothing here writes to a file
+    // only `adopt` gives, its hash is the one that `adopt` wrote, and nothing here writes to a file
     // that has its name. The engine itself checks version, target and settings.
     unsafe { Component::deserialize_file(engine, path) }
 }

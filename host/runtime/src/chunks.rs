@@ -1,23 +1,26 @@
-//! Bulk memory in chunks, so that no single instruction of a guest holds a thread.
+//! Bulk memory in chunks, so that no instruction of a guest blocks a thread for long.
 //!
-//! A guest yields where it looks at its fuel: at calls and at the heads of loops. `memory.fill`,
+//! A guest yields where it checks its fuel: at calls and at the heads of loops. `memory.fill`,
 //! `memory.copy` and `memory.init` are single instructions of any size, and the first touch of a
-//! mebibyte takes 0.6 ms. So a component is rewritten before it is compiled: each of them whose
-//! size is not known to be small becomes a call of a function that is added to the module, and
-//! which loops over chunks. An active data segment that is large becomes several, and thousands of
-//! instructions in a row get a head of a loop in between. What the guest
-//! sees stays the same: bounds are checked for the whole range before the first byte changes,
-//! copies may overlap, and a dropped segment stays dropped.
+//! mebibyte takes 0.6 ms. So a component is rewritten before it is compiled:
 //!
-//! Everything else is copied byte by byte. What was added comes last, so that no index shifts;
-//! only the segments after a divided one get other numbers. A component is known by the digest of
-//! the bytes that came in.
+//! - each of these instructions whose size is not known to be small becomes a call of an added
+//!   function that loops over chunks;
+//! - a large active data segment becomes several;
+//! - thousands of instructions in a row get an empty loop in between.
+//!
+//! The guest sees no difference: bounds are checked for the whole range before the first byte
+//! changes, copies may overlap, and a dropped segment stays dropped.
+//!
+//! Everything else is copied byte by byte. Added functions and types come last, so that no index
+//! shifts; only the segments after a divided one get other numbers. The digest of a component is
+//! that of the original bytes.
 //!
 //! | file | the concept |
 //! |---|---|
 //! | `functions` | the functions that loop |
-//! | `module` | what a core module needs, and the module with it |
-//! | `straight` | code that runs for long without coming to a call or the head of a loop |
+//! | `module` | rewrites a core module |
+//! | `straight` | long code without a call or a loop |
 
 mod functions;
 mod module;
@@ -27,11 +30,11 @@ use wasm_encoder::Encode as _;
 use wasmparser::{Chunk, Parser, Payload, Validator, WasmFeatures};
 use wasmtime::Engine;
 
-/// Part of the fingerprint of compiled code. To be raised with each change of what is rewritten.
+/// Part of the fingerprint of compiled code. Raise it with each change of what is rewritten.
 pub(crate) const VERSION: u32 = 1;
 
-/// What one instruction may fill, copy or initialize, in bytes. It costs as much fuel, so that a
-/// guest yields after two of them, which take 0.3 ms if the memory is touched for the first time.
+/// What one instruction may fill, copy or initialize, in bytes. It costs as much fuel, so a guest
+/// yields after two chunks, which take 0.3 ms if the memory is touched for the first time.
 const CHUNK: u32 = 256 << 10;
 
 /// Compiles a component, in chunks where it needs them.
@@ -49,14 +52,15 @@ pub(crate) fn precompile(engine: &Engine, component: &[u8]) -> wasmtime::Result<
     }
 }
 
-/// What was added must not make valid what was not: a call of a function that did not exist. Which
-/// features a component may use is the engine's to say.
+/// Validates the original, because an added function must not make a call valid that had no
+/// function. The engine decides which features a component may use.
 fn valid(component: &[u8]) -> Result<(), wasmparser::Error> {
     let mut validator = Validator::new_with_features(WasmFeatures::all());
     validator.validate_all(component).map(drop)
 }
 
-/// The engine says it in its own words. What it would take must not run as it is.
+/// Lets the engine word the refusal. A component that the engine would accept is refused all the
+/// same, because it must not run without the rewriting.
 fn refuse(engine: &Engine, component: &[u8], error: wasmtime::Error) -> wasmtime::Result<Vec<u8>> {
     engine.precompile_component(component)?;
     Err(error)
@@ -80,8 +84,8 @@ struct Level<'a> {
     copy: Vec<u8>,
 }
 
-/// Levels of components within components. What is in the innermost is copied once for each;
-/// toolchains make two or three.
+/// Levels of components within components. The innermost is copied once for each; toolchains make
+/// two or three.
 const NESTING: usize = 100;
 
 /// The section of a component that holds a nested component.
@@ -96,7 +100,7 @@ const CORE_MODULE: u8 = 1;
 /// When it cannot be parsed.
 fn rewrite(component: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
     let mut changed = false;
-    // By hand and not by recursion: a stranger decides how deep components nest.
+    // A loop and not recursion, because a stranger decides how deep components nest.
     let mut outer: Vec<Level<'_>> = Vec::new();
     let mut level = Level {
         parser: Parser::new(0),
@@ -141,12 +145,12 @@ fn rewrite(component: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
     }
 }
 
-/// Splits off what is in a section.
+/// Splits off the content of a section.
 fn inside(rest: &[u8], length: usize) -> Result<(&[u8], &[u8]), Unreadable> {
     rest.split_at_checked(length).ok_or(Unreadable::CutShort)
 }
 
-/// Writes a section: its number, its size and what is in it.
+/// Writes a section: its number, its size and its content.
 fn section(copy: &mut Vec<u8>, id: u8, inside: &[u8]) {
     copy.push(id);
     inside.encode(copy);

@@ -1,4 +1,4 @@
-//! Linked code, and which of its exports a task enters by.
+//! Linked code, and the export that takes a task.
 
 use taskforge_domain::Shape;
 use wasmtime::component::InstancePre;

@@ -1,11 +1,10 @@
-//! From a component to machine code: in this process, or apart, in one whose time, memory and
-//! priority are capped.
+//! From a component to machine code: in this process, or apart, in one with limits on time, memory
+//! and priority.
 //!
-//! Compiling is the one thing that a host does with a stranger's file which no fuel bounds: a file
-//! of some hundred kilobytes can ask for gigabytes and minutes. So hosts that take components from
-//! strangers compile each in a process of its own that may be killed, and what that process crashes
-//! on harms nobody else. It has none of the host's variables, connections or secrets, and before it
-//! looks at the component it gives up whatever else it could reach
+//! No fuel bounds compilation: a file of some hundred kilobytes can ask for gigabytes and minutes.
+//! So hosts that take components from strangers compile each one in a process of its own, which may
+//! be killed and may crash without harm to others. It has none of the host's variables, connections
+//! or secrets, and gives up all other access before it parses the component
 //! ([`confinement`](crate::confinement)).
 
 mod apart;
@@ -30,17 +29,17 @@ pub use apart::{CompileJob, compile_apart};
 
 use crate::refusal::LoadError;
 
-/// Times as long as its CPU time that a compiler may take on a busy machine: it waits for everybody
-/// else.
-const PATIENCE: u32 = 10;
+/// Wall time that a compiler may take, in multiples of its CPU time: on a busy machine it waits for
+/// all other work.
+const WALL_FACTOR: u32 = 10;
 
-/// What is kept of the compiler's words, in bytes.
+/// How much of the compiler's output is kept, in bytes.
 const WORDS: u64 = 8 << 10;
 
 /// Where components are compiled.
 #[derive(Debug, Clone, Default)]
 pub enum Compiler {
-    /// In this process, on all its cores and without a cap: for components that are one's own.
+    /// In this process, on all its cores and without limits: for components of one's own.
     #[default]
     InProcess,
     /// In a process of its own for each component. Needs a
@@ -98,7 +97,8 @@ impl CompileProcess {
                     self.program.display()
                 ))
             })?;
-        let ended = tokio::time::timeout(self.time * PATIENCE, attend(&mut child, component)).await;
+        let ended =
+            tokio::time::timeout(self.time * WALL_FACTOR, attend(&mut child, component)).await;
         match ended {
             Ok(Ok((status, kept, words))) => {
                 tell_once(&kept);
@@ -114,8 +114,8 @@ impl CompileProcess {
         }
     }
 
-    /// Compiles the smallest component there is, to see whether that can be done here, and to hear
-    /// what the compiler cannot give up.
+    /// Compiles the smallest component there is, to check that this works here, and to learn what
+    /// the compiler cannot give up.
     pub(crate) async fn try_out(&self, output: &Path, fingerprint: &str) -> Result<(), LoadError> {
         const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
         self.compile(EMPTY, output, fingerprint).await
@@ -131,7 +131,7 @@ impl CompileProcess {
             return Ok(());
         }
         let said = words.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
-        // The allocator and the system say it in these words, and nobody else is asked for memory.
+        // The words of the allocator and of the system for a lack of memory.
         if ["memory allocation of ", "(os error 12)"].iter().any(|text| words.contains(text)) {
             return Err(LoadError::CompileMemory(self.memory));
         }
@@ -160,8 +160,7 @@ impl CompileProcess {
     }
 }
 
-/// Says what compilers could not give up. They differ in nothing that matters to it, so the first
-/// speaks for all.
+/// Logs what compilers could not give up, for the first of them: it is the same for all.
 fn tell_once(kept: &str) {
     static TOLD: Once = Once::new();
     if kept.is_empty() {
@@ -174,13 +173,13 @@ fn tell_once(kept: &str) {
     });
 }
 
-/// Gives a compiler its component and waits for its end. Returns what it could not give up, and
-/// what it said of its failure.
+/// Sends a compiler its component and waits for its end. Returns what it could not give up, and its
+/// error.
 async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, String, String)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin
-            // One that ends early says why; that it stopped reading says nothing.
+            // A compiler that ends early says why; a failed write adds nothing.
             && let Err(error) = stdin.write_all(component).await
         {
             tracing::debug!(%error, "the compiler did not read all of a component");
@@ -191,12 +190,12 @@ async fn attend(child: &mut Child, component: &[u8]) -> io::Result<(ExitStatus, 
     Ok((status?, kept?, words?))
 }
 
-/// What a process says, up to a limit.
+/// The output of a process, up to a limit.
 async fn listen(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
     let mut words = Vec::new();
     if let Some(mut pipe) = pipe {
         (&mut pipe).take(WORDS).read_to_end(&mut words).await?;
-        // What it says beyond that must not block it.
+        // More output must not block the process.
         tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
     }
     Ok(String::from_utf8_lossy(&words).into_owned())

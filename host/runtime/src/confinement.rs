@@ -1,12 +1,12 @@
-//! What processes give up that they do not need, for good.
+//! Privileges that processes give up for good because they do not need them.
 //!
-//! The compiler takes a stranger's file apart, and it is a large program. Should one make it run
-//! other code, that code finds nothing: no variables, no descriptors but its input and output, no
-//! way to open a file or a socket, to start a process or to touch another one. Two walls say so
+//! The compiler is a large program that parses a stranger's file. Should the file make it run other
+//! code, that code finds no variables and no descriptors but its input and output, and it cannot
+//! open a file or a socket, start a process or touch another one. Two mechanisms ensure this
 //! independently of each other: limits of the process, which every Unix has, and a filter of system
 //! calls, which Linux has.
 //!
-//! Each function says in a sentence each what could not be given up.
+//! Each function returns what could not be given up, as one sentence each.
 
 use std::{fmt::Display, io};
 
@@ -19,7 +19,7 @@ pub(crate) fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> 
     Ok(setrlimit(resource, limit)?)
 }
 
-/// What stays open, in sentences.
+/// What could not be given up, in sentences.
 #[derive(Debug, Default)]
 struct Kept(Vec<String>);
 
@@ -31,9 +31,9 @@ impl Kept {
     }
 }
 
-/// For a process that hosts components: no privileges of programs that it starts, and no look at
-/// its memory and its variables, which hold keys, by other processes of its user. Core dumps of it
-/// are off with that, too.
+/// For a process that hosts components: programs that it starts gain no privileges, and other
+/// processes of its user cannot read its memory and variables, which hold keys. That also turns its
+/// core dumps off.
 #[must_use]
 pub fn host() -> Vec<String> {
     let mut kept = Kept::default();
@@ -41,8 +41,8 @@ pub fn host() -> Vec<String> {
     kept.0
 }
 
-/// For a process that compiles a component, before it reads it: its terminal, its privileges, and
-/// descriptors that it has inherited. Everything but standard input, output and error is closed, so
+/// For a process that compiles a component, before it reads it: gives up its terminal, its
+/// privileges and inherited descriptors. Closes everything but standard input, output and error, so
 /// the caller must not have opened anything.
 #[must_use]
 pub fn before_reading() -> Vec<String> {
@@ -57,8 +57,8 @@ pub fn before_reading() -> Vec<String> {
     kept.0
 }
 
-/// For a process that compiles a component, before it looks at it, with its one thread: whatever is
-/// not memory, or reading and writing what is open.
+/// For a process that compiles a component, before it parses it, on its one thread: gives up all
+/// system calls but those for memory and for reading and writing open descriptors.
 #[must_use]
 pub fn before_compiling() -> Vec<String> {
     let mut kept = Kept::default();
@@ -116,8 +116,8 @@ fn filter_calls() -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 mod calls {
-    //! The filter of system calls. What is not listed fails as not permitted, so that a library
-    //! which tries something better goes on without.
+    //! The filter of system calls. A call that is not listed fails as not permitted, so that a
+    //! library which tries something better goes on without.
 
     use std::collections::BTreeMap;
 
@@ -126,8 +126,7 @@ mod calls {
         SeccompFilter, SeccompRule, apply_filter,
     };
 
-    /// Memory, reading and writing what is open, waiting for locks, time, random numbers, and an
-    /// end.
+    /// Memory, reading and writing open descriptors, waiting for locks, time, random numbers, exit.
     const ALLOWED: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,

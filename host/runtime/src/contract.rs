@@ -1,4 +1,4 @@
-//! The bindings that `wit/` generates. Private to this crate: the other rooms speak
+//! The bindings that `wit/` generates. Private to this crate: other crates use the types of
 //! `taskforge-domain`.
 
 // Generated code is documented in the WIT.

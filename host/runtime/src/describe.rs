@@ -1,5 +1,4 @@
-//! What a plugin says about itself, or its manifest says for it: asked under small limits, and
-//! checked.
+//! The description of a plugin, by itself under small limits or by its manifest; checked.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     contract::{BindingsPre, handler::Description},
+    ending,
     host::{Attempt, HostState},
     inspect::Inspection,
     invoke,
     log::cut,
     refusal::{self, LoadError},
     runtime::Shared,
-    verdict,
 };
 
-/// The longest schema, in bytes. Each input is checked against it, and every door keeps it in
-/// memory.
+/// The longest schema, in bytes. Each input is checked against it, and every API process keeps it
+/// in memory.
 const SCHEMA: usize = 256 << 10;
 
 /// The longest summary that is kept, in bytes.
@@ -32,12 +31,12 @@ const SUMMARY: usize = 500;
 /// The longest version, in bytes: build metadata may be of any length.
 const VERSION: usize = 100;
 
-/// Capabilities that a plugin may ask for, and the length of each, in bytes.
+/// How many capabilities a plugin may ask for, and the length of each, in bytes.
 const CAPABILITIES: (usize, usize) = (100, 100);
 
-/// `describe` runs before anybody decided to trust the plugin with anything, so it gets no grant
-/// and little of everything. An interpreter's start must still fit. Memory and counts stay the
-/// plugin's own, for what does not fit into them could not run either.
+/// The limits of `describe`. It runs before anybody has decided to trust the plugin, so it gets no
+/// grant and low limits, which an interpreter's start must fit into. Memory and counts are the
+/// plugin's own: a component that needs more of these could not run either.
 fn limits(limits: &Limits) -> Limits {
     Limits {
         fuel: 2_000_000_000,
@@ -51,7 +50,7 @@ fn limits(limits: &Limits) -> Limits {
     }
 }
 
-/// Calls `describe`, in the background: nobody waits for it who is in a hurry.
+/// Calls `describe`, in the background, because no task waits for it.
 pub(crate) async fn ask(
     shared: &Arc<Shared>,
     bindings: &BindingsPre<HostState>,
@@ -59,8 +58,8 @@ pub(crate) async fn ask(
     settings: &PluginSettings,
 ) -> Result<Description, LoadError> {
     let _turn = shared.describing.acquire().await.map_err(LoadError::internal)?;
-    let slot = Arc::clone(&shared.slots).acquire_owned().await;
-    let slot = slot.map_err(LoadError::internal)?;
+    let permit = Arc::clone(&shared.instances).acquire_owned().await;
+    let permit = permit.map_err(LoadError::internal)?;
     let info = Arc::new(PluginInfo {
         name: TaskType::new("describe").map_err(LoadError::internal)?,
         version: String::new(),
@@ -78,16 +77,16 @@ pub(crate) async fn ask(
         config: BTreeMap::new(),
     });
     let (host, bindings) = (Arc::clone(shared), bindings.clone());
-    let described = async move { call(&host, &bindings, info, slot).await };
+    let described = async move { call(&host, &bindings, info, permit).await };
     let (said, _) = shared.background.run(Box::pin(described), &Arc::default()).await;
-    said.unwrap_or_else(|| Err(LoadError::describe(verdict::cancelled())))
+    said.unwrap_or_else(|| Err(LoadError::describe(ending::cancelled())))
 }
 
 async fn call(
     shared: &Shared,
     bindings: &BindingsPre<HostState>,
     info: Arc<PluginInfo>,
-    slot: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Description, LoadError> {
     let state = HostState::new(Attempt {
         plugin: Arc::clone(&info),
@@ -112,12 +111,12 @@ async fn call(
         )
         .await
     };
-    let said = verdict::of_other(ending, &store, &info).map_err(LoadError::describe);
-    invoke::retire(&shared.background, store, slot);
+    let said = ending::of_other(ending, &store, &info).map_err(LoadError::describe);
+    invoke::retire(&shared.background, store, permit);
     said
 }
 
-/// What is known of a plugin that describes itself. A manifest that came with it must agree.
+/// The description of a plugin that describes itself. A manifest that came with it must agree.
 pub(crate) fn by_itself(
     said: Description,
     manifest: Option<&Manifest>,
@@ -158,7 +157,7 @@ pub(crate) fn by_itself(
     Ok(PluginInfo { capabilities: said.capabilities, ..info })
 }
 
-/// What is known of a plugin that cannot describe itself.
+/// The description of a plugin that cannot describe itself.
 pub(crate) fn by_manifest(
     manifest: &Manifest,
     shape: Shape,
@@ -212,7 +211,7 @@ fn check_schema(field: &str, schema: &Json) -> Result<(), LoadError> {
     }
 }
 
-/// Before anything parses it.
+/// Checks the size before anything parses the schema.
 fn check_size(field: &str, schema: &str) -> Result<(), LoadError> {
     let length = schema.len();
     if length > SCHEMA {

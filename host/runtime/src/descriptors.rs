@@ -1,31 +1,31 @@
 //! How many file descriptors outgoing connections may take.
 //!
-//! A process that is out of descriptors accepts no connection and reaches no database, so guests
-//! get a part of them that leaves enough for everything else.
+//! A process without free descriptors accepts no connection and reaches no database. So guests get
+//! a part that leaves enough for everything else.
 
 use rustix::process::{Resource, getrlimit};
 
-/// The most that outgoing connections are ever worth.
+/// The most that outgoing connections ever get.
 const MOST: usize = 8192;
 
 /// What a process without a limit is taken to have.
 const PLENTY: u64 = 1 << 20;
 
 /// Descriptors for outgoing HTTP connections: half of what this process may open now
-/// (`RLIMIT_NOFILE`), at most 8,192. Asked when a runtime is configured, so a process that raises
-/// its limit does so before.
+/// (`RLIMIT_NOFILE`), at most 8,192. Read when a runtime is configured, so a process raises its
+/// limit before that.
 #[must_use]
 pub fn outgoing() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(PLENTY);
     usize::try_from(limit / 2).unwrap_or(MOST).min(MOST)
 }
 
-/// What they are divided into. Together never more than there are.
+/// How they are divided; together never more than there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Division {
     /// Requests under way. Each has one connection.
     pub(crate) requests: usize,
-    /// Connections that are being made, of requests that have found another one meanwhile, too.
+    /// Connections that are being made, also for requests that have found another one meanwhile.
     /// Each may try two addresses at once.
     pub(crate) connecting: usize,
     /// Clients, each with [`IDLE_CONNECTIONS`] idle connections.

@@ -1,16 +1,21 @@
 //! Outgoing HTTP: allow-list, address guard, pools, caps.
 //!
-//! A request passes in this order: the plugin's grant must name the host and port that will really
-//! be dialled; the name is resolved once; addresses that the grant does not allow are dropped; the
-//! connection goes to one of the rest and to nothing else. A redirect is the guest's to follow, as
-//! a request that passes the same way. No proxy, no cookies, no decompression: the guest sees what
-//! came over the wire, and the server sees path, query and headers as the guest gave them.
+//! Each request passes these steps:
+//!
+//! 1. The plugin's grant must name the host and port that will be dialled.
+//! 2. The name is resolved, once.
+//! 3. Addresses that the grant does not allow are dropped.
+//! 4. The connection goes to one of the rest and to nothing else.
+//!
+//! The guest follows a redirect itself, by a request that passes the same steps. No proxy, no
+//! cookies, no decompression: the guest sees what came over the wire, and the server sees path,
+//! query and headers as the guest gave them.
 
 mod body;
 mod clients;
 mod destination;
 mod error;
-mod held;
+mod hold;
 mod resolver;
 mod upload;
 
@@ -44,39 +49,37 @@ use upload::{Turn, Upload};
 
 pub(crate) use error::body_error_code;
 
-/// How long a connection, TLS handshake included, may take to be made when the guest sets no limit
-/// of its own.
+/// The limit on making a connection, TLS handshake included, if the guest sets none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest time limit that is worth setting; guests may ask for centuries, and clocks overflow.
+/// The longest time limit. Guests may ask for centuries, at which clocks overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Requests of one tenant that may wait for a connection.
 const WAITING: usize = 4_096;
 
-/// The longest that a connection may take to be made, whatever the guest says: it holds a
+/// The longest limit on making a connection, whatever the guest asks for, because that takes a
 /// descriptor.
 const LONGEST_CONNECT: Duration = Duration::from_secs(60);
 
 /// Response headers, in bytes of names and values.
 const MAX_HEADERS: usize = 128 << 10;
 
-/// What an exchange makes the host hold at most besides its headers and the parts of bodies that
-/// wait to be read or sent, in bytes: the HTTP library's buffers for what it reads (160 KiB, or the
-/// 256 KiB that an HTTP/2 server may send ahead) and for what it sends (160 KiB), and its and TLS's
-/// own state.
+/// The most memory of an exchange besides its headers and the parts of bodies that wait to be read
+/// or sent, in bytes: the HTTP library's buffers for reading (160 KiB, or the 256 KiB that an
+/// HTTP/2 server may send ahead) and for sending (160 KiB), and the state of library and TLS.
 const EXCHANGE: u64 = 512 << 10;
 
-/// What one write to a request's body carries, in bytes. Two of them wait at most until they are
-/// sent.
+/// The most bytes of one write to a request's body. At most two writes wait to be sent.
 const CHUNK: usize = 64 << 10;
 
-/// What all attempts share: the clients with their pooled connections, the resolver, and the
-/// private networks that this host lets every plugin reach whose grant names a host there.
+/// Shared by all attempts: the clients with their pooled connections, the resolver, and the private
+/// networks that this host allows to every plugin whose grant names a host there.
 pub(crate) struct Egress {
     clients: Clients,
     resolver: Resolver,
-    // A request has one until its response was read: as many connections are in use at most.
+    // A request keeps its permit until its response was read, so permits bound the connections in
+    // use.
     requests: FairSemaphore,
     house: HttpGrant,
     background: Arc<Background>,
@@ -111,7 +114,7 @@ impl Egress {
     }
 }
 
-/// The way out of one attempt.
+/// The outgoing requests of one attempt.
 pub(crate) struct Outbound {
     egress: Arc<Egress>,
     plugin: Arc<PluginInfo>,
@@ -147,7 +150,7 @@ impl Outbound {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Everything that can be said before any I/O, and the charge for what the exchange will hold.
+    /// Makes all checks that need no I/O, and charges for the exchange.
     fn admit(&mut self, request: &Request<WasiBody>) -> Result<(Destination, Charge), Error> {
         self.requests = self.requests.saturating_add(1);
         let limit = self.plugin.limits.http_requests;
@@ -166,9 +169,9 @@ impl Outbound {
         let uri = request.uri();
         let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
         let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
-        let held = EXCHANGE + headers(request.headers()) + (path + authority) as u64;
-        let charge = self.budget.charge("the HTTP exchange", held);
-        Ok((destination, charge.map_err(|over| crowded(&self.log, &over))?))
+        let bytes = EXCHANGE + headers(request.headers()) + (path + authority) as u64;
+        let charge = self.budget.charge("the HTTP exchange", bytes);
+        Ok((destination, charge.map_err(|over| no_room(&self.log, &over))?))
     }
 }
 
@@ -191,8 +194,9 @@ fn refuse(log: &SharedLog, refusal: Refusal) -> Error {
     }
 }
 
-/// A guest whose request found no memory may wait for another to end, or give up because of it.
-fn crowded(log: &SharedLog, over: &OverBudget) -> Error {
+/// Refuses a request for which the budget has no room. The guest may wait for another to end, or
+/// give up because of this.
+fn no_room(log: &SharedLog, over: &OverBudget) -> Error {
     log.lock().refuse(FailureKind::OutOfMemory, over.to_string());
     Error::ConnectionLimitReached
 }
@@ -269,8 +273,8 @@ impl Exchange {
             .map_err(|_| Error::DnsTimeout)??;
         let permit = timeout_at(lookup_limit, self.egress.requests.acquire(&self.tenant))
             .await
-            .map_err(|_| self.crowded("none was free in time"))?
-            .map_err(|refused| self.crowded(&refused.to_string()))?;
+            .map_err(|_| self.no_room("none was free in time"))?
+            .map_err(|refused| self.no_room(&refused.to_string()))?;
         let key = clients::Key::new(
             &self.tenant,
             &self.plugin.digest,
@@ -299,7 +303,7 @@ impl Exchange {
             answer.map_err(|failed| error::of_exchange(&failed))
         };
         let response = tokio::select! {
-            // An answer that is there is not late, however late this is looked at.
+            // An answer that is there is in time, however late this is polled.
             biased;
             answer = answer => answer?,
             error = async {
@@ -315,11 +319,11 @@ impl Exchange {
             tokio::spawn(upload.keep_moving(limit.min(LONGEST)));
         }
         let response = self.accept(response, charge)?;
-        Ok(response.map(|body| held::held(body, (permit, lease))))
+        Ok(response.map(|body| hold::holding(body, (permit, lease))))
     }
 
-    /// Waits until the server is late by the guest's limits: it takes no more of the body, or it
-    /// does not answer.
+    /// Waits until the server is late by the guest's limits: it does not read the body, or does not
+    /// answer.
     async fn late(&self, upload: &Upload) -> Error {
         let limited =
             async |limit: Option<Duration>, since: fn(Turn) -> Option<Instant>| match limit {
@@ -336,8 +340,8 @@ impl Exchange {
         }
     }
 
-    /// There is no connection for a request.
-    fn crowded(&self, why: &str) -> Error {
+    /// The error when there is no connection for a request.
+    fn no_room(&self, why: &str) -> Error {
         let text = format!(
             "an HTTP request was given up: the tenant's share of connections is in use; {why}"
         );
@@ -366,7 +370,7 @@ impl Exchange {
             return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(texts).ok()));
         }
         let paid = charge.add("the response's headers", headers(response.headers()));
-        paid.map_err(|over| crowded(&self.log, &over))?;
+        paid.map_err(|over| no_room(&self.log, &over))?;
         let quiet = self.options.between_bytes_timeout.map(|limit| limit.min(LONGEST));
         let received = body::Received {
             bytes: self.received,

@@ -14,25 +14,24 @@ use wasmtime::{
 
 use crate::{RuntimeConfig, chunks};
 
-/// Fuel between two points at which a busy guest lets others run and its deadline is looked at. A
-/// tight loop burns 6 units a nanosecond on a 2-core machine and so yields every 80 µs, a loop over
-/// memory several times more seldom; a yield takes about 1 µs.
+/// Fuel between two yields of a busy guest, at which others run and its deadline is checked. A
+/// short loop burns 6 units a nanosecond on a 2-core machine and so yields every 80 µs; a loop over
+/// memory yields several times less often. A yield takes about 1 µs.
 pub const YIELD_INTERVAL: u64 = 500_000;
 
-/// The same for a guest that may have much memory. The first touch of a page takes 1.3 µs and burns
+/// The same for a guest with a large memory limit. The first touch of a page takes 1.3 µs and burns
 /// 3 units of fuel, so this is 5 ms of first touches.
 const YIELD_INTERVAL_LARGE: u64 = 12_000;
 
-/// The memory in bytes whose pages a guest may touch for the first time without a yield: 8 ms.
+/// The memory in bytes whose first touch needs no yield in between: 8 ms.
 const SMALL_MEMORY: u64 = 24 << 20;
 
-/// The fuel between two yields of a guest that may have so much memory, in bytes.
+/// The fuel between two yields of a guest with this memory limit, in bytes.
 pub(crate) const fn yield_interval(memory: u64) -> u64 {
     if memory > SMALL_MEMORY { YIELD_INTERVAL_LARGE } else { YIELD_INTERVAL }
 }
 
-/// The stack that a fibre has for the host functions that a guest calls, beside the guest's own, in
-/// bytes.
+/// The stack of a fibre for host functions, besides the guest's own, in bytes.
 const HOST_STACK: usize = (1 << 20) + (512 << 10);
 
 /// Which pool knobs are on. [`PoolTuning::default`] is what the runtime uses; `benches/invoke.rs`
@@ -97,9 +96,9 @@ pub fn build(config: &RuntimeConfig, tuning: &PoolTuning) -> wasmtime::Result<En
     Engine::new(&engine)
 }
 
-/// Builds an engine that compiles for the one of [`build`] under the default tuning, and never runs
-/// anything: the pool is no part of the fingerprint, so it reserves none, and it keeps to the
-/// thread that calls it, so that what it needs can be capped.
+/// Builds an engine that compiles for the one of [`build`] under the default tuning, and runs
+/// nothing. It reserves no pool, which is not part of the fingerprint, and it works on the calling
+/// thread only, so that its resources can be limited.
 ///
 /// # Errors
 /// When the machine does not support what the configuration asks for.
@@ -112,29 +111,28 @@ pub fn compiling() -> wasmtime::Result<Engine> {
 fn configure(tuning: &PoolTuning, stack: u64) -> Config {
     let mut engine = Config::new();
 
-    // Metering. Fuel both limits and yields; epochs on top would cost another 10 % or more of a
-    // tight loop and add nothing, because the timer and the cancellation act at the same yields.
+    // Metering. Fuel both limits and yields. Epochs besides would cost another 10 % or more of a
+    // short loop and add nothing, because deadline and cancellation act at the same yields.
     engine.consume_fuel(true);
     engine.epoch_interruption(false);
 
-    // Compilation happens once per plugin version and is cached, so spend it on speed.
+    // A version is compiled once and cached, so the optimizing compiler pays.
     engine.strategy(Strategy::Cranelift);
     engine.cranelift_opt_level(OptLevel::Speed);
 
-    // One size for all: the engine does not know another for each store. What is not touched is
+    // One size for all stores, because it is a setting of the engine. What is not touched is only
     // address space.
     let stack = usize::try_from(stack).unwrap_or(usize::MAX).max(1);
     engine.max_wasm_stack(stack);
     engine.async_stack_size(stack.saturating_add(HOST_STACK));
 
-    // Attack surface. What no toolchain for plain components emits is refused at load: shared
-    // memory between threads would escape both the memory sum and the fresh instance, 64-bit
-    // memories cost a bounds check at each access, relaxed SIMD gives different results on
-    // different workers.
+    // Attack surface. Features that no toolchain for plain components emits are refused at load.
+    // Shared memory would escape both the memory sum and the fresh instance, 64-bit memories cost a
+    // bounds check at each access, and relaxed SIMD gives different results on different workers.
     engine.wasm_memory64(false);
     engine.wasm_relaxed_simd(false);
     engine.shared_memory(false);
-    // WASI 0.2 only: without it each call is spared the bookkeeping of concurrent component tasks.
+    // WASI 0.2 only, which spares each call the bookkeeping of concurrent component tasks.
     engine.concurrency_support(false);
 
     // A trap's log line names functions when the component carries names; eight frames tell an
@@ -145,9 +143,9 @@ fn configure(tuning: &PoolTuning, stack: u64) -> Config {
     engine
 }
 
-/// Sizes the pool so that it cannot run out: whoever holds a permit of the runtime's semaphore
-/// finds a slot of every kind, however many of them its component takes. Slots are address space
-/// until they are used, not memory.
+/// Sizes the pool so that it cannot run out: an attempt with a permit of the runtime's semaphore
+/// finds a slot of every kind, however many its component takes. Slots are only address space until
+/// they are used.
 fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     let ceilings = &config.ceilings;
@@ -174,8 +172,8 @@ fn pool(config: &RuntimeConfig, tuning: &PoolTuning) -> PoolingAllocationConfig 
     pool
 }
 
-/// What compiled code depends on: the engine's version and settings, the CPU's features, and how
-/// components are [rewritten](chunks) before. Code of another fingerprint must not be loaded.
+/// What compiled code depends on: the engine's version and settings, the CPU's features, and the
+/// [rewriting](chunks) of components. Code of another fingerprint must not be loaded.
 #[must_use]
 pub fn fingerprint(engine: &Engine) -> String {
     let mut hasher = Sha256Hasher(Sha256::new());
@@ -184,8 +182,8 @@ pub fn fingerprint(engine: &Engine) -> String {
     hex::encode(&hasher.0.finalize()[..16])
 }
 
-/// The standard library's hasher may change between releases of the compiler; a file name should
-/// not.
+/// A hash that stays the same between releases of the compiler, as file names should; the standard
+/// library's may change.
 struct Sha256Hasher(Sha256);
 
 impl Hasher for Sha256Hasher {

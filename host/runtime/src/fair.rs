@@ -1,15 +1,16 @@
 //! A semaphore that tenants share fairly.
 //!
 //! A plain semaphore serves in order of arrival, so one tenant's thousand slow calls come before
-//! everybody else's next one. This one has two rules instead:
+//! the next call of all others. This one has two rules instead:
 //!
 //! 1. **A tenant gets a permit only while it holds fewer than are free.** Alone it gets half of the
-//!    permits, two greedy tenants get a third each, `n` of them `1/(n + 1)`. So whoever holds none
-//!    finds one at once, until there are about as many greedy tenants as permits. (The rule is that
-//!    of shared-memory switches: Choudhury and Hahne, *Dynamic queue length thresholds*, 1998.)
-//! 2. **Tenants that wait take turns**, however many calls of each are waiting.
+//!    permits, two greedy tenants get a third each, `n` of them `1/(n + 1)`. So a tenant without a
+//!    permit gets one at once, until there are about as many greedy tenants as permits. (The rule
+//!    is that of shared-memory switches: Choudhury and Hahne, *Dynamic queue length thresholds*,
+//!    1998.)
+//! 2. **Tenants that wait take turns**, however many calls each of them has waiting.
 //!
-//! A tenant has a bounded number of calls that wait; one more is refused.
+//! The calls of a tenant that wait are bounded; one more is refused.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -24,13 +25,13 @@ use tokio::sync::oneshot;
 #[error("{0} calls of this tenant wait already")]
 pub struct TooManyWaiting(pub usize);
 
-/// Permits that tenants share fairly. A cheap handle; clones share the permits.
+/// Permits that tenants share fairly. Clones share the permits.
 #[derive(Debug, Clone)]
 pub struct FairSemaphore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// The most that may wait for one tenant.
+    /// The most calls of one tenant that may wait.
     waiting: usize,
     state: Mutex<State>,
 }
@@ -38,9 +39,9 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// Tenants that hold or wait; no other.
+    /// Tenants that hold a permit or wait for one.
     tenants: HashMap<TenantId, Tenant>,
-    /// Tenants that wait, each once; the first is next.
+    /// Tenants with calls that wait, each once; the first is next.
     turns: VecDeque<TenantId>,
     /// The number of the next call that waits.
     next: u64,
@@ -54,8 +55,8 @@ struct Tenant {
 }
 
 impl FairSemaphore {
-    /// So many permits, and so many calls of one tenant that may wait for one. A tenant that is
-    /// alone holds at most half of the permits, rounded up.
+    /// A semaphore of so many permits, for which so many calls of a tenant may wait. A tenant that
+    /// is alone holds at most half of the permits, rounded up.
     #[must_use]
     pub fn new(permits: usize, waiting: usize) -> Self {
         Self(Arc::new(Shared {
@@ -69,7 +70,7 @@ impl FairSemaphore {
         }))
     }
 
-    /// Waits for a permit. Dropping the future gives the turn up.
+    /// Waits for a permit. Cancel safe: a dropped call gives up its turn.
     ///
     /// # Errors
     /// When too many calls of this tenant wait already.
@@ -109,7 +110,7 @@ impl FairSemaphore {
         state.tenants.get(tenant).map_or(0, |tenant| tenant.waiting.len())
     }
 
-    /// Of a permit that is counted.
+    /// Makes a permit that is already counted.
     fn permit(&self, tenant: &TenantId) -> Permit {
         Permit { shared: Arc::clone(&self.0), tenant: tenant.clone() }
     }
@@ -128,8 +129,8 @@ impl State {
         held < self.free
     }
 
-    /// Counts a permit as taken, if the tenant may have one. Nobody is passed over: whoever waits
-    /// holds at least as many as are free.
+    /// Counts a permit as taken, if the tenant may have one. This overtakes no tenant that waits:
+    /// those hold at least as many as are free.
     fn take(&mut self, tenant: &TenantId) -> bool {
         let may = self.may_take(tenant);
         if may {
@@ -180,7 +181,7 @@ impl State {
     }
 }
 
-/// A permit; dropped, it goes to whoever's turn it is.
+/// A permit. Its drop passes it on to the tenant whose turn it is.
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
@@ -191,11 +192,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.shared.lock().give_back(&self.tenant);
         loop {
-            // Bound first: the lock must not be held while a permit that nobody takes is dropped.
+            // A statement of its own, so that the lock is not held while a permit without a taker
+            // is dropped.
             let served = self.shared.lock().serve();
             let Some((tenant, call)) = served else { return };
             let permit = Self { shared: Arc::clone(&self.shared), tenant };
-            // Whoever has just gone away hands the permit back by dropping it.
+            // A caller that has just gone away drops the permit, which hands it back.
             drop(call.send(permit));
         }
     }

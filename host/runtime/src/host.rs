@@ -1,4 +1,4 @@
-//! The state behind a store: what one attempt's instance may do, has done, and is connected to.
+//! The host functions, and the state of an attempt that they work on.
 
 mod calls;
 mod capabilities;
@@ -40,7 +40,7 @@ const MAX_FIELDS: usize = 64 << 10;
 /// The random bytes that one call returns at most.
 const MAX_RANDOM: u64 = 64 << 10;
 
-/// The log is shared with host work that outlives a single call: streams, requests on their way.
+/// An attempt's log. Streams and requests that outlive a call share it.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedLog(Arc<Mutex<Log>>);
 
@@ -49,8 +49,8 @@ impl SharedLog {
         Self(Arc::new(Mutex::new(Log::new(limit, budget))))
     }
 
-    /// Never held across an await, and nothing under it panics; if something did, the lines are
-    /// still good.
+    /// Never held across an await. Nothing panics under it, and if something did, the lines would
+    /// still be whole.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,7 +59,7 @@ impl SharedLog {
 /// Where a handler's progress reports go.
 pub(crate) type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// Who is running, for whom, with what.
+/// The identity of an attempt, and the services that it may use.
 pub(crate) struct Attempt {
     pub(crate) plugin: Arc<PluginInfo>,
     pub(crate) tenant: TenantId,
@@ -82,15 +82,15 @@ pub(crate) struct HostState {
     mails: mail::Mails,
     cursors: keyvalue::Cursors,
     table: ResourceTable,
-    // What is behind the table's handles.
+    // Charges for the resources behind the table's handles.
     handles: handles::Handles,
-    // What has no handle any more and lives until the attempt ends.
+    // Charge for resources without a handle that live until the attempt ends.
     kept: Charge,
-    // What the last call brought back; the engine copies it into the guest after the host function
-    // has returned.
+    // Charge for the last call's result, which the engine copies into the guest after the host
+    // function has returned.
     carried: Charge,
     http: WasiHttpCtx,
-    // Made at the first call that needs it: a handler that computes never asks for clocks,
+    // Made at the first call that needs it: a handler that only computes needs no clocks,
     // randomness or streams.
     wasi: Option<Box<WasiCtx>>,
 }
@@ -122,28 +122,28 @@ impl HostState {
         }
     }
 
-    /// What the next copy from the guest may have, in bytes: no more than there is room for. What
-    /// the call before brought back is in the guest by now.
+    /// The most bytes that the next copy from the guest may have, given the room in the budget. The
+    /// result of the call before is in the guest by now.
     pub(crate) fn cargo(&mut self, most: usize) -> usize {
         self.carried.clear();
         usize::try_from(self.budget.room()).unwrap_or(usize::MAX).min(most)
     }
 
-    /// Charges for what a call brings back, until the next call.
+    /// Charges for the result of a call, until the next call.
     fn carry(&mut self, what: &'static str, bytes: usize) -> Result<(), OverBudget> {
         self.carried.resize(what, bytes as u64)
     }
 
-    /// The most that the output may have, in bytes.
+    /// The most bytes that the output may have.
     pub(crate) fn output_limit(&self) -> u64 {
         self.attempt.plugin.limits.output
     }
 
-    /// Gives a command its standard input and its variables, and keeps its standard output apart
-    /// from the log.
+    /// Gives a command its standard input and variables, and keeps its standard output out of the
+    /// log.
     ///
     /// # Errors
-    /// When the input does not fit beside what the command may have.
+    /// When the budget has no room for the input.
     pub(crate) fn serve_command(
         &mut self,
         input: &str,
@@ -155,7 +155,7 @@ impl HostState {
         context
             .stdin(MemoryInputPipe::new(input))
             .stdout(output.clone())
-            // Programs expect their own name there, and some fall over its absence.
+            // Programs expect their own name there, and some crash without it.
             .arg(self.attempt.plugin.name.as_str())
             .envs(variables);
         self.wasi = Some(Box::new(context.build()));
@@ -167,7 +167,7 @@ impl HostState {
         WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.table, ctx: &mut self.http }
     }
 
-    /// The door of our own host functions; like the WASI views below, it counts who comes in.
+    /// The state for our own host functions. Like the WASI views below, it counts the call.
     fn counted(&mut self) -> &mut Self {
         self.calls.count();
         self
@@ -183,8 +183,7 @@ impl WasiView for HostState {
     }
 }
 
-/// No arguments, no environment, no preopened directories, no sockets; clocks and randomness are
-/// the real ones.
+/// No arguments, no environment, no preopened directories, no sockets; real clocks and randomness.
 fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
     let mut context = WasiCtx::builder();
     context
@@ -197,8 +196,8 @@ fn wasi_context(log: &SharedLog) -> WasiCtxBuilder {
     context
 }
 
-/// Links every interface that a toolchain may import, so that its components instantiate. What was
-/// not granted fails when it is called.
+/// Links every interface that a toolchain may import, so that components instantiate. A function
+/// that was not granted fails when it is called.
 ///
 /// # Errors
 /// When two definitions collide, which is a bug.

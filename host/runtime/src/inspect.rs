@@ -11,7 +11,7 @@ use crate::{
     refusal::LoadError,
 };
 
-/// What can be seen of a component from outside.
+/// What a component shows without being run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inspection {
     /// SHA-256 of the bytes.
@@ -26,12 +26,11 @@ pub struct Inspection {
     pub shape: Option<Shape>,
 }
 
-/// Names that are kept to be shown, and their length. In a file of some megabytes there may be
-/// millions.
+/// Names that are kept to be shown, and their length. A file of some megabytes may have millions.
 const SHOWN: usize = 20_000;
 const SHOWN_BYTES: usize = 2 << 20;
 
-/// Reads a component's outer imports and exports. The code inside is not looked at.
+/// Reads a component's outer imports and exports, and not its code.
 ///
 /// # Errors
 /// When the bytes are not a WebAssembly component, or are cut short.
@@ -90,7 +89,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
 /// What makes a component a task handler, the most specific first.
 const SHAPES: [(&str, Shape); 3] = [
     (HANDLER_FAMILY, Shape::Handler),
-    // Before the next: some toolchains give a web server a `run` as well, which does nothing.
+    // First, because some toolchains give a web server a `run` as well, which does nothing.
     ("wasi:http/incoming-handler@0.2", Shape::Http),
     ("wasi:cli/run@0.2", Shape::Command),
 ];
@@ -131,7 +130,7 @@ impl Inspection {
         };
         let imported = self.imports.iter().find(|name| is_newer_wasi(name));
         let exported = || self.exports.iter().find(|name| is_newer_wasi(name));
-        // Whatever it exports besides: without what it imports it cannot be made.
+        // Whatever it exports: without its imports it cannot be instantiated.
         if let Some(newer) = imported.or_else(|| exported().filter(|_| self.shape.is_none())) {
             return Err(LoadError::NewerWasi(newer.clone()));
         }
@@ -155,7 +154,7 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(sha2::Sha256::digest(bytes).into())
 }
 
-/// What a file is that is no WebAssembly, as far as its beginning tells.
+/// What kind of file this is, if not WebAssembly, judged by its beginning.
 fn other_kind(bytes: &[u8]) -> &'static str {
     const KINDS: [(&[u8], &str); 11] = [
         (b"PK\x03\x04", "a ZIP archive"),

@@ -1,4 +1,4 @@
-//! One attempt: instantiate, call, and the time it may take.
+//! One attempt: instantiate and call, within its deadline.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -35,16 +35,16 @@ use crate::{
     background::{Background, Effort},
     code::Code,
     contract::handler::Task,
+    ending::{self, Ending},
     engine::yield_interval,
     host::{Attempt, HostState, Switch, Values},
     plugin::Plugin,
     refusal::LoadError,
     runtime::Shared,
     tail::LogTail,
-    verdict::{self, Ending},
 };
 
-/// After which time a task is tried again whose plugin could not be loaded.
+/// The delay before the next attempt when a plugin could not be loaded.
 const UNLOADED_RETRY: Duration = Duration::from_secs(10);
 
 /// One attempt at a task.
@@ -67,7 +67,7 @@ pub struct Invocation {
     pub log: LogTail,
 }
 
-/// What an attempt came to.
+/// The result of an attempt.
 #[derive(Debug, Clone)]
 pub struct Invoked {
     /// How it ended.
@@ -76,7 +76,7 @@ pub struct Invoked {
     pub usage: Usage,
     /// What the handler and the host had to say, oldest first.
     pub logs: Vec<LogLine>,
-    /// What it took of the processors.
+    /// Its use of the processors.
     pub effort: Effort,
 }
 
@@ -87,43 +87,41 @@ pub(crate) async fn invoke(
     invocation: Invocation,
 ) -> Invoked {
     let cancel = &invocation.cancel;
-    // The code first: a plugin that must be compiled waits without taking an instance from its
-    // neighbours.
+    // The code first: a plugin that must be compiled waits without taking an instance from others.
     let ready = async {
         let code = plugin.code(shared).await?;
-        let slot = Arc::clone(&shared.slots).acquire_owned().await;
-        Ok::<_, LoadError>((code, slot.map_err(LoadError::internal)?))
+        let permit = Arc::clone(&shared.instances).acquire_owned().await;
+        Ok::<_, LoadError>((code, permit.map_err(LoadError::internal)?))
     };
     let ready = tokio::select! {
         biased;
         ready = ready => Some(ready),
         () = cancel.cancelled() => None,
     };
-    let (code, slot) = match ready {
+    let (code, permit) = match ready {
         Some(Ok(ready)) if !cancel.is_cancelled() => ready,
         Some(Err(error)) => {
             tracing::error!(%error, plugin = %plugin.info().name, "a plugin's code is not there");
-            // Retried later than other failures: what is in the way is this host's, and takes
-            // longer to pass.
+            // Retried later than other failures: the fault is this host's and takes longer to pass.
             return unused(Failure {
                 retry_after: Some(UNLOADED_RETRY),
                 ..Failure::new(FailureKind::Internal, "the host could not load the plugin")
             });
         }
-        _ => return unused(verdict::cancelled()),
+        _ => return unused(ending::cancelled()),
     };
-    let lane = shared.lanes.of(&invocation.tenant, plugin.info().digest);
+    let profile = shared.profiles.of(&invocation.tenant, plugin.info().digest);
     let entered = Entered {
         shared: Arc::clone(shared),
         info: Arc::clone(plugin.shared_info()),
         config: Arc::clone(plugin.config()),
         code,
         invocation,
-        slot,
+        permit,
     };
-    let running = shared.background.run(Box::pin(entered.run()), &lane);
+    let running = shared.background.run(Box::pin(entered.run()), &profile);
     let (ended, effort) = running.await;
-    let ended = ended.unwrap_or_else(|| unused(verdict::cancelled()));
+    let ended = ended.unwrap_or_else(|| unused(ending::cancelled()));
     Invoked { effort, ..ended }
 }
 
@@ -134,13 +132,13 @@ struct Entered {
     config: Arc<Values>,
     code: Arc<Code>,
     invocation: Invocation,
-    slot: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Entered {
     async fn run(self) -> Invoked {
         let started = Instant::now();
-        let Self { shared, info, config, code, invocation, slot } = self;
+        let Self { shared, info, config, code, invocation, permit } = self;
         let host = Attempt {
             plugin: Arc::clone(&info),
             tenant: invocation.tenant.clone(),
@@ -163,8 +161,7 @@ impl Entered {
         invocation.log.follow(&store.data().log);
         let ending = {
             let run = call(&code, &mut store, task);
-            // A host function that panics is our bug. The guest's attempt pays for it, not its
-            // neighbours.
+            // A host function that panics is our bug. It fails this attempt and no other.
             bounded(AssertUnwindSafe(run).catch_unwind(), info.limits.deadline, &invocation.cancel)
                 .await
         };
@@ -174,27 +171,27 @@ impl Entered {
             info,
             started,
             background: Arc::clone(&shared.background),
-            slot,
+            permit,
         };
         ended.finish().await
     }
 }
 
-/// The size in bytes from which on an output is read apart. JSON is read at some 300 MB/s.
+/// An output of this many bytes or more is parsed on another thread. JSON parses at some 300 MB/s.
 const LARGE_OUTPUT: usize = 256 << 10;
 
-/// The memory in bytes from which on an instance is given back apart. Giving back takes up to
+/// An instance that used this many bytes or more is dropped on another thread: that takes up to
 /// 0.08 ms for each mebibyte that was touched.
 const LARGE_INSTANCE: u64 = 8 << 20;
 
-/// An attempt that is over, and what it left.
+/// An attempt that has ended, before its outcome is read.
 struct Ended {
     ending: Ending<Result<String, Failure>>,
     store: Store<HostState>,
     info: Arc<PluginInfo>,
     started: Instant,
     background: Arc<Background>,
-    slot: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Ended {
@@ -207,41 +204,47 @@ impl Ended {
         let background = Arc::clone(&self.background);
         let (sender, receiver) = oneshot::channel();
         background.apart(move || {
-            // Nobody waits for it if the process is ending.
+            // The receiver is gone if the process is ending.
             let judged = std::panic::catch_unwind(AssertUnwindSafe(|| self.judge()));
             sender
-                .send(judged.unwrap_or_else(|_| {
-                    unused(verdict::internal("the look at its output panicked"))
-                }))
+                .send(
+                    judged.unwrap_or_else(|_| {
+                        unused(ending::internal("reading its output panicked"))
+                    }),
+                )
                 .ok();
         });
-        receiver.await.unwrap_or_else(|_| unused(verdict::cancelled()))
+        receiver.await.unwrap_or_else(|_| unused(ending::cancelled()))
     }
 
     fn judge(mut self) -> Invoked {
-        let outcome = verdict::of_attempt(self.ending, &self.store, &self.info);
+        let outcome = ending::of_attempt(self.ending, &self.store, &self.info);
         let invoked = record(&mut self.store, &self.info, outcome, self.started);
-        retire(&self.background, self.store, self.slot);
+        retire(&self.background, self.store, self.permit);
         invoked
     }
 }
 
-/// Gives an instance back, and then its slot.
-pub(crate) fn retire(background: &Background, store: Store<HostState>, slot: OwnedSemaphorePermit) {
+/// Drops an instance, and then its permit.
+pub(crate) fn retire(
+    background: &Background,
+    store: Store<HostState>,
+    permit: OwnedSemaphorePermit,
+) {
     let large = store.data().budget.peak() >= LARGE_INSTANCE;
-    let give_back = move || {
+    let drop_both = move || {
         drop(store);
-        drop(slot);
+        drop(permit);
     };
     if large {
-        background.apart(give_back);
+        background.apart(drop_both);
     } else {
-        give_back();
+        drop_both();
     }
 }
 
-/// Hands the task in by the component's own door, and takes the text of an output or a failure of
-/// the handler's own.
+/// Calls the export that takes the task. Returns the text of the output, or the handler's own
+/// failure.
 async fn call(
     code: &Code,
     store: &mut Store<HostState>,
@@ -254,13 +257,13 @@ async fn call(
     }
 }
 
-/// Bytes of white space that count as silence. More is not worth reading for that.
+/// White space of at most this many bytes counts as no output. Longer texts are not searched.
 const SILENCE: usize = 64 << 10;
 
-/// What a command wrote or a web server answered, as the text of an output. Who says nothing says
-/// null. A mark of the byte order, with which some libraries begin UTF-8, is none of it.
+/// The output of a command or web server as text; no output is `null`. Removes the byte order mark
+/// with which some libraries begin UTF-8.
 fn text(bytes: Vec<u8>, shape: Shape) -> Result<String, Failure> {
-    let mut text = verdict::text_of(bytes, shape)?;
+    let mut text = ending::text_of(bytes, shape)?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
@@ -315,12 +318,11 @@ pub(crate) fn store(shared: &Shared, info: &PluginInfo, state: HostState) -> Sto
     store
 }
 
-/// Drives a future until it ends, its time is up or it is cancelled; then drops it, which unwinds
-/// the guest.
+/// Drives a future until it ends, its deadline passes or it is cancelled; then drops it, which
+/// unwinds the guest.
 ///
-/// The clock is read whenever the future comes back: on a busy thread a timer fires late. The timer
-/// is for a guest that waits. A handler that ends before it first waits or yields, as most do,
-/// never touches either.
+/// The clock is read at every poll, because on a busy thread a timer fires late; the timer is for a
+/// guest that waits. A handler that ends at its first poll, as most do, needs neither.
 pub(crate) async fn bounded<T>(
     future: impl Future<Output = std::thread::Result<wasmtime::Result<T>>>,
     deadline: Duration,
@@ -328,7 +330,7 @@ pub(crate) async fn bounded<T>(
 ) -> Ending<T> {
     let mut future = pin!(future);
     let now = tokio::time::Instant::now();
-    // An absurd deadline in a settings file is no deadline for thirty years, not a panic.
+    // An absurd deadline in a settings file means thirty years, and not a panic.
     let limit =
         now.checked_add(deadline).unwrap_or(now + Duration::from_secs(30 * 365 * 24 * 3600));
     if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
@@ -360,11 +362,11 @@ pub(crate) async fn bounded<T>(
     .await
 }
 
-/// How long a guest goes on although it has yielded. A guest that may have much memory yields after
+/// How long a guest is polled again after it has yielded. A guest with a large memory limit yields
 /// every few microseconds, which is too often to let others run each time.
 const SLICE: Duration = Duration::from_micros(80);
 
-/// Sees whether a future that comes back wants to go on, as it does when it has only yielded.
+/// Tells a future that has only yielded, and woke itself, from one that waits.
 #[derive(Default)]
 struct Yields {
     yielded: AtomicBool,

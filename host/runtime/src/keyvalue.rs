@@ -1,4 +1,4 @@
-//! What a plugin keeps between attempts, behind `wasi:keyvalue`.
+//! Values that a plugin keeps between attempts, behind `wasi:keyvalue`.
 
 mod memory;
 
@@ -17,7 +17,7 @@ pub const MAX_KEY: usize = 1024;
 /// The largest value, in bytes, whatever the quota.
 pub const MAX_VALUE: usize = 1 << 20;
 
-/// Whose values they are: a plugin keeps those of each tenant apart.
+/// Whose values they are: each tenant of a plugin has its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
     /// The tenant whose task runs.
@@ -26,7 +26,7 @@ pub struct Space {
     pub plugin: TaskType,
     /// The bucket, as the guest named it.
     pub bucket: String,
-    /// What it may keep, in all buckets together.
+    /// The most that it may keep, in all buckets together.
     pub quota: KeyValueGrant,
 }
 
@@ -35,9 +35,8 @@ pub struct Space {
 #[error("{0}")]
 pub struct KeyValueError(pub String);
 
-/// Keeps values. The names, keys and values that come here are within the bounds of this file. A
-/// call may be dropped while it waits, when its attempt is called off; what it was to change is
-/// then changed as a whole or not at all.
+/// Keeps values. Names, keys and values are within the bounds of this file. A call may be dropped
+/// when its attempt is cancelled; its change is then made as a whole or not at all.
 #[async_trait]
 pub trait KeyValue: Send + Sync + 'static {
     /// Reads a value.
@@ -53,7 +52,7 @@ pub trait KeyValue: Send + Sync + 'static {
     async fn set(&self, space: &Space, values: Vec<(String, Vec<u8>)>)
     -> Result<(), KeyValueError>;
 
-    /// Deletes values; those that are not there are no error.
+    /// Deletes values; missing ones are no error.
     ///
     /// # Errors
     /// When the values cannot be reached.
@@ -78,7 +77,7 @@ pub trait KeyValue: Send + Sync + 'static {
     /// cannot be reached.
     async fn increment(&self, space: &Space, key: &str, delta: i64) -> Result<i64, KeyValueError>;
 
-    /// Writes a value if the one that is there is the one that was seen. `false`: it is another.
+    /// Writes a value if the present one is the one that was seen. `false`: it is another.
     ///
     /// # Errors
     /// When that would be more than the quota, or the values cannot be reached.
@@ -91,10 +90,10 @@ pub trait KeyValue: Send + Sync + 'static {
     ) -> Result<bool, KeyValueError>;
 }
 
-/// What a value was like: its SHA-256, or that there was none.
+/// A value as it was seen: its SHA-256, or that there was none.
 pub type Seen = Option<[u8; 32]>;
 
-/// What this value is like.
+/// This value as it is seen.
 #[must_use]
 pub fn seen(value: Option<&[u8]>) -> Seen {
     value.map(|value| Sha256::digest(value).into())

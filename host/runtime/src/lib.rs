@@ -1,45 +1,45 @@
-//! The sandbox: wasmtime, and nothing but wasmtime.
+//! The sandbox: runs handlers in wasmtime.
 //!
-//! One door: [`Runtime::invoke`] runs one attempt of one plugin in an instance that is made for it
-//! and dropped after it, and always comes back with an [`Outcome`](taskforge_domain::Outcome) and
-//! the [`Usage`](taskforge_domain::Usage) that led to it. Nothing that a guest does reaches the
-//! caller as an error, a panic or a blocked thread.
+//! [`Runtime::invoke`] runs one attempt in an instance that is made for it and dropped after it. It
+//! always returns an [`Outcome`](taskforge_domain::Outcome) and the attempt's
+//! [`Usage`](taskforge_domain::Usage). Nothing that a guest does reaches the caller as an error, a
+//! panic or a blocked thread.
 //!
 //! | file | the concept |
 //! |---|---|
-//! | [`runtime`] | the door, and what a runtime is made from |
+//! | [`runtime`] | the entry points, and the configuration |
 //! | [`engine`] | the engine's configuration, and the reason for each knob |
-//! | [`plugin`] | what is known of a plugin, and the place of its code |
-//! | [`code`] | linked code, and which of its exports a task enters by |
+//! | [`plugin`] | a plugin: its description, and access to its code |
+//! | [`code`] | linked code, and the export that takes a task |
 //! | [`load`](mod@load) | from bytes to a loaded plugin: check, compile or fetch from the cache, link |
-//! | [`describe`](mod@describe) | what a plugin says about itself, or its manifest for it |
+//! | [`describe`](mod@describe) | what a plugin, or its manifest, says about it |
 //! | [`refusal`] | why bytes did not become a plugin |
-//! | [`compiler`] | from a component to machine code: here, or apart under caps |
-//! | [`chunks`] | bulk memory in chunks, so that no instruction of a guest holds a thread |
-//! | [`confinement`] | what processes give up that they do not need |
-//! | [`residents`] | whose code is in memory, and who makes room |
+//! | [`compiler`] | from a component to machine code: in this process, or in one of its own with limits |
+//! | [`chunks`] | bulk memory in chunks, so that no instruction of a guest blocks a thread for long |
+//! | [`confinement`] | privileges that processes give up |
+//! | [`residents`] | the plugins whose code is in memory, within a budget |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
-//! | [`invoke`](mod@invoke) | one attempt: instantiate, call, and the time it may take |
+//! | [`invoke`](mod@invoke) | one attempt: instantiate and call, within its deadline |
 //! | `background` | threads of a lower priority, for attempts that compute for long |
-//! | `processors` | what the threads of attempts leave to others |
-//! | [`verdict`] | how an attempt ended: the kind of failure, and a sentence about it |
-//! | [`words`] | what the handler itself wrote about its end |
-//! | [`budget`] | the memory of an attempt: one sum of what the guest has and the host holds for it |
-//! | [`limiter`] | the guest's part of it, and the other ceilings that wasmtime asks about |
-//! | [`host`] | the state behind a store, and the host functions: logging, progress, mail, configuration, values |
-//! | [`log`] | what an attempt printed and what the host has to add, cut at a limit |
-//! | `tail` | a look at that log while the attempt runs |
+//! | `processors` | the share of the processors that background threads leave to others |
+//! | [`ending`] | how an attempt ended: the kind of failure and its message |
+//! | [`words`] | what the handler wrote to standard error about its end |
+//! | [`budget`] | the memory of an attempt: the sum of the guest's and of what the host holds for it |
+//! | [`limiter`] | the guest's part of that sum, and the other limits that wasmtime checks |
+//! | [`host`] | the host functions, and the state that they work on |
+//! | [`log`] | what an attempt printed and the host added, cut at a limit |
+//! | `tail` | that log while the attempt runs |
 //! | [`fair`] | a semaphore that tenants share fairly |
 //! | [`descriptors`] | how many descriptors outgoing connections may take |
-//! | [`authorities`] | whose certificates outgoing connections believe |
+//! | [`authorities`] | the certificate authorities that outgoing connections trust |
 //! | [`egress`] | outgoing HTTP: allow-list, address guard, pools, caps |
-//! | [`mailer`] | where mail goes, the outbox folder or an SMTP server, and how much of it |
-//! | [`source`] | where components come from when their code is needed again |
-//! | [`keyvalue`] | what a plugin keeps between attempts |
+//! | [`mailer`] | mail: to the outbox folder or an SMTP server, within limits |
+//! | [`source`] | where to fetch a component whose code is needed again |
+//! | [`keyvalue`] | values that a plugin keeps between attempts |
 //! | [`inspect`](mod@inspect) | what a component imports and exports, without running it |
 //! | [`contract`] | the bindings of `wit/`, private |
 //!
-//! It knows no queue and no database.
+//! The crate knows no queue and no database.
 
 mod budget;
 mod cache;
@@ -49,6 +49,7 @@ mod contract;
 mod describe;
 mod descriptors;
 mod egress;
+mod ending;
 mod fair;
 mod host;
 mod limiter;
@@ -58,7 +59,6 @@ mod processors;
 mod refusal;
 mod residents;
 mod tail;
-mod verdict;
 mod words;
 
 pub mod authorities;

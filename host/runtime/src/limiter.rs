@@ -1,8 +1,8 @@
-//! The guest's part of the memory budget, and the other ceilings that the engine asks about.
+//! The guest's part of the memory budget, and the other limits that the engine checks.
 //!
-//! The engine asks before each memory and each table grows, one at a time. A limiter that looks at
-//! each alone allows a component with thirty memories thirty times the limit, so this one takes all
-//! from the attempt's [`Budget`].
+//! The engine asks before each growth of one memory or table. A limit on each alone would allow a
+//! component with thirty memories thirty times as much, so all growth draws on the attempt's
+//! [`Budget`].
 
 use async_trait::async_trait;
 use taskforge_domain::Limits;
@@ -40,7 +40,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// The latest request that was refused, in a sentence. `None` while everything was granted.
+    /// The latest refusal, as a sentence. `None` if everything was granted.
     pub(crate) fn denied(&self) -> Option<&str> {
         self.denied.as_deref()
     }
@@ -63,22 +63,22 @@ impl MemoryLimiter {
         true
     }
 
-    /// A granted growth that the engine could not carry out stays counted: the engine also reports
-    /// failures that it never asked about, and a guest could have its sum taken back with those.
-    /// Growth beyond a maximum, the usual cause, is refused before.
+    /// A granted growth stays taken even if the engine could not carry it out. The engine also
+    /// reports failures of growth that it never asked for, and a guest could use those to lower its
+    /// sum. Growth beyond a maximum, the usual cause, is refused before.
     fn failed(&mut self, error: &wasmtime::Error) {
         self.denied.get_or_insert_with(|| error.to_string());
     }
 }
 
-/// Whether the growth is more than the memory or table itself, or the pool's slot, can hold.
+/// Whether the growth exceeds the maximum of the memory or table, or the size of the pool's slot.
 fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
     maximum.is_some_and(|maximum| desired > maximum)
 }
 
 // A refusal is `Ok(false)`, which the guest sees as -1, and not an error, which would trap at once:
-// an interpreter may collect its garbage and go on. A guest that traps after a refusal was killed
-// by it (see `verdict`).
+// an interpreter may collect its garbage and go on. If a guest traps after a refusal, the refusal
+// is taken for the cause (see `ending`).
 #[async_trait]
 impl ResourceLimiterAsync for MemoryLimiter {
     async fn memory_growing(

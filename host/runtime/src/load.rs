@@ -1,4 +1,4 @@
-//! From bytes to a loaded plugin: check, compile or fetch from the cache, link, ask `describe`.
+//! From bytes to a loaded plugin: check, compile or take from the cache, link, call `describe`.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 /// Names that a component may import and export. A large interpreter has some hundred.
 pub(crate) const NAMES: usize = 1000;
 
-/// Their length, in bytes.
+/// Length of these names together, in bytes.
 pub(crate) const NAME_BYTES: usize = 128 << 10;
 
 /// Linked code.
@@ -44,7 +44,7 @@ pub(crate) async fn load(
     }
     let bytes = Arc::new(bytes);
     let loaded = load_from(shared, Arc::clone(&bytes), settings, manifest).await;
-    // Giving back 128 MiB takes some milliseconds, which a thread of attempts has not.
+    // Freeing 128 MiB takes some milliseconds, too long for a thread of attempts.
     tokio::task::spawn_blocking(move || drop(bytes));
     loaded
 }
@@ -59,17 +59,17 @@ async fn load_from(
     let inspection = blocking(shared, move |_| inspect(&seen)).await?;
     let shape = inspection.callable()?;
     check_names(&inspection)?;
-    // Said before the work of compiling it.
+    // Refused before the work of compilation.
     if shape != Shape::Handler && manifest.is_none() {
         return Err(LoadError::Nameless(inspection.entry().to_owned()));
     }
-    let place = shared.residents.place((inspection.digest, shape));
-    let code = place.code(shared, Some(bytes)).await?;
+    let entry = shared.residents.entry((inspection.digest, shape));
+    let code = entry.code(shared, Some(bytes)).await?;
     let info = match (&*code, manifest) {
         (Code::Handler(bindings), manifest) => {
             let said = describe::ask(shared, bindings, &inspection, &settings).await?;
             let manifest = manifest.cloned();
-            // Its schemas are read, and are a stranger's too.
+            // It parses schemas, which come from a stranger too.
             blocking(shared, move |_| {
                 describe::by_itself(said, manifest.as_ref(), inspection, settings)
             })
@@ -78,10 +78,10 @@ async fn load_from(
         (_, Some(manifest)) => describe::by_manifest(manifest, shape, inspection, settings)?,
         (_, None) => return Err(LoadError::Nameless(inspection.entry().to_owned())),
     };
-    Ok(Plugin::new(info, place))
+    Ok(Plugin::new(info, entry))
 }
 
-/// Names are kept with the plugin and shown to people.
+/// Bounds the names, which are kept with the plugin and shown to people.
 fn check_names(inspection: &Inspection) -> Result<(), LoadError> {
     let names = || inspection.imports.iter().chain(&inspection.exports);
     let (count, bytes) = (names().count(), names().map(String::len).sum());
@@ -91,8 +91,7 @@ fn check_names(inspection: &Inspection) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A component's code: from the cache, or compiled from `bytes` or, without them, from what the
-/// source has.
+/// A component's code: from the cache, or compiled from `bytes` or, without them, from the source.
 pub(crate) async fn code(
     shared: &Arc<Shared>,
     (digest, shape): Key,
@@ -114,7 +113,7 @@ pub(crate) async fn code(
         false => None,
     };
     let _turn = shared.compiling.acquire().await.map_err(LoadError::internal)?;
-    // Somebody else may have had the same component compiled while this one waited.
+    // The same component may have been compiled while this call waited.
     if let Some(loaded) = blocking(shared, move |shared| cached(shared).transpose()).await? {
         return Ok(loaded);
     }
@@ -130,7 +129,7 @@ pub(crate) async fn code(
                 adopt(shared).transpose()?;
                 let cache = shared.cache.as_ref();
                 let opened = cache.map(|cache| cache.find(&shared.engine, &digest)).transpose();
-                // What it has compiled this engine refuses only for what the component asks of it.
+                // This engine refuses compiled code only for what the component asks of it.
                 let opened = opened.map_err(|error| LoadError::unsupported(&error))?;
                 let component = opened
                     .flatten()
@@ -149,21 +148,21 @@ pub(crate) async fn code(
     }
 }
 
-/// The bytes that the source has, if they are what the digest says.
-async fn fetch(shared: &Arc<Shared>, wanted: &Digest) -> Result<Arc<Vec<u8>>, LoadError> {
+/// The source's bytes, checked against the digest.
+async fn fetch(shared: &Arc<Shared>, expected: &Digest) -> Result<Arc<Vec<u8>>, LoadError> {
     let source = shared.config.source.as_ref();
     let source = source.ok_or_else(|| LoadError::internal("it has no source"))?;
-    let bytes = source.component(wanted).await.map_err(LoadError::internal)?;
-    let wanted = *wanted;
-    blocking(shared, move |_| match digest(&bytes) == wanted {
+    let bytes = source.component(expected).await.map_err(LoadError::internal)?;
+    let expected = *expected;
+    blocking(shared, move |_| match digest(&bytes) == expected {
         true => Ok(Arc::new(bytes)),
         false => Err(LoadError::internal("its bytes are not those of its digest")),
     })
     .await
 }
 
-/// Compiles in this process, and keeps the code in the cache, if there is one. That it cannot be
-/// kept costs only the next start's time, so it is logged and no error.
+/// Compiles in this process, and keeps the code in the cache, if there is one. A failure to keep it
+/// is only logged, because it costs the next start no more than time.
 fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Component, LoadError> {
     let refused = |error: wasmtime::Error| LoadError::unsupported(&error);
     let code = chunks::precompile(&shared.engine, bytes).map_err(refused)?;
@@ -175,7 +174,7 @@ fn compile_here(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<Compon
         cache.adopt(&draft, digest)
     });
     match stored {
-        // From its file, so that it takes no memory while it is not used.
+        // Loaded from its file, so that it takes no memory while it is not used.
         Ok(()) => {
             if let Some(component) = cache.load(&shared.engine, digest) {
                 return Ok(component);
@@ -196,14 +195,14 @@ fn deserialize(shared: &Shared, code: &[u8]) -> Result<Component, LoadError> {
 fn link(shared: &Shared, component: &Component, shape: Shape) -> Result<Loaded, LoadError> {
     let image = component.image_range();
     let incompatible = |error: wasmtime::Error| LoadError::incompatible(&error);
-    // Here, and not when the first instance is made, on the thread of an attempt.
+    // Done here, and not at the first instance, on the thread of an attempt.
     component.initialize_copy_on_write_image().map_err(LoadError::internal)?;
     let linked = shared.linker.instantiate_pre(component).map_err(incompatible)?;
     let code = Code::link(shape, linked).map_err(incompatible)?;
     Ok(Loaded { code: Arc::new(code), size: (image.end.addr() - image.start.addr()) as u64 })
 }
 
-/// Does what takes the CPU or the disk beside the threads that attempts run on.
+/// Does work of the CPU or the disk on other threads than those of attempts.
 async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Result<T, LoadError> + Send + 'static,

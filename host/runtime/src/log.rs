@@ -1,5 +1,4 @@
-//! An attempt's log: what the handler prints and logs, cut at a limit, and what the host has to
-//! add.
+//! An attempt's log: what the handler prints and logs, cut at a limit, and what the host adds.
 
 use taskforge_domain::{Failure, FailureKind, LogLevel, LogLine, Timestamp};
 
@@ -8,22 +7,21 @@ use crate::{
     words::{Report, Words},
 };
 
-/// Lines that the host itself may add. They do not count against the handler's limit, so that a
-/// handler cannot drown the reason why it failed.
+/// Lines that the host itself may add. They do not count towards the handler's limit, so that its
+/// output cannot crowd out the reason of a failure.
 const MAX_NOTES: usize = 50;
 
 /// The longest line that the host adds, in bytes.
 const NOTE_LENGTH: usize = 2000;
 
-/// What a line takes beside its text, in bytes: time, level and punctuation as they are stored. An
-/// empty line is not free.
+/// What a line costs besides its text, in bytes: time, level and punctuation as they are stored.
 pub(crate) const LINE: u64 =
     r#"{"at":"2026-01-01T00:00:00.000000000Z","level":"critical","message":""},"#.len() as u64;
 
-/// Lines of a message of the handler's own logger that may report why it ends.
+/// Lines of a logged message that are searched for a report.
 const REPORT: usize = 100;
 
-/// The log's memory is charged for in steps of so many bytes, which spares a sum at each line.
+/// The log's memory is charged in steps of so many bytes, which spares a charge at each line.
 const STEP: u64 = 4 << 10;
 
 /// Where a handler's bytes come from.
@@ -42,14 +40,13 @@ impl Stream {
     }
 }
 
-/// Collects lines. Once the limit is reached, taking more costs no memory and next to no time,
-/// however much comes.
+/// Collects lines. Once the limit is reached, more lines cost no memory and next to no time.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Vec<LogLine>,
     limit: u64,
-    // As it will be stored: JSON, so that the row is no larger than the limit whatever the text is
-    // made of.
+    // Bytes as they will be stored, which is as JSON, so that no text makes the row larger than the
+    // limit.
     kept: u64,
     dropped: u64,
     notes: usize,
@@ -62,9 +59,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// A log that keeps `limit` bytes, as they are stored: each line counts [`LINE`] beside its
-    /// text. What it takes of the host's memory comes from the budget; without room there it is
-    /// full.
+    /// A log that keeps `limit` bytes, as they are stored: each line counts [`LINE`] besides its
+    /// text. Its memory is charged to the budget; without room there it is full.
     pub(crate) fn new(limit: u64, budget: &Budget) -> Self {
         let open = [Vec::new(), Vec::new()];
         Self {
@@ -125,7 +121,7 @@ impl Log {
         }
     }
 
-    /// Adds a line of the host's own.
+    /// Adds a line of the host.
     pub(crate) fn note(&mut self, level: LogLevel, text: &str) {
         if self.notes < MAX_NOTES {
             self.notes += 1;
@@ -133,20 +129,18 @@ impl Log {
         }
     }
 
-    /// Notes that the host refused something, and keeps the latest refusal as a reason why the
-    /// handler may give up.
+    /// Notes a refusal of the host, and keeps the latest one as a reason why the handler may end.
     pub(crate) fn refuse(&mut self, kind: FailureKind, text: String) {
         self.note(LogLevel::Error, &text);
         self.refusal = Some(Failure::new(kind, text));
     }
 
-    /// The latest thing that the host refused.
+    /// The latest refusal.
     pub(crate) const fn refusal(&self) -> Option<&Failure> {
         self.refusal.as_ref()
     }
 
-    /// Takes what a command wrote to its standard output, as far as it may say why the command
-    /// ended.
+    /// Searches the end of a command's standard output for the reason why it ended.
     pub(crate) fn printed(&mut self, bytes: &[u8]) {
         self.words[Stream::Stdout as usize].write(bytes);
         self.wrote_last = Stream::Stdout;
@@ -154,7 +148,7 @@ impl Log {
 
     /// What the handler wrote about its end: a report of an exception, and the last line of
     /// standard error. Some languages, such as TinyGo, report on standard output, where all other
-    /// lines are data: that counts unless standard error has something later to say.
+    /// lines are data. Such a report counts unless standard error has something later.
     pub(crate) fn last_words(&mut self) -> (Option<&Report>, Option<&str>) {
         let [stdout, stderr] = &mut self.words;
         let (report, last) = stderr.end();
@@ -216,7 +210,7 @@ impl Log {
         self.kept.saturating_add(LINE) > self.limit
     }
 
-    /// What the text of the next line may have, in bytes.
+    /// The most bytes that the text of the next line may have.
     fn room(&self) -> u64 {
         let open: usize = self.open.iter().map(Vec::len).sum();
         self.limit.saturating_sub(self.kept + LINE + open as u64)
@@ -262,8 +256,8 @@ impl Log {
         self.line(level, kept.to_owned());
     }
 
-    /// Pays for memory that is about to be taken: twice, because a vector may grow to double of
-    /// what it needs. A log that cannot pay is full from then on.
+    /// Charges for memory that is about to be taken: twice, because a vector may grow to double of
+    /// what it needs. Without room in the budget the log is full from then on.
     fn pay(&mut self, bytes: u64) -> bool {
         let open: usize = self.open.iter().map(Vec::len).sum();
         let due = (self.kept + open as u64).saturating_add(bytes).saturating_mul(2);

@@ -1,4 +1,4 @@
-//! Where mail goes: the outbox folder or an SMTP server.
+//! Mail, to the outbox folder or an SMTP server.
 //!
 //! Both mailers compose the message the same way ([`compose`]), so what the outbox shows in
 //! development is what an SMTP server would get.
@@ -27,11 +27,11 @@ const MAX_TEXT: usize = 10_000;
 /// A message as a handler hands it over, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailMessage {
-    /// Says which task sends this, and its how manieth message it is. Together with the content it
-    /// decides the `Message-ID`: a task that runs again sends the same message under the same id,
-    /// and receivers can tell.
+    /// Names the task and the number of this message among those that it sends. Key and content
+    /// decide the `Message-ID`: a task that runs again sends the same message under the same id, so
+    /// that receivers can recognize it.
     pub key: String,
-    /// Sender; `None` for the mailer's own.
+    /// Sender; `None`: the mailer's default.
     pub from: Option<String>,
     /// Recipients.
     pub to: Vec<String>,
@@ -54,8 +54,7 @@ pub struct MailMessage {
 }
 
 impl MailMessage {
-    /// Whether it is of a size that is worth reading: addresses are many to parse, and what becomes
-    /// a header is encoded word by word.
+    /// Checks the sizes, before addresses are parsed and headers encoded word by word.
     ///
     /// # Errors
     /// When a part is longer than it may be.
@@ -101,41 +100,41 @@ impl MailMessage {
 /// A file that goes with a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailAttachment {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Media type.
     pub content_type: String,
     /// Its bytes.
     pub content: Vec<u8>,
-    /// What the HTML body calls it by, after `cid:`, when it is shown there.
+    /// Its name in the HTML body, after `cid:`, if it is shown there.
     pub content_id: Option<String>,
 }
 
-/// Proof that the mailer took a message.
+/// The mailer's receipt for a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailReceipt {
     /// The `Message-ID`, with its angle brackets.
     pub message_id: String,
     /// The addresses that the mailer accepted the message for.
     pub accepted: Vec<String>,
-    /// The recipients whom the server refused while it took others.
+    /// The recipients whom the server refused while it accepted others.
     pub refused: Vec<MailRefusal>,
     /// Lines for the task's log.
     pub log: Vec<String>,
 }
 
-/// A recipient whom the server did not take.
+/// A recipient whom the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailRefusal {
     /// The address.
     pub address: String,
     /// The server's reply code: 4yz for now, 5yz for good.
     pub code: u16,
-    /// What it said.
+    /// Its message.
     pub message: String,
 }
 
-/// What class of error it is.
+/// The class of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailErrorKind {
     /// The message itself is wrong.
@@ -146,7 +145,7 @@ pub enum MailErrorKind {
     Unavailable,
 }
 
-/// Why a message was not taken.
+/// Why a message was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct MailError {

@@ -1,4 +1,4 @@
-//! A plugin: what is known of it, and the place of its code.
+//! A plugin: its description, and access to its code.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     code::Code,
     host::Values,
     refusal::LoadError,
-    residents::{Place, Table},
+    residents::{Entry, Table},
     runtime::Shared,
 };
 
@@ -16,15 +16,15 @@ use crate::{
 pub struct Plugin {
     info: Arc<PluginInfo>,
     config: Arc<Values>,
-    place: Arc<Place>,
+    entry: Arc<Entry>,
 }
 
 impl Plugin {
-    pub(crate) fn new(info: PluginInfo, place: Arc<Place>) -> Arc<Self> {
+    pub(crate) fn new(info: PluginInfo, entry: Arc<Entry>) -> Arc<Self> {
         Arc::new(Self {
             config: Arc::new(Values::new(&info.config, BTreeMap::new())),
             info: Arc::new(info),
-            place,
+            entry,
         })
     }
 
@@ -34,15 +34,15 @@ impl Plugin {
         info: PluginInfo,
         secrets: BTreeMap<String, String>,
     ) -> Arc<Self> {
-        let place = table.place((info.digest, info.shape));
+        let entry = table.entry((info.digest, info.shape));
         Arc::new(Self {
             config: Arc::new(Values::new(&info.config, secrets)),
             info: Arc::new(info),
-            place,
+            entry,
         })
     }
 
-    /// What is known of it.
+    /// Its description.
     #[must_use]
     pub fn info(&self) -> &PluginInfo {
         &self.info
@@ -52,14 +52,14 @@ impl Plugin {
         &self.info
     }
 
-    /// What it reads through `wasi:config`. Made once, and shared by its attempts.
+    /// What it reads through `wasi:config`; shared by its attempts.
     pub(crate) const fn config(&self) -> &Arc<Values> {
         &self.config
     }
 
-    /// The linked code; loads it if it is not there. It stays as long as it is held.
+    /// The linked code; loads it if it is not in memory. It stays while the `Arc` lives.
     pub(crate) async fn code(&self, shared: &Arc<Shared>) -> Result<Arc<Code>, LoadError> {
-        self.place.code(shared, None).await
+        self.entry.code(shared, None).await
     }
 }
 

@@ -1,11 +1,11 @@
-//! What the threads of attempts leave to others of the machine's processors.
+//! The share of the processors that background threads leave to others.
 //!
-//! A low priority is not enough. To Linux it counts only among the threads of one group (a control
-//! group, or a session): against the threads of another group, those of a database for example,
-//! what counts is the group. A thread that yields leaves the processor to its own group only. And
-//! who is given a processor keeps it for some milliseconds, whoever else wakes up meanwhile. So
-//! such a thread also goes to sleep now and then if the machine has more to do than processors, and
-//! what cannot be trusted to come to that point is kept off some processors.
+//! A low priority is not enough. Linux applies it only among the threads of one group (a control
+//! group, or a session); against another group, a database's for example, the groups compete. A
+//! thread that yields leaves the processor to its own group only. And a running thread keeps its
+//! processor for some milliseconds, whichever thread wakes up meanwhile. So a background thread
+//! also sleeps at intervals while the machine is oversubscribed, and a compilation, which cannot be
+//! trusted to do that, is kept off half of the processors.
 
 use std::{cell::Cell, fs::File, io, os::unix::fs::FileExt as _, sync::LazyLock, time::Duration};
 
@@ -15,24 +15,24 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// A tenth of the share of a thread that is not niced. With less, what runs under it would starve
-/// beside a busy neighbour until its time is over. Slices are left as they are: to Linux a shorter
-/// slice is a nearer deadline, so whoever has one goes first.
+/// A tenth of the share of a thread that is not niced. With less, attempts would starve beside a
+/// busy neighbour until their deadline. The length of slices is left alone: to Linux a shorter
+/// slice is a nearer deadline, so such threads would go first.
 pub(crate) const NICENESS: i32 = 10;
 
-/// How long a thread computes before it looks whether others wait.
+/// How long a thread computes before it checks whether others wait.
 const TURN: Duration = Duration::from_micros(300);
 
-/// How long it then leaves its processor to them: enough for several of the quick steps that a task
-/// takes through the processes of a fleet.
+/// How long it then leaves its processor to them: enough for several of the short steps by which a
+/// task passes through the processes of a fleet.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// What a thread has of the processors by itself. What is made of it is absolute, because threads
-/// inherit from whichever thread starts them.
+/// A thread's own share of the processors. Changes are relative to this and not to the present
+/// share, because threads inherit theirs from whichever thread starts them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     niceness: i32,
-    /// `None` where the system does not say.
+    /// `None` where the system does not tell.
     allowed: Option<CpuSet>,
 }
 
@@ -44,8 +44,7 @@ impl Share {
         }
     }
 
-    /// Gives the calling thread, and the processes that it starts, this share with a lower
-    /// priority.
+    /// Lowers the priority of the calling thread, and of the processes that it starts.
     pub(crate) fn lower(&self) -> io::Result<()> {
         setpriority_process(None, (self.niceness + NICENESS).min(19))?;
         match &self.allowed {
@@ -56,12 +55,12 @@ impl Share {
         }
     }
 
-    /// [`Self::lower`], and half of the processors: the same half in every process of the machine
-    /// with the same share, so that the other half is free of whatever is confined, however many
-    /// processes do so. A single processor is all. (Two that are one core to the machine may be in
-    /// different halves; they share it as any two threads would.)
+    /// [`Self::lower`], and only half of the processors: the same half in every process of the
+    /// machine with the same share, so that the other half stays free however many processes are
+    /// confined. A single processor is not divided. (Two processors of one core may be in different
+    /// halves; they share it as any two threads would.)
     pub(crate) fn confine(&self) -> io::Result<()> {
-        // One may be allowed without the other.
+        // The system may allow one of the two only.
         let lowered = self.lower();
         if let Some(allowed) = &self.allowed {
             let usable: Vec<usize> =
@@ -77,16 +76,15 @@ impl Share {
     }
 }
 
-/// The processor time of this thread. Not the time on a clock: who was kept from computing by
-/// others has not computed for long.
+/// The processor time of this thread. A clock would count the time in which others ran as well.
 pub(crate) fn computed() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
     Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-/// Gives way to whoever waits for the processor of the calling thread. To be called every now and
-/// then by what computes for long.
+/// Leaves the processor to threads that wait for it. To be called at intervals by work that
+/// computes for long.
 pub(crate) fn give_way() {
     thread_local! {
         static LATELY: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -94,7 +92,7 @@ pub(crate) fn give_way() {
     std::thread::yield_now();
     LATELY.with(|lately| {
         if computed().saturating_sub(lately.get()) >= TURN {
-            if is_crowded() {
+            if is_oversubscribed() {
                 std::thread::sleep(PAUSE);
             }
             lately.set(computed());
@@ -102,17 +100,17 @@ pub(crate) fn give_way() {
     });
 }
 
-/// The processors of the whole machine, as the load is the whole machine's.
+/// The processors of the whole machine, because the load is that of the whole machine.
 static PROCESSORS: LazyLock<usize> = LazyLock::new(|| {
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
     let online = online.ok().and_then(|text| count(text.trim()));
-    // Counts only those that this process may use.
+    // This counts only the processors that this process may use.
     online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 });
 
-/// Whether more threads of this machine want to run than it has processors. Where the system does
-/// not say, they never do. Costs 1 µs.
-fn is_crowded() -> bool {
+/// Whether more threads of this machine are runnable than it has processors. `false` where the
+/// system does not tell. Costs 1 µs.
+fn is_oversubscribed() -> bool {
     static LOAD: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/loadavg").ok());
     let mut text = [0; 64];
     let read = LOAD.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
@@ -125,7 +123,7 @@ fn runnable(load: &str) -> Option<usize> {
     load.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
 }
 
-/// How many numbers are named by a list of ranges like `0-3,8,10-11`.
+/// How many numbers a list of ranges like `0-3,8,10-11` has.
 fn count(ranges: &str) -> Option<usize> {
     let sizes = ranges.split(',').map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -180,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_crowded_when_more_threads_compute_than_it_has_processors() {
+    fn a_machine_is_oversubscribed_when_more_threads_compute_than_it_has_processors() {
         use std::sync::atomic::{AtomicBool, Ordering};
         static OVER: AtomicBool = AtomicBool::new(false);
         if std::thread::available_parallelism().unwrap().get() < *PROCESSORS {
-            println!("this process may not use all processors, so it cannot crowd them");
+            println!("this process may not use all processors, so it cannot oversubscribe them");
             return;
         }
         let busy: Vec<_> = (0..2 * *PROCESSORS)
@@ -197,14 +195,14 @@ mod tests {
             })
             .collect();
         let until = std::time::Instant::now() + Duration::from_secs(30);
-        let mut was_crowded = false;
-        while !was_crowded && std::time::Instant::now() < until {
-            was_crowded = is_crowded();
+        let mut was_oversubscribed = false;
+        while !was_oversubscribed && std::time::Instant::now() < until {
+            was_oversubscribed = is_oversubscribed();
         }
         OVER.store(true, Ordering::Relaxed);
         for thread in busy {
             thread.join().unwrap();
         }
-        assert!(was_crowded);
+        assert!(was_oversubscribed);
     }
 }

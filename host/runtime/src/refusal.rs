@@ -1,5 +1,4 @@
-//! Why bytes did not become a plugin: one sentence each, on one line, of bounded length, that an
-//! author can act on.
+//! Why bytes did not become a plugin: a line of bounded length that its author can act on.
 
 use std::time::Duration;
 
@@ -7,13 +6,13 @@ use taskforge_domain::{AboveCeiling, Failure};
 
 use crate::{contract::HANDLER_FAMILY, log::cut};
 
-/// The longest text of somebody else (the engine, the component) that a sentence carries, in bytes.
+/// The longest text of the engine or the component that a message quotes, in bytes.
 const QUOTED: usize = 400;
 
-/// The longest name that a sentence carries, in characters.
+/// The longest name in a message, in characters.
 const NAME: usize = 100;
 
-/// The names that a list shows before it says how many more there are.
+/// The names that a list shows before it counts the rest.
 const LISTED: usize = 10;
 
 /// What the engine says of a proposal that is switched off here, and how a component is built

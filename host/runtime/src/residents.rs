@@ -1,9 +1,9 @@
-//! Whose code is in memory: one place for each component, and a budget for them all.
+//! The plugins whose code is in memory: one entry for each component, and a budget for all.
 //!
-//! A plugin is small until it is used. Its code is loaded at the first use, once however many ask
-//! for it, and serves every plugin that is the same component. When there is more code than the
-//! budget allows, what was not used for longest goes, unless an attempt runs on it; it comes back
-//! at its next use.
+//! A plugin is small until it is used. Its code is loaded at the first use, once for all callers,
+//! and serves every plugin of the same component. When there is more code than the budget allows,
+//! the least recently used code is dropped, unless an attempt runs on it. It is loaded again at its
+//! next use.
 
 use std::{
     collections::HashMap,
@@ -23,33 +23,33 @@ use crate::{
     runtime::Shared,
 };
 
-/// How long a component that could not be loaded is not tried again, at least.
+/// The shortest pause before a component that could not be loaded is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Times as long as the failed attempt took that it is not tried again: one that cannot be loaded
-/// takes at most this share of a processor.
+/// The pause in multiples of the time that the failure took, so that a component that cannot be
+/// loaded takes at most that share of a processor.
 const PAUSE_FACTOR: u32 = 10;
 
-/// The code that is in memory.
+/// The amount of code in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Residents {
     /// Components whose code is loaded.
     pub plugins: usize,
-    /// The size of their code, in bytes. It is mapped from files: the part that was not used lately
-    /// takes no memory.
+    /// The size of their code, in bytes. It is mapped from files, so the part that was not used
+    /// lately takes no memory.
     pub bytes: u64,
 }
 
-/// What code is for: the bytes, and how they are called.
+/// What code belongs to: a component, and how it is called.
 pub(crate) type Key = (Digest, Shape);
 
-/// The place of one component's code.
-pub(crate) struct Place {
+/// The entry of one component.
+pub(crate) struct Entry {
     key: Key,
     code: Mutex<Option<Loaded>>,
-    // The time of the table's clock at which the code was last asked for.
+    // The time of the last use, by the table's clock.
     used: AtomicU64,
-    // Held by who loads the code; remembers that it failed.
+    // Locked by the caller that loads the code; remembers a failure.
     loading: tokio::sync::Mutex<Option<Failed>>,
 }
 
@@ -58,12 +58,12 @@ struct Failed {
     until: Instant,
 }
 
-impl Place {
+impl Entry {
     fn lock(&self) -> MutexGuard<'_, Option<Loaded>> {
         self.code.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The code; loads it if it is not there, from `bytes` if they are at hand.
+    /// The code; loads it if it is not in memory, from `bytes` if they are given.
     pub(crate) async fn code(
         &self,
         shared: &Arc<Shared>,
@@ -87,7 +87,7 @@ impl Place {
                 Ok(residents.admit(self, loaded))
             }
             Err(error) => {
-                // What the host itself is at fault for may have passed by then.
+                // A fault of the host may have passed by then.
                 let pause = match error {
                     LoadError::Internal(_) => PAUSE,
                     _ => PAUSE.max(begun.elapsed() * PAUSE_FACTOR),
@@ -99,63 +99,63 @@ impl Place {
     }
 }
 
-/// What may be in memory.
+/// The budget.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     pub(crate) plugins: usize,
     pub(crate) bytes: u64,
-    /// Without a source nothing could come back, so nothing goes.
+    /// Without a source dropped code could not come back, so none is dropped.
     pub(crate) may_evict: bool,
 }
 
-/// Every place that a plugin has, by what is in it.
+/// The entries that plugins use, by component.
 pub(crate) struct Table {
     budget: Budget,
     clock: AtomicU64,
-    places: Mutex<HashMap<Key, Weak<Place>>>,
+    entries: Mutex<HashMap<Key, Weak<Entry>>>,
 }
 
 impl Table {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, clock: AtomicU64::new(0), places: Mutex::default() }
+        Self { budget, clock: AtomicU64::new(0), entries: Mutex::default() }
     }
 
-    /// The place of a component, which is kept as long as somebody holds it.
-    pub(crate) fn place(&self, key: Key) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = places.get(&key).and_then(Weak::upgrade) {
-            return place;
+    /// The entry of a component, which is kept while a plugin uses it.
+    pub(crate) fn entry(&self, key: Key) -> Arc<Entry> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
+            return entry;
         }
-        let place = Arc::new(Place {
+        let entry = Arc::new(Entry {
             key,
             code: Mutex::default(),
             used: AtomicU64::new(0),
             loading: tokio::sync::Mutex::default(),
         });
-        places.insert(key, Arc::downgrade(&place));
-        place
+        entries.insert(key, Arc::downgrade(&entry));
+        entry
     }
 
-    fn find(&self, place: &Place) -> Option<Arc<Code>> {
-        let code = place.lock().as_ref().map(|loaded| Arc::clone(&loaded.code))?;
-        self.touch(place);
+    fn find(&self, entry: &Entry) -> Option<Arc<Code>> {
+        let code = entry.lock().as_ref().map(|loaded| Arc::clone(&loaded.code))?;
+        self.touch(entry);
         Some(code)
     }
 
-    fn touch(&self, place: &Place) {
+    fn touch(&self, entry: &Entry) {
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        place.used.store(now, Ordering::Relaxed);
+        entry.used.store(now, Ordering::Relaxed);
     }
 
-    /// Puts code into its place, and others' out of theirs if there is too much.
-    fn admit(&self, place: &Place, loaded: Loaded) -> Arc<Code> {
+    /// Puts code into its entry, and drops that of others if there is too much.
+    fn admit(&self, entry: &Entry, loaded: Loaded) -> Arc<Code> {
         let code = Arc::clone(&loaded.code);
-        *place.lock() = Some(loaded);
-        self.touch(place);
+        *entry.lock() = Some(loaded);
+        self.touch(entry);
         let evicted = self.evict();
         if !evicted.is_empty() {
             tracing::debug!(plugins = evicted.len(), "code that was not used for long was dropped");
-            // Unmapping, and the pool's slots that remember it.
+            // Unmaps the code, and clears the pool's slots that were last used by it.
             tokio::task::spawn_blocking(move || drop(evicted));
         }
         code
@@ -170,14 +170,14 @@ impl Table {
         if !self.budget.may_evict || !excessive(&total) {
             return Vec::new();
         }
-        resident.sort_unstable_by_key(|(place, _)| place.used.load(Ordering::Relaxed));
+        resident.sort_unstable_by_key(|(entry, _)| entry.used.load(Ordering::Relaxed));
         let mut evicted = Vec::new();
-        for (place, size) in resident {
+        for (entry, size) in resident {
             if !excessive(&total) {
                 break;
             }
-            // Whoever runs on the code holds it, and nobody can begin to while the lock is held.
-            let gone = place.lock().take_if(|loaded| Arc::strong_count(&loaded.code) == 1);
+            // An attempt on the code has a clone of it, and none can begin while the lock is held.
+            let gone = entry.lock().take_if(|loaded| Arc::strong_count(&loaded.code) == 1);
             if let Some(gone) = gone {
                 evicted.push(gone.code);
                 total.plugins -= 1;
@@ -187,14 +187,14 @@ impl Table {
         evicted
     }
 
-    fn resident(&self) -> Vec<(Arc<Place>, u64)> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|_, place| place.strong_count() > 0);
-        let places = places.values().filter_map(Weak::upgrade);
-        places
-            .filter_map(|place| {
-                let size = place.lock().as_ref().map(|loaded| loaded.size)?;
-                Some((place, size))
+    fn resident(&self) -> Vec<(Arc<Entry>, u64)> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let entries = entries.values().filter_map(Weak::upgrade);
+        entries
+            .filter_map(|entry| {
+                let size = entry.lock().as_ref().map(|loaded| loaded.size)?;
+                Some((entry, size))
             })
             .collect()
     }
@@ -204,6 +204,6 @@ impl Table {
     }
 }
 
-fn sum(resident: &[(Arc<Place>, u64)]) -> Residents {
+fn sum(resident: &[(Arc<Entry>, u64)]) -> Residents {
     Residents { plugins: resident.len(), bytes: resident.iter().map(|(_, size)| size).sum() }
 }

@@ -1,4 +1,4 @@
-//! The door, and what a runtime is made from.
+//! The entry points of the sandbox, and its configuration.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     authorities::Authorities,
-    background::{Background, Lanes},
+    background::{Background, Profiles},
     cache::CodeCache,
     compiler::Compiler,
     descriptors,
@@ -26,24 +26,23 @@ use crate::{
     source::ComponentSource,
 };
 
-/// What a runtime is made from.
+/// The configuration of a [`Runtime`].
 #[derive(Clone)]
 pub struct RuntimeConfig {
-    /// Where compiled code is kept between starts; made private to this user. `None`: every start
-    /// compiles.
+    /// The folder that keeps compiled code between starts; made private to this user. `None`: every
+    /// start compiles.
     pub cache_dir: Option<PathBuf>,
-    /// The size that the folder is kept to, in bytes: what was not used for longest goes.
+    /// The most that the folder may hold, in bytes: the least recently used code is deleted first.
     pub cache_bytes: u64,
-    /// Where components are compiled.
+    /// How components are compiled.
     pub compiler: Compiler,
-    /// Plugins whose code is in memory at once. With a [source](Self::source), what is not running
-    /// and was not used for longest is dropped beyond that, and loaded again when it is needed.
+    /// Plugins whose code is in memory at once. Beyond that the least recently used code that does
+    /// not run is dropped, and loaded again when it is needed; only with a [source](Self::source).
     pub resident_plugins: usize,
     /// The size of their code, in bytes.
     pub resident_bytes: u64,
-    /// Instances that may live at once. One more waits until one ends. Decides the size of the
-    /// pool, which is address space until it is used: 4 GiB for each memory that each instance may
-    /// have.
+    /// Instances that may live at once; one more waits. This decides the size of the pool, which is
+    /// only address space until it is used: 4 GiB for each memory that each instance may have.
     pub max_instances: u32,
     /// The largest component that is loaded, in bytes.
     pub max_component: u64,
@@ -52,21 +51,20 @@ pub struct RuntimeConfig {
     pub ceilings: Limits,
     /// Where mail goes.
     pub mailer: Arc<dyn Mailer>,
-    /// Where the bytes of registered plugins come from when their code is not in the cache. `None`:
-    /// only loaded ones run.
+    /// Where the components of registered plugins come from when their code is not in the cache.
+    /// `None`: only loaded ones run.
     pub source: Option<Arc<dyn ComponentSource>>,
-    /// Where plugins keep values. `None`: `wasi:keyvalue` says that it is not there.
+    /// Where plugins keep values. `None`: calls of `wasi:keyvalue` fail.
     pub key_value: Option<Arc<dyn KeyValue>>,
-    /// File descriptors that outgoing HTTP connections may take, those that are idle or being made
-    /// included. A tenant alone gets half of what is for requests, two a third each: see
+    /// File descriptors for outgoing HTTP connections, idle ones and ones that are being made
+    /// included. One tenant alone gets half of those for requests, two get a third each: see
     /// [`FairSemaphore`](crate::FairSemaphore).
     pub outgoing_descriptors: usize,
-    /// Counts the mail of a version over the whole fleet. `None`: this process counts its own.
+    /// Counts a version's mail over the whole fleet. `None`: this process counts its own.
     pub mail_counter: Option<Arc<dyn MailCounter>>,
-    /// Private networks that every plugin with an HTTP grant may reach besides its own, on this
-    /// host.
+    /// Private networks that every plugin with an HTTP grant may reach, besides those of its grant.
     pub allow_private: Vec<IpNet>,
-    /// Whose certificates outgoing HTTPS believes.
+    /// The certificate authorities that outgoing HTTPS trusts.
     pub authorities: Authorities,
 }
 
@@ -99,10 +97,10 @@ impl RuntimeConfig {
 /// Why a runtime could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The configuration makes no sense.
+    /// The configuration contradicts itself.
     #[error("{0}")]
     Config(String),
-    /// The engine refuses its configuration, or the machine cannot give what it asks for.
+    /// The engine refuses its configuration, or the machine cannot provide for it.
     #[error(
         "the WebAssembly engine cannot start: {0}; with less address space than usual, try fewer instances"
     )]
@@ -110,9 +108,9 @@ pub enum RuntimeError {
     /// The folder for compiled code cannot be used.
     #[error("the code cache {folder} cannot be used: {source}")]
     Cache {
-        /// Which folder.
+        /// The folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
@@ -130,25 +128,25 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<CodeCache>,
     pub(crate) egress: Arc<Egress>,
     pub(crate) mail: Arc<Admission>,
-    // As many permits as the pool has room for, so that the pool is never asked in vain.
-    pub(crate) slots: Arc<Semaphore>,
-    // Few, so that components that describe themselves for long leave the instances to attempts.
+    // As many permits as the pool has room for, so that the pool never refuses.
+    pub(crate) instances: Arc<Semaphore>,
+    // Few, so that slow descriptions leave the instances to attempts.
     pub(crate) describing: Semaphore,
     pub(crate) background: Arc<Background>,
-    pub(crate) lanes: Lanes,
+    pub(crate) profiles: Profiles,
     pub(crate) residents: Table,
-    // Two, of which large components have one at most: an interpreter takes half a minute, and a
-    // small handler that comes after two of them shall not wait for one to end.
+    // Two, of which large components take one at most: an interpreter takes half a minute, and a
+    // small handler must not wait behind two of them.
     pub(crate) compiling: Semaphore,
     pub(crate) compiling_large: Semaphore,
 }
 
-/// Components that are compiled at once, and large ones among them.
+/// Components that are compiled at once, and large ones of these.
 const COMPILATIONS: usize = 2;
 const LARGE_COMPILATIONS: usize = 1;
 
-/// A component with more bytes is large. Handlers in Rust or Go have less, those with an
-/// interpreter more.
+/// A component with more bytes is large. Handlers in Rust or Go have fewer, those with an
+/// interpreter have more.
 pub(crate) const LARGE: usize = 4 << 20;
 
 /// Components that describe themselves at once. Each has an instance.
@@ -158,13 +156,13 @@ impl Runtime {
     /// Builds the engine and the pool, and opens the cache.
     ///
     /// # Errors
-    /// When the configuration makes no sense, the machine cannot reserve the pool's address space,
-    /// or the cache folder cannot be used.
+    /// When the configuration contradicts itself, the machine cannot reserve the pool's address
+    /// space, or the cache folder cannot be used.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         Self::with_tuning(config, &PoolTuning::default())
     }
 
-    /// [`Runtime::new`] with the pool's knobs set by hand, for measuring what each is worth.
+    /// [`Runtime::new`] with the pool's knobs set by hand, to measure what each is worth.
     ///
     /// # Errors
     /// As [`Runtime::new`].
@@ -202,7 +200,7 @@ impl Runtime {
         let egress =
             Egress::new(descriptors, private, &config.authorities, Arc::clone(&background))
                 .map_err(|error| RuntimeError::Config(format!("TLS cannot be set up: {error}")))?;
-        let slots = Arc::new(Semaphore::new(config.max_instances as usize));
+        let instances = Arc::new(Semaphore::new(config.max_instances as usize));
         let budget = Budget {
             plugins: config.resident_plugins,
             bytes: config.resident_bytes,
@@ -216,10 +214,10 @@ impl Runtime {
             cache,
             egress: Arc::new(egress),
             mail: Arc::new(mail),
-            slots,
+            instances,
             describing: Semaphore::new(DESCRIPTIONS),
             background,
-            lanes: Lanes::default(),
+            profiles: Profiles::default(),
             residents: Table::new(budget),
             compiling: Semaphore::new(COMPILATIONS),
             compiling_large: Semaphore::new(LARGE_COMPILATIONS),
@@ -228,13 +226,13 @@ impl Runtime {
     }
 
     /// Turns a component's bytes into a plugin: checks what it is, compiles it or takes its code
-    /// from the cache, and asks it to describe itself. Takes from milliseconds (cached) to half a
-    /// minute (an interpreter, compiled), beside the threads that attempts run on.
+    /// from the cache, and asks it to describe itself. This takes from milliseconds (cached) to
+    /// half a minute (an interpreter, compiled), on other threads than those of attempts.
     ///
     /// # Errors
-    /// When the bytes are not a component that exports the handler interface, import what this host
-    /// does not have, ask for more than the runtime allows, or describe themselves wrongly. Each
-    /// says what to do about it.
+    /// When the bytes are no component that exports the handler interface, or it imports what this
+    /// host does not have, asks for more than the runtime allows, or gives an invalid description.
+    /// The error says what to do about it.
     pub async fn load(
         &self,
         bytes: Vec<u8>,
@@ -258,9 +256,9 @@ impl Runtime {
         load::load(&self.shared, bytes, settings, manifest).await
     }
 
-    /// A plugin that was loaded before, here or elsewhere, and is known by what was found then. Its
-    /// code comes from the cache or from [`RuntimeConfig::source`] when it is first needed.
-    /// `secrets` are what it reads through `wasi:config` besides its configuration.
+    /// A plugin that was loaded before, here or elsewhere, from what was found then. Its code comes
+    /// from the cache or from [`RuntimeConfig::source`] when it is first needed. The plugin reads
+    /// `secrets` through `wasi:config`, besides its configuration.
     #[must_use]
     pub fn register(&self, info: PluginInfo, secrets: BTreeMap<String, String>) -> Arc<Plugin> {
         Plugin::registered(&self.shared.residents, info, secrets)
@@ -272,30 +270,29 @@ impl Runtime {
         &self.shared.config.ceilings
     }
 
-    /// Whether this host has room for such limits. [`Runtime::load`] asks too.
+    /// Checks that this host has room for such limits, as [`Runtime::load`] does.
     ///
     /// # Errors
-    /// Which of them is more than the runtime allows.
+    /// When one of them is more than the runtime allows.
     pub fn check_limits(&self, limits: &Limits) -> Result<(), LoadError> {
         Ok(limits.within(&self.shared.config.ceilings)?)
     }
 
-    /// Sees to it that a registered plugin's code is there, so that its next attempt need not wait
-    /// for it.
+    /// Loads a registered plugin's code, so that its next attempt need not wait for it.
     ///
     /// # Errors
-    /// When the code is not in the cache, and the component cannot be had, is not what its digest
-    /// says, or cannot be compiled. The same error comes at once for some seconds after, or for ten
-    /// times as long as it took.
+    /// When the code is not in the cache, and the component cannot be fetched, does not have its
+    /// digest, or cannot be compiled. The error is repeated without another attempt for some
+    /// seconds, or for ten times as long as the attempt took.
     pub async fn prepare(&self, plugin: &Plugin) -> Result<(), LoadError> {
         plugin.code(&self.shared).await.map(|_| ())
     }
 
-    /// Whether components can be compiled here, if that is done in processes of their own. What
-    /// these cannot give up is logged, once.
+    /// Checks that components can be compiled, where that is done in processes of their own. Logs
+    /// once what these processes cannot give up.
     ///
     /// # Errors
-    /// When they cannot.
+    /// When they cannot be compiled.
     pub async fn try_compiler(&self) -> Result<(), LoadError> {
         let (Compiler::Process(process), Some(cache)) =
             (&self.shared.config.compiler, &self.shared.cache)
@@ -313,14 +310,14 @@ impl Runtime {
         self.shared.residents.count()
     }
 
-    /// Runs one attempt. Waits while `max_instances` others run, and comes back when the handler
-    /// has ended, its limits have ended it or it was cancelled. It runs on threads that give way to
-    /// the caller's, unless the tenant's attempts of this plugin were quick so far.
+    /// Runs one attempt. Waits while `max_instances` others run. Returns when the handler has
+    /// ended, a limit has ended it, or it was cancelled. The handler runs on threads of a lower
+    /// priority than the caller's, unless the tenant's attempts of this plugin were quick so far.
     pub async fn invoke(&self, plugin: &Plugin, invocation: Invocation) -> Invoked {
         invoke::invoke(&self.shared, plugin, invocation).await
     }
 
-    /// The engine, for measuring what an invocation costs beside the bare engine.
+    /// The engine, to measure what an invocation costs beyond the bare engine.
     #[doc(hidden)]
     #[must_use]
     pub fn engine(&self) -> &Engine {

@@ -1,4 +1,4 @@
-//! Where components come from when their code is needed again.
+//! Where to fetch a component whose code is needed again.
 
 use async_trait::async_trait;
 use taskforge_domain::Digest;
@@ -9,6 +9,6 @@ pub trait ComponentSource: Send + Sync + 'static {
     /// The bytes of a component. The runtime checks that they have this digest.
     ///
     /// # Errors
-    /// Why they cannot be had, in a sentence for the operator.
+    /// Why they cannot be fetched, in a sentence for the operator.
     async fn component(&self, digest: &Digest) -> Result<Vec<u8>, String>;
 }

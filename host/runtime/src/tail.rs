@@ -1,4 +1,4 @@
-//! A look at the log of an attempt that runs, for whoever holds a [`LogTail`] of it.
+//! The log of an attempt while it runs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,8 +6,8 @@ use taskforge_domain::LogLine;
 
 use crate::host::SharedLog;
 
-/// The log of one attempt while it runs. Empty before the attempt begins, and after it has ended:
-/// its lines are in what the attempt came to then.
+/// The log of one attempt while it runs. Empty before the attempt begins and after it has ended,
+/// when the lines are in its result.
 #[derive(Debug, Clone, Default)]
 pub struct LogTail(Arc<OnceLock<SharedLog>>);
 
@@ -31,7 +31,7 @@ impl LogTail {
         self.0.get().map_or_else(Vec::new, |log| log.lock().latest(max))
     }
 
-    /// The attempt begins. A tail is of one attempt, so of several the first counts.
+    /// The attempt begins. A tail follows one attempt, the first.
     pub(crate) fn follow(&self, log: &SharedLog) {
         self.0.get_or_init(|| log.clone());
     }

@@ -1,61 +1,59 @@
-//! The guest's own words about its end: what its language wrote to standard error when it gave up.
+//! What the guest's language wrote to standard error about the end of the program.
 //!
-//! Each language reports in its own form: a line that names the exception, between a trace and
-//! other things that differ from run to run. That line is the error's text, and by it dead letters
-//! are grouped. Lines are looked at as they come, so that neither a long trace nor a full log hides
-//! them.
+//! Each language reports in its own form: a line that names the exception, between a trace and text
+//! that differs from run to run. That line becomes the error's message, by which dead letters are
+//! grouped. Lines are read as they come, so that neither a long trace nor a full log hides them.
 
-use crate::{log::cut, verdict::MESSAGE};
+use crate::{ending::MESSAGE, log::cut};
 
-/// Lines after a report that are no trace and after which it is no longer taken for the end.
-/// A message of several lines is followed by the rest of it.
+/// After this many lines that are no trace a report no longer counts as the end. Fewer may be the
+/// rest of its message.
 const LATER: u32 = 20;
 
-/// Lines that a message may have after its first before a trace. What has more was logged before.
+/// Lines that a message may have after its first and before a trace. More were logged before.
 const MORE: u32 = 5;
 
-/// What a guest wrote to standard error, as far as it may say why it ended.
+/// What a guest wrote to standard error that may say why it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
-    /// The line that has no end yet, cut.
+    /// The line that has no end yet, cut to what is kept.
     open: Vec<u8>,
-    /// The last line that stands at the margin and belongs to no trace.
+    /// The last line that is not indented and belongs to no trace.
     last: Option<String>,
-    /// The last line at the margin that begins with an error's name, and how many came after it
-    /// without a trace. They may be the rest of its message.
+    /// The last line that is not indented and begins with an error's name, and how many came after
+    /// it without a trace. These may be the rest of its message.
     named: Option<(String, u32)>,
-    /// The last report of an exception, and how many lines came after it.
+    /// The last report, and how many lines came after it.
     report: Option<(Report, u32)>,
     awaiting: Awaiting,
 }
 
-/// What a guest said of its end.
+/// A report of the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// A Rust panic: what it said and where.
+    /// A Rust panic: its message and place.
     Panic(String),
-    /// The line of another language's report.
+    /// The line that another language names the exception in.
     Exception(String),
 }
 
-/// What the lines before say about the next one.
+/// What the lines so far announce for the next one.
 #[derive(Debug, Default)]
 enum Awaiting {
     #[default]
     Nothing,
-    /// A Rust panic at this place says why in the next line.
+    /// The message of a Rust panic at this place.
     PanicMessage(String),
-    /// Python's frames, which are indented, before the exception. In a group all lines begin with a
-    /// bar. One that is `ignored` ends nothing.
+    /// Python's frames, which are indented, and then the exception. In a group all lines begin with
+    /// a bar. One that is `ignored` does not end the program.
     PythonException { grouped: bool, ignored: bool },
-    /// Python names an exception that it ignores, in a finalizer or at its end; frames may come
-    /// before it.
+    /// An exception that Python ignores, in a finalizer or at its end; frames may come before it.
     Ignored,
-    /// The exception's own words come in the next line.
+    /// The exception's message.
     Exception,
-    /// C++ has named the exception's type; `what()` may follow.
+    /// The `what()` of a C++ exception whose type was named.
     What(String),
-    /// The rest is a trace.
+    /// A trace, to the end.
     Trace,
 }
 
@@ -74,14 +72,14 @@ const TRACES: [&str; 11] = [
     "Extension modules:",
 ];
 
-/// The shortest line that begins any of this, in bytes.
+/// The shortest of these lines, in bytes.
 const SHORTEST: usize = 6;
 
-/// How lines begin that report the end by themselves.
+/// The beginnings of lines that are reports by themselves.
 const NAMED: [&str; 5] =
     ["panic: ", "fatal error: ", "Fatal Python error: ", "libc++abi: ", "Uncaught "];
 
-/// Lines that say nothing of their own.
+/// Lines that carry no information.
 const NOISE: [&str; 6] = [
     "note: run with `RUST_BACKTRACE",
     "[signal ",
@@ -92,7 +90,7 @@ const NOISE: [&str; 6] = [
 ];
 
 impl Words {
-    /// Takes what the guest wrote to standard error. What is too long for a message is not kept.
+    /// Reads what the guest wrote to standard error. Keeps no more than a message needs.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
@@ -103,14 +101,14 @@ impl Words {
         self.extend(bytes);
     }
 
-    /// Takes a line that the guest logged: of those only a report counts.
+    /// Reads a line that the guest logged; only a report counts there.
     pub(crate) fn logged(&mut self, line: &str) {
         let (last, named) = (self.last.take(), self.named.take());
         self.line(cut(line, MESSAGE));
         (self.last, self.named) = (last, named);
     }
 
-    /// What the guest said of its end: a report of an exception, or its last line.
+    /// What the guest wrote about its end: a report, and its last line.
     pub(crate) fn end(&mut self) -> (Option<&Report>, Option<&str>) {
         if !self.open.is_empty() {
             self.end_line();
@@ -135,12 +133,12 @@ impl Words {
         }
         let line = std::mem::take(&mut self.open);
         self.line(&String::from_utf8_lossy(&line));
-        // Its memory serves for the next line.
+        // Keeps the buffer for the next line.
         self.open = line;
         self.open.clear();
     }
 
-    /// An empty line, of which a flood may have millions. It ends a trace.
+    /// An empty line, which ends a trace. A flood may have millions.
     fn blank(&mut self) {
         match &self.awaiting {
             Awaiting::PanicMessage(place) => {
@@ -164,7 +162,7 @@ impl Words {
             return;
         }
         if line.starts_with(char::is_whitespace) {
-            // A frame of a trace that no line announces.
+            // A frame of a trace that no line announced.
             if line.trim_start().starts_with("at ") {
                 self.trace_begins();
             }
@@ -183,7 +181,7 @@ impl Words {
         last.push_str(line);
     }
 
-    /// Of a message of several lines, the first says what it is.
+    /// A trace begins: the message is the first of the lines before it.
     fn trace_begins(&mut self) {
         if let Some((named, ..=MORE)) = self.named.take() {
             self.last = Some(named);
@@ -200,7 +198,7 @@ impl Words {
                 true
             }
             Awaiting::Ignored => {
-                // Without frames, this line is the exception.
+                // Without frames this line is the exception.
                 if let Some(grouped) = traceback(line) {
                     self.awaiting = Awaiting::PythonException { grouped, ignored: true };
                 }
@@ -277,7 +275,7 @@ impl Words {
             self.awaiting = Awaiting::What(name.trim_matches('\'').to_owned());
             return true;
         }
-        // A panic while Go panics is indented.
+        // Go indents a panic during a panic.
         let whole = line.strip_prefix('\t').unwrap_or(line);
         let named = NAMED.iter().any(|name| whole.starts_with(name));
         let named = named
@@ -327,12 +325,12 @@ fn names_an_error(line: &str) -> bool {
     name.ends_with("Error") || name.ends_with("Exception")
 }
 
-/// What a panic said and where.
+/// A panic's message and place.
 fn at(said: &str, place: &str) -> String {
     format!("{said} ({place})").trim_start().to_owned()
 }
 
-/// Before Rust 1.73 a panic was one line: `'what it said', src/lib.rs:1:2`.
+/// Before Rust 1.73 a panic was one line: `'message', src/lib.rs:1:2`.
 fn old_panic(place: &str) -> Option<Report> {
     let (said, place) = place.strip_prefix('\'')?.rsplit_once("', ")?;
     Some(Report::Panic(at(said, place)))

@@ -1,14 +1,14 @@
 //! Whether a new schema takes everything that the old one took.
 //!
-//! The question cannot be answered for every pair of schemas, so the search is careful: a new
-//! schema passes where it can be *shown* to take what the old one took, and wherever that cannot be
-//! shown, what changed there is a break that says so. What is textually unchanged is fine whatever
-//! it means. Annotations (titles, defaults, examples, `format`) are no part of the question.
+//! The question cannot be answered for every pair of schemas, so the search is conservative: a new
+//! schema passes where it can be *shown* to take what the old one took, and every other change is a
+//! break. Unchanged text passes whatever it means. Annotations (titles, defaults, examples,
+//! `format`) are ignored.
 //!
-//! One thing is deliberately not held against a new schema: that it gives a meaning to a field
-//! which the old one did not name, in an object whose other fields it did name. Nobody who kept to
-//! the old schema sent that field, and adding an optional field is what most new versions do. A
-//! free-form object, whose schema names no fields, promises to take all.
+//! One incompatibility is allowed on purpose: the new schema may give a meaning to a field which
+//! the old one did not name, in an object whose other fields it did name. Clients of the old schema
+//! do not send that field, and most new versions add an optional field. A free-form object, whose
+//! schema names no fields, must still take all.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -45,7 +45,7 @@ pub struct Break {
     /// The field of the input, as a JSON pointer. A `*` in it stands for every field that has no
     /// name in the schema.
     pub pointer: String,
-    /// What changed, in a sentence.
+    /// What changed, as a sentence.
     pub detail: String,
 }
 
@@ -101,8 +101,8 @@ struct Search<'a> {
     depth: usize,
     /// How deep in the value the search is.
     level: usize,
-    /// Above 0, fields without a name are held against the new schema too: where old and new have
-    /// changed places, or are mixed.
+    /// Above 0, fields without a name count as breaks too: where old and new have changed places,
+    /// or are mixed.
     strict: usize,
     /// What is being shown, and at which level. A pair that comes again deeper in the value may be
     /// taken as shown: values end somewhere. At the same level it shows nothing.
@@ -178,7 +178,7 @@ impl<'a> Search<'a> {
         found
     }
 
-    /// The same, with fields that have no name held against the new schema.
+    /// The same, where fields without a name count as breaks.
     fn strictly<T>(&mut self, show: impl FnOnce(&mut Self) -> T) -> T {
         self.strict += 1;
         let shown = show(self);

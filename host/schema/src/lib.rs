@@ -1,9 +1,9 @@
-//! Schemas of strangers: compiled, checked against, compared.
+//! Compiles, checks against and compares JSON Schemas of strangers.
 //!
-//! A plugin says with a JSON Schema what its tasks look like. The door checks inputs against it,
-//! the registry looks whether a new version's schema still takes what the one before took, and a
-//! worker checks again what was accepted under another version. All of that must end soon, whatever
-//! a stranger wrote.
+//! A plugin describes the inputs of its tasks by a JSON Schema. The API checks inputs against it,
+//! the registry checks whether a new version's schema still takes what the previous one took, and a
+//! worker checks inputs again that were accepted under another version. Every check ends soon,
+//! whatever the schema is.
 //!
 //! | file | the concept |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`compatibility`] | whether a new schema takes everything that the old one took |
 //! | [`text`] | pointers and texts that strangers made up |
 //!
-//! It knows no plugin, no task and no HTTP.
+//! The crate knows no plugin, no task and no HTTP.
 
 pub mod compatibility;
 pub mod schema;

@@ -7,8 +7,8 @@ use std::{
 
 use crate::server::Folder;
 
-/// The clock of a host: the processes that are started with it believe it, whatever it is set to.
-/// What counts time that nobody sets (`CLOCK_MONOTONIC`) goes on as it does on a real host.
+/// The clock of a host: processes that are started with it see the time that it is set to. Their
+/// monotonic clock goes on as it does on a real host.
 #[derive(Debug)]
 pub struct HostClock {
     folder: Folder,
@@ -16,7 +16,7 @@ pub struct HostClock {
 }
 
 impl HostClock {
-    /// A clock that is right at first. `None` where libfaketime is not installed, which is an error
+    /// A clock that is correct at first. `None` where libfaketime is not installed, which is an error
     /// where `CI` is set.
     ///
     /// # Panics
@@ -40,7 +40,7 @@ impl HostClock {
         self.folder.path().join("time")
     }
 
-    /// Sets it to so many seconds after the right time, or before it.
+    /// Sets it to so many seconds after the correct time, or before it.
     ///
     /// # Panics
     /// When that fails.
@@ -51,12 +51,12 @@ impl HostClock {
         std::fs::rename(&new, self.file()).unwrap();
     }
 
-    /// Has a process believe it.
+    /// Makes a process use it.
     pub fn apply(&self, command: &mut Command) {
         command.envs(self.variables());
     }
 
-    /// The variables of a process that believes it.
+    /// The variables of a process that uses it.
     pub(crate) fn variables(&self) -> [(&'static str, String); 5] {
         [
             ("LD_PRELOAD", self.library.display().to_string()),

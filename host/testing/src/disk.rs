@@ -51,7 +51,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: whoever used it may still be closing a file.
+        // Lazily, because a process may still be closing a file.
         Command::new("umount").arg("-l").arg(&self.0).status().ok();
     }
 }

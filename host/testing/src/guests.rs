@@ -1,4 +1,4 @@
-//! Finding compiled plugins, and the hand-written components.
+//! Finds compiled plugins and hand-written components.
 
 use std::{
     env, fs,
@@ -17,7 +17,7 @@ pub const FOLDER_VARIABLE: &str = "TASKFORGE_TEST_PLUGINS";
 pub fn path(name: &str) -> PathBuf {
     let file = format!("{name}.wasm");
     let tried = folders().into_iter().map(|folder| folder.join(&file)).find(|path| path.is_file());
-    tried.unwrap_or_else(|| panic!("{file} is not built: run `make plugins` first"))
+    tried.unwrap_or_else(|| panic!("{file} is not built: run `make test-plugins` first"))
 }
 
 /// A plugin's component.

@@ -26,13 +26,13 @@ pub fn request(method: &str, path: &str, key: Option<&str>, body: &str) -> Strin
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// What is in it; JSON, of every route.
+    /// The body, which is JSON for every route.
     pub body: serde_json::Value,
 }
 
-/// Sends a request and waits for its answer, but no longer than `patience`, and hangs up then.
+/// Sends a request and waits for its answer, but no longer than `limit`, and hangs up then.
 /// `None` if the whole answer did not come.
-pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<Answer> {
+pub async fn ask(address: SocketAddr, request: &str, limit: Duration) -> Option<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -45,10 +45,10 @@ pub async fn ask(address: SocketAddr, request: &str, patience: Duration) -> Opti
             body: serde_json::from_str(body).unwrap_or_default(),
         })
     };
-    tokio::time::timeout(patience, exchange).await.ok().flatten()
+    tokio::time::timeout(limit, exchange).await.ok().flatten()
 }
 
-/// Of a request that was sent in part only: what the client had written when it hung up.
+/// The beginning of a request, for a client that hangs up before all of it is sent.
 #[must_use]
 pub fn cut(request: &str, at: usize) -> &str {
     let mut end = at.min(request.len());

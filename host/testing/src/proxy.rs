@@ -1,4 +1,4 @@
-//! A TCP proxy that can cut the wire.
+//! A TCP proxy that can break connections.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,6 +14,7 @@ use tokio::{
 pub struct Proxy {
     address: SocketAddr,
     wire: Arc<watch::Sender<Wire>>,
+    stranded: Arc<watch::Sender<()>>,
     accepting: AbortHandle,
 }
 
@@ -33,13 +34,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let wire = Arc::new(watch::Sender::new(Wire::Whole));
-        let state = wire.clone();
+        let stranded = Arc::new(watch::Sender::new(()));
+        let (state, strand) = (wire.clone(), stranded.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target, state.subscribe()));
+                tokio::spawn(pass(client, target, state.subscribe(), strand.subscribe()));
             }
         });
-        Self { address, wire, accepting: accepting.abort_handle() }
+        Self { address, wire, stranded, accepting: accepting.abort_handle() }
     }
 
     /// The port that it listens on.
@@ -58,6 +60,12 @@ impl Proxy {
     pub fn mend(&self) {
         self.wire.send_replace(Wire::Whole);
     }
+
+    /// Lets no byte of the connections that are open now through any more. They stay open and
+    /// silent; new ones work.
+    pub fn strand(&self) {
+        self.stranded.send_replace(());
+    }
 }
 
 impl Drop for Proxy {
@@ -66,15 +74,28 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(mut client: TcpStream, target: u16, mut wire: watch::Receiver<Wire>) {
+async fn pass(
+    mut client: TcpStream,
+    target: u16,
+    mut wire: watch::Receiver<Wire>,
+    mut stranded: watch::Receiver<()>,
+) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)).await else {
         return;
     };
+    let mut is_stranded = false;
     let is_cut = tokio::select! {
         biased;
         _ = wire.wait_for(|wire| *wire == Wire::Cut) => true,
+        Ok(()) = stranded.changed() => {
+            is_stranded = true;
+            false
+        }
         _ended = copy_bidirectional(&mut client, &mut server) => false,
     };
+    if is_stranded {
+        std::future::pending::<()>().await;
+    }
     if is_cut {
         // Both sockets are held, silent, until the wire is whole; the proxy's end counts as that.
         let _whole = wire.wait_for(|wire| *wire == Wire::Whole).await;

@@ -24,7 +24,7 @@ pub struct Letter {
 
 /// An SMTP server on loopback. It knows no recipient with `nobody` in the address (550), is not
 /// ready for those with `busy` (450), has no room for those with `full` (452), and takes one a
-/// message of those with `crowd` (452) or `horde` (552, as RFC 821 had it).
+/// message of those with `many` (452) or `horde` (552, as RFC 821 had it).
 #[derive(Debug)]
 pub struct Postbox {
     server: Server,
@@ -130,7 +130,7 @@ impl Handler for Desk {
         if to.contains("full") {
             return Response::custom(452, "mailbox full".to_owned());
         }
-        for (name, code) in [("crowd", 452), ("horde", 552)] {
+        for (name, code) in [("many", 452), ("horde", 552)] {
             if to.contains(name) && self.current.to.iter().any(|other| other.contains(name)) {
                 return Response::custom(code, "too many recipients".to_owned());
             }

@@ -139,8 +139,7 @@ fn fail(
     })
 }
 
-/// Tells a counter outside that this attempt ran: the truth that chaos tests compare the store
-/// with.
+/// Tells a counter outside that this attempt ran: chaos tests compare that count with the store.
 async fn count_run(url: &str, task: &Task) -> Result<serde_json::Value, Failure> {
     let answer = http::get(url)
         .header("x-task-id", &task.id)

@@ -14,7 +14,7 @@ pub struct Answer {
     bytes: u64,
 }
 
-/// Sends the request, and the ones that it redirects to if that is wanted.
+/// Sends the request and, if asked to, those that it redirects to.
 ///
 /// # Errors
 /// The host's refusal or the network's error, as the SDK classifies it.

@@ -1,4 +1,5 @@
-;; Makes $COUNT requests with a path of $BYTES bytes each, in `describe` or in `handle`, whichever the test puts `hold` into.
+;; Makes $COUNT requests with a path of $BYTES bytes each, in `describe` or in `handle`, whichever
+;; the test puts `hold` into.
 (component
   (import "wasi:http/types@0.2.0" (instance $types
     (export "fields" (type $fields (sub resource)))

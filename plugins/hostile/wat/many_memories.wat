@@ -1,5 +1,6 @@
-;; 12 instances of a module that grows its memory by 8 MiB: each is within any sensible limit on one memory, together they
-;; hold 96 MiB. Completes where the sum is allowed; traps as soon as one of them is refused.
+;; 12 instances of a module that grows its memory by 8 MiB: each is within any sensible limit on one
+;; memory, together they hold 96 MiB. Completes where the sum is allowed; traps as soon as one of
+;; them is refused.
 (component
   (core module $hog
     (memory 0)
@@ -21,7 +22,8 @@
     (import "hog10" "grow" (func $grow10))
     (import "hog11" "grow" (func $grow11))
     (memory (export "memory") 1)
-    ;; The description: six pointers with lengths. Then their texts, the result of `handle` (tag, pointer, length) and its text.
+    ;; The description: six pointers with lengths. Then their texts, the result of `handle` (tag,
+    ;; pointer, length) and its text.
     (data (i32.const 0) "\40\00\00\00\0b\00\00\00" "\4b\00\00\00\05\00\00\00" "\50\00\00\00\07\00\00\00"
       "\57\00\00\00\02\00\00\00" "\57\00\00\00\02\00\00\00" "\00\00\00\00\00\00\00\00")
     (data (i32.const 64) "hostile-wat" "1.0.0" "by hand" "{}")

@@ -2,7 +2,8 @@
 (component
   (core module $plugin
     (memory (export "memory") 1)
-    ;; The description: six pointers with lengths. Then their texts, the result of `handle` (tag, pointer, length) and its text.
+    ;; The description: six pointers with lengths. Then their texts, the result of `handle` (tag,
+    ;; pointer, length) and its text.
     (data (i32.const 0) "\40\00\00\00\0b\00\00\00" "\4b\00\00\00\05\00\00\00" "\50\00\00\00\07\00\00\00"
       "\57\00\00\00\02\00\00\00" "\57\00\00\00\02\00\00\00" "\00\00\00\00\00\00\00\00")
     (data (i32.const 64) "hostile-wat" "1.0.0" "by hand" "{}")

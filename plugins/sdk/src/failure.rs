@@ -74,7 +74,7 @@ impl Failure {
         self.retry
     }
 
-    /// Whether another attempt is wanted at all.
+    /// Whether another attempt should be made at all.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.retry != Retry::Never

@@ -36,8 +36,8 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Waits, while other futures of the handler go on. The attempt's deadline does not stop for it: to
-/// wait for long, return [`Failure::retry_after`](crate::Failure::retry_after) and let the worker
-/// have its slot back.
+/// wait for long, return [`Failure::retry_after`](crate::Failure::retry_after), so that the worker
+/// can run other tasks meanwhile.
 pub async fn sleep(duration: Duration) {
     #[cfg(target_family = "wasm")]
     wstd::task::sleep(duration.into()).await;

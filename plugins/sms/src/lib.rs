@@ -26,7 +26,7 @@ const QUOTE: usize = 500;
 const CONFLICT: u16 = 409;
 
 /// How long the gateway may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The message.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -79,7 +79,7 @@ pub async fn sms(input: Input, task: Task) -> Result<Output, Failure> {
         .header("authorization", format!("Bearer {key}"))
         .header("accept", "application/json")
         .json(&message)
-        .timeout(PATIENCE)
+        .timeout(GATEWAY_TIMEOUT)
         .send()
         .await
         .context("asking the gateway")?;

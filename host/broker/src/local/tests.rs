@@ -179,9 +179,9 @@ async fn in_a_storm_every_hint_is_taken_once() {
                         wait: LONG,
                     };
                     // Some calls are dropped while they wait.
-                    let patience =
+                    let limit =
                         if n % 2 == 0 { LONG } else { Duration::from_micros(random.u64(0..300)) };
-                    if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
+                    if let Ok(popped) = tokio::time::timeout(limit, broker.pop(want)).await {
                         hints(popped.unwrap())
                             .into_iter()
                             .for_each(|hint| taken.send(hint.id).unwrap());

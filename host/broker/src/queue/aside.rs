@@ -1,4 +1,4 @@
-//! Lanes of which a claim said that a cap is reached.
+//! Lanes whose cap a claim found reached.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use taskforge_domain::{LaneLimits, TaskType, TenantId};
 use super::{ASIDE, ASIDE_STEP, ASIDE_STEPS, millis};
 use crate::Hint;
 
-/// Until when each lane gives nothing. A lane is a tenant's tasks of one type, in every priority.
+/// Until when each lane offers nothing, in every priority.
 #[derive(Debug, Default)]
 pub(super) struct Aside(HashMap<TaskType, HashMap<TenantId, u64>>);
 
@@ -18,7 +18,7 @@ impl Aside {
         tenants.insert(hint.lane.tenant.clone(), now + millis(ASIDE));
     }
 
-    /// What they may give in one pop. Those that may give all again are forgotten.
+    /// How many hints they may give in one pop. Lanes that may give all again are forgotten.
     pub(super) fn offers(&mut self, now: u64) -> LaneLimits {
         let mut offers = LaneLimits::default();
         self.0.retain(|task_type, tenants| {
@@ -34,7 +34,7 @@ impl Aside {
         offers
     }
 
-    /// In how many milliseconds the next lane of these types gives something again.
+    /// In how many milliseconds the next lane of these types may give hints again.
     pub(super) fn next(&self, types: &[TaskType], now: u64) -> Option<u64> {
         let tenants = types.iter().filter_map(|name| self.0.get(name));
         let until = tenants.flat_map(HashMap::values);
@@ -47,7 +47,7 @@ fn is_soon(until: u64, now: u64) -> bool {
     until <= now + millis(ASIDE)
 }
 
-/// What a lane that is aside until then may give. `None`: all.
+/// How many hints a lane that is aside until then may give. `None`: all.
 fn offer(until: u64, now: u64) -> Option<usize> {
     let Some(since) = now.checked_sub(until) else {
         return is_soon(until, now).then_some(0);

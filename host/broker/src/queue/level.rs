@@ -11,13 +11,13 @@ use super::born;
 
 #[derive(Debug, Default)]
 pub(super) struct Level {
-    /// The turn of the tenant that was served last, at its highest.
+    /// The highest turn that was served.
     turn: u64,
     tenants: HashMap<TenantId, Share>,
     types: HashMap<TaskType, TypeLine>,
 }
 
-/// A tenant's place in a level. It exists while the tenant has hints there.
+/// A tenant's turn in a level. It exists while the tenant has hints there.
 #[derive(Debug)]
 struct Share {
     turn: u64,
@@ -29,10 +29,11 @@ struct Share {
 #[derive(Debug, Default)]
 struct TypeLine {
     tenants: HashMap<TenantId, Line>,
-    /// Whose turn it is. A turn may be out of date, because it grows in the other types' lines too;
-    /// it is put right when it comes first, which suffices because turns only grow.
+    /// Tenants by turn. An entry may be out of date, because serving another type moves the
+    /// tenant's turn too. It is corrected when it comes first, which suffices because turns only
+    /// grow.
     turns: BTreeSet<(u64, TenantId)>,
-    /// Whose first hint is the oldest, by the millisecond.
+    /// Tenants by the millisecond of their first hint.
     heads: BTreeSet<(u64, TenantId)>,
 }
 
@@ -75,7 +76,7 @@ impl Level {
         true
     }
 
-    /// Whether there is a hint of this type to take.
+    /// Whether a hint of this type can be taken.
     pub(super) fn has(&self, task_type: &TaskType, offers: &LaneLimits) -> bool {
         self.types.get(task_type).is_some_and(|line| {
             !offers.concern(task_type)
@@ -83,7 +84,7 @@ impl Level {
         })
     }
 
-    /// Hints of a lane.
+    /// How many hints a lane has.
     pub(super) fn len(&self, tenant: &TenantId, task_type: &TaskType) -> usize {
         self.line(tenant, task_type).map_or(0, |line| line.hints.len())
     }
@@ -106,7 +107,7 @@ impl Level {
         heads.map(|(since, _)| *since).min()
     }
 
-    /// Whether this holds for the creation of any type's oldest task.
+    /// Whether this holds for the time of any type's oldest task.
     pub(super) fn any_head(&self, types: &[TaskType], holds: impl Fn(u64) -> bool) -> bool {
         types
             .iter()
@@ -114,7 +115,7 @@ impl Level {
             .any(|(since, _)| holds(*since))
     }
 
-    /// The tenant whose turn it is among those with hints of these types.
+    /// The tenant of these types whose turn comes first.
     pub(super) fn next(&mut self, types: &[TaskType], offers: &LaneLimits) -> Option<TenantId> {
         let turns = types.iter().filter_map(|name| {
             let line = self.types.get_mut(name)?;
@@ -123,7 +124,7 @@ impl Level {
         turns.min().map(|(_, tenant)| tenant)
     }
 
-    /// Takes a tenant's oldest hint of these types, and moves the tenant on.
+    /// Takes a tenant's oldest hint of these types, and moves its turn on.
     pub(super) fn pop(
         &mut self,
         tenant: &TenantId,
@@ -189,7 +190,7 @@ impl Level {
         }
     }
 
-    /// A lane gives hints again: its tenant has saved up no turns meanwhile.
+    /// A lane is back from aside: its tenant must not have saved up turns meanwhile.
     pub(super) fn catch_up(&mut self, tenant: &TenantId, task_type: &TaskType) {
         if self.line(tenant, task_type).is_some()
             && let Some(share) = self.tenants.get_mut(tenant)
@@ -198,7 +199,7 @@ impl Level {
         }
     }
 
-    /// Whether nothing is left in any of its tables.
+    /// Whether its tables are empty.
     #[cfg(test)]
     pub(super) fn is_clean(&self) -> bool {
         self.types.is_empty() && self.tenants.is_empty()
@@ -206,8 +207,7 @@ impl Level {
 }
 
 impl TypeLine {
-    /// The tenant whose turn it is here among the open ones, after out-of-date turns were put
-    /// right.
+    /// The open tenant whose turn comes first. Corrects out-of-date turns on the way.
     fn next(
         &mut self,
         shares: &HashMap<TenantId, Share>,

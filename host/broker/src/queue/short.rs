@@ -1,4 +1,4 @@
-//! How far a lane that has overflowed knows the store.
+//! Which pending tasks a lane that has overflowed knows.
 
 use taskforge_domain::TaskId;
 use uuid::Uuid;
@@ -6,14 +6,14 @@ use uuid::Uuid;
 /// Of a lane that has overflowed, every pending task with an id below `from` is queued (or was
 /// taken), and no other is.
 ///
-/// So what was pushed can be taken or dropped at a glance, and nothing that is dropped needs to be
-/// remembered: its id is not below `from`, where the next refill begins. With one exception: a
-/// refill is under way, its page was read before a push, and the push is dropped before the page
-/// comes in. The page cannot be trusted from that id on.
+/// So one comparison decides whether a pushed hint is taken or dropped, and a dropped one needs no
+/// memory: its id is not below `from`, where the next refill begins. The exception is a hint that
+/// is dropped while a refill is under way, after the refill's page was read: from that id on the
+/// page cannot be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Short {
     from: TaskId,
-    /// The least id that was dropped since the last refill was asked for.
+    /// The least id that was dropped since the last refill began.
     dropped: Option<TaskId>,
 }
 
@@ -23,17 +23,17 @@ impl Short {
         Self { from, dropped: None }
     }
 
-    /// All up to and including this id is known.
+    /// All ids up to and including this one are known.
     pub(super) fn after(last: TaskId) -> Self {
         Self::new(next(last))
     }
 
-    /// Whether all ids up to this one are known too, so that it overtakes nobody.
+    /// Whether all ids up to this one are known, so that its hint overtakes no task.
     pub(super) fn knows(&self, id: TaskId) -> bool {
         id < self.from
     }
 
-    /// Whether a pushed hint may come in. If not, it is remembered.
+    /// Whether a pushed hint is taken. If not, its id is remembered.
     pub(super) fn admits(&mut self, id: TaskId) -> bool {
         if self.knows(id) {
             return true;
@@ -42,7 +42,7 @@ impl Short {
         false
     }
 
-    /// This id was known, and had to go.
+    /// The hint of this id was queued and had to be dropped.
     pub(super) fn lower(&mut self, id: TaskId) {
         self.from = self.from.min(id);
     }
@@ -52,8 +52,8 @@ impl Short {
         Self { from: TaskId::from_uuid(Uuid::nil()), ..self }
     }
 
-    /// Begins a refill: tasks behind this id are wanted.
-    pub(super) fn ask(&mut self) -> Option<TaskId> {
+    /// Begins a refill, with the tasks that follow the answer.
+    pub(super) fn begin_refill(&mut self) -> Option<TaskId> {
         self.dropped = None;
         self.from
             .as_uuid()
@@ -62,8 +62,8 @@ impl Short {
             .map(|id| TaskId::from_uuid(Uuid::from_u128(id)))
     }
 
-    /// All tasks behind `after` up to `last` came in, or all that there are. `None`: the lane knows
-    /// all now.
+    /// The tasks after `after` and up to `last` were added, or all that there are. `None`: the lane
+    /// knows every pending task now.
     pub(super) fn refilled(
         self,
         after: Option<TaskId>,
@@ -71,7 +71,7 @@ impl Short {
         is_all: bool,
     ) -> Option<Self> {
         if after.is_some_and(|after| !self.knows(after)) {
-            // Between what is known and what came in there is a gap.
+            // There is a gap between what is known and these tasks.
             return Some(self);
         }
         let reached = match last.or(after) {

@@ -143,7 +143,7 @@ fn under_endless_urgent_hints_an_old_one_goes_within_its_bound() {
     let before = start + millis(AGEING_AFTER) - 1000;
     assert!(
         (0..100).all(|_| pop(before).lane.priority == Priority::MAX),
-        "priority holds while patience lasts"
+        "priority holds until the hints are overdue"
     );
     let after = start + 2 * millis(AGEING_AFTER);
     for (older, expected) in old.iter().enumerate() {

@@ -1,6 +1,6 @@
--- ARGV: ask | mark | lose, and a name for a rebuild. A rebuild is named when the loss is noticed,
--- and only a rebuild that bears the present name can mark its end: one that began before another
--- loss has not put right what that one took.
+-- ARGV: ask | mark | lose, and a name for a rebuild. A rebuild gets its name when a loss is
+-- noticed, and only the rebuild of the present name can mark its end: one that began before another
+-- loss has not replaced what that loss took.
 local epoch, rebuild = base .. 'epoch', base .. 'rebuild'
 if ARGV[1] == 'lose' then
   call('DEL', epoch)

@@ -10,31 +10,31 @@ use crate::{
     queue::{AGEING_AFTER, LANE_CAPACITY},
 };
 
-/// How a [`RedisBroker`](super::RedisBroker) reaches Redis (or Valkey), and what it keeps there.
+/// How a [`RedisBroker`](super::RedisBroker) reaches Redis or Valkey, and what it keeps there.
 #[derive(Clone)]
 pub struct RedisConfig {
     /// `redis://[user][:password]@host[:port][/db]`, in which a slash in user or password is
     /// written `%2F`, or `rediss://` for TLS. For a cluster `redis-cluster://` or
-    /// `rediss-cluster://`, where more hosts may follow: `redis-cluster://one:6379,two:6379`; user
-    /// and password are then those of all.
+    /// `rediss-cluster://`, where more hosts may follow: `redis-cluster://one:6379,two:6379`. All
+    /// have the same user and password.
     pub url: String,
-    /// The server is part of a cluster, whatever the scheme of the URL says.
+    /// Whether the server is part of a cluster although the scheme does not say so.
     pub cluster: bool,
-    /// Begins every key, as a hash tag. Fleets that share a server have one each.
+    /// Every key begins with it, as a hash tag. Each fleet on a server needs its own.
     pub prefix: String,
-    /// Whose queues they are. Those of another fleet under the same prefix are left alone: the
-    /// broker is away then, and says so. `None`: whoever's they are.
+    /// The fleet that owns the queues. If another fleet has queues under this prefix the broker
+    /// leaves them alone: it is away, and says why. `None`: the owner is not checked.
     pub fleet: Option<FleetId>,
-    /// Hints in a lane.
+    /// The most hints in a lane.
     pub lane_capacity: usize,
     /// A hint is overdue once its task is older than this.
-    pub patience: Duration,
-    /// Tells the age of tasks: the store's.
+    pub ageing_after: Duration,
+    /// Judges the age of tasks: the store's clock.
     pub clock: Clock,
-    /// After this long a command has failed.
+    /// A command without an answer fails after this.
     pub timeout: Duration,
-    /// Whose certificates are believed, as PEM. `None`: the system's authorities, or those that
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// Trusted certificate authorities, as PEM. `None`: the system's, or those that `SSL_CERT_FILE`
+    /// and `SSL_CERT_DIR` name.
     pub authorities: Option<String>,
 }
 
@@ -48,20 +48,20 @@ impl RedisConfig {
             prefix: "taskforge".into(),
             fleet: None,
             lane_capacity: LANE_CAPACITY,
-            patience: AGEING_AFTER,
+            ageing_after: AGEING_AFTER,
             clock: Clock::default(),
             timeout: Duration::from_secs(1),
             authorities: None,
         }
     }
 
-    /// What is expected of a server's certificate beyond the defaults, if anything.
+    /// The settings of TLS where they are not the defaults.
     pub(super) fn certificates(&self) -> Option<TlsCertificates> {
         let pem = self.authorities.as_ref()?;
         Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone().into_bytes()) })
     }
 
-    /// Whether there is a cluster, and the URLs to begin with.
+    /// Whether this is a cluster, and the URLs of its first servers.
     pub(super) fn servers(&self) -> BrokerResult<(bool, Vec<String>)> {
         let invalid = |why: &str| BrokerError(format!("the URL of Redis is not valid: {why}"));
         if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
@@ -74,8 +74,7 @@ impl RedisConfig {
         let plain = scheme.strip_suffix("-cluster");
         let is_cluster = self.cluster || plain.is_some();
         let scheme = plain.unwrap_or(scheme);
-        // A slash ends what may be user and password; every other character in them is taken as it
-        // is written.
+        // User and password end before the first slash; every other character may be part of them.
         let head = rest.find('/').unwrap_or(rest.len());
         let (user, hosts) = match rest.get(..head).and_then(|head| head.rfind('@')) {
             Some(at) => {
@@ -105,8 +104,8 @@ pub(super) fn client(url: &str, certificates: Option<&TlsCertificates>) -> Redis
     }
 }
 
-/// Writes the characters that would end or divide a URL before its host as `%XX`. The first colon
-/// divides user and password.
+/// Escapes the characters of user and password that mean something in a URL as `%XX`. The first
+/// colon divides the two.
 fn escape(credentials: &str) -> String {
     let escape = |text: &str| -> String {
         text.chars()
@@ -132,7 +131,7 @@ impl std::fmt::Debug for RedisConfig {
             .field("prefix", &self.prefix)
             .field("fleet", &self.fleet)
             .field("lane_capacity", &self.lane_capacity)
-            .field("patience", &self.patience)
+            .field("ageing_after", &self.ageing_after)
             .field("timeout", &self.timeout)
             .finish()
     }

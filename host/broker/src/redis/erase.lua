@@ -1,4 +1,4 @@
--- Deletes every key of this fleet. Goes through the names of all keys of the server, so it is for
+-- Deletes every key of this fleet. It scans the names of all keys of the server, so it is for
 -- fleets that are thrown away.
 local cursor = '0'
 repeat

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value};
 
-/// How often the server is asked: somebody may change it while it runs.
+/// How often the server is asked: its configuration may change while it runs.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The `maxmemory-policy` of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Eviction {
-    /// `noeviction`: it refuses what it has no room for, which is noticed.
+    /// `noeviction`: a command for which there is no room fails, so the loss is noticed.
     Never,
-    /// One that deletes keys, by its name. Hints, counts and policies vanish then, and nobody is
-    /// told.
+    /// A policy that deletes keys, by its name. Hints, counts and policies vanish then without a
+    /// failure.
     Policy(String),
     /// The server does not say.
     Unknown(String),
@@ -46,7 +46,7 @@ impl Eviction {
         }
     }
 
-    /// Tells the log, when it is not as it was.
+    /// Logs a change.
     pub(super) fn report(&self, known: Option<&Self>) {
         if known.map(Self::name) == Some(self.name()) {
             return;
@@ -58,11 +58,11 @@ impl Eviction {
         }
     }
 
-    /// `None` if no part of the answer names a policy. Of several servers the worst counts.
+    /// The policy named in an answer, if any; of several servers the worst one.
     fn find(texts: &[String]) -> Option<Self> {
         let mut found = None;
         for name in texts {
-            // It becomes part of a metric and of a log line.
+            // The name becomes part of a metric and of a log line.
             let is_name = !name.is_empty()
                 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
             match name.as_str() {
@@ -75,8 +75,8 @@ impl Eviction {
     }
 }
 
-/// How to ask: by `INFO`, which most servers allow, and else by `CONFIG`, which managed ones do
-/// not.
+/// The commands to ask with: `INFO`, which most servers allow, and then `CONFIG`, which managed
+/// ones do not.
 pub(super) fn questions() -> [Cmd; 2] {
     let mut info = redis::cmd("INFO");
     info.arg("memory");
@@ -85,7 +85,10 @@ pub(super) fn questions() -> [Cmd; 2] {
     [info, config]
 }
 
-/// Reads the answer to either question; why it says nothing otherwise.
+/// Reads the answer to either question.
+///
+/// # Errors
+/// Why it names no policy.
 pub(super) fn read(answer: RedisResult<Value>) -> Result<Eviction, String> {
     let mut texts = Vec::new();
     collect(&answer.map_err(|error| error.to_string())?, &mut texts);

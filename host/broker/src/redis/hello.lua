@@ -1,3 +1,3 @@
--- What a process runs when it connects: a server that takes no scripts or no writes, such as a
--- replica or one that is full, serves no broker.
+-- Run by a process when it connects: a server that takes no scripts or no writes, such as a replica
+-- or one that is full, cannot serve a broker.
 call('SET', base .. 'hello', 1, 'PX', 60000)

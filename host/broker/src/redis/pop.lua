@@ -1,25 +1,27 @@
--- Takes hints by the rules of queue.rs. ARGV: now (ms), how many, patience (ms), the share of the
--- overdue, the name of this set of types, how many sets have a count, whether only lanes that are
--- named may give hints (1 or 0), the number of types, types, and lanes, each (a type, a colon, a
--- tenant) with the most that it may give. Answers: whether to
--- look in the store (1 or 0); in how many ms the next lane comes back that is aside (0: none is);
--- the names of lanes; and for each hint its id and the number of its lane.
+-- Takes hints by the rules of queue.rs.
+--
+-- ARGV: now (ms), how many, ageing_after (ms), the share of the overdue, the name of this set of
+-- types, how many sets have a count, whether only lanes that are named may give hints (1 or 0), the
+-- number of types, the types, and lanes (type:tenant), each with the most that it may give.
+--
+-- Answers: whether to look in the store (1 or 0); in how many ms the next lane comes back from
+-- aside (0: none is); the names of lanes; and for each hint its id and the number of its lane.
 if call('EXISTS', base .. 'told') == 0 then return { 1, 0, {}, {} } end
 local now, max = tonumber(ARGV[1]), tonumber(ARGV[2])
-local patience, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
+local ageing_after, aged_share = tonumber(ARGV[3]), tonumber(ARGV[4])
 local counter, counters = ARGV[5], tonumber(ARGV[6])
 local only_named, FIRST_TYPE, LAST_TYPE = ARGV[7] == '1', 9, 8 + tonumber(ARGV[8])
 
 local has_policy = call('EXISTS', base .. 'policy') == 1
-local wanted, paused = {}, {}
-for at = FIRST_TYPE, LAST_TYPE do wanted[ARGV[at]] = true end
+local asked_for, paused = {}, {}
+for at = FIRST_TYPE, LAST_TYPE do asked_for[ARGV[at]] = true end
 
--- Whether a type is asked for and not paused.
+-- Whether hints of this type may be taken: it is asked for and not paused.
 local function serves(task_type)
-  if wanted[task_type] and paused[task_type] == nil then
+  if asked_for[task_type] and paused[task_type] == nil then
     paused[task_type] = has_policy and call('HEXISTS', base .. 'policy', 'paused:' .. task_type) == 1
   end
-  return wanted[task_type] and not paused[task_type]
+  return asked_for[task_type] and not paused[task_type]
 end
 
 local costs = {}
@@ -30,11 +32,11 @@ local function cost_of(tenant)
   return costs[tenant]
 end
 
--- What lanes that are or were aside may give; aside.rs has the same. And when the next one of those
--- that are comes back.
+-- How many hints lanes that are or were aside may give (the rule of aside.rs), and in how many ms
+-- the next one comes back.
 local offers, back_in = {}, 0
 local function offer_of(lane, till)
-  -- Further ahead than that the clock has been set back since.
+  -- Further ahead than ASIDE means that the clock has been set back since.
   if now < till and till - now <= ASIDE then
     if serves(lane:match('^[^:]+')) and (back_in == 0 or till - now < back_in) then back_in = till - now end
     return 0
@@ -55,8 +57,8 @@ local function may_give(task_type, tenant)
   return left > 0
 end
 
--- What the caller can use of some lanes. After the lanes that come back have been found, because
--- these have not been away.
+-- Applies the caller's limits of lanes. After `catch_up`, because a limited lane has not been
+-- aside.
 local function limit_lanes()
   local named = {}
   for at = LAST_TYPE + 1, #ARGV, 2 do
@@ -68,7 +70,7 @@ local function limit_lanes()
   end
 end
 
--- What can be served: by level, the types that have turns, and the hints of each that were read
+-- What can be served: by level, the types that have turns, with the hints of each that were read
 -- ahead.
 local levels = { {}, {}, {}, {}, {} }
 local function consider(pair)
@@ -89,7 +91,7 @@ local function find_groups()
     return
   end
   local all = {}
-  for task_type in pairs(wanted) do
+  for task_type in pairs(asked_for) do
     for level = 1, 5 do all[#all + 1] = level .. ':' .. task_type end
   end
   for at, is_ready in ipairs(call('SMISMEMBER', base .. 'ready', unpack(all))) do
@@ -97,7 +99,7 @@ local function find_groups()
   end
 end
 
--- True turns, those of them that have changed, and the clocks; written back at the end.
+-- True turns, which of them have changed, and the clocks; written back at the end.
 local shares, served, clocks = { {}, {}, {}, {}, {} }, { {}, {}, {}, {}, {} }, {}
 local function share_of(level, name)
   local known = shares[tonumber(level)]
@@ -108,12 +110,12 @@ local function share_of(level, name)
   return known[name]
 end
 
--- The tenants of a group by turn: a heap of those that were read ahead, which are the first ones. A
--- turn in it may be out of date like those that it was read from.
+-- The order of tenants in the heap of a group, which holds those that were read ahead, the first
+-- ones. A turn in it may be out of date, as in the set that it was read from.
 local function before(a, b)
   if a.turn ~= b.turn then return a.turn < b.turn end
-  -- Tenants of equal weight meet at equal turns all the time: of their names, numbers compare
-  -- faster than bytes.
+  -- Tenants of equal weight often have equal turns. Their names are compared as numbers first,
+  -- which is faster than as bytes.
   if a.first ~= b.first then return a.first < b.first end
   if a.second ~= b.second then return a.second < b.second end
   return less(a.name, b.name)
@@ -150,13 +152,13 @@ local function read_turns(group)
     local entry = entry_of(found[at], tonumber(found[at + 1]))
     group.heap[#group.heap + 1], group.has[entry.name] = entry, true
   end
-  -- Whoever was not read comes after the last one.
+  -- Tenants that were not read come after the last one.
   if found[1] then group.bound = entry_of(found[#found - 1], tonumber(found[#found])) end
   group.read, group.read_all = group.read + #found / 2, #found < 2 * portion
   for at = math.floor(#group.heap / 2), 1, -1 do sift_down(group.heap, at) end
 end
 
--- A tenant is not in the turns of a group any more, and what was not read has moved up.
+-- A tenant has left the turns of a group, so those that were not read have moved up.
 local function forget(group, name)
   if group.has[name] then
     group.has[name], group.changed[name] = nil, nil
@@ -164,7 +166,7 @@ local function forget(group, name)
   end
 end
 
--- Lanes that may give hints again have saved up no turns meanwhile.
+-- Tenants of lanes that are back from aside must not have saved up turns meanwhile.
 local function catch_up()
   for lane, left in pairs(offers) do
     local task_type, tenant = lane:match('^([^:]+):(.+)$')
@@ -181,7 +183,7 @@ local function catch_up()
   end
 end
 
--- Whose turn it is in a group, after out-of-date turns were put right.
+-- The tenant whose turn comes first in a group. Corrects out-of-date turns on the way.
 local function front(group)
   local heap = group.heap
   while true do
@@ -193,7 +195,7 @@ local function front(group)
     elseif not group.has[top.name] then
       remove_top(heap)
     elseif not may_give(group.type, top.name) then
-      -- It stays in the turns, where it was read from.
+      -- It stays in the set of turns.
       group.has[top.name] = nil
     else
       local share = share_of(group.level, top.name)
@@ -281,8 +283,8 @@ local function empty(lane)
   call('DEL', lane.key)
   removed, lane.taken = removed + lane.taken, 0
   forget(lane.group, lane.tenant)
-  closed(lane)
-  -- With its last hint in the level a tenant leaves it.
+  remove_lane(lane)
+  -- A tenant without hints in a level leaves it.
   if call('HEXISTS', base .. 'shares:' .. lane.level, lane.tenant) == 0 then
     local level = tonumber(lane.level)
     shares[level][lane.tenant], served[level][lane.tenant] = nil, nil
@@ -342,16 +344,16 @@ local function overdue_level()
       if since and (not oldest or since < oldest) then oldest, found = since, level end
     end
   end
-  if oldest and now - oldest >= patience then return found end
+  if oldest and now - oldest >= ageing_after then return found end
 end
 
--- Whether any hint can be overdue. Nothing gets overdue while this runs, so most calls need not
--- look again.
+-- Whether any hint is overdue. None becomes so while this script runs, so most calls of it need to
+-- check only once.
 local function may_age()
   for _, groups in ipairs(levels) do
     for _, group in ipairs(groups) do
       local top = call('ZRANGE', group.heads, 0, 0, 'WITHSCORES')
-      if top[2] and now - tonumber(top[2]) >= patience then return true end
+      if top[2] and now - tonumber(top[2]) >= ageing_after then return true end
     end
   end
   return false
@@ -402,8 +404,8 @@ local function look_in_store()
   return 0
 end
 
-if next(wanted) then read_offers() end
-if max > 0 and next(wanted) then
+if next(asked_for) then read_offers() end
+if max > 0 and next(asked_for) then
   find_groups()
   catch_up()
   limit_lanes()

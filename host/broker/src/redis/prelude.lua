@@ -1,34 +1,50 @@
--- What the scripts share. Each is this file and its own after it.
+-- Shared by the scripts: each is this file and its own after it.
 --
 -- All keys begin with KEYS[1], which is one hash tag, so that a cluster keeps them in one slot and
---   one script may touch them all: lane:<level>:<type>:<tenant>  sorted set: ids (16 bytes) by the
---   milliseconds in them, so that ids of one millisecond go by their bytes turns:<level>:<type>
---   sorted set: tenants with hints there, by turn. A turn may be out of date: it is put right when
---   it comes first heads:<level>:<type>          sorted set: the same tenants by the milliseconds
---   of their first hint ready                         set: <level>:<type> that have turns, so that
---   a pop of 200 types does not probe 1,000 keys shares:<level>                hash: tenant -> its
---   true turn, while it has hints in that level lines:<level>                 hash: tenant -> of
---   how many types it has hints in that level clock                         hash: level -> the turn
---   of the tenant that was served last. It only grows: a double counts the hints of 40 years at
---   10,000 a second and still tells turns apart by less than one hint aside
---   sorted set: <type>:<tenant> by the millisecond until which they give nothing, because a claim
---   said that a cap is reached; they stay in it until they offer all they have again short
---   hash: lane -> the least id that may be unknown, of lanes that have overflowed dropped
---   hash: lane -> the least id that was dropped since its refill was asked for dry:<type>
---   set: lanes that have overflowed and are empty; `dry` names these types policy
---   hash: paused:<type>, cost:<tenant> told                          exists when a policy was said
---   since the last loss. Absent: nothing is given out pops                          hash: set of
---   types -> pops since the last one of the overdue depth                         hints in all
---   lanes fleet                         whose queues these are epoch                         exists
---   while every pending task is known or its lane is short; `rebuild` names the rebuild that is due
---   Channels: `wake` (types, comma-separated, or *) and `signals`.
+-- a script may touch them all.
+--
+--   lane:<level>:<type>:<tenant>  sorted set: ids (16 bytes) by the milliseconds in them; ids of
+--   one
+--                                 millisecond are ordered by their bytes
+--   turns:<level>:<type>          sorted set: tenants with hints there, by turn. An entry may be
+--   out
+--                                 of date; it is corrected when it comes first
+--   heads:<level>:<type>          sorted set: the same tenants by the milliseconds of their first
+--                                 hint
+--   ready                         set: <level>:<type> that have turns, so that a pop of 200 types
+--                                 does not probe 1,000 keys
+--   shares:<level>                hash: tenant -> its true turn, while it has hints in that level
+--   lines:<level>                 hash: tenant -> of how many types it has hints in that level
+--   clock                         hash: level -> the highest turn that was served. It only grows: a
+--                                 double counts the hints of 40 years at 10,000 a second and still
+--                                 tells turns apart by less than one hint
+--   aside                         sorted set: <type>:<tenant> by the millisecond until which the
+--                                 lane gives nothing, because a claim found its cap reached. It
+--                                 stays in the set until it may give all its hints again
+--   short                         hash: lane -> the least id that may be unknown, of lanes that
+--   have
+--                                 overflowed
+--   dropped                       hash: lane -> the least id that was dropped since its refill
+--   began dry:<type>                    set: lanes that have overflowed and are empty; `dry` names
+--   the
+--                                 types
+--   policy                        hash: paused:<type>, cost:<tenant>
+--   told                          exists when a policy was set since the last loss. While it does
+--                                 not, no hint is given out
+--   pops                          hash: set of types -> hints popped since the last overdue one
+--   depth                         number of hints in all lanes
+--   fleet                         the fleet that owns the queues
+--   epoch                         exists while every pending task is known or its lane is short;
+--                                 `rebuild` names the rebuild that is due
+--
+-- Channels: `wake` (types, comma-separated, or *) and `signals`.
 local base = KEYS[1] .. ':'
 local call = redis.call
 local byte = string.byte
 
--- Two fleets that were given the same server and prefix by mistake would tell each other's pauses,
--- and give out each other's tasks. Asked by each script, because the key is lost with everything
--- else.
+-- Two fleets that were given the same server and prefix by mistake would set each other's pauses
+-- and give out each other's tasks. Every script checks the owner, because Redis may forget it along
+-- with everything else.
 if FLEET ~= '' then
   local owner = call('GET', base .. 'fleet')
   if not owner then
@@ -62,7 +78,7 @@ local function lane_of(level, task_type, tenant)
   }
 end
 
--- Tells waiting pops of these types to look again.
+-- Wakes the waiting pops of these types.
 local function wake(types)
   local names = {}
   for name in pairs(types) do names[#names + 1] = name end
@@ -81,7 +97,7 @@ local function mark_dry(lane, is_dry)
   end
 end
 
--- Puts a lane among those that take turns. A tenant that comes starts behind the current turn.
+-- Adds a lane to those that take turns. A tenant that arrives starts behind the current turn.
 local function into_turns(lane, head)
   local share = call('HGET', base .. 'shares:' .. lane.level, lane.tenant)
   if not share then
@@ -94,7 +110,7 @@ local function into_turns(lane, head)
   call('SADD', base .. 'ready', lane.pair)
 end
 
-local function open(lane, head)
+local function add_lane(lane, head)
   call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, 1)
   into_turns(lane, head)
 end
@@ -106,7 +122,7 @@ local function out_of_turns(lane)
 end
 
 -- A lane has no more hints.
-local function closed(lane)
+local function remove_lane(lane)
   out_of_turns(lane)
   if call('HINCRBY', base .. 'lines:' .. lane.level, lane.tenant, -1) == 0 then
     call('HDEL', base .. 'lines:' .. lane.level, lane.tenant)
@@ -115,25 +131,26 @@ local function closed(lane)
   if call('HEXISTS', base .. 'short', lane.name) == 1 then mark_dry(lane, true) end
 end
 
--- Puts right what follows from a lane's hints, of which there were `before`.
+-- Updates what depends on a lane's hints, of which there were `before`.
 local function settle(lane, before)
   local head = call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')
   local now = call('ZCARD', lane.key)
   if now ~= before then call('INCRBY', base .. 'depth', now - before) end
   if now > 0 and before == 0 then
-    open(lane, head[2])
+    add_lane(lane, head[2])
     mark_dry(lane, false)
   elseif now > 0 and not call('ZSCORE', lane.turns, lane.tenant) then
-    -- A version before took lanes at their caps out of the turns, and an eviction may.
+    -- Its turn can be missing: an earlier version removed those of lanes at their caps, and an
+    -- eviction may take any key.
     into_turns(lane, head[2])
   elseif now > 0 then
     call('ZADD', lane.heads, head[2], lane.tenant)
   elseif before > 0 then
-    closed(lane)
+    remove_lane(lane)
   end
 end
 
--- Nothing from this id on is known in the lane.
+-- From this id on nothing is known in the lane.
 local function lower(lane, id)
   local from = call('HGET', base .. 'short', lane.name)
   if not from or less(id, from) then call('HSET', base .. 'short', lane.name, id) end
@@ -144,7 +161,7 @@ local function note_dropped(lane, id)
   if not least or less(id, least) then call('HSET', base .. 'dropped', lane.name, id) end
 end
 
--- Adds ids to a lane. If it gets too full, the last ones have to go. Answers how many are new.
+-- Adds ids to a lane, which drops its last ones if it gets too full. Answers how many are new.
 local function insert(lane, ids, capacity)
   if #ids == 0 then return 0 end
   local before = call('ZCARD', lane.key)

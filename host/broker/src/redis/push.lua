@@ -3,7 +3,7 @@
 local capacity, aside_until = tonumber(ARGV[1]), tonumber(ARGV[2])
 local woken = {}
 
--- Of a lane that has overflowed, only what belongs before all that it has not heard of.
+-- A lane that has overflowed takes only hints that belong before every task that it does not know.
 local function admitted(lane, blob)
   local from = call('HGET', base .. 'short', lane.name)
   local ids, dropped = {}, nil
@@ -24,5 +24,5 @@ for at = 3, #ARGV, 4 do
   if insert(lane, admitted(lane, ARGV[at + 3]), capacity) > 0 then woken[lane.type] = true end
   if aside_until > 0 then call('ZADD', base .. 'aside', aside_until, lane.type .. ':' .. lane.tenant) end
 end
--- Whoever puts lanes aside is about to look again, and waits for them then.
+-- The caller that puts lanes aside is about to pop again, and waits for them then.
 if aside_until == 0 then wake(woken) end

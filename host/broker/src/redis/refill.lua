@@ -1,9 +1,9 @@
--- Adds what follows in a lane; `Short::refilled` of queue/short.rs has the reasons. ARGV: capacity,
--- level, type, tenant, after or '', is it all (1 or 0), ids in order.
+-- Adds the tasks that follow in a lane; `Short::refilled` of queue/short.rs has the reasons. ARGV:
+-- capacity, level, type, tenant, after or '', is it all (1 or 0), ids in order.
 local capacity, lane = tonumber(ARGV[1]), lane_of(ARGV[2], ARGV[3], ARGV[4])
 local after, is_all, blob = ARGV[5], ARGV[6] == '1', ARGV[7]
 local last = #blob > 0 and blob:sub(-16) or after
--- The least thing that is greater than an id is the id and one byte more.
+-- The least string that is greater than an id is the id and one byte more.
 local reached = last ~= '' and last .. '\0' or nil
 
 local function known_up_to()
@@ -13,7 +13,7 @@ local function known_up_to()
     if is_all or is_complete then return nil end
     return reached
   end
-  -- A rebuild begins: hints may be missing from what was known before the loss.
+  -- A rebuild begins: the loss may have taken hints from what was known before.
   if after == '' and not is_complete then from = ('\0'):rep(16) end
   if after ~= '' and not less(after, from) then return from end
   local to
@@ -26,7 +26,7 @@ local function known_up_to()
   return to
 end
 
--- What was pushed since the loss would overtake what was not heard of yet.
+-- Hints pushed since the loss would overtake tasks that are not known yet.
 local function drop_beyond(from)
   local before = call('ZCARD', lane.key)
   while true do

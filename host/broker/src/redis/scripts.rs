@@ -1,4 +1,4 @@
-//! The rules of [`queue`](crate::queue) in Lua, and what goes into and comes out of them.
+//! The rules of [`queue`](crate::queue) as Lua scripts, their arguments and answers.
 
 use std::{
     collections::BTreeMap,
@@ -17,13 +17,13 @@ use crate::{
     queue::{AGED_SHARE, ASIDE, ASIDE_STEP, ASIDE_STEPS, MAX_COUNTERS, TURN, millis},
 };
 
-/// The scripts, each with the prelude before it. The server keeps them by their hash, and is sent
-/// one only when it does not know it.
+/// The scripts, each with the prelude before it. The server caches them by hash; a script's text is
+/// sent only when the server does not know it.
 #[derive(Debug)]
 pub(super) struct Scripts {
     base: String,
     capacity: usize,
-    patience: u64,
+    ageing_after: u64,
     clock: Clock,
     push: Script,
     pop: Script,
@@ -38,7 +38,7 @@ pub(super) struct Scripts {
 /// Lanes in one answer of `short_lanes`: more than a sweeper fills in a tick.
 const MAX_SHORT_LANES: usize = 256;
 
-/// The first word of what a script answers when the queues are another fleet's.
+/// The error code of a script that found another fleet's queues.
 pub(super) const OTHER_FLEET: &str = "OTHERFLEET";
 
 impl Scripts {
@@ -57,7 +57,7 @@ impl Scripts {
         Self {
             base: format!("{{{}}}", config.prefix),
             capacity: config.lane_capacity.max(1),
-            patience: millis(config.patience),
+            ageing_after: millis(config.ageing_after),
             clock: config.clock.clone(),
             push: script(include_str!("push.lua")),
             pop: script(include_str!("pop.lua")),
@@ -70,7 +70,7 @@ impl Scripts {
         }
     }
 
-    /// A key or channel.
+    /// The full name of a key or channel.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}:{name}", self.base)
     }
@@ -83,7 +83,7 @@ impl Scripts {
         self.push_until(hints, millis_of(&self.clock) + millis(ASIDE))
     }
 
-    /// Pushes hints whose lanes are aside until then; 0: they are not.
+    /// Pushes hints and puts their lanes aside until then; 0: not.
     fn push_until(&self, hints: &[Hint], aside_until: u64) -> ScriptInvocation<'_> {
         let mut lanes: BTreeMap<&Lane, Vec<u8>> = BTreeMap::new();
         for hint in hints {
@@ -104,7 +104,7 @@ impl Scripts {
         let mut call = self.pop.key(&self.base);
         call.arg(millis_of(&self.clock))
             .arg(want.max)
-            .arg(self.patience)
+            .arg(self.ageing_after)
             .arg(AGED_SHARE)
             .arg(name_of(want.types))
             .arg(MAX_COUNTERS)
@@ -173,8 +173,8 @@ impl Scripts {
     }
 }
 
-/// A name for a set of types, whatever their order. Two sets of one name would share a count of
-/// pops, and two builds that hash differently would each have their own: neither does harm.
+/// A name for a set of types, whatever their order. A collision makes two sets share a count of
+/// pops, and builds that hash differently keep separate ones; neither does harm.
 fn name_of(types: &[TaskType]) -> u64 {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     types.iter().fold(0, |name: u64, kind| name.wrapping_add(hasher.hash_one(kind)))
@@ -183,7 +183,7 @@ fn name_of(types: &[TaskType]) -> u64 {
 /// What `pop.lua` answers.
 pub(super) type PopAnswer = (bool, u64, Vec<String>, Vec<(Vec<u8>, usize)>);
 
-/// The hints, and when the next lane comes back that is aside.
+/// The hints, and the time until the next lane comes back from aside.
 pub(super) fn popped(
     (look_in_store, back_in, names, taken): PopAnswer,
 ) -> BrokerResult<(Popped, Option<Duration>)> {
@@ -198,7 +198,7 @@ pub(super) fn popped(
     Ok((popped, (back_in > 0).then(|| Duration::from_millis(back_in))))
 }
 
-/// What `short_lanes.lua` answers: name, the least unknown, hints.
+/// What `short_lanes.lua` answers: a lane's name, the least unknown id, the number of hints.
 pub(super) type ShortAnswer = Vec<(String, Vec<u8>, usize)>;
 
 pub(super) fn short_lanes(lanes: &ShortAnswer, capacity: usize) -> BrokerResult<Vec<ShortLane>> {
@@ -214,8 +214,8 @@ pub(super) fn short_lanes(lanes: &ShortAnswer, capacity: usize) -> BrokerResult<
         .collect()
 }
 
-/// The id before the least unknown one: either an id's successor, which is written as the id and
-/// one byte more, or an id.
+/// The id before the least unknown one. That is an id, or the successor of one, which is written as
+/// the id and one byte more.
 fn after(from: &[u8]) -> BrokerResult<Option<TaskId>> {
     let (id, rest) = from.split_first_chunk::<16>().ok_or_else(|| nonsense("a task id"))?;
     let id = u128::from_be_bytes(*id);
@@ -236,7 +236,7 @@ fn lane_of(name: &str) -> BrokerResult<Lane> {
     lane().ok_or_else(|| nonsense("a lane"))
 }
 
-/// Somebody else writes under our prefix.
+/// Another program writes under our prefix.
 fn nonsense(what: &str) -> BrokerError {
     BrokerError(format!("Redis holds something that is not {what}"))
 }

@@ -1,4 +1,4 @@
--- Takes over the policy. ARGV: field, value of each.
+-- Sets the policy. ARGV: field, value of each.
 call('DEL', base .. 'policy')
 for at = 1, #ARGV, 1000 do
   call('HSET', base .. 'policy', unpack(ARGV, at, math.min(at + 999, #ARGV)))

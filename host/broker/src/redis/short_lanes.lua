@@ -1,6 +1,6 @@
 -- Begins the refill of lanes that have overflowed and are less than half full, the emptiest first.
 -- ARGV: capacity, how many at most. Answers for each its name, the least id that may be unknown,
--- and its hints.
+-- and its number of hints.
 local capacity, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local found = {}
 local short = call('HGETALL', base .. 'short')

@@ -1,4 +1,4 @@
-//! The connection that hears: wake-ups and signals.
+//! The subscription to wake-ups and signals.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,77 +13,81 @@ use tokio::{
 };
 
 use super::{
-    link::{Link, RETRY, State},
+    connection::{Connection, RETRY, State},
     wire,
 };
 use crate::{BrokerError, BrokerResult, Signal, waiters::Waiters};
 
-/// How often a silent server is asked whether it is still there: a connection can be gone without a
-/// word.
+/// How often a silent server is pinged: a connection can break without notice.
 const PING: Duration = Duration::from_secs(2);
 
-/// A moment between a subscription's end and the next, so that a server that throws us out is not
-/// stormed.
-const REST: Duration = Duration::from_millis(50);
+/// Pause between a subscription's end and the next attempt, so that a server that closes
+/// connections is not flooded with new ones.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// One subscription for the whole process.
 #[derive(Debug)]
 pub(super) struct Subscriber {
     wake: String,
     signals: String,
-    hears: watch::Sender<bool>,
-    has_heard: AtomicBool,
+    is_subscribed: watch::Sender<bool>,
+    was_subscribed: AtomicBool,
 }
 
 impl Subscriber {
-    /// Deaf until [`Subscriber::listen`].
+    /// Receives nothing until [`Subscriber::listen`].
     pub(super) fn new(wake: String, signals: String) -> Self {
-        Self { wake, signals, hears: watch::Sender::new(false), has_heard: AtomicBool::new(false) }
+        Self {
+            wake,
+            signals,
+            is_subscribed: watch::Sender::new(false),
+            was_subscribed: AtomicBool::new(false),
+        }
     }
 
-    /// Whether a wake-up would be heard now.
-    pub(super) fn hears(&self) -> bool {
-        *self.hears.borrow()
+    /// Whether wake-ups and signals arrive now.
+    pub(super) fn is_subscribed(&self) -> bool {
+        *self.is_subscribed.borrow()
     }
 
-    /// Tells when that changes.
+    /// Tells when [`Subscriber::is_subscribed`] changes.
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.hears.subscribe()
+        self.is_subscribed.subscribe()
     }
 
     /// Subscribes, and again whenever that ends; never ends.
     pub(super) async fn listen(
         &self,
-        link: &Link,
+        connection: &Connection,
         waiters: &Waiters,
         signals: &broadcast::Sender<Signal>,
     ) {
         let mut pause = RETRY.0;
         loop {
-            let attempt = timeout(2 * link.timeout(), self.subscribe(link)).await;
+            let attempt = timeout(2 * connection.timeout(), self.subscribe(connection)).await;
             let attempt =
                 attempt.unwrap_or_else(|_| Err(BrokerError("no answer from Redis".into())));
             if let Err(error) = &attempt
-                && link.state() == State::Up
+                && connection.state() == State::Up
             {
-                tracing::warn!(%error, "wake-ups of Redis are not heard; workers look for themselves");
+                tracing::warn!(%error, "no subscription to Redis; workers look for tasks at intervals");
             }
             if let Ok(pubsub) = attempt {
                 pause = RETRY.0;
-                self.hears.send_replace(true);
-                // What was said in between was not heard.
+                self.is_subscribed.send_replace(true);
+                // What was sent while there was no subscription was missed.
                 waiters.wake_all();
-                if self.has_heard.swap(true, Ordering::Relaxed) {
+                if self.was_subscribed.swap(true, Ordering::Relaxed) {
                     signals.send(Signal::Missed).ok();
                 }
-                self.hear(pubsub, link.timeout(), waiters, signals).await;
-                self.hears.send_replace(false);
+                self.receive(pubsub, connection.timeout(), waiters, signals).await;
+                self.is_subscribed.send_replace(false);
                 tracing::debug!("the subscription to Redis ended");
-                // Waiting pops look for themselves meanwhile.
+                // Waiting pops look at shorter intervals from here on.
                 waiters.wake_all();
-                // The other connection may be gone too, and nobody has noticed.
-                link.command::<()>(&redis::cmd("PING")).await.ok();
-                tokio::time::sleep(REST).await;
+                // The connection for commands may be broken too, unnoticed while nobody uses it.
+                connection.command::<()>(&redis::cmd("PING")).await.ok();
+                tokio::time::sleep(PAUSE).await;
             } else {
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(RETRY.1);
@@ -91,10 +95,10 @@ impl Subscriber {
         }
     }
 
-    async fn subscribe(&self, link: &Link) -> BrokerResult<PubSub> {
+    async fn subscribe(&self, connection: &Connection) -> BrokerResult<PubSub> {
         let mut last = BrokerError("no server is named".into());
-        for url in link.urls() {
-            match self.subscribe_to(link.client(url)).await {
+        for url in connection.urls() {
+            match self.subscribe_to(connection.client(url)).await {
                 Ok(pubsub) => return Ok(pubsub),
                 Err(error) => last = BrokerError(error.to_string()),
             }
@@ -108,10 +112,10 @@ impl Subscriber {
         Ok(pubsub)
     }
 
-    async fn hear(
+    async fn receive(
         &self,
         pubsub: PubSub,
-        patience: Duration,
+        limit: Duration,
         waiters: &Waiters,
         signals: &broadcast::Sender<Signal>,
     ) {
@@ -121,11 +125,11 @@ impl Subscriber {
         loop {
             tokio::select! {
                 message = stream.next() => match message {
-                    Some(message) => self.understand(&message, waiters, signals),
+                    Some(message) => self.deliver(&message, waiters, signals),
                     None => return,
                 },
                 _ = ping.tick() => {
-                    if !matches!(timeout(patience, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
+                    if !matches!(timeout(limit, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
                         return;
                     }
                 }
@@ -133,11 +137,11 @@ impl Subscriber {
         }
     }
 
-    fn understand(&self, message: &Msg, waiters: &Waiters, signals: &broadcast::Sender<Signal>) {
+    fn deliver(&self, message: &Msg, waiters: &Waiters, signals: &broadcast::Sender<Signal>) {
         let payload = message.get_payload_bytes();
         if message.get_channel_name() == self.signals {
             for signal in wire::unpack(payload) {
-                // It fails when nobody listens, which is no failure.
+                // Fails without subscribers, which does not matter.
                 signals.send(signal).ok();
             }
         } else if payload == b"*" {

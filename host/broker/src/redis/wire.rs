@@ -1,6 +1,5 @@
-//! Signals as bytes: of each its kind and its task's id, 17 bytes, one after the other.
+//! Signals as bytes: 17 of each, its kind and its task's id.
 
-use taskforge_domain::TaskId;
 use uuid::Uuid;
 
 use crate::Signal;
@@ -10,13 +9,7 @@ const SIZE: usize = 17;
 pub(super) fn pack(signals: &[Signal]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(signals.len() * SIZE);
     for signal in signals {
-        let (kind, id) = match signal {
-            Signal::Cancel(id) => (b'c', *id.as_uuid()),
-            Signal::Finished(id) => (b'f', *id.as_uuid()),
-            Signal::Policy => (b'p', Uuid::nil()),
-            Signal::Plugins => (b'g', Uuid::nil()),
-            Signal::Missed => (b'm', Uuid::nil()),
-        };
+        let (kind, id) = signal.parts();
         bytes.push(kind);
         bytes.extend_from_slice(id.as_bytes());
     }
@@ -25,25 +18,18 @@ pub(super) fn pack(signals: &[Signal]) -> Vec<u8> {
 
 /// Leaves out kinds that a later version may have added.
 pub(super) fn unpack(bytes: &[u8]) -> impl Iterator<Item = Signal> {
-    bytes.as_chunks::<SIZE>().0.iter().filter_map(|[kind, id @ ..]| {
-        let id = TaskId::from_uuid(Uuid::from_bytes(*id));
-        match kind {
-            b'c' => Some(Signal::Cancel(id)),
-            b'f' => Some(Signal::Finished(id)),
-            b'p' => Some(Signal::Policy),
-            b'g' => Some(Signal::Plugins),
-            b'm' => Some(Signal::Missed),
-            _ => None,
-        }
-    })
+    let chunks = bytes.as_chunks::<SIZE>().0.iter();
+    chunks.filter_map(|[kind, id @ ..]| Signal::of_parts(*kind, Uuid::from_bytes(*id)))
 }
 
 #[cfg(test)]
 mod tests {
+    use taskforge_domain::TaskId;
+
     use super::*;
 
     #[test]
-    fn signals_survive_the_wire_and_strangers_are_left_out() {
+    fn signals_survive_the_wire_and_unknown_kinds_are_left_out() {
         let signals = [
             Signal::Cancel(TaskId::generate()),
             Signal::Policy,

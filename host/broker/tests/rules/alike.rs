@@ -1,19 +1,18 @@
-//! The two brokers side by side.
+//! The two brokers, compared.
 
 use jiff::{SignedDuration, Timestamp};
 use taskforge_broker::{Hint, ShortLane};
 use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TaskId, TenantId, TypePolicy};
 
 use crate::{
-    bench::{Dyn, local, redis, weight},
+    fixture::{Dyn, local, redis, weight},
     hints::{hint, kind, overdue, pop_within},
 };
 
-/// The same calls to both, at random, are answered alike: whatever the rules say, they say it in
-/// both languages.
+/// Random calls get the same answers from both, so the rules are the same in both languages.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_brokers_answer_alike() {
-    // It stands still between the two, so that both tell the same time.
+    // Stopped, so that both see the same time.
     let clock = Clock::stopped(Timestamp::now());
     let (one, two) = (local(6, &clock).await, redis(6, &clock).await);
     let (local, redis) = (&one.broker, &two.broker);

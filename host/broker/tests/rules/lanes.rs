@@ -15,7 +15,7 @@ use taskforge_broker::{
 use taskforge_domain::{LaneLimits, QueuePolicy, TaskId};
 
 use crate::{
-    bench::{Bench, Dyn},
+    fixture::{Dyn, Fixture},
     hints::{LONG, hints, kinds, lane, pop, take},
     server::Server,
 };
@@ -38,17 +38,17 @@ fn page(store: &[Hint], lane: &ShortLane) -> (Vec<TaskId>, bool) {
     (rest[..rest.len().min(lane.room)].to_vec(), rest.len() <= lane.room)
 }
 
-fn local_incomplete() -> Bench {
-    Bench { broker: Arc::new(LocalBroker::with(AGEING_AFTER, 8)), _server: None }
+fn local_incomplete() -> Fixture {
+    Fixture { broker: Arc::new(LocalBroker::with(AGEING_AFTER, 8)), _server: None }
 }
 
-async fn redis_incomplete() -> Bench {
+async fn redis_incomplete() -> Fixture {
     let server = Server::start();
     let mut config = server.config();
     config.lane_capacity = 8;
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
-    Bench { broker, _server: Some(server) }
+    Fixture { broker, _server: Some(server) }
 }
 
 async fn a_full_lane_keeps_its_first_hints_and_is_refilled_in_order(broker: Dyn) {
@@ -78,7 +78,7 @@ async fn a_full_lane_keeps_its_first_hints_and_is_refilled_in_order(broker: Dyn)
 
 async fn a_push_that_races_with_a_refill_is_not_lost(broker: Dyn) {
     let mut store = hints("a", "t", 3, 12);
-    // Created in the midst of the others, and committed late.
+    // Created between the others, and committed late.
     let late = store.remove(9);
     broker.push(&store).await.unwrap();
     let taken = take(&*broker, &["t"], 8).await;
@@ -104,8 +104,8 @@ async fn a_push_that_races_with_a_refill_is_not_lost(broker: Dyn) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refill_after_a_loss_puts_the_old_before_the_new() {
-    for bench in [local_incomplete(), redis_incomplete().await] {
-        let broker = &*bench.broker;
+    for fixture in [local_incomplete(), redis_incomplete().await] {
+        let broker = &*fixture.broker;
         let all = hints("a", "t", 3, 12);
         assert!(!broker.is_complete().await.unwrap());
         // Pushed since the loss.
@@ -126,11 +126,11 @@ async fn a_refill_after_a_loss_puts_the_old_before_the_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_finds_what_is_missing_among_what_was_known() {
-    for bench in [local_incomplete(), redis_incomplete().await] {
-        let broker = &*bench.broker;
+    for fixture in [local_incomplete(), redis_incomplete().await] {
+        let broker = &*fixture.broker;
         let all = hints("a", "t", 3, 12);
         broker.push(&all).await.unwrap();
-        // The seventh is lost on its way.
+        // The seventh is lost.
         let mut got = take(broker, &["t"], 8).await;
         got.remove(6);
         broker.push(&got).await.unwrap();
@@ -154,7 +154,7 @@ async fn an_empty_lane_that_overflowed_sends_workers_to_the_store(broker: Dyn) {
     assert!(!pop(&*broker, &["t"], 2).await.look_in_store);
     assert!(pop(&*broker, &["t"], 2).await.look_in_store);
     assert!(!pop(&*broker, &["u"], 2).await.look_in_store);
-    // Without hints the answer comes, though not at once.
+    // An answer without hints comes, though not at once.
     let want = Want { types: &kinds(&["t"]), lanes: LaneLimits::none(), max: 2, wait: LONG };
     let popped =
         tokio::time::timeout(Duration::from_secs(20), broker.pop(want)).await.unwrap().unwrap();
@@ -165,9 +165,8 @@ async fn an_empty_lane_that_overflowed_sends_workers_to_the_store(broker: Dyn) {
     assert_eq!((popped.hints.len(), popped.look_in_store), (2, false));
 }
 
-/// Producers push late and out of order, workers take, a sweeper refills from what a store would
-/// hold. Whatever is dropped must come in some day, and in the end nothing is left and no lane is
-/// short.
+/// Producers push late and out of order, workers take, and a sweeper refills from what a store
+/// would hold. Every hint that was dropped comes in later, so the store is empty in the end.
 async fn in_a_storm_of_pushes_pops_and_refills_nothing_is_lost(broker: Dyn) {
     const TASKS: usize = 3_000;
     let store = Arc::new(std::sync::Mutex::new(BTreeSet::new()));

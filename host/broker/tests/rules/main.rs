@@ -1,4 +1,4 @@
-//! The rules of the queue, kept by the broker inside a process and by Redis alike.
+//! The rules of the queue, for the broker in a process and for Redis alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 #[path = "../support/hints.rs"]
@@ -8,7 +8,7 @@ mod hints;
 mod server;
 
 #[macro_use]
-mod bench;
+mod fixture;
 mod alike;
 mod lanes;
 mod order;

@@ -1,9 +1,9 @@
-//! Who goes first.
+//! The order of hints.
 
 use taskforge_broker::queue::AGED_SHARE;
 
 use crate::{
-    bench::Dyn,
+    fixture::Dyn,
     hints::{hint, hints, overdue, take},
 };
 

@@ -10,7 +10,7 @@ use taskforge_broker::{
 use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TenantId};
 
 use crate::{
-    bench::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
+    fixture::{Dyn, count_of, local, paused, redis, soon, waiting, weight},
     hints::{LONG, hint, hints, kind, overdue, pop, pop_within, take},
 };
 
@@ -18,7 +18,7 @@ both_keep! {
     tenants_take_turns_by_weight(1000);
     a_paused_type_waits_until_it_is_resumed(100);
     of_a_lane_no_more_is_given_than_a_worker_can_use(100);
-    who_waits_hears_of_a_lane_that_comes_back(100);
+    a_waiting_pop_gets_a_lane_that_comes_back(100);
     a_lane_that_is_aside_may_be_short(4);
 }
 
@@ -63,7 +63,7 @@ async fn of_a_lane_no_more_is_given_than_a_worker_can_use(broker: Dyn) {
     lanes.name(&kind("t"), &b, 1);
     assert_eq!(pop_within(&*broker, &["t"], &lanes, 4).await.hints, of_b[2..3]);
 
-    // Who waits for a lane is not woken by another one, and whoever can use that one is.
+    // A hint of a lane wakes a pop that can use it, and no other.
     let want = |most: usize| {
         let (broker, mut lanes) = (broker.clone(), LaneLimits::default());
         lanes.name(&kind("t"), &a, most);
@@ -84,8 +84,8 @@ async fn of_a_lane_no_more_is_given_than_a_worker_can_use(broker: Dyn) {
     nobody.abort();
 }
 
-/// Nobody says when a permit is free, so whoever waits looks again by himself.
-async fn who_waits_hears_of_a_lane_that_comes_back(broker: Dyn) {
+/// No message says when a permit is free, so a waiting pop looks again by itself.
+async fn a_waiting_pop_gets_a_lane_that_comes_back(broker: Dyn) {
     let pushed = hints("a", "t", 3, 3);
     broker.push(&pushed).await.unwrap();
     let popped = take(&*broker, &["t"], 10).await;
@@ -106,13 +106,13 @@ async fn a_lane_that_is_aside_may_be_short(broker: Dyn) {
     assert_eq!(broker.depth().await.unwrap(), 2);
 }
 
-/// Both brokers, with one clock that stands still.
+/// Both brokers, on one stopped clock.
 async fn on_both(promise: impl AsyncFn(&Dyn, &dyn Fn(Duration))) {
     let clock = Clock::stopped(Timestamp::now());
     let pass = |time: Duration| clock.shift(SignedDuration::try_from(time).unwrap());
     promise(&local(100, &clock).await.broker, &pass).await;
-    let bench = redis(100, &clock).await;
-    promise(&bench.broker, &pass).await;
+    let fixture = redis(100, &clock).await;
+    promise(&fixture.broker, &pass).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,12 +127,12 @@ async fn a_lane_that_is_put_aside_gives_nothing_then_a_little_then_all() {
         broker.set_aside(&ours).await.unwrap();
         broker.push(&others).await.unwrap();
         let rest = take(&**broker, &["t", "u"], 10).await;
-        assert_eq!(rest.len(), 4, "neither its neighbours nor its tenant's other types rest");
+        assert_eq!(rest.len(), 4, "neither its neighbours nor its tenant's other types are aside");
         assert_eq!(broker.depth().await.unwrap(), 90);
         pass(ASIDE.checked_sub(Duration::from_millis(1)).unwrap());
         assert_eq!(take(&**broker, &["t"], 10).await, []);
         pass(Duration::from_millis(1));
-        // In the order in which they were, and the doubling does not wait for anybody.
+        // In their old order, and the offer doubles with time, whether it is used or not.
         let mut seen = 0;
         for steps in 0..4 {
             let got = take(&**broker, &["t"], 100).await;

@@ -1,4 +1,4 @@
-//! Who waits is woken, who gives up takes nothing, and signals arrive.
+//! A waiting pop is woken, a dropped pop takes nothing, and signals arrive.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -6,7 +6,7 @@ use taskforge_broker::{Signal, Want};
 use taskforge_domain::{LaneLimits, QueuePolicy, TaskId};
 
 use crate::{
-    bench::{Dyn, soon, waiting},
+    fixture::{Dyn, soon, waiting},
     hints::{LONG, hints, kinds, take},
 };
 
@@ -33,8 +33,8 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     broker.push(&pushed).await.unwrap();
     for n in 0..200 {
         let want = Want { types: &kinds(&["t"]), lanes: LaneLimits::none(), max: 64, wait: LONG };
-        let patience = Duration::from_micros(n * 5);
-        if let Ok(popped) = tokio::time::timeout(patience, broker.pop(want)).await {
+        let limit = Duration::from_micros(n * 5);
+        if let Ok(popped) = tokio::time::timeout(limit, broker.pop(want)).await {
             let popped = popped.unwrap();
             broker.push(&popped.hints).await.unwrap();
         }
@@ -50,7 +50,7 @@ async fn a_dropped_pop_takes_nothing(broker: Dyn) {
     assert_eq!(got, pushed);
 }
 
-/// Every operation, by many at once, dropped at any moment.
+/// Every operation, by many callers at once, dropped at any moment.
 async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
     let types = kinds(&["t"]);
     let caller = |number: u64| {
@@ -58,11 +58,11 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
         async move {
             let (mut pushed, mut got) = (Vec::<TaskId>::new(), Vec::<TaskId>::new());
             for round in 0..60_u64 {
-                let patience = Duration::from_micros((number * 131 + round * 71) % 1_500);
+                let limit = Duration::from_micros((number * 131 + round * 71) % 1_500);
                 // What ended before its time was up must have succeeded.
                 macro_rules! drops {
                     ($operation:expr) => {
-                        tokio::time::timeout(patience, $operation).await.ok().map(Result::unwrap)
+                        tokio::time::timeout(limit, $operation).await.ok().map(Result::unwrap)
                     };
                 }
                 let hint = hints("a", "t", 3, 1);
@@ -86,7 +86,7 @@ async fn what_is_dropped_loses_no_hint_and_disturbs_nobody(broker: Dyn) {
     let mut got: HashSet<TaskId> = got.into_iter().flatten().collect();
     let begin = std::time::Instant::now();
     let is_missing = |got: &HashSet<TaskId>| pushed.iter().flatten().any(|id| !got.contains(id));
-    assert!(pushed.iter().any(|pushed| !pushed.is_empty()), "nobody was patient enough");
+    assert!(pushed.iter().any(|pushed| !pushed.is_empty()), "every push was dropped");
     while is_missing(&got) {
         assert!(begin.elapsed() < Duration::from_secs(20), "hints are lost");
         got.extend(take(&*broker, &["t"], 64).await.into_iter().map(|hint| hint.id));

@@ -33,7 +33,7 @@ pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<H
     (0..count).map(|_| hint(tenant, task_type, priority)).collect()
 }
 
-/// Of a task that was created long before patience ended.
+/// A hint of a task that has long been overdue.
 pub fn overdue(hint: Hint) -> Hint {
     let seconds = hint.id.as_uuid().get_timestamp().unwrap().to_unix().0;
     let then = Timestamp::from_unix(NoContext, seconds - 10 * AGEING_AFTER.as_secs(), 0);

@@ -1,5 +1,5 @@
 //! A neighbour's tasks while each attack runs at the full concurrency that it is allowed, half of
-//! the fleet's slots (or all that it can get), beside the same tasks on a quiet fleet.
+//! the fleet's concurrency (or all that it can get), beside the same tasks on a quiet fleet.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use crate::{
 
 const RATE: u32 = 100;
 const SECONDS: Duration = Duration::from_secs(10);
-/// Half of what both workers have slots for.
+/// Half of what both workers run at once.
 const CONCURRENCY: u32 = 32;
 /// More than that, so that some always wait.
 const ATTACKERS: usize = 64;
 /// Without a cap, more than there are places, so that some always wait.
 const MANY: usize = 128;
-/// As many as the door takes at a time.
+/// As many as the API takes at a time.
 const PUSHERS: usize = 4;
 
 /// Of the attacks those whose names contain one of `chosen`; all if there is none.
@@ -161,7 +161,7 @@ async fn round(bed: &Bed, attack: Option<(&Value, usize)>) -> latency::Figures {
     figures
 }
 
-/// Components that are attacks by themselves, pushed as often as the door takes them while the
+/// Components that are attacks by themselves, pushed as often as the API takes them while the
 /// neighbour works.
 async fn pushes(
     bed: &Bed,

@@ -58,7 +58,7 @@ async fn all_workers_run(bed: &Bed, version: &str) {
         let (status, answer) =
             bed.send("POST", "/tasks/batch", Some(&json!({ "tasks": tasks }))).await.unwrap();
         if status != 201 {
-            // The door itself has not heard of it yet.
+            // The API process does not know it yet.
             assert_eq!(status, 422, "{answer}");
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;

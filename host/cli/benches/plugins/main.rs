@@ -1,5 +1,5 @@
 //! How quickly plugins go live, what a swap costs the tasks that run beside it, and how far attacks
-//! reach. Figures, no verdicts.
+//! reach. It prints figures and judges nothing.
 //!
 //! `cargo bench --workspace --bench plugins -- live swap attacks` on servers of its
 //! own; without names, all of them. Names beside `attacks` choose among the attacks: `attacks
@@ -29,19 +29,19 @@ const PARTS: [&str; 3] = ["live", "swap", "attacks"];
 
 fn main() {
     // Cargo adds flags of its own.
-    let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
+    let named: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let is_chosen = |name: &str| named.is_empty() || named.iter().any(|other| other == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        if is_wanted("live") {
+        if is_chosen("live") {
             live::measure().await;
         }
-        if is_wanted("swap") {
+        if is_chosen("swap") {
             swap::measure().await;
         }
-        if is_wanted("attacks") {
-            let chosen = wanted.iter().filter(|name| !PARTS.contains(&name.as_str()));
-            attacks::measure(&chosen.map(String::as_str).collect::<Vec<_>>()).await;
+        if is_chosen("attacks") {
+            let options = named.iter().filter(|name| !PARTS.contains(&name.as_str()));
+            attacks::measure(&options.map(String::as_str).collect::<Vec<_>>()).await;
         }
     });
 }

@@ -164,8 +164,8 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// Attempts that run at the same time, at most 797; a quarter as many more are in reserve for
-    /// types that others would keep out
+    /// Attempts that run at the same time, at most 797; a quarter as many more are a shared
+    /// overflow for types that would otherwise wait behind slow ones
     #[arg(long, env = "TASKFORGE_CONCURRENCY", default_value_t = 256, value_parser = stack::concurrency)]
     pub(crate) concurrency: u32,
 

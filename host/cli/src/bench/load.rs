@@ -25,10 +25,10 @@ const BATCH: usize = 1_000;
 const CLIENTS: usize = 2;
 /// Connections for single tasks.
 pub(super) const CONNECTIONS: usize = 64;
-/// How long no signal may come before the store is asked.
+/// The longest time without a signal before the store is read.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// What is done to the fleet.
+/// The load on the fleet.
 pub(super) struct Load<'a> {
     client: &'a Client,
     store: &'a dyn Store,
@@ -112,7 +112,7 @@ impl<'a> Load<'a> {
                 }
                 Ok(Err(RecvError::Closed)) | Err(_) => true,
             };
-            // The store is asked when the signals say that all have ended, or say nothing.
+            // Reads the store when the signals say that all have ended, or stop.
             if is_silent || heard >= tasks {
                 let drained = began.elapsed();
                 let counts = self.store.counts().await?;

@@ -1,4 +1,4 @@
-//! What was measured.
+//! The results.
 
 use serde::Serialize;
 use taskforge_store::postgres::ceiling::Ceiling;
@@ -32,7 +32,7 @@ pub(super) struct Report {
     backlog: Option<Backlog>,
 }
 
-/// What was measured of the fleet under load, in tasks a second and as a cost.
+/// The figures of the fleet under load, in tasks a second and as a cost.
 pub(super) struct Measured {
     pub(super) enqueue: Median,
     pub(super) one_by_one: Median,
@@ -42,7 +42,7 @@ pub(super) struct Measured {
     pub(super) sandbox_micros: f64,
 }
 
-/// The ceiling: the best that bare SQL did on one connection.
+/// The ceiling: the best result of bare SQL on one connection.
 #[derive(Debug, Serialize)]
 struct CeilingReport {
     enqueue_per_second: f64,
@@ -58,7 +58,7 @@ pub(super) struct CeilingRun {
     claim_and_complete_per_second: Median,
 }
 
-/// What one form of bare SQL did, run after run.
+/// The runs of one form of bare SQL.
 pub(super) struct BareSql {
     pub(super) rows_a_statement: usize,
     pub(super) connections: usize,
@@ -176,7 +176,7 @@ impl Report {
             (
                 "fleet",
                 format!(
-                    "1 API, {} workers with {} slots each, broker {}, {} cores",
+                    "1 API, {} workers of concurrency {}, broker {}, {} cores",
                     self.workers, self.concurrency, self.broker, self.cores
                 ),
             ),

@@ -1,7 +1,7 @@
-//! Faults that last are not said again and again.
+//! Limits repeated log lines of lasting faults.
 //!
-//! A process tries for ever: five times a second, once for each task or request, in a dozen places.
-//! Each place says why it failed, and here it is decided how often that is written.
+//! A process retries for ever: five times a second, or once for each task or request, in a dozen
+//! places. Each place logs why it failed; this filter decides how often the line is written.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,15 +20,15 @@ use tracing_subscriber::{
     layer::{Context, Filter},
 };
 
-/// The first time that something is written again, and the longest until it is.
+/// The pause before a line is first repeated, and the longest pause.
 const PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// A fault is over when it was not seen for this long.
 const OVER: Duration = Duration::from_secs(60);
-/// Texts of one place that are told apart. Later ones are taken for the same.
+/// Texts of one place that are distinguished. Later ones count as the same.
 const MAX_TEXTS: usize = 8;
 
-/// The fields that tell one fault from another. The others, such as an id of a task, may be
+/// The fields that distinguish faults. The others, such as an id of a task, may be
 /// different each time.
 const TOLD_APART: [&str; 8] =
     ["message", "error", "part", "plugin", "task.type", "tenant.id", "path", "file"];
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_warnings_that_say_why_are_held_back() {
+    fn only_warnings_with_a_reason_are_limited() {
         let written = Written::default();
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer()

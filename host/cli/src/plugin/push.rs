@@ -1,4 +1,4 @@
-//! A component on its way to a server, and what it may use there.
+//! Pushes a component to a server, with its settings.
 
 use anyhow::Context as _;
 use reqwest::multipart::{Form, Part};
@@ -22,11 +22,8 @@ use crate::{
     waiting::Waiting,
 };
 
-/// The largest component that a host can be told to load, in bytes.
-const LARGEST: usize = 128 << 20;
-
-/// Pushes a component, shows what it imports beside what it is granted, and activates it unless it
-/// is to wait.
+/// Pushes a component, shows what it imports and what it is granted, and activates it unless
+/// `--stage` is given.
 pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let Beside { settings, manifest } =
         plugin_folder::settings_of(&args.file, args.settings.as_deref())?;
@@ -36,14 +33,7 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     let signature = sign::signature_of(&args.file, args.signature.as_deref())?;
     let client = Client::connect(&args.server)?;
     let component = read(&args.file)?;
-    // A server would hang up in the middle of it, and nobody would hear why.
     let size = output::bytes(component.len() as u64);
-    anyhow::ensure!(
-        component.len() <= LARGEST,
-        "{} has {size}; no server takes a component of more than {}",
-        args.file.display(),
-        output::bytes(LARGEST as u64)
-    );
     let mut form = Form::new();
     if let Some(settings) = &settings {
         form = form.part("settings", json_part(serde_json::to_string(settings)?)?);
@@ -54,7 +44,7 @@ pub(super) async fn push(args: PushArgs, as_json: bool) -> anyhow::Result<()> {
     if let Some(signature) = signature {
         form = form.part("signature", json_part(signature)?);
     }
-    // Last, so that the server can refuse the others before all of it has travelled.
+    // Last, so that the server can refuse the other parts before the component is sent.
     form = form.part("component", Part::bytes(component).mime_str("application/wasm")?);
     let waiting = Waiting::begin(&format!(
         "pushing {} ({size}): the server checks and compiles it, which may take a minute",
@@ -109,7 +99,7 @@ struct Pushed {
     rollout: Answer,
 }
 
-/// What became of a version that was activated: a plugin of a tenant is not everybody's to use.
+/// The state of an activated version. A tenant's plugin may not be usable with this key.
 fn runs(version: &Value, rollout: &Value) -> String {
     let (name, number) = (text(version, "name"), text(version, "version"));
     match version["owner"].as_str() {
@@ -122,7 +112,7 @@ fn runs(version: &Value, rollout: &Value) -> String {
     }
 }
 
-/// What the flags say of a component that does not say it itself.
+/// The manifest that the flags give, for a component that does not describe itself.
 fn named(args: &PushArgs) -> anyhow::Result<Option<Manifest>> {
     let (Some(name), Some(version)) = (&args.name, &args.version) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What a plugin may know and nobody may read.
+//! Secrets of a plugin, which can be set and not read.
 
 use std::io::Read as _;
 
@@ -68,7 +68,7 @@ fn path(plugin: &taskforge_domain::TaskType, key: &str) -> String {
     format!("plugins/{plugin}/secrets/{}", escaped(key))
 }
 
-/// From where no other process and no shell history sees it.
+/// Reads the value from where no other process and no shell history sees it.
 fn value(args: &SecretSetArgs) -> anyhow::Result<String> {
     if let Some(variable) = &args.from_env {
         return std::env::var(variable).with_context(|| format!("--from-env {variable}"));

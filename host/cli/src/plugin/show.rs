@@ -12,8 +12,8 @@ use crate::{
     output::{self, cell, time},
 };
 
-/// How long an attempt may take to be counted.
-const COUNTED: Duration = Duration::from_secs(2);
+/// How long the usage of an attempt may take to arrive.
+const RECORDED: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(args: PluginServerArgs, as_json: bool) -> anyhow::Result<()> {
     let list = Client::connect(&args.server)?.get("plugins", &[]).await?;
@@ -109,7 +109,7 @@ fn described(of: &Answer) -> Vec<(&'static str, String)> {
     pairs
 }
 
-/// What a version does: `stable`, `canary`, or why it does not run.
+/// The state of a version: `stable`, `canary`, or why it does not run.
 fn state_of(version: &Value) -> String {
     match version["runs_as"].as_str() {
         Some(role) => role.to_owned(),
@@ -164,7 +164,7 @@ pub(super) async fn advice(args: AdviseArgs, as_json: bool) -> anyhow::Result<()
     let advice = loop {
         let advice = client.get(&format!("plugins/{}/advice", args.name), &query).await?;
         // Workers write each second what attempts used: one that has just ended is not there yet.
-        if advice["attempts"] != 0 || began.elapsed() > COUNTED {
+        if advice["attempts"] != 0 || began.elapsed() > RECORDED {
             break advice;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -1,10 +1,10 @@
-//! What servers say of versions and rollouts, for people.
+//! Versions and rollouts, for people.
 
 use serde_json::Value;
 
 use crate::output::{self, cell};
 
-/// What a version imports beside what it is granted.
+/// Shows what a version imports and what it is granted.
 pub(super) fn show_review(version: &Value) {
     let rows: Vec<&Value> = version["review"].as_array().into_iter().flatten().collect();
     if rows.is_empty() {
@@ -56,7 +56,7 @@ pub(super) fn rollout_pairs(rollout: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Says when a change of what runs takes effect. On standard error: it is no part of the answer.
+/// Says when a rollout takes effect. On standard error, because it is no part of the answer.
 pub(super) fn say_when() {
     output::aside(
         "Workers hear of it within two seconds and take it once they have compiled it; \

@@ -80,7 +80,7 @@ async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
     let shell = |script: &str| {
         CompileProcess::new(PathBuf::from("/bin/sh"), vec!["-c".into(), script.into()])
     };
-    for (process, sentence) in [
+    for (process, message) in [
         (
             CompileProcess { time: Duration::from_millis(50), ..shell("exec sleep 1000") },
             "compiling this component took longer than 50ms",
@@ -100,7 +100,7 @@ async fn a_compiler_that_hangs_or_is_not_there_is_told_apart() {
     ] {
         let runtime = runtime(folder.path(), Compiler::Process(process));
         let error = load(&runtime, guests::bytes("fibonacci")).await.unwrap_err();
-        assert!(error.to_string().contains(sentence), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
     }
     let files = std::fs::read_dir(folder.path().join("code")).unwrap().count();
     assert_eq!(files, 0, "no draft is left");

@@ -139,7 +139,7 @@ async fn failures_of_the_network_are_told_from_failures_of_the_input() {
         .try_post("/tasks", &json!({ "task_type": "scraper", "input": { "url": "not a url" } }))
         .await
         .unwrap();
-    // Refused at the door, or failed for good by the handler: never retried.
+    // Refused by the API, or failed for good by the handler: never retried.
     if status == 201 {
         let task = server.run("scraper", json!({ "url": "not a url" })).await;
         assert_eq!(

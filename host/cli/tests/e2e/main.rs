@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod access;
 mod addresses;
 #[path = "../common/binary.rs"]
 mod binary;
@@ -11,7 +12,6 @@ mod commands;
 mod compiling;
 mod crash;
 mod descriptors;
-mod doors;
 mod drain;
 mod external;
 mod first_task;

@@ -24,7 +24,7 @@ async fn get(url: &str) -> Option<(u16, Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_door_is_open_and_small_plugins_run_while_a_large_one_is_compiled() {
+async fn the_api_answers_and_small_plugins_run_while_a_large_one_is_compiled() {
     let _already_there = rustls::crypto::ring::default_provider().install_default();
     let (data, plugins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = |name: &str| plugins.path().join(name);

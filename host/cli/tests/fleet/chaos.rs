@@ -8,7 +8,7 @@
 //! | file | the concept |
 //! |---|---|
 //! | `load` | enqueues until told to stop, and remembers what was acknowledged |
-//! | `verdict` | counts, and says how long the recovery took |
+//! | `result` | counts what was lost or ran twice, and measures the recovery |
 //! | `stores` | the scenarios in which a database or Redis is at fault, or what stands before it |
 //! | `embedded` | the scenario of the embedded database |
 //! | `caps` | that a cap holds meanwhile |
@@ -16,8 +16,8 @@
 mod caps;
 mod embedded;
 mod load;
+mod result;
 mod stores;
-mod verdict;
 
 use std::{process::Command, time::Duration};
 
@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 
 use self::{
     load::{Counter, Load},
-    verdict::Hit,
+    result::Hit,
 };
 use crate::{bed::Bed, node::Node};
 
@@ -99,7 +99,7 @@ async fn storm_on<T>(
     let _turn = ONE_AT_A_TIME.lock().await;
     let scale = scale();
     let (bed, more) = servers();
-    verdict::count_commits(&bed);
+    result::count_commits(&bed);
     let mut storm = Storm {
         api: Some(bed.start_api()),
         workers: Vec::new(),
@@ -114,10 +114,10 @@ async fn storm_on<T>(
     let hit = fault(&mut storm, more, scale).await;
     let recovery = hit.recovered(&storm.bed).await;
     let acknowledged = load.finish().await;
-    let mut verdict = verdict::reach(&mut storm, &acknowledged).await;
-    verdict.recovery = recovery;
-    verdict.print(name);
-    verdict.check();
+    let mut result = result::measure(&mut storm, &acknowledged).await;
+    result.recovery = recovery;
+    result.print(name);
+    result.check();
 }
 
 #[tokio::test(flavor = "multi_thread")]

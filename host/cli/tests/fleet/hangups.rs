@@ -88,17 +88,17 @@ async fn a_thousand_hang_ups_leave_no_answer_untrue_and_no_transaction_open() {
         }
         let mut asked = tokio::task::JoinSet::new();
         for (index, (request, stored)) in round(number, &task).into_iter().enumerate() {
-            // Somebody waits for the answer, however slow the machine is.
-            let patience = match index % 10 {
+            // One in ten waits for the answer, however slow the machine is.
+            let limit = match index % 10 {
                 0 => Duration::from_secs(10),
                 _ => Duration::from_micros(fastrand::u64(..30_000)),
             };
             asked.spawn(async move {
-                let answer = ask(address, &request, patience).await;
+                let answer = ask(address, &request, limit).await;
                 (request, stored, answer)
             });
         }
-        // Somebody who waits for every answer.
+        // A client that waits for every answer.
         let body = json!({ "max_running": 7 });
         bed.ask("PUT", &format!("/tenants/honest{number}"), Some(&body)).await;
         rounds += 1;

@@ -1,4 +1,4 @@
-//! What the death of a worker costs the tasks that it held.
+//! What the death of a worker costs its tasks.
 
 use serde_json::{Value, json};
 use taskforge_testing::wait::wait_until;
@@ -23,18 +23,18 @@ async fn two_workers_that_die_or_fall_silent_cost_no_task_an_attempt() {
     let [killed, silent] = [bed.start_worker(&lease), bed.start_worker(&lease)];
     let ids = enqueue(&bed, 48).await;
     wait_until("both hold tasks", async || {
-        held_by(&bed, killed.pid()) > 0 && held_by(&bed, silent.pid()) > 0
+        tasks_of(&bed, killed.pid()) > 0 && tasks_of(&bed, silent.pid()) > 0
     })
     .await;
     killed.kill();
     silent.signal("STOP");
     let survivors = [bed.start_worker(&lease), bed.start_worker(&lease)];
-    wait_until("what the silent one held is taken from it", async || {
-        held_by(&bed, silent.pid()) == 0
+    wait_until("the tasks of the silent one are taken from it", async || {
+        tasks_of(&bed, silent.pid()) == 0
     })
     .await;
     assert!(bed.count("select count(*) from events where kind = 'lapsed'") >= 2);
-    // What it still has to say is said too late.
+    // Its commits come too late.
     silent.signal("CONT");
     for id in &ids {
         let task = bed.ended(id).await;
@@ -48,8 +48,8 @@ async fn two_workers_that_die_or_fall_silent_cost_no_task_an_attempt() {
     drop(survivors);
 }
 
-/// Tasks that the process with this id holds.
-fn held_by(bed: &Bed, pid: u32) -> u64 {
+/// Tasks that the process with this id runs.
+fn tasks_of(bed: &Bed, pid: u32) -> u64 {
     bed.count(&format!(
         "select count(*) from tasks join workers on workers.id = tasks.worker
          where state = 'running' and pid = {pid}"

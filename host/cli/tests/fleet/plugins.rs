@@ -116,12 +116,12 @@ async fn activate(registry: &Registry, version: &str) {
     activated.unwrap();
 }
 
-/// Enqueues tasks of a type, again and again while the door does not know it yet.
+/// Enqueues tasks of a type; repeats that while the API does not know the type yet.
 async fn submit(bed: &Bed, task_type: &str, tasks: usize, input: &Value) -> Vec<String> {
     let one = json!({ "task_type": task_type, "input": input, "max_retries": 0 });
     let body = json!({ "tasks": vec![one; tasks] });
     let mut ids = Vec::new();
-    wait_until("the door takes them", async || {
+    wait_until("the API takes them", async || {
         let (status, answer) = bed.send("POST", "/tasks/batch", Some(&body)).await.unwrap();
         if status == 422 {
             return false;
@@ -300,7 +300,7 @@ async fn a_paused_plugin_waits_a_retired_one_takes_no_more_and_what_no_longer_fi
     registry.retire(&work(), BY).await.unwrap();
     bed.ended(&accepted[0]).await;
     let body = json!({ "task_type": "work", "input": echo() });
-    wait_until("the door takes no more", async || {
+    wait_until("the API takes no more", async || {
         bed.send("POST", "/tasks", Some(&body)).await.unwrap().0 == 422
     })
     .await;

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_can_never_match_or_is_said_twice_is_refused() {
-        for (grants, wanted) in [
+        for (grants, expected) in [
             (json!({"http": {"hosts": ["a.test", "127.1"]}}), "write 127.0.0.1"),
             (
                 json!({"http": {"hosts": [{"host": "A.test", "methods": ["GET"]}]}}),
@@ -183,7 +183,7 @@ mod tests {
             (json!({"secrets": ["a", "b", "a"]}), "\"a\" is named twice"),
         ] {
             let error = check(grants.clone()).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{grants}: {error}");
+            assert!(error.contains(expected), "{grants}: {error}");
         }
         let all = json!({
             "http": {

@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_domain_is_refused_with_what_to_write() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("", "it is empty"),
             ("a@b.test", r#"write "b.test""#),
             ("*", "is left out"),
@@ -208,7 +208,7 @@ mod tests {
             ("a.test:25", "no host has such a name"),
         ] {
             let error = DomainPattern::from(text.to_owned()).check().unwrap_err();
-            assert!(error.contains(wanted), "{text:?}: {error}");
+            assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
 }

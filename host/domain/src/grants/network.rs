@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_range_is_refused_with_what_to_write() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("10.0.0.1/8", "write 10.0.0.0/8"),
             ("fd00::1/8", "write fd00::/8"),
             ("10.0.0.1", "write 10.0.0.1/32"),
@@ -69,7 +69,7 @@ mod tests {
             ("2002:a00::/24", "write IPv4"),
         ] {
             let error = parse_network(text).unwrap_err();
-            assert!(error.contains(wanted), "{text:?}: {error}");
+            assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
 

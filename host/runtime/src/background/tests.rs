@@ -9,8 +9,9 @@ fn thread() -> (String, i32) {
 async fn quick_work_stays_where_it_is() {
     let background = Background::default();
     let here = thread();
-    let (there, _) =
-        background.run(Box::pin(async { thread() }), &Lane::beginning(Threads::Foreground)).await;
+    let (there, _) = background
+        .run(Box::pin(async { thread() }), &Profile::beginning(Threads::Foreground))
+        .await;
     assert_eq!(there.unwrap(), here);
     assert!(background.giving_way.get().is_none(), "no threads were needed");
 }
@@ -25,7 +26,7 @@ async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
         (before, thread())
     };
     let (done, effort) =
-        background.run(Box::pin(work), &Lane::beginning(Threads::Foreground)).await;
+        background.run(Box::pin(work), &Profile::beginning(Threads::Foreground)).await;
     let (before, after) = done.unwrap();
     assert_eq!(before.1, usual);
     assert!(effort.computed >= FOREGROUND);
@@ -35,26 +36,26 @@ async fn work_that_computes_for_long_goes_on_with_a_lower_priority() {
 }
 
 #[tokio::test]
-async fn what_cannot_yield_holds_no_thread_that_others_need() {
+async fn work_that_cannot_yield_blocks_no_thread_that_others_need() {
     let background = Background::default();
-    let (held, released) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let released = std::sync::Mutex::new(released);
     let (done, ended) = tokio::sync::oneshot::channel();
     background.apart(move || {
         released.lock().unwrap().recv().ok();
         done.send(thread()).ok();
     });
-    // As many as there are threads, and more.
+    // More than there are threads.
     for _ in 0..2 * background.processors {
         let work = async { compute(FOREGROUND).await };
-        background.run(Box::pin(work), &Lane::beginning(Threads::Background)).await;
+        background.run(Box::pin(work), &Profile::beginning(Threads::Background)).await;
     }
-    drop(held);
+    drop(release);
     let (_, niceness) = ended.await.unwrap();
     assert_eq!(niceness, (thread().1 + processors::NICENESS).min(19));
 }
 
-/// Computes for so long, then lets others run.
+/// Computes for so long, then yields.
 async fn compute(time: Duration) {
     let begun = computed();
     while computed() - begun < time {}
@@ -62,7 +63,7 @@ async fn compute(time: Duration) {
 }
 
 #[tokio::test]
-async fn what_waits_does_not_compute() {
+async fn waiting_is_not_computing() {
     let background = Background::default();
     let here = thread();
     for _ in 0..20 {
@@ -71,21 +72,21 @@ async fn what_waits_does_not_compute() {
             thread()
         };
         let (there, effort) =
-            background.run(Box::pin(work), &Lane::beginning(Threads::Foreground)).await;
+            background.run(Box::pin(work), &Profile::beginning(Threads::Foreground)).await;
         assert!(effort.computed < 20 * FOREGROUND, "{effort:?}");
         if effort.computed < FOREGROUND {
             assert_eq!(there.unwrap(), here);
             return;
         }
     }
-    panic!("the machine never stood still for less");
+    panic!("the machine was never idle enough");
 }
 
 #[tokio::test]
 async fn a_panic_there_is_one_here() {
     let work: Work<()> = Box::pin(async { panic!("so it was") });
     let caller = tokio::spawn(async move {
-        Background::default().run(work, &Lane::beginning(Threads::Background)).await
+        Background::default().run(work, &Profile::beginning(Threads::Background)).await
     });
     let panic = caller.await.unwrap_err().into_panic();
     assert_eq!(*panic.downcast_ref::<&str>().unwrap(), "so it was");
@@ -101,7 +102,7 @@ async fn work_ends_with_its_caller() {
     });
     let left = tokio::time::timeout(
         Duration::from_millis(50),
-        background.run(work, &Lane::beginning(Threads::Background)),
+        background.run(work, &Profile::beginning(Threads::Background)),
     )
     .await;
     assert!(left.is_err());
@@ -109,30 +110,29 @@ async fn work_ends_with_its_caller() {
 }
 
 #[tokio::test]
-async fn attempts_that_are_under_way_go_on_in_the_background_when_one_holds_a_thread() {
+async fn attempts_that_are_under_way_go_on_in_the_background_when_one_blocks_a_thread() {
     let background = Background::default();
-    let lane = Lane::beginning(Threads::Foreground);
+    let profile = Profile::beginning(Threads::Foreground);
     let (begun, mut begins) = tokio::sync::mpsc::channel(1);
     let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
-    // It waits for something, as an attempt does for a host call, and then goes on in a place of
-    // its choice.
+    // It waits, as an attempt does for a host call, and then goes on.
     let waits = async move {
         begun.send(thread().0).await.unwrap();
         goes_on.await.unwrap();
         thread().0
     };
-    let holds = async move {
+    let blocks = async move {
         let before = begins.recv().await.unwrap();
-        compute(STUBBORN).await;
+        compute(BLOCKED).await;
         go_on.send(()).unwrap();
         (before, thread().0)
     };
-    let (waited, held) = tokio::join!(
-        background.run(Box::pin(waits), &lane),
-        background.run(Box::pin(holds), &lane),
+    let (waited, blocked) = tokio::join!(
+        background.run(Box::pin(waits), &profile),
+        background.run(Box::pin(blocks), &profile),
     );
-    let (before, held) = held.0.unwrap();
-    assert_eq!((before, held.as_str()), (thread().0, "background"));
+    let (before, after) = blocked.0.unwrap();
+    assert_eq!((before, after.as_str()), (thread().0, "background"));
     assert_eq!(waited.0.as_deref(), Some("background"));
-    assert_ne!(lane.threads(), Threads::Foreground, "nor does the next begin there");
+    assert_ne!(profile.threads(), Threads::Foreground, "nor does the next begin there");
 }

@@ -1,9 +1,8 @@
 //! The functions that do bulk memory in chunks.
 //!
-//! Each takes what its instruction takes. One that is small is done at once. One that is out of
-//! bounds is done at once, too: it traps before it changes anything, with the engine's own trap.
-//! The rest is a loop over chunks, at whose head the guest yields when it has burnt enough fuel,
-//! which the chunks cost by their size.
+//! Each has the operands of its instruction. A small operation is done at once. So is one that is
+//! out of bounds: it traps before it changes anything, with the engine's own trap. The rest is a
+//! loop over chunks, each of which costs fuel by its size, and the guest yields at its head.
 
 use wasm_encoder::{BlockType, Function, InstructionSink};
 

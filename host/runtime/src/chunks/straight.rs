@@ -1,4 +1,4 @@
-//! Code that runs for long without coming to a call or the head of a loop.
+//! Long code without a call or a loop.
 //!
 //! A function may have some megabytes of instructions in a row, each of which touches another page.
 

@@ -1,4 +1,4 @@
-//! The other side of a compilation apart: what the process does that was started for it.
+//! A compilation apart, as the process does it that was started for it.
 
 use std::{
     ffi::OsString,
@@ -16,7 +16,7 @@ use crate::{
     processors::Share,
 };
 
-/// The exit code that goes with a reason why a component cannot be compiled.
+/// The exit code when a component cannot be compiled; the reason is printed.
 pub(super) const REFUSED: i32 = 65;
 
 /// The exit code that Rust gives to a panic.
@@ -28,10 +28,10 @@ const FAILED: u8 = 70;
 /// Address space that the program takes before it allocates anything.
 const PROGRAM: u64 = 1 << 30;
 
-/// What a compiler is told.
+/// The job of a compiler process.
 #[derive(Debug, Clone)]
 pub struct CompileJob {
-    /// An existing file that takes the code.
+    /// An existing file for the code.
     pub output: PathBuf,
     /// The memory that may be allocated, in bytes.
     pub memory: u64,
@@ -56,18 +56,17 @@ impl CompileJob {
         ]
     }
 
-    /// Gives up, for good, what the compilation must not take.
+    /// Limits itself, for good, to what the compilation may use.
     fn confine(&self) -> io::Result<()> {
-        // Lower than anything a host does besides, so that a compilation takes only what attempts
-        // leave. And it does not give way by itself. Where that is forbidden it only takes more
-        // than it should, which is no reason to compile nothing. Nor to say so: the first line that
-        // is said is taken for the reason of a failure.
+        // The lowest priority of all, so that a compilation gets only what attempts leave. Where
+        // this is forbidden the compilation goes on all the same. It prints nothing, because the
+        // first line of output is taken for the reason of a failure.
         Share::of_this_thread().confine().ok();
-        // A compiler that crashes on a stranger's file is no reason to fill the disk.
+        // No core dumps: a crash on a stranger's file must not fill the disk.
         lower(Resource::Core, 0, 0)?;
         lower(Resource::Cpu, self.seconds, self.seconds + 1)?;
-        // What is allocated, in whatever way. The bound on address space is for kernels that do not
-        // count it.
+        // Bounds allocations of all kinds. The bound on address space is for kernels that do not
+        // count those.
         lower(Resource::Data, self.memory, self.memory)?;
         let space = self.memory.saturating_add(PROGRAM);
         lower(Resource::As, space, space)?;
@@ -75,9 +74,9 @@ impl CompileJob {
     }
 }
 
-/// Compiles the component that `input` holds, under limits that the process cannot lift again, and
-/// writes one line to `errors` if that fails. What it could not give up it says in a line each to
-/// `output`. For a process that does nothing else, has one thread and has opened nothing.
+/// Compiles the component in `input` under limits that the process cannot lift again. Writes one
+/// line to `errors` if that fails, and a line to `output` for each thing that it could not give up.
+/// For a process that does nothing else, has one thread and has opened nothing.
 pub fn compile_apart(
     job: &CompileJob,
     input: &mut impl Read,
@@ -114,7 +113,7 @@ fn compile(job: &CompileJob, input: &mut impl Read, output: &mut impl Write) -> 
     if engine::fingerprint(&engine) != job.fingerprint {
         return Err(Ending::Failed("it is of another version than the host".to_owned()));
     }
-    // Never made anew: a file that is gone means that nobody waits. Opened before anything looks at
+    // Never created: if the file is gone, nobody waits for the code. Opened before anything parses
     // the component, because nothing can be opened after that.
     let mut file = std::fs::OpenOptions::new()
         .write(true)

@@ -1,4 +1,4 @@
-//! Bodies on their way out and in.
+//! Bodies of requests and responses.
 
 use std::{
     pin::Pin,
@@ -25,14 +25,14 @@ use crate::{
     host::SharedLog,
 };
 
-/// How long a request without a length may take to show that it has no body at all. Guests'
-/// libraries finish an empty body at once, but only after the request was handed over.
+/// How long a request without a length waits to learn whether its body is empty. Guests' libraries
+/// finish an empty body at once, but only after they have passed the request on.
 const FIRST_FRAME: Duration = Duration::from_millis(100);
 
 /// Prepares a guest's body for the client.
 ///
-/// A request whose body ends before it began is sent without one: a GET with `Transfer-Encoding:
-/// chunked` is refused by some servers.
+/// A request with an empty body is sent without one: some servers refuse a GET with
+/// `Transfer-Encoding: chunked`.
 pub(super) async fn outgoing(
     parts: &Parts,
     mut body: WasiBody,
@@ -40,8 +40,8 @@ pub(super) async fn outgoing(
 ) -> Result<(Outgoing, Upload), Error> {
     let length =
         parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    // What is sent without a body must not announce one: the server would take the beginning of the
-    // next request on the connection for it, which was not checked for what it is.
+    // A request without a body must not announce one: the server would take the beginning of the
+    // next request on the connection for it.
     let announces = parts.headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0");
     let nothing = || match announces {
         true => Err(Error::HttpRequestBodySize(Some(0))),
@@ -63,7 +63,7 @@ pub(super) async fn outgoing(
     Ok((outgoing, upload))
 }
 
-/// Counts the bytes of all bodies that an attempt sends, which have the same limit as those that it
+/// Counts the bytes of all bodies that an attempt sends. They have the same limit as those that it
 /// receives.
 #[derive(Clone)]
 pub(super) struct Sent {
@@ -132,14 +132,14 @@ impl Drop for Outgoing {
     }
 }
 
-/// Counts the bytes of all bodies that an attempt receives, and pays for the part that waits to be
+/// Counts the bytes of all bodies that an attempt receives, and charges for those that wait to be
 /// read.
 pub(super) struct Received {
     pub(super) bytes: Arc<AtomicU64>,
     pub(super) limit: u64,
     pub(super) log: SharedLog,
     pub(super) budget: Budget,
-    /// Until the body is gone its connection reads for it.
+    /// Kept as long as the body, because its connection reads until then.
     pub(super) _exchange: Charge,
 }
 
@@ -152,7 +152,7 @@ impl Received {
         let length = data.len() as u64;
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         if before.saturating_add(length) > self.limit {
-            // What the guest does not get to see is not counted.
+            // Bytes that the guest does not see are not counted.
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             let limit = self.limit;
             let text =
@@ -162,14 +162,14 @@ impl Received {
         }
         let data = self.budget.bytes("the response's body", data);
         Ok(Frame::data(data.map_err(|over| {
-            super::crowded(&self.log, &over);
+            super::no_room(&self.log, &over);
             Error::HttpResponseBodySize(Some(length))
         })?))
     }
 }
 
-/// Wraps a response's body: bytes are counted over all responses of the attempt, and silence has an
-/// end.
+/// Wraps a response's body: counts its bytes over all responses of the attempt, and ends it when
+/// the server is silent for too long.
 pub(super) fn incoming(body: FromServer, received: Received, quiet: Option<Duration>) -> WasiBody {
     let timer = quiet.map(|quiet| (Box::pin(sleep(quiet)), quiet));
     Incoming { body, received, timer }.boxed_unsync()

@@ -1,14 +1,17 @@
 //! Clients and their pooled connections.
 //!
-//! A connection that lies in a pool was checked for the request that opened it, and nobody checks
-//! it again. So the pool's key holds everything that the check saw: tenant, plugin, scheme, host,
-//! port and the addresses that were allowed. A request with another answer from the resolver, of
-//! another tenant or by another plugin never meets the connection.
+//! A pooled connection was checked for the request that opened it, and is not checked again. So the
+//! pool's key holds everything that the check used: tenant, plugin, scheme, host, port and the
+//! allowed addresses. A request of another tenant or plugin, or with another answer from the
+//! resolver, never gets the connection.
 //!
-//! The number of connections is bounded ([`Division`]): whoever is asked for one has a permit for
-//! its request; connections that are being made have permits of their own, since the pool goes on
-//! making one that its request no longer needs; and clients that no request uses are dropped, with
-//! their idle connections, before there are too many.
+//! The number of connections is bounded ([`Division`]):
+//!
+//! - Each request has a permit.
+//! - Connections that are being made have permits of their own, because the pool goes on making one
+//!   that its request no longer needs.
+//! - Clients that no request uses are dropped with their idle connections before there are too
+//!   many.
 
 use std::{
     cmp::Reverse,
@@ -51,7 +54,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Connections of one tenant that may wait until they are made.
 const WAITING: usize = 4_096;
 
-/// Lines of a response's head. No standard has a figure, and the client's own is 100.
+/// Lines of a response's head. No standard has a figure; the HTTP library's is 100.
 const MAX_HEADER_LINES: usize = 1000;
 
 /// The read buffer of an HTTP/1.1 connection, in bytes. A head must fit, and the largest one has
@@ -59,27 +62,27 @@ const MAX_HEADER_LINES: usize = 1000;
 /// number of those is bounded for the whole process ([`Division`]).
 const READ_BUFFER: usize = MAX_HEADERS + (32 << 10);
 
-/// What an HTTP/2 server may send of one response before it is read, in bytes. Part of what an
-/// exchange is charged for.
+/// How many bytes of a response an HTTP/2 server may send before they are read. Part of the charge
+/// for an exchange.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// The same for all responses of an HTTP/2 connection: no limit, or one that nobody reads would
-/// stop its neighbours.
+/// The same for all responses of an HTTP/2 connection: no limit, or one unread response would stop
+/// the others.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// Between two signs of life that an HTTP/2 connection with requests asks of its server, and how
-/// long each may take.
+/// How often an HTTP/2 connection with requests pings its server, and how long each answer may
+/// take.
 const PING: Duration = Duration::from_secs(15);
 
-/// After so long an idle connection asks for a sign of life.
+/// After this time an idle connection probes its server.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How long a connection may find its server taking nothing of what is sent, whatever the guest
-/// says and also when its attempt is over: a connection is a descriptor.
+/// How long a server may accept no bytes before its connection ends, whatever the guest's limits
+/// and also after the attempt: a connection takes a descriptor.
 #[cfg(target_os = "linux")]
 const STUCK: Duration = Duration::from_secs(60);
 
-/// What a connection was checked for.
+/// What a connection was checked for; the key of the pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     tenant: TenantId,
@@ -123,7 +126,7 @@ pub(super) struct Clients {
 /// A client, for one request.
 pub(super) struct Lease {
     pub(super) client: Client,
-    /// While there is a copy, the client is in use.
+    /// The client is in use while there is a clone of this.
     _in_use: Arc<()>,
 }
 
@@ -156,7 +159,7 @@ impl Clients {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(authorities.roots())
             .with_no_client_auth();
-        // The server chooses. Over plain connections it is HTTP/1.1.
+        // The server chooses. Plain connections use HTTP/1.1.
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self {
             tls: Arc::new(tls),
@@ -165,8 +168,8 @@ impl Clients {
         })
     }
 
-    /// The client for a key, made if need be. Where every client that is kept is in use, it is one
-    /// that keeps no connection.
+    /// The client for a key, made if need be. If all kept clients are in use, it is one that keeps
+    /// no connections.
     pub(super) fn get(&self, key: Key) -> Lease {
         let has_room = {
             let mut kept = self.kept();
@@ -188,8 +191,7 @@ impl Clients {
     }
 
     fn build(&self, key: &Key, idle: usize) -> Client {
-        // The only name that this client can resolve is the one it is for. A literal address is
-        // dialled as it is.
+        // This client resolves only the name that it is for. A literal address is dialled as it is.
         let mut tcp = HttpConnector::new_with_resolver(Checked(key.addresses.clone()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -207,8 +209,8 @@ impl Clients {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(idle)
-            // What every browser reads: folded lines (RFC 9112, 5.2: a user agent replaces them),
-            // blanks before a colon, lines that are none. `MAX_HEADERS` bounds their size.
+            // Accepts what browsers accept: folded lines (RFC 9112, 5.2: a user agent replaces
+            // them), blanks before a colon, invalid lines. `MAX_HEADERS` bounds their size.
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_ignore_invalid_headers_in_responses(true)
@@ -232,8 +234,8 @@ impl Kept {
         Some(entry.lease())
     }
 
-    /// Drops a client that no request uses: of the tenant that has most of them, the one that was
-    /// not used for longest. `false`: there is no room.
+    /// Drops a client that no request uses: the least recently used one of the tenant that has most
+    /// of them. `false`: there is none.
     fn make_room(&mut self) -> bool {
         if self.clients.len() < self.most {
             return true;
@@ -250,8 +252,7 @@ impl Kept {
         self.clients.remove(&key).is_some()
     }
 
-    /// Keeps a client, unless somebody else has kept one for the same meanwhile, or has taken the
-    /// room.
+    /// Keeps a client, unless one for the same key was kept meanwhile, or the room is taken.
     fn insert(&mut self, key: Key, client: Client) -> Lease {
         let entry = Entry { client, in_use: Arc::default(), used: self.clock };
         if self.clients.len() >= self.most && !self.make_room() {
@@ -261,7 +262,7 @@ impl Kept {
     }
 }
 
-/// Makes a connection when it is its tenant's turn, within its time.
+/// Makes a connection when it is its tenant's turn, within its time limit.
 #[derive(Clone)]
 pub(super) struct Connector {
     https: HttpsConnector<HttpConnector<Checked>>,
@@ -278,7 +279,7 @@ impl Service<Uri> for Connector {
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The copy that is called below is asked.
+        // `call` waits for the clone to be ready.
         Poll::Ready(Ok(()))
     }
 

@@ -18,35 +18,36 @@ use crate::log::cut;
 /// Why a request does not leave.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The address of the request cannot be used.
+    /// The URL of the request cannot be used.
     Uri(String),
     /// The operator has not granted this host and port.
     NotGranted(String),
-    /// The host is granted and leads to an address that is not.
+    /// The host is granted, but its address is not.
     PrivateAddress(String),
     /// The name does not resolve.
     Lookup(String),
-    /// Nobody has said in time what the name stands for.
+    /// The look-up of the name took too long.
     LookupTimeout,
 }
 
-/// A host and port that the plugin may ask.
+/// A host and port that the plugin may reach.
 #[derive(Debug)]
 pub(super) struct Destination {
     pub(super) is_tls: bool,
-    /// The client is handed this very value, so what was checked is what is dialled.
+    /// The client gets this very value, so what was checked is what is dialled.
     pub(super) authority: Authority,
     pub(super) port: u16,
     host: Host<String>,
 }
 
 impl Destination {
-    /// Reads the authority of an address, and checks the grant. The path and the query are no
-    /// business of the grant's, and go out as the guest gave them ([`Destination::uri`]).
+    /// Reads the authority of a URL, and checks the grant. The grant ignores path and query, which
+    /// go out as the guest gave them ([`Destination::uri`]).
     ///
     /// `Url` applies the rules of browsers: `127.1`, `2130706433`, `0x7f.0.0.1` and
-    /// `%31%32%37.0.0.1` all become `127.0.0.1`, names are lower case and in ASCII. Whatever
-    /// spelling the guest chose, the grant sees that, and so does the server in `Host`.
+    /// `%31%32%37.0.0.1` all become `127.0.0.1`, and names become lower case and ASCII. The grant
+    /// is checked against this form, whatever the guest's spelling, and the server sees it in
+    /// `Host`.
     pub(super) fn granted(method: &Method, uri: &Uri, grant: &HttpGrant) -> Result<Self, Refusal> {
         let invalid = |why: &str| Refusal::Uri(format!("an HTTP request was refused: {why}"));
         let is_tls = match uri.scheme_str() {
@@ -68,7 +69,7 @@ impl Destination {
         else {
             return Err(invalid("its address names no host"));
         };
-        // With what stands between the slashes, and nothing else of the URL that was read.
+        // Only the authority of the URL that was read.
         let authority = &url[Position::BeforeHost..Position::AfterPort];
         let (Ok(authority), "/", None) = (authority.parse(), url.path(), url.query()) else {
             return Err(invalid("its address names no host"));
@@ -94,8 +95,8 @@ impl Destination {
         Ok(Self { is_tls, authority, port, host })
     }
 
-    /// The address to send a request to: the authority that was checked, and the path and query
-    /// that the guest gave, byte for byte. Signatures cover these.
+    /// The URL to request: the authority that was checked, and the guest's path and query byte for
+    /// byte, because signatures cover these.
     pub(super) fn uri(&self, given: &Uri) -> Result<Uri, http::Error> {
         let path = given.path_and_query().cloned();
         Uri::builder()
@@ -129,8 +130,8 @@ impl Destination {
         })
     }
 
-    /// Drops the addresses that none of the grants lets anybody connect to. What is left is sorted,
-    /// so that the same set is the same pool.
+    /// Drops the addresses that the grants do not allow. The rest is sorted, so that the same set
+    /// has the same pool.
     pub(super) fn allowed(
         &self,
         found: &[SocketAddr],
@@ -163,7 +164,7 @@ impl Destination {
     }
 }
 
-/// An IPv4 address that is spelled as an IPv6 address is that IPv4 address; a grant knows no other.
+/// An IPv4 address in the form of an IPv6 address becomes that IPv4 address, the form of grants.
 fn unmapped(host: Host<String>) -> Host<String> {
     match host {
         Host::Ipv6(v6) => v6.to_ipv4_mapped().map_or(Host::Ipv6(v6), Host::Ipv4),
@@ -171,7 +172,7 @@ fn unmapped(host: Host<String>) -> Host<String> {
     }
 }
 
-/// The host as grants know it: no brackets.
+/// The host in the form of grants: without brackets.
 fn plain(host: &Host<String>) -> String {
     match host {
         Host::Domain(name) => name.clone(),
@@ -295,8 +296,8 @@ mod tests {
         else {
             panic!()
         };
-        let wanted = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;
-        assert!(text.contains(wanted), "{text}");
+        let expected = r#"http.hosts = [{ host = "api.test:8080", methods = ["GET"] }]"#;
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

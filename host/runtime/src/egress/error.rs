@@ -1,5 +1,5 @@
-//! What went wrong with a request, in the words of `wasi:http`, so that a guest can tell a refused
-//! connection from a slow one.
+//! Errors of requests in the terms of `wasi:http`, so that a guest can tell a refused connection
+//! from a slow one.
 
 use std::{error::Error as StdError, io};
 
@@ -20,7 +20,7 @@ pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
     }
     if let Some(io) = find::<io::Error>(error) {
         return match io.kind() {
-            // Somebody who takes it for a connection that was never made would send the request
+            // A guest that took it for a connection that was never made would send the request
             // again.
             io::ErrorKind::TimedOut if !error.is_connect() => Error::HttpResponseTimeout,
             _ => of_io(io),
@@ -29,15 +29,15 @@ pub(super) fn of_exchange(error: &hyper_util::client::legacy::Error) -> Error {
     if error.is_connect() {
         return Error::DestinationUnavailable;
     }
-    // The client's library reads a hundred headers and some hundred kilobytes of them, and has no
-    // public type for what is more; a test holds its text.
+    // The library limits the headers that it reads, and has no public type for this error; a test
+    // checks its text.
     if says(error, "message head is too large") {
         return Error::HttpResponseHeaderSectionSize(None);
     }
     Error::HttpProtocolError
 }
 
-/// Whether an error or one that it came from has this text.
+/// Whether an error or one of its sources has this text.
 fn says(error: &(dyn StdError + 'static), text: &str) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -116,8 +116,8 @@ fn copy(error: &Error) -> Error {
     }
 }
 
-/// What a response's body broke off with, for `http-error-code`. Only errors that [`of_body`] and
-/// the caps produce arrive here.
+/// The error of a response's body, for `http-error-code`. Only errors that [`of_body`] and the
+/// limits produce arrive here.
 pub(crate) fn body_error_code(error: &Error) -> ErrorCode {
     match error {
         Error::HttpResponseBodySize(size) => ErrorCode::HttpResponseBodySize(*size),

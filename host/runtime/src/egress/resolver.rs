@@ -1,4 +1,4 @@
-//! Asking what addresses a name has.
+//! Looks up the addresses of names.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -8,23 +8,23 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::fair::FairSemaphore;
 
-/// Look-ups at once. Each holds a thread of the blocking pool for as long as the system takes, and
-/// others need that pool too: it has 512.
+/// Look-ups at once. Each takes a thread of the blocking pool, which has 512 and serves other work
+/// too, for as long as the system takes.
 const LOOKUPS: usize = 128;
 
-/// Look-ups that nobody waits for any more and that the system goes on with. They hold threads too.
+/// Look-ups that nobody waits for any more and the system goes on with. They take threads too.
 const ABANDONED: usize = 128;
 
 /// Look-ups of one tenant that may wait for their turn.
 const WAITING: usize = 1_000;
 
-/// How long a look-up is waited for. The system's own limit is half a minute or more.
+/// The limit on a look-up. The system's own is half a minute or more.
 const LONGEST: Duration = Duration::from_secs(5);
 
 type Lookup = dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
 
-/// Looks names up, a bounded number at once, of which each tenant has its share: one whose name
-/// servers never answer waits for its own.
+/// Looks names up, a bounded number at once. Tenants share that fairly, so a tenant whose name
+/// servers never answer delays only itself.
 pub(super) struct Resolver {
     lookup: Box<Lookup>,
     lookups: FairSemaphore,
@@ -33,14 +33,14 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Asks the system.
+    /// A resolver that asks the system.
     pub(super) fn system() -> Self {
         Self::new(|name, port| {
             Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
         })
     }
 
-    /// Asks `lookup`: a test says with it what a name stands for, and for how long.
+    /// A resolver that asks `lookup`, for tests.
     pub(super) fn new<F>(lookup: F) -> Self
     where
         F: Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>
@@ -59,8 +59,8 @@ impl Resolver {
     /// The addresses of a name, each with the port.
     ///
     /// # Errors
-    /// What the system says; that it takes longer than five seconds; or that too many look-ups of
-    /// the tenant wait already.
+    /// When the system fails, takes longer than five seconds, or too many look-ups of the tenant
+    /// wait already.
     pub(super) async fn resolve(
         &self,
         tenant: &TenantId,
@@ -71,17 +71,17 @@ impl Resolver {
         let mut lookup = (self.lookup)(name, port);
         let (abandoned, tenant, longest) = (self.abandoned.clone(), tenant.clone(), self.longest);
         let (tell, told) = oneshot::channel();
-        // In a task of its own, because the system's resolver cannot be called off: whoever asked
-        // may give up after a millisecond, and the thread that asks for him goes on.
+        // In a task of its own, because the system's resolver cannot be cancelled: its thread goes
+        // on after the caller has given up.
         tokio::spawn(async move {
             let found = timeout(longest, &mut lookup).await;
             let late = found.is_err();
             let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            // Whoever asked may have gone away.
+            // Fails if the caller has gone.
             drop(tell.send(found));
             if late {
-                // The name's tenant may ask for others meanwhile, up to its share of threads that
-                // are lost in this way. Beyond it the permit stays with the thread.
+                // The tenant gets its permit back meanwhile, up to a share of threads that are lost
+                // in this way. Beyond that the permit stays with the thread.
                 let lost = abandoned.try_acquire(&tenant);
                 let permit = lost.is_none().then_some(permit);
                 drop(lookup.await);
@@ -135,9 +135,9 @@ mod tests {
         (0..count).map(call).collect()
     }
 
-    async fn until(count: &AtomicUsize, wanted: usize) {
+    async fn until(count: &AtomicUsize, expected: usize) {
         let reached = async {
-            while count.load(Ordering::SeqCst) < wanted {
+            while count.load(Ordering::SeqCst) < expected {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -17,6 +17,8 @@ use tokio::{
 
 use super::*;
 
+mod upload;
+
 /// One tenant's plugin, which may ask anybody, and these private networks.
 struct Asker {
     egress: Arc<Egress>,
@@ -269,7 +271,7 @@ async fn connections_are_shared_by_tenants_and_come_back() {
         assert_eq!(alice.page(&page.url("/")).await.unwrap(), "x");
     }
     assert_eq!(server.connections(), division.requests / 2);
-    // Whoever has no time to wait hears why.
+    // A caller without time to wait learns why.
     let hurried = RequestOptions {
         connect_timeout: Some(Duration::from_millis(10)),
         ..RequestOptions::default()
@@ -313,9 +315,9 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
     let asker = Asker::new(names.egress(None), "127.0.0.0/8");
     let clients = Division::of(256).clients;
     let url = |name: usize| format!("http://host{name}.test:{}/", server.port());
-    let mut held = Vec::new();
+    let mut responses = Vec::new();
     for name in 0..clients {
-        held.push(asker.send(&url(name), RequestOptions::default()).await.unwrap());
+        responses.push(asker.send(&url(name), RequestOptions::default()).await.unwrap());
     }
     // No room: what is made now keeps no connection.
     let before = server.connections();
@@ -323,7 +325,7 @@ async fn clients_that_are_in_use_are_kept_and_others_make_room() {
         assert_eq!(asker.page(&url(clients)).await.unwrap(), "x");
     }
     assert_eq!(server.connections(), before + 2);
-    for response in held {
+    for response in responses {
         assert_eq!(response.collect().await.unwrap().to_bytes(), "x");
     }
     for _ in 0..2 {
@@ -387,11 +389,11 @@ async fn servers_that_speak_http_2_only_are_understood() {
     }
     assert_eq!(server.connections(), 1);
     // Many at once share it too, and one that nobody reads holds up no other.
-    let held = asker.send(&url, RequestOptions::default()).await.unwrap();
+    let unread = asker.send(&url, RequestOptions::default()).await.unwrap();
     let many = futures_util::future::join_all((0..50).map(|_| asker.page(&url))).await;
     assert!(many.iter().all(|page| page.as_ref().unwrap() == "/a/../b?c'd  "));
     assert_eq!(server.connections(), 1);
-    drop(held);
+    drop(unread);
 }
 
 #[tokio::test]
@@ -435,120 +437,4 @@ impl Guest {
     async fn flood(mut self) {
         while self.write().await.is_ok() {}
     }
-}
-
-/// Sends `start` to whoever has said something, and reads no more.
-async fn deaf(start: &'static [u8]) -> Server {
-    Server::on_connection(move |mut stream| async move {
-        stream.read_exact(&mut [0; 16]).await.ok();
-        stream.write_all(start).await.ok();
-        std::future::pending::<()>().await;
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_server_that_stops_reading_is_noticed_by_either_limit() {
-    let (limit, far) = (Some(Duration::from_millis(200)), Some(Duration::from_secs(3600)));
-    let server = deaf(b"").await;
-    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
-    let asker = Asker::new(egress, "127.0.0.0/8");
-    for (first, between) in [(limit, None), (None, limit), (limit, far), (far, limit)] {
-        let options = RequestOptions {
-            first_byte_timeout: first,
-            between_bytes_timeout: between,
-            ..RequestOptions::default()
-        };
-        let (guest, body) = Guest::new();
-        let url = server.url("/");
-        let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
-        let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
-        let (answer, ()) = exchange.await.expect("both ends notice");
-        assert!(matches!(answer, Err(Error::ConnectionWriteTimeout)), "{answer:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_server_that_answers_and_stops_reading_is_noticed_too() {
-    let server = deaf(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
-    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
-    let asker = Asker::new(egress, "127.0.0.0/8");
-    let options = RequestOptions {
-        between_bytes_timeout: Some(Duration::from_secs(2)),
-        ..RequestOptions::default()
-    };
-    let (guest, body) = Guest::new();
-    let url = server.url("/");
-    let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
-    let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
-    let (answer, ()) = exchange.await.expect("the guest's stream is closed");
-    assert_eq!(answer.unwrap().status(), 200);
-}
-
-#[tokio::test]
-async fn an_http_2_server_that_takes_no_more_of_one_body_is_noticed() {
-    let acceptor = tls::acceptor(&["h2"]);
-    let server = Server::on_connection(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            let stream = acceptor.accept(stream).await.unwrap();
-            let service =
-                hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    // Held, and not read.
-                    let _request = request;
-                    std::future::pending::<
-                            Result<Response<Empty<Bytes>>, std::convert::Infallible>,
-                        >()
-                        .await
-                });
-            let executor = hyper_util::rt::TokioExecutor::new();
-            let server = hyper::server::conn::http2::Builder::new(executor);
-            server.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await.ok();
-        }
-    })
-    .await;
-    let asker = Asker::new(trusting_the_private_one(), "127.0.0.0/8");
-    let options = RequestOptions {
-        between_bytes_timeout: Some(Duration::from_millis(200)),
-        ..RequestOptions::default()
-    };
-    let (guest, body) = Guest::new();
-    let url = format!("https://127.0.0.1:{}/", server.port());
-    let exchange = async { tokio::join!(asker.upload(&url, options, body), guest.flood()) };
-    let exchange = tokio::time::timeout(Duration::from_secs(60), exchange);
-    let (answer, ()) = exchange.await.expect("both ends notice");
-    assert!(matches!(answer, Err(Error::ConnectionWriteTimeout)), "{answer:?}");
-}
-
-#[tokio::test]
-async fn a_body_that_is_cut_off_ends_its_connection() {
-    // Reads what comes and never answers, and says when the client is gone.
-    let (gone, mut heard) = mpsc::unbounded_channel();
-    let server = Server::on_connection(move |mut stream| {
-        let gone = gone.clone();
-        async move {
-            let mut buffer = vec![0; CHUNK];
-            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
-            gone.send(()).ok();
-        }
-    })
-    .await;
-    let egress = Egress::new(256, Vec::new(), &Authorities::public(), Arc::default()).unwrap();
-    let asker = Asker::new(egress, "127.0.0.0/8");
-    let options = RequestOptions {
-        first_byte_timeout: Some(Duration::from_secs(2)),
-        ..RequestOptions::default()
-    };
-    let (mut guest, body) = Guest::new();
-    let url = server.url("/");
-    let write = async {
-        guest.write().await.unwrap();
-        drop(guest);
-    };
-    let (answer, ()) = tokio::join!(asker.upload(&url, options, body), write);
-    // The latter where the machine was too busy to send the body meanwhile.
-    let late = matches!(answer, Err(Error::HttpResponseTimeout | Error::ConnectionWriteTimeout));
-    assert!(late, "{answer:?}");
-    let gone = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await;
-    assert_eq!(gone.unwrap(), Some(()));
 }

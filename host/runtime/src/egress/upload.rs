@@ -1,9 +1,8 @@
-//! Whose turn it is while a request is sent, so that a server that stops reading is told from a
-//! guest that takes its time.
+//! Tells a server that stops reading a request from a guest that is slow to write it.
 //!
-//! The client asks for the next part of a body when it has room for it, and it has room when the
-//! server reads. So from one part to the next question the server is waited for, and from the
-//! question to the next part the guest.
+//! The HTTP client polls for the next part of a body when it has room, and it has room when the
+//! server reads. So between a part and the next poll the client waits for the server, and between a
+//! poll and the next part for the guest.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,24 +15,24 @@ use http_body::{Body as _, Frame};
 use tokio::time::{Instant, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// The longest between two looks at whose turn it is.
+/// The longest time between two checks of whose turn it is.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Who is waited for, and since when.
+/// What a request waits for, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// There is no connection yet, which has a limit of its own.
+    /// The connection, which has a limit of its own.
     Connecting,
-    /// The guest has the next part of the body.
+    /// The guest, for the next part of the body.
     Guest,
-    /// The server has a part to take.
+    /// The server, to read a part.
     Server(Instant),
-    /// Everything was handed over: the server is to answer.
+    /// The server, to answer: everything was sent.
     Over(Instant),
 }
 
 impl Turn {
-    /// Since when the server is to take what is sent.
+    /// Since when the server has to read.
     pub(super) const fn takes(self) -> Option<Instant> {
         match self {
             Self::Server(since) => Some(since),
@@ -41,7 +40,7 @@ impl Turn {
         }
     }
 
-    /// Since when the server is to do something.
+    /// Since when the server has to do something.
     pub(super) const fn answers(self) -> Option<Instant> {
         match self {
             Self::Server(since) | Self::Over(since) => Some(since),
@@ -50,7 +49,7 @@ impl Turn {
     }
 }
 
-/// A body on its way, as the client, which asks for its parts, and whoever watches it see it.
+/// A body on its way, shared by the client, which polls for its parts, and its watchers.
 #[derive(Clone)]
 pub(super) struct Upload(Arc<Mutex<State>>);
 
@@ -60,13 +59,13 @@ struct State {
 }
 
 impl Upload {
-    /// Of a body, or of none.
+    /// The upload of a body, or of none.
     pub(super) fn new(body: Option<WasiBody>) -> Self {
         let turn = Turn::Connecting;
         Self(Arc::new(Mutex::new(State { body, turn })))
     }
 
-    /// From now on the server is waited for.
+    /// The connection is there: from now on the request waits for the server.
     pub(super) fn connected(&self) {
         let mut state = self.state();
         if state.turn == Turn::Connecting {
@@ -115,7 +114,7 @@ impl Upload {
         matches!(self.turn(), Turn::Over(_))
     }
 
-    /// The client needs no more of it.
+    /// The client needs no more of the body.
     pub(super) fn end(&self) {
         let mut state = self.state();
         if !matches!(state.turn, Turn::Over(_)) {
@@ -124,13 +123,12 @@ impl Upload {
         state.body = None;
     }
 
-    /// The server does not take it: the guest's stream is closed, and the client is told if it
-    /// asks.
+    /// The server does not read it: closes the guest's stream, and fails the client's next poll.
     pub(super) fn cut(&self) {
         self.state().body = None;
     }
 
-    /// Waits until the server has let `limit` pass, in one of its turns that `since` tells.
+    /// Waits until the server has let `limit` pass in one of the turns that `since` selects.
     pub(super) async fn late(&self, limit: Duration, since: impl Fn(Turn) -> Option<Instant>) {
         loop {
             let now = Instant::now();
@@ -145,7 +143,7 @@ impl Upload {
         }
     }
 
-    /// Cuts the body off when the server does not take it for so long. Until it is over.
+    /// Cuts the body off if the server does not read it for so long. Returns when all is sent.
     pub(super) async fn keep_moving(self, limit: Duration) {
         loop {
             let late = self.late(limit, Turn::takes);
@@ -167,13 +165,13 @@ mod tests {
 
     use super::*;
 
-    /// What the client gets when it asks for the next part.
+    /// What the client's next poll returns.
     async fn next(upload: &Upload) -> Option<usize> {
         let frame = std::future::poll_fn(|cx| upload.poll_frame(&mut None, cx)).await;
         frame.map(|frame| frame.unwrap().into_data().unwrap().len())
     }
 
-    /// Whether the server is late that has no time at all. Who is not waited for never is.
+    /// Whether a server without any time is late, which it is only in its turn.
     async fn is_late(upload: &Upload, since: fn(Turn) -> Option<Instant>) -> bool {
         let late = upload.late(Duration::ZERO, since);
         timeout(Duration::from_millis(50), late).await.is_ok()

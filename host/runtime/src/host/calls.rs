@@ -1,8 +1,8 @@
-//! Counting the guest's calls to the host, and what happens at the border.
+//! Counts the guest's calls to the host, and acts at each crossing between the two.
 //!
-//! Calls are counted where each host function fetches its state, which happens once a call; the
-//! engine's own hook also fires for its internal calls (growing a memory, yielding), so it does not
-//! count, it enforces.
+//! A call is counted where its host function fetches the state, which happens once a call. The
+//! engine's hook also fires for internal calls (growing a memory, yielding), so it enforces the
+//! limit but does not count.
 
 use std::{
     pin::Pin,
@@ -16,17 +16,17 @@ use wasmtime::{CallHook, CallHookHandler, StoreContextMut};
 
 use super::HostState;
 
-/// What one call may carry from the guest to the host, in bytes, if the attempt's memory has as
-/// much room. Twice the largest value that a plugin may keep. A list of as many short strings takes
-/// 5 ms to copy out of the guest and to drop again.
+/// The most that one call may carry from the guest to the host, in bytes, if the attempt's budget
+/// has room: twice the largest value that a plugin may keep. A list of short strings of this size
+/// takes 5 ms to copy out of the guest and to drop.
 pub(crate) const CARGO: usize = 2 << 20;
 
-/// What a result needs beside its text: tags, lengths, the failure's retry wish.
+/// What a result needs besides its text: tags, lengths, the failure's delay.
 const RESULT_OVERHEAD: usize = 64;
 
-/// How long a guest may call the host before it lets others run. Fuel stands still while the host
-/// works, so a guest that does nothing but call the host would yield too seldom. The clock is read
-/// after each call and not every so many: one call may take as long as thousands of others.
+/// How long a guest may call the host before it yields. Host functions burn no fuel, so a guest
+/// that only calls the host would yield too rarely. The clock is read after each call, because one
+/// call may take as long as thousands of others.
 const TURN: Duration = Duration::from_millis(1);
 
 /// The guest made more calls than it may.
@@ -39,7 +39,7 @@ pub(crate) struct HostCallLimit(u64);
 pub(crate) struct Calls {
     count: u64,
     limit: u64,
-    /// When it last let others run because it calls the host.
+    /// When the guest last yielded because of its calls.
     turn: Instant,
     output: usize,
     returned: bool,
@@ -61,7 +61,7 @@ impl Calls {
         self.count
     }
 
-    /// Whether the guest was last seen returning from a function, so that a failure now is one of
+    /// Whether the last crossing was a return from the guest, so that a failure now comes from
     /// reading its result.
     pub(crate) const fn returned(&self) -> bool {
         self.returned
@@ -72,7 +72,7 @@ impl Calls {
 pub(crate) struct Switch;
 
 impl Switch {
-    /// Returns whether the guest is to let others run.
+    /// Returns whether the guest must yield.
     fn cross(
         store: &mut StoreContextMut<'_, HostState>,
         event: CallHook,
@@ -91,7 +91,7 @@ impl Switch {
                 return Ok(calls.turn.elapsed() >= TURN);
             }
             CallHook::CallingWasm => {}
-            // What the engine reads next is the result, and it checks the size before it copies.
+            // The engine reads the result next, and checks the size before it copies.
             CallHook::ReturningFromWasm => {
                 calls.returned = true;
                 let output = calls.output;
@@ -103,8 +103,8 @@ impl Switch {
     }
 }
 
-// By hand and not with `async_trait`, which would allocate a future at each of the twenty crossings
-// of even a small attempt.
+// Without `async_trait`, which would allocate a future at each crossing; a small attempt has
+// twenty.
 impl CallHookHandler<HostState> for Switch {
     fn handle_call_event<'a, 'b, 'c>(
         &'a self,
@@ -128,7 +128,7 @@ impl CallHookHandler<HostState> for Switch {
     }
 }
 
-/// Ready at once, and without a size: a box of it is no allocation.
+/// Ready at once, and of size zero, so that boxing it does not allocate.
 struct GoOn;
 
 impl Future for GoOn {

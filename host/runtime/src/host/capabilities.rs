@@ -1,4 +1,4 @@
-//! What needs no grant: logging and progress.
+//! Host functions that need no grant: logging and progress.
 
 use taskforge_domain::{LogLevel, Progress};
 

@@ -1,4 +1,4 @@
-//! What a plugin reads by name: `wasi:config`.
+//! Configuration and secrets: `wasi:config`.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use wasmtime::component::{HasSelf, Linker};
 use super::HostState;
 use crate::contract::config::{self, Error};
 
-/// What a name and its value take besides their text, in bytes.
+/// What a name and its value cost besides their text, in bytes.
 const ENTRY: usize = 64;
 
-/// Names under which older toolchains import the interface; the functions are the same. A version
-/// that is not final matches only itself, so that each has to be linked.
+/// Names under which older toolchains import the interface, with the same functions. A version that
+/// is not final matches only itself, so each has to be linked.
 pub(super) const DRAFTS: [&str; 3] = [
     "wasi:config/store@0.2.0-draft-2024-09-27",
     "wasi:config/store@0.2.0-draft",
     "wasi:config/runtime@0.2.0-draft",
 ];
 
-/// A plugin's configuration, and over it the secrets that it was granted. Without `Debug`, so that
-/// nothing shows them by mistake.
+/// A plugin's configuration and the secrets that it was granted, which come first. Without `Debug`,
+/// so that nothing prints them by mistake.
 #[derive(Default)]
 pub(crate) struct Values(BTreeMap<String, String>);
 
@@ -34,7 +34,7 @@ impl Values {
     }
 }
 
-// Everything is there from the start.
+// All values are loaded from the start.
 impl config::Host for HostState {
     fn get(&mut self, key: String) -> Result<Option<String>, Error> {
         // No larger than one that the operator has set.

@@ -1,8 +1,8 @@
-//! What a handle costs, and the charge that lives as long as it does.
+//! What handles cost, and their charges.
 //!
-//! WASI's own implementation keeps what is behind a handle in a table that knows no sizes. So each
-//! function that makes a handle charges for it here, each that changes what is behind one measures
-//! it anew, and each that drops one gives its charge back.
+//! WASI's own implementation keeps the objects behind handles in a table without sizes. So a
+//! function that makes a handle charges for it here, one that changes its object measures it again,
+//! and one that drops the handle gives the charge back.
 
 use http::HeaderMap;
 use wasmtime::component::Resource;
@@ -17,19 +17,20 @@ use wasmtime_wasi_http::{
 use super::HostState;
 use crate::budget::{Charge, OverBudget};
 
-/// Any handle, in bytes: its entries in the tables of guest and host, and what is behind it when
-/// that holds nothing more. The largest of those with nothing more takes about 350.
+/// Any handle, in bytes: its entries in the tables of guest and host, and its object without what
+/// that points to. The largest of these objects takes about 350.
 pub(super) const HANDLE: u64 = 512;
 
 /// A body on its way out, in bytes, without what was written to it: two channels of one block each.
 pub(super) const BODY: u64 = 4 << 10;
 
-/// The charges of live handles, by the number that the table has given them.
+/// The charges of live handles, by their number in the table.
 #[derive(Debug, Default)]
 pub(super) struct Handles(Vec<Option<Charge>>);
 
 impl Handles {
-    /// A number that comes again has lost what it stood for, and the old charge goes.
+    /// Keeps the charge of a handle. If its number is used again, its old object is gone, and the
+    /// old charge is given back.
     pub(super) fn keep<T: 'static>(&mut self, handle: &Resource<T>, charge: Charge) {
         let at = handle.rep() as usize;
         if self.0.len() <= at {
@@ -38,7 +39,7 @@ impl Handles {
         self.0[at] = Some(charge);
     }
 
-    /// Gives a charge back, or over to what lives on.
+    /// Takes the charge out: to drop it, or for what lives on.
     pub(super) fn release(&mut self, handle: u32) -> Option<Charge> {
         self.0.get_mut(handle as usize)?.take()
     }
@@ -52,7 +53,7 @@ impl Handles {
 }
 
 impl HostState {
-    /// Pays for a handle, makes it, and keeps the charge while it lives.
+    /// Charges for a handle, makes it, and keeps the charge while it lives.
     pub(super) fn making<T: 'static>(
         &mut self,
         what: &'static str,
@@ -108,9 +109,9 @@ impl HostState {
     }
 }
 
-/// What a header map holds, in bytes: for each name that it has room for an entry and its index,
-/// for each further value a link in a vector that may be half empty, and for each text a block of
-/// its own.
+/// The memory of a header map, in bytes: an entry and an index for each name that it has room for,
+/// a node for each further value in a vector that may be half empty, and an allocation for each
+/// text.
 pub(crate) fn headers(map: &HeaderMap) -> u64 {
     const ENTRY: usize = 112;
     const FURTHER: usize = 2 * 72;

@@ -1,11 +1,11 @@
-//! `wasi:http`, in front of the implementation that comes with wasmtime: every function says what
-//! it makes the host hold, and pays for it before it is kept.
+//! `wasi:http`, in front of wasmtime's implementation: each function charges for the memory that it
+//! makes the host use, before it does.
 //!
 //! | file | the concept |
 //! |---|---|
 //! | `fields` | header maps |
 //! | `outgoing` | requests, responses and bodies that the guest makes |
-//! | `incoming` | requests, responses and bodies that it gets |
+//! | `incoming` | requests, responses and bodies that it receives |
 
 mod fields;
 mod incoming;
@@ -24,7 +24,7 @@ use wasmtime_wasi_http::p2::{
 use super::{HostState, handles::HANDLE};
 use crate::egress;
 
-/// A request under way, in bytes, without what the egress holds for it: the handle, and the task
+/// A request under way, in bytes, without what the egress charges for it: the handle, and the task
 /// that waits.
 const WAITING: u64 = 4 * HANDLE;
 
@@ -58,7 +58,7 @@ impl outgoing_handler::Host for HostState {
         let charge = self.budget.charge("the request under way", WAITING);
         let charge = charge.map_err(HttpError::trap)?;
         let (handle, options_handle) = (request.rep(), options.as_ref().map(Resource::rep));
-        // The options are handed over, and the implementation leaves them in the table.
+        // The implementation takes the options and leaves them in the table.
         let waiting = outgoing_handler::Host::handle(&mut self.uncounted_http(), request, options);
         if let Some(options) = options_handle {
             let options = Resource::<types::RequestOptions>::new_own(options);
@@ -72,7 +72,7 @@ impl outgoing_handler::Host for HostState {
     }
 }
 
-/// Puts these in the place of those that come with wasmtime, which they call.
+/// Links these functions instead of wasmtime's, which they call.
 pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     type Own = HasSelf<HostState>;
     let options = LinkOptions::default();

@@ -1,5 +1,5 @@
-//! Streams, pollables and errors of `wasi:io`, and what makes them elsewhere in WASI: each handle
-//! is paid for, and no call asks the host for more than a chunk.
+//! Streams, pollables and errors of `wasi:io`, and functions that make them elsewhere in WASI: each
+//! handle is charged for, and no call moves more than a chunk.
 
 use wasmtime::{
     bail,
@@ -22,11 +22,10 @@ use wasmtime_wasi::{
 
 use super::{HostState, handles::HANDLE};
 
-/// What one `poll` may wait for. An engine polls all that it waits for, and each call makes a
-/// future for each.
+/// How many pollables one `poll` may wait for. Each call makes a future for each.
 const POLLED: usize = 20_000;
 
-/// What one read brings, in bytes. A stream may give less than was asked for.
+/// What one read returns at most, in bytes. A stream may return less than was asked for.
 const READ: u64 = 256 << 10;
 
 impl streams::Host for HostState {
@@ -85,8 +84,7 @@ impl streams::HostInputStream for HostState {
     }
 }
 
-// What is written is bounded by the streams themselves: each refuses more than it has said that it
-// would take.
+// The streams bound writes themselves: each refuses more than it has announced.
 impl streams::HostOutputStream for HostState {
     fn check_write(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<u64> {
         streams::HostOutputStream::check_write(&mut self.table, stream)
@@ -282,8 +280,8 @@ impl network::HostNetwork for HostState {
     }
 }
 
-/// Puts these in the place of WASI's own. The views of `wasi:cli`, clocks and sockets count the
-/// calls themselves.
+/// Links these functions instead of WASI's own. The views of `wasi:cli`, clocks and sockets count
+/// the calls themselves.
 pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     type Own = HasSelf<HostState>;
     let options = wasmtime_wasi::p2::bindings::LinkOptions::default();

@@ -1,8 +1,8 @@
 //! Values that outlive an attempt: `wasi:keyvalue`, in front of the trait
 //! [`KeyValue`](crate::KeyValue).
 //!
-//! Everything that a guest names or hands over has a bound here, and so has what a call brings
-//! back, so that the rooms behind see no absurd size and the host holds none.
+//! Bounds everything that a guest names or passes, and what a call returns, so that the crates
+//! behind see no absurd sizes.
 
 mod draft2;
 
@@ -28,16 +28,16 @@ const PAGE: u32 = 1000;
 /// Keys of one batch.
 const BATCH: usize = 1000;
 
-/// Bytes of values that one batch brings back.
+/// Bytes of values that one batch returns.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What a text or a list of bytes takes besides its bytes.
+/// What a text or a list of bytes costs besides its bytes.
 const ENTRY: usize = 32;
 
 /// What a batch found.
 type Batch = Vec<(String, Option<Vec<u8>>)>;
 
-/// Places in a listing that are remembered; the oldest is forgotten first.
+/// Cursors that are remembered; the oldest is forgotten first.
 const CURSORS: usize = 16;
 
 /// A bucket that a guest has opened. Public because the generated bindings export it again; nothing
@@ -48,9 +48,9 @@ pub struct Bucket {
     values: Arc<dyn KeyValue>,
 }
 
-/// Where the next pages begin. A cursor of the interface is a number, and a place among keys that
-/// come and go is none; so a number stands for the last key of a page, for as long as the attempt
-/// lives.
+/// Where the next pages begin. A cursor of the interface is a number, while a position among keys
+/// that come and go is a key. So a number stands for the last key of a page, for as long as the
+/// attempt lives.
 #[derive(Default)]
 pub(super) struct Cursors {
     given: u64,
@@ -67,7 +67,7 @@ impl Cursors {
         self.given
     }
 
-    fn place(&self, cursor: u64) -> Option<&str> {
+    fn key(&self, cursor: u64) -> Option<&str> {
         let age = usize::try_from(self.given.checked_sub(cursor)?).ok()?;
         let index = self.places.len().checked_sub(age + 1)?;
         self.places.get(index).map(String::as_str)
@@ -143,8 +143,7 @@ impl HostState {
         Ok(())
     }
 
-    /// Charges for a value on its way to the guest. It is there already, and has a bound: one value
-    /// at a time.
+    /// Charges for a value on its way to the guest, after it was read, which its bound allows.
     fn carry_value<E>(&mut self, value: &Result<Option<Vec<u8>>, E>) -> wasmtime::Result<()> {
         let length = value.as_ref().ok().and_then(Option::as_ref).map_or(0, Vec::len);
         Ok(self.carry("the value", length)?)
@@ -162,7 +161,7 @@ impl HostState {
         Ok(self.carry("what the batch found", sizes.sum())?)
     }
 
-    /// What a batch may bring back, in bytes.
+    /// What a batch may return, in bytes.
     fn batch_room(&self) -> usize {
         usize::try_from(self.budget.room()).map_or(BATCH_BYTES, |room| room.min(BATCH_BYTES))
     }
@@ -206,11 +205,11 @@ impl store::HostBucket for HostState {
         cursor: Option<u64>,
     ) -> Answer<KeyResponse> {
         let bucket = self.table.get(&bucket)?;
-        let after = match cursor.map(|cursor| self.cursors.place(cursor)) {
+        let after = match cursor.map(|cursor| self.cursors.key(cursor)) {
             Some(None) => {
                 return Ok(Err(Error::Other("this cursor is not known, or no longer".to_owned())));
             }
-            Some(place) => place,
+            Some(key) => key,
             None => None,
         };
         let page = bucket.page(after).await;
@@ -245,7 +244,7 @@ impl Bucket {
         Ok(self.values.delete(&self.space, keys).await?)
     }
 
-    /// A page of keys, and its last one if there may be more.
+    /// A page of keys, and its last key if there may be more.
     async fn page(&self, after: Option<&str>) -> Result<(Vec<String>, Option<String>), Error> {
         let keys = self.values.keys(&self.space, after, PAGE).await?;
         let last = keys.last().filter(|_| keys.len() >= PAGE as usize).cloned();
@@ -271,14 +270,13 @@ impl Bucket {
         Ok(self.values.increment(&self.space, key, delta).await?)
     }
 
-    /// `false`: it is not what was seen any more.
+    /// `false`: the value is no longer the one that was seen.
     async fn swap(&self, key: &str, seen: Seen, value: Vec<u8>) -> Result<bool, Error> {
         bounded("the value", value.len(), MAX_VALUE)?;
         Ok(self.values.swap(&self.space, key, seen, value).await?)
     }
 
-    /// The first draft counts without a sign, and other programs may have written a negative
-    /// number.
+    /// The first draft knows no sign, but another program may have written a negative number.
     async fn increment(&self, key: &str, delta: u64) -> Result<u64, Error> {
         let delta = i64::try_from(delta)
             .map_err(|_| Error::Other(format!("{delta} is more than can be added at once")))?;
@@ -344,17 +342,17 @@ mod tests {
     #[test]
     fn a_cursor_is_good_for_a_while_and_only_where_it_was_given() {
         let mut cursors = Cursors::default();
-        assert_eq!((cursors.place(0), cursors.place(1)), (None, None));
+        assert_eq!((cursors.key(0), cursors.key(1)), (None, None));
         let first = cursors.give("a".to_owned());
         let second = cursors.give("b".to_owned());
-        assert_eq!(cursors.place(first), Some("a"));
-        assert_eq!(cursors.place(second), Some("b"));
-        assert_eq!(cursors.place(second + 1), None);
+        assert_eq!(cursors.key(first), Some("a"));
+        assert_eq!(cursors.key(second), Some("b"));
+        assert_eq!(cursors.key(second + 1), None);
         for _ in 0..CURSORS - 1 {
             cursors.give("z".to_owned());
         }
-        assert_eq!(cursors.place(first), None);
-        assert_eq!(cursors.place(second), Some("b"));
-        assert_eq!(cursors.place(u64::MAX), None);
+        assert_eq!(cursors.key(first), None);
+        assert_eq!(cursors.key(second), Some("b"));
+        assert_eq!(cursors.key(u64::MAX), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Sending mail: who may send from where and to whom.
+//! Sends mail within the plugin's grant.
 
 use taskforge_domain::{DomainPattern, FailureKind, LogLevel};
 
@@ -10,11 +10,11 @@ use crate::{
     },
 };
 
-/// How often a mail is in memory while it is composed and sent: as it came, encoded, as a whole,
-/// and as it is written.
+/// Copies of a mail in memory while it is composed and sent: as it came, encoded, composed, and on
+/// its way.
 const COPIES: u64 = 4;
 
-/// What one attempt has sent.
+/// The mail that an attempt has sent.
 #[derive(Debug, Default)]
 pub(super) struct Mails {
     /// Calls that were let through.
@@ -81,7 +81,7 @@ impl mail_mime::Host for HostState {
 }
 
 impl HostState {
-    /// What both interfaces do, and all that is checked.
+    /// Checks and sends a message, for both interfaces.
     async fn deliver(&mut self, mut message: MailMessage) -> Result<MailReceipt, mail::Error> {
         message.check()?;
         if let Some(refusal) = self.refusal(&message)? {
@@ -98,7 +98,8 @@ impl HostState {
         let Attempt { tenant, plugin, .. } = &self.attempt;
         let sent = self.attempt.mail.send(tenant, plugin, message).await;
         let receipt = sent.inspect_err(|error| {
-            // The host's own word about limits; what a mail server says is the guest's to tell.
+            // Only limits of the host count as a refusal; the guest itself tells what a server
+            // said.
             if error.kind == MailErrorKind::Unavailable {
                 self.log.lock().note(LogLevel::Error, &error.message);
             }
@@ -138,10 +139,10 @@ impl HostState {
         Err(mail::Error { code: mail::ErrorCode::Denied, message: text })
     }
 
-    /// Why the operator's grant does not cover a message, in a sentence that names what would.
+    /// Why the grant does not cover a message, in a sentence that names the grant that would.
     ///
     /// # Errors
-    /// When an address cannot be read, by the same reading that the mailer would give it.
+    /// When an address is not valid, by the mailer's own rules.
     fn refusal(&self, message: &MailMessage) -> Result<Option<String>, MailError> {
         let grant = &self.attempt.plugin.grants.mail;
         if !grant.allowed {

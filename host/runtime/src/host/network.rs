@@ -15,8 +15,7 @@ use wasmtime_wasi::p2::{
 
 use super::HostState;
 
-/// The version under which `wasmtime-wasi` links its interfaces; a component that imports another
-/// 0.2 gets the same.
+/// The version under which `wasmtime-wasi` links its interfaces. It serves imports of any 0.2.
 const WASI: &str = "0.2.12";
 
 type Refused<T> = wasmtime::Result<(Result<Resource<T>, ErrorCode>,)>;
@@ -30,7 +29,7 @@ fn refuse<T>(mut store: StoreContextMut<'_, HostState>, what: &str) -> Refused<T
     Ok((Err(ErrorCode::AccessDenied),))
 }
 
-/// Raw sockets are never granted. The context refuses them as well; this says so in the log.
+/// Refuses raw sockets, which are never granted. The context does too; this logs it.
 pub(super) fn refuse_sockets(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker

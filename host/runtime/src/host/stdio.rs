@@ -20,10 +20,10 @@ use crate::{
     log::Stream,
 };
 
-/// What one write may carry, in bytes. The guest's libraries send at most this much at once.
+/// What one write may carry, in bytes; as much as guests' libraries send at once.
 const CHUNK: usize = 64 << 10;
 
-/// Refuses what a stream never said that it would take, as the interface has it.
+/// Refuses more than the stream has announced, as the interface demands.
 fn chunk(bytes: &[u8]) -> StreamResult<()> {
     if bytes.len() > CHUNK {
         return Err(StreamError::trap("a write of more than the stream was ready for"));
@@ -31,7 +31,7 @@ fn chunk(bytes: &[u8]) -> StreamResult<()> {
     Ok(())
 }
 
-/// One of the two streams. Always ready: the log either keeps what comes or drops it.
+/// One of the two streams. Always ready, because the log keeps or drops what comes.
 #[derive(Debug, Clone)]
 pub(super) struct Output {
     log: SharedLog,
@@ -110,8 +110,7 @@ impl AsyncWrite for Output {
 #[error("the limit of {0} bytes of output")]
 pub(crate) struct OutputLimit(pub(crate) u64);
 
-/// A command's standard output, kept up to the limit. What goes beyond ends the command, so that a
-/// flood is never held.
+/// A command's standard output, kept up to the limit. More than that ends the command.
 #[derive(Debug, Clone)]
 pub(crate) struct Captured {
     kept: Arc<Mutex<Kept>>,

@@ -1,5 +1,5 @@
-//! Calling a WASI command: the input on standard input, the output on standard output, the exit
-//! status as the verdict.
+//! Calls a WASI command: it reads the input from standard input and writes the output to standard
+//! output; its exit status tells success from failure.
 
 use taskforge_domain::{Failure, Shape};
 use wasmtime::Store;
@@ -8,11 +8,11 @@ use wasmtime_wasi::{I32Exit, p2::bindings::CommandPre};
 use super::text;
 use crate::{contract::handler, host::HostState};
 
-/// As much of its standard output as may say why a command failed, in bytes: the report, and a
-/// trace after it.
+/// How much of the end of its standard output may say why a command failed, in bytes: a report and
+/// the trace after it.
 const LAST_WORDS: usize = 64 << 10;
 
-/// Instantiates it and runs it to its end.
+/// Instantiates the command and runs it to its end.
 pub(super) async fn call(
     code: &CommandPre<HostState>,
     store: &mut Store<HostState>,
@@ -31,7 +31,7 @@ pub(super) async fn call(
         Ok(Err(())) => I32Exit(1).into(),
         Err(error) => error,
     };
-    // A program that calls `exit` comes back as an error, with status 0 as well.
+    // `exit` returns as an error, even with status 0.
     if let Some(I32Exit(0)) = error.downcast_ref() {
         return Ok(text(stdout.take(), Shape::Command));
     }

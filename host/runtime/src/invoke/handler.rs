@@ -1,4 +1,4 @@
-//! Calling a component that exports the handler interface.
+//! Calls a component that exports the handler interface.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use wasmtime::Store;
 
 use crate::{
     contract::{BindingsPre, handler},
+    ending::message,
     host::HostState,
-    verdict::message,
 };
 
-/// Instantiates it and hands it the task.
+/// Instantiates the component and hands it the task.
 pub(super) async fn call(
     code: &BindingsPre<HostState>,
     store: &mut Store<HostState>,

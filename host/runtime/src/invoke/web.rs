@@ -1,4 +1,4 @@
-//! Calling a WASI web server: the task arrives as `POST /`, and its answer is the verdict.
+//! Calls a WASI web server: the task is a `POST /`, and the answer is its output or failure.
 
 use std::{
     fmt::Write,
@@ -30,17 +30,17 @@ use super::text;
 use crate::{
     budget::{Budget, Charge},
     contract::handler,
+    ending::{self, Unanswered},
     host::HostState,
-    verdict::{self, Unanswered},
 };
 
-/// The authority that the task is sent to. It is never looked up; libraries want one.
+/// The authority of the request. It is never resolved; libraries expect one.
 const AUTHORITY: &str = "taskforge";
 
 type Sent = Result<Response<WasiBody>, ErrorCode>;
 
-/// Instantiates it, hands it the task and waits until the function returns, which may be after its
-/// answer has ended.
+/// Instantiates the server, sends it the task and waits until its function returns, which may be
+/// after the answer has ended.
 pub(super) async fn call(
     code: &ProxyPre<HostState>,
     store: &mut Store<HostState>,
@@ -59,14 +59,13 @@ pub(super) async fn call(
     let answered = {
         let mut call =
             pin!(server.wasi_http_incoming_handler().call_handle(&mut *store, request, out));
-        // Without a budget: once the function has returned everything that will ever come is there,
-        // and must be read at once.
+        // `unconstrained`: once the function has returned, all that will ever come is there, and is
+        // read in one poll.
         let mut answer = pin!(unconstrained(read(receiver, limit, &budget)));
         let mut answered = None;
         poll_fn(|context: &mut Context<'_>| {
             let returned = call.as_mut().poll(context);
-            // The guest writes into a channel of a few pieces, so somebody has to read while it
-            // writes.
+            // The guest writes into a channel of a few parts, which must be read while it writes.
             if answered.is_none()
                 && let Poll::Ready(answer) = answer.as_mut().poll(context)
             {
@@ -94,13 +93,12 @@ pub(super) async fn call(
     }
 }
 
-/// A failure that the answer says nothing about, in the words that the guest wrote to standard
-/// error.
+/// A failure with the answer's message, or else with what the guest wrote to standard error.
 fn in_its_words(failure: Failed, state: &HostState) -> Failure {
     match failure {
         Failed::Said(failure) => failure,
         Failed::Silent(failure) => {
-            Failure { message: verdict::said(state).unwrap_or(failure.message), ..failure }
+            Failure { message: ending::said(state).unwrap_or(failure.message), ..failure }
         }
     }
 }
@@ -117,24 +115,24 @@ fn request(task: &handler::Task<'_>, budget: &Budget) -> wasmtime::Result<Reques
         .body(body)?)
 }
 
-/// Text as far as a message shows it. An error of the interface may have a text of megabytes, each
+/// Text, cut to what a message shows. An error of the interface may have a text of megabytes, each
 /// byte of which becomes several.
 struct Shown(String);
 
 impl Write for Shown {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let room = (verdict::MESSAGE + 1).saturating_sub(self.0.len());
+        let room = (ending::MESSAGE + 1).saturating_sub(self.0.len());
         self.0.push_str(crate::log::cut(text, room));
         if text.len() <= room { Ok(()) } else { Err(std::fmt::Error) }
     }
 }
 
-/// A failure, as far as the answer tells of it.
+/// A failure that an answer tells.
 #[derive(Debug)]
 enum Failed {
     /// In the answer's own words.
     Said(Failure),
-    /// By its status alone.
+    /// By its status only.
     Silent(Failure),
 }
 
@@ -146,22 +144,22 @@ impl From<Failure> for Failed {
 
 type Answer = Result<Result<String, Failed>, Unanswered>;
 
-/// Reads the answer to its end, and keeps as much of it as is wanted.
+/// Reads the answer to its end, and keeps at most `limit` bytes of it.
 async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Answer {
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
             let mut shown = Shown(String::new());
-            // It stops in the middle of a text that is longer than is shown.
+            // Fails when the text is longer than is shown.
             write!(shown, "the handler answered with an error: {code}").ok();
-            let why = verdict::message(&shown.0);
+            let why = ending::message(&shown.0);
             return Ok(Err(Failure::new(FailureKind::Retryable, why).into()));
         }
         Err(_) => return Err(unanswered("returned without an answer")),
     };
     let (head, mut body) = response.into_parts();
     let success = head.status.is_success();
-    let room = if success { limit } else { verdict::MESSAGE as u64 };
+    let room = if success { limit } else { ending::MESSAGE as u64 };
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let (mut bytes, mut charge) = (Vec::new(), Charge::empty(budget));
     while let Some(frame) = body.frame().await {
@@ -173,7 +171,7 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
         }
         bytes.extend_from_slice(&data[..fits]);
         if success && fits < data.len() {
-            return Ok(Err(verdict::output_too_large(limit).into()));
+            return Ok(Err(ending::output_too_large(limit).into()));
         }
     }
     if success {
@@ -183,8 +181,8 @@ async fn read(sent: oneshot::Receiver<Sent>, limit: u64, budget: &Budget) -> Ans
     Ok(Err(failure(head.status, after, &bytes)))
 }
 
-/// What `Retry-After` asks for: seconds, or a date, which may have passed (RFC 9110, 10.2.3). The
-/// SDK reads those of other servers by the same rule.
+/// The wait that `Retry-After` names: seconds, or a date, which may have passed (RFC 9110, 10.2.3).
+/// The SDK reads the header by the same rule.
 fn wait(value: &str) -> Option<Duration> {
     if value.bytes().all(|byte| byte.is_ascii_digit()) {
         return value.parse().ok().map(Duration::from_secs);
@@ -193,13 +191,13 @@ fn wait(value: &str) -> Option<Duration> {
     Some(Duration::try_from(ahead).unwrap_or_default())
 }
 
-/// The three forms of a date (RFC 9110, 5.6.7), and what comes near them: a day of one digit, a
-/// month's whole name, another name of the zone, which is always GMT.
+/// The three forms of a date (RFC 9110, 5.6.7) and near forms: a day of one digit, a month's whole
+/// name, another name of the zone, which is always GMT.
 fn date(value: &str) -> Option<Timestamp> {
     const FORMS: [&str; 4] = ["%d %b %Y %T", "%d %B %Y %T", "%d-%b-%y %T", "%b %d %T %Y"];
     let zoned = ["GMT", "UTC"].iter().find_map(|zone| value.strip_suffix(zone));
     let text = zoned.unwrap_or(value).trim();
-    // The day of the week says nothing that the date does not.
+    // The day of the week is redundant.
     let text = match text.split_once([',', ' ']) {
         Some((day, rest)) if is_day_of_week(day) => rest.trim(),
         _ => text,
@@ -222,12 +220,12 @@ fn failure(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Fa
     let body = String::from_utf8_lossy(body);
     match body.trim() {
         "" => Failed::Silent(failure(format!("the handler answered with status {status}"))),
-        said => Failed::Said(failure(verdict::message(said))),
+        said => Failed::Said(failure(ending::message(said))),
     }
 }
 
 fn unanswered(what: &str) -> Unanswered {
-    Unanswered(verdict::message(&format!("the handler {what}")))
+    Unanswered(ending::message(&format!("the handler {what}")))
 }
 
 #[cfg(test)]

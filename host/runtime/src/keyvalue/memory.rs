@@ -1,4 +1,4 @@
-//! Values for as long as the process lives.
+//! Values that live as long as the process.
 
 use std::{
     collections::BTreeMap,

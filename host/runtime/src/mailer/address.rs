@@ -7,7 +7,7 @@ use url::Host;
 
 use super::{MailError, header::one_line};
 
-/// One address with the name of who has it.
+/// An address with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mailbox {
     pub(crate) name: Option<String>,
@@ -18,7 +18,7 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Reads one address, all of it: `user@example.com` or `Name <user@example.com>`.
+    /// Parses one address: `user@example.com` or `Name <user@example.com>`.
     ///
     /// # Errors
     /// When it is none, or two.
@@ -39,17 +39,17 @@ impl Mailbox {
 
     /// For the envelope.
     pub(super) fn envelope(&self) -> Address {
-        // The library's own check knows fewer forms than the standard.
+        // The library's own check accepts fewer forms than the standard.
         Address::new_dangerous(&self.local, &self.domain)
     }
 
-    /// Who it is, for comparison: domains know no case, and what stands before the `@` is its
-    /// host's own business.
+    /// The address for comparison: domains have no case, and the part before the `@` is compared as
+    /// it is.
     pub(super) fn identity(&self) -> (String, String) {
         (self.local.clone(), self.domain.to_ascii_lowercase())
     }
 
-    /// Whether only servers that know SMTPUTF8 can be told of it.
+    /// Whether only servers with SMTPUTF8 accept it.
     pub(super) fn is_beyond_ascii(&self) -> bool {
         !self.local.is_ascii()
     }
@@ -68,22 +68,22 @@ fn read(text: &str) -> Option<Mailbox> {
     Some(Mailbox { name, local: local.to_owned(), domain: ascii_domain(domain)? })
 }
 
-/// Where a character stands first that is not within quotes.
-fn unquoted(text: &str, wanted: char) -> Option<usize> {
+/// The first position of a character outside quotes.
+fn unquoted(text: &str, sought: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in text.char_indices() {
         match c {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
-            _ if c == wanted && !quoted => return Some(at),
+            _ if c == sought && !quoted => return Some(at),
             _ => {}
         }
     }
     None
 }
 
-/// A name, which has to be quoted when it holds what separates addresses.
+/// A name, which must be quoted if it has characters that separate addresses.
 fn phrase(text: &str) -> Option<Option<String>> {
     if text.is_empty() {
         return Some(None);

@@ -1,4 +1,4 @@
-//! How much mail leaves: turns among tenants, and a limit for each version and hour.
+//! Limits on mail: turns among tenants, and a limit for each version and hour.
 
 use std::{
     collections::HashMap,
@@ -52,8 +52,8 @@ impl MailAmount {
 /// Counts what versions of plugins send in each hour of the clock.
 #[async_trait]
 pub trait MailCounter: Send + Sync + 'static {
-    /// Counts what is about to be sent, if with what was counted in this hour it stays within
-    /// `limit`. `false`: it does not, and nothing was counted.
+    /// Counts what is about to be sent, if the sum of this hour stays within `limit`. `false`: it
+    /// does not, and nothing was counted.
     ///
     /// # Errors
     /// When it cannot be counted now.
@@ -114,8 +114,8 @@ impl Admission {
         }
     }
 
-    /// Sends a message when it is the tenant's turn, if the version may send it in this hour. What
-    /// the mailer then refuses is counted, too: it was an attempt to send.
+    /// Sends a message when it is the tenant's turn, if the version may send it in this hour. A
+    /// message that the mailer then refuses is counted too.
     pub(crate) async fn send(
         &self,
         tenant: &TenantId,

@@ -23,7 +23,7 @@ pub(super) struct Composed {
     /// Without angle brackets.
     pub(super) id: String,
     pub(super) recipients: Vec<String>,
-    /// Only a server that knows SMTPUTF8 can take it (RFC 6531, 3.2).
+    /// Only a server with SMTPUTF8 accepts it (RFC 6531, 3.2).
     pub(super) beyond_ascii: bool,
 }
 
@@ -35,15 +35,14 @@ impl Composed {
     }
 }
 
-/// Whether the copy that is made still names the `bcc` recipients.
+/// Whether the composed message names the `bcc` recipients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bcc {
     Keep,
     Drop,
 }
 
-/// [`compose`] on a thread that does nothing else: it goes over a message of megabytes several
-/// times.
+/// [`compose`] on a thread that does nothing else, because it passes over megabytes several times.
 pub(super) async fn compose_apart(
     mail: MailMessage,
     default_from: Mailbox,
@@ -105,7 +104,7 @@ fn compose(mail: &MailMessage, default_from: &Mailbox, bcc: Bcc) -> Result<Compo
     })
 }
 
-/// `to`, `cc` and `bcc`. Who is named twice gets the message once, where he is named first.
+/// `to`, `cc` and `bcc`. An address that is named twice stays where it is named first.
 fn recipients(mail: &MailMessage) -> Result<[Vec<Mailbox>; 3], MailError> {
     let count = mail.to.len() + mail.cc.len() + mail.bcc.len();
     if count == 0 {

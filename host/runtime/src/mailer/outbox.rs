@@ -18,7 +18,7 @@ use super::{
 const LOGGED_LINES: usize = 100;
 
 /// Writes each message as `<id>.eml` into a folder. A message that is sent again under the same id
-/// replaces its first copy.
+/// replaces the first copy.
 #[derive(Debug)]
 pub struct OutboxMailer {
     folder: PathBuf,
@@ -70,7 +70,7 @@ fn receipt(composed: &Composed, mail: &MailMessage, path: &Path) -> MailReceipt 
     }
 }
 
-/// Whole or not at all, and on the disk before this returns.
+/// Writes a file as a whole or not at all, and syncs it to the disk.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

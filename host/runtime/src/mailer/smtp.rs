@@ -1,7 +1,7 @@
 //! The mailer for production: an SMTP server.
 //!
-//! The transaction is our own on the library's connections: its transport gives a message up at the
-//! first recipient that is refused, and knows no HELO.
+//! The transaction is our own, on the library's connections: the library's transport gives a
+//! message up at the first refused recipient, and does not fall back to HELO.
 
 mod connect;
 mod transaction;
@@ -28,16 +28,16 @@ use crate::authorities::Authorities;
 /// How long one step of the conversation may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a connection lies idle before it is dropped, and how many do. Servers close theirs
-/// after some minutes (RFC 5321, 4.5.3.2.7).
+/// How long a connection may be idle before it is dropped, and how many may be. Servers close
+/// theirs after some minutes (RFC 5321, 4.5.3.2.7).
 const IDLE: Duration = Duration::from_secs(60);
 const IDLE_CONNECTIONS: usize = 10;
 
-/// Replies that speak of our credentials and not of the message (RFC 4954): the operator can put
-/// them right, so the task may try again.
+/// Replies about our credentials and not about the message (RFC 4954). The operator can correct
+/// those, so the task may try again.
 const AUTHENTICATION: [u16; 4] = [530, 534, 535, 538];
 
-/// Hands messages to one SMTP server over pooled connections.
+/// Sends messages to one SMTP server over pooled connections.
 pub struct SmtpMailer {
     server: Server,
     idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
@@ -74,7 +74,7 @@ impl SmtpMailer {
         })
     }
 
-    /// A connection that answers, the one that was used last if there is one.
+    /// A connection that answers; the last one that was used if there is one.
     async fn connection(&self) -> Result<AsyncSmtpConnection, Failed> {
         while let Some(mut connection) = self.idle_one() {
             if step(async { Ok(connection.test_connected().await) }).await.unwrap_or(false) {
@@ -149,8 +149,8 @@ impl Failed {
         }
     }
 
-    /// What it means that there is no connection. No message was refused, because none was offered:
-    /// a later attempt may find the server in another mood, or what the operator has put right.
+    /// The error when there is no connection. No message was offered, so none was refused, and a
+    /// later attempt may succeed.
     fn unconnected(self) -> MailError {
         match self {
             Self::Smtp(error) if error.is_permanent() && !is_authentication(&error) => {
@@ -162,7 +162,7 @@ impl Failed {
         }
     }
 
-    /// What it means for the message as a whole.
+    /// The error for the message as a whole.
     fn classified(self) -> MailError {
         let Self::Smtp(error) = self else {
             let seconds = TIMEOUT.as_secs();

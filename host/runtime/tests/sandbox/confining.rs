@@ -24,7 +24,7 @@ fn run(name: &str) -> String {
 #[test]
 fn a_compiler_opens_nothing_starts_nothing_and_touches_nobody() {
     let text = run("confining::confined");
-    let wanted = [
+    let expected = [
         "a file",
         "a new file",
         "a folder",
@@ -38,7 +38,7 @@ fn a_compiler_opens_nothing_starts_nothing_and_touches_nobody() {
         "a thread",
         "a signal",
     ];
-    for what in wanted {
+    for what in expected {
         assert!(text.contains(&format!("{what}: refused")), "{what} in: {text}");
     }
     assert!(text.contains("memory: 16 MiB"), "{text}");

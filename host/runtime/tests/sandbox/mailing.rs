@@ -46,8 +46,8 @@ async fn recipients_may_be_limited_to_domains() {
     ] {
         let invoked =
             bed.fails_as(FailureKind::CapabilityDenied, &plugin, mail(refused, "Hi")).await;
-        let wanted = format!("grant it with `mail.recipients = [\"{domain}\"]`");
-        assert!(log(&invoked).contains(&wanted), "{refused}: {}", log(&invoked));
+        let expected = format!("grant it with `mail.recipients = [\"{domain}\"]`");
+        assert!(log(&invoked).contains(&expected), "{refused}: {}", log(&invoked));
     }
     for copies in ["cc", "bcc"] {
         let mut input = mail("ann@example.com", "Hi");
@@ -275,13 +275,13 @@ async fn recipients_who_are_too_many_for_one_message_get_another() {
     let postbox = Postbox::start().await;
     let mailer = SmtpMailer::new(&postbox.url(), "noreply@example.com").unwrap();
     let all = [
-        "crowd1@example.com",
+        "many1@example.com",
         "horde1@example.com",
-        "crowd2@example.com",
+        "many2@example.com",
         "full@example.com",
         "nobody@example.com",
         "horde2@example.com",
-        "crowd3@example.com",
+        "many3@example.com",
     ];
     let receipt = mailer.send(to(&all)).await.unwrap();
     let letters = postbox.letters();
@@ -289,9 +289,9 @@ async fn recipients_who_are_too_many_for_one_message_get_another() {
     assert_eq!(
         envelopes,
         [
-            "crowd1@example.com horde1@example.com",
-            "crowd2@example.com horde2@example.com",
-            "crowd3@example.com",
+            "many1@example.com horde1@example.com",
+            "many2@example.com horde2@example.com",
+            "many3@example.com",
         ]
     );
     assert!(letters.iter().all(|letter| letter.data == letters[0].data));

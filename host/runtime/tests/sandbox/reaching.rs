@@ -133,8 +133,8 @@ async fn a_host_that_is_not_granted_is_refused_and_the_log_names_the_grant() {
     let grants = json!({"grants": {"http": {"hosts": ["example.com"], "private_networks": ["127.0.0.0/8"]}}});
     let plugin = bed.hostile(grants).await;
     let invoked = denied(&bed, &plugin, get(&server.url("/"))).await;
-    let wanted = format!("http.hosts = [\"{}\"]", server.address());
-    assert!(log(&invoked).contains(&wanted), "{}", log(&invoked));
+    let expected = format!("http.hosts = [\"{}\"]", server.address());
+    assert!(log(&invoked).contains(&expected), "{}", log(&invoked));
     assert_eq!(server.connections(), 0);
 }
 
@@ -368,11 +368,11 @@ async fn a_host_may_be_granted_for_some_methods_only() {
     };
     let poster = grant(json!(["POST"])).await;
     let invoked = denied(&bed, &poster, get(&server.url("/"))).await;
-    let wanted = format!(
+    let expected = format!(
         r#"grant it with `http.hosts = [{{ host = "{}", methods = ["GET"] }}]`"#,
         server.address()
     );
-    assert!(log(&invoked).contains(&wanted), "{}", log(&invoked));
+    assert!(log(&invoked).contains(&expected), "{}", log(&invoked));
     assert_eq!(server.connections(), 0);
     let getter = grant(json!(["POST", "GET"])).await;
     bed.completes(&getter, get(&server.url("/"))).await;

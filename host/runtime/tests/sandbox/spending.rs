@@ -263,7 +263,7 @@ async fn a_cancelled_attempt_ends_at_once_and_keeps_its_usage() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_waits_for_a_slot_can_be_cancelled() {
+async fn an_attempt_that_waits_for_an_instance_can_be_cancelled() {
     let outbox = tempfile::tempdir().unwrap();
     let config = RuntimeConfig { max_instances: 1, ..config(&outbox) };
     let bed = Bed::with(config, outbox).await;
@@ -272,7 +272,7 @@ async fn an_attempt_that_waits_for_a_slot_can_be_cancelled() {
     let (holding, waiting) =
         (invocation(json!({"attack": "sleep"})), invocation(json!({"attack": "ok"})));
     let (holder, waiter) = (holding.cancel.clone(), waiting.cancel.clone());
-    // Polled in this order, so the first takes the only slot and the second waits for it.
+    // Polled in this order, so the first takes the only instance and the second waits.
     let (held, ()) = tokio::join!(bed.runtime.invoke(&plugin, holding), async {
         let (waited, ()) =
             tokio::join!(bed.runtime.invoke(&plugin, waiting), async { waiter.cancel() });
@@ -291,7 +291,7 @@ fn kind(invoked: &Invoked) -> FailureKind {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_attempts_than_slots_wait_and_all_complete() {
+async fn more_attempts_than_instances_wait_and_all_complete() {
     let bed = Bed::new().await;
     let plugin = bed.hostile(json!({})).await;
     let attempts = (0..100).map(|_| {

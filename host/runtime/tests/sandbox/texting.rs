@@ -95,8 +95,8 @@ async fn the_gateways_answer_decides_what_follows() {
         let (failure, invoked) = bed.fails(&plugin, message()).await;
         assert_eq!(failure.kind, kind, "{status}: {failure}");
         assert!(failure.message.contains(&status.to_string()), "{failure}");
-        let wanted = (kind == FailureKind::Retryable).then_some(Duration::from_secs(9));
-        assert_eq!(failure.retry_after, wanted, "{status}");
+        let expected = (kind == FailureKind::Retryable).then_some(Duration::from_secs(9));
+        assert_eq!(failure.retry_after, expected, "{status}");
         let shown = format!("{failure} {}", log(&invoked));
         assert!(!shown.contains(KEY), "{shown}");
     }

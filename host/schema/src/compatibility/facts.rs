@@ -156,7 +156,7 @@ pub(super) struct Bound<'a> {
 }
 
 impl Measure {
-    /// The tightest bound that parts set.
+    /// The strictest bound that parts set.
     pub(super) fn bound<'a>(self, parts: &[Part<'a>]) -> Option<Bound<'a>> {
         let bounds = parts.iter().flat_map(|part| {
             let number = |keyword: &str| part.keyword(keyword).and_then(Value::as_number);
@@ -171,11 +171,11 @@ impl Measure {
     /// Whether one bound leaves nothing beyond the other.
     pub(super) fn implies(self, one: Bound<'_>, other: Bound<'_>) -> bool {
         let order = compare(one.number, other.number);
-        let tighter = match self.way {
+        let stricter = match self.way {
             Way::AtLeast => Ordering::Greater,
             Way::AtMost => Ordering::Less,
         };
-        order == tighter || order == Ordering::Equal && (other.inclusive || !one.inclusive)
+        order == stricter || order == Ordering::Equal && (other.inclusive || !one.inclusive)
     }
 }
 

@@ -20,7 +20,7 @@ fn patterns_match_names_and_ports() {
 
 #[test]
 fn a_pattern_that_looks_otherwise_than_it_is_read_is_refused_with_what_to_write() {
-    for (text, wanted) in [
+    for (text, expected) in [
         ("", "it is empty"),
         ("*.", "empty"),
         ("a..b", "a label between its dots is empty"),
@@ -81,7 +81,7 @@ fn a_pattern_that_looks_otherwise_than_it_is_read_is_refused_with_what_to_write(
         ("a|b", "no host has such a name"),
     ] {
         let error = text.parse::<HostPattern>().unwrap_err().to_string();
-        assert!(error.contains(wanted), "{text:?}: {error}");
+        assert!(error.contains(expected), "{text:?}: {error}");
         assert!(error.starts_with(&format!("{text:?} is not a host pattern")), "{error}");
     }
     let long = format!("{}.test", "a".repeat(64));

@@ -1,5 +1,5 @@
-//! Header maps. Their size has a limit of its own (`WasiHttpCtx::set_field_size_limit`), so they
-//! are measured after they have changed.
+//! Header maps. They are measured after a change, because a limit of their own bounds their size
+//! (`WasiHttpCtx::set_field_size_limit`).
 
 use wasmtime::component::Resource;
 use wasmtime_wasi_http::{
@@ -18,8 +18,8 @@ impl HostState {
         returned
     }
 
-    /// Makes a handle to a map that is somebody else's or a copy of it. Each is charged for as if
-    /// it were the only one.
+    /// Makes a handle to a map that belongs to another resource, or to a copy of it. Each is
+    /// charged in full.
     pub(super) fn sharing_fields(
         &mut self,
         make: impl FnOnce(&mut Self) -> wasmtime::Result<Fields>,

@@ -1,5 +1,5 @@
-//! What the guest gets: the request that a web server answers, responses, their bodies and
-//! trailers. Bytes that came over the wire are on the egress's charge.
+//! What the guest receives: the request that a web server answers, responses, their bodies and
+//! trailers. The egress charges for bytes that came over the wire.
 
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynInputStream, DynPollable};
@@ -17,7 +17,7 @@ use super::super::{
     handles::{HANDLE, headers},
 };
 
-/// What a body or its trailers take beside their bytes: the handle, a channel, and a box for each
+/// What a body or its trailers cost besides their bytes: the handle, a channel, and a box for each
 /// layer.
 const INCOMING: u64 = 2 * HANDLE;
 
@@ -25,7 +25,7 @@ type Request = Resource<HostIncomingRequest>;
 type Response = Resource<HostIncomingResponse>;
 type Body = Resource<HostIncomingBody>;
 
-// There is one such request, and it is not the guest's to make.
+// There is one such request, and the guest cannot make others.
 impl types::HostIncomingRequest for HostState {
     fn method(&mut self, request: Request) -> wasmtime::Result<Method> {
         types::HostIncomingRequest::method(&mut self.uncounted_http(), request)
@@ -60,7 +60,7 @@ impl types::HostIncomingRequest for HostState {
     }
 }
 
-/// What a response that has come holds: nothing yet, an error that was told, or its handle.
+/// A future response, when it is asked for: nothing yet, an error, or the response's handle.
 type Came<T> = wasmtime::Result<Option<Result<Result<T, ErrorCode>, ()>>>;
 
 impl types::HostFutureIncomingResponse for HostState {

@@ -1,4 +1,4 @@
-//! What the guest makes: requests, responses, their bodies, options.
+//! What the guest makes: requests, responses, their bodies and options.
 
 use bytes::Bytes;
 use wasmtime::component::Resource;
@@ -25,7 +25,7 @@ use crate::budget::Budget;
 /// The longest method and scheme, in bytes. Registered ones have at most 17.
 const TOKEN: usize = 256;
 
-/// The longest authority, in bytes: a host of 255, a port, and a user that nobody should send.
+/// The longest authority, in bytes: a host of 255, a port, and a user, which should not be sent.
 const AUTHORITY: usize = 1 << 10;
 
 /// The longest path with its query, in bytes, which is also the most that a URI of the HTTP library
@@ -34,11 +34,11 @@ const PATH: usize = 64 << 10;
 
 type Request = Resource<HostOutgoingRequest>;
 
-/// What the interface has for a part of a request that it does not take.
+/// The result of setting a part of a request; the inner error refuses its value.
 type Set = wasmtime::Result<Result<(), ()>>;
 
 impl HostState {
-    /// Sets a part of a request unless it is too long, and charges for what the request holds then.
+    /// Sets a part of a request unless it is too long, and charges for the changed request.
     fn set(
         &mut self,
         request: Request,
@@ -61,7 +61,7 @@ impl types::HostOutgoingRequest for HostState {
         let made = self.making("the HTTP request", HANDLE, |state| {
             types::HostOutgoingRequest::new(&mut state.uncounted_http(), headers)
         })?;
-        // The request may have got the map's number.
+        // The request may have the map's old number.
         if made.rep() != handle {
             self.handles.release(handle);
         }
@@ -159,7 +159,7 @@ impl types::HostOutgoingResponse for HostState {
         headers: Resource<FieldMap>,
     ) -> wasmtime::Result<Resource<HostOutgoingResponse>> {
         let handle = headers.rep();
-        // The map's charge goes on as the response's: it is the same memory.
+        // The map's charge becomes the response's: it is the same memory.
         let charge = self.handles.release(handle);
         let mut own = self.budget.charge("the HTTP response", HANDLE)?;
         let made = types::HostOutgoingResponse::new(&mut self.uncounted_http(), headers)?;
@@ -212,7 +212,7 @@ impl types::HostResponseOutparam for HostState {
     ) -> wasmtime::Result<()> {
         let handle = response.as_ref().ok().map(Resource::rep);
         types::HostResponseOutparam::set(&mut self.uncounted_http(), answer, response)?;
-        // Who reads the answer has it until the attempt ends. There is one.
+        // The one answer is kept until the attempt ends.
         if let Some(charge) = handle.and_then(|handle| self.handles.release(handle)) {
             self.kept.absorb(charge);
         }
@@ -259,7 +259,7 @@ impl types::HostOutgoingBody for HostState {
         trailers: Option<Resource<Trailers>>,
     ) -> HttpResult<()> {
         let (handle, map) = (body.rep(), trailers.as_ref().map(Resource::rep));
-        // Trailers wait beside the body for whoever reads it, and nobody can say for how long.
+        // Trailers wait with the body until it is read, for an unknown time.
         if let Some(charge) = map.and_then(|map| self.handles.release(map)) {
             self.kept.absorb(charge);
         }
@@ -276,7 +276,7 @@ impl types::HostOutgoingBody for HostState {
     }
 }
 
-/// A body's stream whose chunks are on the bill until whoever sends them has let go of them.
+/// A body's stream whose chunks are charged until the sender has dropped them.
 struct Charging {
     stream: DynOutputStream,
     budget: Budget,

@@ -1,5 +1,5 @@
-//! The same values under the interface's second draft: numbers have a sign, cursors are keys, and a
-//! value can be swapped.
+//! The second draft of the interface: numbers have a sign, cursors are keys, and a value can be
+//! swapped.
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
@@ -17,9 +17,8 @@ use crate::{
     keyvalue::{MAX_BUCKET, MAX_KEY, Seen, seen},
 };
 
-/// A value as it was seen. Of the value itself only a digest is kept, so that a guest may hold many
-/// without filling the host's memory. Public because the generated bindings export it again;
-/// nothing leaves this crate.
+/// A value as it was seen, as a digest, so that a guest may keep many without filling the host's
+/// memory. Public because the generated bindings export it again; nothing leaves this crate.
 pub struct Cas {
     bucket: Bucket,
     key: String,

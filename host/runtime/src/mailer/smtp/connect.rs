@@ -1,4 +1,4 @@
-//! From a mailer's URL to a connection that has been greeted.
+//! From a mailer's URL to a connection that is ready for messages.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use url::Url;
 use super::{Failed, TIMEOUT, step};
 use crate::{authorities::Authorities, mailer::MailError};
 
-/// Replies by which a server says that it does not know EHLO (RFC 5321, 3.2).
+/// Replies of a server that does not know EHLO (RFC 5321, 3.2).
 const UNKNOWN_COMMAND: std::ops::RangeInclusive<u16> = 500..=504;
 
 /// When a connection begins to be encrypted.
@@ -43,8 +43,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// See [`SmtpMailer::new`](super::SmtpMailer::new). The URL may carry a password, so that no
-    /// message repeats it.
+    /// See [`SmtpMailer::new`](super::SmtpMailer::new). No error repeats the URL, which may contain
+    /// a password.
     pub(super) fn from_url(url: &str, authorities: &Authorities) -> Result<Self, MailError> {
         let invalid = |why: &str| MailError::invalid(format!("the SMTP URL cannot be used: {why}"));
         let url = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
@@ -85,7 +85,7 @@ impl Server {
         Ok(Self { port: url.port().unwrap_or(port), host, tls, credentials, name })
     }
 
-    /// A connection, encrypted and authenticated as it is to be.
+    /// A connection, encrypted and authenticated as configured.
     pub(super) async fn connect(&self) -> Result<AsyncSmtpConnection, Failed> {
         let mut connection = match step(self.greeted()).await {
             Err(failed)
@@ -120,9 +120,9 @@ impl Server {
         AsyncSmtpConnection::connect_tokio1(server, Some(TIMEOUT), &self.name, tls, None).await
     }
 
-    /// Clients support HELO as a fallback (RFC 5321, 2.2.1 and 3.2). The library knows only EHLO,
-    /// and reads an answer without extensions as one. Not over `smtps`: a server of that port is
-    /// younger than EHLO.
+    /// Falls back to HELO, as clients do (RFC 5321, 2.2.1 and 3.2). The library knows only EHLO,
+    /// and accepts an answer to it without extensions. Not over `smtps`, which is younger than
+    /// EHLO.
     async fn greeted_with_helo(&self) -> Result<AsyncSmtpConnection, Error> {
         let stream = match TcpStream::connect((self.host.as_str(), self.port)).await {
             Ok(stream) => stream,
@@ -134,7 +134,7 @@ impl Server {
     }
 }
 
-/// What is expected of the server's certificate.
+/// How the server's certificate is checked.
 fn parameters(host: &str, authorities: &Authorities) -> Result<TlsParameters, Error> {
     let mut parameters =
         TlsParameters::builder(host.to_owned()).certificate_store(match authorities.is_public() {

@@ -12,11 +12,11 @@ use lettre::{
 use super::{AUTHENTICATION, Failed, step};
 use crate::mailer::{MailError, MailErrorKind, MailRefusal, compose::Composed};
 
-/// The server closes the connection, whatever it was told (RFC 5321, 3.8).
+/// The server closes the connection (RFC 5321, 3.8).
 const CLOSING: u16 = 421;
 
-/// Too many recipients for one transaction, in today's code and in the one that RFC 821 had for it
-/// (RFC 5321, 4.5.3.1.10).
+/// Too many recipients for one transaction: today's code, and that of RFC 821 (RFC 5321,
+/// 4.5.3.1.10).
 const TOO_MANY: [u16; 2] = [452, 552];
 
 /// Who got the message, and who did not.
@@ -24,12 +24,12 @@ const TOO_MANY: [u16; 2] = [452, 552];
 pub(super) struct Taken {
     pub(super) accepted: Vec<String>,
     pub(super) refused: Vec<MailRefusal>,
-    /// Something failed after that, so that the connection may be in the middle of anything.
+    /// Something failed afterwards, so the state of the connection is unknown.
     pub(super) is_out_of_step: bool,
 }
 
-/// Hands a message over. A recipient who is refused takes nothing from the others (RFC 5321, 3.3).
-/// Those who are too many for one transaction get the message in another.
+/// Sends a message. A refused recipient does not affect the others (RFC 5321, 3.3). Recipients
+/// beyond what one transaction takes get the message in another.
 pub(super) async fn transact(
     connection: &mut AsyncSmtpConnection,
     composed: &Composed,
@@ -47,8 +47,8 @@ pub(super) async fn transact(
         let is_later = |to: &&Address| later.iter().any(|one| one.address == to.to_string());
         let recipients = composed.envelope.to().iter().filter(is_later).cloned();
         let recipients: Vec<_> = recipients.collect();
-        // Each takes one at least, so there are no more transactions than recipients. Whatever
-        // fails now, some have the message, and must not get it again.
+        // Each transaction takes one recipient at least, so this ends. Some have the message by now
+        // and must not get it again, so a failure is not returned.
         match once(connection, composed, &parameters, &recipients).await {
             Ok(more) => {
                 taken.accepted.extend(more.accepted);
@@ -100,7 +100,7 @@ async fn once(
     Ok(taken)
 }
 
-/// Extensions that the message needs.
+/// The extensions that the message needs.
 fn parameters(
     connection: &AsyncSmtpConnection,
     composed: &Composed,

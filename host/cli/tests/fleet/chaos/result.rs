@@ -61,9 +61,9 @@ pub(super) fn count_commits(bed: &Bed) {
     );
 }
 
-/// What was counted.
+/// The counts of one row.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
+pub(super) struct Outcome {
     pub(super) recovery: Recovery,
     acknowledged: usize,
     /// Acknowledged ids that the store does not know, or that have not ended as they must.
@@ -83,7 +83,10 @@ pub(super) struct Verdict {
 }
 
 /// Waits until every task has ended, and counts.
-pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expected>) -> Verdict {
+pub(super) async fn measure(
+    storm: &mut Storm,
+    acknowledged: &HashMap<String, Expected>,
+) -> Outcome {
     let bed = &storm.bed;
     let open = "select count(*) from tasks where state in ('scheduled', 'pending', 'running')";
     let deadline = Instant::now() + Duration::from_secs(180);
@@ -123,7 +126,7 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
         let runs = runs.get(*id).copied().unwrap_or_default();
         runs == 0 || runs > **accounted
     });
-    Verdict {
+    Outcome {
         acknowledged: acknowledged.len(),
         lost: lost
             .map(|(id, expected)| format!("{id} {expected:?} {:?}", states.get(id)))
@@ -145,7 +148,7 @@ pub(super) async fn reach(storm: &mut Storm, acknowledged: &HashMap<String, Expe
         runs: runs.values().sum(),
         counted: accounted.len(),
         leaks: leaks(storm).await,
-        ..Verdict::default()
+        ..Outcome::default()
     }
 }
 
@@ -182,7 +185,7 @@ async fn leaks(storm: &mut Storm) -> Vec<String> {
     leaks
 }
 
-impl Verdict {
+impl Outcome {
     pub(super) fn print(&self, name: &str) {
         println!(
             "CHAOS | {name} | {} | {} | {} | {:.1} s ({} tasks) | {} | {:.3} |",

@@ -1,4 +1,4 @@
-//! A broker to hold to a promise, and what the promises are told with.
+//! The brokers that the rules are tested on, and helpers of the tests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,20 +10,20 @@ use crate::{
     server::Server,
 };
 
-/// A broker that knows all, and what must live as long.
-pub(crate) struct Bench {
+/// A complete broker, and the server that must live as long.
+pub(crate) struct Fixture {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) _server: Option<Server>,
 }
 
-pub(crate) async fn local(capacity: usize, clock: &Clock) -> Bench {
+pub(crate) async fn local(capacity: usize, clock: &Clock) -> Fixture {
     let broker = LocalBroker::with(AGEING_AFTER, capacity).on_clock(clock.clone());
     let broker = Arc::new(broker);
     broker.mark_complete().await.unwrap();
-    Bench { broker, _server: None }
+    Fixture { broker, _server: None }
 }
 
-pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Bench {
+pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Fixture {
     let server = Server::start();
     let mut config = server.config();
     config.lane_capacity = capacity;
@@ -31,7 +31,7 @@ pub(crate) async fn redis(capacity: usize, clock: &Clock) -> Bench {
     let broker = Arc::new(RedisBroker::connect(&config).await.unwrap());
     broker.set_policy(&QueuePolicy::default()).await.unwrap();
     broker.mark_complete().await.unwrap();
-    Bench { broker, _server: Some(server) }
+    Fixture { broker, _server: Some(server) }
 }
 
 /// Tests of this name for both brokers, with lanes of this capacity.
@@ -42,8 +42,8 @@ macro_rules! both_keep {
 
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let bench = crate::bench::local($capacity, &Clock::default()).await;
-                super::$promise(bench.broker.clone()).await;
+                let fixture = crate::fixture::local($capacity, &Clock::default()).await;
+                super::$promise(fixture.broker.clone()).await;
             })*
         }
         mod in_redis {
@@ -51,8 +51,8 @@ macro_rules! both_keep {
 
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let bench = crate::bench::redis($capacity, &Clock::default()).await;
-                super::$promise(bench.broker.clone()).await;
+                let fixture = crate::fixture::redis($capacity, &Clock::default()).await;
+                super::$promise(fixture.broker.clone()).await;
             })*
         }
     };
@@ -73,8 +73,8 @@ pub(crate) fn paused(name: &str) -> QueuePolicy {
     QueuePolicy { types: [(kind(name), paused)].into(), ..QueuePolicy::default() }
 }
 
-/// A worker that waits. It has looked at least once when this returns, or is about to: what is done
-/// next must wake it either way.
+/// A worker that waits. It has looked when this returns, or is about to: what the test does next
+/// must wake it either way.
 pub(crate) fn waiting(
     broker: &Dyn,
     types: &[&str],
@@ -88,6 +88,6 @@ pub(crate) fn waiting(
 }
 
 pub(crate) async fn soon(worker: tokio::task::JoinHandle<Vec<Hint>>) -> Vec<Hint> {
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, worker).await.expect("the worker still waits").unwrap()
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, worker).await.expect("the worker still waits").unwrap()
 }

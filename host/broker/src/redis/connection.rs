@@ -1,9 +1,9 @@
-//! The connection that carries commands, and whether it works.
+//! The connection for commands, and whether it is up.
 
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,10 +29,11 @@ use crate::{BrokerError, BrokerResult, health};
 /// Pauses between attempts to reach a server that is away: the first, and the longest.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
-/// A link that was up for so long is sound: what puts it down then is another fault.
+/// A connection that was up for so long is sound: its end is a new fault, so the pause before the
+/// next attempt begins at its shortest again.
 const SOUND: Duration = Duration::from_secs(10);
 
-/// Whether commands are carried.
+/// Whether commands can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Up,
@@ -43,22 +44,32 @@ pub(super) enum State {
 
 /// One connection for the whole process; commands of all callers share it.
 ///
-/// The first command that fails, for whatever reason, puts the link down, and from then on calls
-/// fail at once instead of waiting for their timeouts one by one. [`Link::keep`] brings it up
+/// The first command that fails, for whatever reason, takes the connection down. From then on calls
+/// fail at once, instead of each after its own timeout, until [`Connection::keep`] has connected
 /// again.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Connection {
     servers: Servers,
     timeout: Duration,
-    connection: Mutex<Option<Connection>>,
+    current: Mutex<Current>,
     state: watch::Sender<State>,
     /// Why it last was not up.
     fault: Mutex<BrokerError>,
     eviction: Mutex<Option<Eviction>>,
     /// For messages.
     prefix: String,
-    /// Hints may have been lost on the way: a push did not arrive, or what was popped did not.
-    has_lost: AtomicBool,
+    /// Counts failures that may have lost hints: a push or the answer to a pop did not arrive.
+    losses: watch::Sender<u64>,
+    /// How many of them the server has been told of.
+    losses_told: AtomicU64,
+}
+
+/// The transport that commands use now.
+#[derive(Debug, Default)]
+struct Current {
+    /// Counts transports, so that the late failure of an old one does not take down its successor.
+    number: u64,
+    transport: Option<Transport>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,14 +81,14 @@ struct Servers {
 
 /// Clones share what they are a clone of.
 #[derive(Clone)]
-enum Connection {
+enum Transport {
     Single(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
+        f.write_str("Transport")
     }
 }
 
@@ -91,8 +102,8 @@ pub(super) enum Carries {
     Nothing,
 }
 
-impl Link {
-    /// A link that is down.
+impl Connection {
+    /// A connection that is down.
     pub(super) fn new(config: &RedisConfig) -> BrokerResult<Self> {
         let (is_cluster, urls) = config.servers()?;
         // Fails when there is a provider already, which serves as well.
@@ -100,21 +111,22 @@ impl Link {
         Ok(Self {
             servers: Servers { is_cluster, urls, certificates: config.certificates() },
             timeout: config.timeout,
-            connection: Mutex::new(None),
+            current: Mutex::default(),
             state: watch::Sender::new(State::Away),
             fault: Mutex::new(away()),
             eviction: Mutex::default(),
             prefix: config.prefix.clone(),
-            has_lost: AtomicBool::new(false),
+            losses: watch::Sender::default(),
+            losses_told: AtomicU64::new(0),
         })
     }
 
-    /// Whether it works, as far as is known.
+    /// Whether it is up, as far as is known.
     pub(super) fn state(&self) -> State {
         *self.state.borrow()
     }
 
-    /// Tells when that changes.
+    /// Tells when the state changes.
     pub(super) fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
@@ -124,7 +136,8 @@ impl Link {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the server was last found to do when its memory is full. `None`: it was not asked yet.
+    /// What the server was last found to do when its memory is full. `None`: it has
+    /// not been asked yet.
     pub(super) fn eviction(&self) -> Option<Eviction> {
         self.eviction.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -134,7 +147,7 @@ impl Link {
         &self.servers.urls
     }
 
-    /// A client of one of them.
+    /// A client of one of these servers.
     pub(super) fn client(&self, url: &str) -> RedisResult<Client> {
         client(url, self.servers.certificates.as_ref())
     }
@@ -149,27 +162,28 @@ impl Link {
         script: &ScriptInvocation<'_>,
         carries: Carries,
     ) -> BrokerResult<T> {
-        let Some(mut connection) = self.connection().clone() else {
+        let Some((number, mut transport)) = self.transport() else {
             if carries == Carries::Hints {
-                self.has_lost.store(true, Ordering::Release);
+                self.losses.send_modify(|losses| *losses += 1);
             }
             return Err(away());
         };
-        let outcome = timeout(self.timeout, connection.run(script)).await;
-        self.judge(outcome, carries)
+        let outcome = timeout(self.timeout, transport.run(script)).await;
+        self.judge(number, outcome, carries)
     }
 
     /// Runs a command.
     pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> BrokerResult<T> {
-        let Some(mut connection) = self.connection().clone() else {
+        let Some((number, mut transport)) = self.transport() else {
             return Err(away());
         };
-        let outcome = timeout(self.timeout, connection.command(command)).await;
-        self.judge(outcome, Carries::Nothing)
+        let outcome = timeout(self.timeout, transport.command(command)).await;
+        self.judge(number, outcome, Carries::Nothing)
     }
 
     fn judge<T>(
         &self,
+        number: u64,
         outcome: Result<RedisResult<T>, tokio::time::error::Elapsed>,
         carries: Carries,
     ) -> BrokerResult<T> {
@@ -183,13 +197,21 @@ impl Link {
         };
         health::count_error();
         if carries != Carries::Nothing {
-            self.has_lost.store(true, Ordering::Release);
+            self.losses.send_modify(|losses| *losses += 1);
         }
-        self.connection().take();
-        if self.state.send_replace(state) == State::Up {
-            tracing::warn!(%error, "Redis is away");
-        }
+        self.take_down(number, state, &error);
         Err(error)
+    }
+
+    /// Drops the transport of this number, unless another one has taken its place.
+    fn take_down(&self, number: u64, state: State, error: &BrokerError) {
+        let mut current = self.current();
+        if current.number == number {
+            current.transport = None;
+            if self.state.send_replace(state) == State::Up {
+                tracing::warn!(%error, "Redis is away");
+            }
+        }
     }
 
     fn explain(&self, error: &RedisError) -> (State, BrokerError) {
@@ -205,8 +227,7 @@ impl Link {
         (State::OtherFleet, BrokerError(why))
     }
 
-    /// Brings the link up, and up again whenever it is down; never ends. Answers that hints may
-    /// have been lost go to the scripts, before any other command can.
+    /// Connects, and again whenever the connection is down; never ends.
     pub(super) async fn keep(&self, scripts: &Scripts) {
         let mut pause = RETRY.0;
         let mut greeted: Option<Instant> = None;
@@ -219,16 +240,15 @@ impl Link {
                 );
                 Err((State::Away, BrokerError(silence)))
             }) {
-                Ok(connection) => {
+                Ok(transport) => {
                     let up = Instant::now();
-                    *self.connection() = Some(connection.clone());
-                    self.state.send_replace(State::Up);
-                    // One that comes and goes is not greeted each time.
+                    let number = self.bring_up(transport.clone());
+                    // A server that comes and goes is not greeted each time.
                     if greeted.is_none_or(|greeted| greeted.elapsed() > SOUND) {
                         tracing::info!("Redis is there");
                         greeted = Some(up);
                     }
-                    self.watch_over(connection).await;
+                    self.watch_over(number, transport, scripts).await;
                     if up.elapsed() > SOUND {
                         pause = RETRY.0;
                     }
@@ -244,49 +264,82 @@ impl Link {
         }
     }
 
-    /// Returns once the link is down. Meanwhile the server is asked now and then whether it still
-    /// keeps what it is given.
-    async fn watch_over(&self, mut connection: Connection) {
-        let mut state = self.state.subscribe();
+    fn bring_up(&self, transport: Transport) -> u64 {
+        let mut current = self.current();
+        *current = Current { number: current.number + 1, transport: Some(transport) };
+        self.state.send_replace(State::Up);
+        current.number
+    }
+
+    /// Returns once the connection is down. Meanwhile tells the server of losses that come to light
+    /// late, and asks it at intervals what it does when its memory is full.
+    async fn watch_over(&self, number: u64, mut transport: Transport, scripts: &Scripts) {
+        let (mut state, mut losses) = (self.state.subscribe(), self.losses.subscribe());
         let down = state.wait_for(|state| *state != State::Up);
+        let mut clone = transport.clone();
+        let tell = async {
+            loop {
+                // Fails only when the sender is gone, and that is in `self`.
+                losses.wait_for(|losses| *losses != self.losses_told()).await.ok();
+                if let Err(error) = self.tell_losses(&mut clone, scripts).await {
+                    return self.explain(&error);
+                }
+            }
+        };
         let ask = async {
             let mut ticks = tokio::time::interval(eviction::INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let found = connection.eviction().await;
+                let found = transport.eviction().await;
                 let mut known = self.eviction.lock().unwrap_or_else(PoisonError::into_inner);
                 found.report(known.as_ref());
                 *known = Some(found);
             }
         };
         tokio::select! {
-            // Fails only when the sender is gone, and that is in `self`.
             _ = down => {}
+            (state, error) = tell => self.take_down(number, state, &error),
             () = ask => {}
         }
     }
 
-    /// Connects, and sees whether the server serves a broker, and this fleet's.
-    async fn connect(&self, scripts: &Scripts) -> Result<Connection, (State, BrokerError)> {
+    /// Connects, and checks that the server can serve a broker, and this fleet's. A loss is told
+    /// before any other command can be sent.
+    async fn connect(&self, scripts: &Scripts) -> Result<Transport, (State, BrokerError)> {
         let refused = |error: RedisError| self.explain(&error);
-        let mut connection = self.servers.connect(self.timeout).await.map_err(refused)?;
-        connection.run::<()>(&scripts.hello()).await.map_err(refused)?;
-        // What fails from here on is told next time.
-        if self.has_lost.swap(false, Ordering::AcqRel) {
-            let rebuild = taskforge_domain::TaskId::generate().to_string();
-            let told = connection.run::<String>(&scripts.completeness("lose", &rebuild)).await;
-            if let Err(error) = told {
-                self.has_lost.store(true, Ordering::Release);
-                return Err(refused(error));
-            }
+        let mut transport = self.servers.connect(self.timeout).await.map_err(refused)?;
+        transport.run::<()>(&scripts.hello()).await.map_err(refused)?;
+        self.tell_losses(&mut transport, scripts).await.map_err(refused)?;
+        Ok(transport)
+    }
+
+    /// Tells the server that hints may have been lost, if they may. Cancel safe: what was not told
+    /// to the end is told again.
+    async fn tell_losses(&self, transport: &mut Transport, scripts: &Scripts) -> RedisResult<()> {
+        let losses = *self.losses.borrow();
+        if losses == self.losses_told() {
+            return Ok(());
         }
-        Ok(connection)
+        let rebuild = taskforge_domain::TaskId::generate().to_string();
+        transport.run::<String>(&scripts.completeness("lose", &rebuild)).await?;
+        self.losses_told.store(losses, Ordering::Release);
+        Ok(())
+    }
+
+    fn losses_told(&self) -> u64 {
+        self.losses_told.load(Ordering::Acquire)
+    }
+
+    /// The transport to use now, and its number.
+    fn transport(&self) -> Option<(u64, Transport)> {
+        let current = self.current();
+        Some((current.number, current.transport.clone()?))
     }
 
     /// Never held across a wait.
-    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -299,28 +352,28 @@ impl Servers {
         self.urls.iter().any(|url| url.starts_with("rediss:"))
     }
 
-    async fn connect(&self, patience: Duration) -> RedisResult<Connection> {
+    async fn connect(&self, limit: Duration) -> RedisResult<Transport> {
         if self.is_cluster {
             let mut client = ClusterClient::builder(self.urls.clone())
-                .connection_timeout(patience)
-                .response_timeout(patience)
+                .connection_timeout(limit)
+                .response_timeout(limit)
                 .retries(2);
             if let Some(certificates) = self.certificates.as_ref().filter(|_| self.is_encrypted()) {
                 client = client.certs(certificates.clone());
             }
             let client = client.build()?;
-            return client.get_async_connection().await.map(Connection::Cluster);
+            return client.get_async_connection().await.map(Transport::Cluster);
         }
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
-            .set_response_timeout(Some(patience))
+            .set_connection_timeout(Some(limit))
+            .set_response_timeout(Some(limit))
             // Batches are few and each waits for its answer, so that no queue grows here.
             .set_concurrency_limit(256);
         let mut refused = None;
         for url in &self.urls {
             let client = client(url, self.certificates.as_ref())?;
             match client.get_multiplexed_async_connection_with_config(&config).await {
-                Ok(connection) => return Ok(Connection::Single(connection)),
+                Ok(connection) => return Ok(Transport::Single(connection)),
                 Err(error) => refused = Some(error),
             }
         }
@@ -330,7 +383,7 @@ impl Servers {
     }
 }
 
-impl Connection {
+impl Transport {
     async fn run<T: FromRedisValue>(&mut self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
         match self {
             Self::Single(connection) => script.invoke_async(connection).await,

@@ -1,4 +1,4 @@
-//! Who gets in, what others see of it, and that the door stays open for probes.
+//! Who may use the API, what others see of its data, and that probes always get an answer.
 
 use std::{
     fs,
@@ -189,7 +189,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out_for_long() {
 }
 
 #[tokio::test]
-async fn a_low_limit_on_open_files_is_said_and_the_door_lives_with_it() {
+async fn a_low_limit_on_open_files_is_logged_and_the_api_works_within_it() {
     let data = tempfile::tempdir().unwrap();
     let log = data.path().join("stderr");
     let server = Server::start_with(data.path(), |command| {

@@ -1,4 +1,4 @@
-//! What a request holds until its response was read.
+//! What a request keeps until its response was read.
 
 use std::{
     pin::Pin,
@@ -13,24 +13,24 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::clients::Lease;
 use crate::fair::Permit;
 
-/// A request's permit and client. Dropped when the body has ended, or nobody reads it any more.
+/// A request's permit and client. Dropped when the body has ended or is dropped.
 pub(super) type Hold = (Permit, Lease);
 
 /// A body that keeps the hold of its request.
-pub(super) fn held(body: WasiBody, hold: Hold) -> WasiBody {
+pub(super) fn holding(body: WasiBody, hold: Hold) -> WasiBody {
     if body.is_end_stream() {
         return body;
     }
     let hold = Some(hold);
-    Held { body, hold }.boxed_unsync()
+    Holding { body, hold }.boxed_unsync()
 }
 
-struct Held {
+struct Holding {
     body: WasiBody,
     hold: Option<Hold>,
 }
 
-impl Body for Held {
+impl Body for Holding {
     type Data = Bytes;
     type Error = Error;
 
