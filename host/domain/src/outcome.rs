@@ -15,6 +15,26 @@ pub enum Outcome {
     Failed(Failure),
 }
 
+impl Outcome {
+    /// The result of an attempt that completed.
+    #[must_use]
+    pub const fn result(&self) -> Option<&Json> {
+        match self {
+            Self::Completed(result) => Some(result),
+            Self::Failed(_) => None,
+        }
+    }
+
+    /// Why an attempt failed.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Completed(_) => None,
+            Self::Failed(failure) => Some(failure),
+        }
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{kind}: {message}")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, FailureKind, Outcome};
+use crate::{Failure, FailureKind, Outcome, TaskState};
 
 /// How often and how long after each other a task's attempts are made. Each task carries its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,49 @@ pub enum Next {
     HandBack,
     /// Nowhere: the task was cancelled already. Only the attempt's record is kept.
     Cancelled,
+}
+
+impl Next {
+    /// The state that a running task gets, if the lease of the attempt still holds.
+    ///
+    /// A lease that holds contradicts [`Next::Cancelled`]: nobody cancelled the task, and it must
+    /// not be lost. So it is pending again.
+    #[must_use]
+    pub const fn state(self) -> TaskState {
+        match self {
+            Self::Complete => TaskState::Completed,
+            Self::RetryAt(_) => TaskState::Scheduled,
+            Self::DeadLetter => TaskState::Failed,
+            Self::HandBack | Self::Cancelled => TaskState::Pending,
+        }
+    }
+
+    /// When a task that is retried is due.
+    #[must_use]
+    pub const fn run_at(self) -> Option<Timestamp> {
+        match self {
+            Self::RetryAt(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether this may follow an outcome: a failure completes no task, and a result neither
+    /// retries nor buries one.
+    #[must_use]
+    pub const fn fits(self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Complete => matches!(outcome, Outcome::Completed(_)),
+            Self::RetryAt(_) | Self::DeadLetter => matches!(outcome, Outcome::Failed(_)),
+            Self::HandBack | Self::Cancelled => true,
+        }
+    }
+
+    /// Whether this may become of a task whose lease lapsed. [`Next::HandBack`] says that it has
+    /// not lapsed after all.
+    #[must_use]
+    pub const fn resolves_a_lapse(self) -> bool {
+        matches!(self, Self::RetryAt(_) | Self::DeadLetter | Self::HandBack)
+    }
 }
 
 /// Decides what follows an attempt: the one place where the rule stands.
@@ -202,6 +245,43 @@ mod tests {
         }
         let done = Outcome::Completed(Json::from(serde_json::json!(1)));
         assert_eq!(after(&done, 4, &POLICY, now, 0.5), Next::Complete);
+    }
+
+    const ALL: [Next; 5] = [
+        Next::Complete,
+        Next::RetryAt(Timestamp::UNIX_EPOCH),
+        Next::DeadLetter,
+        Next::HandBack,
+        Next::Cancelled,
+    ];
+
+    #[test]
+    fn every_end_of_an_attempt_is_a_legal_move_and_only_a_retry_has_a_time() {
+        use TaskState::{Completed, Failed, Pending, Scheduled};
+        let states = ALL.map(Next::state);
+        assert_eq!(states, [Completed, Scheduled, Failed, Pending, Pending]);
+        assert!(states.iter().all(|state| TaskState::Running.can_become(*state)));
+        for next in ALL {
+            assert_eq!(next.run_at().is_some(), next.state() == Scheduled, "{next:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_outcome_fits_it_and_nothing_else_does() {
+        let done = Outcome::Completed(Json::from(serde_json::json!(1)));
+        let trapped = failed(FailureKind::Trap);
+        assert_eq!(ALL.map(|next| next.fits(&done)), [true, false, false, true, true]);
+        assert_eq!(ALL.map(|next| next.fits(&trapped)), [false, true, true, true, true]);
+        for kind in FailureKind::ALL {
+            let outcome = failed(*kind);
+            let next = after(&outcome, 1, &POLICY, Timestamp::UNIX_EPOCH, 0.5);
+            assert!(next.fits(&outcome), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_lapse_ends_in_a_retry_a_dead_letter_or_a_hand_back() {
+        assert_eq!(ALL.map(Next::resolves_a_lapse), [false, true, true, true, false]);
     }
 
     #[test]

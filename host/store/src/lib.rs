@@ -13,6 +13,9 @@
 //! | [`refused`] | outcomes that the database refuses to hold |
 //! | [`sqlite`] | the embedded database |
 //! | [`postgres`](mod@postgres) | the database of a fleet |
+//! | `sql` | what both say in the same words |
+//! | `turns` | which tasks go first when no broker says so |
+//! | `ending`, `lapse`, `event`, `param` | an attempt's end, a lapse and an event as rows; times and text as columns |
 //! | `report` | what a running attempt has said, as it stands in its row |
 //! | [`conformance`] | the suite that every database must pass; a rule that only one keeps is a bug |
 //!
@@ -20,16 +23,27 @@
 //! for each completion whether its lease still held. It never looks into a component or a secret,
 //! runs nothing, and sends no hints: who commits, notifies.
 
+#![allow(
+    clippy::duplicate_mod,
+    reason = "each database compiles the files in `sql/` for its own types"
+)]
+
 pub mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod ending;
+mod event;
+mod lapse;
+mod param;
 pub mod plugins;
 pub mod postgres;
 pub mod query;
 pub mod refused;
 mod report;
+mod sql;
 pub mod sqlite;
 pub mod store;
+mod turns;
 
 pub use batch::{Batch, Batcher, BatcherConfig};
 pub use plugins::{

@@ -13,15 +13,10 @@
 //! | `connect`, `session`, `fault` | connections that come back, what holds in each, and which failures are worth another attempt |
 //! | [`schema`] | migrations, and whether the schema fits |
 //! | `enqueue`, `claim`, `complete`, `progress` | the hot arrows of a task's life |
-//! | `order`, `outlook` | the claim without a broker: urgency, turns between tenants; where tasks wait |
-//! | `operate`, `dead` | what a person does: cancel, retry, prune; dead letters |
-//! | `lead`, `sweep`, `workers`, `upkeep` | what time does: leadership, due tasks, lapses, partitions |
-//! | `policy` | what operators have said about sharing |
-//! | `plugins` | the registry: `registry`, `versions`, `components`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
-//! | `list`, `read` | the read side |
-//! | `event` | what happens outside an attempt |
+//! | `order`, `outlook` | the claim without a broker; where tasks wait |
+//! | `beats`, `upkeep` | heartbeats and lapses; partitions |
+//! | `driver`, `bulk`, `components`, `param` | what the code that is the same for every database needs: `sql` in [`crate`] says how |
 //! | `fleet` | which fleet this is |
-//! | `row`, `param` | rows into domain types, and domain types into parameters |
 //! | [`notices`] | `listen` and `notify` |
 //! | `clock` | the database's time |
 //! | [`ceiling`] | what the database could do without us |
@@ -34,44 +29,65 @@
 //! them, and it is tried again here.
 
 mod address;
+mod beats;
+mod bulk;
 pub mod ceiling;
 mod claim;
 mod clock;
-mod collect;
 mod complete;
 mod components;
 pub mod config;
 mod connect;
-mod dead;
-mod edit;
+mod driver;
 mod enqueue;
-mod event;
 mod fault;
 mod fleet;
-mod lead;
-mod list;
-mod mail;
 mod nodelay;
 pub mod notices;
-mod operate;
 mod order;
 mod outlook;
 mod param;
-mod plugins;
-mod policy;
 mod progress;
-mod read;
-mod registry;
-mod row;
 pub mod schema;
 pub mod scratch;
-mod secrets;
 mod session;
-mod sweep;
 mod upkeep;
+
+#[path = "sql/collect.rs"]
+mod collect;
+#[path = "sql/dead.rs"]
+mod dead;
+#[path = "sql/edit.rs"]
+mod edit;
+#[path = "sql/lead.rs"]
+mod lead;
+#[path = "sql/list.rs"]
+mod list;
+#[path = "sql/mail.rs"]
+mod mail;
+#[path = "sql/operate.rs"]
+mod operate;
+#[path = "sql/plugins.rs"]
+mod plugins;
+#[path = "sql/policy.rs"]
+mod policy;
+#[path = "sql/read.rs"]
+mod read;
+#[path = "sql/registry.rs"]
+mod registry;
+#[path = "sql/row.rs"]
+mod row;
+#[path = "sql/secrets.rs"]
+mod secrets;
+#[path = "sql/sweep.rs"]
+mod sweep;
+#[path = "sql/usage.rs"]
 mod usage;
+#[path = "sql/values.rs"]
 mod values;
+#[path = "sql/versions.rs"]
 mod versions;
+#[path = "sql/workers.rs"]
 mod workers;
 
 use std::{sync::Arc, time::Duration};
@@ -91,9 +107,7 @@ use self::{
     complete::End,
     connect::{COOL, Connections, HOT, LAZY, ORDER, Servers, on, run, run_once},
     fault::Repeat,
-    order::Order,
     outlook::Outlook,
-    sweep::Sentence,
 };
 pub use self::{
     config::PostgresConfig,
@@ -105,7 +119,7 @@ use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit,
     Completion, Counts, DeadLetterGroup, History, LanedTask, LapsedTask, LeaseConnection, Page,
     ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter, Term,
-    Upkeep, Verdict, WorkerRecord, store::progress_written,
+    Upkeep, Verdict, WorkerRecord, store::progress_written, turns::Order,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
@@ -159,7 +173,7 @@ impl PostgresStore {
     /// # Errors
     /// When the database fails, or takes longer than a statement may.
     pub async fn count_ended_before(&self, before: Timestamp) -> StoreResult<u64> {
-        run!(self, |connection| read::count_ended_before(connection, before))
+        run!(self, |connection| upkeep::count_ended_before(connection, before))
     }
 
     /// Connects to a database that [`migrate`] has prepared. Must be called within a tokio runtime,
@@ -295,11 +309,11 @@ impl Store for PostgresStore {
                 claimed.unwrap_or_else(|| Ok(Claimed::default()))
             }
             ClaimBy::Order { types, lanes, limit, policy } => {
-                let order = Order { worker, now, types, lanes, limit, policy };
+                let order = Order { types, lanes, policy, limit: limit as usize, now };
                 let mut turn = self.in_order().await?;
                 let InOrder { outlook, ageing } = &mut *turn;
                 on!(&self.order_connection, Repeat::Unsafe, |connection| order::run(
-                    connection, outlook, ageing, &order
+                    connection, outlook, ageing, worker, &order
                 ))
             }
         }
@@ -392,15 +406,15 @@ impl Store for PostgresStore {
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        run!(self, |connection| workers::register(connection, worker, now))
+        run!(self, |connection| workers::register(connection, worker, now)).map(drop)
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        workers::heartbeat(&self.connections, &self.clock, worker, now).await
+        beats::heartbeat(&self.connections, &self.clock, worker, now).await
     }
 
     async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
-        Ok(Box::new(workers::Leases {
+        Ok(Box::new(beats::Leases {
             connections: Connections::new(&self.servers, 1, COOL),
             clock: self.clock.clone(),
         }))
@@ -411,7 +425,7 @@ impl Store for PostgresStore {
     }
 
     async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>> {
-        run!(self, |connection| workers::lost_leases(connection, held))
+        run!(self, |connection| bulk::lost_leases(connection, held))
     }
 
     async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
@@ -445,7 +459,7 @@ impl Store for PostgresStore {
     }
 
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
-        run!(self, |connection| sweep::lapsed(connection, term, now, limit))
+        run!(self, |connection| beats::lapsed(connection, term, now, limit))
     }
 
     async fn resolve_lapsed(
@@ -454,11 +468,7 @@ impl Store for PostgresStore {
         verdicts: &[Verdict],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>> {
-        let sentences = verdicts
-            .iter()
-            .map(|verdict| Sentence::new(verdict, now))
-            .collect::<StoreResult<Vec<_>>>()?;
-        run!(self, |connection| sweep::resolve_lapsed(connection, term, &sentences, now))
+        run!(self, |connection| sweep::resolve_lapsed(connection, term, verdicts, now))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
@@ -475,7 +485,7 @@ impl Store for PostgresStore {
         after: Option<TaskId>,
         limit: u32,
     ) -> StoreResult<Vec<TaskId>> {
-        run!(self, |connection| sweep::pending(connection, lane, after, limit))
+        run!(self, |connection| outlook::pending(connection, lane, after, limit))
     }
 
     async fn upkeep(

@@ -83,7 +83,7 @@ fn as_failure(completion: &Completion, why: &str) -> Completion {
     };
     let message = format!("the database cannot hold the {what} of this attempt: {why}");
     failed.attempt.outcome = Outcome::Failed(Failure::new(kind, message));
-    if failed.next == Next::Complete {
+    if !failed.next.fits(&failed.attempt.outcome) {
         failed.next = Next::DeadLetter;
     }
     failed

@@ -11,54 +11,71 @@
 //! | `open` | the file, its lock, its settings, its schema; `private` keeps it to its user |
 //! | `writer` | the connection that writes, and when it is replaced |
 //! | `flush` | many writes, one transaction |
-//! | `enqueue`, `claim`, `complete` | the hot arrows of a task's life |
-//! | `order`, `lanes` | which tasks go first, and where they wait |
+//! | `enqueue`, `claim`, `complete`, `progress` | the hot arrows of a task's life |
+//! | `order`, `lanes` | the claim without a broker; where tasks wait |
 //! | `caps` | how much more may run |
-//! | `operate`, `dead` | what a person does: to one task, to many dead letters |
-//! | `forget` | what has ended goes: prune, upkeep |
-//! | `sweep`, `lead` | what time does: due tasks, heartbeats, lapses; and who sees to it |
-//! | `beats` | heartbeats, in memory until somebody asks |
-//! | `policy` | how the fleet is shared out |
-//! | `plugins` | the registry: `registry`, `versions`, `collect`, `secrets`, changed through `edit`; `usage`; `values` |
-//! | `list`, `read` | the read side |
-//! | `row`, `param` | rows into domain types, and domain types into parameters |
+//! | `forget` | what ended long ago goes |
+//! | `beats` | heartbeats, in memory until somebody asks; lapses |
+//! | `driver`, `bulk`, `components`, `param` | what the code that is the same for every database needs: `sql` in [`crate`] says how |
 //!
 //! A batch travels as one JSON array of rows, which `jsonb_each` unfolds: a statement's text never
 //! depends on how many rows it carries, so each is prepared once.
 
 mod beats;
+mod bulk;
 mod caps;
 mod claim;
-mod collect;
 mod complete;
-mod dead;
-mod edit;
+mod components;
+mod driver;
 mod enqueue;
 mod error;
-mod event;
 mod flush;
 mod forget;
 mod lanes;
-mod lead;
-mod list;
-mod mail;
 mod open;
-mod operate;
 mod order;
 mod param;
-mod plugins;
-mod policy;
 mod private;
 mod progress;
-mod read;
-mod registry;
-mod row;
-mod secrets;
-mod sweep;
-mod usage;
-mod values;
-mod versions;
 mod writer;
+
+#[path = "sql/collect.rs"]
+mod collect;
+#[path = "sql/dead.rs"]
+mod dead;
+#[path = "sql/edit.rs"]
+mod edit;
+#[path = "sql/lead.rs"]
+mod lead;
+#[path = "sql/list.rs"]
+mod list;
+#[path = "sql/mail.rs"]
+mod mail;
+#[path = "sql/operate.rs"]
+mod operate;
+#[path = "sql/plugins.rs"]
+mod plugins;
+#[path = "sql/policy.rs"]
+mod policy;
+#[path = "sql/read.rs"]
+mod read;
+#[path = "sql/registry.rs"]
+mod registry;
+#[path = "sql/row.rs"]
+mod row;
+#[path = "sql/secrets.rs"]
+mod secrets;
+#[path = "sql/sweep.rs"]
+mod sweep;
+#[path = "sql/usage.rs"]
+mod usage;
+#[path = "sql/values.rs"]
+mod values;
+#[path = "sql/versions.rs"]
+mod versions;
+#[path = "sql/workers.rs"]
+mod workers;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -80,7 +97,7 @@ use self::{
     open::FileLock,
     order::Ageing,
     progress::ProgressRow,
-    writer::{Writer, in_transaction, on_writer},
+    writer::{Writer, on_writer, read, run},
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion,
@@ -198,12 +215,7 @@ impl Store for SqliteStore {
         id: TaskId,
         now: Timestamp,
     ) -> StoreResult<CancelOutcome> {
-        in_transaction!(self.shared.writer, |transaction| operate::cancel(
-            transaction,
-            tenant,
-            id,
-            now
-        ))
+        run!(self, |connection| operate::cancel(connection, tenant, id, now))
     }
 
     async fn retry(
@@ -212,21 +224,11 @@ impl Store for SqliteStore {
         id: TaskId,
         now: Timestamp,
     ) -> StoreResult<RetryOutcome> {
-        in_transaction!(self.shared.writer, |transaction| operate::retry(
-            transaction,
-            tenant,
-            id,
-            now
-        ))
+        run!(self, |connection| operate::retry(connection, tenant, id, now))
     }
 
     async fn prune(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> StoreResult<u64> {
-        in_transaction!(self.shared.writer, |transaction| forget::prune(
-            transaction,
-            tenant,
-            filter,
-            limit
-        ))
+        run!(self, |connection| operate::prune(connection, tenant, filter, limit))
     }
 
     async fn requeue(
@@ -237,14 +239,7 @@ impl Store for SqliteStore {
         input: Option<&Json>,
         now: Timestamp,
     ) -> StoreResult<Vec<LanedTask>> {
-        in_transaction!(self.shared.writer, |transaction| dead::requeue(
-            transaction,
-            tenant,
-            filter,
-            limit,
-            input,
-            now
-        ))
+        run!(self, |connection| dead::requeue(connection, tenant, filter, limit, input, now))
     }
 
     async fn dead_letters(
@@ -253,11 +248,11 @@ impl Store for SqliteStore {
         filter: &TaskFilter,
         limit: u32,
     ) -> StoreResult<Vec<DeadLetterGroup>> {
-        dead::groups(&self.shared.readers, tenant, filter, limit).await
+        read!(self, |connection| dead::groups(connection, tenant, filter, limit))
     }
 
     async fn task(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<Task>> {
-        read::task(&self.shared.readers, tenant, id).await
+        read!(self, |connection| read::task(connection, tenant, id))
     }
 
     async fn tasks(
@@ -266,32 +261,31 @@ impl Store for SqliteStore {
         filter: &TaskFilter,
         page: Page,
     ) -> StoreResult<Vec<Task>> {
-        read::page(&self.shared.readers, tenant, filter, page).await
+        read!(self, |connection| read::page(connection, tenant, filter, page))
     }
 
     async fn history(&self, tenant: &TenantId, id: TaskId) -> StoreResult<Option<History>> {
-        read::history(&self.shared.readers, tenant, id).await
+        read!(self, |connection| read::history(connection, tenant, id))
     }
 
     async fn counts(&self) -> StoreResult<Counts> {
-        read::counts(&self.shared.readers).await
+        read!(self, |connection| read::counts(connection))
     }
 
     async fn policy(&self) -> StoreResult<QueuePolicy> {
-        policy::read(&self.shared.readers).await
+        read!(self, |connection| policy::read(connection))
     }
 
     async fn set_type_policy(&self, task_type: &TaskType, policy: TypePolicy) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| policy::set_type(writer, task_type, policy))
+        run!(self, |connection| policy::set_type(connection, task_type, policy))
     }
 
     async fn set_tenant_policy(&self, tenant: &TenantId, policy: TenantPolicy) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| policy::set_tenant(writer, tenant, policy))
+        run!(self, |connection| policy::set_tenant(connection, tenant, policy))
     }
 
     async fn register_worker(&self, worker: &WorkerRecord, now: Timestamp) -> StoreResult<()> {
-        let is_new =
-            on_writer!(self.shared.writer, |writer| sweep::register_worker(writer, worker, now))?;
+        let is_new = run!(self, |connection| workers::register(connection, worker, now))?;
         if is_new {
             self.shared.beats.enter(worker.id, worker.lease, now);
         }
@@ -299,7 +293,7 @@ impl Store for SqliteStore {
     }
 
     async fn heartbeat(&self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
-        on_writer!(self.shared.writer, |writer| sweep::heartbeat(writer, worker, now))
+        run!(self, |connection| beats::heartbeat(connection, worker, now))
     }
 
     async fn lease_connection(&self) -> StoreResult<Box<dyn LeaseConnection>> {
@@ -311,15 +305,15 @@ impl Store for SqliteStore {
 
     async fn remove_worker(&self, worker: WorkerId) -> StoreResult<()> {
         self.shared.beats.remove(worker);
-        on_writer!(self.shared.writer, |writer| sweep::remove_worker(writer, worker))
+        run!(self, |connection| workers::remove(connection, worker))
     }
 
     async fn lost_leases(&self, held: &[(TaskId, RunLease)]) -> StoreResult<Vec<TaskId>> {
-        sweep::lost_leases(&self.shared.readers, held).await
+        read!(self, |connection| bulk::lost_leases(connection, held))
     }
 
     async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
-        lanes::held(&self.shared.readers, worker).await
+        read!(self, |connection| workers::held(connection, worker))
     }
 
     async fn lead(
@@ -328,11 +322,11 @@ impl Store for SqliteStore {
         now: Timestamp,
         ttl: Duration,
     ) -> StoreResult<Option<Term>> {
-        on_writer!(self.shared.writer, |writer| lead::lead(writer, who, now, ttl))
+        run!(self, |connection| lead::lead(connection, who, now, ttl))
     }
 
     async fn resign(&self, term: Term) -> StoreResult<()> {
-        on_writer!(self.shared.writer, |writer| lead::resign(writer, term))
+        run!(self, |connection| lead::resign(connection, term))
     }
 
     async fn promote_due(
@@ -341,26 +335,15 @@ impl Store for SqliteStore {
         now: Timestamp,
         limit: u32,
     ) -> StoreResult<Vec<LanedTask>> {
-        in_transaction!(self.shared.writer, |transaction| sweep::promote_due(
-            transaction,
-            term,
-            now,
-            limit
-        ))
+        run!(self, |connection| sweep::promote_due(connection, term, now, limit))
     }
 
     async fn next_due(&self) -> StoreResult<Option<Timestamp>> {
-        sweep::next_due(&self.shared.readers).await
+        read!(self, |connection| sweep::next_due(connection))
     }
 
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>> {
-        in_transaction!(self.shared.writer, |transaction| sweep::lapsed(
-            transaction,
-            &self.shared.beats,
-            term,
-            now,
-            limit
-        ))
+        run!(self, |connection| beats::lapsed(connection, &self.shared.beats, term, now, limit))
     }
 
     async fn resolve_lapsed(
@@ -369,16 +352,11 @@ impl Store for SqliteStore {
         verdicts: &[Verdict],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>> {
-        in_transaction!(self.shared.writer, |transaction| sweep::resolve_lapsed(
-            transaction,
-            term,
-            verdicts,
-            now
-        ))
+        run!(self, |connection| sweep::resolve_lapsed(connection, term, verdicts, now))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {
-        lanes::lanes(&self.shared.readers, limit).await
+        read!(self, |connection| lanes::lanes(connection, limit))
     }
 
     async fn pending(
@@ -387,7 +365,7 @@ impl Store for SqliteStore {
         after: Option<TaskId>,
         limit: u32,
     ) -> StoreResult<Vec<TaskId>> {
-        lanes::pending(&self.shared.readers, lane, after, limit).await
+        read!(self, |connection| lanes::pending(connection, lane, after, limit))
     }
 
     async fn upkeep(
@@ -397,19 +375,15 @@ impl Store for SqliteStore {
         retention: Duration,
     ) -> StoreResult<Upkeep> {
         let mut walk = self.shared.walk.lock().await;
-        let stretch = walk.look(&self.shared.readers, now, retention).await?;
-        let (upkeep, next) = in_transaction!(self.shared.writer, |transaction| stretch.forget(
-            transaction,
-            term,
-            now,
-            retention
-        ))?;
+        let stretch = read!(self, |connection| walk.look(connection, now, retention))?;
+        let (upkeep, next) =
+            run!(self, |connection| stretch.forget(connection, term, now, retention))?;
         *walk = next;
         Ok(upkeep)
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        open::check(&self.shared.readers).await?;
+        read!(self, |connection| open::check(connection))?;
         // A store that can only read is of no use, and only a commit finds out. It is shared with
         // whatever else is written.
         self.writes.submit(vec![Write::Trial]).await.map(drop)

@@ -20,7 +20,7 @@ use super::{
     connect::{Connections, Servers, Taken},
     enqueue,
     fault::Fault,
-    operate::DELETE_ATTEMPTS,
+    operate::delete_dependents,
     workers,
 };
 use crate::{Commit, Completion, PostgresConfig, StoreError, StoreResult, WorkerRecord};
@@ -188,9 +188,8 @@ const DELETE_TASKS: &str = "delete from tasks where id = any ($1)";
 
 async fn forget(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), Fault> {
     let mut transaction = connection.begin().await?;
-    for statement in [DELETE_TASKS, DELETE_ATTEMPTS] {
-        sqlx::query(statement).bind(ids).execute(&mut *transaction).await?;
-    }
+    sqlx::query(DELETE_TASKS).bind(ids).execute(&mut *transaction).await?;
+    delete_dependents(&mut transaction, ids).await?;
     Ok(transaction.commit().await?)
 }
 

@@ -183,7 +183,7 @@ fn read(row: &PgRow) -> Attempted<ClaimedTask> {
         tenant: row::word(row, 1)?,
         task_type: row::word(row, 2)?,
         priority: row::priority(row, 3)?,
-        attempt: row::small_number(row, 4)?,
+        attempt: row::number(row, 4)?,
         run_lease: RunLease(row.try_get(5)?),
         retry: row::retry(row, 6)?,
         started_at: row::time(row, 9)?,

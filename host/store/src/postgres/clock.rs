@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use sqlx::PgConnection;
 use taskforge_domain::{Clock, Timestamp, clock::Reading};
 
 use super::{
+    beats,
     connect::{Connections, on},
-    fault::Repeat,
-    read, workers,
+    fault::{Attempted, Repeat},
+    row,
 };
 use crate::StoreResult;
 
@@ -64,13 +66,20 @@ pub(super) async fn follow(
 ) -> StoreResult<()> {
     tracing::warn!(by = %ahead, "the database's clock was set; leases go on");
     let now = clock.now().saturating_add(ahead).unwrap_or_else(|_| clock.now());
-    on!(connections, Repeat::Safe, |connection| workers::renew_all(connection, now))?;
+    on!(connections, Repeat::Safe, |connection| beats::renew_all(connection, now))?;
     asked.shift(clock, ahead);
     Ok(())
 }
 
+/// Not the time at which a transaction began: that would stand still in a long one.
+const TIME: &str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+async fn time(connection: &mut PgConnection) -> Attempted<Timestamp> {
+    row::time(&sqlx::query(TIME).fetch_one(connection).await?, 0)
+}
+
 async fn ask(connections: &Connections) -> StoreResult<Timestamp> {
-    on!(connections, Repeat::Safe, |connection| read::time(connection))
+    on!(connections, Repeat::Safe, |connection| time(connection))
 }
 
 /// When the database was asked for its time.

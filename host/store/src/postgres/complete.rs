@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
-use taskforge_domain::{Attempt, Failure, Fingerprint, Next, Outcome, RunLease, TaskState};
+use taskforge_domain::{Attempt, Failure, Fingerprint, Json, RunLease};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     param::{count, millis, range, statements, text, time},
     row,
 };
-use crate::{Commit, Completion, StoreError, StoreResult};
+use crate::{Commit, Completion, StoreResult, ending::Ending};
 
 /// The columns of `attempts`, less `moved_task`, as they come in a batch.
 macro_rules! attempt_columns {
@@ -110,50 +110,13 @@ pub(super) const STATEMENTS: &[&str] = &[END, ON_RECORD, CANCELLED];
 /// The end of an attempt on its way in.
 pub(super) struct End {
     attempt: Attempt,
-    state: TaskState,
-    run_at: Option<i64>,
-    /// Not a hand-back: an attempt that does not count should not be listed.
-    is_recorded: bool,
-    /// A JSON array of log lines.
-    logs: Option<String>,
+    ending: Ending,
 }
 
 impl End {
     /// Fails when the outcome and what follows it contradict each other.
     pub(super) fn new(completion: &Completion) -> StoreResult<Self> {
-        let Completion { attempt, next } = completion;
-        let (state, run_at) = match next {
-            Next::Complete => (TaskState::Completed, None),
-            Next::RetryAt(at) => (TaskState::Scheduled, Some(time(*at))),
-            Next::DeadLetter => (TaskState::Failed, None),
-            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does
-            // hold the lease then nobody cancelled the task, and it must not be lost.
-            Next::HandBack | Next::Cancelled => (TaskState::Pending, None),
-        };
-        let has_failed = matches!(attempt.outcome, Outcome::Failed(_));
-        let fits = match state {
-            TaskState::Completed => !has_failed,
-            TaskState::Scheduled | TaskState::Failed => has_failed,
-            _ => true,
-        };
-        if !fits {
-            return Err(StoreError::Refused(format!(
-                "task {}: an attempt with the outcome {:?} cannot make it {state}",
-                attempt.task, attempt.outcome
-            )));
-        }
-        // Only a time beyond the calendar does not serialise, and a log line has none.
-        let logs = match attempt.logs.as_slice() {
-            [] => None,
-            lines => serde_json::to_string(lines).ok(),
-        };
-        Ok(Self {
-            attempt: attempt.clone(),
-            state,
-            run_at,
-            is_recorded: *next != Next::HandBack,
-            logs,
-        })
+        Ok(Self { attempt: completion.attempt.clone(), ending: Ending::of(completion)? })
     }
 
     /// What says which attempt it is, in the order in which tasks are locked.
@@ -162,22 +125,18 @@ impl End {
     }
 
     fn failure(&self) -> Option<&Failure> {
-        match &self.attempt.outcome {
-            Outcome::Completed(_) => None,
-            Outcome::Failed(failure) => Some(failure),
-        }
+        self.attempt.outcome.failure()
     }
 
     fn output(&self) -> Option<&str> {
-        match &self.attempt.outcome {
-            Outcome::Completed(output) => Some(output.as_str()),
-            Outcome::Failed(_) => None,
-        }
+        self.attempt.outcome.result().map(Json::as_str)
     }
 
     fn bytes(&self) -> usize {
         let said = self.failure().map_or(0, |failure| failure.message.len());
-        self.logs.as_ref().map_or(0, String::len) + self.output().map_or(0, str::len) + 2 * said
+        self.ending.logs.as_ref().map_or(0, String::len)
+            + self.output().map_or(0, str::len)
+            + 2 * said
     }
 }
 
@@ -246,10 +205,10 @@ async fn end(connection: &mut PgConnection, ends: &[&End]) -> Attempted<Vec<usiz
     let ids: Vec<_> = ends.iter().map(|end| *end.attempt.task.as_uuid()).collect();
     let (first, last) = range(&ids);
     let query = bind_attempts(sqlx::query(END), &ids, ends)
-        .bind(ends.iter().map(|end| end.state.as_str()).collect::<Vec<_>>())
-        .bind(ends.iter().map(|end| end.run_at).collect::<Vec<_>>())
+        .bind(ends.iter().map(|end| end.ending.state.as_str()).collect::<Vec<_>>())
+        .bind(ends.iter().map(|end| end.ending.run_at).collect::<Vec<_>>())
         .bind(ends.iter().map(|end| end.failure().map(fingerprint)).collect::<Vec<_>>())
-        .bind(ends.iter().map(|end| end.is_recorded).collect::<Vec<_>>())
+        .bind(ends.iter().map(|end| end.ending.is_recorded).collect::<Vec<_>>())
         .bind(first)
         .bind(last);
     places(&query.fetch_one(connection).await?)
@@ -320,6 +279,6 @@ fn bind_attempts<'q>(
         .bind(column!(end => count(end.attempt.usage.host_calls)))
         .bind(column!(end => i64::from(end.attempt.usage.http_requests)))
         .bind(column!(end => count(end.attempt.usage.http_bytes)))
-        .bind(column!(end => end.logs.as_deref()))
+        .bind(column!(end => end.ending.logs.as_deref()))
         .bind(column!(end => end.output()))
 }

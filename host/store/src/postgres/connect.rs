@@ -486,4 +486,4 @@ macro_rules! run_once {
     };
 }
 
-pub(super) use {on, run, run_once};
+pub(super) use {on, run, run as read, run_once};

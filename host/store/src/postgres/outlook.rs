@@ -24,6 +24,7 @@ use super::{
     param::{first_id, time_before},
     row,
 };
+use crate::LanedTask;
 
 /// Every lane in which a task waits, with its oldest task. Jumps from lane to lane along the index,
 /// whatever waits in them.
@@ -49,6 +50,12 @@ pub(super) const GLANCE: &str = "
         where state = 'pending' and tenant = lane.tenant and task_type = lane.task_type and priority = lane.priority
           and id >= lane.first
         order by id limit 1) as head";
+
+/// A range of the index.
+pub(super) const PENDING: &str = "
+    select id from tasks
+    where state = 'pending' and tenant = $1 and task_type = $2 and priority = $3 and id > $4
+    order by id limit $5";
 
 /// A task may be committed this long after its id was made, and in another order than others. One
 /// that is later is found by a full look.
@@ -82,7 +89,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Attempted<Vec<(Lane, TaskId)>> {
+    ) -> Attempted<Vec<LanedTask>> {
         match self.last {
             Some((at, cost)) if at.elapsed() < cost * 20 => self.glance(connection, now).await,
             _ => self.look(connection).await,
@@ -95,7 +102,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         since: Instant,
-    ) -> Attempted<Option<Vec<(Lane, TaskId)>>> {
+    ) -> Attempted<Option<Vec<LanedTask>>> {
         if let Some((at, cost)) = self.last {
             let wait = (cost * 2).saturating_sub(at.elapsed());
             if at >= since || wait > LONGEST_WAIT {
@@ -106,7 +113,7 @@ impl Outlook {
         self.look(connection).await.map(Some)
     }
 
-    async fn look(&mut self, connection: &mut PgConnection) -> Attempted<Vec<(Lane, TaskId)>> {
+    async fn look(&mut self, connection: &mut PgConnection) -> Attempted<Vec<LanedTask>> {
         let begin = Instant::now();
         let found = read(&sqlx::query(LOOK).fetch_all(connection).await?)?;
         self.note(&found, begin);
@@ -119,7 +126,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Attempted<Vec<(Lane, TaskId)>> {
+    ) -> Attempted<Vec<LanedTask>> {
         let begin = Instant::now();
         let fresh = first_id(time_before(now, LATE));
         let rows = sqlx::query(GLANCE)
@@ -134,13 +141,12 @@ impl Outlook {
         Ok(found)
     }
 
-    fn note(&mut self, found: &[(Lane, TaskId)], seen: Instant) {
+    fn note(&mut self, found: &[LanedTask], seen: Instant) {
         for front in self.lanes.values_mut() {
             front.head = None;
         }
-        for (lane, head) in found {
-            let head = Some(*head);
-            self.lanes.insert(lane.clone(), Front { head, seen });
+        for LanedTask { id, lane } in found {
+            self.lanes.insert(lane.clone(), Front { head: Some(*id), seen });
         }
     }
 }
@@ -148,7 +154,25 @@ impl Outlook {
 /// Every lane in which a task waits now, whatever anybody remembers.
 pub(super) async fn all(connection: &mut PgConnection) -> Attempted<Vec<Lane>> {
     let found = read(&sqlx::query(LOOK).fetch_all(connection).await?)?;
-    Ok(found.into_iter().map(|(lane, _)| lane).collect())
+    Ok(found.into_iter().map(|head| head.lane).collect())
+}
+
+/// The oldest tasks of a lane with an id above `after`.
+pub(super) async fn pending(
+    connection: &mut PgConnection,
+    lane: &Lane,
+    after: Option<TaskId>,
+    limit: u32,
+) -> Attempted<Vec<TaskId>> {
+    let rows = sqlx::query(PENDING)
+        .bind(lane.tenant.as_str())
+        .bind(lane.task_type.as_str())
+        .bind(i16::from(lane.priority.get()))
+        .bind(after.map_or(Uuid::nil(), |id| *id.as_uuid()))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| row::task_id(row, 0)).collect()
 }
 
 impl Front {
@@ -159,6 +183,6 @@ impl Front {
     }
 }
 
-fn read(rows: &[sqlx::postgres::PgRow]) -> Attempted<Vec<(Lane, TaskId)>> {
-    rows.iter().map(|row| row::laned(row).map(|task| (task.lane, task.id))).collect()
+fn read(rows: &[sqlx::postgres::PgRow]) -> Attempted<Vec<LanedTask>> {
+    rows.iter().map(row::laned).collect()
 }

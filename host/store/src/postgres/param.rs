@@ -1,51 +1,13 @@
-//! Domain types into statement parameters.
+//! Batches into statement parameters.
 
-use std::{borrow::Cow, time::Duration};
-
-use taskforge_domain::Timestamp;
 use uuid::Uuid;
 
-/// Times are stored in microseconds.
-pub(super) fn time(time: Timestamp) -> i64 {
-    time.as_microsecond()
-}
-
-/// `duration` before or after a time, no further than the column goes.
-pub(super) fn time_before(now: Timestamp, duration: Duration) -> i64 {
-    time(now).saturating_sub(micros(duration))
-}
-
-pub(super) fn time_after(now: Timestamp, duration: Duration) -> i64 {
-    time(now).saturating_add(micros(duration))
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
+pub(super) use crate::param::{count, millis, text, time, time_after, time_before};
 
 /// The least id of a moment in microseconds: 48 bits of milliseconds, then nothing.
 pub(super) fn first_id(micros: i64) -> Uuid {
     let millis = u128::try_from(micros.max(0) / 1000).unwrap_or(0);
     Uuid::from_u128(millis << 80)
-}
-
-/// A number that does not fit is stored as the largest that does.
-pub(super) fn count(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// Text that the database can hold: U+0000 is replaced by U+FFFD. It is only ever found in what a
-/// guest said, never in JSON text.
-pub(super) fn text(value: &str) -> Cow<'_, str> {
-    if value.contains('\0') {
-        Cow::Owned(value.replace('\0', "\u{fffd}"))
-    } else {
-        Cow::Borrowed(value)
-    }
 }
 
 /// The least and the greatest of these ids: a range that lets the database skip the partitions
@@ -93,11 +55,6 @@ mod tests {
             statements(&[STATEMENT_BYTES * 2; 2], |bytes| *bytes).map(<[_]>::len).collect();
         assert_eq!(huge, [1, 1], "one row alone may be longer");
         assert_eq!(statements(&[0_usize; 0], |bytes| *bytes).count(), 0);
-    }
-
-    #[test]
-    fn a_nul_becomes_a_replacement_character() {
-        assert_eq!(text("a\0b"), "a\u{fffd}b");
     }
 
     #[test]

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::{
     fault::{Attempted, Kind},
     lead,
-    operate::{DELETE_ATTEMPTS, DELETE_EVENTS},
+    operate::delete_dependents,
     param::{first_id, time, time_before},
+    row,
 };
 use crate::{Term, Upkeep};
 
@@ -122,10 +123,7 @@ fn cutoff(now: Timestamp, retention: Duration) -> i64 {
 /// A change of partitions must not wait long for its locks, because everybody else would wait
 /// behind it. There is always another time.
 async fn begin(connection: &mut PgConnection, term: Option<Term>) -> Attempted<PgTransaction<'_>> {
-    let mut transaction = match term {
-        Some(term) => lead::begin(connection, term).await?,
-        None => connection.begin().await?,
-    };
+    let mut transaction = lead::begin(connection, term).await?;
     sqlx::query("set local lock_timeout = '200ms'").execute(&mut *transaction).await?;
     Ok(transaction)
 }
@@ -233,9 +231,18 @@ async fn forget(
             .await?;
         gone.extend(others);
     }
-    for statement in [DELETE_ATTEMPTS, DELETE_EVENTS] {
-        sqlx::query(statement).bind(&gone).execute(&mut *transaction).await?;
-    }
+    delete_dependents(&mut transaction, &gone).await?;
     transaction.commit().await?;
     Ok(gone.len() as u64)
+}
+
+/// Reads all tasks, or as many as the statement's time allows.
+const ENDED_BEFORE: &str = "select count(*) from tasks where finished_at < $1";
+
+pub(super) async fn count_ended_before(
+    connection: &mut PgConnection,
+    before: Timestamp,
+) -> Attempted<u64> {
+    let query = sqlx::query(ENDED_BEFORE).bind(time(before));
+    row::number(&query.fetch_one(connection).await?, 0)
 }

@@ -12,15 +12,37 @@ use std::{
 };
 
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use taskforge_domain::{Timestamp, WorkerId};
 
 use super::{
-    Shared,
+    Shared, lead,
     param::{millis, time},
-    sweep,
+    row, sweep,
     writer::on_writer,
 };
-use crate::{LeaseConnection, StoreResult};
+use crate::{LapsedTask, LeaseConnection, StoreResult, Term};
+
+/// A heartbeat renews a lease that holds; time never runs backwards in it.
+const HEARTBEAT: &str = "
+    update workers set heartbeat_at = max(heartbeat_at, $2)
+    where id = $1 and lapsed_at is null and heartbeat_at + lease_ms * 1000 >= $2";
+
+/// One that was refused stays refused, whatever the worker's clock says next.
+const LAPSE_WORKER: &str = "update workers set lapsed_at = $2 where id = $1 and lapsed_at is null";
+
+/// The sweeper's look and the refusal of the next heartbeat are one: whoever is listed below is
+/// marked here, in the same transaction.
+const LAPSE_WORKERS: &str = "
+    update workers set lapsed_at = $1 where lapsed_at is null and heartbeat_at + lease_ms * 1000 < $1
+    returning id";
+
+/// A heartbeat that was accepted in memory.
+const WRITE_BEAT: &str = "
+    update workers set heartbeat_at = max(heartbeat_at, $2) where id = $1 and lapsed_at is null";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[HEARTBEAT, LAPSE_WORKER, WRITE_BEAT];
 
 /// The workers that were announced here and have neither left nor been found silent.
 #[derive(Debug, Default)]
@@ -37,10 +59,10 @@ struct Beat {
 }
 
 /// What the database is to be told of a worker.
-pub(super) struct News {
-    pub(super) worker: WorkerId,
-    pub(super) last: i64,
-    pub(super) has_lapsed: bool,
+struct News {
+    worker: WorkerId,
+    last: i64,
+    has_lapsed: bool,
 }
 
 impl Beats {
@@ -71,7 +93,7 @@ impl Beats {
     }
 
     /// What the database does not know yet.
-    pub(super) fn news(&self) -> Vec<News> {
+    fn news(&self) -> Vec<News> {
         let beats = self.lock();
         let unknown = beats.iter().filter(|(_, beat)| beat.last > beat.written || beat.has_lapsed);
         let news = unknown.map(|(worker, beat)| News {
@@ -83,7 +105,7 @@ impl Beats {
     }
 
     /// The database knows it now, and has found these workers silent.
-    pub(super) fn told(&self, news: &[News], silent: &[WorkerId]) {
+    fn told(&self, news: &[News], silent: &[WorkerId]) {
         let mut beats = self.lock();
         for news in news {
             if news.has_lapsed {
@@ -110,9 +132,56 @@ impl LeaseConnection for Leases {
     async fn heartbeat(&mut self, worker: WorkerId, now: Timestamp) -> StoreResult<bool> {
         match self.0.beats.renew(worker, now) {
             Some(holds) => Ok(holds),
-            None => on_writer!(self.0.writer, |writer| sweep::heartbeat(writer, worker, now)),
+            None => on_writer!(self.0.writer, |writer| heartbeat(writer, worker, now)),
         }
     }
 
     async fn close(self: Box<Self>) {}
+}
+
+/// Renews a lease in the database.
+pub(super) async fn heartbeat(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    now: Timestamp,
+) -> StoreResult<bool> {
+    let query = sqlx::query(HEARTBEAT).bind(worker.as_uuid()).bind(time(now));
+    if query.execute(&mut *connection).await?.rows_affected() == 1 {
+        return Ok(true);
+    }
+    sqlx::query(LAPSE_WORKER).bind(worker.as_uuid()).bind(time(now)).execute(connection).await?;
+    Ok(false)
+}
+
+/// Running tasks of workers that are silent or gone.
+pub(super) async fn lapsed(
+    connection: &mut SqliteConnection,
+    beats: &Beats,
+    term: Term,
+    now: Timestamp,
+    limit: u32,
+) -> StoreResult<Vec<LapsedTask>> {
+    let mut transaction = lead::begin(connection, Some(term)).await?;
+    let news = beats.news();
+    let mut silent = Vec::new();
+    for news in &news {
+        let (statement, at) =
+            if news.has_lapsed { (LAPSE_WORKER, time(now)) } else { (WRITE_BEAT, news.last) };
+        let written = sqlx::query(statement)
+            .bind(news.worker.as_uuid())
+            .bind(at)
+            .execute(&mut *transaction)
+            .await?;
+        if written.rows_affected() == 0 {
+            // It has lapsed or is gone, of which a commit may have failed to tell.
+            silent.push(news.worker);
+        }
+    }
+    for row in sqlx::query(LAPSE_WORKERS).bind(time(now)).fetch_all(&mut *transaction).await? {
+        silent.push(row::worker_id(&row, 0)?);
+    }
+    let lapsed = sweep::of_lapsed_workers(&mut transaction, now, limit).await?;
+    transaction.commit().await?;
+    beats.told(&news, &silent);
+    Ok(lapsed)
 }

@@ -20,11 +20,11 @@ use taskforge_domain::{
 use uuid::Uuid;
 
 use super::{
-    caps::Permits,
-    order::{Ageing, Order},
-    param::{RowText, arrays, rounded, task_id, time, worker_id},
+    caps,
+    order::{Ageing, OrderOp},
+    param::{arrays, id, json, rounded, time},
 };
-use crate::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
+use crate::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult, turns::Permits};
 
 /// What [`Found`] reads. An input over 64 kB is left out, so that the answer keeps far from the
 /// largest value that SQLite makes.
@@ -34,7 +34,7 @@ use crate::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 const FIND: &str = "
     select json_group_array(json_array(hex(tasks.id), tenant, task_type, priority, attempt, run_lease, max_retries,
                                        retry_base_ms, retry_cap_ms, iif(octet_length(input) <= 65536, input, null)))
-    from jsonb_each(?1) as wanted
+    from jsonb_each($1) as wanted
     cross join tasks on tasks.id = unhex(wanted.value ->> 0)
     cross join task_inputs on task_id = tasks.id
     where state = 'pending'
@@ -45,14 +45,14 @@ const FIND: &str = "
 const TAKE: &str = "
     update tasks
     set state = 'running', worker = taken.worker, started_at = taken.now, run_lease = run_lease + 1, attempt = attempt + 1
-    from (select unhex(value ->> 0) as id, unhex(value ->> 1) as worker, value ->> 2 as now from jsonb_each(?1)) as taken
+    from (select unhex(value ->> 0) as id, unhex(value ->> 1) as worker, value ->> 2 as now from jsonb_each($1)) as taken
     where tasks.id = taken.id and tasks.state = 'pending'";
 
 /// Whether a worker was found lapsed.
 const IS_LAPSED: &str =
-    "select exists (select 1 from workers where id = ?1 and lapsed_at is not null)";
+    "select exists (select 1 from workers where id = $1 and lapsed_at is not null)";
 
-const INPUT: &str = "select input from task_inputs where task_id = ?1";
+const INPUT: &str = "select input from task_inputs where task_id = $1";
 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[FIND, TAKE, INPUT, IS_LAPSED];
@@ -69,7 +69,7 @@ pub(super) struct ClaimOp {
 
 enum Which {
     Ids(Vec<TaskId>),
-    Order(Order),
+    Order(OrderOp),
 }
 
 impl ClaimOp {
@@ -77,7 +77,7 @@ impl ClaimOp {
         let which = match request.by {
             ClaimBy::Ids(ids) => Which::Ids(ids.to_vec()),
             ClaimBy::Order { types, lanes, limit, policy } => {
-                Which::Order(Order::new(types, lanes, limit, policy, ageing))
+                Which::Order(OrderOp::new(types, lanes, limit, policy, ageing))
             }
         };
         Self { worker: request.worker, now: request.now, which }
@@ -109,7 +109,7 @@ pub(super) async fn run(
     if ops.is_empty() {
         return Ok(Vec::new());
     }
-    let mut permits = Permits::count(connection).await?;
+    let mut permits = caps::count(connection).await?;
     let by_ids = ops.iter().copied().enumerate().filter_map(|(n, op)| match &op.which {
         Which::Ids(ids) => Some((n, op, ids.as_slice())),
         Which::Order(_) => None,
@@ -129,7 +129,7 @@ pub(super) async fn run(
         // Rare: what waits is taken, or was cancelled, or the worker gets nothing any more.
         let is_lapsed = answer.tasks.is_empty()
             && sqlx::query_scalar(IS_LAPSED)
-                .bind(worker_id(op.worker))
+                .bind(op.worker.as_uuid())
                 .fetch_one(&mut *connection)
                 .await?;
         claimed.push(if is_lapsed { Err(StoreError::Lapsed) } else { Ok(answer) });
@@ -151,10 +151,10 @@ async fn lease(
     let mut places: HashMap<TaskId, (usize, usize, &ClaimOp)> = HashMap::new();
     let mut rows = Vec::new();
     for (n, op, ids) in &wanted {
-        for (place, id) in ids.iter().enumerate() {
-            if let Entry::Vacant(entry) = places.entry(*id) {
+        for (place, task) in ids.iter().enumerate() {
+            if let Entry::Vacant(entry) = places.entry(*task) {
                 entry.insert((*n, place, op));
-                rows.push(RowText::new().id(id.as_uuid()).id(op.worker.as_uuid()).finish());
+                rows.push(json(&(id(task.as_uuid()), id(op.worker.as_uuid()))));
             }
         }
     }
@@ -194,9 +194,7 @@ async fn take(
 ) -> StoreResult<Vec<ClaimedTask>> {
     let rows: Vec<_> = found
         .iter()
-        .map(|(found, op)| {
-            RowText::new().id(&found.0).id(op.worker.as_uuid()).int(time(op.now)).finish()
-        })
+        .map(|(found, op)| json(&(id(&found.0), id(op.worker.as_uuid()), time(op.now))))
         .collect();
     let mut taken = 0;
     for array in arrays(rows.iter().map(String::as_str)) {
@@ -225,7 +223,9 @@ async fn take(
         ) = found;
         let input = match input {
             Some(input) => input,
-            None => sqlx::query_scalar(INPUT).bind(task_id(id)).fetch_one(&mut *connection).await?,
+            None => {
+                sqlx::query_scalar(INPUT).bind(id.as_uuid()).fetch_one(&mut *connection).await?
+            }
         };
         claimed.push(ClaimedTask {
             id,

@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::{Row, SqliteConnection};
 use taskforge_domain::{
-    Attempt, EventKind, Fingerprint, Next, Outcome, RunLease, TaskId, TaskState,
+    Attempt, EventKind, Fingerprint, Json, RunLease, TaskId, TaskState, Timestamp,
 };
 
 use super::{
-    event,
-    param::{RowText, arrays, id_array, millis, time},
+    bulk::insert_events,
+    driver::ids,
+    param::{Hex, arrays, count, id, json, millis, text, time},
     row,
 };
-use crate::{Commit, Completion, StoreError, StoreResult};
+use crate::{Commit, Completion, StoreError, StoreResult, ending::Ending, event::NewEvent};
 
 /// The leases that do not hold, which are few: whether the attempt is on record already (then this
 /// is a repeat, and `moved_task` has the first answer), and whether the task was cancelled while
@@ -21,7 +22,7 @@ const LOST: &str = "
     select unhex(asked.value ->> 0), asked.value ->> 1, attempts.moved_task,
            coalesce(tasks.state = 'cancelled' and tasks.run_lease = asked.value ->> 1
                     and tasks.worker = unhex(asked.value ->> 2), 0)
-    from jsonb_each(?1) as asked
+    from jsonb_each($1) as asked
     left join tasks on tasks.id = unhex(asked.value ->> 0)
     left join attempts on attempts.task_id = unhex(asked.value ->> 0) and attempts.run_lease = asked.value ->> 1
     where (tasks.state = 'running' and tasks.run_lease = asked.value ->> 1) is not true";
@@ -43,23 +44,24 @@ const END: &str = "
     from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as state, value ->> 3 as run_at,
                  value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message,
                  value ->> 7 as error_fingerprint
-          from jsonb_each(?1)) as ended
+          from jsonb_each($1)) as ended
     where tasks.id = ended.id and tasks.run_lease = ended.run_lease and tasks.state = 'running'";
 
 /// The attempt that a cancelled task was in is on record, so the task waits for it no longer.
 const FORGET_WORKER: &str = "
     update tasks set worker = null
-    where state = 'cancelled' and id in (select unhex(value) from json_each(?1))";
+    where state = 'cancelled' and id in (select unhex(value) from json_each($1))";
 
 /// The record of an attempt is never written over.
 const INSERT_ATTEMPTS: &str = "
     insert into attempts (task_id, run_lease, number, moved_task, worker, plugin_version, plugin_digest, started_at,
                           finished_at, failure_kind, failure_message, retry_after_ms, fuel, peak_memory, wall_micros,
                           host_calls, http_requests, http_bytes, logs, output)
-    select unhex(value ->> 0), value ->> 1, value ->> 2, ?2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
-           value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-           value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18
-    from jsonb_each(?1) where true
+    select unhex(value ->> 0), value ->> 1, value ->> 2, $2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
+           value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10,
+           value ->> '$[11][0]', value ->> '$[11][1]', value ->> '$[11][2]', value ->> '$[11][3]',
+           value ->> 12, value ->> 13, value ->> 14, value ->> 15
+    from jsonb_each($1) where true
     on conflict (task_id, run_lease) do nothing";
 
 #[cfg(test)]
@@ -75,95 +77,62 @@ pub(super) struct CompleteRow {
     /// `None` for a hand-back, which leaves an event instead of an attempt: an attempt that does
     /// not count should not be listed.
     attempt: Option<String>,
-    finished_at: i64,
+    finished_at: Timestamp,
 }
 
 impl CompleteRow {
     /// Fails when the outcome and what follows it contradict each other.
     pub(super) fn new(completion: &Completion) -> StoreResult<Self> {
-        let Completion { attempt, next } = completion;
+        let attempt = &completion.attempt;
+        let Ending { state, run_at, is_recorded, logs } = Ending::of(completion)?;
+        let task = id(attempt.task.as_uuid());
         let finished_at = time(attempt.finished_at);
-        let failure = match &attempt.outcome {
-            Outcome::Completed(_) => None,
-            Outcome::Failed(failure) => Some(failure),
-        };
-        let (state, run_at) = match next {
-            Next::Complete => (TaskState::Completed, None),
-            Next::RetryAt(at) => (TaskState::Scheduled, Some(time(*at))),
-            Next::DeadLetter => (TaskState::Failed, None),
-            // `Cancelled` finds the task cancelled, or not under this lease any more. If it does
-            // hold the lease then nobody cancelled the task, and it must not be lost.
-            Next::HandBack | Next::Cancelled => (TaskState::Pending, None),
-        };
-        let fits = match state {
-            TaskState::Completed => failure.is_none(),
-            TaskState::Scheduled | TaskState::Failed => failure.is_some(),
-            _ => true,
-        };
-        if !fits {
-            return Err(StoreError::Refused(format!(
-                "task {}: an attempt with the outcome {:?} cannot make it {state}",
-                attempt.task, attempt.outcome
-            )));
-        }
-        let error = failure.filter(|_| state != TaskState::Pending);
-        let end = RowText::new()
-            .id(attempt.task.as_uuid())
-            .int(attempt.run_lease.0)
-            .text(state.as_str())
-            .optional_int(run_at)
-            .optional_int(state.is_terminal().then_some(finished_at))
-            .optional_text(error.map(|error| error.kind.as_str()))
-            .optional_text(error.map(|error| error.message.as_str()))
-            .optional_int(error.map(|error| Fingerprint::of(error.kind, &error.message).to_i64()))
-            .finish();
-        let ask = RowText::new()
-            .id(attempt.task.as_uuid())
-            .int(attempt.run_lease.0)
-            .id(attempt.worker.as_uuid())
-            .finish();
+        let error = attempt.outcome.failure().filter(|_| state != TaskState::Pending);
+        let error = error.map(|error| (error.kind, text(&error.message)));
+        let error = error.as_ref();
+        let end = (
+            &task,
+            attempt.run_lease.0,
+            state.as_str(),
+            run_at,
+            state.is_terminal().then_some(finished_at),
+            error.map(|(kind, _)| kind.as_str()),
+            error.map(|(_, message)| message),
+            // Of the message as it is stored, so that it can be made again from the row.
+            error.map(|(kind, message)| Fingerprint::of(*kind, message).to_i64()),
+        );
+        let ask = json(&(&task, attempt.run_lease.0, id(attempt.worker.as_uuid())));
         Ok(Self {
             key: (attempt.task, attempt.run_lease),
-            end,
+            end: json(&end),
             ask,
-            attempt: (*next != Next::HandBack).then(|| attempt_row(attempt)),
-            finished_at,
+            attempt: is_recorded.then(|| attempt_row(attempt, logs.as_deref())),
+            finished_at: attempt.finished_at,
         })
     }
 }
 
-fn attempt_row(attempt: &Attempt) -> String {
-    let (failure, output) = match &attempt.outcome {
-        Outcome::Completed(output) => (None, Some(output.as_str())),
-        Outcome::Failed(failure) => (Some(failure), None),
-    };
-    // Only a time beyond the calendar does not serialise, and a log line has none.
-    let logs = match attempt.logs.as_slice() {
-        [] => None,
-        lines => serde_json::to_string(lines).ok(),
-    };
+fn attempt_row(attempt: &Attempt, logs: Option<&str>) -> String {
+    let failure = attempt.outcome.failure();
     let usage = &attempt.usage;
-    RowText::new()
-        .id(attempt.task.as_uuid())
-        .int(attempt.run_lease.0)
-        .int(i64::from(attempt.number))
-        .id(attempt.worker.as_uuid())
-        .text(&attempt.plugin_version)
-        .hex(attempt.plugin_digest.as_bytes())
-        .int(time(attempt.started_at))
-        .int(time(attempt.finished_at))
-        .optional_text(failure.map(|failure| failure.kind.as_str()))
-        .optional_text(failure.map(|failure| failure.message.as_str()))
-        .optional_int(failure.and_then(|failure| failure.retry_after).map(millis))
-        .count(usage.fuel)
-        .count(usage.peak_memory)
-        .count(usage.wall_micros)
-        .count(usage.host_calls)
-        .count(u64::from(usage.http_requests))
-        .count(usage.http_bytes)
-        .optional_text(logs.as_deref())
-        .optional_text(output)
-        .finish()
+    json(&(
+        id(attempt.task.as_uuid()),
+        attempt.run_lease.0,
+        attempt.number,
+        id(attempt.worker.as_uuid()),
+        text(&attempt.plugin_version),
+        Hex(attempt.plugin_digest.as_bytes()),
+        time(attempt.started_at),
+        time(attempt.finished_at),
+        failure.map(|failure| failure.kind.as_str()),
+        failure.map(|failure| text(&failure.message)),
+        failure.and_then(|failure| failure.retry_after).map(millis),
+        [usage.fuel, usage.peak_memory, usage.wall_micros, usage.host_calls].map(count),
+        usage.http_requests,
+        count(usage.http_bytes),
+        logs,
+        attempt.outcome.result().map(Json::as_str),
+    ))
 }
 
 /// Ends attempts in the caller's transaction. The answers are in the order of `rows`.
@@ -186,7 +155,7 @@ pub(super) async fn run(
         .collect();
     insert_attempts(connection, &cancelled, false).await?;
     if !cancelled.is_empty() {
-        let ids = id_array(cancelled.iter().map(|row| &row.key.0));
+        let ids = ids(cancelled.iter().map(|row| row.key.0.as_uuid()));
         sqlx::query(FORGET_WORKER).bind(ids).execute(connection).await?;
     }
     let answer = |row: &CompleteRow| match lost.get(&row.key) {
@@ -240,11 +209,14 @@ async fn end(connection: &mut SqliteConnection, held: &[&CompleteRow]) -> StoreR
         return Err(StoreError::Refused(format!("of {} running tasks {moved} ended", held.len())));
     }
     insert_attempts(connection, held, true).await?;
-    let handed_back = held.iter().filter(|row| row.attempt.is_none()).map(|row| {
-        let detail = "its worker gave it back before the attempt ended";
-        event::row(row.key.0, row.finished_at, EventKind::HandedBack, row.key.1, detail)
+    let handed_back = held.iter().filter(|row| row.attempt.is_none()).map(|row| NewEvent {
+        task: row.key.0,
+        at: row.finished_at,
+        kind: EventKind::HandedBack,
+        run_lease: row.key.1,
+        detail: "its worker gave it back before the attempt ended",
     });
-    event::insert(connection, handed_back).await
+    insert_events(connection, &handed_back.collect::<Vec<_>>()).await
 }
 
 async fn insert_attempts(

@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 use taskforge_domain::NewTask;
 
-use super::param::{RowText, arrays, millis, time};
+use super::param::{arrays, id, json, millis, time};
 use crate::StoreResult;
 
 /// An id that is there is left as it is: a repeated enqueue changes nothing.
@@ -11,13 +11,13 @@ const INSERT_TASKS: &str = "
     insert into tasks (id, tenant, task_type, state, priority, max_retries, retry_base_ms, retry_cap_ms, created_at, run_at)
     select unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
            value ->> 8, value ->> 9
-    from jsonb_each(?1) where true
+    from jsonb_each($1) where true
     on conflict (id) do nothing";
 
 /// Written together with its task and never again, so it is left alone in the same cases.
 const INSERT_INPUTS: &str = "
     insert into task_inputs (task_id, input)
-    select unhex(value ->> 0), value ->> 1 from jsonb_each(?1) where true
+    select unhex(value ->> 0), value ->> 1 from jsonb_each($1) where true
     on conflict (task_id) do nothing";
 
 #[cfg(test)]
@@ -32,19 +32,20 @@ pub(super) struct EnqueueRow {
 impl EnqueueRow {
     pub(super) fn new(task: &NewTask) -> Self {
         let created_at = time(task.created_at);
-        let row = RowText::new()
-            .id(task.id.as_uuid())
-            .text(task.tenant.as_str())
-            .text(task.task_type.as_str())
-            .text(task.first_state().as_str())
-            .int(i64::from(task.priority.get()))
-            .int(i64::from(task.retry.max_retries))
-            .int(millis(task.retry.base))
-            .int(millis(task.retry.cap))
-            .int(created_at)
-            .int(task.run_at.map_or(created_at, time));
-        let input = RowText::new().id(task.id.as_uuid()).text(task.input.as_str());
-        Self { task: row.finish(), input: input.finish() }
+        let id = id(task.id.as_uuid());
+        let row = (
+            &id,
+            task.tenant.as_str(),
+            task.task_type.as_str(),
+            task.first_state().as_str(),
+            task.priority.get(),
+            task.retry.max_retries,
+            millis(task.retry.base),
+            millis(task.retry.cap),
+            created_at,
+            task.run_at.map_or(created_at, time),
+        );
+        Self { task: json(&row), input: json(&(&id, task.input.as_str())) }
     }
 }
 

@@ -1,14 +1,11 @@
-//! Where tasks wait and run.
+//! Where tasks wait.
 
-use sqlx::{SqliteExecutor, SqlitePool, sqlite::SqliteRow};
-use taskforge_domain::{Lane, TaskId, WorkerId};
+use sqlx::SqliteConnection;
+use taskforge_domain::{Lane, TaskId};
+use uuid::Uuid;
 
-use super::{
-    param::{task_id, worker_id},
-    row,
-    sweep::read_lapsed,
-};
-use crate::{LanedTask, LapsedTask, StoreResult};
+use super::row;
+use crate::{LanedTask, StoreError, StoreResult};
 
 /// Jumps from the head of each lane to the head of the next: as many steps as there are lanes,
 /// however many tasks wait in them.
@@ -28,7 +25,7 @@ const LANES: &str = "
                       > (+head.tenant, +head.task_type, +head.priority, x'ffffffffffffffffffffffffffffffffff')
                 order by next.tenant, next.task_type, next.priority, next.id limit 1)
         from heads cross join tasks as head on head.id = heads.id
-        limit ?1)
+        limit $1)
     select tasks.id, tenant, task_type, priority from heads cross join tasks on tasks.id = heads.id";
 
 /// As one value: a broker asks for thousands, and each row of an answer would cross from the
@@ -36,69 +33,51 @@ const LANES: &str = "
 const PENDING: &str = "
     select json_group_array(hex(id)) from (
         select id from tasks indexed by tasks_lanes
-        where state = 'pending' and tenant = ?1 and task_type = ?2 and priority = ?3 and id > ?4
-        order by id limit ?5)";
-
-const HELD: &str = "
-    select id, run_lease, attempt, max_retries, retry_base_ms, retry_cap_ms, worker,
-           tenant, task_type, priority, lapses
-    from tasks indexed by tasks_running
-    where state = 'running' and worker = ?1";
+        where state = 'pending' and tenant = $1 and task_type = $2 and priority = $3 and id > $4
+        order by id limit $5)";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING, HELD];
+pub(super) const STATEMENTS: &[&str] = &[LANES, PENDING];
 
-pub(super) async fn lanes<'e>(
-    executor: impl SqliteExecutor<'e>,
-    limit: u32,
-) -> StoreResult<Vec<Lane>> {
-    let heads = heads(executor, limit).await?;
+pub(super) async fn lanes(connection: &mut SqliteConnection, limit: u32) -> StoreResult<Vec<Lane>> {
+    let heads = heads(connection, limit).await?;
     Ok(heads.into_iter().map(|head| head.lane).collect())
 }
 
 /// The oldest task of each lane.
-pub(super) async fn heads<'e>(
-    executor: impl SqliteExecutor<'e>,
+pub(super) async fn heads(
+    connection: &mut SqliteConnection,
     limit: u32,
 ) -> StoreResult<Vec<LanedTask>> {
-    let rows = sqlx::query(LANES).bind(limit).fetch_all(executor).await?;
-    rows.iter().map(read_laned).collect()
+    let rows = sqlx::query(LANES).bind(limit).fetch_all(connection).await?;
+    rows.iter().map(row::laned).collect()
 }
 
 pub(super) async fn pending(
-    readers: &SqlitePool,
+    connection: &mut SqliteConnection,
     lane: &Lane,
     after: Option<TaskId>,
     limit: u32,
 ) -> StoreResult<Vec<TaskId>> {
     let ids: String = sqlx::query_scalar(PENDING)
-        .bind(lane.tenant.as_str().to_owned())
-        .bind(lane.task_type.as_str().to_owned())
+        .bind(lane.tenant.as_str())
+        .bind(lane.task_type.as_str())
         .bind(lane.priority.get())
-        // The empty blob sorts before every id.
-        .bind(after.map(task_id).unwrap_or_default())
+        .bind(after.as_ref().map_or(BEFORE_ALL, |id| id.as_uuid().as_bytes()))
         .bind(limit)
-        .fetch_one(readers)
+        .fetch_one(connection)
         .await?;
-    row::ids(&ids)
+    read_ids(&ids)
 }
 
-pub(super) async fn held(readers: &SqlitePool, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
-    let query = sqlx::query(HELD).bind(worker_id(worker));
-    let rows = query.fetch_all(readers).await?;
-    rows.iter().map(read_lapsed).collect()
-}
+/// The empty blob sorts before every id.
+pub(super) const BEFORE_ALL: &[u8] = &[];
 
-/// A task from four columns: its id and its lane.
-pub(super) fn read_laned(row: &SqliteRow) -> StoreResult<LanedTask> {
-    Ok(LanedTask { id: row::task_id(row, 0)?, lane: read_lane(row, 1)? })
-}
-
-/// A lane from three columns, the first at `column`.
-pub(super) fn read_lane(row: &SqliteRow, column: usize) -> StoreResult<Lane> {
-    Ok(Lane {
-        tenant: row::word(row, column)?,
-        task_type: row::word(row, column + 1)?,
-        priority: row::priority(row, column + 2)?,
-    })
+/// Many ids that a statement gave as one JSON array, in order.
+pub(super) fn read_ids(array: &str) -> StoreResult<Vec<TaskId>> {
+    let ids: Vec<Uuid> = serde_json::from_str(array)
+        .map_err(|error| StoreError::Corrupt(format!("a list of ids: {error}")))?;
+    let mut ids: Vec<_> = ids.into_iter().map(TaskId::from_uuid).collect();
+    ids.sort_unstable();
+    Ok(ids)
 }

@@ -13,7 +13,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{lead, private};
+use super::private;
 use crate::{StoreError, StoreResult};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
@@ -116,7 +116,10 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
     let options = writer_options(path).create_if_missing(true).page_size(PAGE_SIZE);
     let mut connection = connect(path, options).await?;
     migrate(path, &mut connection).await?;
-    lead::vacate(&mut connection).await?;
+    // Whoever opens the file knows that its leader is gone, because the file has one owner.
+    sqlx::query("update leadership set leader = null where leader is not null")
+        .execute(&mut connection)
+        .await?;
     // From here on somebody waits for each answer.
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "pragma busy_timeout = {}",
@@ -204,10 +207,10 @@ fn latest_version() -> i64 {
 }
 
 /// Whether the database answers and its schema is the one of this binary.
-pub(super) async fn check(readers: &SqlitePool) -> StoreResult<()> {
+pub(super) async fn check(connection: &mut SqliteConnection) -> StoreResult<()> {
     let version: Option<i64> =
         sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-            .fetch_one(readers)
+            .fetch_one(connection)
             .await?;
     match version.unwrap_or(0) {
         version if version == latest_version() => Ok(()),

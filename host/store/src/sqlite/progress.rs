@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use sqlx::SqliteConnection;
 use taskforge_domain::TaskId;
 
-use super::param::{RowText, arrays};
+use super::param::{arrays, id, json, text};
 use crate::{ProgressReport, StoreResult, report};
 
 /// Only the lease that runs may report.
 const REPORT: &str = "
     update tasks set progress = report.fraction, progress_note = report.note
     from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as fraction, value ->> 3 as note
-          from jsonb_each(?1)) as report
+          from jsonb_each($1)) as report
     where tasks.id = report.id and tasks.run_lease = report.run_lease and tasks.state = 'running'";
 
 #[cfg(test)]
@@ -27,12 +27,8 @@ pub(super) struct ProgressRow {
 impl ProgressRow {
     pub(super) fn new(report: &ProgressReport) -> Self {
         let (fraction, note) = report::columns(report);
-        let row = RowText::new()
-            .id(report.id.as_uuid())
-            .int(report.run_lease.0)
-            .real(fraction)
-            .optional_text(note.as_deref())
-            .finish();
+        let note = note.as_deref().map(text);
+        let row = json(&(id(report.id.as_uuid()), report.run_lease.0, fraction, note));
         Self { id: report.id, row }
     }
 }

@@ -119,15 +119,20 @@ macro_rules! on_writer {
     }};
 }
 
-/// The same in a transaction, which rolls back unless `$work` commits it.
-macro_rules! in_transaction {
-    ($writer:expr, |$transaction:ident| $work:expr) => {
-        $crate::sqlite::writer::on_writer!($writer, |connection| async {
-            // Immediate: the database's lock is taken here, not halfway through.
-            let $transaction = sqlx::Connection::begin_with(connection, "begin immediate").await?;
-            $work.await
-        })
+/// Carries out an operation of a store on the connection that writes.
+macro_rules! run {
+    ($store:ident, |$connection:ident| $work:expr) => {
+        $crate::sqlite::writer::on_writer!($store.shared.writer, |$connection| $work)
     };
 }
 
-pub(super) use {in_transaction, on_writer};
+/// Carries out an operation of a store that only reads.
+macro_rules! read {
+    ($store:ident, |$connection:ident| $work:expr) => {{
+        let mut taken = $store.shared.readers.acquire().await?;
+        let $connection: &mut sqlx::SqliteConnection = &mut taken;
+        $work.await
+    }};
+}
+
+pub(super) use {on_writer, read, run};

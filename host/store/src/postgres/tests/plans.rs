@@ -4,8 +4,8 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::super::{
-    claim, collect, complete, components, connect, enqueue, mail, order, outlook, progress,
-    registry, secrets, sweep, usage, values, versions, workers,
+    bulk, claim, collect, complete, components, connect, enqueue, mail, order, outlook, progress,
+    read, registry, secrets, sweep, usage, values, versions, workers,
 };
 use super::database::TestDatabase;
 
@@ -121,7 +121,9 @@ async fn nothing_that_is_done_often_scans_a_table() {
         usage::STATEMENTS,
         values::STATEMENTS,
         mail::STATEMENTS,
-        &[super::super::read::COUNTS],
+        bulk::STATEMENTS,
+        read::STATEMENTS,
+        &[outlook::PENDING],
     ]
     .concat()
     {

@@ -31,6 +31,8 @@ async fn no_hot_statement_scans_a_table() {
     let statements = [
         enqueue::STATEMENTS,
         claim::STATEMENTS,
+        beats::STATEMENTS,
+        bulk::STATEMENTS,
         caps::STATEMENTS,
         complete::STATEMENTS,
         progress::STATEMENTS,
@@ -42,6 +44,9 @@ async fn no_hot_statement_scans_a_table() {
         registry::STATEMENTS,
         versions::STATEMENTS,
         collect::STATEMENTS,
+        components::STATEMENTS,
+        mail::STATEMENTS,
+        workers::STATEMENTS,
         secrets::STATEMENTS,
         usage::STATEMENTS,
         values::STATEMENTS,
@@ -91,10 +96,11 @@ async fn each_filter_is_served_by_the_index_that_suits_it() {
         ),
     ];
     for (filter, expected) in cases {
-        let mut statement: QueryBuilder<Sqlite> = QueryBuilder::new("");
+        let mut statement: QueryBuilder<Sqlite> =
+            QueryBuilder::new("select id from tasks where id");
         let after = Some(TaskId::generate());
         let newest = list::Direction::NewestFirst;
-        list::push_ids(&mut statement, &TenantId::default(), &filter, newest, after, 100);
+        list::push_among(&mut statement, &TenantId::default(), &filter, newest, after, 100);
         let plan = plan(&store, statement.sql().as_str()).await;
         let text = plan.join("\n");
         assert!(text.replace("COVERING ", "").contains(expected), "{filter:?}\n{text}");

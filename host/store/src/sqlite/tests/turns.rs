@@ -18,14 +18,18 @@ impl Numbers {
     }
 }
 
-/// Takes the first `limit` tasks out of `waiting`: by priority, by turn, by id.
+/// Takes the first `limit` tasks out of `waiting`: by priority, by turn, by the oldest task of the
+/// tenant, by id.
 fn take_first(waiting: &mut Vec<NewTask>, policy: &QueuePolicy, limit: usize) -> Vec<TaskId> {
     waiting.sort_by_key(|task| (Reverse(task.priority), task.id));
-    let mut places: HashMap<_, usize> = HashMap::new();
+    // Of tenants in a priority: how many tasks were counted, and the first of them.
+    let mut places: HashMap<_, (u64, TaskId)> = HashMap::new();
     let turn_of = |task: &NewTask| {
-        let place = places.entry((task.priority, task.tenant.clone())).or_default();
+        let (place, head) =
+            places.entry((task.priority, task.tenant.clone())).or_insert((0, task.id));
         *place += 1;
-        (*place - 1) / policy.weight(&task.tenant).get() as usize
+        // A multiple of every weight, so that the fractions are whole.
+        (*place * 42 / u64::from(policy.weight(&task.tenant).get()), *head)
     };
     let turns: HashMap<_, _> =
         waiting.iter().map(|task| task.id).zip(waiting.iter().map(turn_of)).collect();

@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use taskforge_domain::{AGEING_AFTER, TenantPolicy, Weight};
+use uuid::Uuid;
+
+use super::*;
+
+/// The `number`th task of all.
+fn task(number: u128, tenant: &str, task_type: &str, priority: u8) -> LanedTask {
+    LanedTask {
+        id: TaskId::from_uuid(Uuid::from_u128(number)),
+        lane: Lane {
+            tenant: TenantId::new(tenant).unwrap(),
+            task_type: TaskType::new(task_type).unwrap(),
+            priority: Priority::new(priority).unwrap(),
+        },
+    }
+}
+
+fn weights(weights: &[(&str, u32)]) -> QueuePolicy {
+    let tenant = |(name, weight): &(&str, u32)| {
+        let weight = Weight::new(*weight).unwrap();
+        (TenantId::new(name).unwrap(), TenantPolicy { weight, ..TenantPolicy::default() })
+    };
+    QueuePolicy { tenants: weights.iter().map(tenant).collect(), ..QueuePolicy::default() }
+}
+
+/// Fetches as a database would. What waits is in the order of ids.
+fn fetch(waiting: &mut Vec<LanedTask>, round: &Round) -> Vec<LanedTask> {
+    let mut fetched: Vec<LanedTask> = Vec::new();
+    waiting.retain(|task| {
+        let count = |fits: fn(&LanedTask, &LanedTask) -> bool| {
+            fetched.iter().filter(|other| fits(other, task)).count() as u64
+        };
+        let of_tenant = count(|one, other| one.lane.tenant == other.lane.tenant);
+        let of_type = count(|one, other| one.lane.task_type == other.lane.task_type);
+        let quota = round.lanes.iter().find(|quota| quota.lane == task.lane);
+        let is_fetched =
+            quota.is_some_and(|quota| of_tenant < quota.of_tenant && of_type < quota.of_type);
+        if is_fetched {
+            fetched.push(task.clone());
+        }
+        !is_fetched
+    });
+    fetched
+}
+
+/// Claims from what waits, and says how many rounds it took.
+fn claim(
+    waiting: &mut Vec<LanedTask>,
+    policy: &QueuePolicy,
+    (limit, aged): (usize, usize),
+    mut permits: Permits,
+    now: Timestamp,
+) -> (Vec<LanedTask>, bool, usize) {
+    let mut heads: Vec<LanedTask> = Vec::new();
+    for task in &*waiting {
+        if heads.iter().all(|head| head.lane != task.lane) {
+            heads.push(task.clone());
+        }
+    }
+    let order = Order { types: &[], lanes: LaneLimits::none(), policy, limit, now };
+    let mut plan = Plan::new(&order, aged, heads, &mut permits);
+    let mut rounds = 0;
+    while let Some(round) = plan.next_round() {
+        plan.fetched(fetch(waiting, &round));
+        rounds += 1;
+    }
+    let (tasks, is_at_cap) = plan.finish();
+    (tasks, is_at_cap, rounds)
+}
+
+fn tenants(tasks: &[LanedTask]) -> String {
+    tasks.iter().map(|task| task.lane.tenant.as_str()).collect()
+}
+
+#[test]
+fn tenants_take_turns_by_their_weights_and_one_round_is_enough() {
+    let mut waiting: Vec<_> = (0..40)
+        .map(|n| task(n, if n < 20 { "a" } else { "b" }, ["x", "y"][n as usize % 2], 1))
+        .collect();
+    let policy = weights(&[("b", 3)]);
+    let claimed = claim(&mut waiting, &policy, (8, 0), Permits::default(), Timestamp::UNIX_EPOCH);
+    assert_eq!((tenants(&claimed.0).as_str(), claimed.2), ("bbabbbab", 1));
+}
+
+#[test]
+fn who_has_less_leaves_its_turns_to_the_others() {
+    let mut waiting = vec![task(0, "a", "x", 1), task(1, "b", "x", 1)];
+    waiting.extend((2..20).map(|n| task(n, "c", "x", 1)));
+    let none = || (Permits::default(), Timestamp::UNIX_EPOCH);
+    let ((permits, now), policy) = (none(), QueuePolicy::default());
+    let (claimed, _, rounds) = claim(&mut waiting, &policy, (9, 0), permits, now);
+    assert_eq!((tenants(&claimed).as_str(), rounds), ("abccccccc", 2));
+    let (permits, now) = none();
+    let (rest, _, _) = claim(&mut waiting, &policy, (100, 0), permits, now);
+    assert_eq!((rest.len(), waiting.len()), (11, 0));
+}
+
+#[test]
+fn urgency_comes_before_turns_and_every_fourth_is_for_the_overdue() {
+    let wait = |n: u128, priority| {
+        let made = 1_700_000_000_000_u128 << 80;
+        LanedTask {
+            id: TaskId::from_uuid(Uuid::from_u128(made + n)),
+            ..task(0, "a", "x", priority)
+        }
+    };
+    let made = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
+    let all: Vec<_> = (0..16).map(|n| wait(n, if n < 8 { 1 } else { 5 })).collect();
+    let policy = QueuePolicy::default();
+    for (now, urgent) in [(made + AGEING_AFTER, 6), (made + Duration::from_secs(1), 8)] {
+        let (claimed, _, _) = claim(&mut all.clone(), &policy, (8, 2), Permits::default(), now);
+        let is_urgent = |task: &&LanedTask| task.lane.priority.get() == 5;
+        assert_eq!((claimed.len(), claimed.iter().filter(is_urgent).count()), (8, urgent));
+        assert!(claimed.iter().is_sorted_by_key(|task| Reverse(task.lane.priority)));
+    }
+}
+
+#[test]
+fn a_cap_is_reached_and_not_passed_and_holds_up_nothing_else() {
+    let mut waiting: Vec<_> = (0..30)
+        .map(|n| task(n, ["a", "b", "c"][n as usize % 3], ["x", "y"][n as usize / 3 % 2], 1))
+        .collect();
+    let permits = Permits {
+        types: [(TaskType::new("x").unwrap(), 2)].into(),
+        tenants: [(TenantId::new("a").unwrap(), 3)].into(),
+    };
+    let policy = QueuePolicy::default();
+    let (claimed, is_at_cap, _) =
+        claim(&mut waiting, &policy, (30, 0), permits, Timestamp::UNIX_EPOCH);
+    let of = |fits: fn(&LanedTask) -> bool| claimed.iter().filter(|task| fits(task)).count();
+    assert_eq!(of(|task| task.lane.task_type.as_str() == "x"), 2);
+    assert_eq!(of(|task| task.lane.tenant.as_str() == "a"), 3);
+    assert!(is_at_cap);
+    let is_open =
+        |task: &LanedTask| task.lane.task_type.as_str() != "x" && task.lane.tenant.as_str() != "a";
+    assert!(!waiting.iter().any(is_open), "what has room was left");
+}
+
+#[test]
+fn what_was_fetched_stays_when_a_later_round_fails() {
+    let mut waiting = vec![task(0, "a", "x", 5)];
+    waiting.extend((1..9).map(|n| task(n, "b", "x", 5)));
+    let heads = vec![waiting[0].clone(), waiting[1].clone()];
+    let policy = QueuePolicy::default();
+    let (lanes, now) = (LaneLimits::none(), Timestamp::UNIX_EPOCH);
+    let order = Order { types: &[], lanes, policy: &policy, limit: 8, now };
+    let mut permits = Permits::default();
+    let mut plan = Plan::new(&order, 0, heads, &mut permits);
+    let first = plan.next_round().unwrap();
+    plan.fetched(fetch(&mut waiting, &first));
+    assert!(plan.next_round().is_some(), "there is room for more");
+    let (claimed, _) = plan.finish();
+    assert_eq!(tenants(&claimed), "abbbb");
+}
