@@ -16,7 +16,7 @@
 //! | [`running`] | what runs now, and how to stop it |
 //! | `heartbeat` | the lease on everything that the worker holds, on a thread of its own |
 //! | `cancels` | attempts whose own lease is gone |
-//! | `notifier` | news for the broker, many in a round trip |
+//! | `notifier` | what the broker is told of tasks that ended, many in a round trip |
 //! | [`progress`] | what running attempts say, written in batches |
 //! | [`sweeper`] | puts right what crashes left behind: due retries, lapsed workers, missing hints; one leads at a time |
 //!

@@ -37,7 +37,7 @@ impl Said {
     }
 
     /// Everything, if something is new since the last look.
-    fn news(&self) -> Option<(Option<Progress>, Vec<LogLine>)> {
+    fn changes(&self) -> Option<(Option<Progress>, Vec<LogLine>)> {
         let has_reported = self.has_reported.swap(false, Relaxed);
         let lines = self.log.len();
         // An attempt that is over has none any more.
@@ -46,7 +46,7 @@ impl Said {
             .then(|| (locked(&self.progress).clone(), self.log.latest(LATEST)))
     }
 
-    /// What it has said is news again: the last look's was not written.
+    /// What it has said is new again: the report of the last look was not written.
     fn repeat(&self) {
         self.has_reported.store(locked(&self.progress).is_some(), Relaxed);
         self.seen.store(0, Relaxed);
@@ -95,7 +95,7 @@ impl ProgressBoard {
         let mut interval = tokio::time::interval(every);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
-            let reports = self.news();
+            let reports = self.changes();
             if reports.is_empty() {
                 continue;
             }
@@ -117,13 +117,13 @@ impl ProgressBoard {
         }
     }
 
-    fn news(&self) -> Vec<ProgressReport> {
+    fn changes(&self) -> Vec<ProgressReport> {
         let running = locked(&self.running);
-        let news = running.iter().filter_map(|(&(id, run_lease), said)| {
-            let (progress, log) = said.news()?;
+        let changes = running.iter().filter_map(|(&(id, run_lease), said)| {
+            let (progress, log) = said.changes()?;
             Some(ProgressReport { id, run_lease, progress, log })
         });
-        news.collect()
+        changes.collect()
     }
 }
 

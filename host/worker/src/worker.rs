@@ -25,9 +25,9 @@ use crate::{
 /// What a worker works with.
 #[derive(Clone)]
 pub struct Services {
-    /// The truth.
+    /// The database: what exists, and how it ends.
     pub store: Arc<dyn Store>,
-    /// The hint.
+    /// What waits, and signals.
     pub broker: Arc<dyn Broker>,
     /// The sandbox.
     pub runtime: Runtime,

@@ -35,7 +35,7 @@ pub(crate) struct DatabaseArgs {
 
     /// Connections to the database that this process may hold
     #[arg(long, env = "TASKFORGE_DATABASE_CONNECTIONS", default_value_t = 12, value_name = "N", help_heading = "Stores",
-        value_parser = clap::value_parser!(u32).range(8..=1_000))]
+        value_parser = clap::value_parser!(u32).range(9..=1_000))]
     pub(crate) database_connections: u32,
 
     /// How long one statement may take before the database ends it

@@ -16,8 +16,8 @@ pub struct PostgresConfig {
     /// applications: small letters, digits and `_`. `None`: the first of the user's search path.
     pub schema: Option<String>,
     /// The most connections that this process opens, [`Notices`](super::Notices) apart, which take
-    /// two, and the heartbeat of each worker in it, which takes one. Six are kept for the hot
-    /// operations; the others are opened as they are needed. At least 8.
+    /// two, and the heartbeat of each worker in it, which takes one. Seven are kept for the hot
+    /// operations; the others are opened as they are needed. At least 9.
     pub max_connections: u32,
     /// How long to wait for a connection, new or free, before the operation counts as failed.
     pub acquire_timeout: Duration,
@@ -42,7 +42,7 @@ pub struct PostgresConfig {
 
 impl PostgresConfig {
     /// The least that [`PostgresConfig::max_connections`] may be.
-    pub const MIN_CONNECTIONS: u32 = 8;
+    pub const MIN_CONNECTIONS: u32 = 9;
 
     /// The defaults for a database.
     #[must_use]

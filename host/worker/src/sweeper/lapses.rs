@@ -15,7 +15,7 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    /// Passes on the news. A broker that is away costs latency only.
+    /// Tells the broker. One that is away costs latency only.
     pub(super) async fn tell(&self, broker: &dyn Broker) {
         if let Err(error) = broker.publish(&self.dead).await {
             tracing::debug!(%error, "the broker was not told");
