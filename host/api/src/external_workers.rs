@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    FieldError, Problem,
+    FieldError, Problem, checks,
     external_workers::{
         completion::Beat,
         lease::{LeaseRequest, Leased},
@@ -195,11 +195,11 @@ pub(crate) async fn next(
     gone: Gone,
     JsonObject(body): JsonObject<NextTask>,
 ) -> Result<Response, Problem> {
-    let plugins = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     let mut types = body.task_types;
     // A slip of the pen would otherwise wait for ever.
-    if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
-        let unknown = plugins.unknown(&TenantId::default(), unknown);
+    if let Some(unknown) = types.iter().find(|name| known.get(name).is_none()) {
+        let unknown = checks::unknown(&known, &TenantId::default(), unknown);
         let error = FieldError::at("/task_types", format!("{unknown}. {DECLARE}"));
         return Err(Problem::validation(vec![error]));
     }

@@ -103,7 +103,7 @@ async fn read<T: Send + 'static>(
     large: bool,
     read: impl FnOnce(&Submitter) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let submitter = Submitter { plugins: app.services.catalog.snapshot(), tenant, now: app.now() };
+    let submitter = Submitter { known: app.services.catalog.known(), tenant, now: app.now() };
     if !large {
         return read(&submitter);
     }

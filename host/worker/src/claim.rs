@@ -215,7 +215,7 @@ impl Claims {
     /// Claims what the store has. The policy is read each time: who has paused a type relies on it
     /// from then on.
     async fn claim_in_order(&self, types: &[TaskType], room: usize) -> StoreResult<Claimed> {
-        let policy = self.context.live.overlay(self.context.store.policy().await?);
+        let policy = self.context.live.catalog().overlay(self.context.store.policy().await?);
         self.claim_by(ClaimBy::Order {
             types,
             limit: u32::try_from(room).unwrap_or(u32::MAX),

@@ -11,7 +11,7 @@ use taskforge_store::{LanedTask, TaskFilter};
 use utoipa::ToSchema;
 
 use crate::{
-    FieldError, Problem,
+    FieldError, Problem, checks,
     http::{
         fields::{Object as _, finish, object, parsed, several, time},
         json,
@@ -131,11 +131,11 @@ impl Requeue {
                 ));
             }
         };
-        let plugins = app.services.catalog.snapshot();
-        let Some(offer) = plugins.find(tenant, &name) else {
-            return refuse(plugins.unknown(tenant, &name));
+        let known = app.services.catalog.known();
+        let Some(handler) = known.find(tenant, &name) else {
+            return refuse(checks::unknown(&known, tenant, &name));
         };
-        let faults = offer.faults(input);
+        let faults = checks::faults(handler, input);
         if !faults.is_empty() {
             return Err(Problem::validation(faults));
         }

@@ -7,10 +7,9 @@ use std::{fmt::Write, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use taskforge_broker::{Broker, Mode};
+use taskforge_registry::Catalog;
 use taskforge_store::Store;
 use tokio::{sync::Mutex, time::Instant};
-
-use crate::Catalog;
 
 /// How long a count of tasks is good for: with a long backlog counting reads much of an index, and
 /// scrapers may be many. 15 s is a common interval of scrapes.
@@ -78,7 +77,7 @@ impl Readings {
         queue(&mut text, broker).await;
         eviction(&mut text, broker);
         if let Some(catalog) = catalog {
-            let known = catalog.snapshot().all().count() as u64;
+            let known = catalog.known().all().len() as u64;
             gauge(
                 &mut text,
                 "taskforge_plugins",

@@ -256,7 +256,7 @@ async fn shown(
     tenant: TenantId,
     plugin: &RegisteredPlugin,
 ) -> Result<Response, Problem> {
-    app.offer().await;
+    app.refresh().await;
     let versions = app.services.registry.versions(&plugin.name).await?;
     let queueing = app.queueing(tenant).await?;
     Ok(json(StatusCode::OK, &RolloutView::new(plugin, &versions, &queueing)))

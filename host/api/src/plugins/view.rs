@@ -8,13 +8,12 @@ use taskforge_domain::{
     PluginVersion, QueuePolicy, RegisteredPlugin, Rollout, Shape, TaskType, TenantId, Timestamp,
     VersionId, VersionState,
 };
-use taskforge_registry::{Pruned, Registry, Reviewed, SecretInfo, Statement, signature};
+use taskforge_registry::{
+    ExternalType, Handler, Pruned, Registry, Reviewed, SecretInfo, Statement, signature,
+};
 use utoipa::ToSchema;
 
-use crate::{
-    catalog::{ExternalType, Handler, Offer},
-    plugins::described::{GrantsBody, LimitsBody, StatementBody},
-};
+use crate::plugins::described::{GrantsBody, LimitsBody, StatementBody};
 
 /// The plugins that tasks may name.
 #[derive(Serialize, ToSchema)]
@@ -56,21 +55,15 @@ impl Queueing {
 }
 
 impl<'a> HandlerView<'a> {
-    /// Who handles a type, as it is offered.
-    pub(crate) fn new(name: &'a TaskType, offer: &'a Offer, queueing: &Queueing) -> Self {
-        let info = match offer.running().map(|entry| &entry.handler) {
-            Some(Handler::External(external)) => return Self::External(external),
-            Some(Handler::Component(info)) => Some(&**info),
-            None => None,
+    /// Who handles a type, as this process knows it.
+    pub(crate) fn new(handler: Handler<'a>, queueing: &Queueing) -> Self {
+        let plugin = match handler {
+            Handler::External(external) => return Self::External(&external.declared),
+            Handler::Plugin(plugin) => plugin,
         };
-        let number = |id: VersionId| match &offer.version(id)?.handler {
-            Handler::Component(info) => Some(info.version.as_str()),
-            Handler::External(_) => None,
-        };
-        let registered = offer.registered.as_ref();
         Self::Component(Box::new(PluginView {
-            canary: registered.and_then(|plugin| number(plugin.rollout.canary?.version)),
-            ..PluginView::new(name, info, registered, queueing)
+            canary: plugin.canary().map(|info| info.version.as_str()),
+            ..PluginView::new(plugin.stable(), &plugin.registered, queueing)
         }))
     }
 }
@@ -108,19 +101,18 @@ pub(crate) struct PluginView<'a> {
 
 impl<'a> PluginView<'a> {
     fn new(
-        name: &'a TaskType,
         info: Option<&'a PluginInfo>,
-        registered: Option<&'a RegisteredPlugin>,
+        plugin: &'a RegisteredPlugin,
         queueing: &Queueing,
     ) -> Self {
         Self {
-            name,
-            owner: registered.and_then(|plugin| plugin.owner.as_ref()),
+            name: &plugin.name,
+            owner: plugin.owner.as_ref(),
             version: info.map(|info| info.version.as_str()),
             canary: None,
-            paused: registered.is_some_and(|plugin| queueing.are_paused(plugin)),
-            retired: registered.is_some_and(|plugin| plugin.rollout.retired),
-            accepts_tasks: registered.is_some_and(|plugin| queueing.are_accepted(plugin)),
+            paused: queueing.are_paused(plugin),
+            retired: plugin.rollout.retired,
+            accepts_tasks: queueing.are_accepted(plugin),
             rollout: None,
             running: info.map(Described::from),
         }
@@ -137,7 +129,7 @@ impl<'a> PluginView<'a> {
         Self {
             canary: rollout.canary.as_ref().map(|canary| canary.version),
             rollout: Some(rollout),
-            ..Self::new(&plugin.name, stable.map(|version| &version.info), Some(plugin), queueing)
+            ..Self::new(stable.map(|version| &version.info), plugin, queueing)
         }
     }
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId};
-use taskforge_registry::signature;
+use taskforge_registry::{catalog::active, signature};
 
 use crate::harness::{Answer, Api};
 
@@ -350,7 +350,7 @@ async fn the_examples_of_requests_are_accepted() {
     let api = Api::start().await;
     let mut plugins = crate::harness::plugins();
     plugins.push(crate::harness::plugin("scraper", json!(true)));
-    api.catalog.set(plugins).unwrap();
+    api.catalog.set_plugins(active(plugins));
     let document = api.get("/openapi.json").await.json();
     // What the example of `/task/next` asks for.
     api.fibonacci().await;
