@@ -148,7 +148,7 @@ impl Catalog {
     }
 }
 
-/// A registry of these plugins, each in one version, which is active. For who has no store.
+/// A registry of these plugins, each in one active version. For a process without a store.
 pub fn active(plugins: impl IntoIterator<Item = PluginInfo>) -> RegistrySnapshot {
     let version = |info| PluginVersion {
         id: VersionId::generate(),

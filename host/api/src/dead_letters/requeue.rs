@@ -8,7 +8,7 @@ use taskforge_domain::{
     FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp,
 };
 use taskforge_store::{LanedTask, TaskFilter};
-use utoipa::ToSchema;
+use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::{
     FieldError, Problem, checks,
@@ -49,7 +49,7 @@ object! {
         #[schema(value_type = Option<String>, required = false)]
         task_type: Option<TaskType> = parsed::<TaskType>,
         /// Every one.
-        #[schema(value_type = True, inline, required = false)]
+        #[schema(schema_with = True::schema, required = false)]
         all: Option<bool> = only_true,
         /// Another input for each of them, which must match the schema of their type; so they must
         /// be of one type.
@@ -70,7 +70,8 @@ object! {
         #[schema(required = false, min_items = 1, max_items = 100)]
         error_kind: Option<Vec<FailureKind>> = several::<FailureKind>(100),
         /// In this group, or in one of these.
-        #[schema(value_type = Vec<String>, required = false, min_items = 1, max_items = 100)]
+        #[schema(value_type = Option<Vec<String>>, required = false, min_items = 1,
+            max_items = 100)]
         group: Option<Vec<Fingerprint>> = several::<Fingerprint>(100),
         /// Failed at this time or later.
         #[schema(value_type = Option<String>, format = DateTime)]

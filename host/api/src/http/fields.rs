@@ -220,12 +220,13 @@ pub(crate) enum DurationText {
     Seconds(f64),
 }
 
-/// `true`, and nothing else.
+/// `true`, and nothing else: that every one is meant.
 pub(crate) struct True;
 
 impl PartialSchema for True {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).into()
+        let only_true = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true]));
+        only_true.description(Some("Every one.")).into()
     }
 }
 

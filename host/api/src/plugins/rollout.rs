@@ -74,12 +74,13 @@ object! {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes answers for OpenAPI")]
 enum Refused {
-    /// Its signature does not hold
-    #[response(status = 403)]
+    #[response(status = 403, description = "Its signature does not hold")]
     Signature,
-    /// It breaks clients of the running version, is retired, or is older than one that was live; to
-    /// be tried it needs a version that runs
-    #[response(status = 409)]
+    #[response(
+        status = 409,
+        description = "It breaks clients of the running version, is retired or older than one \
+            that was live, or is to be tried where nothing runs yet"
+    )]
     Conflict,
 }
 
