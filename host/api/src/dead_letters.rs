@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Serialize;
 use taskforge_domain::{FailureKind, Fingerprint, TaskId, TaskState, TaskType, Timestamp};
 use taskforge_store::{DeadLetterGroup, TaskFilter};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     http::{
         answer::json,
         body::JsonBody,
+        fields::{True, only_true},
         query::{Params, number, time},
     },
     state::App,
@@ -27,10 +28,36 @@ use crate::{
 
 const FILTERS: &str = "id, task_type, error_kind, group, failed_from, failed_before";
 
+/// The parameters that choose dead letters: all of them hold together.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the parameters for OpenAPI")]
+struct Chosen {
+    /// One of these
+    #[param(style = Form, explode = false)]
+    id: Option<Vec<uuid::Uuid>>,
+    /// Of one of these types
+    #[param(style = Form, explode = false)]
+    task_type: Option<Vec<String>>,
+    /// With a failure of one of these kinds
+    #[param(style = Form, explode = false)]
+    error_kind: Option<Vec<FailureKind>>,
+    /// In one of these groups, as `GET /dlq/groups` names them
+    #[param(style = Form, explode = false)]
+    group: Option<Vec<String>>,
+    /// Failed at this time or later
+    #[param(format = DateTime)]
+    failed_from: Option<String>,
+    /// Failed before this time
+    #[param(format = DateTime)]
+    failed_before: Option<String>,
+}
+
 /// Dead letters of one type with the same sort of error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterGroup, example = json!({
-    "group": "8913193a363691af", "task_type": "scraper", "error_kind": "retryable", "example": "connection refused",
+    "group": "8913193a363691af", "task_type": "scraper", "error_kind": "retryable",
+    "example": "connection refused",
     "newest": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "count": 4711,
     "first_failed_at": "2026-11-01T10:00:00Z", "last_failed_at": "2026-11-01T12:00:00Z"}))]
 pub(crate) struct GroupView {
@@ -118,18 +145,7 @@ fn filter(params: &mut Params) -> Result<TaskFilter, Problem> {
 #[utoipa::path(
     get, path = "/dlq", tag = "dead letters", operation_id = "listDeadLetters",
     params(
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
-            description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "Of one of these types"),
-        ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
-            description = "With a failure of one of these kinds"),
-        ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "In one of these groups, as `GET /dlq/groups` names them"),
-        ("failed_from" = Option<String>, Query, format = DateTime,
-            description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime,
-            description = "Failed before this time"),
+        Chosen,
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
             description = "The most tasks on the page; 50 unless told"),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
@@ -154,18 +170,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     get, path = "/dlq/groups", tag = "dead letters", operation_id = "groupDeadLetters",
     params(
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
-            description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "Of one of these types"),
-        ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
-            description = "With a failure of one of these kinds"),
-        ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "One of these groups"),
-        ("failed_from" = Option<String>, Query, format = DateTime,
-            description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime,
-            description = "Failed before this time"),
+        Chosen,
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
             description = "The most groups; 100 unless told"),
     ),
@@ -192,9 +197,12 @@ pub(crate) async fn groups(
 #[utoipa::path(
     post, path = "/dlq/requeue", tag = "dead letters", operation_id = "requeueDeadLetters",
     request_body(content = RequeueBody<'_>, content_type = "application/json", examples(
-        ("a group, after its cause was mended" = (value = json!({"group": "8913193a363691af", "task_type": "scraper"}))),
-        ("what failed since a deployment" = (value = json!({"filter": {"error_kind": ["trap"], "failed_from": "2026-11-01T10:00:00Z"}}))),
-        ("one, with another input" = (value = json!({"ids": ["019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11"], "input": {"n": 10}}))),
+        ("a group, after its cause was mended" = (value = json!(
+            {"group": "8913193a363691af", "task_type": "scraper"}))),
+        ("what failed since a deployment" = (value = json!(
+            {"filter": {"error_kind": ["trap"], "failed_from": "2026-11-01T10:00:00Z"}}))),
+        ("one, with another input" = (value = json!(
+            {"ids": ["019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11"], "input": {"n": 10}}))),
         ("every one" = (value = json!({"all": true}))),
     )),
     responses((status = 200, description = "They are pending again", body = Requeued)),
@@ -217,21 +225,10 @@ pub(crate) async fn requeue(
 #[utoipa::path(
     delete, path = "/dlq", tag = "dead letters", operation_id = "deleteDeadLetters",
     params(
-        ("all" = Option<bool>, Query,
+        ("all" = inline(Option<True>), Query,
             description = "Every one: needed if there is no filter, and not allowed together with \
                 one"),
-        ("id" = Option<Vec<uuid::Uuid>>, Query, style = Form, explode = false,
-            description = "One of these"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "Of one of these types"),
-        ("error_kind" = Option<Vec<FailureKind>>, Query, style = Form, explode = false,
-            description = "With a failure of one of these kinds"),
-        ("group" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "In one of these groups"),
-        ("failed_from" = Option<String>, Query, format = DateTime,
-            description = "Failed at this time or later"),
-        ("failed_before" = Option<String>, Query, format = DateTime,
-            description = "Failed before this time"),
+        Chosen,
     ),
     responses((status = 200, description = "They are gone", body = Discarded)),
 )]
@@ -242,10 +239,7 @@ pub(crate) async fn discard(
 ) -> Result<Response, Problem> {
     let is_filtered = !params.is_empty_but_for("all");
     let filter = filter(&mut params)?;
-    let all = params.one("all", |text| match text {
-        "true" => Ok(true),
-        _ => Err("must be true".to_owned()),
-    })?;
+    let all = params.one("all", only_true)?;
     params.end(&format!("all, {FILTERS}"))?;
     match (all.is_some(), is_filtered) {
         (true, true) => {

@@ -17,11 +17,11 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    FieldError, Problem,
+    FieldError, Problem, checks,
     external_workers::{
         completion::Beat,
         lease::{LeaseRequest, Leased},
-        lease_token::LeaseTokens,
+        lease_token::{EXAMPLE, LeaseTokens},
         report::CompleteBody,
     },
     http::{
@@ -98,8 +98,9 @@ pub(crate) struct NextTasks<'a> {
 /// A task that is the worker's until its lease is over.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeasedTask, example = json!({
-    "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "ocr", "input": {"image": "scan-17.png"}, "attempt": 1,
-    "max_attempts": 4, "priority": 3, "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw",
+    "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "ocr",
+    "input": {"image": "scan-17.png"}, "attempt": 1, "max_attempts": 4, "priority": 3,
+    "lease_token": EXAMPLE,
     "lease_expires_at": "2026-11-01T10:01:00Z"}))]
 pub(crate) struct LeasedView<'a> {
     /// The task.
@@ -187,7 +188,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(
     post, path = "/task/next", tag = "external workers", operation_id = "nextTasks",
     request_body(content = NextTask, content_type = "application/json",
-        example = json!({"task_types": ["fibonacci"], "max": 4, "lease": "30s", "wait": "5s", "worker": "gpu-7"})),
+        example = json!({"task_types": ["fibonacci"], "max": 4, "lease": "30s", "wait": "5s",
+            "worker": "gpu-7"})),
     responses((status = 200, description = "The tasks, perhaps none", body = NextTasks<'_>)),
 )]
 pub(crate) async fn next(
@@ -195,11 +197,11 @@ pub(crate) async fn next(
     gone: Gone,
     JsonObject(body): JsonObject<NextTask>,
 ) -> Result<Response, Problem> {
-    let plugins = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     let mut types = body.task_types;
     // A slip of the pen would otherwise wait for ever.
-    if let Some(unknown) = types.iter().find(|name| plugins.get(name).is_none()) {
-        let unknown = plugins.unknown(&TenantId::default(), unknown);
+    if let Some(unknown) = types.iter().find(|name| known.get(name).is_none()) {
+        let unknown = checks::unknown(&known, &TenantId::default(), unknown);
         let error = FieldError::at("/task_types", format!("{unknown}. {DECLARE}"));
         return Err(Problem::validation(vec![error]));
     }
@@ -228,7 +230,7 @@ pub(crate) async fn next(
 #[utoipa::path(
     post, path = "/task/heartbeat", tag = "external workers", operation_id = "heartbeat",
     request_body(content = Heartbeat, content_type = "application/json", example = json!({
-        "task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw"})),
+        "task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": EXAMPLE})),
     responses(
         (status = 200, description = "The lease holds, or its task was cancelled", body = Renewed),
         (status = 409, description = "The token is wrong, or the lease is over"),
@@ -253,10 +255,13 @@ pub(crate) async fn heartbeat(
 #[utoipa::path(
     post, path = "/complete_task", tag = "external workers", operation_id = "completeTask",
     request_body(content = CompleteBody<'_>, content_type = "application/json", examples(
-        ("an output" = (value = json!({"task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw",
+        ("an output" = (value = json!({
+            "task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": EXAMPLE,
             "output": {"text": "hello"}, "logs": [{"level": "info", "message": "read 1 page"}]}))),
-        ("a failure" = (value = json!({"task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": "AQGaL26MOnzAnY4vH10MexEAAAAAAAAAAQAA6mAAZGVmYXVsdEk_p2Zt8Xb0xu5RkHk8Vw",
-            "failure": {"kind": "retryable", "message": "the scanner is out of paper", "retry_after": "10m"}}))),
+        ("a failure" = (value = json!({
+            "task_id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "lease_token": EXAMPLE,
+            "failure": {"kind": "retryable", "message": "the scanner is out of paper",
+                "retry_after": "10m"}}))),
     )),
     responses(
         (status = 200, description = "The attempt is on record", body = Ended),

@@ -20,7 +20,7 @@
 //! | file | the concept |
 //! |---|---|
 //! | `http` | what every request goes through: connections, key, reading and answering |
-//! | [`catalog`] | the task types that the fleet knows |
+//! | `checks` | what clients are told of unknown types, and of values that do not fit a schema |
 //! | `openapi` | the document that describes the routes, and the pages that show it |
 //! | `routes` | the routes of all features, put together |
 //! | `state`, `services`, [`config`] | what handlers are given, what the process gives, and the limits |
@@ -29,7 +29,7 @@
 //! [`taskforge_broker::Broker`], changes of plugins through [`taskforge_registry::Registry`], and
 //! answers. It never runs a task, and never knows which database or broker it talks to.
 
-pub mod catalog;
+mod checks;
 pub mod config;
 mod dead_letters;
 mod external_workers;
@@ -49,7 +49,6 @@ pub use self::http::{
     problem::{FieldError, Problem, ProblemKind},
     server::{BindError, ServeError, Server, bind},
 };
-pub use catalog::{Catalog, CatalogError, ExternalType};
 pub use config::ApiConfig;
 pub use operations::{
     admin::{self, AdminServices},

@@ -22,9 +22,11 @@ pub(crate) mod pages;
 #[openapi(
     info(
         title = "TaskForge",
-        description = "A task queue whose handlers are WebAssembly components. A task is accepted when it is committed; it then runs at \
-                       least once, and its result is committed exactly once.\n\nEvery error is a problem document (RFC 9457) with a stable \
-                       `type`. Times are RFC 3339 in UTC, ids are UUIDv7. Durations are text (`500ms`, `30s`, `2h`) or a number of seconds.",
+        description = "A task queue whose handlers are WebAssembly components. A task is accepted \
+            when it is committed; it then runs at least once, and its result is committed exactly \
+            once.\n\nEvery error is a problem document (RFC 9457) with a stable `type`. Times are \
+            RFC 3339 in UTC, ids are UUIDv7. Durations are text (`500ms`, `30s`, `2h`) or a number \
+            of seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
@@ -33,8 +35,9 @@ pub(crate) mod pages;
         (name = "queues", description = "How the fleet is shared out: pauses, caps, weights"),
         (name = "external workers", description = "Handlers that are no WebAssembly, over HTTP"),
         (name = "plugins",
-            description = "The handlers that tasks may name: their versions, and which of them run. Whoever changes something may say in \
-            the header `x-operator` who it is, for the record"),
+            description = "The handlers that tasks may name: their versions, and which of them \
+                run. Whoever changes something may say in the header `x-operator` who it \
+                is, for the record"),
         (name = "operations", description = "For those who run the server"),
     ),
     components(schemas(ProblemBody<'_>, FieldError)),
@@ -140,7 +143,8 @@ fn content() -> ContentBuilder {
 
 fn problem(kind: ProblemKind) -> Response {
     let example = serde_json::json!({
-        "type": kind.uri(), "title": kind.title(), "status": kind.status().as_u16(), "detail": kind.title(),
+        "type": kind.uri(), "title": kind.title(), "status": kind.status().as_u16(),
+        "detail": kind.title(),
         "instance": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11",
     });
     let response = ResponseBuilder::new()

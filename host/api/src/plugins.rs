@@ -65,9 +65,9 @@ pub(crate) async fn list(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let queueing = app.queueing(tenant).await?;
-    let plugins = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     let plugins =
-        plugins.all().map(|(name, offer)| HandlerView::new(name, offer, &queueing)).collect();
+        known.all().into_values().map(|handler| HandlerView::new(handler, &queueing)).collect();
     Ok(json(StatusCode::OK, &PluginList { plugins }))
 }
 
@@ -92,8 +92,8 @@ pub(crate) async fn read(
             let view = PluginView::whole(&plugin, &versions, &queueing);
             Ok(json(StatusCode::OK, &HandlerView::Component(Box::new(view))))
         }
-        Err(RegistryError::UnknownPlugin(_)) => match app.services.catalog.snapshot().get(&name) {
-            Some(offer) => Ok(json(StatusCode::OK, &HandlerView::new(&name, offer, &queueing))),
+        Err(RegistryError::UnknownPlugin(_)) => match app.services.catalog.known().get(&name) {
+            Some(handler) => Ok(json(StatusCode::OK, &HandlerView::new(handler, &queueing))),
             None => Err(Problem::new(ProblemKind::NotFound, format!("There is no plugin {name}."))),
         },
         Err(error) => Err(error.into()),

@@ -9,14 +9,13 @@ use taskforge_broker::Signal;
 use taskforge_domain::{
     QueuePolicy, TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, Weight,
 };
-use taskforge_registry::RegistryError;
+use taskforge_registry::{KnownTypes, RegistryError};
 use taskforge_store::{Counts, StoreError};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Problem, ProblemKind,
-    catalog::Plugins,
     http::{
         answer::json,
         body::JsonObject,
@@ -36,7 +35,8 @@ const COUNTING: Duration = Duration::from_secs(10);
 
 /// The queue of a task type.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Queue, example = json!({"task_type": "fibonacci", "paused": false, "max_running": null}))]
+#[schema(as = Queue,
+    example = json!({"task_type": "fibonacci", "paused": false, "max_running": null}))]
 pub(crate) struct QueueView<'a> {
     /// The type.
     #[schema(value_type = String)]
@@ -55,7 +55,8 @@ pub(crate) struct QueueView<'a> {
 /// How many tasks of a type there are, of all tenants. Completed and cancelled ones are not
 /// counted.
 #[derive(Serialize, ToSchema, Default)]
-#[schema(example = json!({"pending": 12, "scheduled": 3, "running": 4, "failed": 1, "oldest_pending_at": "2026-01-31T08:00:00Z"}))]
+#[schema(example = json!({"pending": 12, "scheduled": 3, "running": 4, "failed": 1,
+    "oldest_pending_at": "2026-01-31T08:00:00Z"}))]
 pub(crate) struct QueueTasks {
     /// They could run now and wait.
     pending: u64,
@@ -175,10 +176,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 pub(crate) async fn list(State(app): State<App>, _: NoQuery) -> Result<Response, Problem> {
     let counts = counts(&app).await?;
     let set = app.services.store.policy().await?;
-    let known = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     let types: BTreeSet<&TaskType> = known
         .all()
-        .map(|(name, _)| name)
+        .into_keys()
         .chain(set.types.keys())
         .chain(counts.by_type.iter().map(|(name, ..)| name))
         .collect();
@@ -214,7 +215,7 @@ async fn counts(app: &App) -> Result<Counts, Problem> {
         .map_err(Problem::from)
 }
 
-fn queue<'a>(task_type: &'a TaskType, policy: &QueuePolicy, known: &Plugins) -> QueueView<'a> {
+fn queue<'a>(task_type: &'a TaskType, policy: &QueuePolicy, known: &KnownTypes) -> QueueView<'a> {
     QueueView {
         task_type,
         paused: policy.is_paused(task_type) || known.is_paused(task_type),
@@ -238,7 +239,8 @@ fn tenant<'a>(tenant: &'a TenantId, policy: &QueuePolicy) -> TenantView<'a> {
 /// is not paused any more runs, also if its plugin was paused.
 #[utoipa::path(
     put, path = "/queues/{type}", tag = "queues", operation_id = "setQueue",
-    request_body(content = QueueBody, content_type = "application/json", example = json!({"paused": false, "max_running": 20})),
+    request_body(content = QueueBody, content_type = "application/json",
+        example = json!({"paused": false, "max_running": 20})),
     responses(
         (status = 200, description = "The queue", body = QueueView<'_>),
     ),
@@ -298,7 +300,8 @@ pub(crate) async fn resume(
 /// Replaces the whole policy of a tenant. Workers and brokers follow within a second or so.
 #[utoipa::path(
     put, path = "/tenants/{tenant}", tag = "queues", operation_id = "setTenant",
-    request_body(content = TenantBody, content_type = "application/json", example = json!({"weight": 3, "max_running": 200})),
+    request_body(content = TenantBody, content_type = "application/json",
+        example = json!({"weight": 3, "max_running": 200})),
     responses((status = 200, description = "The tenant", body = TenantView<'_>)),
 )]
 pub(crate) async fn set_tenant(
@@ -325,10 +328,10 @@ async fn change(
 ) -> Result<Response, Problem> {
     let changing = app.policy.lock().await;
     let before = app.services.store.policy().await?;
-    let known = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     let is_known = known.get(name).is_some() || before.types.contains_key(name);
     if !is_known && !counts(app).await?.by_type.iter().any(|(of, ..)| of == name) {
-        let names: Vec<_> = known.all().take(20).map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = known.all().into_keys().take(20).map(TaskType::as_str).collect();
         return Err(Problem::new(
             ProblemKind::NotFound,
             format!("There is no task type {name}; known are {}.", names.join(", ")),
@@ -340,13 +343,13 @@ async fn change(
     drop(changing);
     if let Some(by) = resumed_by {
         match app.services.registry.resume(name, by).await {
-            Ok(_) => app.offer().await,
+            Ok(_) => app.refresh().await,
             Err(RegistryError::UnknownPlugin(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
     let policy = spread(app).await?;
-    let known = app.services.catalog.snapshot();
+    let known = app.services.catalog.known();
     Ok(json(StatusCode::OK, &queue(name, &policy, &known)))
 }
 
@@ -365,8 +368,7 @@ pub(crate) async fn resume_type(app: &App, name: &TaskType) -> Result<(), Proble
 /// Tells the fleet at once what it would notice by itself some seconds later.
 async fn spread(app: &App) -> Result<QueuePolicy, Problem> {
     let policy = app.services.store.policy().await?;
-    let mut told = policy.clone();
-    app.services.catalog.snapshot().overlay(&mut told);
+    let told = app.services.catalog.overlay(policy.clone());
     enqueue::told("set_policy", app.services.broker.set_policy(&told)).await;
     enqueue::publish(&*app.services.broker, &[Signal::Policy]).await;
     Ok(policy)

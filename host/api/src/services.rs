@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use taskforge_broker::Broker;
-use taskforge_registry::Registry;
+use taskforge_registry::{Catalog, Registry};
 use taskforge_store::Store;
 
-use crate::{Catalog, Metrics};
+use crate::Metrics;
 
 /// The parts that the routes work with.
 #[derive(Clone)]
@@ -15,7 +15,7 @@ pub struct Services {
     pub store: Arc<dyn Store>,
     /// How workers learn of them.
     pub broker: Arc<dyn Broker>,
-    /// The plugins that tasks may name.
+    /// The types that tasks may name.
     pub catalog: Arc<Catalog>,
     /// Where plugins are changed.
     pub registry: Registry,

@@ -74,12 +74,10 @@ impl App {
         self.services.store.clock().now()
     }
 
-    /// Offers what the registry says now. After a change through this process, so that its client
-    /// may rely on it at once; all other processes hear of it by themselves.
-    pub(crate) async fn offer(&self) {
-        match self.services.registry.plugins().await {
-            Ok(snapshot) => self.services.catalog.set_registry(&snapshot),
-            Err(error) => tracing::warn!(%error, "what is offered will follow in a moment"),
+    /// Goes by what the registry says now, after a change through this process.
+    pub(crate) async fn refresh(&self) {
+        if let Err(error) = self.services.registry.refresh(&self.services.catalog).await {
+            tracing::warn!(%error, "the API will go by the change in a moment");
         }
     }
 }

@@ -11,8 +11,9 @@ pub(crate) mod view;
 
 use axum::{extract::State, response::Response};
 use http::{HeaderValue, StatusCode, header};
-use taskforge_domain::{TaskState, TenantId};
+use taskforge_domain::{FailureKind, TaskState, TenantId};
 use taskforge_store::TaskFilter;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -35,6 +36,25 @@ use crate::{
 const LARGE_BODY: usize = 32 << 10;
 const FILTERS: &str = "status, task_type, error_kind, created_from, created_before";
 
+/// The parameters that choose tasks, besides their state: all of them hold together.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the parameters for OpenAPI")]
+struct Chosen {
+    /// Of one of these types
+    #[param(style = Form, explode = false)]
+    task_type: Option<Vec<String>>,
+    /// Whose last failure is of one of these kinds
+    #[param(style = Form, explode = false)]
+    error_kind: Option<Vec<FailureKind>>,
+    /// Created at this time or later
+    #[param(format = DateTime)]
+    created_from: Option<String>,
+    /// Created before this time
+    #[param(format = DateTime)]
+    created_before: Option<String>,
+}
+
 /// The routes of tasks.
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -53,8 +73,9 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     post, path = "/tasks", tag = "tasks", operation_id = "createTask",
     request_body(content = NewTaskBody<'_>, content_type = "application/json", examples(
         ("fibonacci" = (value = json!({"task_type": "fibonacci", "input": {"n": 10}}))),
-        ("later, with retries of its own" = (value = json!({"task_type": "scraper", "input": {"url": "https://example.com"},
-            "priority": 5, "delay": "10m", "max_retries": 10, "retry_base": "2s", "retry_cap": "1h"}))),
+        ("later, with retries of its own" = (value = json!({
+            "task_type": "scraper", "input": {"url": "https://example.com"}, "priority": 5,
+            "delay": "10m", "max_retries": 10, "retry_base": "2s", "retry_cap": "1h"}))),
     )),
     responses((status = 201, description = "The task, committed", body = TaskView<'_>,
         headers(("Location" = String, description = "Where to read it: `/tasks/{id}`")))),
@@ -82,7 +103,9 @@ pub(crate) async fn create(
 #[utoipa::path(
     post, path = "/tasks/batch", tag = "tasks", operation_id = "createTasks",
     request_body(content = BatchBody<'_>, content_type = "application/json",
-        example = json!({"tasks": [{"task_type": "fibonacci", "input": {"n": 10}}, {"task_type": "fibonacci", "input": {"n": 20}}]})),
+        example = json!({"tasks": [
+            {"task_type": "fibonacci", "input": {"n": 10}},
+            {"task_type": "fibonacci", "input": {"n": 20}}]})),
     responses((status = 201, description = "Every task is committed", body = BatchAccepted)),
 )]
 pub(crate) async fn create_batch(
@@ -103,7 +126,7 @@ async fn read<T: Send + 'static>(
     large: bool,
     read: impl FnOnce(&Submitter) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let submitter = Submitter { plugins: app.services.catalog.snapshot(), tenant, now: app.now() };
+    let submitter = Submitter { known: app.services.catalog.known(), tenant, now: app.now() };
     if !large {
         return read(&submitter);
     }
@@ -133,14 +156,7 @@ fn filter(params: &mut Params) -> Result<TaskFilter, Problem> {
     params(
         ("status" = Option<Vec<TaskState>>, Query, style = Form, explode = false,
             description = "In one of these states; repeated or between commas"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "Of one of these types"),
-        ("error_kind" = Option<Vec<taskforge_domain::FailureKind>>, Query, style = Form, explode = false,
-            description = "Whose last failure is of one of these kinds"),
-        ("created_from" = Option<String>, Query, format = DateTime,
-            description = "Created at this time or later"),
-        ("created_before" = Option<String>, Query, format = DateTime,
-            description = "Created before this time"),
+        Chosen,
         ("id_prefix" = Option<String>, Query,
             description = "Whose id begins with these hexadecimal digits"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
@@ -172,14 +188,7 @@ pub(crate) async fn list(
             description = "The most tasks to delete"),
         ("status" = Option<Vec<TaskState>>, Query, style = Form, explode = false,
             description = "Only in these states: `completed`, `failed`, `cancelled`"),
-        ("task_type" = Option<Vec<String>>, Query, style = Form, explode = false,
-            description = "Of one of these types"),
-        ("error_kind" = Option<Vec<taskforge_domain::FailureKind>>, Query, style = Form, explode = false,
-            description = "Whose last failure is of one of these kinds"),
-        ("created_from" = Option<String>, Query, format = DateTime,
-            description = "Created at this time or later"),
-        ("created_before" = Option<String>, Query, format = DateTime,
-            description = "Created before this time"),
+        Chosen,
     ),
     responses((status = 200, description = "How many were deleted", body = Pruned)),
 )]

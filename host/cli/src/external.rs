@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use taskforge_api::{Catalog, ExternalType};
 use taskforge_domain::{Json, TaskType};
+use taskforge_registry::{Catalog, ExternalType};
 use tokio_util::sync::CancellationToken;
 
 const ENDING: &str = ".external.toml";

@@ -9,15 +9,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use taskforge_api::{Catalog, Readiness};
+use taskforge_api::Readiness;
 use taskforge_broker::Broker;
 use taskforge_domain::{PluginInfo, Revision, TaskType};
 use taskforge_registry::{
-    Collector, DEFAULT_QUOTA, Folder, FolderProgress, Follower, Keyring, Live, Loader, LoaderParts,
-    Parts, Registry, Retention, SignaturePolicy, Snapshots, TrustedKeys, UsageBoard,
+    Catalog, Collector, DEFAULT_QUOTA, Folder, FolderProgress, Follower, Keyring, KnownTypes, Live,
+    Loader, LoaderParts, Parts, Registry, Retention, SignaturePolicy, TrustedKeys, UsageBoard,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, Quota, RegistrySnapshot, StoreResult};
+use taskforge_store::{PluginStore, Quota, StoreResult};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -93,9 +93,9 @@ pub(crate) struct Served {
 impl Served {
     /// Waits until what the registry names is served or was tried, but not for ever: what is
     /// compiled for longer is served as soon as it is ready.
-    pub(crate) async fn settle(&self, snapshots: &Snapshots) {
+    pub(crate) async fn settle(&self) {
         let mut settled = self.settled.clone();
-        let revision = snapshots.borrow().revision;
+        let revision = self.live.catalog().known().revision;
         let ready = settled.wait_for(|settled| *settled >= Some(revision));
         if tokio::time::timeout(SETTLE, ready).await.is_err() {
             tracing::warn!("some plugins are not ready yet; they are served as soon as they are");
@@ -115,33 +115,27 @@ impl Access {
         .with_quota(self.trust.quota)
     }
 
-    /// Reads the registry, and follows it until `stop`. `live`: what this process serves of it, if
-    /// it serves anything.
+    /// Reads the registry, and follows it until `stop`.
     ///
     /// # Errors
     /// When the database fails: nothing follows then, and the same call may succeed later.
     pub(crate) async fn follow(
         &self,
-        live: Option<&Arc<Live>>,
+        catalog: &Arc<Catalog>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> StoreResult<Snapshots> {
-        let follower = Follower::start(self.store.clone(), &*self.broker).await?;
-        let follower = match live {
-            Some(live) => follower.confirming(live.clone()),
-            None => follower,
-        };
-        let snapshots = follower.snapshots();
+    ) -> StoreResult<()> {
+        let (store, catalog) = (self.store.clone(), catalog.clone());
+        let follower = Follower::start(store, &*self.broker, catalog).await?;
         tasks.spawn(follower.run(stop.clone()));
-        Ok(snapshots)
+        Ok(())
     }
 
-    /// Serves what the registry says, or only some types of it, until `stop`: each as soon as it is
+    /// Serves what the catalog has, or only some types of it, until `stop`: each as soon as it is
     /// ready.
     pub(crate) fn serve(
         &self,
-        live: Arc<Live>,
-        snapshots: Snapshots,
+        catalog: Arc<Catalog>,
         only: Option<Vec<TaskType>>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -153,11 +147,10 @@ impl Access {
             signatures: self.trust.signatures.clone(),
             only,
         };
-        // Its pauses hold from now on, whatever is ready.
-        live.see(&snapshots.borrow());
+        let live = Arc::new(Live::new(catalog));
         let loader = Loader::new(parts, live.clone());
         let settled = loader.settled();
-        tasks.spawn(loader.run(snapshots, stop.clone()));
+        tasks.spawn(loader.run(stop.clone()));
         let usage = Arc::new(UsageBoard::default());
         tasks.spawn(usage.clone().write_until(self.store.clone(), stop.clone()));
         Served { live, usage, settled }
@@ -253,52 +246,22 @@ pub(crate) fn register_found(
     Ok(Registered::begin(folder, tasks, stop))
 }
 
-/// Waits until this process has heard of everything that is in the registry now, however long the
-/// database is away.
-pub(crate) async fn heard(store: &dyn PluginStore, snapshots: &Snapshots) {
-    let latest = loop {
-        match store.registry_revision().await {
-            Ok(revision) => break revision,
-            Err(error) => tracing::debug!(%error, "the registry was not read"),
-        }
+/// Waits until this process knows everything that is in the registry now, however long the database
+/// is away.
+pub(crate) async fn heard(store: &dyn PluginStore, catalog: &Catalog) {
+    while let Err(error) = catalog.refresh(store).await {
+        tracing::debug!(%error, "the registry was not read");
         tokio::time::sleep(REGISTRY_PAUSE).await;
-    };
-    // It fails when nobody follows any more: the process ends.
-    let mut snapshots = snapshots.clone();
-    snapshots.wait_for(|heard| heard.revision >= latest).await.ok();
-}
-
-/// The versions that run, as people call them.
-pub(crate) fn names(snapshot: &RegistrySnapshot) -> Vec<String> {
-    let infos = running(snapshot);
-    infos.iter().map(|info| format!("{} {}", info.name, info.version)).collect()
-}
-
-/// Offers what the registry says, from now on until `stop`.
-pub(crate) async fn offer(
-    catalog: Arc<Catalog>,
-    mut snapshots: Snapshots,
-    stop: CancellationToken,
-) {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        offer_now(&catalog, &snapshot);
-        match stop.run_until_cancelled(snapshots.changed()).await {
-            Some(Ok(())) => {}
-            _ => return,
-        }
     }
 }
 
-pub(crate) fn offer_now(catalog: &Catalog, snapshot: &RegistrySnapshot) {
-    catalog.set_registry(snapshot);
+/// The versions that run, as people call them.
+pub(crate) fn names(known: &KnownTypes) -> Vec<String> {
+    let infos = running(known);
+    infos.iter().map(|info| format!("{} {}", info.name, info.version)).collect()
 }
 
 /// The stable versions, by name.
-pub(crate) fn running(snapshot: &RegistrySnapshot) -> Vec<PluginInfo> {
-    let stable = snapshot.plugins.iter().filter_map(|plugin| plugin.rollout.stable);
-    stable
-        .filter_map(|id| snapshot.versions.iter().find(|version| version.id == id))
-        .map(|version| version.info.clone())
-        .collect()
+pub(crate) fn running(known: &KnownTypes) -> Vec<PluginInfo> {
+    known.plugins().filter_map(|plugin| plugin.stable().cloned()).collect()
 }

@@ -4,9 +4,10 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use taskforge_api::{
-    ApiConfig, ApiKey, Catalog, ExternalType, Metrics, Services,
+    ApiConfig, ApiKey, Metrics, Services,
     admin::{self, AdminServices},
 };
+use taskforge_registry::{Catalog, ExternalType};
 use taskforge_runtime::OutboxMailer;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         Some(listen) => Some(stack::bind_admin(Some(listen)).await?),
         None => None,
     };
-    let catalog = Arc::new(Catalog::new());
+    let catalog = Arc::new(Catalog::default());
     catalog.set_external(externals(&args)?)?;
     let trust = Trust::read(&args.trust)?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -55,18 +56,15 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let fleet = Fleet::join(&args.database, &args.broker).await?;
         let access = access(&args, trust, &fleet)?;
         let registered = registry::register_found(&args.plugins, &access, &tasks, &stop)?;
-        let snapshots =
-            fleet::patiently(args.database.startup_timeout, || access.follow(None, &tasks, &stop))
-                .await
-                .context(registry::UNREADABLE)?;
-        anyhow::Ok((fleet, access, registered, snapshots))
+        fleet::patiently(args.database.startup_timeout, || access.follow(&catalog, &tasks, &stop))
+            .await
+            .context(registry::UNREADABLE)?;
+        anyhow::Ok((fleet, access, registered))
     };
-    let (fleet, access, registered, snapshots) = tokio::select! {
+    let (fleet, access, registered) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    registry::offer_now(&catalog, &snapshots.borrow());
-    tasks.spawn(registry::offer(catalog.clone(), snapshots.clone(), stop.clone()));
     let services = Services {
         store: fleet.store.clone(),
         broker: fleet.broker.clone(),
@@ -99,8 +97,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     );
     let loaded = async {
         registered.tried().await;
-        registry::heard(&*fleet.store, &snapshots).await;
-        registry::offer_now(&catalog, &snapshots.borrow());
+        registry::heard(&*fleet.store, &catalog).await;
     };
     let is_loaded = tokio::select! {
         () = loaded => true,

@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use taskforge_api::{ApiConfig, BindError, Catalog, Metrics, Readiness as _, Server, admin};
+use taskforge_api::{ApiConfig, BindError, Metrics, Readiness as _, Server, admin};
 use taskforge_broker::{Broker, LocalBroker};
 use taskforge_domain::{Limits, PluginInfo, TaskType};
 use taskforge_registry::{
-    Collector, Folder, Live, Retention, Snapshots, StoredComponents, StoredMailCounter,
-    StoredValues, Trials,
+    Catalog, Collector, Folder, Retention, StoredComponents, StoredMailCounter, StoredValues,
+    Trials,
 };
 use taskforge_runtime::{CompileProcess, Compiler, Mailer, Runtime, RuntimeConfig, confinement};
 use taskforge_store::{PluginStore, SqliteStore, Store, StoreClock as _};
@@ -71,7 +71,7 @@ pub(crate) struct Stack {
     pub(crate) running: Vec<PluginInfo>,
     /// The types that only external workers handle.
     pub(crate) external: Vec<TaskType>,
-    snapshots: Snapshots,
+    catalog: Arc<Catalog>,
     started: Started,
     tasks: TaskTracker,
     /// Tasks that go on until the last attempt has ended.
@@ -84,7 +84,6 @@ pub(crate) struct Stack {
 /// Work that remains when the API begins to answer.
 pub(crate) struct Loading {
     registered: Registered,
-    catalog: Arc<Catalog>,
     served: Served,
 }
 
@@ -220,7 +219,7 @@ impl Stack {
         // Before slow steps, because a taken address is the most common mistake.
         let api = bind(config.listen, config.api).await?;
         let address = api.local_addr();
-        let catalog = Arc::new(Catalog::new());
+        let catalog = Arc::new(Catalog::default());
         // Before slow steps, so that a mistake in a file is reported at once.
         let declared = external::read(config.external, Some(config.folder))?;
         catalog.set_external(declared.clone())?;
@@ -238,10 +237,8 @@ impl Stack {
         };
         let (tasks, last, stop_last) =
             (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-        let live = Arc::new(Live::default());
-        let snapshots =
-            access.follow(Some(&live), &last, &stop_last).await.context(registry::UNREADABLE)?;
-        let served = access.serve(live, snapshots.clone(), None, &last, &stop_last);
+        access.follow(&catalog, &last, &stop_last).await.context(registry::UNREADABLE)?;
+        let served = access.serve(catalog.clone(), None, &last, &stop_last);
         let live = served.live.clone();
         let trials = Trials::new(store.clone(), broker.clone());
         let sweeper = Sweeper::new(SweeperConfig::default(), store.clone(), broker.clone())
@@ -250,7 +247,7 @@ impl Stack {
         // The store's lock makes this the only process, so tasks marked as running do not run.
         let recovered = sweeper.recover_all().await?;
         // So pauses hold from the first hint on.
-        let policy = live.overlay(store.policy().await?);
+        let policy = catalog.overlay(store.policy().await?);
         broker.set_policy(&policy).await?;
         let stack = Self {
             store: store.clone(),
@@ -260,7 +257,7 @@ impl Stack {
             plugins: Vec::new(),
             running: Vec::new(),
             external: declared.iter().map(|external| external.name.clone()).collect(),
-            snapshots: snapshots.clone(),
+            catalog: catalog.clone(),
             started: Started::default(),
             tasks,
             last,
@@ -280,8 +277,6 @@ impl Stack {
             stack.tasks.spawn(worker.run(stack.stop_workers.clone()));
         }
         stack.last.spawn(sweeper.run(stack.stop_last.clone()));
-        registry::offer_now(&catalog, &snapshots.borrow());
-        stack.tasks.spawn(registry::offer(catalog.clone(), snapshots, stack.stop_api.clone()));
         if config.is_watched {
             stack.tasks.spawn(external::watch(
                 catalog.clone(),
@@ -296,7 +291,7 @@ impl Stack {
         let api_services = taskforge_api::Services {
             store: store as Arc<dyn Store>,
             broker: broker as Arc<dyn Broker>,
-            catalog: catalog.clone(),
+            catalog,
             registry: access.registry(),
             metrics,
             ready: Arc::new(move || ready.check().and_then(|()| started.check())),
@@ -307,7 +302,7 @@ impl Stack {
                 tracing::error!(%error, "the API stopped");
             }
         });
-        let loading = Loading { registered, catalog, served };
+        let loading = Loading { registered, served };
         Ok((stack, loading))
     }
 
@@ -315,11 +310,10 @@ impl Stack {
     /// meanwhile.
     pub(crate) async fn load(&mut self, loading: Loading) {
         loading.registered.tried().await;
-        registry::heard(&*self.store, &self.snapshots).await;
-        registry::offer_now(&loading.catalog, &self.snapshots.borrow());
-        self.plugins = registry::names(&self.snapshots.borrow());
-        loading.served.settle(&self.snapshots).await;
-        self.running = registry::running(&self.snapshots.borrow());
+        registry::heard(&*self.store, &self.catalog).await;
+        self.plugins = registry::names(&self.catalog.known());
+        loading.served.settle().await;
+        self.running = registry::running(&self.catalog.known());
         self.started.now();
     }
 

@@ -4,8 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use taskforge_api::{Metrics, Readiness as _, admin::AdminServices};
-use taskforge_domain::TaskType;
-use taskforge_registry::{Live, Snapshots, Trials};
+use taskforge_registry::{Catalog, Live, Trials};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -49,18 +48,18 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             runtime: stack::sandbox(sandbox, fleet.store.clone())?,
             trust,
         };
-        let live = Arc::new(Live::default());
-        let snapshots = fleet::patiently(args.database.startup_timeout, || {
-            access.follow(Some(&live), &rest, &stop_rest)
+        let catalog = Arc::new(Catalog::default());
+        fleet::patiently(args.database.startup_timeout, || {
+            access.follow(&catalog, &rest, &stop_rest)
         })
         .await
         .context(registry::UNREADABLE)?;
         let only = (!args.types.is_empty()).then(|| args.types.clone());
-        let served = access.serve(live, snapshots.clone(), only, &rest, &stop_rest);
+        let served = access.serve(catalog, only, &rest, &stop_rest);
         let registered = registry::register_found(&args.plugins, &access, &rest, &stop_rest)?;
-        anyhow::Ok((fleet, access, registered, snapshots, served))
+        anyhow::Ok((fleet, access, registered, served))
     };
-    let (fleet, access, registered, snapshots, served) = tokio::select! {
+    let (fleet, access, registered, served) = tokio::select! {
         started = start => started?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
@@ -107,7 +106,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         "this worker answers operators at http://{address}, and runs plugins as they become ready"
     );
     let loaded = tokio::select! {
-        loaded = load(&args, &fleet, &registered, &snapshots, &served) => Some(loaded),
+        loaded = load(&args, &fleet, &registered, &served) => Some(loaded),
         () = signals.next() => None,
     };
     if let Some(Ok(())) = loaded {
@@ -138,7 +137,6 @@ async fn load(
     args: &WorkerArgs,
     fleet: &Fleet,
     registered: &Registered,
-    snapshots: &Snapshots,
     served: &Served,
 ) -> anyhow::Result<()> {
     match args.types.is_empty() {
@@ -146,16 +144,14 @@ async fn load(
         // A named type may be one that could not be registered yet.
         false => registered.settled().await,
     }
-    registry::heard(&*fleet.store, snapshots).await;
-    {
-        let snapshot = snapshots.borrow();
-        let is_known = |name: &TaskType| snapshot.plugins.iter().any(|plugin| plugin.name == *name);
-        // A worker with a wrong name would be idle for ever, unnoticed.
-        if let Some(missing) = args.types.iter().find(|name| !is_known(name)) {
-            bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
-        }
+    let catalog = served.live.catalog();
+    registry::heard(&*fleet.store, catalog).await;
+    let known = catalog.known();
+    // A worker with a wrong name would be idle for ever, unnoticed.
+    if let Some(missing) = args.types.iter().find(|name| known.plugin(name).is_none()) {
+        bail!("the registry has no plugin {missing} (--types, TASKFORGE_TYPES): push it first");
     }
-    served.settle(snapshots).await;
+    served.settle().await;
     Ok(())
 }
 

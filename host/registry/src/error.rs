@@ -78,7 +78,8 @@ pub enum RegistryError {
     },
     /// The number was that of a version that was collected.
     #[error(
-        "version {version} of {plugin} was there before, {why}, and was collected; raise the version"
+        "version {version} of {plugin} was there before, {why}, and was collected; raise the \
+         version"
     )]
     VersionCollected {
         /// The plugin.
@@ -106,8 +107,8 @@ pub enum RegistryError {
     },
     /// An older version than one that was live, without an operator's word.
     #[error(
-        "{plugin} {version} is older than {highest}, which was live: it takes an operator's word to go \
-         back (`--allow-downgrade`, or \"allow_downgrade\": true)"
+        "{plugin} {version} is older than {highest}, which was live: it takes an operator's word \
+         to go back (`--allow-downgrade`, or \"allow_downgrade\": true)"
     )]
     Downgrade {
         /// The plugin.

@@ -3,7 +3,7 @@
 //!
 //! The registry is in the store, so every process finds the same: names, immutable versions, the
 //! bytes, and which versions run. Whoever changes it goes through [`Registry`], whichever way a
-//! component came. Every process hears of a change by a signal, or by looking each second, and
+//! component came. Every process learns of a change by a signal, or by looking each second, and
 //! swaps what it serves once the new code is ready; attempts end on the version that they began
 //! with.
 //!
@@ -18,8 +18,9 @@
 //! | [`signature`] | who vouches for a version, and for what of it |
 //! | [`collect`] | versions that nothing refers to are deleted |
 //! | [`secrets`] | what a plugin may know and nobody may read |
-//! | [`live`] | what this process serves now |
-//! | [`follow`] | hears of changes, and reads them |
+//! | [`catalog`] | the task types that this process knows, with their compiled schemas |
+//! | [`follow`] | subscribes to changes, and has the catalog read them |
+//! | [`live`] | what of the catalog is ready to run here |
 //! | [`loader`] | makes ready what changed, and swaps it in |
 //! | [`folder`] | a folder of components as a way to push |
 //! | [`trial`] | takes back a canary that is worse than the stable version |
@@ -32,6 +33,7 @@
 //! task's state, no HTTP and no SQL.
 
 pub mod advice;
+pub mod catalog;
 pub mod collect;
 pub mod error;
 pub mod folder;
@@ -52,10 +54,11 @@ pub mod usage;
 pub mod values;
 
 pub use advice::{Advice, Figure};
+pub use catalog::{Catalog, CatalogError, ExternalType, Handler, KnownPlugin, KnownTypes};
 pub use collect::{Collector, Pruned, Retention};
 pub use error::{RegistryError, RegistryResult};
 pub use folder::{Folder, FolderProgress};
-pub use follow::{Follower, Snapshots};
+pub use follow::Follower;
 pub use live::{Live, Serving};
 pub use loader::{Loader, LoaderParts};
 pub use mail::StoredMailCounter;

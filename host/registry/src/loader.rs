@@ -1,4 +1,4 @@
-//! Makes ready what changed in the registry, and swaps it in.
+//! Makes ready what changed in the catalog, and swaps it in.
 //!
 //! Each plugin on its own: one that takes half a minute to compile holds up no other. All running
 //! versions of a plugin are made ready before the first task runs on any, so what is served is
@@ -13,14 +13,13 @@ use std::{
 
 use taskforge_domain::{PluginVersion, RegisteredPlugin, Revision, TaskType};
 use taskforge_runtime::{LoadError, Runtime};
-use taskforge_schema::Schema;
-use taskforge_store::{PluginStore, RegistrySnapshot, SealedSecret, StoreError};
+use taskforge_store::{PluginStore, SealedSecret, StoreError};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    follow::Snapshots,
-    live::{Live, Loaded, Served},
+    catalog::{KnownPlugin, KnownTypes},
+    live::{Live, ReadyPlugin, ReadyVersion},
     secrets::{Keyring, SecretError},
     signature::{SignatureError, SignaturePolicy},
 };
@@ -48,7 +47,7 @@ pub struct LoaderParts {
     pub only: Option<Vec<TaskType>>,
 }
 
-/// Keeps [`Live`] at what the registry says.
+/// Keeps [`Live`] at what its catalog says.
 pub struct Loader {
     parts: LoaderParts,
     live: Arc<Live>,
@@ -77,7 +76,7 @@ struct Progress {
 struct Done {
     name: TaskType,
     revision: Revision,
-    result: Result<Option<Served>, NotReady>,
+    result: Result<Option<ReadyPlugin>, NotReady>,
 }
 
 /// Why a plugin is not ready.
@@ -116,27 +115,25 @@ impl Loader {
         self.settled.subscribe()
     }
 
-    /// Follows the snapshots until `stop`.
-    pub async fn run(mut self, mut snapshots: Snapshots, stop: CancellationToken) {
-        let mut snapshot = snapshots.borrow_and_update().clone();
-        self.live.see(&snapshot);
+    /// Follows the catalog until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changes = self.live.catalog().subscribe();
+        let mut known = changes.borrow_and_update().clone();
         loop {
-            self.begin(&snapshot);
-            self.report(&snapshot);
+            self.begin(&known);
+            self.report(&known);
             let retry = self.next_retry();
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = snapshots.changed() => {
+                changed = changes.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    snapshot = snapshots.borrow_and_update().clone();
-                    // At once: a pause does not wait for a compilation.
-                    self.live.see(&snapshot);
+                    known = changes.borrow_and_update().clone();
                 }
                 Some(done) = self.loading.join_next() => {
                     if let Ok(done) = done {
-                        self.finish(done, &snapshot);
+                        self.finish(done, &known);
                     }
                 }
                 () = tokio::time::sleep_until(retry) => {}
@@ -144,9 +141,10 @@ impl Loader {
         }
     }
 
-    /// Begins to make ready what is not served as the registry has it.
-    fn begin(&mut self, snapshot: &Arc<RegistrySnapshot>) {
-        for plugin in smallest_first(snapshot) {
+    /// Begins to make ready what does not run here as the registry has it.
+    fn begin(&mut self, known: &KnownTypes) {
+        for known in smallest_first(known) {
+            let plugin = &known.registered;
             let only = self.parts.only.as_ref();
             if only.is_some_and(|only| !only.contains(&plugin.name)) {
                 continue;
@@ -166,20 +164,17 @@ impl Loader {
             progress.loading = Some(plugin.revision);
             progress.tried = Some(plugin.revision);
             let (parts, live) = (self.parts.clone(), Arc::clone(&self.live));
-            let (plugin, snapshot) = (plugin.clone(), Arc::clone(snapshot));
+            let (name, revision) = (plugin.name.clone(), plugin.revision);
+            let known = Arc::clone(known);
             self.loading.spawn(async move {
-                let (name, revision) = (plugin.name.clone(), plugin.revision);
                 // In a task of its own, so that a panic says whose it was.
-                let ready =
-                    tokio::spawn(
-                        async move { make_ready(&parts, &live, &plugin, &snapshot).await },
-                    );
+                let ready = tokio::spawn(async move { make_ready(&parts, &live, known).await });
                 Done { name, revision, result: ready.await.unwrap_or(Err(NotReady::Panicked)) }
             });
         }
     }
 
-    fn finish(&mut self, done: Done, snapshot: &RegistrySnapshot) {
+    fn finish(&mut self, done: Done, known: &KnownTypes) {
         let Done { name, revision, result } = done;
         let progress = self.plugins.entry(name.clone()).or_default();
         if progress.loading != Some(revision) {
@@ -188,14 +183,18 @@ impl Loader {
         }
         progress.loading = None;
         match result {
-            Ok(served) => {
-                if let Some(served) = &served {
-                    let versions = served.versions.iter();
+            Ok(ready) => {
+                if let Some(ready) = &ready {
+                    let versions = ready.versions.iter();
                     let versions: Vec<_> =
-                        versions.map(|loaded| loaded.plugin.info().version.as_str()).collect();
-                    tracing::info!(task.type = %name, versions = versions.join(", "), "plugin is served");
+                        versions.map(|version| version.plugin.info().version.as_str()).collect();
+                    tracing::info!(
+                        task.type = %name,
+                        versions = versions.join(", "),
+                        "plugin is served"
+                    );
                 }
-                self.live.put(&name, served);
+                self.live.put(&name, ready);
                 *progress = Progress { served: Some(revision), ..Progress::default() };
             }
             Err(error) => {
@@ -203,17 +202,22 @@ impl Loader {
                 if progress.said.as_ref() != Some(&said) {
                     tracing::error!(
                         task.type = %name,
-                        "the plugin cannot be served as the registry has it, and goes on as it was here: {said}"
+                        "the plugin cannot be served as the registry has it, and goes on as it was \
+                         here: {said}"
                     );
                 }
-                metrics::counter!("taskforge_plugin_load_failures_total", "task_type" => name.to_string())
+                let task_type = name.to_string();
+                metrics::counter!("taskforge_plugin_load_failures_total", "task_type" => task_type)
                     .increment(1);
                 let pause = PAUSE * 2_u32.saturating_pow(progress.failed.min(10));
                 progress.failed += 1;
                 progress.said = Some(said);
                 progress.retry = Some(Instant::now() + pause.min(LONGEST_PAUSE));
-                if is_withdrawn(&self.live, &name, snapshot) {
-                    tracing::error!(task.type = %name, "its grants have changed, so it does not go on as it was: its tasks wait");
+                if is_withdrawn(&self.live, &name, known) {
+                    tracing::error!(
+                        task.type = %name,
+                        "its grants have changed, so it does not go on as it was: its tasks wait"
+                    );
                     self.live.put(&name, None);
                 }
             }
@@ -229,10 +233,10 @@ impl Loader {
         next.map_or_else(|| soon + LONGEST_PAUSE, |next| next.max(soon))
     }
 
-    fn report(&self, snapshot: &RegistrySnapshot) {
-        let behind = snapshot.plugins.iter().filter(|plugin| {
-            let progress = self.plugins.get(&plugin.name);
-            progress.is_some_and(|progress| progress.served != Some(plugin.revision))
+    fn report(&self, known: &KnownTypes) {
+        let behind = known.plugins().filter(|known| {
+            let progress = self.plugins.get(&known.registered.name);
+            progress.is_some_and(|progress| progress.served != Some(known.registered.revision))
         });
         let behind = behind.count();
         // A gauge is a float; there are few plugins.
@@ -242,31 +246,27 @@ impl Loader {
             metrics::gauge!("taskforge_plugins_behind").set(behind as f64);
         }
         if self.loading.is_empty() {
-            self.settled.send_replace(Some(snapshot.revision));
+            self.settled.send_replace(Some(known.revision));
         }
     }
 }
 
 /// The plugins in the order in which they are made ready: a small one whose code is gone is there
 /// in a moment, and an interpreter takes half a minute.
-fn smallest_first(snapshot: &RegistrySnapshot) -> Vec<&RegisteredPlugin> {
-    let sizes: HashMap<_, _> =
-        snapshot.versions.iter().map(|version| (version.id, version.info.size)).collect();
-    let mut plugins: Vec<_> = snapshot.plugins.iter().collect();
-    plugins.sort_by_cached_key(|plugin| {
-        let running = plugin.rollout.running();
-        running.filter_map(|id| sizes.get(&id)).max().copied()
-    });
+fn smallest_first(known: &KnownTypes) -> Vec<&Arc<KnownPlugin>> {
+    let mut plugins: Vec<_> = known.plugins().collect();
+    plugins.sort_by_cached_key(|known| known.running().map(|version| version.info.size).max());
     plugins
 }
 
-/// Whether what is served may reach more, or other things, than it is granted now.
-fn is_withdrawn(live: &Live, name: &TaskType, snapshot: &RegistrySnapshot) -> bool {
-    let served = live.served(name);
-    served.iter().flat_map(|served| &served.versions).any(|loaded| {
-        let mut versions = snapshot.versions.iter();
-        let now = versions.find(|version| loaded.id == Some(version.id));
-        now.is_some_and(|version| version.info.grants != loaded.plugin.info().grants)
+/// Whether what runs here may reach more, or other things, than it is granted now.
+fn is_withdrawn(live: &Live, name: &TaskType, known: &KnownTypes) -> bool {
+    let (Some(ready), Some(known)) = (live.ready(name), known.plugin(name)) else {
+        return false;
+    };
+    ready.versions.iter().any(|before| {
+        let now = known.version(before.id).map(|running| &running.version.info.grants);
+        now.is_some_and(|grants| *grants != before.plugin.info().grants)
     })
 }
 
@@ -274,33 +274,27 @@ fn is_withdrawn(live: &Live, name: &TaskType, snapshot: &RegistrySnapshot) -> bo
 async fn make_ready(
     parts: &LoaderParts,
     live: &Live,
-    plugin: &RegisteredPlugin,
-    snapshot: &RegistrySnapshot,
-) -> Result<Option<Served>, NotReady> {
+    known: Arc<KnownPlugin>,
+) -> Result<Option<ReadyPlugin>, NotReady> {
+    let registered = &known.registered;
     // What was checked for one owner was not for another.
-    let before = live.served(&plugin.name).filter(|before| before.owner == plugin.owner);
+    let before = live.ready(&registered.name);
+    let before = before.filter(|before| before.known.registered.owner == registered.owner);
     let mut versions = Vec::new();
-    for id in plugin.rollout.running() {
-        let version = snapshot.versions.iter().find(|version| version.id == id);
-        let version = version.ok_or(NotReady::Missing)?;
+    for id in registered.rollout.running() {
+        let version = &known.version(id).ok_or(NotReady::Missing)?.version;
         let secrets = sealed(parts, version).await?;
-        let kept = before.iter().flat_map(|served| &served.versions).find(|loaded| {
-            loaded.id == Some(id)
-                && *loaded.plugin.info() == version.info
-                && loaded.signature == version.signature
-                && loaded.secrets == secrets
+        let kept = before.as_ref().and_then(|before| {
+            let (then, ready) = (&before.known.version(id)?.version, before.version(id)?);
+            let is_same = then.info == version.info && then.signature == version.signature;
+            (is_same && ready.secrets == secrets).then(|| ready.clone())
         });
         versions.push(match kept {
-            Some(loaded) => loaded.clone(),
-            None => load(parts, plugin, version, secrets).await?,
+            Some(ready) => ready,
+            None => load(parts, registered, version, secrets).await?,
         });
     }
-    Ok((!versions.is_empty()).then(|| Served {
-        revision: plugin.revision,
-        rollout: plugin.rollout.clone(),
-        owner: plugin.owner.clone(),
-        versions,
-    }))
+    Ok((!versions.is_empty()).then_some(ReadyPlugin { known, versions }))
 }
 
 /// The secrets that a version reads. One that it may read and nobody has set is simply not there.
@@ -322,7 +316,7 @@ async fn load(
     plugin: &RegisteredPlugin,
     version: &PluginVersion,
     secrets: Vec<SealedSecret>,
-) -> Result<Loaded, NotReady> {
+) -> Result<ReadyVersion, NotReady> {
     let info = &version.info;
     parts.runtime.check_limits(&info.limits)?;
     // Whoever can write to the database can write grants, names and owners there, and no statement.
@@ -339,20 +333,5 @@ async fn load(
     let opened: BTreeMap<_, _> = opened.collect::<Result<_, SecretError>>()?;
     let ready = parts.runtime.register(info.clone(), opened);
     parts.runtime.prepare(&ready).await?;
-    let schema = info.input_schema.clone();
-    let schema = tokio::task::spawn_blocking(move || Schema::compile(schema.as_str())).await;
-    let input = match schema {
-        Ok(Ok(schema)) => Some(Arc::new(schema)),
-        _ => {
-            tracing::warn!(task.type = %info.name, version = info.version, "inputs cannot be checked again here");
-            None
-        }
-    };
-    Ok(Loaded {
-        id: Some(version.id),
-        plugin: ready,
-        input,
-        secrets,
-        signature: version.signature.clone(),
-    })
+    Ok(ReadyVersion { id: version.id, plugin: ready, secrets })
 }

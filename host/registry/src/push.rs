@@ -70,8 +70,8 @@ impl SettingsFrom {
                 "no settings were given: {version} has those of {running}, which runs"
             )),
             Self::Before(parts) => Some(format!(
-                "{version} was there already and keeps its settings. Those that were given differ in \
-                 {}: `taskforge plugin settings {plugin} {version} FILE` sets them",
+                "{version} was there already and keeps its settings. Those that were given differ \
+                 in {}: `taskforge plugin settings {plugin} {version} FILE` sets them",
                 parts.join(", ")
             )),
         }
@@ -176,7 +176,9 @@ impl Registry {
         };
         if is_new {
             tracing::info!(
-                plugin = %version.info.name, version = version.info.version, digest = %version.info.digest,
+                plugin = %version.info.name,
+                version = version.info.version,
+                digest = %version.info.digest,
                 by = version.pushed_by, "a version was pushed"
             );
             self.tell().await;
@@ -197,7 +199,7 @@ impl Registry {
         })
     }
 
-    /// Compiles a component and asks it what it is. Without settings a version that is there
+    /// Compiles a component and has it describe itself. Without settings a version that is there
     /// already has its own, and a new one gets those of the version that runs, whose number is
     /// returned.
     async fn load(

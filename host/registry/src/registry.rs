@@ -9,11 +9,12 @@ use taskforge_domain::{
     RegisteredPlugin, TaskType, Timestamp, VersionState,
 };
 use taskforge_runtime::Runtime;
-use taskforge_store::{PluginStore, Quota, RegistrySnapshot, SealedSecret};
+use taskforge_store::{PluginStore, Quota, SealedSecret};
 use utoipa::ToSchema;
 
 use crate::{
     advice::Advice,
+    catalog::Catalog,
     error::{RegistryError, RegistryResult},
     review::{Reviewed, review},
     secrets::{Keyring, SecretError},
@@ -291,12 +292,13 @@ impl Registry {
         found.ok_or_else(|| RegistryError::UnknownPlugin(name.clone()))
     }
 
-    /// Every plugin, with the versions that run.
+    /// Has this process know what the registry says now. After a change through this process, so
+    /// that whoever made it may rely on it at once; all others learn of it by themselves.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn plugins(&self) -> RegistryResult<RegistrySnapshot> {
-        Ok(self.parts.store.registry().await?)
+    pub async fn refresh(&self, catalog: &Catalog) -> RegistryResult<()> {
+        Ok(catalog.refresh(&*self.parts.store).await?)
     }
 
     /// The versions of a plugin, newest first.
@@ -361,7 +363,7 @@ impl Registry {
         review(info)
     }
 
-    /// Tells every process that something has changed. One that does not hear it looks within a
+    /// Tells every process that something has changed. One that misses the signal looks within a
     /// second.
     pub(crate) async fn tell(&self) {
         if let Err(error) = self.parts.broker.publish(&[Signal::Plugins]).await {

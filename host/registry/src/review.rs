@@ -262,7 +262,10 @@ mod tests {
     #[test]
     fn what_is_granted_is_told_in_words() {
         let grants: Grants = serde_json::from_value(serde_json::json!({
-            "http": {"hosts": [{"host": "api.example.com", "methods": ["POST"]}, "*.example.org:8080"], "private_networks": ["10.0.0.0/8"]},
+            "http": {
+                "hosts": [{"host": "api.example.com", "methods": ["POST"]}, "*.example.org:8080"],
+                "private_networks": ["10.0.0.0/8"],
+            },
             "mail": {"recipients": ["example.com"]},
             "secrets": ["key"],
             "keyvalue": true,

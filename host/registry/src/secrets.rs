@@ -33,7 +33,8 @@ struct SealKey {
 /// Keys that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a key is 32 bytes in base64 or hexadecimal digits, several are comma-separated; number {0} is not"
+    "a key is 32 bytes in base64 or hexadecimal digits, several are comma-separated; number {0} is \
+     not"
 )]
 pub struct KeyringError(usize);
 

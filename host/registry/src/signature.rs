@@ -29,9 +29,9 @@ use taskforge_domain::{Excess, TaskType};
 pub enum SignatureError {
     /// There is none.
     #[error(
-        "{0} is not signed, and this host takes signed components only: sign it with `taskforge plugin \
-         sign`, and push it with the signature, or attach that to a version that is stored with \
-         `taskforge plugin attach`"
+        "{0} is not signed, and this host takes signed components only: sign it with `taskforge \
+         plugin sign`, and push it with the signature, or attach that to a version that is stored \
+         with `taskforge plugin attach`"
     )]
     Unsigned(TaskType),
     /// It is none.
@@ -39,8 +39,9 @@ pub enum SignatureError {
     Form(String),
     /// It covers the component's bytes only, as those of earlier releases did.
     #[error(
-        "this signature is of an earlier form, which covers the component's bytes and says nothing of \
-         its name, version, owner and grants: sign the component again with `taskforge plugin sign`"
+        "this signature is of an earlier form, which covers the component's bytes and says nothing \
+         of its name, version, owner and grants: sign the component again with `taskforge plugin \
+         sign`"
     )]
     BytesOnly,
     /// A key that is trusted for others made it.

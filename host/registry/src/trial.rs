@@ -10,9 +10,10 @@ use taskforge_domain::{
     Canary, CanaryGuard, PluginEventKind, RegisteredPlugin, Rollout, TaskType, VersionState,
     VersionUsage,
 };
-use taskforge_store::{PluginStore, RegistrySnapshot, StoreResult};
+use taskforge_store::{PluginStore, StoreResult};
 
 use crate::{
+    catalog::KnownTypes,
     error::RegistryError,
     registry::event,
     rollout::{Change, change},
@@ -108,18 +109,21 @@ impl Trials {
     }
 
     /// Looks at every version on trial once, and takes back those whose guards say so.
-    pub async fn judge(&self, snapshot: &RegistrySnapshot) {
+    pub async fn judge(&self, known: &KnownTypes) {
         let is_on_trial = |name: &TaskType| {
-            let mut plugins = snapshot.plugins.iter();
-            plugins.any(|plugin| plugin.name == *name && plugin.rollout.canary.is_some())
+            known.plugin(name).is_some_and(|plugin| plugin.registered.rollout.canary.is_some())
         };
         self.windows().retain(|name, _| is_on_trial(name));
-        for plugin in &snapshot.plugins {
+        for plugin in known.plugins().map(|plugin| &plugin.registered) {
             let Some(canary) = plugin.rollout.canary else {
                 continue;
             };
             if let Err(error) = self.judge_one(plugin, canary).await {
-                tracing::warn!(%error, plugin = %plugin.name, "the version on trial was not judged");
+                tracing::warn!(
+                    %error,
+                    plugin = %plugin.name,
+                    "the version on trial was not judged"
+                );
             }
         }
     }
@@ -161,7 +165,10 @@ impl Trials {
         .await?;
         if has_changed {
             metrics::counter!("taskforge_canaries_taken_back_total").increment(1);
-            tracing::warn!(task.type = %plugin.name, "the version on trial was taken back: it {reason}");
+            tracing::warn!(
+                task.type = %plugin.name,
+                "the version on trial was taken back: it {reason}"
+            );
             if let Err(error) = self.broker.publish(&[Signal::Plugins]).await {
                 tracing::debug!(%error, "the end of a trial was not announced");
             }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What attempts used since it was last written, by version and phase of its rollout. An attempt
-/// costs it a lock and some additions; the store hears of thousands at once.
+/// costs it a lock and some additions; the store is told of thousands at once.
 #[derive(Default)]
 pub struct UsageBoard {
     unwritten: Mutex<HashMap<(VersionId, i64), VersionUsage>>,

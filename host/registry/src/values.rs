@@ -181,7 +181,7 @@ fn written<T>(kept: Kept<T>, space: &Space) -> Result<T, KeyValueError> {
     }
 }
 
-/// The guest hears that it failed; why is for the operator.
+/// The guest is told that it failed; why is for the operator.
 fn away(error: &dyn std::error::Error) -> KeyValueError {
     tracing::warn!(%error, "values of a plugin could not be reached");
     KeyValueError("the values cannot be reached now".to_owned())

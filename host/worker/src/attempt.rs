@@ -156,9 +156,8 @@ async fn execute(
         failure.kind = FailureKind::Retryable;
         failure.retry_after = Some(BEHIND_RETRY);
     }
-    if let Some((version, phase)) = serving.counted {
-        context.usage.record(version, phase, &invoked.outcome, &invoked.usage);
-    }
+    let (version, phase) = serving.counted;
+    context.usage.record(version, phase, &invoked.outcome, &invoked.usage);
     Executed::Ended(invoked)
 }
 

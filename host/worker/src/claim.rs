@@ -231,7 +231,7 @@ impl Claims {
         lanes: &LaneLimits,
         room: usize,
     ) -> StoreResult<Claimed> {
-        let policy = self.context.live.overlay(self.context.store.policy().await?);
+        let policy = self.context.live.catalog().overlay(self.context.store.policy().await?);
         self.claim_by(ClaimBy::Order {
             types,
             lanes,

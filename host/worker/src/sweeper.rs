@@ -257,7 +257,7 @@ impl Sweeper {
         if let Some(trials) = &self.trials
             && is_due(&mut self.due.trials, TRIAL_INTERVAL)
         {
-            trials.judge(&self.live.snapshot()).await;
+            trials.judge(&self.live.catalog().known()).await;
         }
         started?;
         self.tell_policy().await?;
@@ -329,17 +329,17 @@ impl Sweeper {
     /// Gives the broker the policy when it has changed.
     async fn tell_policy(&mut self) -> Result<(), SweepError> {
         let forgotten = !self.broker.is_complete().await?;
-        let revision = self.live.snapshot().revision;
+        let revision = self.live.catalog().known().revision;
         let mode = self.broker.mode();
         let is_news = self.told_revision != revision || self.told_mode != mode;
         if is_due(&mut self.due.policy, POLICY_INTERVAL) || forgotten || is_news {
-            let mut policy = self.live.overlay(self.store.policy().await?);
+            let mut policy = self.live.catalog().overlay(self.store.policy().await?);
             let has_changed = self.told_policy.as_ref() != Some(&policy) || self.told_mode != mode;
             if is_due(&mut self.due.tell, TELL_INTERVAL) || forgotten || has_changed {
                 // Who changes the policy tells the broker at once, and this must not take it back.
                 loop {
                     self.broker.set_policy(&policy).await?;
-                    let now = self.live.overlay(self.store.policy().await?);
+                    let now = self.live.catalog().overlay(self.store.policy().await?);
                     if now == policy {
                         break;
                     }

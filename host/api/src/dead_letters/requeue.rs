@@ -8,12 +8,12 @@ use taskforge_domain::{
     FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp,
 };
 use taskforge_store::{LanedTask, TaskFilter};
-use utoipa::ToSchema;
+use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::{
-    FieldError, Problem,
+    FieldError, Problem, checks,
     http::{
-        fields::{Object as _, finish, object, parsed, several, time},
+        fields::{Object as _, True, finish, object, only_true, parsed, several, time},
         json,
     },
     state::App,
@@ -49,18 +49,13 @@ object! {
         #[schema(value_type = Option<String>, required = false)]
         task_type: Option<TaskType> = parsed::<TaskType>,
         /// Every one.
-        #[schema(required = false)]
-        all: Option<bool> = is_true,
+        #[schema(schema_with = True::schema, required = false)]
+        all: Option<bool> = only_true,
         /// Another input for each of them, which must match the schema of their type; so they must
         /// be of one type.
         #[schema(value_type = Value, required = false)]
         input: Option<&'t RawValue>,
     }
-}
-
-fn is_true(raw: &str) -> Result<bool, String> {
-    let all = (raw == "true").then_some(true);
-    all.ok_or_else(|| "must be true".to_owned())
 }
 
 object! {
@@ -69,13 +64,14 @@ object! {
     #[schema(as = DeadLetterFilter)]
     pub(crate) struct DeadLetterFilterBody {
         /// Of this type, or of one of these.
-        #[schema(value_type = Vec<String>, required = false)]
+        #[schema(value_type = Vec<String>, required = false, min_items = 1, max_items = 100)]
         task_type: Option<Vec<TaskType>> = several::<TaskType>(100),
         /// With a failure of this kind, or of one of these.
-        #[schema(required = false)]
+        #[schema(required = false, min_items = 1, max_items = 100)]
         error_kind: Option<Vec<FailureKind>> = several::<FailureKind>(100),
         /// In this group, or in one of these.
-        #[schema(value_type = Option<Vec<String>>, required = false)]
+        #[schema(value_type = Option<Vec<String>>, required = false, min_items = 1,
+            max_items = 100)]
         group: Option<Vec<Fingerprint>> = several::<Fingerprint>(100),
         /// Failed at this time or later.
         #[schema(value_type = Option<String>, format = DateTime)]
@@ -127,15 +123,16 @@ impl Requeue {
             [name] => (*name).clone(),
             [a, b, ..] => {
                 return refuse(format!(
-                    "is for one task type, and these dead letters are of several, such as {a} and {b}; name one as task_type"
+                    "is for one task type, and these dead letters are of several, such as {a} and \
+                     {b}; name one as task_type"
                 ));
             }
         };
-        let plugins = app.services.catalog.snapshot();
-        let Some(offer) = plugins.find(tenant, &name) else {
-            return refuse(plugins.unknown(tenant, &name));
+        let known = app.services.catalog.known();
+        let Some(handler) = known.find(tenant, &name) else {
+            return refuse(checks::unknown(&known, tenant, &name));
         };
-        let faults = offer.faults(input);
+        let faults = checks::faults(handler, input);
         if !faults.is_empty() {
             return Err(Problem::validation(faults));
         }
@@ -256,7 +253,8 @@ mod tests {
         let group = read(r#"{"group": "8913193a363691af", "task_type": "x"}"#).filter;
         assert_eq!((group.fingerprints.len(), group.types.len()), (1, 1));
         let filter = read(
-            r#"{"filter": {"task_type": "x", "error_kind": ["trap", "permanent"], "failed_from": "2026-01-01T00:00:00Z"}}"#,
+            r#"{"filter": {"task_type": "x", "error_kind": ["trap", "permanent"],
+                "failed_from": "2026-01-01T00:00:00Z"}}"#,
         );
         assert_eq!((filter.filter.types.len(), filter.filter.error_kinds.len()), (1, 2));
         assert!(filter.filter.finished_from.is_some());

@@ -6,11 +6,12 @@ use taskforge_domain::{
     Attempt, Digest, Next, Outcome, RetryPolicy, Task, TaskId, TaskState, TaskType, Timestamp,
     Usage, retry,
 };
+use taskforge_registry::Handler;
 use taskforge_store::{Commit, Completion, Ended, complete_or_fail};
 
 use crate::{
     Problem, ProblemKind,
-    catalog::check,
+    checks::check,
     external_workers::{
         lease::{self, VERSION},
         lease_token::Lease,
@@ -74,8 +75,9 @@ async fn end(app: App, lease: Lease, report: Report) -> Result<TaskState, Proble
 /// Counted like the attempts of the fleet's own workers, under the same names.
 fn observe(task_type: &TaskType, outcome: &'static str, seconds: f64) {
     let task_type = task_type.to_string();
-    metrics::counter!("taskforge_attempts_total", "task_type" => task_type.clone(), "outcome" => outcome)
-        .increment(1);
+    metrics::counter!(
+        "taskforge_attempts_total", "task_type" => task_type.clone(), "outcome" => outcome)
+    .increment(1);
     metrics::histogram!("taskforge_attempt_duration_seconds", "task_type" => task_type)
         .record(seconds);
 }
@@ -128,9 +130,13 @@ fn state_of(next: Next) -> TaskState {
 }
 
 fn check_output(app: &App, task: &Task, outcome: &Outcome) -> Result<(), Problem> {
-    let plugins = app.services.catalog.snapshot();
-    let schema = plugins.get(&task.task_type).and_then(|offer| offer.running()?.output.as_ref());
-    let (Some(schema), Outcome::Completed(output)) = (schema, outcome) else {
+    let known = app.services.catalog.known();
+    let (Some(Handler::External(external)), Outcome::Completed(output)) =
+        (known.get(&task.task_type), outcome)
+    else {
+        return Ok(());
+    };
+    let Some(schema) = &external.output else {
         return Ok(());
     };
     let mut errors = Vec::new();
@@ -189,6 +195,7 @@ fn lost() -> Problem {
     metrics::counter!("taskforge_external_leases_total", "outcome" => "lost").increment(1);
     Problem::new(
         ProblemKind::LeaseLost,
-        "This lease token does not hold the task, or no longer. Nothing was changed; drop the work, it is given to others.",
+        "This lease token does not hold the task, or no longer. Nothing was changed; drop the \
+         work, it is given to others.",
     )
 }

@@ -9,8 +9,8 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use taskforge_broker::{Hint, Popped, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, LaneLimits, Next, Outcome,
-    QueuePolicy, TaskType, Timestamp, Usage, WorkerId,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, LaneLimits, Next, Outcome, TaskType,
+    Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
     ClaimBy, ClaimRequest, Claimed, Commit, Completion, StoreError, StoreResult, WorkerRecord,
@@ -149,7 +149,8 @@ async fn pop(app: &App, request: &LeaseRequest, wait: Duration) -> Popped {
 }
 
 /// Claims what was hinted, and what else the store has if the broker says so. An error counts only
-/// if there is nothing to show. Says besides whether a hinted task has to wait for a permit of a cap.
+/// if there is nothing to show. Says besides whether a hinted task has to wait for a permit of a
+/// cap.
 async fn round(
     app: App,
     request: Arc<LeaseRequest>,
@@ -214,8 +215,7 @@ async fn by_order(
     now: Timestamp,
 ) -> StoreResult<()> {
     let app = batch.app.clone();
-    let mut policy: QueuePolicy = app.services.store.policy().await?;
-    app.services.catalog.snapshot().overlay(&mut policy);
+    let policy = app.services.catalog.overlay(app.services.store.policy().await?);
     if request.types.iter().all(|name| policy.is_paused(name)) {
         return Ok(());
     }
@@ -307,7 +307,10 @@ async fn hand_back(app: App, leased: Vec<Leased>) {
             enqueue::push(&*app.services.broker, &back).await;
         }
         Err(error) => {
-            tracing::warn!(%error, "tasks that nobody took were not handed back; their leases lapse");
+            tracing::warn!(
+                %error,
+                "tasks that nobody took were not handed back; their leases lapse"
+            );
         }
     }
     for leased in &leased {
@@ -360,7 +363,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{AlwaysReady, ApiConfig, Catalog, Metrics, Services};
+    use crate::{AlwaysReady, ApiConfig, Metrics, Services};
 
     const LEASED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -395,7 +398,7 @@ mod tests {
         let services = Services {
             store,
             broker,
-            catalog: Arc::new(Catalog::new()),
+            catalog: Arc::default(),
             registry,
             metrics: Metrics::install().unwrap(),
             ready: Arc::new(AlwaysReady),

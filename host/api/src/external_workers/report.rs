@@ -37,8 +37,8 @@ object! {
         /// Why there is none.
         #[schema(value_type = Option<FailureBody>)]
         failure: Option<&'t RawValue>,
-        /// What the handler had to say, oldest first. Cut at 64 KiB of text.
-        #[schema(value_type = Option<Vec<LogBody>>, required = false)]
+        /// What the handler had to say, oldest first, at most 10,000 lines. Cut at 64 KiB of text.
+        #[schema(value_type = Option<Vec<LogBody>>, required = false, max_items = 10_000)]
         logs: Option<&'t RawValue>,
     }
 }

@@ -10,7 +10,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use taskforge_domain::Timestamp;
 use taskforge_schema::MAX_ERRORS;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
 
 use crate::{
     FieldError, Problem,
@@ -215,6 +218,26 @@ pub(crate) enum DurationText {
     Text(String),
     /// Seconds.
     Seconds(f64),
+}
+
+/// `true`, and nothing else: that every one is meant.
+pub(crate) struct True;
+
+impl PartialSchema for True {
+    fn schema() -> RefOr<Schema> {
+        let only_true = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true]));
+        only_true.description(Some("Every one.")).into()
+    }
+}
+
+impl ToSchema for True {}
+
+/// Reads it.
+pub(crate) fn only_true(raw: &str) -> Result<bool, String> {
+    match raw {
+        "true" => Ok(true),
+        _ => Err("must be true".to_owned()),
+    }
 }
 
 /// Reads a string that is an id, a name or the like.

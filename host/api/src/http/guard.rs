@@ -48,8 +48,8 @@ impl Guard {
         let host = named.or(host(headers, request.version())?);
         if self == Self::Loopback && !host.is_some_and(is_loopback) {
             return Err(refused(
-                "This server asks for no key, so it answers only to localhost and loopback addresses \
-                 in the Host header.",
+                "This server asks for no key, so it answers only to localhost and loopback \
+                 addresses in the Host header.",
             ));
         }
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);

@@ -81,7 +81,8 @@ impl<S: Sync> FromRequestParts<S> for By {
             |name: &&str| name.chars().count() <= MAX_OPERATOR && !name.contains(is_hidden);
         let name = said.filter(is_name).ok_or_else(|| {
             let rule = format!(
-                "must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control character"
+                "must be at most {MAX_OPERATOR} characters of UTF-8, none of them a control \
+                 character"
             );
             Problem::parameter("x-operator", rule)
         })?;

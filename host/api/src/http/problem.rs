@@ -227,7 +227,8 @@ pub(crate) struct ProblemBody<'a> {
     #[schema(value_type = String, example = "/input/n: -1 is less than the minimum of 0")]
     detail: &'a str,
     /// The id of the request, which the answer's `x-request-id` and the server's log carry too.
-    #[schema(value_type = String, format = "uri-reference", example = "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11")]
+    #[schema(value_type = String, format = "uri-reference",
+        example = "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11")]
     instance: &'a str,
     /// What is wrong, part by part, where there are parts.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

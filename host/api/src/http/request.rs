@@ -61,7 +61,8 @@ impl Admission {
     fn check(&self, route: &str, request: &Request) -> Result<(), Problem> {
         let peer = request.extensions().get::<Peer>();
         if peer.is_some_and(|peer| peer.for_probes) && !PROBES.contains(&route) {
-            let detail = "There are too many connections, in all or from this address. Try again in a moment.";
+            let detail = "There are too many connections, in all or from this address. Try again \
+                          in a moment.";
             return Err(Problem::new(ProblemKind::Unavailable, detail));
         }
         target::check(route, request)?;
@@ -119,8 +120,9 @@ pub(crate) async fn admit(
         ("status", status.as_u16().to_string()),
     ];
     metrics::counter!("taskforge_http_requests_total", &labels).increment(1);
-    metrics::histogram!("taskforge_http_request_duration_seconds", "route" => route, "method" => method)
-        .record(elapsed);
+    metrics::histogram!(
+        "taskforge_http_request_duration_seconds", "route" => route, "method" => method)
+    .record(elapsed);
     response
 }
 

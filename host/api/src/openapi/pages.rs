@@ -15,8 +15,9 @@ use crate::{Problem, ProblemKind};
 
 /// Scripts and fetches from here only. Swagger UI sets style attributes and draws its icons from
 /// `data:` URIs.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-                      font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                      img-src 'self' data:; font-src 'self' data:; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The script that starts Swagger UI.
 const START: &str = "swagger-initializer.js";

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Serialize;
 use taskforge_broker::{Broker, Mode};
+use taskforge_registry::Catalog;
 use taskforge_store::Store;
 use tokio::{
     sync::{Mutex, watch},
@@ -15,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use crate::{Catalog, Metrics, Readiness, http::answer::json, operations::metrics::Readings};
+use crate::{Metrics, Readiness, http::answer::json, operations::metrics::Readings};
 
 /// A part that does not answer in this time does not work.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,7 +38,8 @@ const SILENT: Cow<'static, str> = Cow::Borrowed("does not answer");
 
 /// Whether the server can do its work.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Readiness, example = json!({"status": "ready", "mode": "redis", "checks": {"store": "ok", "broker": "ok", "server": "ok"}}))]
+#[schema(as = Readiness, example = json!({"status": "ready", "mode": "redis",
+    "checks": {"store": "ok", "broker": "ok", "server": "ok"}}))]
 pub(crate) struct ReadyView {
     /// `ready` or `unavailable`.
     status: &'static str,

@@ -3,14 +3,17 @@
 //! All crates count through the `metrics` facade. This file installs the recorder behind it and
 //! adds what is read rather than counted: tasks by type and state, and the length of the queue.
 
-use std::{fmt::Write, sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use taskforge_broker::{Broker, Mode};
-use taskforge_store::Store;
+use taskforge_registry::Catalog;
+use taskforge_store::{Counts, Store};
 use tokio::{sync::Mutex, time::Instant};
-
-use crate::Catalog;
 
 /// How long a count of tasks is good for: with a long backlog counting reads much of an index, and
 /// scrapers may be many. 15 s is a common interval of scrapes.
@@ -63,43 +66,49 @@ impl Metrics {
 
 /// What one server reads from its store, kept for a moment.
 #[derive(Default)]
-pub(crate) struct Readings(Mutex<Option<(Instant, String)>>);
+pub(crate) struct Readings(Mutex<Option<(Instant, Arc<Option<Counts>>)>>);
 
 impl Readings {
     /// What others hold, in the Prometheus text format: counts at most [`COUNTS_MAX_AGE`] old, the
-    /// rest as it is now.
+    /// rest as it is now. What cannot be read is left out, and `taskforge_store_up` and
+    /// `taskforge_broker_up` say so.
     pub(crate) async fn render(
         &self,
         store: &dyn Store,
         broker: &dyn Broker,
         catalog: Option<&Catalog>,
     ) -> String {
-        let mut text = self.counts(store).await;
-        queue(&mut text, broker).await;
-        eviction(&mut text, broker);
-        if let Some(catalog) = catalog {
-            let known = catalog.snapshot().all().count() as u64;
-            gauge(
-                &mut text,
-                "taskforge_plugins",
-                "Plugins and external types that tasks may name",
-                known,
-            );
-        }
-        text
+        let counts = self.counts(store).await;
+        let depth = tokio::time::timeout(COUNTS_TIMEOUT, broker.depth()).await;
+        let depth = depth.ok().and_then(Result::ok);
+        // Of this scrape only: a series that is not read any more is gone.
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            tasks((*counts).as_ref());
+            queue(broker, depth);
+            if let Some(catalog) = catalog {
+                describe_gauge!(
+                    "taskforge_plugins",
+                    "Plugins and external types that tasks may name"
+                );
+                set(&gauge!("taskforge_plugins"), catalog.known().all().len() as u64);
+            }
+        });
+        recorder.handle().render()
     }
 
     /// Held while it counts, so that scrapers who come together cost one count.
-    async fn counts(&self, store: &dyn Store) -> String {
+    async fn counts(&self, store: &dyn Store) -> Arc<Option<Counts>> {
         let mut kept = self.0.lock().await;
-        if let Some((at, text)) = &*kept
+        if let Some((at, counts)) = &*kept
             && at.elapsed() < COUNTS_MAX_AGE
         {
-            return text.clone();
+            return Arc::clone(counts);
         }
-        let text = count(store).await;
-        *kept = Some((Instant::now(), text.clone()));
-        text
+        let counts = tokio::time::timeout(COUNTS_TIMEOUT, store.counts()).await;
+        let counts = Arc::new(counts.ok().and_then(Result::ok));
+        *kept = Some((Instant::now(), Arc::clone(&counts)));
+        counts
     }
 }
 
@@ -116,7 +125,7 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
         "taskforge_http_request_duration_seconds",
         "Time to answer, long polls included"
     );
-    metrics::describe_gauge!("taskforge_http_connections", "Open HTTP connections");
+    describe_gauge!("taskforge_http_connections", "Open HTTP connections");
     metrics::describe_counter!(
         "taskforge_http_accept_errors_total",
         "Connections that could not be accepted"
@@ -133,70 +142,49 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
     );
     metrics::describe_counter!(
         "taskforge_external_leases_total",
-        "Leases given to external workers, by what became of them: given, returned (nobody was there to take it), the state that a task was left in, lost"
+        "Leases given to external workers, by what became of them: given, returned (nobody was \
+         there to take it), the state that a task was left in, lost"
     );
     Ok(Metrics { recorder })
 }
 
-/// What cannot be read is left out, and `taskforge_store_up` says so.
-async fn count(store: &dyn Store) -> String {
-    let mut text = String::new();
-    let counts =
-        tokio::time::timeout(COUNTS_TIMEOUT, store.counts()).await.ok().and_then(Result::ok);
-    gauge(
-        &mut text,
-        "taskforge_store_up",
-        "Whether the store answers",
-        u64::from(counts.is_some()),
+fn tasks(counts: Option<&Counts>) {
+    describe_gauge!("taskforge_store_up", "Whether the store answers");
+    set(&gauge!("taskforge_store_up"), u64::from(counts.is_some()));
+    describe_gauge!(
+        "taskforge_tasks",
+        "Tasks that wait, run or have failed for good, by type and state; completed and cancelled \
+         ones are not counted"
     );
-    if let Some(counts) = counts {
-        text.push_str(
-            "# HELP taskforge_tasks Tasks that wait, run or have failed for good, by type and state; completed and cancelled ones are not \
-             counted\n# TYPE taskforge_tasks gauge\n",
-        );
-        for (task_type, state, count) in counts.by_type {
-            // A task type has no character that would need escaping. Writing to a string cannot
-            // fail.
-            writeln!(text, "taskforge_tasks{{type=\"{task_type}\",state=\"{state}\"}} {count}")
-                .ok();
-        }
+    for (task_type, state, count) in counts.into_iter().flat_map(|counts| &counts.by_type) {
+        let (task_type, state) = (task_type.to_string(), state.to_string());
+        set(&gauge!("taskforge_tasks", "type" => task_type, "state" => state), *count);
     }
-    text
 }
 
-/// What cannot be read is left out, and `taskforge_broker_up` says so.
-async fn queue(text: &mut String, broker: &dyn Broker) {
-    let depth =
-        tokio::time::timeout(COUNTS_TIMEOUT, broker.depth()).await.ok().and_then(Result::ok);
-    gauge(text, "taskforge_broker_up", "Whether the broker answers", u64::from(depth.is_some()));
+fn queue(broker: &dyn Broker, depth: Option<u64>) {
+    describe_gauge!("taskforge_broker_up", "Whether the broker answers");
+    set(&gauge!("taskforge_broker_up"), u64::from(depth.is_some()));
     if let Some(depth) = depth {
-        gauge(text, "taskforge_queue_depth", "Hints in the broker's queue", depth);
+        describe_gauge!("taskforge_queue_depth", "Hints in the broker's queue");
+        set(&gauge!("taskforge_queue_depth"), depth);
     }
-    text.push_str("# HELP taskforge_broker_mode Where hints come from: 1 for the mode that is on\n# TYPE taskforge_broker_mode gauge\n");
+    describe_gauge!("taskforge_broker_mode", "Where hints come from: 1 for the mode that is on");
     let on = broker.mode();
     for mode in [Mode::Local, Mode::Redis, Mode::Store, Mode::StoreWhileRedisIsAway] {
-        let (name, is_on) = (mode.as_str(), u8::from(mode == on));
-        writeln!(text, "taskforge_broker_mode{{mode=\"{name}\"}} {is_on}").ok();
+        set(&gauge!("taskforge_broker_mode", "mode" => mode.as_str()), u64::from(mode == on));
+    }
+    if let Some(eviction) = broker.eviction() {
+        describe_gauge!(
+            "taskforge_redis_maxmemory_policy",
+            "What Redis does when its memory is full; it must be noeviction"
+        );
+        let policy = eviction.name().to_string();
+        set(&gauge!("taskforge_redis_maxmemory_policy", "policy" => policy), 1);
     }
 }
 
-/// What Redis does when its memory is full.
-fn eviction(text: &mut String, broker: &dyn Broker) {
-    let Some(eviction) = broker.eviction() else {
-        return;
-    };
-    let name = eviction.name();
-    // Of letters and dashes. Writing to a string cannot fail.
-    writeln!(
-        text,
-        "# HELP taskforge_redis_maxmemory_policy What Redis does when its memory is full; it must be noeviction\n\
-         # TYPE taskforge_redis_maxmemory_policy gauge\n\
-         taskforge_redis_maxmemory_policy{{policy=\"{name}\"}} 1"
-    )
-    .ok();
-}
-
-fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
-    // Writing to a string cannot fail.
-    writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}").ok();
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float, exact up to 2^53")]
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(value as f64);
 }

@@ -16,6 +16,7 @@ pub(crate) struct WasmBytes(Vec<u8>);
 /// What is left out there gets its default.
 #[derive(ToSchema)]
 #[schema(as = Limits)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LimitsBody {
     /// Roughly one unit an instruction.
     #[schema(required = false)]
@@ -90,26 +91,30 @@ pub(crate) enum SizeText {
 /// What a plugin may reach outside its sandbox. What is left out is not granted.
 #[derive(ToSchema)]
 #[schema(as = Grants)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct GrantsBody {
     /// Outgoing HTTP.
     #[schema(required = false)]
     http: HttpGrantBody,
     /// Sending e-mail: `true`, `false`, or an object with `senders` and `recipients`, each a list
     /// of domains.
-    #[schema(value_type = Value, required = false, example = json!({"recipients": ["example.com"]}))]
+    #[schema(value_type = Value, required = false,
+        example = json!({"recipients": ["example.com"]}))]
     mail: Value,
     /// Secrets of the plugin that this version reads through `wasi:config`.
     #[schema(required = false)]
     secrets: Vec<String>,
     /// Keeping values in `wasi:keyvalue`: `true`, `false`, or an object with `bytes` and `keys`,
     /// for each tenant.
-    #[schema(value_type = Value, required = false, example = json!({"bytes": 1_048_576, "keys": 1000}))]
+    #[schema(value_type = Value, required = false,
+        example = json!({"bytes": 1_048_576, "keys": 1000}))]
     keyvalue: Value,
 }
 
 /// Where a plugin may send HTTP requests.
 #[derive(ToSchema)]
 #[schema(as = HttpGrant)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct HttpGrantBody {
     /// `example.com`, `*.example.com` or `*`, each with `:port` where it is not 80 or 443; or
     /// `{"host": …, "methods": ["POST"]}`.

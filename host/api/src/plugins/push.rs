@@ -37,7 +37,8 @@ pub(crate) const COMPILATION: Duration = Duration::from_secs(300);
     post, path = "/plugins", tag = "plugins", operation_id = "pushPlugin",
     params(
         ("tenant" = Option<String>, Query,
-            description = "The tenant whose plugin it is, who alone may use it; shared by all if left out"),
+            description = "The tenant whose plugin it is, who alone may use it; shared by all if \
+                left out"),
         ("name" = Option<String>, Query,
             description = "The task type, of a component that does not say it itself"),
         ("version" = Option<String>, Query,
@@ -103,10 +104,10 @@ pub(crate) async fn push(
         let version = &pushed.version.info.version;
         let activated = registry.activate(&plugin.name, version, asked.force, &by).await;
         // Also when it was refused: the version itself is there.
-        app.offer().await;
+        app.refresh().await;
         plugin = activated?;
     } else {
-        app.offer().await;
+        app.refresh().await;
     }
     let status = if pushed.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let note = pushed.settings_from.note(&plugin.name, &pushed.version.info.version);

@@ -4,6 +4,7 @@ use axum::{extract::State, response::Response};
 use http::StatusCode;
 use taskforge_domain::{CanaryGuard, RegisteredPlugin, TaskType, TenantId, VersionNumber};
 use taskforge_registry::Force;
+use utoipa::IntoResponses;
 
 use crate::{
     Problem, Tenant,
@@ -69,6 +70,20 @@ object! {
     }
 }
 
+/// Why a version does not run.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes answers for OpenAPI")]
+enum Refused {
+    #[response(status = 403, description = "Its signature does not hold")]
+    Signature,
+    #[response(
+        status = 409,
+        description = "It breaks clients of the running version, is retired or older than one \
+            that was live, or is to be tried where nothing runs yet"
+    )]
+    Conflict,
+}
+
 /// Activate a version.
 ///
 /// It is to run all tasks of the plugin. Workers hear of it within two seconds and take it when
@@ -81,13 +96,11 @@ object! {
 /// active is refused unless `allow_downgrade` is true; the record says so.
 #[utoipa::path(
     post, path = "/plugins/{name}/activate", tag = "plugins", operation_id = "activatePlugin",
-    request_body(content = ActivateBody, content_type = "application/json", example = json!({"version": "1.0.0"})),
+    request_body(content = ActivateBody, content_type = "application/json",
+        example = json!({"version": "1.0.0"})),
     responses(
         (status = 200, description = "The version runs", body = RolloutView<'_>),
-        (status = 403, description = "Its signature does not hold"),
-        (status = 409,
-            description = "It breaks clients of the running version, is retired, or is older than \
-                one that was live"),
+        Refused,
     ),
 )]
 pub(crate) async fn activate(
@@ -135,10 +148,7 @@ pub(crate) async fn roll_back(
         example = json!({"version": "1.1.0", "percent": 10, "guard": {"min_attempts": 100}})),
     responses(
         (status = 200, description = "The version is on trial", body = RolloutView<'_>),
-        (status = 403, description = "Its signature does not hold"),
-        (status = 409,
-            description = "It breaks clients of the running version, is retired or older than one \
-                that was live, or nothing runs yet"),
+        Refused,
     ),
 )]
 pub(crate) async fn start_canary(
@@ -222,7 +232,8 @@ pub(crate) async fn resume(
 /// run again.
 #[utoipa::path(
     post, path = "/plugins/{name}/retire", tag = "plugins", operation_id = "retirePlugin",
-    request_body(content = Option<RetireBody>, content_type = "application/json", example = json!({"version": "0.9.0"})),
+    request_body(content = Option<RetireBody>, content_type = "application/json",
+        example = json!({"version": "0.9.0"})),
     responses(
         (status = 200, description = "It is retired", body = RolloutView<'_>),
         (status = 409, description = "The version runs"),
@@ -256,7 +267,7 @@ async fn shown(
     tenant: TenantId,
     plugin: &RegisteredPlugin,
 ) -> Result<Response, Problem> {
-    app.offer().await;
+    app.refresh().await;
     let versions = app.services.registry.versions(&plugin.name).await?;
     let queueing = app.queueing(tenant).await?;
     Ok(json(StatusCode::OK, &RolloutView::new(plugin, &versions, &queueing)))

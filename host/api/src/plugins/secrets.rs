@@ -49,7 +49,8 @@ pub(crate) async fn list(
 /// within seconds.
 #[utoipa::path(
     put, path = "/plugins/{name}/secrets/{key}", tag = "plugins", operation_id = "setSecret",
-    request_body(content = SecretBody, content_type = "application/json", example = json!({"value": "k-0123456789"})),
+    request_body(content = SecretBody, content_type = "application/json",
+        example = json!({"value": "k-0123456789"})),
     responses(
         (status = 200, description = "It is set; these are the secrets now", body = SecretList),
         (status = 409, description = "This server has no key to seal it with"),

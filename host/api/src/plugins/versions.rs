@@ -62,7 +62,8 @@ pub(crate) async fn list(
 ///
 /// What it is, what it may use and reach, and what it imports beside what it is granted.
 #[utoipa::path(
-    get, path = "/plugins/{name}/versions/{version}", tag = "plugins", operation_id = "readPluginVersion",
+    get, path = "/plugins/{name}/versions/{version}", tag = "plugins",
+    operation_id = "readPluginVersion",
     responses((status = 200, description = "The version", body = VersionView<'_>)),
 )]
 pub(crate) async fn read(
@@ -78,7 +79,8 @@ pub(crate) async fn read(
 ///
 /// The bytes that were pushed.
 #[utoipa::path(
-    get, path = "/plugins/{name}/versions/{version}/component", tag = "plugins", operation_id = "readPluginComponent",
+    get, path = "/plugins/{name}/versions/{version}/component", tag = "plugins",
+    operation_id = "readPluginComponent",
     responses((status = 200,
         description = "The component",
         body = inline(WasmBytes), content_type = "application/wasm")),
@@ -91,7 +93,11 @@ pub(crate) async fn component(
     let registry = &app.services.registry;
     let version = registry.version(&name, version.as_str()).await?;
     let Some(bytes) = registry.component(&version.info.digest).await? else {
-        tracing::error!(plugin = %name, digest = %version.info.digest, "a version has no component");
+        tracing::error!(
+            plugin = %name,
+            digest = %version.info.digest,
+            "a version has no component"
+        );
         return Err(Problem::internal());
     };
     let wasm = HeaderValue::from_static("application/wasm");
@@ -102,9 +108,11 @@ pub(crate) async fn component(
 ///
 /// Replaces all its settings. A version that runs goes by them within seconds.
 #[utoipa::path(
-    put, path = "/plugins/{name}/versions/{version}/settings", tag = "plugins", operation_id = "setPluginSettings",
+    put, path = "/plugins/{name}/versions/{version}/settings", tag = "plugins",
+    operation_id = "setPluginSettings",
     request_body(content = SettingsBody, content_type = "application/json",
-        example = json!({"limits": {"fuel": 1_000_000_000, "memory": "32 MiB"}, "grants": {"http": {"hosts": ["api.example.com"]}}})),
+        example = json!({"limits": {"fuel": 1_000_000_000, "memory": "32 MiB"},
+            "grants": {"http": {"hosts": ["api.example.com"]}}})),
     responses(
         (status = 200, description = "The version", body = VersionView<'_>),
         (status = 403, description = "They are more than the version's signature allows"),
@@ -121,7 +129,7 @@ pub(crate) async fn set_settings(
         strict(raw(&body)?.get(), "").map_err(|error| Problem::validation(vec![error]))?;
     let version =
         app.services.registry.set_settings(&name, version.as_str(), settings, &by).await?;
-    app.offer().await;
+    app.refresh().await;
     shown(&app, &name, &version).await
 }
 
@@ -131,7 +139,8 @@ pub(crate) async fn set_settings(
 /// by a key that this server trusts for its owner, and the version's settings must be within what
 /// it allows. A signature that allows less takes effect at the next change of the settings too.
 #[utoipa::path(
-    put, path = "/plugins/{name}/versions/{version}/signature", tag = "plugins", operation_id = "signPluginVersion",
+    put, path = "/plugins/{name}/versions/{version}/signature", tag = "plugins",
+    operation_id = "signPluginVersion",
     request_body(content = EnvelopeBody, content_type = "application/json"),
     responses(
         (status = 200, description = "The version", body = VersionView<'_>),
@@ -161,7 +170,8 @@ pub(crate) async fn set_signature(
 /// taken: a number that was deleted can only come back with the same bytes.
 #[utoipa::path(
     post, path = "/plugins/{name}/prune", tag = "plugins", operation_id = "prunePlugin",
-    request_body(content = PruneBody, content_type = "application/json", example = json!({"keep": 10, "dry_run": true})),
+    request_body(content = PruneBody, content_type = "application/json",
+        example = json!({"keep": 10, "dry_run": true})),
     responses((status = 200,
         description = "The versions that were deleted, or would be", body = PrunedView)),
 )]

@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use taskforge_domain::{
     Json, NewTask, Priority, RetryPolicy, TaskId, TaskType, TenantId, Timestamp,
 };
-use taskforge_schema::MAX_ERRORS;
+use taskforge_registry::KnownTypes;
+use taskforge_schema::{MAX_ERRORS, Schema};
 
 use crate::{
     FieldError, Problem,
-    catalog::{Entry, Plugins},
+    checks::{check, unknown},
     http::{
         fields::{DurationText, Object as _, duration, finish, object, parsed, time, whole},
         json,
@@ -85,7 +86,7 @@ object! {
 
 /// Reads tasks out of bodies.
 pub(crate) struct Submitter {
-    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) known: Arc<KnownTypes>,
     pub(crate) tenant: TenantId,
     pub(crate) now: Timestamp,
 }
@@ -141,7 +142,7 @@ impl Submitter {
             errors.insert(before, error);
         });
         let task_type = task_type.ok();
-        let input = input(&body, task_type.as_ref().map(|(_, entry)| *entry), pointer, errors);
+        let input = input(&body, task_type.as_ref().map(|(_, schema)| *schema), pointer, errors);
         let retry = retry_policy(&body, pointer, errors);
         let run_at = self.run_at(&body, pointer, errors);
         Some(NewTask {
@@ -156,12 +157,13 @@ impl Submitter {
         })
     }
 
-    fn plugin(&self, raw: Option<&RawValue>, id: TaskId) -> Result<(TaskType, &Entry), String> {
+    fn plugin(&self, raw: Option<&RawValue>, id: TaskId) -> Result<(TaskType, &Schema), String> {
         let raw = raw.ok_or_else(|| "is required".to_owned())?;
         let name: TaskType = parsed(raw.get())?;
-        let offer = self.plugins.find(&self.tenant, &name);
-        let offer = offer.ok_or_else(|| self.plugins.unknown(&self.tenant, &name))?;
-        Ok((name, offer.for_task(id)?))
+        let handler = self.known.find(&self.tenant, &name);
+        let handler = handler.ok_or_else(|| unknown(&self.known, &self.tenant, &name))?;
+        let schema = handler.input(id).map_err(|error| error.to_string())?;
+        Ok((name, schema))
     }
 
     fn run_at(
@@ -188,7 +190,7 @@ fn later(now: Timestamp, delay: Duration) -> Timestamp {
 
 fn input(
     body: &NewTaskBody<'_>,
-    entry: Option<&Entry>,
+    schema: Option<&Schema>,
     pointer: &str,
     errors: &mut Vec<FieldError>,
 ) -> Option<Json> {
@@ -208,7 +210,7 @@ fn input(
             return None;
         }
     };
-    entry?.check_input(&tree, text.len(), &pointer, errors);
+    check(schema?, &tree, text.len(), &pointer, errors);
     // The text has parsed, so this cannot fail; it is an error all the same, not a panic.
     Json::parse(text.to_owned())
         .map_err(|e| errors.push(FieldError::at(pointer, e.to_string())))

@@ -9,9 +9,11 @@ use utoipa::ToSchema;
 /// A task.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Task, example = json!({
-    "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "fibonacci", "status": "completed", "priority": 4,
-    "input": {"n": 10}, "result": {"result": 55}, "error": null, "error_kind": null, "error_group": null, "attempt": 1, "retry_count": 0, "lapses": 0,
-    "max_retries": 3, "progress": null, "created_at": "2026-11-01T10:00:00Z", "run_at": "2026-11-01T10:00:00Z",
+    "id": "019a2f6e-8c3a-7cc0-9d8e-2f1f5d0c7b11", "task_type": "fibonacci",
+    "status": "completed", "priority": 4, "input": {"n": 10}, "result": {"result": 55},
+    "error": null, "error_kind": null, "error_group": null, "attempt": 1, "retry_count": 0,
+    "lapses": 0, "max_retries": 3, "progress": null, "created_at": "2026-11-01T10:00:00Z",
+    "run_at": "2026-11-01T10:00:00Z",
     "started_at": "2026-11-01T10:00:00.004Z", "finished_at": "2026-11-01T10:00:00.005Z"}))]
 pub(crate) struct TaskView<'a> {
     /// UUIDv7.

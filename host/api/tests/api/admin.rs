@@ -6,10 +6,10 @@ use std::sync::{
 use taskforge_api::{AdminServices, Metrics, admin};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Api, PATIENCE};
+use crate::harness::{Api, TEST_DEADLINE};
 
 #[tokio::test]
-async fn a_process_without_a_door_has_probes_and_metrics_and_nothing_else() {
+async fn a_process_without_an_api_has_probes_and_metrics_and_nothing_else() {
     // Its store and broker, behind a listener of their own.
     let mut api = Api::start().await;
     let id = api.fibonacci().await;
@@ -47,5 +47,5 @@ async fn a_process_without_a_door_has_probes_and_metrics_and_nothing_else() {
     let ready = api.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["checks"]["server"]), (503, &"draining".into()));
     shutdown.cancel();
-    tokio::time::timeout(PATIENCE, serving).await.expect("it ends").unwrap().unwrap();
+    tokio::time::timeout(TEST_DEADLINE, serving).await.expect("it ends").unwrap().unwrap();
 }

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use taskforge_broker::Broker;
 use taskforge_store::Store;
 
-use crate::harness::{Api, PATIENCE};
+use crate::harness::{Api, TEST_DEADLINE};
 
 #[tokio::test]
 async fn ten_thousand_tasks_are_accepted_together() {
@@ -27,7 +27,7 @@ async fn ten_thousand_tasks_are_accepted_together() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, hinted).await.expect("every task is hinted");
+    tokio::time::timeout(TEST_DEADLINE, hinted).await.expect("every task is hinted");
 }
 
 #[tokio::test]

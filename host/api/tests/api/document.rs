@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 use taskforge_domain::{Failure, FailureKind, Next, Outcome, TaskId};
-use taskforge_registry::signature;
+use taskforge_registry::{catalog::active, signature};
 
 use crate::harness::{Answer, Api};
 
@@ -346,11 +346,39 @@ async fn every_operation_says_what_it_takes_and_what_may_go_wrong() {
 }
 
 #[tokio::test]
+async fn what_requests_are_refused_for_is_documented() {
+    let api = Api::start().await;
+    let document = api.get("/openapi.json").await.json();
+    let schemas = &document["components"]["schemas"];
+    for (pointer, rule) in [
+        ("/Requeue/properties/all/enum", json!([true])),
+        ("/Requeue/properties/ids/maxItems", json!(1000)),
+        ("/DeadLetterFilter/properties/task_type/minItems", json!(1)),
+        ("/DeadLetterFilter/properties/error_kind/maxItems", json!(100)),
+        ("/DeadLetterFilter/properties/group/maxItems", json!(100)),
+        ("/CompleteTask/properties/logs/maxItems", json!(10_000)),
+        ("/Limits/additionalProperties", json!(false)),
+        ("/Grants/additionalProperties", json!(false)),
+        ("/HttpGrant/additionalProperties", json!(false)),
+    ] {
+        assert_eq!(schemas.pointer(pointer), Some(&rule), "{pointer}");
+    }
+    let kinds = vec!["trap"; 101];
+    for body in [
+        json!({"all": false}),
+        json!({"filter": {"error_kind": []}}),
+        json!({"filter": {"error_kind": kinds}}),
+    ] {
+        assert_eq!(api.post("/dlq/requeue", &body).await.status, 422, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn the_examples_of_requests_are_accepted() {
     let api = Api::start().await;
     let mut plugins = crate::harness::plugins();
     plugins.push(crate::harness::plugin("scraper", json!(true)));
-    api.catalog.set(plugins).unwrap();
+    api.catalog.set_plugins(active(plugins));
     let document = api.get("/openapi.json").await.json();
     // What the example of `/task/next` asks for.
     api.fibonacci().await;

@@ -1,5 +1,6 @@
 use serde_json::json;
 use taskforge_domain::TaskId;
+use taskforge_store::RegistrySnapshot;
 
 use crate::harness::Api;
 
@@ -61,7 +62,7 @@ async fn an_unknown_type_is_answered_with_the_known_ones() {
         api.post("/tasks", &json!({"task_type": "fibonaci"})).await.problem(422, "validation");
     let detail = problem["errors"][0]["detail"].as_str().unwrap();
     assert!(detail.contains("echo") && detail.contains("fibonacci"), "{detail}");
-    api.catalog.set(vec![]).unwrap();
+    api.catalog.set_plugins(RegistrySnapshot::default());
     let problem =
         api.post("/tasks", &json!({"task_type": "echo"})).await.problem(422, "validation");
     assert!(problem["detail"].as_str().unwrap().contains("none is loaded"), "{problem}");

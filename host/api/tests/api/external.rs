@@ -1,13 +1,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use taskforge_api::ExternalType;
 use taskforge_broker::Broker;
 use taskforge_domain::{Json, Next, TaskId, TaskType, Timestamp};
+use taskforge_registry::ExternalType;
 use taskforge_store::{Store, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Answer, Api, PATIENCE, now};
+use crate::harness::{Answer, Api, TEST_DEADLINE, now};
 
 /// A server that also knows `ocr`, which has no plugin and a schema for its output.
 async fn start() -> Api {
@@ -77,7 +77,8 @@ async fn a_task_is_leased_renewed_and_completed() {
         let renewed = beat(&api, &leased).await.json();
         assert_eq!(renewed["cancelled"], false);
         assert!(renewed["lease_expires_at"].as_str() >= leased["lease_expires_at"].as_str());
-        let how = json!({"output": {"text": "hello"}, "logs": [{"message": "looked"}, {"level": "warn", "message": "blurred"}]});
+        let logs = json!([{"message": "looked"}, {"level": "warn", "message": "blurred"}]);
+        let how = json!({"output": {"text": "hello"}, "logs": logs});
         let done = complete(&api, &leased, how).await;
         assert_eq!(
             (done.status, done.json()),
@@ -101,7 +102,8 @@ async fn a_failure_is_retried_or_is_a_dead_letter() {
     let api = start().await;
     ocr(&api).await;
     let leased = lease(&api, "ocr").await;
-    let later = json!({"failure": {"kind": "retryable", "message": "out of toner\u{0}", "retry_after": "1h"}});
+    let failure = json!({"kind": "retryable", "message": "out of toner\u{0}", "retry_after": "1h"});
+    let later = json!({"failure": failure});
     assert_eq!(complete(&api, &leased, later).await.json()["status"], "scheduled");
     let task = read(&api, &leased).await;
     assert_eq!(
@@ -196,7 +198,7 @@ async fn a_lease_that_has_run_out_is_over_although_nobody_has_swept() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll).await.expect("a second passes");
+    tokio::time::timeout(TEST_DEADLINE, poll).await.expect("a second passes");
     complete(&api, &leased, json!({"output": {"text": "late"}})).await.problem(409, "lease-lost");
     beat(&api, &leased).await.problem(409, "lease-lost");
     assert_eq!(read(&api, &leased).await["result"], Value::Null);
@@ -334,7 +336,7 @@ async fn a_client_that_hangs_up_while_it_waits_takes_nothing_with_it() {
         // The server closes its side when it has noticed.
         let mut answer = Vec::new();
         let closed = gone.read_to_end(&mut answer);
-        tokio::time::timeout(PATIENCE, closed).await.expect("it notices").ok();
+        tokio::time::timeout(TEST_DEADLINE, closed).await.expect("it notices").ok();
         assert!(answer.is_empty());
     }
     let id = ocr(&api).await;

@@ -23,7 +23,7 @@ use taskforge_store::{
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::harness::{Api, PATIENCE, Setup};
+use crate::harness::{Api, Setup, TEST_DEADLINE};
 
 /// What is wrong with the store.
 #[derive(Debug, Clone, Copy)]
@@ -215,7 +215,7 @@ async fn a_hung_store_holds_no_probe_for_long() {
     assert_eq!(api.get("/readyz").await.status, 200);
     *store.fault.lock().unwrap() = Fault::Hangs;
     let unready = async { while api.get("/readyz").await.status != 503 {} };
-    tokio::time::timeout(PATIENCE, unready).await.expect("it is noticed");
+    tokio::time::timeout(TEST_DEADLINE, unready).await.expect("it is noticed");
     // More than there are connections for probes, each of which waited for two seconds once.
     let asked = std::time::Instant::now();
     for _ in 0..20 {
@@ -243,7 +243,7 @@ async fn readiness_says_which_part_does_not_work_and_recovers() {
     *store.fault.lock().unwrap() = Fault::None;
     // What was said a moment ago is repeated.
     let ready = async { while api.get("/readyz").await.status != 200 {} };
-    tokio::time::timeout(PATIENCE, ready).await.expect("it is ready again");
+    tokio::time::timeout(TEST_DEADLINE, ready).await.expect("it is ready again");
     assert!(
         api.get("/metrics").await.text().contains("taskforge_store_up 0"),
         "counts are read every few seconds only"
@@ -267,7 +267,7 @@ async fn concurrent_requests_do_not_wait_for_each_others_commits() {
         store.gate.add_permits(50);
     };
     let all = async { tokio::join!(join_all(requests), opening).0 };
-    let statuses = tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let statuses = tokio::time::timeout(TEST_DEADLINE, all).await.unwrap();
     assert_eq!(statuses, vec![201; 50]);
 }
 
@@ -285,7 +285,7 @@ async fn a_commit_whose_client_has_gone_is_hinted_all_the_same() {
     tokio::select! { _ = request => panic!("it was answered"), () = gone => {} }
     store.gate.add_permits(1);
     let echo = [TaskType::new("echo").unwrap()];
-    let want = Want { types: &echo, lanes: LaneLimits::none(), max: 1, wait: PATIENCE };
+    let want = Want { types: &echo, lanes: LaneLimits::none(), max: 1, wait: TEST_DEADLINE };
     assert_eq!(api.broker.pop(want).await.unwrap().hints.len(), 1);
 }
 

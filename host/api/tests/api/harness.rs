@@ -11,16 +11,14 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use taskforge_api::{
-    AlwaysReady, ApiConfig, Catalog, Metrics, Readiness, ServeError, Services, bind,
-};
+use taskforge_api::{AlwaysReady, ApiConfig, Metrics, Readiness, ServeError, Services, bind};
 use taskforge_broker::{Broker, LocalBroker, Signal, Want};
 use taskforge_domain::{
     Attempt, ClaimedTask, Digest, Failure, FailureKind, Grants, Json, LaneLimits, Limits, LogLevel,
     LogLine, NewTask, Next, Outcome, PluginInfo, TaskId, TaskType, TenantId, Timestamp, Usage,
     WorkerId,
 };
-use taskforge_registry::{Keyring, Parts, Registry, SignaturePolicy};
+use taskforge_registry::{Catalog, Keyring, Parts, Registry, SignaturePolicy, catalog::active};
 use taskforge_runtime::{OutboxMailer, Runtime, RuntimeConfig};
 use taskforge_store::{
     ClaimBy, ClaimRequest, Commit, Completion, PluginStore, SqliteStore, Store, Term,
@@ -33,8 +31,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Long enough for a busy machine, short enough to fail.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a test waits for anything: long enough for a busy machine, short enough to fail.
+pub const TEST_DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct Api {
     pub address: SocketAddr,
@@ -101,8 +99,8 @@ impl Setup {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&dir.path().join("tasks.db")).await.unwrap();
         let broker = Arc::new(LocalBroker::new());
-        let catalog = Arc::new(Catalog::new());
-        catalog.set(plugins()).unwrap();
+        let catalog = Arc::new(Catalog::default());
+        catalog.set_plugins(active(plugins()));
         let key = BASE64_STANDARD.encode([7; 32]);
         let registry = Registry::new(Parts {
             store: Arc::clone(&store) as Arc<dyn PluginStore>,
@@ -129,8 +127,9 @@ impl Setup {
 
 pub fn plugins() -> Vec<PluginInfo> {
     let fibonacci = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["n"],
-        "additionalProperties": false, "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 1_000_000}},
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
+        "required": ["n"], "additionalProperties": false,
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 1_000_000}},
     });
     vec![plugin("fibonacci", fibonacci), plugin("echo", json!(true))]
 }
@@ -232,7 +231,7 @@ impl Api {
             let (_, read) = tokio::join!(write.write_all(request), read.read_to_end(&mut answer));
             read
         };
-        tokio::time::timeout(PATIENCE, exchange)
+        tokio::time::timeout(TEST_DEADLINE, exchange)
             .await
             .expect("the server neither answered nor closed")?;
         Ok(answer)
@@ -365,7 +364,7 @@ impl Api {
         id
     }
 
-    /// Fails so many new `echo` tasks for good, past the door.
+    /// Fails so many new `echo` tasks for good, past the API.
     pub async fn dead_letters(&self, count: usize) {
         let (tenant, echo) = (TenantId::default(), TaskType::new("echo").unwrap());
         let task = || NewTask::new(tenant.clone(), echo.clone(), Json::from(json!({})), now());
@@ -391,7 +390,8 @@ impl Api {
     /// Takes what hints of these types there are, after at least one has come.
     pub async fn hints(&self, types: &[&str]) -> Vec<TaskId> {
         let types: Vec<TaskType> = types.iter().map(|name| TaskType::new(name).unwrap()).collect();
-        let want = Want { types: &types, lanes: LaneLimits::none(), max: 100_000, wait: PATIENCE };
+        let want =
+            Want { types: &types, lanes: LaneLimits::none(), max: 100_000, wait: TEST_DEADLINE };
         let popped = self.broker.pop(want).await.unwrap();
         popped.hints.iter().map(|hint| hint.id).collect()
     }
@@ -408,7 +408,7 @@ impl Api {
 
     /// The term of a sweeper that leads now.
     pub async fn term(&self) -> Term {
-        let led = self.store.lead(WorkerId::generate(), now(), PATIENCE).await;
+        let led = self.store.lead(WorkerId::generate(), now(), TEST_DEADLINE).await;
         led.unwrap().expect("nobody else leads")
     }
 

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Answer, Api, PATIENCE, Setup};
+use crate::harness::{Answer, Api, Setup, TEST_DEADLINE};
 
 const SHORT: Duration = Duration::from_millis(300);
 const DRIP: Duration = Duration::from_millis(20);
@@ -26,7 +26,7 @@ async fn drip(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
         std::future::pending::<()>().await;
     };
     let reading = async { read.read_to_end(&mut answer).await.ok() };
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TEST_DEADLINE, async {
         tokio::select! { _ = reading => {}, () = dripping => {} }
     })
     .await
@@ -50,7 +50,10 @@ async fn a_connection_that_says_nothing_is_closed() {
     let api = Setup::config(|config| config.header_timeout = SHORT).start().await;
     let mut stream = api.connect().await;
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").unwrap();
+    tokio::time::timeout(TEST_DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .unwrap();
     assert!(answer.is_empty());
 }
 
@@ -73,7 +76,10 @@ async fn a_body_that_breaks_off_stores_nothing() {
     stream.write_all(br#"{"task_type":"echo"}"#).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").ok();
+    tokio::time::timeout(TEST_DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .ok();
     // A client that has gone for good is not answered at all.
     if let Some(answer) = Answer::parse(&answer) {
         answer.problem(400, "malformed-body");
@@ -111,7 +117,7 @@ async fn a_body_without_end_is_not_read_without_end() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let flood = async { while stream.write_all(chunk.as_bytes()).await.is_ok() {} };
-    tokio::time::timeout(PATIENCE, flood).await.expect("the server closes the connection");
+    tokio::time::timeout(TEST_DEADLINE, flood).await.expect("the server closes the connection");
 }
 
 #[tokio::test]
@@ -172,7 +178,7 @@ async fn silent_connections_give_way_to_those_that_speak() {
     assert_eq!(api.get("/healthz").await.status, 200, "at once");
     // They may be about to speak for a second.
     let served = async { while api.get("/tasks").await.status != 200 {} };
-    tokio::time::timeout(PATIENCE, served).await.expect("it is served");
+    tokio::time::timeout(TEST_DEADLINE, served).await.expect("it is served");
 }
 
 #[tokio::test]
@@ -198,12 +204,12 @@ async fn one_address_gets_its_share_of_connections() {
 async fn a_connection_has_a_short_time_for_its_first_byte() {
     let setup = Setup::config(|config| {
         config.first_byte_timeout = SHORT;
-        config.header_timeout = PATIENCE * 2;
+        config.header_timeout = TEST_DEADLINE * 2;
     });
     let api = setup.start().await;
     let mut stream = api.connect().await;
     let closed = async { stream.read(&mut [0]).await };
-    let read = tokio::time::timeout(PATIENCE, closed).await.expect("closed");
+    let read = tokio::time::timeout(TEST_DEADLINE, closed).await.expect("closed");
     assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
 }
 
@@ -220,7 +226,7 @@ async fn slow_uploads_leave_turns_to_others() {
     }
     tokio::time::sleep(SHORT).await;
     // Answered as what it is once the slow ones have had their time, two at a time.
-    let answer = tokio::time::timeout(PATIENCE, api.push(&[], b"\0asm")).await;
+    let answer = tokio::time::timeout(TEST_DEADLINE, api.push(&[], b"\0asm")).await;
     answer.expect("it has its turn").problem(422, "component");
     let mut answer = Vec::new();
     slow.remove(0).read_to_end(&mut answer).await.unwrap();
@@ -298,7 +304,10 @@ async fn a_client_that_does_not_read_loses_its_connection() {
     // Long enough to have filled the buffers and to have been given up.
     tokio::time::sleep(SHORT * 3).await;
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed").ok();
+    tokio::time::timeout(TEST_DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .expect("closed")
+        .ok();
     assert!(answer.len() < 32 << 20, "it did not get everything");
 }
 
@@ -319,7 +328,7 @@ async fn a_shutdown_closes_the_door_and_idle_connections() {
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
     api.shutdown.cancel();
-    tokio::time::timeout(PATIENCE, api.serving).await.expect("it ends").unwrap().unwrap();
+    tokio::time::timeout(TEST_DEADLINE, api.serving).await.expect("it ends").unwrap().unwrap();
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();
     assert!(TcpStream::connect(api.address).await.is_err(), "nobody listens any more");
@@ -336,6 +345,6 @@ async fn who_is_still_busy_after_the_grace_period_is_cut_off() {
     busy.read_exact(&mut go_on).await.unwrap();
     assert!(go_on.starts_with(b"HTTP/1.1 100"));
     api.shutdown.cancel();
-    let ended = tokio::time::timeout(PATIENCE, api.serving).await.expect("it ends").unwrap();
+    let ended = tokio::time::timeout(TEST_DEADLINE, api.serving).await.expect("it ends").unwrap();
     assert!(matches!(ended, Err(ServeError::CutOff(1))), "{ended:?}");
 }

@@ -26,5 +26,6 @@ async fn post(api: &Api, path: &str, body: Value) -> Value {
 }
 
 fn number(least: i64) -> Value {
-    json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": least}}, "required": ["n"]})
+    let n = json!({"type": "integer", "minimum": least});
+    json!({"type": "object", "properties": {"n": n}, "required": ["n"]})
 }

@@ -1,11 +1,12 @@
 use std::{process::Stdio, time::Duration};
 
 use serde_json::json;
-use taskforge_api::{ApiKey, ExternalType};
+use taskforge_api::ApiKey;
 use taskforge_domain::{Json, TaskId, TaskType};
+use taskforge_registry::ExternalType;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Answer, Api, PATIENCE, Setup};
+use crate::harness::{Answer, Api, Setup, TEST_DEADLINE};
 
 const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/python_worker.py");
 const KEY: &str = "correct-horse-battery-staple";
@@ -94,10 +95,10 @@ async fn the_python_worker_does_what_it_says() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, running).await.expect("it is begun");
+    tokio::time::timeout(TEST_DEADLINE, running).await.expect("it is begun");
     let pid = worker.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-    let ended = tokio::time::timeout(PATIENCE, worker.wait()).await.expect("it ends").unwrap();
+    let ended = tokio::time::timeout(TEST_DEADLINE, worker.wait()).await.expect("it ends").unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(end_of(&api, last).await["status"], "completed");
     let left = count(&api, json!({"text": "nobody is here"})).await;

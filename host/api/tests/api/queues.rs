@@ -1,9 +1,9 @@
 use serde_json::json;
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{FailureKind, TaskType, TenantId, Timestamp, TypePolicy};
-use taskforge_store::Store;
+use taskforge_store::{RegistrySnapshot, Store};
 
-use crate::harness::{Api, PATIENCE};
+use crate::harness::{Api, TEST_DEADLINE};
 
 #[tokio::test]
 async fn a_queue_is_set_paused_and_resumed_and_the_fleet_is_told_each_time() {
@@ -20,7 +20,7 @@ async fn a_queue_is_set_paused_and_resumed_and_the_fleet_is_told_each_time() {
         assert_eq!(api.store.policy().await.unwrap().is_paused(&fibonacci), paused);
     }
     for _ in 0..4 {
-        let signal = tokio::time::timeout(PATIENCE, signals.recv()).await.expect("a signal");
+        let signal = tokio::time::timeout(TEST_DEADLINE, signals.recv()).await.expect("a signal");
         assert_eq!(signal.unwrap(), Signal::Policy);
     }
     api.put("/queues/fibonacci", &json!({})).await;
@@ -102,7 +102,7 @@ async fn a_type_that_does_not_exist_has_no_queue() {
     assert!(api.store.policy().await.unwrap().types.is_empty());
     // Tasks of a type that was there before are something to pause.
     api.create(json!({"task_type": "echo"})).await;
-    api.catalog.set(vec![]).unwrap();
+    api.catalog.set_plugins(RegistrySnapshot::default());
     assert_eq!(api.post_text("/queues/echo/pause", "").await.status, 200);
 }
 

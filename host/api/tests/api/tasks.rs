@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{Failure, FailureKind, Next, Outcome};
 
-use crate::harness::{Api, PATIENCE, id, now};
+use crate::harness::{Api, TEST_DEADLINE, id, now};
 
 #[tokio::test]
 async fn an_accepted_task_can_be_read_back_as_it_was_answered() {
@@ -151,7 +151,7 @@ async fn cancelling_a_running_task_tells_its_worker_and_whoever_waits() {
     assert_eq!(api.post_text(&format!("/tasks/{id}/cancel"), "").await.status, 200);
     let mut heard = Vec::new();
     for _ in 0..2 {
-        heard.push(tokio::time::timeout(PATIENCE, signals.recv()).await.unwrap().unwrap());
+        heard.push(tokio::time::timeout(TEST_DEADLINE, signals.recv()).await.unwrap().unwrap());
     }
     assert_eq!(heard, [Signal::Cancel(id), Signal::Finished(id)]);
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use taskforge_domain::TaskId;
 use taskforge_store::Store;
 
-use crate::harness::{Api, PATIENCE, now};
+use crate::harness::{Api, TEST_DEADLINE, now};
 
 #[tokio::test]
 async fn a_long_poll_is_answered_when_the_task_ends() {
@@ -76,9 +76,9 @@ async fn a_shutdown_answers_those_who_wait() {
         api.shutdown.cancel();
     };
     let (answer, ()) =
-        tokio::time::timeout(PATIENCE, async { tokio::join!(api.get(&path), shutdown) })
+        tokio::time::timeout(TEST_DEADLINE, async { tokio::join!(api.get(&path), shutdown) })
             .await
             .unwrap();
     assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("pending")));
-    tokio::time::timeout(PATIENCE, api.serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(TEST_DEADLINE, api.serving).await.unwrap().unwrap().unwrap();
 }

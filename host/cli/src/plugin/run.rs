@@ -3,12 +3,12 @@
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use taskforge_api::Catalog;
 use taskforge_domain::{
     HostRule, Json, Limits, LogLine, MailGrant, Manifest, Outcome, PluginInfo, PluginSettings,
     Progress, TaskId, TaskType, TenantId, Timestamp, one_line,
 };
 use taskforge_runtime::{Invocation, Invoked, LogTail, MemoryKeyValue, RuntimeConfig, inspect};
+use taskforge_schema::Schema;
 use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{load, outbox, read, roomy, sandbox};
@@ -135,19 +135,18 @@ fn settings(
 
 /// The same check that the server makes when a task is enqueued.
 fn check_input(info: &PluginInfo, input: &Json) -> anyhow::Result<()> {
-    let catalog = Catalog::new();
-    catalog.set(vec![info.clone()])?;
-    let faults = catalog.faults(&info.name, input).unwrap_or_default();
+    let schema = Schema::compile(info.input_schema.as_str());
+    let schema = schema.map_err(|reason| {
+        anyhow::anyhow!("the input schema of {} cannot be used: {reason}", info.name)
+    })?;
+    let mut faults = Vec::new();
+    schema.check(&input.to_value(), input.as_str().len(), "/input", &mut faults);
     anyhow::ensure!(
         faults.is_empty(),
         "the input does not match the plugin's schema:{}",
         faults
             .iter()
-            .map(|fault| format!(
-                "\n  {}: {}",
-                fault.pointer.as_deref().unwrap_or_default(),
-                fault.detail
-            ))
+            .map(|fault| format!("\n  {}: {}", fault.pointer, fault.detail))
             .collect::<String>()
     );
     Ok(())

@@ -50,12 +50,13 @@ impl TrustedKeys {
         let keys = file.key.into_iter().map(|entry| {
             if entry.tenants.is_empty() && !entry.shared {
                 return Err(KeyError(format!(
-                    "the key {:?} is trusted for nobody: give it tenants = [\"acme\"] or shared = true",
+                    "the key {:?} is trusted for nobody: give it tenants = [\"acme\"] or \
+                     shared = true",
                     entry.name
                 )));
             }
             let public_key = PublicKey::parse(&entry.public_key)
-                .map_err(|KeyError(reason)| KeyError(format!("the key {:?}: {reason}", entry.name)))?;
+                .map_err(|KeyError(why)| KeyError(format!("the key {:?}: {why}", entry.name)))?;
             Ok(TrustedKey {
                 name: entry.name,
                 public_key,

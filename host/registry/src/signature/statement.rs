@@ -124,7 +124,8 @@ mod tests {
 
     fn statement() -> Value {
         json!({
-            "name": "work", "version": "1.0.0", "owner": null, "digest": "ab".repeat(32), "shape": "command",
+            "name": "work", "version": "1.0.0", "owner": null, "digest": "ab".repeat(32),
+            "shape": "command",
             "grants": {"http": {"hosts": ["*.example.com"]}, "secrets": ["key"]}, "config": ["url"],
         })
     }

@@ -120,8 +120,8 @@ impl Bed {
         signatures: Arc<SignaturePolicy>,
     ) -> Process {
         let live = Arc::new(Live::default());
-        let follower = Follower::start(self.store.clone(), &*self.parts.broker).await;
-        let follower = follower.unwrap().confirming(live.clone());
+        let catalog = live.catalog().clone();
+        let follower = Follower::start(self.store.clone(), &*self.parts.broker, catalog).await;
         let parts = LoaderParts {
             store: self.store.clone(),
             runtime: self.parts.runtime.clone(),
@@ -130,11 +130,11 @@ impl Bed {
             only: None,
         };
         let loader = Loader::new(parts, live.clone());
-        let (stop, snapshots) = (CancellationToken::new(), follower.snapshots());
+        let stop = CancellationToken::new();
         let mut settled = loader.settled();
         let loops = [
-            AbortOnDropHandle::new(tokio::spawn(follower.run(stop.clone()))),
-            AbortOnDropHandle::new(tokio::spawn(loader.run(snapshots, stop))),
+            AbortOnDropHandle::new(tokio::spawn(follower.unwrap().run(stop.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(loader.run(stop))),
         ];
         settled.wait_for(|settled| settled.is_some()).await.unwrap();
         Process { live, _loops: loops }

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use taskforge_domain::PluginSettings;
-use taskforge_registry::{Folder, folder::Looked};
+use taskforge_registry::{Folder, FolderProgress, folder::Looked};
 use taskforge_testing::{guests, wait::wait_until};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -189,4 +189,21 @@ async fn a_build_that_lacked_a_grant_runs_once_it_has_it() {
     put(&path, "sms.toml", granted.as_bytes());
     wait_until("the new build runs", async || runs().await.is_some_and(|version| version != first))
         .await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_refused_at_the_start_runs_once_what_stands_beside_it_is_mended() {
+    let bed = Bed::new().await;
+    let path = bed.folder.path().join("plugins");
+    put(&path, "work.wasm", &guests::bytes("command"));
+    put(&path, "work.toml", format!("{MANIFEST}\n[limits]\nfeul = 1\n").as_bytes());
+    let folder = Folder::watched(bed.registry.clone(), path.clone());
+    let mut progress = folder.progress();
+    let _watch = AbortOnDropHandle::new(tokio::spawn(folder.run(CancellationToken::new())));
+    progress.wait_for(|progress| *progress == FolderProgress::Settled).await.unwrap();
+    assert_eq!(running(&bed).await, None);
+    put(&path, "work.toml", format!("{MANIFEST}\n[limits]\nfuel = 4711\n").as_bytes());
+    wait_until("it runs", async || running(&bed).await.as_deref() == Some("1.0.0")).await;
+    let version = bed.registry.version(&name("work"), "1.0.0").await.unwrap();
+    assert_eq!(version.info.limits.fuel, 4_711);
 }

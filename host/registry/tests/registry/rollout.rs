@@ -4,7 +4,7 @@ use taskforge_domain::{
     CanaryGuard, Failure, FailureKind, Json, Outcome, PluginSettings, TaskType, Usage,
     VersionState, VersionUsage,
 };
-use taskforge_registry::{Pushed, RegistryError, Trials};
+use taskforge_registry::{Catalog, Pushed, RegistryError, Trials};
 
 use crate::bed::{BY, Bed, name};
 
@@ -102,7 +102,11 @@ async fn a_canary_that_fails_is_taken_back_by_itself_and_says_why() {
     let work = name("work");
     let (one, two, phase) = on_trial(&bed, &work).await;
     let trials = Trials::new(bed.store.clone(), bed.parts.broker.clone());
-    let judge = async || trials.judge(&bed.registry.plugins().await.unwrap()).await;
+    let catalog = Catalog::default();
+    let judge = async || {
+        bed.registry.refresh(&catalog).await.unwrap();
+        trials.judge(&catalog.known()).await;
+    };
 
     let count = async |used: &[_]| bed.store.add_usage(used).await.unwrap();
     count(&[
@@ -135,8 +139,10 @@ async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
     let work = name("work");
     let (one, two, phase) = on_trial(&bed, &work).await;
     let trials = Trials::new(bed.store.clone(), bed.parts.broker.clone());
+    let catalog = Catalog::default();
     let judge = async || {
-        trials.judge(&bed.registry.plugins().await.unwrap()).await;
+        bed.registry.refresh(&catalog).await.unwrap();
+        trials.judge(&catalog.known()).await;
         bed.registry.plugin(&work).await.unwrap().rollout.canary.is_some()
     };
     let count = async |used: &[_]| bed.store.add_usage(used).await.unwrap();
@@ -155,7 +161,8 @@ async fn a_canary_that_turns_bad_late_is_judged_by_its_latest_attempts() {
     let record = &bed.record("work").await[0];
     assert_eq!(
         record,
-        "canary_stopped 2.0.0 failed 50 of its latest 50 attempts (100 %), the stable version 0 of 450 (0 %)"
+        "canary_stopped 2.0.0 failed 50 of its latest 50 attempts (100 %), the stable version 0 \
+         of 450 (0 %)"
     );
 }
 

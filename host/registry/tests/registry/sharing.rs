@@ -94,8 +94,8 @@ async fn grants_that_cannot_take_effect_are_refused_at_a_push_and_when_they_are_
     for (grants, wanted) in [
         (
             json!({"http": {"hosts": ["127.1"]}}),
-            "grants.http.hosts: \"127.1\" is not a host pattern such as example.com, *.example.com:8080 or *: \
-             it is read as the address 127.0.0.1: write 127.0.0.1",
+            "grants.http.hosts: \"127.1\" is not a host pattern such as example.com, *.example.com:8080 or \
+             *: it is read as the address 127.0.0.1: write 127.0.0.1",
         ),
         (json!({"http": {"private_networks": ["10.0.0.1/8"]}}), "write 10.0.0.0/8"),
         (json!({"mail": {"recipients": ["Example.com"]}}), "write \"example.com\""),

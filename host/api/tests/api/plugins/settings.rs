@@ -47,8 +47,12 @@ async fn settings_change_per_version_and_what_is_wrong_in_them_is_named() {
     let api = Api::start().await;
     push_command(&api, "1.0.0", json!({})).await;
     let path = "/plugins/shaped/versions/1.0.0/settings";
-    let settings = json!({"limits": {"deadline": "5s", "concurrency": 3}, "grants": {"mail": {"recipients": ["example.com"]},
-        "http": {"hosts": [{"host": "api.example.com", "methods": ["POST"]}]}}, "config": {"a": "b"}});
+    let grants = json!({
+        "mail": {"recipients": ["example.com"]},
+        "http": {"hosts": [{"host": "api.example.com", "methods": ["POST"]}]},
+    });
+    let limits = json!({"deadline": "5s", "concurrency": 3});
+    let settings = json!({"limits": limits, "grants": grants, "config": {"a": "b"}});
     let changed = api.put(path, &settings).await;
     assert_eq!(changed.status, 200, "{changed:?}");
     let version = changed.json();
