@@ -45,7 +45,9 @@ impl Order<'_> {
 
     /// Of lanes and their oldest tasks, those that it may take from.
     pub(crate) fn served(&self, mut lanes: Vec<LanedTask>) -> Vec<LanedTask> {
-        lanes.retain(|head| self.serves(&head.lane.task_type));
+        lanes.retain(|LanedTask { lane, .. }| {
+            self.serves(&lane.task_type) && self.lanes.of(&lane.task_type, &lane.tenant) > 0
+        });
         lanes
     }
 }
@@ -239,9 +241,7 @@ impl<'a, T: Fetched> Plan<'a, T> {
 
     /// What came of the round.
     pub(crate) fn fetched(&mut self, tasks: Vec<T>) {
-        if tasks.is_empty() {
-            self.end_level();
-        } else if let Some(level) = &mut self.level {
+        if let Some(level) = &mut self.level {
             level.fetched(tasks, &mut self.room);
         }
     }
@@ -369,6 +369,10 @@ impl<T: Fetched> Level<T> {
     }
 
     fn fetched(&mut self, mut tasks: Vec<T>, room: &mut Room<'_>) {
+        // Whoever was asked has no more. So each round takes something or asks fewer.
+        if tasks.is_empty() {
+            return self.tenants.retain(|_, waiting| waiting.quota == 0);
+        }
         tasks.sort_unstable_by_key(Fetched::id);
         self.left = self.left.saturating_sub(tasks.len());
         let mut given: HashMap<TenantId, u64> = HashMap::new();
@@ -387,7 +391,7 @@ impl<T: Fetched> Level<T> {
             // Who gave less than asked for has no more, unless a limit held some of it back.
             let mut lanes = waiting.lanes.iter().map(|head| &head.lane);
             let is_limited = lanes.any(|lane| room.is_limited(&lane.task_type));
-            number > 0 && (number == waiting.quota || is_limited)
+            number == waiting.quota || is_limited
         });
     }
 

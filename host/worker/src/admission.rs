@@ -4,9 +4,9 @@
 //!
 //! 1. An attempt holds a *permit* while it runs. A worker has as many permits as the operator says
 //!    (`concurrency`), in any mixture of lanes, and a quarter more as a shared *overflow*.
-//! 2. While the usual permits are taken, a lane gets at most a quarter of the overflow, and the
-//!    overflow's last quarter goes to quick lanes only: those whose moving average of service time
-//!    is at most 20 ms.
+//! 2. While the usual permits are taken, a lane gets at most a quarter of the overflow. While slow
+//!    attempts hold the usual ones, the overflow's last quarter goes to quick lanes only: those
+//!    whose moving average of service time is at most 20 ms.
 //! 3. Of quick lanes a worker claims as many tasks as can begin within 20 ms, up to eight for each
 //!    permit that no slow attempt holds. Of a slow lane it claims no more than get a permit now or
 //!    within 20 ms.
@@ -87,7 +87,9 @@ pub(crate) struct InFlight {
 impl Fetch {
     /// Whether something is left out that the next fetch may ask for.
     pub(crate) fn is_limited(&self) -> bool {
-        !self.lanes.is_none() || !self.not_ready.is_empty()
+        !self.lanes.takes_others()
+            || !self.not_ready.is_empty()
+            || self.lanes.iter().any(|(_, _, most)| most < self.max)
     }
 }
 
@@ -109,13 +111,19 @@ impl Admission {
     /// What is worth claiming, once that is something; during a backlog, once that is half of what
     /// may be claimed, or after [`GATHER`]. Only one caller may wait. Cancel safe.
     pub(crate) async fn fetch(&self, is_backlog: bool) -> Fetch {
-        let fetch = self.room_for(1).await;
-        if !is_backlog {
-            return fetch;
+        loop {
+            let fetch = self.room_for(1).await;
+            if !is_backlog {
+                return fetch;
+            }
+            let half = self.lock().limit() / 2;
+            let gathered = tokio::time::timeout(GATHER, self.room_for(half)).await;
+            let fetch = gathered.unwrap_or_else(|_| self.lock().fetch());
+            // Attempts may have turned slow meanwhile.
+            if fetch.max > 0 {
+                return fetch;
+            }
         }
-        let half = self.lock().limit() / 2;
-        let gathered = tokio::time::timeout(GATHER, self.room_for(half)).await;
-        gathered.unwrap_or_else(|_| self.lock().fetch())
     }
 
     async fn room_for(&self, wanted: usize) -> Fetch {
@@ -164,8 +172,12 @@ impl InFlight {
         let granted = self.granted.insert(waiting);
         while tokio::time::timeout(BLOCKED, &mut *granted).await.is_err() {
             let state = self.admission.lock();
-            if state.is_blocked(&self.lane) && granted.try_recv().is_err() {
-                return false;
+            if state.is_blocked(&self.lane) {
+                if granted.try_recv().is_err() {
+                    return false;
+                }
+                // A permit came in between.
+                break;
             }
         }
         self.granted = None;
@@ -186,7 +198,10 @@ impl InFlight {
         if self.stage == Stage::Ending {
             return;
         }
-        if let Some(time) = service_time {
+        // What was stopped before it had a permit says nothing about its lane.
+        if let Some(time) = service_time
+            && matches!(self.stage, Stage::Running | Stage::Slow)
+        {
             self.admission.lock().observe(&self.lane, time);
         }
         self.shift(Some(Stage::Ending));

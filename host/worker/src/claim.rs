@@ -23,9 +23,6 @@ use crate::{
 /// How long a worker waits before it looks again while the broker fails and the store has nothing.
 /// A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a wait for hints lasts while some lanes or types are left out: there may be room for
-/// them at any moment.
-const RECHECK: Duration = Duration::from_millis(10);
 /// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim
 /// that failed. Not otherwise: the question costs the database as much as this worker has claimed
 /// since the last vacuum.
@@ -74,35 +71,45 @@ struct ClaimedBatch {
 }
 
 /// What the last claim says about the next one.
-#[derive(Default)]
 struct Last {
     /// It got all that it asked for.
     is_backlog: bool,
-    /// A claim from the store did. A backlog there is no news that anybody would send: it is gone
-    /// through without waiting for any.
+    /// A claim from the store did. A backlog there is nothing that a broker would tell of: it is
+    /// gone through without waiting for hints.
     store_has_more: bool,
-    /// Tasks in the store wait for a permit of a cap, for which to look again after this time:
+    /// Tasks in the store wait for a permit of a cap.
+    is_at_cap: bool,
+    /// How long a wait for hints may last while something waits for a permit, of a cap or here:
     /// nobody says when there is one. Short at first, because it may be a matter of milliseconds.
-    cap_pause: Option<Duration>,
+    recheck: Duration,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { is_backlog: false, store_has_more: false, is_at_cap: false, recheck: ASIDE }
+    }
 }
 
 impl Last {
     fn learn(&mut self, batch: &ClaimedBatch, fetch: &Fetch) {
         self.is_backlog = batch.tasks.len() == fetch.max;
         self.store_has_more = batch.store_has_more;
-        self.cap_pause = batch.store_is_at_cap.then(|| match self.cap_pause {
-            Some(pause) if batch.tasks.is_empty() => (2 * pause).min(LOOK_PAUSE),
-            _ => ASIDE,
-        });
+        self.is_at_cap = batch.store_is_at_cap;
+        self.recheck = match batch.tasks.is_empty() {
+            true => (2 * self.recheck).min(LOOK_PAUSE),
+            false => ASIDE,
+        };
     }
 
     /// How long the broker may wait for hints.
     fn wait(&self, config: &WorkerConfig, fetch: &Fetch) -> Duration {
         if self.store_has_more {
-            return Duration::ZERO;
+            Duration::ZERO
+        } else if self.is_at_cap || fetch.is_limited() {
+            self.recheck.min(config.hint_wait)
+        } else {
+            config.hint_wait
         }
-        let wait = self.cap_pause.unwrap_or(config.hint_wait).min(config.hint_wait);
-        if fetch.is_limited() { wait.min(RECHECK) } else { wait }
     }
 }
 

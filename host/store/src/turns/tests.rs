@@ -34,9 +34,11 @@ fn fetch(waiting: &mut Vec<LanedTask>, round: &Round) -> Vec<LanedTask> {
         };
         let of_tenant = count(|one, other| one.lane.tenant == other.lane.tenant);
         let of_type = count(|one, other| one.lane.task_type == other.lane.task_type);
+        let of_lane = count(|one, other| one.lane == other.lane);
         let quota = round.lanes.iter().find(|quota| quota.lane == task.lane);
-        let is_fetched =
-            quota.is_some_and(|quota| of_tenant < quota.of_tenant && of_type < quota.of_type);
+        let is_fetched = quota.is_some_and(|quota| {
+            of_tenant < quota.of_tenant && of_type < quota.of_type && of_lane < quota.of_lane
+        });
         if is_fetched {
             fetched.push(task.clone());
         }
@@ -49,8 +51,19 @@ fn fetch(waiting: &mut Vec<LanedTask>, round: &Round) -> Vec<LanedTask> {
 fn claim(
     waiting: &mut Vec<LanedTask>,
     policy: &QueuePolicy,
-    (limit, aged): (usize, usize),
+    counts: (usize, usize),
     mut permits: Permits,
+    now: Timestamp,
+) -> (Vec<LanedTask>, bool, usize) {
+    claim_within(waiting, policy, LaneLimits::none(), counts, &mut permits, now)
+}
+
+fn claim_within(
+    waiting: &mut Vec<LanedTask>,
+    policy: &QueuePolicy,
+    lanes: &LaneLimits,
+    (limit, aged): (usize, usize),
+    permits: &mut Permits,
     now: Timestamp,
 ) -> (Vec<LanedTask>, bool, usize) {
     let mut heads: Vec<LanedTask> = Vec::new();
@@ -59,8 +72,8 @@ fn claim(
             heads.push(task.clone());
         }
     }
-    let order = Order { types: &[], lanes: LaneLimits::none(), policy, limit, now };
-    let mut plan = Plan::new(&order, aged, heads, &mut permits);
+    let order = Order { types: &[], lanes, policy, limit, now };
+    let mut plan = Plan::new(&order, aged, heads, permits);
     let mut rounds = 0;
     while let Some(round) = plan.next_round() {
         plan.fetched(fetch(waiting, &round));
@@ -153,4 +166,70 @@ fn what_was_fetched_stays_when_a_later_round_fails() {
     assert!(plan.next_round().is_some(), "there is room for more");
     let (claimed, _) = plan.finish();
     assert_eq!(tenants(&claimed), "abbbb");
+}
+
+#[test]
+fn a_tenant_that_was_not_asked_yet_is_asked_before_a_lower_priority() {
+    let mut waiting = vec![task(0, "d", "x", 5)];
+    waiting.extend((1..6).map(|n| task(n, "a", "x", 5)));
+    waiting.push(task(6, "a", "x", 1));
+    let (permits, now) = (Permits::default(), Timestamp::UNIX_EPOCH);
+    let (claimed, _, _) = claim(&mut waiting, &weights(&[("d", 7)]), (2, 0), permits, now);
+    assert!(claimed.iter().all(|task| task.lane.priority.get() == 5), "{claimed:?}");
+}
+
+#[test]
+fn a_tenant_whose_oldest_task_a_cap_withholds_gives_others() {
+    let mut waiting = vec![task(0, "a", "x", 5), task(1, "b", "x", 5)];
+    waiting.extend((2..5).map(|n| task(n, "b", "y", 5)));
+    waiting.push(task(5, "b", "y", 1));
+    let types = [(TaskType::new("x").unwrap(), 1)].into();
+    let permits = Permits { types, ..Permits::default() };
+    let (policy, now) = (QueuePolicy::default(), Timestamp::UNIX_EPOCH);
+    let (claimed, is_at_cap, _) = claim(&mut waiting, &policy, (2, 0), permits, now);
+    assert_eq!((tenants(&claimed).as_str(), is_at_cap), ("ab", true));
+    assert!(claimed.iter().all(|task| task.lane.priority.get() == 5), "{claimed:?}");
+}
+
+/// Whatever waits under whatever limits, a claim takes as much as it may, and nothing before what
+/// is more urgent.
+#[test]
+fn no_claim_ends_short_or_passes_over_what_is_more_urgent() {
+    for seed in 0..3_000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut name = |names: &[&'static str]| names[random.usize(..names.len())];
+        let (tenant, kind) = (["a", "b", "c", "d"], ["x", "y", "z"]);
+        let mut waiting: Vec<_> = (0..40)
+            .map(|n| {
+                let priority = name(&["1", "3", "5"]).parse().unwrap();
+                task(n, name(&tenant), name(&kind), priority)
+            })
+            .collect();
+        waiting.truncate(random.usize(1..40));
+        let mut permits = Permits::default();
+        if random.bool() {
+            permits.types.insert(TaskType::new("x").unwrap(), random.u64(0..4));
+            permits.tenants.insert(TenantId::new("a").unwrap(), random.u64(0..4));
+        }
+        let mut lanes = LaneLimits::default();
+        if random.bool() {
+            let (task_type, tenant) = (TaskType::new("y").unwrap(), TenantId::new("b").unwrap());
+            lanes.name(&task_type, &tenant, random.usize(0..3));
+        }
+        let policy = weights(&[("b", 3), ("d", 7)]);
+        let limit = random.usize(1..16);
+        let now = Timestamp::UNIX_EPOCH;
+        let (claimed, _, _) =
+            claim_within(&mut waiting, &policy, &lanes, (limit, 0), &mut permits, now);
+        for task in &claimed {
+            lanes.take(&task.lane.task_type, &task.lane.tenant);
+        }
+        let least = claimed.iter().map(|task| task.lane.priority).min();
+        for left in waiting {
+            let lane = &left.lane;
+            let has_room = permits.has(lane) && lanes.of(&lane.task_type, &lane.tenant) > 0;
+            let is_urgent = claimed.len() < limit || Some(lane.priority) > least;
+            assert!(!(has_room && is_urgent), "seed {seed}: {left:?} beside {claimed:?}");
+        }
+    }
 }

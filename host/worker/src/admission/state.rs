@@ -171,7 +171,8 @@ impl State {
 
     /// All the permits that a lane may get while others hold the rest.
     fn reach(&self, lane: &Lane) -> usize {
-        let kept = if lane.is_quick() { 0 } else { self.size.overflow / SHARE };
+        let is_open = lane.is_quick() || self.counts[Stage::Slow] < self.size.usual;
+        let kept = if is_open { 0 } else { self.size.overflow / SHARE };
         self.size.usual + self.size.overflow - kept
     }
 
@@ -230,7 +231,7 @@ impl State {
         let mut fetch = Fetch::default();
         let mut quick = 0;
         // Of all slow lanes: what they have room for each, and all together.
-        let (mut room, mut open, mut ends, mut claimed) = (0, 0, 0, 0);
+        let (mut room, mut open, mut ends, mut waiting) = (0, 0, 0, 0);
         for (key, lane) in &self.lanes {
             let (tenant, task_type) = &**key;
             if lane.counts[Stage::Preparing] > 0 && !fetch.not_ready.contains(task_type) {
@@ -239,40 +240,45 @@ impl State {
             if self.is_slow(lane) {
                 let (will_end, can_begin) =
                     (lane.ends(self.size.usual * PREFETCH), self.open(lane));
-                let waiting = lane.counts[Stage::Claimed];
-                let mut most = (will_end + can_begin).saturating_sub(waiting);
+                // What cannot be committed keeps more from being claimed.
+                let before = lane.counts[Stage::Claimed] + lane.counts[Stage::Ending];
+                let mut most = (will_end + can_begin).saturating_sub(before);
                 // Few claims of many tasks cost less than many of few.
                 if 2 * most < will_end {
                     most = 0;
                 }
                 fetch.lanes.name(task_type, tenant, most);
                 (room, open) = (room + most, open.max(can_begin));
-                (ends, claimed) = (ends + will_end, claimed + waiting);
+                (ends, waiting) = (ends + will_end, waiting + before);
             } else {
                 quick +=
                     lane.counts.all() - lane.counts[Stage::Slow] - lane.counts[Stage::Preparing];
             }
         }
         let mut others = self.limit().saturating_sub(quick);
-        if self.blocks(&Lane::default()) {
+        if others == 0 && room > 0 {
             fetch.lanes.only_named();
-            let named = self.name_quick(&mut fetch);
-            others = if named { others } else { 0 };
+        } else if self.blocks(&Lane::default()) {
+            fetch.lanes.only_named();
+            if !self.name_quick(&mut fetch) {
+                others = 0;
+            }
         }
-        fetch.max = others + room.min((open + ends).saturating_sub(claimed));
+        // Both count on the same permits.
+        fetch.max = others.max(room.min((open + ends).saturating_sub(waiting)));
         fetch
     }
 
-    /// Names quick lanes. `false`: there is none.
+    /// Names quick lanes, other ones each time if there are too many. `false`: there is none.
     fn name_quick(&self, fetch: &mut Fetch) -> bool {
-        let quick = self.known.iter().filter(|(_, time)| **time <= SLOW);
+        let start = fastrand::usize(..self.known.len().max(1));
+        let all = self.known.iter().skip(start).chain(self.known.iter().take(start));
+        let is_quick = |key: &LaneKey| self.lanes.get(key).is_none_or(|lane| !self.is_slow(lane));
+        let quick = all.filter(|(key, time)| **time <= SLOW && is_quick(key));
         let mut named = false;
         for (key, _) in quick.take(MAX_NAMED) {
-            let lane = self.lanes.get(key);
-            if lane.is_none_or(|lane| !self.is_slow(lane)) {
-                fetch.lanes.name(&key.1, &key.0, usize::MAX);
-                named = true;
-            }
+            fetch.lanes.name(&key.1, &key.0, usize::MAX);
+            named = true;
         }
         named
     }
@@ -336,6 +342,10 @@ impl State {
             .or_insert_with(|| Lane { service_time: known.get(key).copied(), ..Lane::default() });
         lane.counts.shift(from, to);
         if lane.counts.all() == 0 {
+            // Whoever waited has gone.
+            if !lane.waiting.is_empty() {
+                self.turns.retain(|other| other != key);
+            }
             self.lanes.remove(key);
         }
     }

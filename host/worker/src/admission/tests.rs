@@ -363,3 +363,50 @@ async fn whatever_happens_no_permit_is_lost_or_given_twice() {
     }
     assert!(admission.lock().is_empty());
 }
+
+#[tokio::test]
+async fn quick_lanes_do_not_spend_the_room_of_slow_ones() {
+    let admission = of(2);
+    teach(&admission, "slow", Duration::from_millis(60));
+    let _slow = take_slow(&admission, "slow", 2);
+    let fetch = fetch(&admission);
+    assert_eq!((fetch.max, fetch.lanes.takes_others()), (1, false), "one ends in time");
+    let admission = of(256);
+    teach(&admission, "slow", Duration::from_secs(2));
+    let _one = take_slow(&admission, "slow", 1);
+    // 255, and as many more as attempts of 80 ms let begin within 20 ms.
+    assert_eq!(admission.lock().fetch().max, 255 + 63, "permits are counted once");
+}
+
+#[tokio::test]
+async fn a_slow_lane_whose_attempts_are_not_committed_is_not_claimed() {
+    let admission = of(8);
+    teach(&admission, "slow", Duration::from_secs(2));
+    let mut running = take_slow(&admission, "slow", usize::MAX);
+    running.iter_mut().for_each(|task| task.end(None));
+    assert_eq!(room_of(&admission, "slow"), 0);
+    drop(running);
+    assert!(room_of(&admission, "slow") >= 8);
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_stopped_before_it_began_says_nothing_about_its_lane() {
+    let admission = of(4);
+    teach(&admission, "slow", Duration::from_secs(2));
+    for _ in 0..100 {
+        claim(&admission, "slow").end(Some(Duration::ZERO));
+    }
+    let _running = take_slow(&admission, "slow", usize::MAX);
+    assert_eq!(room_of(&admission, "slow"), 0);
+}
+
+#[tokio::test]
+async fn lanes_that_are_not_known_get_all_the_overflow_beside_quick_ones() {
+    let admission = of(64);
+    let _usual: Vec<_> = (0..4)
+        .flat_map(|n| (0..16).map(move |_| n))
+        .map(|n| take(&admission, &format!("lane_{n}")).unwrap())
+        .collect();
+    let others = (4..8).map(|n| take_slow(&admission, &format!("lane_{n}"), usize::MAX).len());
+    assert_eq!(others.sum::<usize>(), 16);
+}

@@ -4,8 +4,8 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::super::{
-    bulk, claim, collect, complete, components, connect, enqueue, mail, order, outlook, progress,
-    read, registry, secrets, sweep, usage, values, versions, workers,
+    bulk, claim, collect, complete, components, connect, driver, enqueue, mail, order, outlook,
+    progress, read, registry, secrets, sweep, usage, values, versions, workers,
 };
 use super::database::TestDatabase;
 
@@ -123,6 +123,8 @@ async fn nothing_that_is_done_often_scans_a_table() {
         mail::STATEMENTS,
         bulk::STATEMENTS,
         read::STATEMENTS,
+        driver::DELETE_DEPENDENTS,
+        &[driver::SET_INPUT],
         &[outlook::PENDING],
     ]
     .concat()

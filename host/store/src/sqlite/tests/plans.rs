@@ -41,6 +41,8 @@ async fn no_hot_statement_scans_a_table() {
         lanes::STATEMENTS,
         forget::STATEMENTS,
         read::STATEMENTS,
+        driver::DELETE_DEPENDENTS,
+        &[driver::SET_INPUT],
         registry::STATEMENTS,
         versions::STATEMENTS,
         collect::STATEMENTS,
