@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
+use taskforge_domain::{Lane, LaneLimits, QueuePolicy, QueuedTask, TaskId, TaskType};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -16,15 +16,6 @@ pub type BrokerResult<T> = Result<T, BrokerError>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the broker is unavailable: {0}")]
 pub struct BrokerError(pub String);
-
-/// Says that a task may wait to be claimed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hint {
-    /// The task.
-    pub id: TaskId,
-    /// The lane in which it waits.
-    pub lane: Lane,
-}
 
 /// A worker's request for hints.
 #[derive(Debug, Clone)]
@@ -43,7 +34,7 @@ pub struct Want<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Popped {
     /// Tasks to claim.
-    pub hints: Vec<Hint>,
+    pub hints: Vec<QueuedTask>,
     /// The store may hold tasks of these types that the broker does not know: claim from the store,
     /// in its own order. An answer without hints that says this comes after `want.wait` or
     /// [`LOOK_PAUSE`], whichever is shorter. So a worker whose last claim from the store was full
@@ -158,7 +149,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Adds hints, after the tasks were committed. A hint that is already queued is not queued
     /// twice. A full lane keeps its first hints. A lane that has overflowed takes only hints that
     /// belong before every task that it does not know, and remembers where a refill goes on.
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()>;
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()>;
 
     /// Takes hints, most urgent first; waits up to `want.wait` while there are none. Cancel safe: a
     /// dropped call takes nothing, or the sweeper's audit finds again what it took.
@@ -167,7 +158,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Returns hints whose claim found their cap reached. They go back to their positions, and
     /// their lanes (in every priority) are put [aside](crate::queue::ASIDE): a broker knows no
     /// caps, so it offers nothing of such a lane for a while, and then a little at first.
-    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()>;
+    async fn set_aside(&self, hints: &[QueuedTask]) -> BrokerResult<()>;
 
     /// How many hints are queued.
     async fn depth(&self) -> BrokerResult<u64>;

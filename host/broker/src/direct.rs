@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    Broker, BrokerResult, Bulletin, Hint, Mode, Popped, ShortLane, Signal, Signals, Want,
+    Broker, BrokerResult, Bulletin, Mode, Popped, QueuedTask, ShortLane, Signal, Signals, Want,
     batch::Batcher,
     local::SIGNALS,
     notice::{self, Notice},
@@ -179,7 +179,7 @@ impl Notices {
 
 #[async_trait]
 impl Broker for StoreBroker {
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         let types: BTreeSet<_> = hints.iter().map(|hint| hint.lane.task_type.clone()).collect();
         self.pushes.submit(types.into_iter().collect()).await
     }
@@ -188,7 +188,7 @@ impl Broker for StoreBroker {
         Ok(self.look(want.types, want.wait.min(POLL)).await)
     }
 
-    async fn set_aside(&self, _: &[Hint]) -> BrokerResult<()> {
+    async fn set_aside(&self, _: &[QueuedTask]) -> BrokerResult<()> {
         Ok(())
     }
 

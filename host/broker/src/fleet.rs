@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    Broker, BrokerResult, Bulletin, Eviction, Hint, LOOK_PAUSE, Mode, Popped, RedisBroker,
+    Broker, BrokerResult, Bulletin, Eviction, LOOK_PAUSE, Mode, Popped, QueuedTask, RedisBroker,
     ShortLane, Signal, Signals, StoreBroker, Want, local::SIGNALS,
 };
 
@@ -64,7 +64,7 @@ async fn forward(mut from: Signals, to: broadcast::Sender<Signal>) {
 
 #[async_trait]
 impl Broker for FleetBroker {
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         match self.redis.push(hints).await {
             Ok(()) => Ok(()),
             Err(_) => self.direct.push(hints).await,
@@ -85,7 +85,7 @@ impl Broker for FleetBroker {
     }
 
     /// While Redis is away workers find the tasks in the store.
-    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn set_aside(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         match self.redis.set_aside(hints).await {
             Ok(()) => Ok(()),
             Err(_) => self.direct.push(hints).await,

@@ -32,10 +32,11 @@ pub mod redis;
 mod waiters;
 
 pub use broker::{
-    Broker, BrokerError, BrokerResult, Bulletin, Hint, LOOK_PAUSE, MAX_NOTICE, Mode, Popped,
-    ShortLane, Signal, Signals, Want,
+    Broker, BrokerError, BrokerResult, Bulletin, LOOK_PAUSE, MAX_NOTICE, Mode, Popped, ShortLane,
+    Signal, Signals, Want,
 };
 pub use direct::StoreBroker;
 pub use fleet::FleetBroker;
 pub use local::LocalBroker;
 pub use redis::{Eviction, RedisBroker, RedisConfig};
+pub use taskforge_domain::QueuedTask;

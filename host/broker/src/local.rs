@@ -11,7 +11,7 @@ use taskforge_domain::{Clock, Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
-    Broker, BrokerResult, Hint, Mode, Popped, ShortLane, Signal, Signals, Want,
+    Broker, BrokerResult, Mode, Popped, QueuedTask, ShortLane, Signal, Signals, Want,
     queue::{AGEING_AFTER, LANE_CAPACITY, Queue},
 };
 
@@ -169,7 +169,7 @@ impl Drop for Waiting<'_> {
 
 #[async_trait]
 impl Broker for LocalBroker {
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         let mut state = self.state();
         let mut fresh = 0;
         for hint in hints {
@@ -214,7 +214,7 @@ impl Broker for LocalBroker {
     }
 
     /// Wakes nobody: the caller is about to pop again, and waits for the lanes then.
-    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn set_aside(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         let now = self.now();
         self.state().queue.set_aside(hints, now);
         Ok(())

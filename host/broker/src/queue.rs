@@ -35,7 +35,7 @@ pub use taskforge_domain::{AGED_SHARE, AGEING_AFTER};
 use taskforge_domain::{Lane, LaneLimits, Priority, QueuePolicy, TaskId, TaskType, TenantId};
 
 use self::{aside::Aside, level::Level, short::Short};
-use crate::{Hint, ShortLane};
+use crate::{QueuedTask, ShortLane};
 
 /// What a hint adds to the turn of a tenant of weight 1. It is divisible by 1 to 16, so that small
 /// weights share exactly; the rounding of larger ones is under 0.15 %.
@@ -99,7 +99,7 @@ impl Queue {
 
     /// Adds a hint. `false`: it was queued already, or its lane has no room for it and remembers
     /// that.
-    pub fn push(&mut self, hint: &Hint) -> bool {
+    pub fn push(&mut self, hint: &QueuedTask) -> bool {
         if let Some(short) = self.short.get_mut(&hint.lane)
             && !short.admits(hint.id)
         {
@@ -132,7 +132,7 @@ impl Queue {
 
     /// Returns hints whose claim found their cap reached; see
     /// [`Broker::set_aside`](crate::Broker::set_aside).
-    pub fn set_aside(&mut self, hints: &[Hint], now: u64) {
+    pub fn set_aside(&mut self, hints: &[QueuedTask], now: u64) {
         for hint in hints {
             self.push(hint);
             self.aside.put(hint, now);
@@ -158,7 +158,7 @@ impl Queue {
         lanes: &LaneLimits,
         max: usize,
         now: u64,
-    ) -> Vec<Hint> {
+    ) -> Vec<QueuedTask> {
         let mut taken = Vec::new();
         if max == 0 {
             return taken;
@@ -202,7 +202,7 @@ impl Queue {
         now: u64,
         for_the_overdue: bool,
         offers: &LaneLimits,
-    ) -> Option<Hint> {
+    ) -> Option<QueuedTask> {
         let overdue = if for_the_overdue { self.overdue_level(types, now, offers) } else { None };
         overdue
             .into_iter()
@@ -210,11 +210,16 @@ impl Queue {
             .find_map(|level| self.pop_from(level, types, offers))
     }
 
-    fn pop_from(&mut self, level: usize, types: &[TaskType], offers: &LaneLimits) -> Option<Hint> {
+    fn pop_from(
+        &mut self,
+        level: usize,
+        types: &[TaskType],
+        offers: &LaneLimits,
+    ) -> Option<QueuedTask> {
         let tenant = self.levels[level].next(types, offers)?;
         let cost = self.cost(&tenant);
         let (id, task_type) = self.levels[level].pop(&tenant, types, cost, offers)?;
-        Some(Hint { id, lane: Lane { tenant, task_type, priority: priority_of(level) } })
+        Some(QueuedTask { id, lane: Lane { tenant, task_type, priority: priority_of(level) } })
     }
 
     /// The level of the oldest hint of these types that may be given, if that hint is overdue.

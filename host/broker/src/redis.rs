@@ -36,8 +36,8 @@ use self::{
     subscriber::Subscriber,
 };
 use crate::{
-    Broker, BrokerError, BrokerResult, Hint, LOOK_PAUSE, Mode, Popped, ShortLane, Signal, Signals,
-    Want, batch::Batcher, local::SIGNALS, waiters::Waiters,
+    Broker, BrokerError, BrokerResult, LOOK_PAUSE, Mode, Popped, QueuedTask, ShortLane, Signal,
+    Signals, Want, batch::Batcher, local::SIGNALS, waiters::Waiters,
 };
 
 /// How often a waiting pop looks without a wake-up: a wake-up may get lost, and so may all that
@@ -60,7 +60,7 @@ const COMPLETE: &str = "complete";
 #[derive(Debug)]
 pub struct RedisBroker {
     core: Arc<Core>,
-    pushes: Batcher<Hint>,
+    pushes: Batcher<QueuedTask>,
     publishes: Batcher<Signal>,
     /// Ends with the broker.
     _tasks: JoinSet<()>,
@@ -173,7 +173,7 @@ impl Core {
         move |items| send(Arc::clone(&core), items)
     }
 
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         self.connection.call(&self.scripts.push(hints), Carries::Hints).await
     }
 
@@ -238,7 +238,7 @@ impl Drop for Undelivered {
 
 #[async_trait]
 impl Broker for RedisBroker {
-    async fn push(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn push(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         self.pushes.submit(hints.to_vec()).await
     }
 
@@ -263,7 +263,7 @@ impl Broker for RedisBroker {
         }
     }
 
-    async fn set_aside(&self, hints: &[Hint]) -> BrokerResult<()> {
+    async fn set_aside(&self, hints: &[QueuedTask]) -> BrokerResult<()> {
         let script = self.core.scripts.set_aside(hints);
         self.core.connection.call(&script, Carries::Hints).await
     }

@@ -18,7 +18,7 @@ use std::{
 
 use hints::{LONG, hint, kind, kinds, pop};
 use server::Server;
-use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Signal, Want};
+use taskforge_broker::{Broker, LocalBroker, QueuedTask, RedisBroker, Signal, Want};
 use taskforge_domain::{Lane, LaneLimits, QueuePolicy, TaskId, TaskType};
 
 const BATCH: usize = 256;
@@ -48,7 +48,7 @@ async fn throughput_latency_and_idle_cost() {
 async fn throughput(name: &str, broker: &dyn Broker, tenants: usize, types: usize) {
     let kinds: Vec<_> = (0..types).map(|n| format!("type{n}")).collect();
     let names: Vec<_> = kinds.iter().map(String::as_str).collect();
-    let batches: Vec<Vec<Hint>> = (0..200)
+    let batches: Vec<Vec<QueuedTask>> = (0..200)
         .map(|batch| {
             (0..BATCH)
                 .map(|n| {

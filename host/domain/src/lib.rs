@@ -76,6 +76,6 @@ pub use registry::{
 pub use retry::{Next, RetryPolicy};
 pub use settings::PluginSettings;
 pub use state::TaskState;
-pub use task::{ClaimedTask, Lane, NewTask, Priority, Progress, Task, TaskError};
+pub use task::{ClaimedTask, Lane, NewTask, Priority, Progress, QueuedTask, Task, TaskError};
 pub use usage::VersionUsage;
 pub use visible::{is_hidden, one_line, visible};

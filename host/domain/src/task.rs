@@ -116,6 +116,28 @@ pub struct Lane {
     pub priority: Priority,
 }
 
+/// A task that waits in a lane, or did: what a hint of the broker says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedTask {
+    /// The task.
+    pub id: TaskId,
+    /// Where it waits.
+    pub lane: Lane,
+}
+
+macro_rules! queued_from {
+    ($($kind:ty),*) => {
+        $(impl From<&$kind> for QueuedTask {
+            fn from(task: &$kind) -> Self {
+                let (tenant, task_type) = (task.tenant.clone(), task.task_type.clone());
+                Self { id: task.id, lane: Lane { tenant, task_type, priority: task.priority } }
+            }
+        })*
+    };
+}
+
+queued_from!(NewTask, ClaimedTask, Task);
+
 /// A task that a worker holds a lease on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedTask {

@@ -52,8 +52,8 @@ use taskforge_domain::{
 };
 
 use crate::{
-    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, History, LanedTask, PluginStore,
-    RetryOutcome, Store, Term, Verdict, WorkerRecord,
+    CancelOutcome, ClaimBy, ClaimRequest, Commit, Completion, History, PluginStore, QueuedTask,
+    Resolution, RetryOutcome, Store, Term, WorkerRecord,
 };
 
 /// An empty store, and what must stay alive with it.
@@ -258,7 +258,7 @@ impl World {
     }
 
     /// Makes due tasks pending; says which.
-    pub(crate) async fn promote(&self, now: Timestamp, limit: u32) -> Vec<LanedTask> {
+    pub(crate) async fn promote(&self, now: Timestamp, limit: u32) -> Vec<QueuedTask> {
         self.store.promote_due(self.term, now, limit).await.unwrap()
     }
 
@@ -277,8 +277,9 @@ impl World {
     }
 
     pub(crate) async fn resolve(&self, id: TaskId, run_lease: RunLease, next: Next) -> bool {
-        let verdict = Verdict { id, run_lease, next, detail: "its worker fell silent".into() };
-        self.store.resolve_lapsed(None, &[verdict], at(5)).await.unwrap() == [id]
+        let resolution =
+            Resolution { id, run_lease, next, detail: "its worker fell silent".into() };
+        self.store.resolve_lapsed(None, &[resolution], at(5)).await.unwrap() == [id]
     }
 
     /// A task in the given state, reached by the shortest way.

@@ -5,13 +5,13 @@ use taskforge_domain::{
 };
 
 use crate::{
-    StoreError, StoreResult, Verdict,
+    Resolution, StoreError, StoreResult,
     event::NewEvent,
     param::{text, time},
 };
 
-/// A verdict, as columns.
-pub(crate) struct Resolution {
+/// A [`Resolution`], as columns.
+pub(crate) struct ResolvedLapse {
     pub(crate) id: TaskId,
     pub(crate) run_lease: RunLease,
     pub(crate) state: TaskState,
@@ -23,12 +23,12 @@ pub(crate) struct Resolution {
     pub(crate) detail: String,
 }
 
-impl Resolution {
-    /// Fails when the verdict is none that a sweeper may give.
-    pub(crate) fn of(verdict: &Verdict, now: Timestamp) -> StoreResult<Self> {
-        let Verdict { id, run_lease, next, detail } = verdict;
+impl ResolvedLapse {
+    /// Fails when the resolution is none that a sweeper may give.
+    pub(crate) fn of(resolution: &Resolution, now: Timestamp) -> StoreResult<Self> {
+        let Resolution { id, run_lease, next, detail } = resolution;
         if !next.resolves_a_lapse() {
-            let why = format!("{next:?} is no verdict on the lapsed task {id}");
+            let why = format!("{next:?} is no resolution of a lapsed task: {id}");
             return Err(StoreError::Refused(why));
         }
         let state = next.state();

@@ -57,6 +57,7 @@ pub use refused::{Ended, complete_or_fail};
 pub use sqlite::SqliteStore;
 pub use store::{
     CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup,
-    History, LanedTask, LapsedTask, LeaseConnection, LogEntry, ProgressReport, RetryOutcome, Store,
-    StoreClock, StoreError, StoreResult, Term, Upkeep, Verdict, WorkerRecord,
+    History, LapsedTask, LeaseConnection, LogEntry, ProgressReport, Resolution, RetryOutcome,
+    Store, StoreClock, StoreError, StoreResult, Term, Upkeep, WorkerRecord,
 };
+pub use taskforge_domain::QueuedTask;

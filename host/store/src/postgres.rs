@@ -117,9 +117,9 @@ pub use self::{
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimBy, ClaimRequest, Claimed, Commit,
-    Completion, Counts, DeadLetterGroup, History, LanedTask, LapsedTask, LeaseConnection, Page,
-    ProgressReport, RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter, Term,
-    Upkeep, Verdict, WorkerRecord, store::progress_written, turns::Order,
+    Completion, Counts, DeadLetterGroup, History, LapsedTask, LeaseConnection, Page,
+    ProgressReport, QueuedTask, Resolution, RetryOutcome, Store, StoreClock, StoreError,
+    StoreResult, TaskFilter, Term, Upkeep, WorkerRecord, store::progress_written, turns::Order,
 };
 
 /// The store of a fleet: a PostgreSQL database, shared with other processes.
@@ -364,7 +364,7 @@ impl Store for PostgresStore {
         limit: u32,
         input: Option<&Json>,
         now: Timestamp,
-    ) -> StoreResult<Vec<LanedTask>> {
+    ) -> StoreResult<Vec<QueuedTask>> {
         run_once!(self, |connection| dead::requeue(connection, tenant, filter, limit, input, now))
     }
 
@@ -455,7 +455,7 @@ impl Store for PostgresStore {
         term: Term,
         now: Timestamp,
         limit: u32,
-    ) -> StoreResult<Vec<LanedTask>> {
+    ) -> StoreResult<Vec<QueuedTask>> {
         run!(self, |connection| sweep::promote_due(connection, term, now, limit))
     }
 
@@ -470,10 +470,10 @@ impl Store for PostgresStore {
     async fn resolve_lapsed(
         &self,
         term: Option<Term>,
-        verdicts: &[Verdict],
+        resolutions: &[Resolution],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>> {
-        run!(self, |connection| sweep::resolve_lapsed(connection, term, verdicts, now))
+        run!(self, |connection| sweep::resolve_lapsed(connection, term, resolutions, now))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {

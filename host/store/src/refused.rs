@@ -6,7 +6,7 @@
 
 use taskforge_domain::{Failure, FailureKind, Next, Outcome};
 
-use crate::{Commit, Completion, Store, StoreError, StoreResult, Verdict};
+use crate::{Commit, Completion, Resolution, Store, StoreError, StoreResult};
 
 /// How an attempt ended in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,13 @@ pub async fn complete_or_fail(store: &dyn Store, completion: &Completion) -> Sto
             answer => return answer,
         }
     }
-    let verdict = Verdict {
+    let resolution = Resolution {
         id: attempt.task,
         run_lease: attempt.run_lease,
         next: Next::DeadLetter,
         detail: format!("the database refused the outcome of attempt {}: {why}", attempt.number),
     };
-    let moved = store.resolve_lapsed(None, &[verdict], attempt.finished_at).await?;
+    let moved = store.resolve_lapsed(None, &[resolution], attempt.finished_at).await?;
     let commit = if moved.is_empty() { Commit::Stale } else { Commit::Committed };
     Ok(Ended { commit, next: Next::DeadLetter })
 }

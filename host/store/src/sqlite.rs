@@ -101,9 +101,9 @@ use self::{
 };
 use crate::{
     Batch, Batcher, BatcherConfig, CancelOutcome, ClaimRequest, Claimed, Commit, Completion,
-    Counts, DeadLetterGroup, History, LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport,
-    RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict,
-    WorkerRecord, store::progress_written,
+    Counts, DeadLetterGroup, History, LapsedTask, LeaseConnection, Page, ProgressReport,
+    QueuedTask, Resolution, RetryOutcome, Store, StoreClock, StoreError, StoreResult, TaskFilter,
+    Term, Upkeep, WorkerRecord, store::progress_written,
 };
 
 /// The embedded store: one database file, used by one process.
@@ -238,7 +238,7 @@ impl Store for SqliteStore {
         limit: u32,
         input: Option<&Json>,
         now: Timestamp,
-    ) -> StoreResult<Vec<LanedTask>> {
+    ) -> StoreResult<Vec<QueuedTask>> {
         run!(self, |connection| dead::requeue(connection, tenant, filter, limit, input, now))
     }
 
@@ -334,7 +334,7 @@ impl Store for SqliteStore {
         term: Term,
         now: Timestamp,
         limit: u32,
-    ) -> StoreResult<Vec<LanedTask>> {
+    ) -> StoreResult<Vec<QueuedTask>> {
         run!(self, |connection| sweep::promote_due(connection, term, now, limit))
     }
 
@@ -349,10 +349,10 @@ impl Store for SqliteStore {
     async fn resolve_lapsed(
         &self,
         term: Option<Term>,
-        verdicts: &[Verdict],
+        resolutions: &[Resolution],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>> {
-        run!(self, |connection| sweep::resolve_lapsed(connection, term, verdicts, now))
+        run!(self, |connection| sweep::resolve_lapsed(connection, term, resolutions, now))
     }
 
     async fn lanes(&self, limit: u32) -> StoreResult<Vec<Lane>> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskforge_domain::{
     Attempt, ClaimedTask, Clock, Event, FailureKind, Fingerprint, Json, Lane, LaneLimits, LogLine,
-    NewTask, Next, Progress, QueuePolicy, RetryPolicy, RunLease, Task, TaskId, TaskState, TaskType,
-    TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
+    NewTask, Next, Progress, QueuePolicy, QueuedTask, RetryPolicy, RunLease, Task, TaskId,
+    TaskState, TaskType, TenantId, TenantPolicy, Timestamp, TypePolicy, WorkerId,
 };
 
 use crate::query::{Page, TaskFilter};
@@ -139,15 +139,6 @@ pub enum RetryOutcome {
     NotFound,
 }
 
-/// A task and where it queues, or queued: as much of it as a hint needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LanedTask {
-    /// The task.
-    pub id: TaskId,
-    /// Its tenant, type and urgency.
-    pub lane: Lane,
-}
-
 /// A running task whose worker stopped answering, or does not know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LapsedTask {
@@ -169,7 +160,7 @@ pub struct LapsedTask {
 
 /// What is to become of a lapsed task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Resolution {
     /// The task.
     pub id: TaskId,
     /// The lease that lapsed; guards the statement.
@@ -391,7 +382,7 @@ pub trait Store: StoreClock + Send + Sync + 'static {
         limit: u32,
         input: Option<&Json>,
         now: Timestamp,
-    ) -> StoreResult<Vec<LanedTask>>;
+    ) -> StoreResult<Vec<QueuedTask>>;
 
     /// The tenant's dead letters that match, grouped by type and fingerprint, the largest groups
     /// first, at most `limit` groups.
@@ -468,7 +459,7 @@ pub trait Store: StoreClock + Send + Sync + 'static {
         term: Term,
         now: Timestamp,
         limit: u32,
-    ) -> StoreResult<Vec<LanedTask>>;
+    ) -> StoreResult<Vec<QueuedTask>>;
 
     /// When the next scheduled task is due.
     async fn next_due(&self) -> StoreResult<Option<Timestamp>>;
@@ -477,12 +468,12 @@ pub trait Store: StoreClock + Send + Sync + 'static {
     /// found lapsed here stays lapsed: its next [`Store::heartbeat`] is refused.
     async fn lapsed(&self, term: Term, now: Timestamp, limit: u32) -> StoreResult<Vec<LapsedTask>>;
 
-    /// Carries out verdicts on lapsed tasks and counts the lapses; returns the ids of those that
+    /// Carries out resolutions on lapsed tasks and counts the lapses; returns the ids of those that
     /// moved. `None` for a worker that judges its own tasks, which needs no leadership.
     async fn resolve_lapsed(
         &self,
         term: Option<Term>,
-        verdicts: &[Verdict],
+        resolutions: &[Resolution],
         now: Timestamp,
     ) -> StoreResult<Vec<TaskId>>;
 

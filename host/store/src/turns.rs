@@ -21,7 +21,7 @@ use taskforge_domain::{
     is_overdue,
 };
 
-use crate::LanedTask;
+use crate::QueuedTask;
 
 /// What a claim by order is after.
 pub(crate) struct Order<'a> {
@@ -44,8 +44,8 @@ impl Order<'_> {
     }
 
     /// Of lanes and their oldest tasks, those that it may take from.
-    pub(crate) fn served(&self, mut lanes: Vec<LanedTask>) -> Vec<LanedTask> {
-        lanes.retain(|LanedTask { lane, .. }| {
+    pub(crate) fn served(&self, mut lanes: Vec<QueuedTask>) -> Vec<QueuedTask> {
+        lanes.retain(|QueuedTask { lane, .. }| {
             self.serves(&lane.task_type) && self.lanes.of(&lane.task_type, &lane.tenant) > 0
         });
         lanes
@@ -113,7 +113,7 @@ impl Fetched for ClaimedTask {
     }
 }
 
-impl Fetched for LanedTask {
+impl Fetched for QueuedTask {
     fn id(&self) -> TaskId {
         self.id
     }
@@ -188,7 +188,7 @@ impl Room<'_> {
 
 /// The lanes of one priority, from which at most so many tasks are to come.
 struct Pass {
-    heads: Vec<LanedTask>,
+    heads: Vec<QueuedTask>,
     most: usize,
     is_aged: bool,
 }
@@ -199,11 +199,11 @@ impl<'a, T: Fetched> Plan<'a, T> {
     pub(crate) fn new(
         order: &Order<'a>,
         aged: usize,
-        heads: Vec<LanedTask>,
+        heads: Vec<QueuedTask>,
         permits: &'a mut Permits,
     ) -> Self {
         let lanes = heads.iter().map(|head| head.lane.clone()).collect();
-        let mut levels: BTreeMap<Reverse<Priority>, Vec<LanedTask>> = BTreeMap::new();
+        let mut levels: BTreeMap<Reverse<Priority>, Vec<QueuedTask>> = BTreeMap::new();
         for head in heads {
             levels.entry(Reverse(head.lane.priority)).or_default().push(head);
         }
@@ -264,10 +264,10 @@ impl<'a, T: Fetched> Plan<'a, T> {
 /// The priority that holds the oldest task that may run, if that one is overdue and others go
 /// before it.
 fn overdue_level(
-    levels: &BTreeMap<Reverse<Priority>, Vec<LanedTask>>,
+    levels: &BTreeMap<Reverse<Priority>, Vec<QueuedTask>>,
     now: Timestamp,
     room: &Room<'_>,
-) -> Option<Vec<LanedTask>> {
+) -> Option<Vec<QueuedTask>> {
     let open = levels.values().flatten().filter(|head| room.has(&head.lane));
     let oldest = open.min_by_key(|head| head.id)?;
     let level = Reverse(oldest.lane.priority);
@@ -291,7 +291,7 @@ struct Waiting {
     head: TaskId,
     weight: u32,
     /// Its lanes and the oldest task of each.
-    lanes: Vec<LanedTask>,
+    lanes: Vec<QueuedTask>,
     /// What it has given so far.
     given: u64,
     /// What it is to give in this round.
@@ -334,7 +334,7 @@ impl<T: Fetched> Level<T> {
         self.share_out(room.permits);
         let tenants = self.tenants.values().filter(|waiting| waiting.quota > 0);
         let lanes = tenants.flat_map(|waiting| {
-            waiting.lanes.iter().map(|LanedTask { id, lane }| Quota {
+            waiting.lanes.iter().map(|QueuedTask { id, lane }| Quota {
                 lane: lane.clone(),
                 head: *id,
                 of_tenant: waiting.quota,

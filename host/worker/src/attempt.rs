@@ -3,10 +3,10 @@
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{FutureExt as _, poll};
-use taskforge_broker::{Broker, Hint};
+use taskforge_broker::Broker;
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, Next, Outcome, Timestamp, Usage,
-    WorkerId, retry,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, Next, Outcome, Timestamp, Usage, WorkerId,
+    retry,
 };
 use taskforge_registry::{Live, Serving, UsageBoard};
 use taskforge_runtime::{Effort, Invocation, Invoked, Plugin, Runtime};
@@ -367,20 +367,9 @@ async fn commit(
         Next::HandBack | Next::Cancelled
             if next == Next::HandBack || commit == Commit::Committed =>
         {
-            Some(Notification::Waits(hint(task)))
+            Some(Notification::Waits(task.into()))
         }
         Next::RetryAt(_) | Next::Cancelled | Next::HandBack => None,
-    }
-}
-
-fn hint(task: &ClaimedTask) -> Hint {
-    Hint {
-        id: task.id,
-        lane: Lane {
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            priority: task.priority,
-        },
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use taskforge_broker::{Broker, Hint, LOOK_PAUSE, Popped, Want, queue::ASIDE};
+use taskforge_broker::{Broker, LOOK_PAUSE, Popped, QueuedTask, Want, queue::ASIDE};
 use taskforge_domain::{ClaimedTask, LaneLimits, TaskId, TaskType};
 use taskforge_store::{ClaimBy, ClaimRequest, Claimed, StoreError, StoreResult};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -257,7 +257,7 @@ impl Claims {
 
     /// Hints were taken but not used: others may have more luck with them. If this fails too, the
     /// sweeper's audit finds the tasks.
-    fn give_back(&self, hints: Vec<Hint>) {
+    fn give_back(&self, hints: Vec<QueuedTask>) {
         for hint in hints {
             self.context.notifier.tell(Notification::Waits(hint));
         }
@@ -275,7 +275,7 @@ impl Claims {
 
 /// Gives back those hints whose tasks have to wait for a permit of a cap. Before the next ones are
 /// asked for, which would be of the same lanes.
-async fn put_aside(broker: &dyn Broker, mut hints: Vec<Hint>, over_cap: &[TaskId]) {
+async fn put_aside(broker: &dyn Broker, mut hints: Vec<QueuedTask>, over_cap: &[TaskId]) {
     if over_cap.is_empty() {
         return;
     }

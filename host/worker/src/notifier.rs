@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taskforge_broker::{Broker, BrokerResult, Hint, Signal};
+use taskforge_broker::{Broker, BrokerResult, QueuedTask, Signal};
 use taskforge_domain::TaskId;
 use tokio::sync::mpsc;
 
@@ -15,7 +15,7 @@ pub(crate) enum Notification {
     /// It reached a terminal state.
     Finished(TaskId),
     /// It waits again.
-    Waits(Hint),
+    Waits(QueuedTask),
 }
 
 /// Passes notifications on to the broker while attempts go on: an attempt's permit is free once its

@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
-use taskforge_domain::Next;
-use taskforge_store::{LapsedTask, StoreResult, Verdict};
+use taskforge_domain::{Next, QueuedTask};
+use taskforge_store::{LapsedTask, Resolution, StoreResult};
 
 use crate::{attempt::WorkerContext, notifier::Notification};
 
@@ -20,15 +20,15 @@ pub(crate) async fn hand_back(context: &WorkerContext) -> StoreResult<usize> {
     // Asked first: what runs now and is not in the answer is no concern of this.
     let held = context.store.held(context.worker).await?;
     let known: HashSet<_> = context.running.held().into_iter().collect();
-    let verdicts: Vec<_> = held
+    let resolutions: Vec<_> = held
         .iter()
         .filter(|task| !known.contains(&(task.id, task.run_lease)))
-        .map(verdict)
+        .map(resolution)
         .collect();
-    if verdicts.is_empty() {
+    if resolutions.is_empty() {
         return Ok(0);
     }
-    let moved = context.store.resolve_lapsed(None, &verdicts, context.now()).await?;
+    let moved = context.store.resolve_lapsed(None, &resolutions, context.now()).await?;
     // One that ended between the two looks was no orphan, and has not moved.
     if moved.is_empty() {
         return Ok(0);
@@ -36,16 +36,14 @@ pub(crate) async fn hand_back(context: &WorkerContext) -> StoreResult<usize> {
     tracing::warn!(worker.id = %context.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
     metrics::counter!("taskforge_unanswered_claims_total").increment(moved.len() as u64);
     for task in held.iter().filter(|task| moved.contains(&task.id)) {
-        context.notifier.tell(Notification::Waits(taskforge_broker::Hint {
-            id: task.id,
-            lane: task.lane.clone(),
-        }));
+        let queued = QueuedTask { id: task.id, lane: task.lane.clone() };
+        context.notifier.tell(Notification::Waits(queued));
     }
     Ok(moved.len())
 }
 
-fn verdict(task: &LapsedTask) -> Verdict {
-    Verdict {
+fn resolution(task: &LapsedTask) -> Resolution {
+    Resolution {
         id: task.id,
         run_lease: task.run_lease,
         next: Next::HandBack,

@@ -14,10 +14,10 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use taskforge_broker::{Broker, BrokerError, Hint, Mode, Signal, Signals};
+use taskforge_broker::{Broker, BrokerError, Mode, Signal, Signals};
 use taskforge_domain::{QueuePolicy, Revision, Timestamp, WorkerId};
 use taskforge_registry::{Collector, Live, Trials};
-use taskforge_store::{LanedTask, Store, StoreError, Term, Upkeep};
+use taskforge_store::{Store, StoreError, Term, Upkeep};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -272,7 +272,7 @@ impl Sweeper {
         let mut broker_error = None;
         while began.elapsed() < self.config.budget {
             let due = self.store.promote_due(term, self.now(), self.config.page).await?;
-            if let Err(error) = self.broker.push(&hints(&due)).await {
+            if let Err(error) = self.broker.push(&due).await {
                 broker_error = Some(error);
             }
             if due.len() < self.config.page as usize {
@@ -364,9 +364,4 @@ fn heard_of_policy(signals: &mut Signals) -> bool {
             Err(TryRecvError::Empty | TryRecvError::Closed) => return heard,
         }
     }
-}
-
-fn hints(tasks: &[LanedTask]) -> Vec<Hint> {
-    let hint = |task: &LanedTask| Hint { id: task.id, lane: task.lane.clone() };
-    tasks.iter().map(hint).collect()
 }

@@ -15,8 +15,8 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use taskforge_broker::{
-    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals,
-    Want,
+    Broker, BrokerError, BrokerResult, LocalBroker, Mode, Popped, QueuedTask, ShortLane, Signal,
+    Signals, Want,
 };
 use taskforge_domain::{
     Clock, EventKind, FailureKind, Json, Lane, NewTask, Outcome, Priority, QueuePolicy,
@@ -30,8 +30,8 @@ use taskforge_runtime::{
 };
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, History,
-    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
-    StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    LapsedTask, LeaseConnection, Page, ProgressReport, Resolution, RetryOutcome, SqliteStore,
+    Store, StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, WorkerRecord,
 };
 use taskforge_testing::{guests, wait::wait_until};
 use taskforge_worker::{Services, Sweeper, SweeperConfig, Worker, WorkerConfig};
@@ -78,8 +78,8 @@ macro_rules! delegate {
 }
 
 delegate! {
-    push(hints: &[Hint]) -> ();
-    set_aside(hints: &[Hint]) -> ();
+    push(hints: &[QueuedTask]) -> ();
+    set_aside(hints: &[QueuedTask]) -> ();
     depth() -> u64;
     is_complete() -> bool;
     mark_complete() -> ();
@@ -126,7 +126,7 @@ delegate_store! {
     cancel(tenant: &TenantId, id: TaskId, now: Timestamp) -> CancelOutcome;
     retry(tenant: &TenantId, id: TaskId, now: Timestamp) -> RetryOutcome;
     prune(tenant: &TenantId, filter: &TaskFilter, limit: u32) -> u64;
-    requeue(tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<LanedTask>;
+    requeue(tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<QueuedTask>;
     dead_letters(tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
     task(tenant: &TenantId, id: TaskId) -> Option<Task>;
     tasks(tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
@@ -143,10 +143,10 @@ delegate_store! {
     held(worker: WorkerId) -> Vec<LapsedTask>;
     lead(who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(term: Term) -> ();
-    promote_due(term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
+    promote_due(term: Term, now: Timestamp, limit: u32) -> Vec<QueuedTask>;
     next_due() -> Option<Timestamp>;
     lapsed(term: Term, now: Timestamp, limit: u32) -> Vec<LapsedTask>;
-    resolve_lapsed(term: Option<Term>, verdicts: &[Verdict], now: Timestamp) -> Vec<TaskId>;
+    resolve_lapsed(term: Option<Term>, resolutions: &[Resolution], now: Timestamp) -> Vec<TaskId>;
     lanes(limit: u32) -> Vec<Lane>;
     pending(lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
     upkeep(term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
@@ -265,14 +265,14 @@ impl Bed {
             task_type: TaskType::new("hostile").unwrap(),
             priority: Priority::default(),
         };
-        self.broker.push(&[Hint { id, lane }]).await.unwrap();
+        self.broker.push(&[QueuedTask { id, lane }]).await.unwrap();
         id
     }
 
-    async fn hint(&self, id: TaskId) -> Hint {
+    async fn hint(&self, id: TaskId) -> QueuedTask {
         let task = self.task(id).await;
         let lane = Lane { tenant: task.tenant, task_type: task.task_type, priority: task.priority };
-        Hint { id, lane }
+        QueuedTask { id, lane }
     }
 
     async fn task(&self, id: TaskId) -> Task {

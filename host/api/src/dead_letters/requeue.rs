@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use taskforge_domain::{
     FailureKind, Fingerprint, Json, TaskId, TaskState, TaskType, TenantId, Timestamp,
 };
-use taskforge_store::{LanedTask, TaskFilter};
+use taskforge_store::{QueuedTask, TaskFilter};
 use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::{
@@ -163,7 +163,7 @@ impl Requeue {
         }
     }
 
-    async fn page(&self, app: &App, tenant: &TenantId) -> Result<Vec<LanedTask>, Problem> {
+    async fn page(&self, app: &App, tenant: &TenantId) -> Result<Vec<QueuedTask>, Problem> {
         let (app, tenant) = (app.clone(), tenant.clone());
         let (filter, input) = (self.filter.clone(), self.input.clone());
         // A task of its own, so that what was committed is also hinted when nobody waits for the
@@ -171,7 +171,7 @@ impl Requeue {
         let page = tokio::spawn(async move {
             let store = &app.services.store;
             let moved = store.requeue(&tenant, &filter, PAGE, input.as_ref(), app.now()).await?;
-            enqueue::push(&*app.services.broker, &enqueue::hints_of(&moved)).await;
+            enqueue::push(&*app.services.broker, &moved).await;
             Ok(moved)
         });
         page.await.unwrap_or_else(|error| {

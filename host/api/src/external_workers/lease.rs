@@ -7,9 +7,9 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use taskforge_broker::{Hint, Popped, Want};
+use taskforge_broker::{Popped, QueuedTask, Want};
 use taskforge_domain::{
-    Attempt, ClaimedTask, Digest, Failure, FailureKind, Lane, LaneLimits, Next, Outcome, TaskType,
+    Attempt, ClaimedTask, Digest, Failure, FailureKind, LaneLimits, Next, Outcome, TaskType,
     Timestamp, Usage, WorkerId,
 };
 use taskforge_store::{
@@ -189,7 +189,7 @@ async fn round(
 async fn by_hint(
     app: App,
     request: Arc<LeaseRequest>,
-    hint: Hint,
+    hint: QueuedTask,
     now: Timestamp,
 ) -> StoreResult<(Option<Leased>, bool)> {
     let claimed = claim(&app, &request, ClaimBy::Ids(&[hint.id]), now).await;
@@ -302,7 +302,7 @@ async fn hand_back(app: App, leased: Vec<Leased>) {
                 .iter()
                 .zip(commits)
                 .filter(|(_, commit)| *commit == Commit::Committed)
-                .map(|(leased, _)| hint(&leased.task))
+                .map(|(leased, _)| QueuedTask::from(&leased.task))
                 .collect();
             enqueue::push(&*app.services.broker, &back).await;
         }
@@ -339,17 +339,6 @@ fn returned(leased: &Leased, now: Timestamp) -> Completion {
             logs: Vec::new(),
         },
         next: Next::HandBack,
-    }
-}
-
-fn hint(task: &ClaimedTask) -> Hint {
-    Hint {
-        id: task.id,
-        lane: Lane {
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            priority: task.priority,
-        },
     }
 }
 

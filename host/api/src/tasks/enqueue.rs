@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskforge_broker::{Broker, Hint, Signal};
-use taskforge_domain::{Lane, NewTask, Task, TaskState};
-use taskforge_store::{LanedTask, Store, StoreError, StoreResult};
+use taskforge_broker::{Broker, Signal};
+use taskforge_domain::{NewTask, QueuedTask, TaskState};
+use taskforge_store::{Store, StoreError, StoreResult};
 use tokio::sync::mpsc;
 
 /// Hints of committed tasks that may wait to be pushed. Beyond that they are dropped, which costs
@@ -20,7 +20,7 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 /// other's commits.
 pub(crate) struct Enqueuer {
     store: Arc<dyn Store>,
-    committed: mpsc::Sender<Hint>,
+    committed: mpsc::Sender<QueuedTask>,
 }
 
 impl Enqueuer {
@@ -43,7 +43,7 @@ impl Enqueuer {
             store.enqueue(&tasks).await?;
             metrics::counter!("taskforge_tasks_enqueued_total").increment(tasks.len() as u64);
             let hints = tasks.into_iter().filter(|task| task.first_state() == TaskState::Pending);
-            leave(&committed, hints.map(hint).collect());
+            leave(&committed, hints.map(|task| QueuedTask::from(&task)).collect());
             Ok(())
         });
         commit.await.unwrap_or_else(|error| {
@@ -54,40 +54,15 @@ impl Enqueuer {
 }
 
 /// Leaves hints for the one that pushes them, all or none.
-fn leave(committed: &mpsc::Sender<Hint>, hints: Vec<Hint>) {
+fn leave(committed: &mpsc::Sender<QueuedTask>, hints: Vec<QueuedTask>) {
     match committed.try_reserve_many(hints.len()) {
         Ok(places) => places.zip(hints).for_each(|(place, hint)| place.send(hint)),
         Err(_) => failed("push", "the broker is too slow; hints were dropped"),
     }
 }
 
-fn hint(task: NewTask) -> Hint {
-    Hint {
-        id: task.id,
-        lane: Lane { tenant: task.tenant, task_type: task.task_type, priority: task.priority },
-    }
-}
-
-/// The hint of a task that waits again.
-pub(crate) fn hint_of(task: &Task) -> Hint {
-    Hint {
-        id: task.id,
-        lane: Lane {
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            priority: task.priority,
-        },
-    }
-}
-
-/// The hints of tasks that wait again.
-pub(crate) fn hints_of(tasks: &[LanedTask]) -> Vec<Hint> {
-    let hint = |task: &LanedTask| Hint { id: task.id, lane: task.lane.clone() };
-    tasks.iter().map(hint).collect()
-}
-
 /// Ends when the [`Enqueuer`] and its commits have ended, after the last hints.
-async fn push_hints(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<Hint>) {
+async fn push_hints(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<QueuedTask>) {
     let mut hints = Vec::new();
     while waiting.recv_many(&mut hints, PUSH).await > 0 {
         push(&*broker, &hints).await;
@@ -96,14 +71,14 @@ async fn push_hints(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<Hint>) 
 }
 
 /// Pushes hints; a failure is logged and counted, and costs latency only.
-pub(crate) async fn push(broker: &dyn Broker, hints: &[Hint]) {
+pub(crate) async fn push(broker: &dyn Broker, hints: &[QueuedTask]) {
     if !hints.is_empty() {
         told("push", broker.push(hints)).await;
     }
 }
 
 /// Gives back hints whose tasks have to wait for a permit of a cap; a failure costs latency only.
-pub(crate) async fn set_aside(broker: &dyn Broker, hints: &[Hint]) {
+pub(crate) async fn set_aside(broker: &dyn Broker, hints: &[QueuedTask]) {
     if !hints.is_empty() {
         told("set_aside", broker.set_aside(hints)).await;
     }
@@ -138,10 +113,10 @@ mod tests {
 
     use super::*;
 
-    fn hints(count: usize) -> Vec<Hint> {
+    fn hints(count: usize) -> Vec<QueuedTask> {
         let task = || {
             let (kind, input) = (TaskType::new("x").unwrap(), Json::from(serde_json::json!(1)));
-            hint(NewTask::new(TenantId::default(), kind, input, Timestamp::UNIX_EPOCH))
+            QueuedTask::from(&NewTask::new(TenantId::default(), kind, input, Timestamp::UNIX_EPOCH))
         };
         std::iter::repeat_with(task).take(count).collect()
     }

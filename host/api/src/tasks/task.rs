@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use taskforge_broker::Signal;
-use taskforge_domain::{Task, TaskId, TaskState, TenantId};
+use taskforge_domain::{QueuedTask, Task, TaskId, TaskState, TenantId};
 use taskforge_store::{CancelOutcome, RetryOutcome};
 use tokio::time::{Instant, sleep_until};
 
@@ -159,7 +159,7 @@ pub(crate) async fn retry(
 ) -> Result<Response, Problem> {
     match app.services.store.retry(&tenant, id, app.now()).await? {
         RetryOutcome::Requeued(task) => {
-            enqueue::push(&*app.services.broker, &[enqueue::hint_of(&task)]).await;
+            enqueue::push(&*app.services.broker, &[QueuedTask::from(&*task)]).await;
             Ok(json(StatusCode::OK, &TaskView::from(&*task)))
         }
         RetryOutcome::NotRetryable(task) => {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use taskforge_broker::Broker;
 use taskforge_domain::{Json, Next, TaskId, TaskType, Timestamp};
 use taskforge_registry::ExternalType;
-use taskforge_store::{Store, Verdict};
+use taskforge_store::{Resolution, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Answer, Api, TEST_DEADLINE, now};
@@ -213,18 +213,18 @@ async fn after_a_lapse_the_next_holder_counts_and_the_first_does_not() {
     let (term, later) = (api.term().await, now().checked_add(Duration::from_secs(3_700)).unwrap());
     let lapsed = api.store.lapsed(term, later, 10).await.unwrap();
     assert_eq!(lapsed.len(), 1);
-    let verdict = Verdict {
+    let resolution = Resolution {
         id,
         run_lease: lapsed[0].run_lease,
         next: Next::RetryAt(now()),
         detail: "lapsed".into(),
     };
-    api.store.resolve_lapsed(Some(term), &[verdict], now()).await.unwrap();
+    api.store.resolve_lapsed(Some(term), &[resolution], now()).await.unwrap();
     complete(&api, &first, json!({"output": {"text": "late"}})).await.problem(409, "lease-lost");
     let promoted = api.store.promote_due(term, later, 10).await.unwrap();
     let hints: Vec<_> = promoted
         .into_iter()
-        .map(|task| taskforge_broker::Hint { id: task.id, lane: task.lane })
+        .map(|task| taskforge_broker::QueuedTask { id: task.id, lane: task.lane })
         .collect();
     api.broker.push(&hints).await.unwrap();
     let second = lease(&api, "ocr").await;

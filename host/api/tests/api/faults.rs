@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use serde_json::json;
 use taskforge_broker::{
-    Broker, BrokerError, BrokerResult, Hint, LocalBroker, Mode, Popped, ShortLane, Signal, Signals,
-    Want,
+    Broker, BrokerError, BrokerResult, LocalBroker, Mode, Popped, QueuedTask, ShortLane, Signal,
+    Signals, Want,
 };
 use taskforge_domain::{
     Clock, Json, Lane, LaneLimits, NewTask, QueuePolicy, RunLease, Task, TaskId, TaskType,
@@ -18,8 +18,8 @@ use taskforge_domain::{
 };
 use taskforge_store::{
     CancelOutcome, ClaimRequest, Claimed, Commit, Completion, Counts, DeadLetterGroup, History,
-    LanedTask, LapsedTask, LeaseConnection, Page, ProgressReport, RetryOutcome, SqliteStore, Store,
-    StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, Verdict, WorkerRecord,
+    LapsedTask, LeaseConnection, Page, ProgressReport, Resolution, RetryOutcome, SqliteStore,
+    Store, StoreClock, StoreError, StoreResult, TaskFilter, Term, Upkeep, WorkerRecord,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -96,7 +96,7 @@ guarded! {
     task(&self, tenant: &TenantId, id: TaskId) -> Option<Task>;
     tasks(&self, tenant: &TenantId, filter: &TaskFilter, page: Page) -> Vec<Task>;
     history(&self, tenant: &TenantId, id: TaskId) -> Option<History>;
-    requeue(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<LanedTask>;
+    requeue(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32, input: Option<&Json>, now: Timestamp) -> Vec<QueuedTask>;
     dead_letters(&self, tenant: &TenantId, filter: &TaskFilter, limit: u32) -> Vec<DeadLetterGroup>;
     counts(&self) -> Counts;
     policy(&self) -> QueuePolicy;
@@ -110,10 +110,10 @@ guarded! {
     held(&self, worker: WorkerId) -> Vec<LapsedTask>;
     lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(&self, term: Term) -> ();
-    promote_due(&self, term: Term, now: Timestamp, limit: u32) -> Vec<LanedTask>;
+    promote_due(&self, term: Term, now: Timestamp, limit: u32) -> Vec<QueuedTask>;
     next_due(&self) -> Option<Timestamp>;
     lapsed(&self, term: Term, now: Timestamp, limit: u32) -> Vec<LapsedTask>;
-    resolve_lapsed(&self, term: Option<Term>, verdicts: &[Verdict], now: Timestamp) -> Vec<TaskId>;
+    resolve_lapsed(&self, term: Option<Term>, resolutions: &[Resolution], now: Timestamp) -> Vec<TaskId>;
     lanes(&self, limit: u32) -> Vec<Lane>;
     pending(&self, lane: &Lane, after: Option<TaskId>, limit: u32) -> Vec<TaskId>;
     upkeep(&self, term: Option<Term>, now: Timestamp, retention: Duration) -> Upkeep;
@@ -332,9 +332,9 @@ macro_rules! away {
 }
 
 away! {
-    push(&[Hint]) -> ();
+    push(&[QueuedTask]) -> ();
     pop(Want<'_>) -> Popped;
-    set_aside(&[Hint]) -> ();
+    set_aside(&[QueuedTask]) -> ();
     depth() -> u64;
     is_complete() -> bool;
     mark_complete() -> ();

@@ -11,8 +11,8 @@ fn kind(name: &str) -> TaskType {
     TaskType::new(name).unwrap()
 }
 
-fn hint(task_type: &str) -> Hint {
-    Hint {
+fn hint(task_type: &str) -> QueuedTask {
+    QueuedTask {
         id: TaskId::generate(),
         lane: Lane {
             tenant: TenantId::default(),
@@ -27,7 +27,7 @@ fn pop(
     types: &[&str],
     max: usize,
     wait: Duration,
-) -> JoinHandle<Vec<Hint>> {
+) -> JoinHandle<Vec<QueuedTask>> {
     let (broker, types) =
         (Arc::clone(broker), types.iter().map(|name| kind(name)).collect::<Vec<_>>());
     tokio::spawn(async move {
@@ -36,7 +36,7 @@ fn pop(
     })
 }
 
-fn hints(popped: Popped) -> Vec<Hint> {
+fn hints(popped: Popped) -> Vec<QueuedTask> {
     popped.hints
 }
 
@@ -48,7 +48,7 @@ async fn complete() -> Arc<LocalBroker> {
 }
 
 /// What a worker got. A lost wake-up would make it wait for ever.
-async fn soon(worker: JoinHandle<Vec<Hint>>) -> Vec<Hint> {
+async fn soon(worker: JoinHandle<Vec<QueuedTask>>) -> Vec<QueuedTask> {
     tokio::time::timeout(Duration::from_secs(20), worker)
         .await
         .expect("the worker still waits")

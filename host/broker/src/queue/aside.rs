@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use taskforge_domain::{LaneLimits, TaskType, TenantId};
 
 use super::{ASIDE, ASIDE_STEP, ASIDE_STEPS, millis};
-use crate::Hint;
+use crate::QueuedTask;
 
 /// Until when each lane offers nothing, in every priority.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(super) struct Aside(HashMap<TaskType, HashMap<TenantId, u64>>);
 
 impl Aside {
     /// Puts a hint's lane aside, from now on.
-    pub(super) fn put(&mut self, hint: &Hint, now: u64) {
+    pub(super) fn put(&mut self, hint: &QueuedTask, now: u64) {
         let tenants = self.0.entry(hint.lane.task_type.clone()).or_default();
         tenants.insert(hint.lane.tenant.clone(), now + millis(ASIDE));
     }

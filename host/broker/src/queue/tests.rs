@@ -13,8 +13,8 @@ fn kind(name: &str) -> TaskType {
     TaskType::new(name).unwrap()
 }
 
-fn hint(tenant: &str, task_type: &str, priority: u8) -> Hint {
-    Hint {
+fn hint(tenant: &str, task_type: &str, priority: u8) -> QueuedTask {
+    QueuedTask {
         id: TaskId::generate(),
         lane: Lane {
             tenant: TenantId::new(tenant).unwrap(),
@@ -24,17 +24,17 @@ fn hint(tenant: &str, task_type: &str, priority: u8) -> Hint {
     }
 }
 
-fn push_all(queue: &mut Queue, hints: &[Hint]) {
+fn push_all(queue: &mut Queue, hints: &[QueuedTask]) {
     for hint in hints {
         assert!(queue.push(hint));
     }
 }
 
-fn pop(queue: &mut Queue, types: &[TaskType], max: usize, now: u64) -> Vec<Hint> {
+fn pop(queue: &mut Queue, types: &[TaskType], max: usize, now: u64) -> Vec<QueuedTask> {
     queue.pop(types, LaneLimits::none(), max, now)
 }
 
-fn tenants(hints: &[Hint]) -> String {
+fn tenants(hints: &[QueuedTask]) -> String {
     hints.iter().map(|hint| hint.lane.tenant.as_str()).collect()
 }
 
@@ -201,7 +201,7 @@ fn whatever_happens_nothing_is_lost_or_doubled() {
     for seed in 0..200 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut queue = queue();
-        let mut model: Vec<Hint> = Vec::new();
+        let mut model: Vec<QueuedTask> = Vec::new();
         let mut now = now();
         for _ in 0..300 {
             now += random.u64(0..5_000);
@@ -255,7 +255,7 @@ fn a_million_hints_in_a_lane_take_the_room_of_a_full_one() {
     let base = first.id.as_uuid().as_u128();
     for n in 0..1_000_000 {
         let id = TaskId::from_uuid(uuid::Uuid::from_u128(base + n));
-        queue.push(&Hint { id, ..first.clone() });
+        queue.push(&QueuedTask { id, ..first.clone() });
     }
     assert_eq!(queue.len(), LANE_CAPACITY);
     assert_eq!(queue.short.len(), 1);

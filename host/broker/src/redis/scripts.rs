@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::RedisConfig;
 use crate::{
-    BrokerError, BrokerResult, Hint, Popped, ShortLane, Want,
+    BrokerError, BrokerResult, Popped, QueuedTask, ShortLane, Want,
     local::millis_of,
     queue::{AGED_SHARE, ASIDE, ASIDE_STEP, ASIDE_STEPS, MAX_COUNTERS, TURN, millis},
 };
@@ -75,16 +75,16 @@ impl Scripts {
         format!("{}:{name}", self.base)
     }
 
-    pub(super) fn push(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+    pub(super) fn push(&self, hints: &[QueuedTask]) -> ScriptInvocation<'_> {
         self.push_until(hints, 0)
     }
 
-    pub(super) fn set_aside(&self, hints: &[Hint]) -> ScriptInvocation<'_> {
+    pub(super) fn set_aside(&self, hints: &[QueuedTask]) -> ScriptInvocation<'_> {
         self.push_until(hints, millis_of(&self.clock) + millis(ASIDE))
     }
 
     /// Pushes hints and puts their lanes aside until then; 0: not.
-    fn push_until(&self, hints: &[Hint], aside_until: u64) -> ScriptInvocation<'_> {
+    fn push_until(&self, hints: &[QueuedTask], aside_until: u64) -> ScriptInvocation<'_> {
         let mut lanes: BTreeMap<&Lane, Vec<u8>> = BTreeMap::new();
         for hint in hints {
             lanes.entry(&hint.lane).or_default().extend_from_slice(hint.id.as_uuid().as_bytes());
@@ -192,7 +192,7 @@ pub(super) fn popped(
         let lane = number.checked_sub(1).and_then(|at| lanes.get(at));
         let lane = lane.ok_or_else(|| nonsense("a lane's number"))?.clone();
         let id = TaskId::from_uuid(Uuid::from_slice(id).map_err(|_| nonsense("a task id"))?);
-        Ok(Hint { id, lane })
+        Ok(QueuedTask { id, lane })
     });
     let popped = Popped { hints: hints.collect::<BrokerResult<_>>()?, look_in_store };
     Ok((popped, (back_in > 0).then(|| Duration::from_millis(back_in))))

@@ -1,7 +1,7 @@
 //! The two brokers, compared.
 
 use jiff::{SignedDuration, Timestamp};
-use taskforge_broker::{Hint, ShortLane};
+use taskforge_broker::{QueuedTask, ShortLane};
 use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TaskId, TenantId, TypePolicy};
 
 use crate::{
@@ -26,7 +26,7 @@ async fn same_answers(local: &Dyn, redis: &Dyn, clock: &Clock, seed: u64) {
     // More than Redis reads ahead.
     const TENANTS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut taken: Vec<Hint> = Vec::new();
+    let mut taken: Vec<QueuedTask> = Vec::new();
     for step in 0..250 {
         let at = format!("seed {seed}, step {step}");
         match random.u8(0..20) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskforge_broker::{Broker, Hint, LocalBroker, RedisBroker, Want, queue::AGEING_AFTER};
+use taskforge_broker::{Broker, LocalBroker, QueuedTask, RedisBroker, Want, queue::AGEING_AFTER};
 use taskforge_domain::{Clock, LaneLimits, QueuePolicy, TenantPolicy, TypePolicy, Weight};
 
 use crate::{
@@ -60,7 +60,7 @@ macro_rules! both_keep {
 
 pub(crate) type Dyn = Arc<dyn Broker>;
 
-pub(crate) fn count_of(tenant: &str, hints: &[Hint]) -> usize {
+pub(crate) fn count_of(tenant: &str, hints: &[QueuedTask]) -> usize {
     hints.iter().filter(|hint| hint.lane.tenant.as_str() == tenant).count()
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn waiting(
     broker: &Dyn,
     types: &[&str],
     max: usize,
-) -> tokio::task::JoinHandle<Vec<Hint>> {
+) -> tokio::task::JoinHandle<Vec<QueuedTask>> {
     let (broker, types) = (broker.clone(), kinds(types));
     tokio::spawn(async move {
         let want = Want { types: &types, lanes: LaneLimits::none(), max, wait: LONG };
@@ -87,7 +87,7 @@ pub(crate) fn waiting(
     })
 }
 
-pub(crate) async fn soon(worker: tokio::task::JoinHandle<Vec<Hint>>) -> Vec<Hint> {
+pub(crate) async fn soon(worker: tokio::task::JoinHandle<Vec<QueuedTask>>) -> Vec<QueuedTask> {
     let limit = Duration::from_secs(20);
     tokio::time::timeout(limit, worker).await.expect("the worker still waits").unwrap()
 }

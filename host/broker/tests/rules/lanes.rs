@@ -10,7 +10,7 @@ use std::{
 };
 
 use taskforge_broker::{
-    Broker, Hint, LocalBroker, RedisBroker, ShortLane, Want, queue::AGEING_AFTER,
+    Broker, LocalBroker, QueuedTask, RedisBroker, ShortLane, Want, queue::AGEING_AFTER,
 };
 use taskforge_domain::{LaneLimits, QueuePolicy, TaskId};
 
@@ -27,12 +27,12 @@ both_keep! {
     in_a_storm_of_pushes_pops_and_refills_nothing_is_lost(16);
 }
 
-fn ids(hints: &[Hint]) -> Vec<TaskId> {
+fn ids(hints: &[QueuedTask]) -> Vec<TaskId> {
     hints.iter().map(|hint| hint.id).collect()
 }
 
 /// The lane's tasks that follow, as the store would give them.
-fn page(store: &[Hint], lane: &ShortLane) -> (Vec<TaskId>, bool) {
+fn page(store: &[QueuedTask], lane: &ShortLane) -> (Vec<TaskId>, bool) {
     let rest: Vec<_> =
         ids(store).into_iter().filter(|id| lane.after.is_none_or(|after| *id > after)).collect();
     (rest[..rest.len().min(lane.room)].to_vec(), rest.len() <= lane.room)

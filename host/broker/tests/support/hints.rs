@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskforge_broker::{Broker, Hint, Popped, Want, queue::AGEING_AFTER};
+use taskforge_broker::{Broker, Popped, QueuedTask, Want, queue::AGEING_AFTER};
 use taskforge_domain::{Lane, LaneLimits, Priority, TaskId, TaskType, TenantId};
 use uuid::{NoContext, Timestamp, Uuid};
 
@@ -25,19 +25,19 @@ pub fn lane(tenant: &str, task_type: &str, priority: u8) -> Lane {
     }
 }
 
-pub fn hint(tenant: &str, task_type: &str, priority: u8) -> Hint {
-    Hint { id: TaskId::generate(), lane: lane(tenant, task_type, priority) }
+pub fn hint(tenant: &str, task_type: &str, priority: u8) -> QueuedTask {
+    QueuedTask { id: TaskId::generate(), lane: lane(tenant, task_type, priority) }
 }
 
-pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<Hint> {
+pub fn hints(tenant: &str, task_type: &str, priority: u8, count: usize) -> Vec<QueuedTask> {
     (0..count).map(|_| hint(tenant, task_type, priority)).collect()
 }
 
 /// A hint of a task that has long been overdue.
-pub fn overdue(hint: Hint) -> Hint {
+pub fn overdue(hint: QueuedTask) -> QueuedTask {
     let seconds = hint.id.as_uuid().get_timestamp().unwrap().to_unix().0;
     let then = Timestamp::from_unix(NoContext, seconds - 10 * AGEING_AFTER.as_secs(), 0);
-    Hint { id: TaskId::from_uuid(Uuid::new_v7(then)), ..hint }
+    QueuedTask { id: TaskId::from_uuid(Uuid::new_v7(then)), ..hint }
 }
 
 pub async fn pop(broker: &dyn Broker, types: &[&str], max: usize) -> Popped {
@@ -56,6 +56,6 @@ pub async fn pop_within(
 }
 
 /// What is there now.
-pub async fn take(broker: &dyn Broker, types: &[&str], max: usize) -> Vec<Hint> {
+pub async fn take(broker: &dyn Broker, types: &[&str], max: usize) -> Vec<QueuedTask> {
     pop(broker, types, max).await.hints
 }

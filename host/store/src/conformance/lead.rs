@@ -100,13 +100,13 @@ pub async fn a_stale_term_writes_nothing(world: World) {
         assert_eq!(due, Err(StoreError::Deposed));
         let lapsed = world.store.lapsed(old, at(1000), 10).await;
         assert_eq!(lapsed, Err(StoreError::Deposed));
-        let verdict = Verdict {
+        let resolution = Resolution {
             id: running.id,
             run_lease: running.run_lease,
             next: Next::HandBack,
             detail: "a stale leader thinks so".into(),
         };
-        let resolved = world.store.resolve_lapsed(Some(old), &[verdict], at(5)).await;
+        let resolved = world.store.resolve_lapsed(Some(old), &[resolution], at(5)).await;
         assert_eq!(resolved, Err(StoreError::Deposed));
         let upkeep = world.store.upkeep(Some(old), at(1_000_000), Duration::ZERO).await;
         assert_eq!(upkeep, Err(StoreError::Deposed));

@@ -44,7 +44,7 @@ pub async fn what_is_requeued_begins_afresh_with_one_event(world: World) {
     let moved =
         world.store.requeue(&tenant(), &TaskFilter::default(), 10, None, at(50)).await.unwrap();
     let lane = world.lane();
-    assert_eq!(moved, [LanedTask { id, lane }]);
+    assert_eq!(moved, [QueuedTask { id, lane }]);
     let after = world.history(id).await;
     let expected = Task {
         state: TaskState::Pending,

@@ -1,7 +1,7 @@
 //! What time does: tasks fall due, workers fall silent.
 
 use super::*;
-use crate::LanedTask;
+use crate::QueuedTask;
 use taskforge_domain::{EventKind, Priority, TaskError, retry};
 
 async fn scheduled(world: &World, second: i64) -> TaskId {
@@ -38,7 +38,7 @@ pub async fn a_task_is_due_at_its_time_and_not_before(world: World) {
     let just_before = at(60).checked_sub(jiff::SignedDuration::from_micros(1)).unwrap();
     assert!(promote(&world, just_before, 10).await.is_empty());
     assert_eq!(world.get(id).await.state, TaskState::Scheduled);
-    let due = LanedTask {
+    let due = QueuedTask {
         id,
         lane: Lane { tenant: new.tenant, task_type: new.task_type, priority: new.priority },
     };
@@ -253,9 +253,13 @@ pub async fn a_verdict_on_another_lease_changes_nothing(world: World) {
 pub async fn a_verdict_that_is_none_is_refused(world: World) {
     let claimed = world.running().await;
     for next in [Next::Complete, Next::Cancelled] {
-        let verdict =
-            Verdict { id: claimed.id, run_lease: claimed.run_lease, next, detail: String::new() };
-        world.store.resolve_lapsed(None, &[verdict], at(5)).await.unwrap_err();
+        let resolution = Resolution {
+            id: claimed.id,
+            run_lease: claimed.run_lease,
+            next,
+            detail: String::new(),
+        };
+        world.store.resolve_lapsed(None, &[resolution], at(5)).await.unwrap_err();
     }
     assert_eq!(world.get(claimed.id).await.state, TaskState::Running);
 }

@@ -9,7 +9,7 @@ use super::{
     param::{count, text, time},
     row,
 };
-use crate::{KeySpace, event::NewEvent, lapse::Resolution, plugins::UsageRow};
+use crate::{KeySpace, event::NewEvent, lapse::ResolvedLapse, plugins::UsageRow};
 
 macro_rules! column {
     ($rows:expr, $row:pat => $value:expr) => {
@@ -46,20 +46,20 @@ const LOST_LEASES: &str = "
 /// had.
 const RESOLVE: &str = "
     update tasks
-    set state = verdict.state,
+    set state = resolution.state,
         attempt = tasks.attempt - 1,
-        lapses = tasks.lapses + (verdict.state <> 'pending')::integer,
-        run_at = coalesce(verdict.run_at, tasks.run_at),
-        finished_at = verdict.finished_at,
+        lapses = tasks.lapses + (resolution.state <> 'pending')::integer,
+        run_at = coalesce(resolution.run_at, tasks.run_at),
+        finished_at = resolution.finished_at,
         worker = null,
-        error_kind = coalesce(verdict.error_kind, tasks.error_kind),
-        error_message = coalesce(verdict.error_message, tasks.error_message),
-        error_fingerprint = coalesce(verdict.error_fingerprint, tasks.error_fingerprint),
+        error_kind = coalesce(resolution.error_kind, tasks.error_kind),
+        error_message = coalesce(resolution.error_message, tasks.error_message),
+        error_fingerprint = coalesce(resolution.error_fingerprint, tasks.error_fingerprint),
         progress = null,
         progress_note = null
     from unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::bigint[])
-         as verdict (id, run_lease, state, run_at, finished_at, error_kind, error_message, error_fingerprint)
-    where tasks.id = verdict.id and tasks.run_lease = verdict.run_lease and tasks.state = 'running'
+         as resolution (id, run_lease, state, run_at, finished_at, error_kind, error_message, error_fingerprint)
+    where tasks.id = resolution.id and tasks.run_lease = resolution.run_lease and tasks.state = 'running'
     returning tasks.id";
 
 #[cfg(test)]
@@ -127,10 +127,10 @@ pub(super) async fn lost_leases(
     rows.iter().map(|row| row::task_id(row, 0)).collect()
 }
 
-/// Carries out verdicts on lapsed tasks in the caller's transaction.
+/// Carries out resolutions on lapsed tasks in the caller's transaction.
 pub(super) async fn resolve(
     connection: &mut PgConnection,
-    resolutions: &[Resolution],
+    resolutions: &[ResolvedLapse],
 ) -> Attempted<Vec<TaskId>> {
     let moved: Vec<Uuid> = sqlx::query_scalar(RESOLVE)
         .bind(column!(resolutions, each => *each.id.as_uuid()))

@@ -16,7 +16,7 @@ use super::{
     row,
 };
 use crate::{
-    Claimed, LanedTask, StoreError,
+    Claimed, QueuedTask, StoreError,
     turns::{Order, Permits, Plan, Round},
 };
 
@@ -90,7 +90,7 @@ async fn take_from(
     worker: WorkerId,
     order: &Order<'_>,
     aged: usize,
-    lanes: Vec<LanedTask>,
+    lanes: Vec<QueuedTask>,
 ) -> Attempted<Claimed> {
     let heads = order.served(lanes);
     if heads.is_empty() {
@@ -126,7 +126,7 @@ async fn take_from(
 }
 
 /// Counts what the caps of these lanes leave, and locks them until the end of the transaction.
-async fn lock_permits(connection: &mut PgConnection, heads: &[LanedTask]) -> Attempted<Permits> {
+async fn lock_permits(connection: &mut PgConnection, heads: &[QueuedTask]) -> Attempted<Permits> {
     let types: BTreeSet<_> = heads.iter().map(|head| head.lane.task_type.as_str()).collect();
     let tenants: BTreeSet<_> = heads.iter().map(|head| head.lane.tenant.as_str()).collect();
     let query = sqlx::query(PERMITS)

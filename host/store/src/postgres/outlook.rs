@@ -24,7 +24,7 @@ use super::{
     param::{first_id, time_before},
     row,
 };
-use crate::LanedTask;
+use crate::QueuedTask;
 
 /// Every lane in which a task waits, with its oldest task. Jumps from lane to lane along the index,
 /// whatever waits in them.
@@ -89,7 +89,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Attempted<Vec<LanedTask>> {
+    ) -> Attempted<Vec<QueuedTask>> {
         match self.last {
             Some((at, cost)) if at.elapsed() < cost * 20 => self.glance(connection, now).await,
             _ => self.look(connection).await,
@@ -102,7 +102,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         since: Instant,
-    ) -> Attempted<Option<Vec<LanedTask>>> {
+    ) -> Attempted<Option<Vec<QueuedTask>>> {
         if let Some((at, cost)) = self.last {
             let wait = (cost * 2).saturating_sub(at.elapsed());
             if at >= since || wait > LONGEST_WAIT {
@@ -113,7 +113,7 @@ impl Outlook {
         self.look(connection).await.map(Some)
     }
 
-    async fn look(&mut self, connection: &mut PgConnection) -> Attempted<Vec<LanedTask>> {
+    async fn look(&mut self, connection: &mut PgConnection) -> Attempted<Vec<QueuedTask>> {
         let begin = Instant::now();
         let found = read(&sqlx::query(LOOK).fetch_all(connection).await?)?;
         self.note(&found, begin);
@@ -126,7 +126,7 @@ impl Outlook {
         &mut self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Attempted<Vec<LanedTask>> {
+    ) -> Attempted<Vec<QueuedTask>> {
         let begin = Instant::now();
         let fresh = first_id(time_before(now, LATE));
         let rows = sqlx::query(GLANCE)
@@ -141,11 +141,11 @@ impl Outlook {
         Ok(found)
     }
 
-    fn note(&mut self, found: &[LanedTask], seen: Instant) {
+    fn note(&mut self, found: &[QueuedTask], seen: Instant) {
         for front in self.lanes.values_mut() {
             front.head = None;
         }
-        for LanedTask { id, lane } in found {
+        for QueuedTask { id, lane } in found {
             self.lanes.insert(lane.clone(), Front { head: Some(*id), seen });
         }
     }
@@ -183,6 +183,6 @@ impl Front {
     }
 }
 
-fn read(rows: &[sqlx::postgres::PgRow]) -> Attempted<Vec<LanedTask>> {
+fn read(rows: &[sqlx::postgres::PgRow]) -> Attempted<Vec<QueuedTask>> {
     rows.iter().map(row::laned).collect()
 }

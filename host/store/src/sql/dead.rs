@@ -11,7 +11,7 @@ use super::{
     param::time,
     row,
 };
-use crate::{DeadLetterGroup, LanedTask, TaskFilter, event::NewEvent};
+use crate::{DeadLetterGroup, QueuedTask, TaskFilter, event::NewEvent};
 
 const REQUEUED_WITH_INPUT: &str = "to be run again, with fresh attempts and another input";
 
@@ -28,7 +28,7 @@ pub(super) async fn requeue(
     limit: u32,
     input: Option<&Json>,
     now: Timestamp,
-) -> Attempted<Vec<LanedTask>> {
+) -> Attempted<Vec<QueuedTask>> {
     let Some(filter) = only_dead(filter) else {
         return Ok(Vec::new());
     };

@@ -10,7 +10,7 @@ use taskforge_domain::{
 use uuid::Uuid;
 
 use super::driver::{Attempted, Database, Fault, Row, fault, integer};
-use crate::{LanedTask, LapsedTask, StoreError};
+use crate::{LapsedTask, QueuedTask, StoreError};
 
 pub(super) fn corrupt(row: &Row, column: usize, why: impl Display) -> Fault {
     fault(StoreError::Corrupt(format!("column {}: {why}", row.column(column).name())))
@@ -87,8 +87,8 @@ pub(super) fn lane(row: &Row, column: usize) -> Attempted<Lane> {
 }
 
 /// An id and its lane.
-pub(super) fn laned(row: &Row) -> Attempted<LanedTask> {
-    Ok(LanedTask { id: task_id(row, 0)?, lane: lane(row, 1)? })
+pub(super) fn laned(row: &Row) -> Attempted<QueuedTask> {
+    Ok(QueuedTask { id: task_id(row, 0)?, lane: lane(row, 1)? })
 }
 
 /// The columns of a running task.

@@ -11,7 +11,7 @@ use super::{
     param::{time, time_before},
     row,
 };
-use crate::{LanedTask, LapsedTask, StoreResult, Term, Verdict, lapse::Resolution};
+use crate::{LapsedTask, QueuedTask, Resolution, StoreResult, Term, lapse::ResolvedLapse};
 
 /// `scheduled` becomes `pending` when its time has come, the earliest first. What somebody else is
 /// just changing can wait for the next sweep.
@@ -43,7 +43,7 @@ pub(super) async fn promote_due(
     term: Term,
     now: Timestamp,
     limit: u32,
-) -> Attempted<Vec<LanedTask>> {
+) -> Attempted<Vec<QueuedTask>> {
     let mut transaction = lead::begin(connection, Some(term)).await?;
     let rows = sqlx::query(PROMOTE_DUE)
         .bind(time(now))
@@ -74,18 +74,18 @@ pub(super) async fn of_lapsed_workers(
     rows.iter().map(row::running).collect()
 }
 
-/// Fails without writing when a verdict is none that a sweeper may give.
+/// Fails without writing when a resolution is none that a sweeper may give.
 pub(super) async fn resolve_lapsed(
     connection: &mut Connection,
     term: Option<Term>,
-    verdicts: &[Verdict],
+    resolutions: &[Resolution],
     now: Timestamp,
 ) -> Attempted<Vec<TaskId>> {
-    let resolutions = verdicts.iter().map(|verdict| Resolution::of(verdict, now));
-    let resolutions = resolutions.collect::<StoreResult<Vec<_>>>()?;
+    let resolved = resolutions.iter().map(|resolution| ResolvedLapse::of(resolution, now));
+    let resolved = resolved.collect::<StoreResult<Vec<_>>>()?;
     let mut transaction = lead::begin(connection, term).await?;
-    let moved = resolve(&mut transaction, &resolutions).await?;
-    let by_id: HashMap<_, _> = resolutions.iter().map(|each| (each.id, each)).collect();
+    let moved = resolve(&mut transaction, &resolved).await?;
+    let by_id: HashMap<_, _> = resolved.iter().map(|each| (each.id, each)).collect();
     let of_moved = moved.iter().filter_map(|id| by_id.get(id));
     let events: Vec<_> = of_moved.map(|resolution| resolution.event(now)).collect();
     insert_events(&mut transaction, &events).await?;

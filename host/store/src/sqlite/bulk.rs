@@ -8,7 +8,7 @@ use super::{
     param::{Hex, arrays, count, id, json, text, time},
     row,
 };
-use crate::{KeySpace, StoreResult, event::NewEvent, lapse::Resolution, plugins::UsageRow};
+use crate::{KeySpace, StoreResult, event::NewEvent, lapse::ResolvedLapse, plugins::UsageRow};
 
 /// In the order in which they happened.
 const INSERT_EVENTS: &str = "
@@ -38,22 +38,22 @@ const LOST_LEASES: &str = "
 /// had.
 const RESOLVE: &str = "
     update tasks
-    set state = verdict.state,
+    set state = resolution.state,
         attempt = tasks.attempt - 1,
-        lapses = tasks.lapses + (verdict.state <> 'pending'),
-        run_at = coalesce(verdict.run_at, tasks.run_at),
-        finished_at = verdict.finished_at,
+        lapses = tasks.lapses + (resolution.state <> 'pending'),
+        run_at = coalesce(resolution.run_at, tasks.run_at),
+        finished_at = resolution.finished_at,
         worker = null,
-        error_kind = coalesce(verdict.error_kind, tasks.error_kind),
-        error_message = coalesce(verdict.error_message, tasks.error_message),
-        error_fingerprint = coalesce(verdict.error_fingerprint, tasks.error_fingerprint),
+        error_kind = coalesce(resolution.error_kind, tasks.error_kind),
+        error_message = coalesce(resolution.error_message, tasks.error_message),
+        error_fingerprint = coalesce(resolution.error_fingerprint, tasks.error_fingerprint),
         progress = null,
         progress_note = null
     from (select unhex(value ->> 0) as id, value ->> 1 as run_lease, value ->> 2 as state, value ->> 3 as run_at,
                  value ->> 4 as finished_at, value ->> 5 as error_kind, value ->> 6 as error_message,
                  value ->> 7 as error_fingerprint
-          from jsonb_each($1)) as verdict
-    where tasks.id = verdict.id and tasks.run_lease = verdict.run_lease and tasks.state = 'running'
+          from jsonb_each($1)) as resolution
+    where tasks.id = resolution.id and tasks.run_lease = resolution.run_lease and tasks.state = 'running'
     returning id";
 
 #[cfg(test)]
@@ -125,12 +125,12 @@ pub(super) async fn lost_leases(
     Ok(lost)
 }
 
-/// Carries out verdicts on lapsed tasks in the caller's transaction.
+/// Carries out resolutions on lapsed tasks in the caller's transaction.
 pub(super) async fn resolve(
     connection: &mut SqliteConnection,
-    resolutions: &[Resolution],
+    resolutions: &[ResolvedLapse],
 ) -> StoreResult<Vec<TaskId>> {
-    let row = |each: &Resolution| {
+    let row = |each: &ResolvedLapse| {
         json(&(
             id(each.id.as_uuid()),
             each.run_lease.0,

@@ -5,7 +5,7 @@ use taskforge_domain::{Lane, TaskId};
 use uuid::Uuid;
 
 use super::row;
-use crate::{LanedTask, StoreError, StoreResult};
+use crate::{QueuedTask, StoreError, StoreResult};
 
 /// Jumps from the head of each lane to the head of the next: as many steps as there are lanes,
 /// however many tasks wait in them.
@@ -48,7 +48,7 @@ pub(super) async fn lanes(connection: &mut SqliteConnection, limit: u32) -> Stor
 pub(super) async fn heads(
     connection: &mut SqliteConnection,
     limit: u32,
-) -> StoreResult<Vec<LanedTask>> {
+) -> StoreResult<Vec<QueuedTask>> {
     let rows = sqlx::query(LANES).bind(limit).fetch_all(connection).await?;
     rows.iter().map(row::laned).collect()
 }

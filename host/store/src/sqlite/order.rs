@@ -19,7 +19,7 @@ use super::{
     param::{Hex, arrays, count, id, json},
 };
 use crate::{
-    LanedTask, StoreError, StoreResult,
+    QueuedTask, StoreError, StoreResult,
     turns::{Order, Permits, Plan, Quota, Round},
 };
 
@@ -111,7 +111,7 @@ async fn pick_round(
     connection: &mut SqliteConnection,
     round: &Round,
     lasts: &mut HashMap<Lane, TaskId>,
-) -> StoreResult<Vec<LanedTask>> {
+) -> StoreResult<Vec<QueuedTask>> {
     let mut by_length: BTreeMap<u64, Vec<&Quota>> = BTreeMap::new();
     for quota in &round.lanes {
         let length = quota.of_tenant.min(quota.of_type).min(quota.of_lane);
@@ -140,7 +140,7 @@ async fn pick_round(
         *number += 1;
         if *number <= quota.of_type {
             lasts.insert(quota.lane.clone(), id);
-            picked.push(LanedTask { id, lane: quota.lane.clone() });
+            picked.push(QueuedTask { id, lane: quota.lane.clone() });
         }
     }
     Ok(picked)

@@ -6,8 +6,8 @@ use uuid::Uuid;
 use super::*;
 
 /// The `number`th task of all.
-fn task(number: u128, tenant: &str, task_type: &str, priority: u8) -> LanedTask {
-    LanedTask {
+fn task(number: u128, tenant: &str, task_type: &str, priority: u8) -> QueuedTask {
+    QueuedTask {
         id: TaskId::from_uuid(Uuid::from_u128(number)),
         lane: Lane {
             tenant: TenantId::new(tenant).unwrap(),
@@ -26,10 +26,10 @@ fn weights(weights: &[(&str, u32)]) -> QueuePolicy {
 }
 
 /// Fetches as a database would. What waits is in the order of ids.
-fn fetch(waiting: &mut Vec<LanedTask>, round: &Round) -> Vec<LanedTask> {
-    let mut fetched: Vec<LanedTask> = Vec::new();
+fn fetch(waiting: &mut Vec<QueuedTask>, round: &Round) -> Vec<QueuedTask> {
+    let mut fetched: Vec<QueuedTask> = Vec::new();
     waiting.retain(|task| {
-        let count = |fits: fn(&LanedTask, &LanedTask) -> bool| {
+        let count = |fits: fn(&QueuedTask, &QueuedTask) -> bool| {
             fetched.iter().filter(|other| fits(other, task)).count() as u64
         };
         let of_tenant = count(|one, other| one.lane.tenant == other.lane.tenant);
@@ -49,24 +49,24 @@ fn fetch(waiting: &mut Vec<LanedTask>, round: &Round) -> Vec<LanedTask> {
 
 /// Claims from what waits, and says how many rounds it took.
 fn claim(
-    waiting: &mut Vec<LanedTask>,
+    waiting: &mut Vec<QueuedTask>,
     policy: &QueuePolicy,
     counts: (usize, usize),
     mut permits: Permits,
     now: Timestamp,
-) -> (Vec<LanedTask>, bool, usize) {
+) -> (Vec<QueuedTask>, bool, usize) {
     claim_within(waiting, policy, LaneLimits::none(), counts, &mut permits, now)
 }
 
 fn claim_within(
-    waiting: &mut Vec<LanedTask>,
+    waiting: &mut Vec<QueuedTask>,
     policy: &QueuePolicy,
     lanes: &LaneLimits,
     (limit, aged): (usize, usize),
     permits: &mut Permits,
     now: Timestamp,
-) -> (Vec<LanedTask>, bool, usize) {
-    let mut heads: Vec<LanedTask> = Vec::new();
+) -> (Vec<QueuedTask>, bool, usize) {
+    let mut heads: Vec<QueuedTask> = Vec::new();
     for task in &*waiting {
         if heads.iter().all(|head| head.lane != task.lane) {
             heads.push(task.clone());
@@ -83,7 +83,7 @@ fn claim_within(
     (tasks, is_at_cap, rounds)
 }
 
-fn tenants(tasks: &[LanedTask]) -> String {
+fn tenants(tasks: &[QueuedTask]) -> String {
     tasks.iter().map(|task| task.lane.tenant.as_str()).collect()
 }
 
@@ -114,7 +114,7 @@ fn who_has_less_leaves_its_turns_to_the_others() {
 fn urgency_comes_before_turns_and_every_fourth_is_for_the_overdue() {
     let wait = |n: u128, priority| {
         let made = 1_700_000_000_000_u128 << 80;
-        LanedTask {
+        QueuedTask {
             id: TaskId::from_uuid(Uuid::from_u128(made + n)),
             ..task(0, "a", "x", priority)
         }
@@ -124,7 +124,7 @@ fn urgency_comes_before_turns_and_every_fourth_is_for_the_overdue() {
     let policy = QueuePolicy::default();
     for (now, urgent) in [(made + AGEING_AFTER, 6), (made + Duration::from_secs(1), 8)] {
         let (claimed, _, _) = claim(&mut all.clone(), &policy, (8, 2), Permits::default(), now);
-        let is_urgent = |task: &&LanedTask| task.lane.priority.get() == 5;
+        let is_urgent = |task: &&QueuedTask| task.lane.priority.get() == 5;
         assert_eq!((claimed.len(), claimed.iter().filter(is_urgent).count()), (8, urgent));
         assert!(claimed.iter().is_sorted_by_key(|task| Reverse(task.lane.priority)));
     }
@@ -142,12 +142,12 @@ fn a_cap_is_reached_and_not_passed_and_holds_up_nothing_else() {
     let policy = QueuePolicy::default();
     let (claimed, is_at_cap, _) =
         claim(&mut waiting, &policy, (30, 0), permits, Timestamp::UNIX_EPOCH);
-    let of = |fits: fn(&LanedTask) -> bool| claimed.iter().filter(|task| fits(task)).count();
+    let of = |fits: fn(&QueuedTask) -> bool| claimed.iter().filter(|task| fits(task)).count();
     assert_eq!(of(|task| task.lane.task_type.as_str() == "x"), 2);
     assert_eq!(of(|task| task.lane.tenant.as_str() == "a"), 3);
     assert!(is_at_cap);
     let is_open =
-        |task: &LanedTask| task.lane.task_type.as_str() != "x" && task.lane.tenant.as_str() != "a";
+        |task: &QueuedTask| task.lane.task_type.as_str() != "x" && task.lane.tenant.as_str() != "a";
     assert!(!waiting.iter().any(is_open), "what has room was left");
 }
 

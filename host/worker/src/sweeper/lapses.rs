@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use taskforge_broker::{Broker, Signal};
 use taskforge_domain::{Next, Timestamp, retry};
-use taskforge_store::{LapsedTask, Store, StoreError, Term, Verdict};
+use taskforge_store::{LapsedTask, Resolution, Store, StoreError, Term};
 
 /// What became of lapsed tasks.
 pub(super) struct Resolved {
@@ -30,21 +30,21 @@ pub(super) async fn resolve(
     lapsed: &[LapsedTask],
     now: Timestamp,
 ) -> Result<Resolved, StoreError> {
-    let verdicts: Vec<_> = lapsed.iter().map(|task| verdict(task, now)).collect();
-    let moved = store.resolve_lapsed(Some(term), &verdicts, now).await?;
+    let resolutions: Vec<_> = lapsed.iter().map(|task| resolution(task, now)).collect();
+    let moved = store.resolve_lapsed(Some(term), &resolutions, now).await?;
     tracing::warn!(tasks = moved.len(), "tasks of lapsed workers were returned");
     metrics::counter!("taskforge_lapsed_attempts_total").increment(moved.len() as u64);
     let moved: HashSet<_> = moved.into_iter().collect();
-    let dead = verdicts
+    let dead = resolutions
         .iter()
-        .filter(|verdict| verdict.next == Next::DeadLetter && moved.contains(&verdict.id))
-        .map(|verdict| Signal::Finished(verdict.id));
+        .filter(|resolution| resolution.next == Next::DeadLetter && moved.contains(&resolution.id))
+        .map(|resolution| Signal::Finished(resolution.id));
     Ok(Resolved { moved: moved.len(), dead: dead.collect() })
 }
 
-fn verdict(task: &LapsedTask, now: Timestamp) -> Verdict {
+fn resolution(task: &LapsedTask, now: Timestamp) -> Resolution {
     let lapses = task.lapses.saturating_add(1);
-    Verdict {
+    Resolution {
         id: task.id,
         run_lease: task.run_lease,
         next: retry::after_lapse(lapses, &task.retry, now, fastrand::f64()),
