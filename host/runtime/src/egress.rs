@@ -36,11 +36,11 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::{
     authorities::Authorities,
-    background::Background,
     budget::{Budget, Charge, OverBudget},
     descriptors::Division,
     fair::FairSemaphore,
     host::{Attempt, SharedLog, headers},
+    threads::background::Background,
 };
 use clients::Clients;
 use destination::{Destination, Refusal};

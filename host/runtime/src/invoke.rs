@@ -32,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 
 use crate::{
-    background::{Background, Effort},
     code::Code,
     contract::handler::Task,
     ending::{self, Ending},
@@ -42,6 +41,7 @@ use crate::{
     refusal::LoadError,
     runtime::Shared,
     tail::LogTail,
+    threads::background::{Background, Effort},
 };
 
 /// The delay before the next attempt when a plugin could not be loaded.

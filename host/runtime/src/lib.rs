@@ -20,8 +20,7 @@
 //! | [`residents`] | the plugins whose code is in memory, within a budget |
 //! | [`cache`] | compiled code on disk, by digest and engine fingerprint |
 //! | [`invoke`](mod@invoke) | one attempt: instantiate and call, within its deadline |
-//! | `background` | threads of a lower priority, for attempts that compute for long |
-//! | `processors` | the share of the processors that background threads leave to others |
+//! | `threads` | threads of a lower priority, for attempts that compute for long |
 //! | [`ending`] | how an attempt ended: the kind of failure and its message |
 //! | [`words`] | what the handler wrote to standard error about its end |
 //! | [`budget`] | the memory of an attempt: the sum of the guest's and of what the host holds for it |
@@ -55,14 +54,13 @@ mod host;
 mod limiter;
 mod load;
 mod log;
-mod processors;
 mod refusal;
 mod residents;
 mod tail;
+mod threads;
 mod words;
 
 pub mod authorities;
-mod background;
 pub mod compiler;
 pub mod confinement;
 pub mod engine;
@@ -75,7 +73,6 @@ pub mod runtime;
 pub mod source;
 
 pub use authorities::{Authorities, AuthoritiesError};
-pub use background::Effort;
 pub use compiler::{CompileProcess, Compiler};
 pub use fair::{FairSemaphore, Permit, TooManyWaiting};
 pub use inspect::{Inspection, inspect};
@@ -92,4 +89,5 @@ pub use runtime::{Runtime, RuntimeConfig, RuntimeError};
 pub use source::ComponentSource;
 pub use tail::LogTail;
 pub use taskforge_domain::PluginSettings;
+pub use threads::background::Effort;
 pub use tokio_util::sync::CancellationToken;

@@ -9,7 +9,6 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     authorities::Authorities,
-    background::{Background, Profiles},
     cache::CodeCache,
     compiler::Compiler,
     descriptors,
@@ -24,6 +23,7 @@ use crate::{
     refusal::LoadError,
     residents::{Budget, Residents, Table},
     source::ComponentSource,
+    threads::background::{Background, Profiles},
 };
 
 /// The configuration of a [`Runtime`].

@@ -13,7 +13,7 @@ use crate::{
     chunks,
     confinement::{self, lower},
     engine,
-    processors::Share,
+    threads::processors::Share,
 };
 
 /// The exit code when a component cannot be compiled; the reason is printed.

@@ -24,7 +24,7 @@ use std::{
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::processors::{self, Share, computed};
+use super::processors::{self, Share, computed};
 pub(crate) use profile::{Profile, Profiles};
 
 /// Processor time after which an attempt goes on in the background: a few yields, and far more than
