@@ -88,7 +88,7 @@ impl Catalog {
             tracing::debug!(revision = revision.0, "the registry has changed");
             self.replace(|known| KnownTypes { revision, plugins, ..known });
         }
-        self.confirmed.fetch_max(began.as_millisecond(), Ordering::Relaxed);
+        self.confirmed.fetch_max(began.as_millisecond(), Ordering::Release);
         Ok(())
     }
 
@@ -110,7 +110,9 @@ impl Catalog {
         for declared in types {
             let name = declared.name.clone();
             let compiled = Arc::new(External::compile(declared)?);
-            if known.plugins.contains_key(&name) || external.contains_key(&name) {
+            // A plugin that an external type hides already goes on being hidden.
+            let is_new = !known.external.contains_key(&name);
+            if is_new && known.plugins.contains_key(&name) || external.contains_key(&name) {
                 return Err(CatalogError::Duplicate(name));
             }
             external.insert(name, compiled);
@@ -134,7 +136,7 @@ impl Catalog {
 
     /// Whether the registry was read after this time, in milliseconds since the epoch.
     pub(crate) fn is_confirmed(&self, at: i64) -> bool {
-        at <= self.confirmed.load(Ordering::Relaxed)
+        at <= self.confirmed.load(Ordering::Acquire)
     }
 
     fn replace(&self, change: impl FnOnce(KnownTypes) -> KnownTypes) {
@@ -194,13 +196,16 @@ fn compile(
 impl RunningVersion {
     fn compile(version: PluginVersion) -> Self {
         let info = &version.info;
-        let input = Schema::compile(info.input_schema.as_str()).map_err(|reason| {
-            tracing::error!(
-                task.type = %info.name,
-                plugin.version = info.version,
-                "inputs cannot be checked, so no task is accepted: {reason}"
-            );
-        });
+        // One schema that the compiler fails on must not keep all others from being known.
+        let compiled = std::panic::catch_unwind(|| Schema::compile(info.input_schema.as_str()));
+        let input =
+            compiled.unwrap_or_else(|_| Err("its compiler failed".into())).map_err(|reason| {
+                tracing::error!(
+                    task.type = %info.name,
+                    plugin.version = info.version,
+                    "inputs cannot be checked, so no task is accepted: {reason}"
+                );
+            });
         Self { input: input.ok().map(Arc::new), version }
     }
 }

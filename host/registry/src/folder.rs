@@ -82,14 +82,13 @@ impl FolderError {
     /// Whether the same file may be taken later: it is the database that could not take it, or this
     /// host that failed, which may be the file's doing (a compiler that was killed, say).
     const fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Registry(
-                RegistryError::Store(_)
-                    | RegistryError::Contended(_)
-                    | RegistryError::Load(LoadError::Internal(_))
-            )
-        )
+        self.is_of_the_moment()
+            || matches!(self, Self::Registry(RegistryError::Load(LoadError::Internal(_))))
+    }
+
+    /// Whether somebody may mend it. Nobody is expected to for a folder that is looked through once.
+    const fn may_be_mended(&self) -> bool {
+        matches!(self, Self::Unreadable { .. } | Self::Registry(RegistryError::Store(_)))
     }
 
     /// Whether the file is good as far as is known: it is the database that could not take it.
@@ -272,9 +271,7 @@ impl Folder {
         match &result {
             Ok((plugin, _)) => seen.taken(plugin.clone()),
             Err(error) => {
-                // Nobody is expected to mend a file of a folder that is looked through once.
-                let is_unreadable = matches!(error, FolderError::Unreadable { .. });
-                let may_pass = error.may_pass() || self.is_watched && is_unreadable;
+                let may_pass = error.may_pass() || self.is_watched && error.may_be_mended();
                 seen.failed(occasion, error, may_pass, Instant::now());
             }
         }

@@ -118,13 +118,13 @@ impl Live {
     /// yet, or has not made ready.
     #[must_use]
     pub fn is_current(&self, task_type: &TaskType, task: TaskId) -> bool {
+        let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
+        // Before the state is read, which is then at least as new.
+        let is_confirmed = made(task).is_none_or(|made| self.catalog.is_confirmed(made + skew));
         let known = self.catalog.known();
         let known = known.plugin(task_type).map(|known| known.registered.revision);
         let ready = self.ready(task_type).map(|ready| ready.known.registered.revision);
-        let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
-        ready.is_some()
-            && known == ready
-            && made(task).is_none_or(|made| self.catalog.is_confirmed(made + skew))
+        is_confirmed && ready.is_some() && known == ready
     }
 
     /// Whether a task is so young that this process may yet learn of the version that it was

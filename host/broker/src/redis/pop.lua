@@ -58,12 +58,16 @@ local function may_give(task_type, tenant)
 end
 
 -- Applies the caller's limits of lanes. After `catch_up`, because a limited lane has not been
--- aside.
+-- aside. Keeps the tenants of named lanes, by type.
+local named_tenants = {}
 local function limit_lanes()
   local named = {}
   for at = LAST_TYPE + 1, #ARGV, 2 do
     local lane, most = ARGV[at], tonumber(ARGV[at + 1])
     named[lane], offers[lane] = true, math.min(most, offers[lane] or most)
+    local task_type, tenant = lane:match('^([^:]+):(.+)$')
+    named_tenants[task_type] = named_tenants[task_type] or {}
+    table.insert(named_tenants[task_type], tenant)
   end
   for lane in pairs(only_named and offers or {}) do
     if not named[lane] then offers[lane] = 0 end
@@ -145,7 +149,21 @@ local function remove_top(heap)
   end
 end
 
+-- While only named lanes may give hints, those are looked up: all others would be passed over one
+-- by one.
+local function read_named_turns(group)
+  for _, tenant in ipairs(named_tenants[group.type] or {}) do
+    local turn = call('ZSCORE', group.turns, tenant)
+    if turn and not group.has[tenant] then
+      group.heap[#group.heap + 1], group.has[tenant] = entry_of(tenant, tonumber(turn)), true
+    end
+  end
+  group.read_all = true
+  for at = math.floor(#group.heap / 2), 1, -1 do sift_down(group.heap, at) end
+end
+
 local function read_turns(group)
+  if only_named then return read_named_turns(group) end
   local portion = math.max(8, math.ceil(2 * max / #levels[tonumber(group.level)]))
   local found = call('ZRANGE', group.turns, group.read, group.read + portion - 1, 'WITHSCORES')
   for at = 1, #found, 2 do
@@ -329,18 +347,32 @@ local function pop_from(level)
   return true
 end
 
+-- When the oldest hint of a group was created that may be given.
+local function oldest_in(group)
+  if only_named then
+    local oldest
+    for _, tenant in ipairs(named_tenants[group.type] or {}) do
+      local head = may_give(group.type, tenant) and call('ZSCORE', group.heads, tenant)
+      local since = head and tonumber(head)
+      if since and (not oldest or since < oldest) then oldest = since end
+    end
+    return oldest
+  end
+  local rank = 0
+  local top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
+  while top[1] and not may_give(group.type, top[1]) do
+    rank = rank + 1
+    top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
+  end
+  return tonumber(top[2])
+end
+
 -- The level of the oldest hint, if that one is overdue.
 local function overdue_level()
   local oldest, found
   for level, groups in ipairs(levels) do
     for _, group in ipairs(groups) do
-      local rank = 0
-      local top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
-      while top[1] and not may_give(group.type, top[1]) do
-        rank = rank + 1
-        top = call('ZRANGE', group.heads, rank, rank, 'WITHSCORES')
-      end
-      local since = tonumber(top[2])
+      local since = oldest_in(group)
       if since and (not oldest or since < oldest) then oldest, found = since, level end
     end
   end

@@ -209,6 +209,9 @@ fn an_external_type_keeps_its_name() {
     let known = catalog.known();
     assert!(matches!(known.get(&name("ocr")), Some(Handler::External(_))));
     assert!(matches!(known.all().get(&name("ocr")), Some(Handler::External(_))));
+    let both = vec![external("ocr", json!(true), None), external("scan", json!(true), None)];
+    catalog.set_external(both).unwrap();
+    assert!(catalog.known().get(&name("scan")).is_some());
 }
 
 #[test]

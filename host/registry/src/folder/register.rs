@@ -70,7 +70,7 @@ impl Folder {
             [PluginEventKind::Activated, PluginEventKind::RolledBack, PluginEventKind::Retired];
         let is_ours = match occasion {
             Occasion::Change => true,
-            Occasion::Start => !by_hand(&decided, None),
+            Occasion::Start | Occasion::Mended => !by_hand(&decided, None),
             Occasion::Settings => false,
         };
         if is_ours && self.is_to_run(&pushed, occasion).await? {

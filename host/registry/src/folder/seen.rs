@@ -42,6 +42,8 @@ pub(super) enum Occasion {
     Start,
     /// Somebody has just put it there.
     Change,
+    /// It was not taken at the start, and somebody has changed what stands beside it since.
+    Mended,
     /// Somebody has changed what stands beside it.
     Settings,
 }
@@ -62,9 +64,11 @@ impl Seen {
             return None;
         }
         let is_new = self.tried.is_none_or(|tried| tried.first() != stamp.first());
+        let has_changed = self.tried != Some(stamp);
         self.tried = Some(stamp);
         Some(match &self.owed {
             _ if is_new => Occasion::Change,
+            Some(owed) if has_changed && owed.occasion == Occasion::Start => Occasion::Mended,
             Some(owed) => owed.occasion,
             // No reason to run a version again that somebody has taken back.
             None => Occasion::Settings,
@@ -96,7 +100,8 @@ impl Seen {
         self.owed = Some(Owed {
             occasion,
             retry: may_pass.then(|| (now + pause, pause)),
-            is_waited_for: occasion == Occasion::Start && error.is_of_the_moment(),
+            is_waited_for: matches!(occasion, Occasion::Start | Occasion::Mended)
+                && error.is_of_the_moment(),
         });
     }
 
