@@ -433,8 +433,8 @@ impl Store for PostgresStore {
         run!(self, |connection| bulk::lost_leases(connection, held))
     }
 
-    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
-        run!(self, |connection| workers::held(connection, worker))
+    async fn claimed_by(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
+        run!(self, |connection| workers::claimed_by(connection, worker))
     }
 
     async fn lead(
@@ -499,7 +499,7 @@ impl Store for PostgresStore {
         now: Timestamp,
         retention: Duration,
     ) -> StoreResult<Upkeep> {
-        let connections = self.connections.with_more_patience(upkeep::LONGEST_LOOK);
+        let connections = self.connections.with_more_time(upkeep::LONGEST_LOOK);
         on!(&connections, Repeat::Safe, |connection| upkeep::run(
             connection,
             &self.took_too_long,

@@ -312,8 +312,8 @@ impl Store for SqliteStore {
         read!(self, |connection| bulk::lost_leases(connection, held))
     }
 
-    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
-        read!(self, |connection| workers::held(connection, worker))
+    async fn claimed_by(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>> {
+        read!(self, |connection| workers::claimed_by(connection, worker))
     }
 
     async fn lead(

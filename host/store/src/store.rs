@@ -439,7 +439,7 @@ pub trait Store: StoreClock + Send + Sync + 'static {
 
     /// What runs under this worker's lease, for a worker that holds it against what it knows: a
     /// claim may have been committed although its caller got an error.
-    async fn held(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>>;
+    async fn claimed_by(&self, worker: WorkerId) -> StoreResult<Vec<LapsedTask>>;
 
     /// Leads the sweep for `ttl` from `now`, if nobody else does: begins a new term, or prolongs
     /// the caller's own. `None`: another leads.

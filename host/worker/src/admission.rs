@@ -126,18 +126,18 @@ impl Admission {
         }
     }
 
-    async fn room_for(&self, wanted: usize) -> Fetch {
+    async fn room_for(&self, least: usize) -> Fetch {
         loop {
             // Registered before the look, so that what comes free in between is not missed.
             let room = self.room.notified();
             {
                 let mut state = self.lock();
                 let fetch = state.fetch();
-                if fetch.max >= wanted {
+                if fetch.max >= least {
                     state.wake_at = None;
                     return fetch;
                 }
-                state.wake_at = Some(state.in_flight().saturating_sub(wanted - fetch.max));
+                state.wake_at = Some(state.in_flight().saturating_sub(least - fetch.max));
             }
             room.await;
         }

@@ -31,13 +31,13 @@ pub(crate) async fn obey_until(
             () = stop.cancelled() => return,
             _ = looks.tick() => {
                 // Cancels are not to wait for a store that hangs.
-                tokio::time::timeout(look, stop_lost(&*store, &running, &running.held())).await.ok();
+                tokio::time::timeout(look, stop_lost(&*store, &running, &running.leases())).await.ok();
             }
             signal = signals.recv(), if is_open => match signal {
                 Ok(Signal::Cancel(cancelled)) => {
-                    let mut held = running.held();
-                    held.retain(|(id, _)| *id == cancelled);
-                    stop_lost(&*store, &running, &held).await;
+                    let mut leases = running.leases();
+                    leases.retain(|(id, _)| *id == cancelled);
+                    stop_lost(&*store, &running, &leases).await;
                 }
                 // What a slow reader missed, the next look finds.
                 Ok(Signal::Finished(_) | Signal::Policy | Signal::Plugins | Signal::Missed)
@@ -48,18 +48,18 @@ pub(crate) async fn obey_until(
     }
 }
 
-/// Stops those of the held attempts whose lease is gone.
-async fn stop_lost(store: &dyn Store, running: &Running, held: &[(TaskId, RunLease)]) {
-    if held.is_empty() {
+/// Stops those attempts whose lease is gone.
+async fn stop_lost(store: &dyn Store, running: &Running, leases: &[(TaskId, RunLease)]) {
+    if leases.is_empty() {
         return;
     }
-    let lost = match store.lost_leases(held).await {
+    let lost = match store.lost_leases(leases).await {
         Ok(lost) => lost,
-        Err(error) => return tracing::debug!(%error, "held leases were not checked"),
+        Err(error) => return tracing::debug!(%error, "leases were not checked"),
     };
-    for pair in held.iter().filter(|(id, _)| lost.contains(id)) {
-        // The answer names tasks. One that is held twice may have lost one lease and not the other.
-        let twice = held.iter().filter(|(id, _)| *id == pair.0).count() > 1;
+    for pair in leases.iter().filter(|(id, _)| lost.contains(id)) {
+        // The answer names tasks. One that runs here twice may have lost one lease and not the other.
+        let twice = leases.iter().filter(|(id, _)| *id == pair.0).count() > 1;
         let is_lost =
             !twice || store.lost_leases(&[*pair]).await.is_ok_and(|lost| !lost.is_empty());
         if is_lost {

@@ -23,7 +23,7 @@ use crate::{
 /// How long a worker waits before it looks again while the broker fails and the store has nothing.
 /// A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
-/// How often what the store says is held is compared with what runs, for [`DOUBT`] after a claim
+/// How often the tasks in flight that the store knows are compared with what runs, for [`DOUBT`] after a claim
 /// that failed. Not otherwise: the question costs the database as much as this worker has claimed
 /// since the last vacuum.
 const COMPARE: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ impl Claims {
             if doubt.is_due()
                 && let Err(error) = orphans::hand_back(&self.context).await
             {
-                tracing::debug!(%error, "held tasks were not compared");
+                tracing::debug!(%error, "tasks in flight were not compared");
             }
             let types = self.types(&fetch);
             let popped = self.pop(&types, &fetch, last.wait(&self.config, &fetch));
@@ -220,7 +220,7 @@ impl Claims {
                     batch.store_is_at_cap = more.at_cap;
                     batch.tasks.extend(more.tasks);
                 }
-                // What was claimed by hints is held, and must be run.
+                // What was claimed by hints must be run.
                 Err(error) if !batch.tasks.is_empty() => {
                     tracing::debug!(%error, "nothing more was claimed");
                 }

@@ -18,9 +18,9 @@ use crate::{attempt::WorkerContext, notifier::Notification};
 /// wrong may be committed even after this has looked, so it is called again and again.
 pub(crate) async fn hand_back(context: &WorkerContext) -> StoreResult<usize> {
     // Asked first: what runs now and is not in the answer is no concern of this.
-    let held = context.store.held(context.worker).await?;
-    let known: HashSet<_> = context.running.held().into_iter().collect();
-    let resolutions: Vec<_> = held
+    let claimed = context.store.claimed_by(context.worker).await?;
+    let known: HashSet<_> = context.running.leases().into_iter().collect();
+    let resolutions: Vec<_> = claimed
         .iter()
         .filter(|task| !known.contains(&(task.id, task.run_lease)))
         .map(resolution)
@@ -35,7 +35,7 @@ pub(crate) async fn hand_back(context: &WorkerContext) -> StoreResult<usize> {
     }
     tracing::warn!(worker.id = %context.worker, tasks = moved.len(), "claimed tasks whose claim was not answered were handed back");
     metrics::counter!("taskforge_unanswered_claims_total").increment(moved.len() as u64);
-    for task in held.iter().filter(|task| moved.contains(&task.id)) {
+    for task in claimed.iter().filter(|task| moved.contains(&task.id)) {
         let queued = QueuedTask { id: task.id, lane: task.lane.clone() };
         context.notifier.tell(Notification::Waits(queued));
     }

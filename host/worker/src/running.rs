@@ -92,8 +92,8 @@ impl Running {
     }
 
     /// Stops one attempt, if it runs here.
-    pub fn stop(&self, held: (TaskId, RunLease), reason: StopReason) {
-        if let Some(switch) = self.lock().switches.get(&held) {
+    pub fn stop(&self, lease: (TaskId, RunLease), reason: StopReason) {
+        if let Some(switch) = self.lock().switches.get(&lease) {
             switch.stop(reason);
         }
     }
@@ -107,9 +107,9 @@ impl Running {
         }
     }
 
-    /// What is held, for asking the store whether it still is.
+    /// The leases of tasks in flight, for asking the store whether they still hold.
     #[must_use]
-    pub fn held(&self) -> Vec<(TaskId, RunLease)> {
+    pub fn leases(&self) -> Vec<(TaskId, RunLease)> {
         self.lock().switches.keys().copied().collect()
     }
 
@@ -178,8 +178,8 @@ mod tests {
             (Some(StopReason::Cancelled), None)
         );
         drop(old);
-        assert_eq!(running.held(), [(id, RunLease(2))]);
+        assert_eq!(running.leases(), [(id, RunLease(2))]);
         drop(new);
-        assert!(running.held().is_empty());
+        assert!(running.leases().is_empty());
     }
 }

@@ -140,7 +140,7 @@ delegate_store! {
     lease_connection() -> Box<dyn LeaseConnection>;
     remove_worker(worker: WorkerId) -> ();
     lost_leases(held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
-    held(worker: WorkerId) -> Vec<LapsedTask>;
+    claimed_by(worker: WorkerId) -> Vec<LapsedTask>;
     lead(who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(term: Term) -> ();
     promote_due(term: Term, now: Timestamp, limit: u32) -> Vec<QueuedTask>;

@@ -107,7 +107,7 @@ guarded! {
     lease_connection(&self) -> Box<dyn LeaseConnection>;
     remove_worker(&self, worker: WorkerId) -> ();
     lost_leases(&self, held: &[(TaskId, RunLease)]) -> Vec<TaskId>;
-    held(&self, worker: WorkerId) -> Vec<LapsedTask>;
+    claimed_by(&self, worker: WorkerId) -> Vec<LapsedTask>;
     lead(&self, who: WorkerId, now: Timestamp, ttl: Duration) -> Option<Term>;
     resign(&self, term: Term) -> ();
     promote_due(&self, term: Term, now: Timestamp, limit: u32) -> Vec<QueuedTask>;

@@ -360,7 +360,7 @@ impl Caller {
                 self.drops("pending", store.pending(&world.lane(), None, 10)).await;
             }
             4 => {
-                self.drops("held", store.held(world.worker)).await;
+                self.drops("claimed_by", store.claimed_by(world.worker)).await;
                 self.drops("lost_leases", store.lost_leases(&[(id, lease)])).await;
                 self.drops("next_due", store.next_due()).await;
             }

@@ -85,7 +85,7 @@ pub async fn what_a_worker_holds_is_what_runs_under_its_lease(world: World) {
     world.claim_as(other, &ids[4..], 1).await;
     world.end(&claimed[0], Next::Complete).await;
     world.cancel(claimed[1].id).await;
-    let mut held = world.store.held(mine).await.unwrap();
+    let mut held = world.store.claimed_by(mine).await.unwrap();
     held.sort_by_key(|task| task.id);
     let expected: Vec<_> = claimed[2..]
         .iter()
@@ -104,5 +104,5 @@ pub async fn what_a_worker_holds_is_what_runs_under_its_lease(world: World) {
         })
         .collect();
     assert_eq!(held, expected);
-    assert!(world.store.held(WorkerId::generate()).await.unwrap().is_empty());
+    assert!(world.store.claimed_by(WorkerId::generate()).await.unwrap().is_empty());
 }

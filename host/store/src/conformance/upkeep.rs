@@ -41,7 +41,7 @@ pub async fn upkeep_never_forgets_what_has_not_ended(world: World) {
         match history.task.state {
             TaskState::Scheduled => assert_eq!(world.promote(at(LATER), 10).await.len(), 1),
             TaskState::Running => {
-                let held = world.store.held(world.worker).await.unwrap();
+                let held = world.store.claimed_by(world.worker).await.unwrap();
                 assert_eq!(held.iter().map(|task| task.id).collect::<Vec<_>>(), [id]);
                 assert!(world.resolve(id, history.task.run_lease, Next::HandBack).await);
             }

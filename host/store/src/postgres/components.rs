@@ -88,7 +88,7 @@ pub(super) async fn delete_unused(connection: &mut PgConnection, limit: u32) -> 
 
 /// What a mebibyte of a component may take on its way, beyond what any answer may. A slow network
 /// takes a tenth of it.
-const PATIENCE_A_PART: Duration = Duration::from_secs(1);
+const TIME_A_PART: Duration = Duration::from_secs(1);
 
 impl PostgresStore {
     pub(super) async fn push(
@@ -100,8 +100,7 @@ impl PostgresStore {
         event: &PluginEvent,
     ) -> StoreResult<Added> {
         let parts = u32::try_from(component.len() / PART).unwrap_or(u32::MAX);
-        let connections =
-            self.connections.with_more_patience(PATIENCE_A_PART.saturating_mul(parts));
+        let connections = self.connections.with_more_time(TIME_A_PART.saturating_mul(parts));
         on!(&connections, Repeat::Unsafe, |connection| versions::add(
             connection, owner, version, component, quota, event
         ))

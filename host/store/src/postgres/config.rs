@@ -61,7 +61,7 @@ impl PostgresConfig {
     }
 
     /// How long to wait for an answer.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn time_limit(&self) -> Duration {
         if self.statement_timeout.is_zero() {
             Duration::MAX
         } else {

@@ -118,14 +118,14 @@ impl Servers {
     ) -> Attempted<(PgConnection, &PgConnectOptions)> {
         let servers = self.options.len().max(1);
         // One that is silent must leave time for the others.
-        let patience = self.config.acquire_timeout / u32::try_from(servers).unwrap_or(u32::MAX);
+        let time_limit = self.config.acquire_timeout / u32::try_from(servers).unwrap_or(u32::MAX);
         let first = self.last.load(Ordering::Relaxed);
         let mut faults = Vec::new();
         for at in (0..servers).map(|n| (first + n) % servers) {
             let Some(options) = self.options.get(at) else {
                 break;
             };
-            match within(patience, open(options, settings)).await {
+            match within(time_limit, open(options, settings)).await {
                 Ok(connection) => {
                     self.last.store(at, Ordering::Relaxed);
                     return Ok((connection, options));
@@ -150,18 +150,18 @@ impl Servers {
     async fn compare_sessions(&self, settings: &Settings) -> Attempted<()> {
         let (mut one, _) = self.connect(settings).await?;
         let (mut other, _) = self.connect(settings).await?;
-        let patience = self.config.acquire_timeout;
-        let first = within(patience, session::backend(&mut one)).await?;
+        let time_limit = self.config.acquire_timeout;
+        let first = within(time_limit, session::backend(&mut one)).await?;
         // A pooler that shares sessions gives the one that has just become free, unless somebody
         // else is quicker.
         for _ in 0..ROUNDS {
-            let second = within(patience, session::backend(&mut other)).await?;
-            if second == first || within(patience, session::backend(&mut one)).await? != first {
+            let second = within(time_limit, session::backend(&mut other)).await?;
+            if second == first || within(time_limit, session::backend(&mut one)).await? != first {
                 return Err(Fault::SharedSession);
             }
         }
         for connection in [one, other] {
-            within(patience, connection.close()).await.ok();
+            within(time_limit, connection.close()).await.ok();
         }
         Ok(())
     }
@@ -263,7 +263,7 @@ fn is_for_good(fault: &Fault) -> bool {
 #[derive(Clone)]
 pub(super) struct Connections {
     shared: Arc<Shared>,
-    patience: Duration,
+    time_limit: Duration,
 }
 
 struct Shared {
@@ -309,7 +309,7 @@ impl Connections {
                 permits: Arc::new(Semaphore::new(size as usize)),
                 idle: Mutex::default(),
             }),
-            patience: servers.config.patience(),
+            time_limit: servers.config.time_limit(),
         }
     }
 
@@ -319,26 +319,26 @@ impl Connections {
     }
 
     /// The same connections, for an operation whose answer may take this much longer.
-    pub(super) fn with_more_patience(&self, more: Duration) -> Self {
-        Self { patience: self.patience.saturating_add(more), ..self.clone() }
+    pub(super) fn with_more_time(&self, more: Duration) -> Self {
+        Self { time_limit: self.time_limit.saturating_add(more), ..self.clone() }
     }
 
     /// Takes a connection, or opens one.
     pub(super) async fn take(&self) -> Attempted<Taken> {
         let Shared { servers, settings, size, permits, .. } = &*self.shared;
-        let patience = servers.config.acquire_timeout;
-        let permit = match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await
-        {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_closed)) => return Err(StoreError::Closed.into()),
-            Err(_) => {
-                let why = format!("all {size} connections were in use for {patience:?}");
-                return Err(Fault::NoConnection(why));
-            }
-        };
+        let time_limit = servers.config.acquire_timeout;
+        let permit =
+            match tokio::time::timeout(time_limit, Arc::clone(permits).acquire_owned()).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_closed)) => return Err(StoreError::Closed.into()),
+                Err(_) => {
+                    let why = format!("all {size} connections were in use for {time_limit:?}");
+                    return Err(Fault::NoConnection(why));
+                }
+            };
         let last = self.shared.idle().pop();
         if let Some((mut connection, since)) = last {
-            if since.elapsed() < TRUSTED || within(patience, connection.ping()).await.is_ok() {
+            if since.elapsed() < TRUSTED || within(time_limit, connection.ping()).await.is_ok() {
                 return Ok(Taken { connection, permit });
             }
             // The others have been idle for longer, and whatever ended this one has ended them.
@@ -350,7 +350,7 @@ impl Connections {
 
     /// Takes a connection back, unless the operation left it in doubt.
     pub(super) async fn give_back<T>(&self, mut taken: Taken, attempted: &Attempted<T>) {
-        if !is_sound(&mut taken, attempted, self.patience).await {
+        if !is_sound(&mut taken, attempted, self.time_limit).await {
             return;
         }
         let Taken { connection, permit } = taken;
@@ -382,8 +382,8 @@ impl Connections {
     }
 
     /// How long an answer may take.
-    pub(super) const fn patience(&self) -> Duration {
-        self.patience
+    pub(super) const fn time_limit(&self) -> Duration {
+        self.time_limit
     }
 }
 
@@ -413,7 +413,7 @@ fn not_begun(fault: Fault) -> Fault {
 async fn is_sound<T>(
     connection: &mut PgConnection,
     attempted: &Attempted<T>,
-    patience: Duration,
+    time_limit: Duration,
 ) -> bool {
     if attempted.as_ref().is_err_and(Fault::loses_connection) {
         return false;
@@ -421,7 +421,7 @@ async fn is_sound<T>(
     // A transaction that was dropped before its commit has left a rollback to be sent, and a
     // statement that failed has left the end of its answer to be read.
     let has_loose_ends = attempted.is_err() || connection.should_flush();
-    if has_loose_ends && within(patience, connection.ping()).await.is_err() {
+    if has_loose_ends && within(time_limit, connection.ping()).await.is_err() {
         return false;
     }
     !connection.is_in_transaction()
@@ -429,12 +429,12 @@ async fn is_sound<T>(
 
 /// Waits for an answer of the database, but not for ever.
 pub(super) async fn within<T>(
-    patience: Duration,
+    time_limit: Duration,
     answer: impl Future<Output = Result<T, impl Into<Fault>>>,
 ) -> Attempted<T> {
-    match tokio::time::timeout(patience, answer).await {
+    match tokio::time::timeout(time_limit, answer).await {
         Ok(answer) => answer.map_err(Into::into),
-        Err(_) => Err(Fault::Silence(patience)),
+        Err(_) => Err(Fault::Silence(time_limit)),
     }
 }
 
@@ -451,7 +451,7 @@ macro_rules! on {
                 Ok(mut taken) => {
                     let $connection: &mut sqlx::PgConnection = &mut taken;
                     let attempted =
-                        $crate::postgres::connect::within(connections.patience(), $work).await;
+                        $crate::postgres::connect::within(connections.time_limit(), $work).await;
                     connections.give_back(taken, &attempted).await;
                     attempted
                 }

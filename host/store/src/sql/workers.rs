@@ -53,7 +53,7 @@ pub(super) async fn remove(connection: &mut Connection, worker: WorkerId) -> Att
     Ok(())
 }
 
-pub(super) async fn held(
+pub(super) async fn claimed_by(
     connection: &mut Connection,
     worker: WorkerId,
 ) -> Attempted<Vec<LapsedTask>> {

@@ -102,7 +102,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// How long a write waits for somebody else's lock: for a checkpoint or a short look with another
 /// tool. Clients are answered, and finished attempts are committed later.
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the connection that writes, creates the file if there is none, and brings the schema up to
 /// date.
@@ -121,12 +121,9 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
         .execute(&mut connection)
         .await?;
     // From here on somebody waits for each answer.
-    sqlx::query(sqlx::AssertSqlSafe(format!(
-        "pragma busy_timeout = {}",
-        LOCK_PATIENCE.as_millis()
-    )))
-    .execute(&mut connection)
-    .await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!("pragma busy_timeout = {}", LOCK_TIMEOUT.as_millis())))
+        .execute(&mut connection)
+        .await?;
     Ok(connection)
 }
 
@@ -134,7 +131,7 @@ pub(super) async fn writer(path: &Path) -> StoreResult<SqliteConnection> {
 /// empty new one in the place of one that somebody has removed would look as if there had never
 /// been a task.
 pub(super) async fn writer_again(path: &Path) -> StoreResult<SqliteConnection> {
-    connect(path, writer_options(path).busy_timeout(LOCK_PATIENCE)).await
+    connect(path, writer_options(path).busy_timeout(LOCK_TIMEOUT)).await
 }
 
 fn writer_options(path: &Path) -> SqliteConnectOptions {

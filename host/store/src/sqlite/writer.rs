@@ -7,7 +7,7 @@
 //! next operation opens another. Those that come in between wait for the database's own lock.
 //!
 //! # A lock that somebody else holds
-//! An operation waits for the database's lock as long as [`open::LOCK_PATIENCE`]. Those that waited
+//! An operation waits for the database's lock as long as [`open::LOCK_TIMEOUT`]. Those that waited
 //! for their turn meanwhile do not try it after that, one after the other: they fail too. So an
 //! answer takes no longer however many operations wait.
 

@@ -347,8 +347,8 @@ async fn whatever_happens_no_permit_is_lost_or_given_twice() {
                 if n % 7 == 0 {
                     task.wait_for_code();
                 }
-                let patience = Duration::from_micros(fastrand::u64(0..400));
-                let started = tokio::time::timeout(patience, task.start()).await;
+                let limit = Duration::from_micros(fastrand::u64(0..400));
+                let started = tokio::time::timeout(limit, task.start()).await;
                 if started == Ok(true) {
                     assert!(running.fetch_add(1, Ordering::SeqCst) < 3);
                     tokio::time::sleep(Duration::from_micros(fastrand::u64(0..100))).await;

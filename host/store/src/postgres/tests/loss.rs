@@ -60,7 +60,7 @@ async fn when_every_connection_is_cut_nothing_is_lost_or_doubled() {
                     })
                     .await;
                     // Some claims were committed although nobody heard the answer.
-                    let held = insist(|| store.held(worker)).await;
+                    let held = insist(|| store.claimed_by(worker)).await;
                     let claimed: Vec<_> = held
                         .iter()
                         .map(|held| {
