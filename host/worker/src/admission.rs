@@ -36,7 +36,7 @@ use state::{Size, Stage, State};
 /// average. Also how far ahead tasks are claimed.
 pub(crate) const SLOW: Duration = Duration::from_millis(20);
 
-/// How long a task waits while its lane is blocked before it is for another worker.
+/// How long a task waits in a blocked lane before it returns to the queue.
 const BLOCKED: Duration = Duration::from_millis(100);
 
 /// How long a fetch waits for more room during a backlog. A claim of half of what a worker may
@@ -80,7 +80,7 @@ pub(crate) struct InFlight {
     admission: Arc<Admission>,
     lane: Arc<LaneKey>,
     stage: Stage,
-    /// Hears of a permit.
+    /// Resolves when a permit is granted. `None`: the task does not wait for one.
     granted: Option<oneshot::Receiver<()>>,
 }
 

@@ -23,9 +23,9 @@ use crate::{
 /// How long a worker waits before it looks again while the broker fails and the store has nothing.
 /// A poll, so not often; the price of a lost broker is latency.
 const POLL: Duration = Duration::from_millis(100);
-/// How often the tasks in flight that the store knows are compared with what runs, for [`DOUBT`] after a claim
-/// that failed. Not otherwise: the question costs the database as much as this worker has claimed
-/// since the last vacuum.
+/// How often the tasks that the store says run here are compared with those that do, for [`DOUBT`]
+/// after a claim that failed. Not otherwise: the question costs the database as much as this worker
+/// has claimed since the last vacuum.
 const COMPARE: Duration = Duration::from_secs(5);
 /// How long after its failure a claim may yet be committed. Longer than the database works on a
 /// statement.

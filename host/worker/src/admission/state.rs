@@ -294,7 +294,7 @@ impl State {
         key
     }
 
-    /// A task that was claimed gets a permit, or hears of one later.
+    /// A claimed task gets a permit now, or a receiver that resolves when one is granted.
     pub(super) fn start(
         &mut self,
         key: &Arc<LaneKey>,
@@ -365,7 +365,7 @@ impl State {
             }
             passed = 0;
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            // Who has gone in the meantime hears nothing, and the next one has its turn.
+            // A task that has given up cannot be granted one, and the next has its turn.
             let given = std::iter::from_fn(|| lane.waiting.pop_front())
                 .any(|waiting| waiting.send(()).is_ok());
             if !lane.waiting.is_empty() {
