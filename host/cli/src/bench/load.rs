@@ -147,9 +147,10 @@ impl<'a> Load<'a> {
             body.as_str()
         );
         let began = Instant::now();
-        let connections = (0..CONNECTIONS).map(|_| {
+        let connections = (0..CONNECTIONS).map(|n| {
+            let times = tasks / CONNECTIONS + usize::from(n < tasks % CONNECTIONS);
             let (address, request) = (address.to_owned(), request.clone());
-            tokio::spawn(async move { post(&address, &request, tasks / CONNECTIONS).await })
+            tokio::spawn(async move { post(&address, &request, times).await })
         });
         for connection in connections.collect::<Vec<_>>() {
             connection.await??;
